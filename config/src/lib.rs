@@ -1,0 +1,22 @@
+//! Identifiers, units, the cluster key and layered settings.
+//!
+//! Everything here is a value: a type whose bad states cannot be written, parsed from what a
+//! person typed or a peer sent. Apart from reading the settings file and key files nothing here
+//! performs I/O, and nothing here knows what the other crates do with these values.
+
+mod cluster_key;
+mod ids;
+mod layers;
+mod model_name;
+mod settings;
+mod units;
+
+pub use cluster_key::{ClusterKey, ClusterKeyError};
+pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId};
+pub use layers::{InvalidLayerRange, LayerRange};
+pub use model_name::{InvalidModelName, ModelName};
+pub use settings::{
+    Environment, InvalidSettings, LogFormat, Mistake, Origin, Overrides, PeerAddress, SETTINGS,
+    SettingDoc, SettingValue, Settings, Strategy,
+};
+pub use units::{ByteSize, InvalidByteSize};

@@ -1,0 +1,440 @@
+//! Everything a person can set, from four layers: flags beat `PLANARIA_*` variables beat the file
+//! beat the defaults. All mistakes are reported together.
+
+mod layers;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{ByteSize, ModelName};
+use layers::Layers;
+pub use table::{SETTINGS, SettingDoc};
+
+/// Environment variables, as an argument so that tests and simulations have their own.
+pub type Environment = BTreeMap<String, String>;
+
+/// Values given on the command line, by setting key. A list has several values.
+pub type Overrides = BTreeMap<&'static str, Vec<String>>;
+
+/// The effective settings of a node. Each field is described in [`SETTINGS`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Key `name`.
+    pub name: String,
+    /// Key `data-dir`.
+    pub data_dir: PathBuf,
+    /// Key `models-dir`.
+    pub models_dir: PathBuf,
+    /// Key `cluster-key`; `None` means `cluster.key` in the data directory.
+    pub cluster_key: Option<PathBuf>,
+    /// Key `listen`.
+    pub listen: SocketAddr,
+    /// Key `api`.
+    pub api: SocketAddr,
+    /// Key `join`.
+    pub join: Vec<PeerAddress>,
+    /// Key `model`.
+    pub models: Vec<ModelName>,
+    /// Key `strategy`.
+    pub strategy: Strategy,
+    /// Key `memory-limit`; `None` means all of the machine's memory.
+    pub memory_limit: Option<ByteSize>,
+    /// Key `api-key-file`.
+    pub api_key_file: Option<PathBuf>,
+    /// Key `allowed-hosts`.
+    pub allowed_hosts: Vec<String>,
+    /// Key `cors-origins`.
+    pub cors_origins: Vec<String>,
+    /// Key `context`.
+    pub context: u32,
+    /// Key `max-sequences`.
+    pub max_sequences: u32,
+    /// Key `max-queued`.
+    pub max_queued: u32,
+    /// Key `prefill-chunk`.
+    pub prefill_chunk: u32,
+    /// Key `step-timeout`.
+    pub step_timeout: Duration,
+    /// Key `load-timeout`.
+    pub load_timeout: Duration,
+    /// Key `log`.
+    pub log: String,
+    /// Key `log-format`.
+    pub log_format: LogFormat,
+}
+
+/// How layers are dealt out to nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// Contiguous ranges in proportion to memory, over every node.
+    RingMemoryWeighted,
+}
+
+impl Strategy {
+    /// The name used in settings and over HTTP.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::RingMemoryWeighted => "ring-memory-weighted",
+        }
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
+            _ => Err(format!(
+                "`{text}` is not a strategy; there is `ring-memory-weighted`"
+            )),
+        }
+    }
+}
+
+/// What log lines look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!(
+                "`{text}` is not a log format; there are `auto`, `text` and `json`"
+            )),
+        }
+    }
+}
+
+/// Where a peer may be found: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`, resolved when dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerAddress(String);
+
+impl PeerAddress {
+    /// The address as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let host_is_name = !host.is_empty()
+                && host
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            (host_is_name && port.parse::<u16>().is_ok_and(|port| port != 0)).then_some(())
+        };
+        let numeric = text
+            .parse::<SocketAddr>()
+            .is_ok_and(|address| address.port() != 0);
+        if numeric || named().is_some() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!(
+                "`{text}` is not an address: write IP:PORT or NAME:PORT"
+            ))
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Which layer a value came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The settings file.
+    File(PathBuf),
+    /// This environment variable.
+    Variable(String),
+    /// This command-line flag.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Variable(name) => write!(f, "${name}"),
+            Self::Flag(flag) => write!(f, "--{flag}"),
+        }
+    }
+}
+
+/// One effective value, for `planaria config`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SettingValue {
+    /// The setting's key.
+    pub key: &'static str,
+    /// Its value as text; a list has several, an unset one none.
+    pub value: Vec<String>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where the bad value came from.
+    pub origin: Origin,
+    /// The setting's key, or the unknown key.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub problem: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.origin {
+            Origin::Flag(_) | Origin::Variable(_) => write!(f, "{}: {}", self.origin, self.problem),
+            Origin::Default | Origin::File(_) => {
+                write!(f, "{} ({}): {}", self.key, self.origin, self.problem)
+            }
+        }
+    }
+}
+
+/// Everything that is wrong with the settings; nothing was started.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub struct InvalidSettings {
+    /// At least one.
+    pub mistakes: Vec<Mistake>,
+}
+
+impl fmt::Display for InvalidSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.mistakes.iter().map(|m| format!("  {m}")).collect();
+        write!(f, "the settings cannot be used:\n{}", lines.join("\n"))
+    }
+}
+
+impl Settings {
+    /// Puts the layers together.
+    ///
+    /// `file` is the settings file's path and text. `machine_name` is the default of `name`.
+    ///
+    /// # Errors
+    /// With every mistake in every layer, not only the first.
+    pub fn resolve(
+        flags: &Overrides,
+        environment: &Environment,
+        file: Option<(PathBuf, String)>,
+        machine_name: &str,
+    ) -> Result<(Self, Vec<SettingValue>), InvalidSettings> {
+        let mut layers = Layers::collect(flags, environment, file, machine_name);
+        let settings = Self::parse(&mut layers);
+        let (values, mut mistakes) = layers.finish();
+        if let Some(settings) = &settings {
+            mistakes.extend(settings.contradictions(&values));
+        }
+        match settings {
+            Some(settings) if mistakes.is_empty() => Ok((settings, values)),
+            _ => Err(InvalidSettings { mistakes }),
+        }
+    }
+
+    /// `None` when a value could not be read; `layers` then knows why. Every setting is read
+    /// before the first `?`, so that all mistakes come to light.
+    fn parse(layers: &mut Layers) -> Option<Self> {
+        let name = layers.one("name", node_name);
+        let data_dir = layers.one("data-dir", path);
+        let models_dir = layers.one("models-dir", path);
+        let cluster_key = layers.optional("cluster-key", path);
+        let listen = layers.one("listen", socket_address);
+        let api = layers.one("api", socket_address);
+        let join = layers.many("join", str::parse);
+        let models = layers.many("model", |text| text.parse().map_err(said));
+        let strategy = layers.one("strategy", str::parse);
+        let memory_limit = layers.optional("memory-limit", memory_limit);
+        let api_key_file = layers.optional("api-key-file", path);
+        let allowed_hosts = layers.many("allowed-hosts", text);
+        let cors_origins = layers.many("cors-origins", origin);
+        let context = layers.one("context", |text| whole_number(text, 16, 1 << 24));
+        let max_sequences = layers.one("max-sequences", |text| whole_number(text, 1, 4096));
+        let max_queued = layers.one("max-queued", |text| whole_number(text, 0, 65_536));
+        let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1, 65_536));
+        let step_timeout = layers.one("step-timeout", duration);
+        let load_timeout = layers.one("load-timeout", duration);
+        let log = layers.one("log", text);
+        let log_format = layers.one("log-format", str::parse);
+        Some(Self {
+            name: name?,
+            data_dir: data_dir?,
+            models_dir: models_dir?,
+            cluster_key: cluster_key?,
+            listen: listen?,
+            api: api?,
+            join: join?,
+            models: models?,
+            strategy: strategy?,
+            memory_limit: memory_limit?,
+            api_key_file: api_key_file?,
+            allowed_hosts: allowed_hosts?,
+            cors_origins: cors_origins?,
+            context: context?,
+            max_sequences: max_sequences?,
+            max_queued: max_queued?,
+            prefill_chunk: prefill_chunk?,
+            step_timeout: step_timeout?,
+            load_timeout: load_timeout?,
+            log: log?,
+            log_format: log_format?,
+        })
+    }
+
+    /// Values that are fine alone and wrong together.
+    fn contradictions(&self, values: &[SettingValue]) -> Vec<Mistake> {
+        let origin_of = |key: &str| {
+            let value = values.iter().find(|value| value.key == key);
+            value.map_or(Origin::Default, |value| value.origin.clone())
+        };
+        let mut mistakes = Vec::new();
+        if !self.api.ip().is_loopback() && self.api_key_file.is_none() {
+            mistakes.push(Mistake {
+                origin: origin_of("api"),
+                key: "api".to_owned(),
+                problem: format!(
+                    "{} can be reached from other machines: give an API key with \
+                     --api-key-file FILE, or listen on 127.0.0.1",
+                    self.api
+                ),
+            });
+        }
+        if self.api == self.listen && self.api.port() != 0 {
+            mistakes.push(Mistake {
+                origin: origin_of("listen"),
+                key: "listen".to_owned(),
+                problem: format!(
+                    "{} is the API's address too: choose another port",
+                    self.listen
+                ),
+            });
+        }
+        mistakes
+    }
+}
+
+fn said(error: impl fmt::Display) -> String {
+    error.to_string()
+}
+
+fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("is empty".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() {
+        Err("is empty: write a path".to_owned())
+    } else {
+        Ok(text.into())
+    }
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let fits = (1..=63).contains(&text.len());
+    if fits && text.chars().all(|c| c.is_ascii_graphic()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is not a node name: 1 to 63 visible ASCII characters, no spaces"
+        ))
+    }
+}
+
+fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("`{text}` is not an address: write IP:PORT"))
+}
+
+fn memory_limit(text: &str) -> Result<ByteSize, String> {
+    let size: ByteSize = text.parse().map_err(said)?;
+    if size.bytes() == 0 {
+        Err("must be more than nothing".to_owned())
+    } else {
+        Ok(size)
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let is_origin = text
+        .strip_prefix("http://")
+        .or_else(|| text.strip_prefix("https://"))
+        .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', ' ']));
+    if is_origin {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "`{text}` is not an origin: write `https://host` or `http://host:port`"
+        ))
+    }
+}
+
+fn whole_number(text: &str, least: u32, most: u32) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!(
+            "`{text}` is not a whole number from {least} to {most}"
+        )),
+    }
+}
+
+/// `250ms`, `30s`, `5m`: at least a millisecond, at most a day.
+fn duration(text: &str) -> Result<Duration, String> {
+    let (number, millis) = if let Some(number) = text.strip_suffix("ms") {
+        (number, 1)
+    } else if let Some(number) = text.strip_suffix('s') {
+        (number, 1_000)
+    } else {
+        (text.strip_suffix('m').unwrap_or(""), 60_000)
+    };
+    number
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(millis))
+        .filter(|millis| (1..=86_400_000).contains(millis))
+        .map(Duration::from_millis)
+        .ok_or_else(|| format!("`{text}` is not a time: write `250ms`, `30s` or `5m`"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! The manual of the settings, which is also the source of their defaults.
+
+/// What a setting means.
+#[derive(Debug, Clone, Copy)]
+pub struct SettingDoc {
+    /// Its key in the file; the flag is `--key`, the variable `PLANARIA_KEY`.
+    pub key: &'static str,
+    /// One line: what it is.
+    pub title: &'static str,
+    /// What becomes better and worse when it is raised, lowered or changed.
+    pub consequence: &'static str,
+    /// Its default as text; empty when unset or computed.
+    pub default: &'static str,
+    /// Whether it takes several values (an array in the file, commas in the variable).
+    pub list: bool,
+}
+
+const fn one(
+    key: &'static str,
+    default: &'static str,
+    title: &'static str,
+    consequence: &'static str,
+) -> SettingDoc {
+    SettingDoc {
+        key,
+        title,
+        consequence,
+        default,
+        list: false,
+    }
+}
+
+const fn list(key: &'static str, title: &'static str, consequence: &'static str) -> SettingDoc {
+    SettingDoc {
+        key,
+        title,
+        consequence,
+        default: "",
+        list: true,
+    }
+}
+
+/// Every setting, in the order in which `planaria config` shows them.
+pub const SETTINGS: &[SettingDoc] = &[
+    one(
+        "name",
+        "",
+        "Name of this node, for people",
+        "Shown in status, logs and /cluster; the machine's name unless set. Nothing but people \
+         relies on it.",
+    ),
+    one(
+        "data-dir",
+        "~/.planaria",
+        "Folder of this node's identity and state",
+        "A node keeps its identity as long as it keeps this folder. Two nodes cannot share one.",
+    ),
+    one(
+        "models-dir",
+        "~/.planaria/models",
+        "Folder of the models on this machine",
+        "Each model is a folder `name` or `organisation/name` in Hugging Face or MLX layout. A \
+         node without a model's files takes no part in serving that model.",
+    ),
+    one(
+        "cluster-key",
+        "",
+        "File with the secret that all nodes of a cluster share",
+        "Without it the node makes one at its first start, `cluster.key` in the data folder; copy \
+         that file to the other machines. Nodes with different keys refuse each other.",
+    ),
+    one(
+        "listen",
+        "0.0.0.0:8421",
+        "UDP address for other nodes (QUIC)",
+        "Other nodes must be able to reach it. Every connection is mutually authenticated by the \
+         cluster key.",
+    ),
+    one(
+        "api",
+        "127.0.0.1:8420",
+        "TCP address of the HTTP API",
+        "Beyond loopback it demands an API key (api-key-file).",
+    ),
+    list(
+        "join",
+        "Addresses of nodes to find the cluster by",
+        "One living member is enough: the others are learnt from it. Unreachable ones are tried \
+         again for ever.",
+    ),
+    list(
+        "model",
+        "Models that the cluster is to serve",
+        "A model is served when any member asks for it. /ready waits for all of them.",
+    ),
+    one(
+        "strategy",
+        "ring-memory-weighted",
+        "How layers are dealt out to nodes",
+        "`ring-memory-weighted` gives every node a contiguous range in proportion to its memory.",
+    ),
+    one(
+        "memory-limit",
+        "",
+        "Most memory that this node offers (bytes, with a unit such as 8GiB)",
+        "All of the machine's memory unless set. A fifth of it stays in reserve, the rest holds \
+         layers and KV cache. Lower it to leave more room for other programs.",
+    ),
+    one(
+        "api-key-file",
+        "",
+        "File with the key that API clients must send as `Authorization: Bearer`",
+        "Set, every route but /health demands it. The file's first line is the key.",
+    ),
+    list(
+        "allowed-hosts",
+        "Host names by which browsers and clients may address the API",
+        "The API's own address and, on loopback, `localhost` are always allowed. Others are \
+         refused, so that a web page cannot reach the API by a name that resolves to it.",
+    ),
+    list(
+        "cors-origins",
+        "Web origins whose pages may call the API",
+        "None unless set.",
+    ),
+    one(
+        "context",
+        "8192",
+        "Longest sequence, prompt and answer together (tokens)",
+        "Memory for the KV cache of max-sequences such sequences is kept free on every node, so \
+         raising it leaves less for layers. The model's own limit holds if it is lower.",
+    ),
+    one(
+        "max-sequences",
+        "8",
+        "Sequences that run at once through this node's API",
+        "Raising it serves more clients at once, each more slowly, and keeps more memory for KV \
+         caches.",
+    ),
+    one(
+        "max-queued",
+        "32",
+        "Requests that wait for a free place before clients get 429",
+        "Raising it makes clients wait rather than retry.",
+    ),
+    one(
+        "prefill-chunk",
+        "256",
+        "Tokens of a prompt that pass through the pipeline at once",
+        "Larger chunks compute more efficiently; smaller ones keep several stages busy with one \
+         prompt and delay other sequences less.",
+    ),
+    one(
+        "step-timeout",
+        "30s",
+        "Longest wait for the next token of a sequence",
+        "Past it the request ends with an error. Too low and slow machines fail in long prompts; \
+         too high and clients wait for a stuck node.",
+    ),
+    one(
+        "load-timeout",
+        "10m",
+        "Longest time for a node to load its layers",
+        "Past it the node is left out of that plan. Large models on slow disks need more.",
+    ),
+    one(
+        "log",
+        "info",
+        "What is logged, as tracing directives",
+        "`debug`, or by part: `info,planaria_transport=debug`. Prompts and answers are never logged.",
+    ),
+    one(
+        "log-format",
+        "auto",
+        "`text`, `json`, or `auto`: text on a terminal, JSON otherwise",
+        "Only the look changes.",
+    ),
+];

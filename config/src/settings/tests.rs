@@ -1,0 +1,104 @@
+use super::*;
+
+fn resolve(
+    flags: &[(&'static str, &str)],
+    variables: &[(&str, &str)],
+    file: &str,
+) -> Result<(Settings, Vec<SettingValue>), InvalidSettings> {
+    let mut overrides = Overrides::new();
+    for (key, value) in flags {
+        overrides.entry(key).or_default().push((*value).to_owned());
+    }
+    let mut environment: Environment = variables
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect();
+    environment.insert("HOME".to_owned(), "/home/ada".to_owned());
+    let file = Some((PathBuf::from("planaria.toml"), file.to_owned()));
+    Settings::resolve(&overrides, &environment, file, "lovelace")
+}
+
+#[test]
+fn defaults_stand_without_any_layer() {
+    let (settings, values) = resolve(&[], &[], "").unwrap();
+    assert_eq!(settings.name, "lovelace");
+    assert_eq!(settings.data_dir, PathBuf::from("/home/ada/.planaria"));
+    assert_eq!(settings.api.port(), 8420);
+    assert_eq!(settings.memory_limit, None);
+    assert!(values.iter().all(|value| value.origin == Origin::Default));
+    assert_eq!(values.len(), SETTINGS.len());
+}
+
+#[test]
+fn flags_beat_variables_beat_the_file() {
+    let file = "name = 'file'\ncontext = 64\nmax-sequences = 3\njoin = ['a:1', 'b:2']";
+    let variables = [("PLANARIA_NAME", "variable"), ("PLANARIA_CONTEXT", "128")];
+    let (settings, values) = resolve(&[("name", "flag")], &variables, file).unwrap();
+    assert_eq!((settings.name.as_str(), settings.context), ("flag", 128));
+    assert_eq!(settings.max_sequences, 3);
+    assert_eq!(settings.join.len(), 2);
+    let origin = |key| {
+        values
+            .iter()
+            .find(|v| v.key == key)
+            .map(|v| v.origin.to_string())
+            .unwrap()
+    };
+    assert_eq!(origin("name"), "--name");
+    assert_eq!(origin("context"), "$PLANARIA_CONTEXT");
+    assert_eq!(origin("max-sequences"), "planaria.toml");
+}
+
+#[test]
+fn a_list_in_a_variable_is_separated_by_commas() {
+    let (settings, _) = resolve(&[], &[("PLANARIA_MODEL", "a/b, c")], "").unwrap();
+    let names: Vec<_> = settings.models.iter().map(ModelName::as_str).collect();
+    assert_eq!(names, ["a/b", "c"]);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let file = "contxt = 5\nlisten = 7\nstep-timeout = []";
+    let flags = [
+        ("model", ".."),
+        ("memory-limit", "a lot"),
+        ("api", "0.0.0.0:80"),
+    ];
+    let error = resolve(&flags, &[("PLANARIA_STRATEGY", "magic")], file).unwrap_err();
+    let text = error.to_string();
+    for part in [
+        "contxt (planaria.toml): no such setting; the nearest is `context`",
+        "listen (planaria.toml): `7` is not an address",
+        "step-timeout (planaria.toml): takes one value",
+        "--model: `..` is not a model name",
+        "--memory-limit: `a lot` is not a size",
+        "$PLANARIA_STRATEGY: `magic` is not a strategy",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}
+
+#[test]
+fn an_api_beyond_loopback_needs_a_key() {
+    let error = resolve(&[("api", "0.0.0.0:8420")], &[], "").unwrap_err();
+    assert!(error.to_string().contains("--api-key-file"), "{error}");
+    assert!(resolve(&[("api", "0.0.0.0:8420"), ("api-key-file", "k")], &[], "").is_ok());
+}
+
+#[test]
+fn times_have_units() {
+    for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000)] {
+        assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
+    }
+    for text in [
+        "",
+        "5",
+        "ms",
+        "-1s",
+        "0s",
+        "1000000m",
+        "99999999999999999999s",
+    ] {
+        assert!(duration(text).is_err(), "{text}");
+    }
+}
