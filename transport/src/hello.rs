@@ -1,0 +1,262 @@
+//! The greeting that turns an authenticated connection into a link.
+//!
+//! The node that dialed sends [`Hello`]; the other answers [`HelloAck`], which welcomes or
+//! refuses. Who the peer *is* was settled before, by its certificate; the greeting adds what a
+//! certificate cannot know: which life of the node this is, what it is called, and opaque bytes
+//! of the layer above.
+
+use bytes::Bytes;
+use planaria_config::NodeId;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::message::decode_message;
+use crate::peer_text::readable;
+use crate::refusal::{Party, Refusal};
+
+/// The protocol as it is negotiated in TLS. Its number is the major version: nodes of different
+/// major versions cannot link.
+pub const PROTOCOL: &str = "planaria/1";
+/// The same number inside the greeting.
+pub(crate) const MAJOR: u16 = 1;
+/// Grows with additions that older nodes may ignore.
+pub(crate) const MINOR: u16 = 0;
+
+/// What this node says of itself when it greets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalHello {
+    /// Which life of the node this is (see [`Incarnation`](planaria_config::Incarnation)).
+    pub generation: u64,
+    /// What people call it. At most [`MAX_NAME`] bytes, no control characters.
+    pub name: String,
+    /// For the layer above. At most [`MAX_INFO`] bytes.
+    pub info: Bytes,
+}
+
+/// A greeting that no peer would accept.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum InvalidHello {
+    /// The name is empty, too long or unprintable.
+    #[error("a node's name is 1 to {MAX_NAME} bytes without control characters")]
+    Name,
+    /// The opaque part is too long.
+    #[error("the greeting's info has {length} bytes, more than {MAX_INFO}")]
+    Info {
+        /// Its length.
+        length: usize,
+    },
+}
+
+/// The longest name, in bytes.
+pub const MAX_NAME: usize = 128;
+/// The longest opaque part, in bytes: capabilities of a node, not its state.
+pub const MAX_INFO: usize = 48 << 10;
+/// Cap on a greeting's frame: the parts above with room for what later versions add. Small,
+/// since it is read from a peer of which only the certificate is known.
+pub(crate) const HELLO_CAP: usize = 64 << 10;
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Hello {
+    pub(crate) major: u16,
+    pub(crate) minor: u16,
+    pub(crate) generation: u64,
+    pub(crate) name: String,
+    pub(crate) info: Bytes,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum HelloAck {
+    Welcome(Hello),
+    Refused { code: u64, reason: String },
+}
+
+/// The one field that all versions of the greeting share.
+#[derive(Deserialize)]
+struct Version {
+    major: u16,
+}
+
+impl LocalHello {
+    pub(crate) fn check(&self) -> Result<(), InvalidHello> {
+        check_name(&self.name)?;
+        check_info(&self.info)
+    }
+
+    pub(crate) fn to_hello(&self) -> Hello {
+        Hello {
+            major: MAJOR,
+            minor: MINOR,
+            generation: self.generation,
+            name: self.name.clone(),
+            info: self.info.clone(),
+        }
+    }
+}
+
+pub(crate) fn check_info(info: &Bytes) -> Result<(), InvalidHello> {
+    let length = info.len();
+    if length > MAX_INFO {
+        Err(InvalidHello::Info { length })
+    } else {
+        Ok(())
+    }
+}
+
+fn check_name(name: &str) -> Result<(), InvalidHello> {
+    let printable = !name.chars().any(char::is_control);
+    if printable && (1..=MAX_NAME).contains(&name.len()) {
+        Ok(())
+    } else {
+        Err(InvalidHello::Name)
+    }
+}
+
+/// Reads the greeting of `peer`, or says why there will be no link.
+pub(crate) fn judge_hello(local: NodeId, peer: NodeId, bytes: &[u8]) -> Result<Hello, Refusal> {
+    // First the version: what else a greeting holds may differ between versions.
+    let version: Version = decode_message(bytes).map_err(|error| malformed(&error))?;
+    if version.major != MAJOR {
+        return Err(other_version(version.major));
+    }
+    let hello = decode_message(bytes).map_err(|error| malformed(&error))?;
+    check_hello(local, peer, hello)
+}
+
+/// Reads the answer of `peer`.
+pub(crate) fn judge_ack(local: NodeId, peer: NodeId, bytes: &[u8]) -> Result<Hello, Refusal> {
+    match decode_message(bytes).map_err(|error| malformed(&error))? {
+        HelloAck::Refused { code, reason } => {
+            Err(Refusal::by_peer(code, readable(reason.as_bytes())))
+        }
+        HelloAck::Welcome(hello) => check_hello(local, peer, hello),
+    }
+}
+
+fn check_hello(local: NodeId, peer: NodeId, hello: Hello) -> Result<Hello, Refusal> {
+    if local == peer {
+        return Err(Refusal::SameIdentity);
+    }
+    if hello.major != MAJOR {
+        return Err(other_version(hello.major));
+    }
+    check_name(&hello.name).map_err(|error| malformed(&error))?;
+    check_info(&hello.info).map_err(|error| malformed(&error))?;
+    Ok(hello)
+}
+
+fn other_version(major: u16) -> Refusal {
+    Refusal::OtherProtocol {
+        by: Party::Us,
+        detail: format!("the greeting is of version {major}, not {MAJOR}"),
+    }
+}
+
+pub(crate) fn malformed(error: &impl std::fmt::Display) -> Refusal {
+    Refusal::MalformedHello {
+        by: Party::Us,
+        detail: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::encode_message;
+
+    const LOCAL: NodeId = NodeId::from_bytes([1; 32]);
+    const PEER: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn hello() -> Hello {
+        LocalHello {
+            generation: 3,
+            name: "mac".to_owned(),
+            info: Bytes::from_static(b"i"),
+        }
+        .to_hello()
+    }
+
+    fn judge(hello: &Hello) -> Result<Hello, Refusal> {
+        judge_hello(LOCAL, PEER, &encode_message(hello).unwrap())
+    }
+
+    #[test]
+    fn a_good_greeting_is_taken_as_it_is() {
+        assert_eq!(judge(&hello()), Ok(hello()));
+        let ack = encode_message(&HelloAck::Welcome(hello())).unwrap();
+        assert_eq!(judge_ack(LOCAL, PEER, &ack), Ok(hello()));
+    }
+
+    #[test]
+    fn another_version_is_named_whatever_else_it_says() {
+        #[derive(Serialize)]
+        struct Future {
+            major: u16,
+            surprise: bool,
+        }
+        let bytes = encode_message(&Future {
+            major: 2,
+            surprise: true,
+        })
+        .unwrap();
+        let refusal = judge_hello(LOCAL, PEER, &bytes).unwrap_err().to_string();
+        assert!(
+            refusal.contains("another protocol version than ours (planaria/1)"),
+            "{refusal}"
+        );
+        assert!(refusal.contains("version 2, not 1"), "{refusal}");
+    }
+
+    #[test]
+    fn a_newer_minor_version_is_welcome() {
+        assert!(
+            judge(&Hello {
+                minor: 99,
+                ..hello()
+            })
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn bad_parts_are_refused() {
+        let shown = |hello: &Hello| judge(hello).unwrap_err().to_string();
+        assert!(
+            shown(&Hello {
+                name: "a\nb".to_owned(),
+                ..hello()
+            })
+            .contains("control")
+        );
+        assert!(
+            shown(&Hello {
+                name: String::new(),
+                ..hello()
+            })
+            .contains("1 to 128 bytes")
+        );
+        let info = vec![0; MAX_INFO + 1].into();
+        assert!(shown(&Hello { info, ..hello() }).contains("49153 bytes"));
+        assert!(judge_hello(LOCAL, PEER, b"GET / HTTP/1.1").is_err());
+    }
+
+    #[test]
+    fn a_node_does_not_link_to_itself() {
+        let bytes = encode_message(&hello()).unwrap();
+        assert_eq!(
+            judge_hello(LOCAL, LOCAL, &bytes),
+            Err(Refusal::SameIdentity)
+        );
+    }
+
+    #[test]
+    fn the_largest_greeting_fits_its_cap() {
+        let largest = Hello {
+            name: "x".repeat(MAX_NAME),
+            info: vec![0; MAX_INFO].into(),
+            generation: u64::MAX,
+            ..hello()
+        };
+        let bytes = encode_message(&HelloAck::Welcome(largest)).unwrap();
+        assert!(crate::frame::Frame::message(bytes).length() < HELLO_CAP);
+    }
+}

@@ -1,0 +1,47 @@
+//! Mutually authenticated links between nodes, over QUIC.
+//!
+//! From the bottom up: an [`Identity`] is a node's key, [`Credentials`] are what it proves itself
+//! with, an [`Endpoint`] is its socket, a [`Link`] is a connected peer, a [`Lane`] is an ordered
+//! stream of [`Frame`]s on a link.
+//!
+//! A link exists only between two nodes whose certificates the same authority signed, that speak
+//! the same major version, and that have greeted each other; everybody else gets a [`Refusal`]
+//! that says why. What a hostile or broken peer sends ends its own link and nothing else.
+//!
+//! This crate knows nothing of models, requests or plans. It is the only one that names quinn.
+
+mod authority;
+mod credentials;
+mod endpoint;
+mod frame;
+mod frame_codec;
+mod frame_reader;
+mod gate;
+mod handshake;
+mod hello;
+mod identity;
+mod lane;
+mod link;
+mod link_core;
+mod memory;
+mod message;
+mod peer_text;
+mod queue;
+mod quic_config;
+mod quic_link;
+mod refusal;
+
+pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};
+pub use endpoint::{BindError, Endpoint, EndpointConfig};
+pub use frame::{Frame, FrameError};
+pub use frame_codec::FrameCodec;
+pub use hello::{InvalidHello, LocalHello, MAX_INFO, MAX_NAME, PROTOCOL};
+pub use identity::{Identity, IdentityError};
+pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_LANES};
+pub use link::{
+    CloseReason, Inbound, LaneReceiver, Link, LinkReceiver, LinkSender, Peer, SendError,
+};
+pub use memory::memory_pair;
+pub use message::{Malformed, Unencodable, decode_message, encode_message};
+pub use quic_config::{InvalidLimits, Limits};
+pub use refusal::{DialError, Party, Refusal, Refused};

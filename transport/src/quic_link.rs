@@ -1,0 +1,245 @@
+//! Carries a link over a QUIC connection.
+//!
+//! Control is the bidirectional stream of the greeting; every other lane is a unidirectional
+//! stream that the sender opens with the lane's first frame. Each stream has one task at each
+//! end, all of which end with the link.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+use tokio::runtime::Handle;
+
+use crate::frame::{Frame, FrameError};
+use crate::frame_reader::FrameReader;
+use crate::lane::{Lane, STREAM_HEADER};
+use crate::link::{CloseReason, Link, Peer};
+use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
+use crate::peer_text::readable;
+use crate::queue;
+use crate::refusal::{CLOSED, VIOLATION};
+
+/// The control stream after the greeting.
+pub(crate) struct ControlStream {
+    pub(crate) sending: SendStream,
+    pub(crate) receiving: FrameReader<RecvStream>,
+}
+
+/// Makes a link of a connection that has greeted. `idle` is only for the words.
+pub(crate) fn establish(
+    connection: Connection,
+    peer: Peer,
+    dialed_by_us: bool,
+    control: ControlStream,
+    idle: Duration,
+) -> Link {
+    let ControlStream {
+        sending,
+        mut receiving,
+    } = control;
+    receiving.set_cap(Lane::Control.cap());
+    let carrier = QuicCarrier {
+        connection: connection.clone(),
+        runtime: Handle::current(),
+        control: Mutex::new(Some(sending)),
+    };
+    let core = Core::new(peer, dialed_by_us, Box::new(carrier));
+    let (inlets, outlets) = inbound_queues();
+    tokio::spawn(watch(Arc::clone(&core), connection.clone(), idle));
+    tokio::spawn(until_ended(
+        Arc::clone(&core),
+        receive_control(Arc::clone(&core), inlets.clone(), receiving),
+    ));
+    tokio::spawn(until_ended(
+        Arc::clone(&core),
+        accept_streams(Arc::clone(&core), inlets, connection),
+    ));
+    Link::new(core, outlets)
+}
+
+struct QuicCarrier {
+    connection: Connection,
+    runtime: Handle,
+    /// Until the control lane is first used.
+    control: Mutex<Option<SendStream>>,
+}
+
+impl Carrier for QuicCarrier {
+    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>) {
+        let stream = match lane {
+            Lane::Control => self
+                .control
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+            Lane::Activation(_) | Lane::Bulk => None,
+        };
+        let send = send_lane(
+            Arc::clone(core),
+            self.connection.clone(),
+            lane,
+            stream,
+            outgoing,
+        );
+        self.runtime.spawn(until_ended(Arc::clone(core), send));
+    }
+
+    fn close(&self, reason: &CloseReason) {
+        match reason {
+            CloseReason::Violation(words) => self.connection.close(VIOLATION, words.as_bytes()),
+            CloseReason::Here(words) => self.connection.close(CLOSED, words.as_bytes()),
+            reason => self.connection.close(CLOSED, reason.to_string().as_bytes()),
+        }
+    }
+
+    fn rtt(&self) -> Duration {
+        self.connection.rtt()
+    }
+}
+
+async fn until_ended(core: Arc<Core>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = core.ended() => {}
+    }
+}
+
+/// Ends the link when its connection dies.
+async fn watch(core: Arc<Core>, connection: Connection, idle: Duration) {
+    let error = connection.closed().await;
+    core.end(close_reason(&error, idle));
+}
+
+fn close_reason(error: &ConnectionError, idle: Duration) -> CloseReason {
+    match error {
+        ConnectionError::TimedOut => CloseReason::Silent(idle),
+        ConnectionError::ApplicationClosed(close) if close.error_code == VIOLATION => {
+            let words = readable(&close.reason);
+            CloseReason::Peer(format!("it says that we broke the protocol: {words}"))
+        }
+        ConnectionError::ApplicationClosed(close) if close.reason.is_empty() => {
+            CloseReason::Peer("no reason given".to_owned())
+        }
+        ConnectionError::ApplicationClosed(close) => CloseReason::Peer(readable(&close.reason)),
+        ConnectionError::TransportError(error) => CloseReason::Violation(error.to_string()),
+        ConnectionError::Reset => CloseReason::Failed("the peer has restarted".to_owned()),
+        ConnectionError::LocallyClosed => CloseReason::Here("the endpoint was closed".to_owned()),
+        ConnectionError::ConnectionClosed(_)
+        | ConnectionError::VersionMismatch
+        | ConnectionError::CidsExhausted => {
+            CloseReason::Failed(readable(error.to_string().as_bytes()))
+        }
+    }
+}
+
+async fn send_lane(
+    core: Arc<Core>,
+    connection: Connection,
+    lane: Lane,
+    stream: Option<SendStream>,
+    outgoing: queue::Receiver<Frame>,
+) {
+    if let Err(error) = write_frames(&connection, lane, stream, outgoing).await {
+        // A lost connection is for `watch` to report; anything else is the end of the link too.
+        if connection.close_reason().is_none() {
+            core.end(CloseReason::Failed(format!("{lane}: {error}")));
+        }
+    }
+}
+
+async fn write_frames(
+    connection: &Connection,
+    lane: Lane,
+    stream: Option<SendStream>,
+    mut outgoing: queue::Receiver<Frame>,
+) -> Result<(), FrameError> {
+    let mut stream = match stream {
+        Some(stream) => stream,
+        None => open_stream(connection, lane)
+            .await
+            .map_err(FrameError::Io)?,
+    };
+    while let Some(queued) = outgoing.pop().await {
+        let mut chunks = queued.item.clone().chunks(lane.cap())?;
+        stream
+            .write_all_chunks(&mut chunks)
+            .await
+            .map_err(std::io::Error::from)?;
+    }
+    stream.finish().map_err(std::io::Error::from)?;
+    Ok(())
+}
+
+async fn open_stream(connection: &Connection, lane: Lane) -> std::io::Result<SendStream> {
+    let mut stream = connection.open_uni().await?;
+    stream.set_priority(lane.priority())?;
+    stream.write_all(&lane.stream_header()).await?;
+    Ok(stream)
+}
+
+async fn accept_streams(core: Arc<Core>, inlets: Inlets, connection: Connection) {
+    while let Ok(stream) = connection.accept_uni().await {
+        let receive = receive_stream(Arc::clone(&core), inlets.clone(), stream);
+        tokio::spawn(until_ended(Arc::clone(&core), receive));
+    }
+}
+
+async fn receive_stream(core: Arc<Core>, inlets: Inlets, mut stream: RecvStream) {
+    let mut header = [0; STREAM_HEADER];
+    if let Err(error) = stream.read_exact(&mut header).await {
+        if let ReadExactError::FinishedEarly(got) = error {
+            core.end(CloseReason::Violation(format!(
+                "a stream ended after {got} of the {STREAM_HEADER} bytes of its header"
+            )));
+        }
+        return;
+    }
+    match Lane::from_stream_header(header) {
+        Ok(Lane::Control) => {
+            core.end(CloseReason::Violation("a second control stream".to_owned()));
+        }
+        Ok(lane) => {
+            let reader = FrameReader::new(stream, lane.cap());
+            receive_lane(&core, &inlets, lane, reader).await;
+        }
+        Err(error) => core.end(CloseReason::Violation(error.to_string())),
+    }
+}
+
+async fn receive_control(core: Arc<Core>, inlets: Inlets, reader: FrameReader<RecvStream>) {
+    if receive_lane(&core, &inlets, Lane::Control, reader).await {
+        core.end(CloseReason::Violation(
+            "it ended the control stream".to_owned(),
+        ));
+    }
+}
+
+/// Returns whether the lane came to a clean end.
+async fn receive_lane(
+    core: &Core,
+    inlets: &Inlets,
+    lane: Lane,
+    mut reader: FrameReader<RecvStream>,
+) -> bool {
+    loop {
+        match reader.next().await {
+            Ok(Some(frame)) => {
+                if inlets.push(lane, frame).await.is_err() {
+                    return false;
+                }
+            }
+            Ok(None) => return true,
+            Err(FrameError::Io(error)) => {
+                // A lost connection is for `watch` to report; what is left is a reset stream.
+                if error.kind() != std::io::ErrorKind::NotConnected {
+                    core.end(CloseReason::Violation(format!("{lane}: {error}")));
+                }
+                return false;
+            }
+            Err(error) => {
+                core.end(CloseReason::Violation(format!("{lane}: {error}")));
+                return false;
+            }
+        }
+    }
+}

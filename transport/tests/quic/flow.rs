@@ -1,0 +1,192 @@
+//! Order, urgency and back pressure.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use planaria_transport::{
+    ACTIVATION_CAP, CONTROL_CAP, Frame, Lane, MAX_ACTIVATION_LANES, SendError,
+};
+
+use crate::support::{frame, link, next, node, number, sized_frame, soon};
+
+const MIB: usize = 1 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn order_is_kept_and_control_passes_bulk() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, mut from_b) = at_a.split();
+    let (to_a, mut from_a) = at_b.split();
+
+    let answered = Arc::new(AtomicBool::new(false));
+    let bulk_sent = Arc::new(AtomicU64::new(0));
+    let bulk = tokio::spawn({
+        let (to_b, answered, sent) = (to_b.clone(), Arc::clone(&answered), Arc::clone(&bulk_sent));
+        async move {
+            // Bulk flows for as long as the others talk.
+            let payload = Bytes::from(vec![1; MIB]);
+            while !answered.load(Ordering::Relaxed) {
+                let count = sent.fetch_add(1, Ordering::Relaxed);
+                let frame = Frame {
+                    payload: payload.clone(),
+                    ..frame(count)
+                };
+                to_b.send(Lane::Bulk, frame).await.unwrap();
+            }
+            to_b.send(Lane::Bulk, sized_frame(u64::MAX, 0))
+                .await
+                .unwrap();
+        }
+    });
+    let echo = tokio::spawn(async move {
+        let mut bulk = 0;
+        loop {
+            let inbound = soon(from_a.recv()).await.unwrap();
+            match inbound.lane {
+                Lane::Bulk if number(&inbound) == u64::MAX => return bulk,
+                Lane::Bulk => {
+                    assert_eq!(number(&inbound), bulk);
+                    bulk += 1;
+                }
+                lane => to_a.try_send(lane, inbound.frame).unwrap(),
+            }
+        }
+    });
+    // The pipe is full before the first question is asked.
+    soon(async {
+        while bulk_sent.load(Ordering::Relaxed) < 40 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    for count in 0..200 {
+        to_b.try_send(Lane::Control, frame(count)).unwrap();
+        to_b.try_send(Lane::Activation(count % 3), sized_frame(count, 16 << 10))
+            .unwrap();
+        for _ in 0..2 {
+            assert_eq!(number(&next(&mut from_b).await), count);
+        }
+    }
+    answered.store(true, Ordering::Relaxed);
+    soon(bulk).await.unwrap();
+    assert_eq!(soon(echo).await.unwrap(), bulk_sent.load(Ordering::Relaxed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_lane_keeps_its_order() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, _from_b) = at_a.split();
+    let (_to_a, mut from_a) = at_b.split();
+    let lanes = [
+        Lane::Control,
+        Lane::Activation(1),
+        Lane::Activation(2),
+        Lane::Bulk,
+    ];
+    let sending = tokio::spawn(async move {
+        for count in 0..500 {
+            for lane in lanes {
+                to_b.send(lane, sized_frame(count, 100)).await.unwrap();
+            }
+        }
+        to_b
+    });
+    let mut expected = [0; 4];
+    for _ in 0..2000 {
+        let inbound = next(&mut from_a).await;
+        let lane = lanes.iter().position(|lane| *lane == inbound.lane).unwrap();
+        assert_eq!(number(&inbound), expected[lane]);
+        expected[lane] += 1;
+    }
+    assert_eq!(expected, [500; 4]);
+    drop(sending.await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_receive_stops_the_sender_and_not_control() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, _from_b) = at_a.split();
+    let (_to_a, mut from_a) = at_b.split();
+
+    // All lanes, until every one of them has been full for a while.
+    let payload = Bytes::from(vec![1; MIB]);
+    let lanes: Vec<Lane> = (0..MAX_ACTIVATION_LANES as u64)
+        .map(Lane::Activation)
+        .chain([Lane::Bulk])
+        .collect();
+    let mut accepted = 0;
+    let mut quiet = 0;
+    while quiet < 50 {
+        let before = accepted;
+        for lane in &lanes {
+            let frame = Frame {
+                payload: payload.clone(),
+                ..frame(0)
+            };
+            match to_b.try_send(*lane, frame) {
+                Ok(()) => accepted += 1,
+                Err(SendError::Full { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+        quiet = if accepted == before { quiet + 1 } else { 0 };
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Per lane: 16 MiB (bulk 32) wait here, 2 MiB are under way, one frame is being read; and the
+    // receiver's queues hold 64 and 16 MiB.
+    let bound = (16 + 2 + 2) * MAX_ACTIVATION_LANES + (32 + 2 + 2) + 64 + 16;
+    assert!(
+        accepted <= bound,
+        "{accepted} MiB are not bounded by {bound}"
+    );
+
+    for count in 0..100 {
+        to_b.try_send(Lane::Control, frame(count)).unwrap();
+        let inbound = soon(from_a.control.recv()).await.unwrap();
+        assert_eq!(number(&inbound), count);
+    }
+    // Who receives again sets it going again.
+    let bulk = soon(from_a.bulk.recv()).await.unwrap();
+    assert_eq!(bulk.frame.payload, payload);
+    soon(to_b.send(Lane::Bulk, frame(1))).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_frames_pass() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, _from_b) = at_a.split();
+    let (_to_a, mut from_a) = at_b.split();
+    let largest = |cap: usize| sized_frame(1, cap - 12);
+    to_b.try_send(Lane::Activation(1), largest(ACTIVATION_CAP))
+        .unwrap();
+    to_b.try_send(Lane::Control, largest(CONTROL_CAP)).unwrap();
+    assert_eq!(next(&mut from_a).await.frame, largest(CONTROL_CAP));
+    assert_eq!(next(&mut from_a).await.frame, largest(ACTIVATION_CAP));
+    let over = to_b.try_send(Lane::Control, largest(CONTROL_CAP + 1));
+    assert!(matches!(over, Err(SendError::TooLarge { .. })));
+}
+
+#[tokio::test]
+async fn finished_lanes_make_room_for_others() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, _from_b) = at_a.split();
+    let (_to_a, mut from_a) = at_b.split();
+    for key in 0..200 {
+        to_b.try_send(Lane::Activation(key), frame(key)).unwrap();
+        to_b.try_send(Lane::Activation(key), frame(key)).unwrap();
+        to_b.finish_lane(key);
+    }
+    let mut seen = vec![0; 200];
+    for _ in 0..400 {
+        let inbound = next(&mut from_a).await;
+        assert_eq!(inbound.lane, Lane::Activation(number(&inbound)));
+        seen[usize::try_from(number(&inbound)).unwrap()] += 1;
+    }
+    assert_eq!(seen, vec![2; 200]);
+}
