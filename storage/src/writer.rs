@@ -1,0 +1,241 @@
+//! The one thread that writes to a store, and group commit.
+//!
+//! The thread takes whatever has queued up, commits it to the backend as one, and then
+//! acknowledges each batch. While it waits for the disk the next group gathers, so the number of
+//! flushes depends on the disk's speed and not on the number of callers.
+//!
+//! It ends when the last [`Writer`] handle is dropped, after committing what is queued. A commit
+//! that fails ends nothing, but every later batch is refused: memory and disk may differ, and only
+//! opening the store anew finds out.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use thiserror::Error;
+
+use crate::backend::{Backend, Change};
+use crate::batch::{Batch, MAX_BATCH_BYTES, MAX_KEY_BYTES};
+
+/// Batches that may wait for the writer. A node commits a few per second; this many waiting means
+/// that the disk has stopped, and callers should be told rather than stored up.
+pub const QUEUE_BATCHES: usize = 256;
+
+/// Bytes of changes after which a group takes no further batch, so that a flood of large batches
+/// does not become one giant commit.
+const GROUP_BYTES: usize = 2 * MAX_BATCH_BYTES;
+
+/// Why a batch was not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum CommitError {
+    /// A value cannot be written as MessagePack. Nothing was stored.
+    #[error("table `{table}`, row {key}: the value cannot be stored: {why}")]
+    Encode {
+        /// The table of the value.
+        table: &'static str,
+        /// The row, as text where it is text, otherwise in hex.
+        key: String,
+        /// What the serializer said.
+        why: String,
+    },
+    /// A key or the whole batch is too large. Nothing was stored; split the batch.
+    #[error(
+        "table `{table}`, row {key}: too large (a key is at most {MAX_KEY_BYTES} bytes, a batch \
+         {MAX_BATCH_BYTES})"
+    )]
+    TooLarge {
+        /// The table of the row that was too much.
+        table: &'static str,
+        /// The beginning of its key.
+        key: String,
+    },
+    /// [`QUEUE_BATCHES`] batches are waiting already. Nothing was stored; try again later.
+    #[error("the store's queue is full: the disk does not keep up")]
+    QueueFull,
+    /// The disk did not take the batch. Whether it is stored is known only after opening the store
+    /// anew; until then no further batch is taken.
+    #[error("the commit failed, open the store anew to learn whether it was stored: {reason}")]
+    Failed {
+        /// What the backend said.
+        reason: Arc<str>,
+    },
+    /// An earlier commit failed, for the reason given. Nothing of this batch was stored; open the
+    /// store anew.
+    #[error("the store stopped after a failed commit: {reason}")]
+    Stopped {
+        /// What the backend said then.
+        reason: Arc<str>,
+    },
+}
+
+type Acknowledge = Box<dyn FnOnce(Result<(), CommitError>) + Send>;
+
+struct Job {
+    changes: Vec<Change>,
+    bytes: usize,
+    acknowledge: Acknowledge,
+}
+
+/// What the writer has done so far.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) queued: AtomicUsize,
+    pub(crate) batches: AtomicU64,
+    pub(crate) flushes: AtomicU64,
+}
+
+/// The way to the thread; dropping it drains the queue and joins the thread.
+pub(crate) struct Writer {
+    // Both are `Some` until the drop, which needs them by value.
+    queue: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    counters: Arc<Counters>,
+}
+
+impl Writer {
+    /// # Errors
+    /// When the system has no thread to give.
+    pub(crate) fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
+        let (queue, jobs) = sync_channel(QUEUE_BATCHES);
+        let counters = Arc::new(Counters::default());
+        let thread = thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn({
+                let counters = Arc::clone(&counters);
+                move || write_groups(&*backend, &jobs, &counters)
+            })?;
+        Ok(Self {
+            queue: Some(queue),
+            thread: Some(thread),
+            counters,
+        })
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Blocks until the batch is durable or refused.
+    pub(crate) fn commit(&self, batch: Batch) -> Result<(), CommitError> {
+        let (changes, bytes) = batch.finish()?;
+        let (acknowledge, acknowledged) = sync_channel(1);
+        let job = Job {
+            changes,
+            bytes,
+            acknowledge: Box::new(move |result| {
+                // The receiver lives until this call: `commit` waits for it below.
+                let _ = acknowledge.send(result);
+            }),
+        };
+        self.counters.queued.fetch_add(1, Ordering::Relaxed);
+        if let Some(queue) = &self.queue
+            && queue.send(job).is_ok()
+            && let Ok(result) = acknowledged.recv()
+        {
+            return result;
+        }
+        Err(thread_is_gone())
+    }
+
+    /// Never blocks: a full queue is an answer.
+    pub(crate) fn commit_then(&self, batch: Batch, acknowledge: Acknowledge) {
+        let (changes, bytes) = match batch.finish() {
+            Ok(finished) => finished,
+            Err(error) => return acknowledge(Err(error)),
+        };
+        let Some(queue) = &self.queue else {
+            return acknowledge(Err(thread_is_gone()));
+        };
+        self.counters.queued.fetch_add(1, Ordering::Relaxed);
+        let (job, error) = match queue.try_send(Job {
+            changes,
+            bytes,
+            acknowledge,
+        }) {
+            Ok(()) => return,
+            Err(TrySendError::Full(job)) => (job, CommitError::QueueFull),
+            Err(TrySendError::Disconnected(job)) => (job, thread_is_gone()),
+        };
+        self.counters.queued.fetch_sub(1, Ordering::Relaxed);
+        (job.acknowledge)(Err(error));
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take() {
+            // The last handle may have been inside an acknowledgement; a thread cannot join itself.
+            if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+                tracing::error!("the store's writer thread panicked");
+            }
+        }
+    }
+}
+
+fn thread_is_gone() -> CommitError {
+    CommitError::Failed {
+        reason: Arc::from("the store's writer thread is gone"),
+    }
+}
+
+fn write_groups(backend: &dyn Backend, jobs: &Receiver<Job>, counters: &Counters) {
+    let mut stopped: Option<Arc<str>> = None;
+    while let Ok(first) = jobs.recv() {
+        let (changes, group) = gather(first, jobs);
+        counters.queued.fetch_sub(group.len(), Ordering::Relaxed);
+        let result = match &stopped {
+            Some(reason) => Err(CommitError::Stopped {
+                reason: Arc::clone(reason),
+            }),
+            None => commit_group(backend, &changes, group.len(), counters).map_err(|reason| {
+                tracing::error!(%reason, "a commit failed; the store takes no more");
+                stopped = Some(Arc::clone(&reason));
+                CommitError::Failed { reason }
+            }),
+        };
+        for acknowledge in group {
+            let result = result.clone();
+            // A caller's panic must not take the other callers' acknowledgements with it.
+            if catch_unwind(AssertUnwindSafe(|| acknowledge(result))).is_err() {
+                tracing::error!("a commit's acknowledgement panicked");
+            }
+        }
+    }
+}
+
+/// What has queued up behind `first`, in order.
+fn gather(first: Job, jobs: &Receiver<Job>) -> (Vec<Change>, Vec<Acknowledge>) {
+    let mut bytes = first.bytes;
+    let mut changes = first.changes;
+    let mut group = vec![first.acknowledge];
+    while bytes < GROUP_BYTES
+        && group.len() < QUEUE_BATCHES
+        && let Ok(next) = jobs.try_recv()
+    {
+        bytes += next.bytes;
+        changes.extend(next.changes);
+        group.push(next.acknowledge);
+    }
+    (changes, group)
+}
+
+fn commit_group(
+    backend: &dyn Backend,
+    changes: &[Change],
+    batches: usize,
+    counters: &Counters,
+) -> Result<(), Arc<str>> {
+    let _span = tracing::debug_span!("commit", batches, changes = changes.len()).entered();
+    backend
+        .commit(changes)
+        .map_err(|error| Arc::from(error.to_string()))?;
+    counters.flushes.fetch_add(1, Ordering::Relaxed);
+    counters
+        .batches
+        .fetch_add(batches as u64, Ordering::Relaxed);
+    Ok(())
+}
