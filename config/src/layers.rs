@@ -16,13 +16,16 @@ pub struct LayerRange {
     last: u32,
 }
 
-/// The last layer of a range came before its first.
+/// The last layer of a range came before its first, or is more than any model has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("layers {first} to {last} are no range")]
 pub struct InvalidLayerRange {
     first: u32,
     last: u32,
 }
+
+/// More layers than any model has, so that a count never overflows, whoever sent the range.
+const MAX_LAYERS: u32 = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct Inclusive {
@@ -34,9 +37,9 @@ impl LayerRange {
     /// The layers from `first` to `last`, both included.
     ///
     /// # Errors
-    /// When `last` comes before `first`.
+    /// When `last` comes before `first`, or is more than any model has.
     pub const fn inclusive(first: u32, last: u32) -> Result<Self, InvalidLayerRange> {
-        if last < first {
+        if last < first || last >= MAX_LAYERS {
             Err(InvalidLayerRange { first, last })
         } else {
             Ok(Self { first, last })
@@ -46,7 +49,7 @@ impl LayerRange {
     /// The layers from `start` up to but not including `end`; `None` when that is nothing.
     #[must_use]
     pub const fn half_open(start: u32, end: u32) -> Option<Self> {
-        if start < end {
+        if start < end && end <= MAX_LAYERS {
             Some(Self {
                 first: start,
                 last: end - 1,
@@ -121,5 +124,6 @@ mod tests {
         assert!(range.contains(8) && !range.contains(9));
         assert_eq!(LayerRange::half_open(3, 3), None);
         assert!(LayerRange::inclusive(3, 2).is_err());
+        assert!(LayerRange::inclusive(0, u32::MAX).is_err());
     }
 }

@@ -79,7 +79,10 @@ mod tests {
         for at in 0..sound.len() * 8 {
             let mut flipped = sound.clone();
             flipped[at / 8] ^= 1 << (at % 8);
-            assert!(decode::<(u64, String)>(b"key", &flipped).is_err(), "bit {at}");
+            assert!(
+                decode::<(u64, String)>(b"key", &flipped).is_err(),
+                "bit {at}"
+            );
         }
     }
 

@@ -1,0 +1,197 @@
+//! The chat template that ships with a model: from messages to the text that it was trained on.
+//!
+//! Templates are programs from outside. They run with bounded fuel, which bounds time and memory,
+//! bounded recursion and bounded output, and can reach nothing but the values given here. A
+//! template never comes from a request.
+
+mod calendar;
+mod environment;
+mod source;
+
+use std::io;
+
+use minijinja::{Environment, ErrorKind, Value};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use self::environment::Raised;
+use crate::model_dir::{ModelDir, ModelError};
+use crate::tokenizer::TokenizerSettings;
+
+/// Fuel for what a template does before and after the messages: a hundred times what the longest
+/// published ones use. One unit is one instruction or 64 bytes.
+const BASE_FUEL: u64 = 200_000;
+/// Fuel for each message.
+const FUEL_PER_MESSAGE: u64 = 2_000;
+/// Fuel for each byte of the messages: templates trim, split and copy them a few times over.
+const FUEL_PER_BYTE: u64 = 1;
+/// Output for what a template adds to the messages, as tool instructions or a system prompt.
+const BASE_OUTPUT_BYTES: usize = 256 << 10;
+/// Output for each message beyond its content, and for each byte of it.
+const OUTPUT_PER_MESSAGE: usize = 1 << 10;
+const OUTPUT_PER_BYTE: usize = 4;
+
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatMessage {
+    /// `system`, `user`, `assistant` or what else the template knows.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+/// A model's chat template, or the knowledge that it has none.
+#[derive(Debug)]
+pub struct ChatTemplate {
+    compiled: Result<Environment<'static>, ChatError>,
+    special_tokens: Vec<(String, String)>,
+}
+
+/// Why messages could not be turned into a prompt.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ChatError {
+    /// The model has no template; nothing that a caller does changes that.
+    #[error("this model has no chat template and cannot chat: use /v1/completions")]
+    NoTemplate,
+    /// The template refuses these messages, in its own words; other messages may do.
+    #[error("the model's chat template refuses these messages: {0}")]
+    Refused(String),
+    /// The template ran past its bounds.
+    #[error("the model's chat template was stopped: {0}")]
+    Runaway(String),
+    /// The template is broken or uses what is not supported.
+    #[error("the model's chat template is broken: {0}")]
+    Broken(String),
+}
+
+impl ChatTemplate {
+    /// Finds and compiles the template of a model: `chat_template.jinja`, `chat_template.json` or
+    /// `chat_template` in `tokenizer_config.json`. One that does not compile is reported by
+    /// [`ChatTemplate::render`], since the model can still complete texts.
+    ///
+    /// # Errors
+    /// When one of these files cannot be read.
+    pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
+        let settings = TokenizerSettings::open(model.path())?;
+        let source = source::find(model.path(), &settings)?;
+        let compiled = source
+            .ok_or(ChatError::NoTemplate)
+            .and_then(|source| environment::compile(&source));
+        let special_tokens = settings.special_tokens().clone().into_iter().collect();
+        Ok(Self {
+            compiled,
+            special_tokens,
+        })
+    }
+
+    /// Whether the model can chat.
+    ///
+    /// # Errors
+    /// When it cannot, and why.
+    pub fn usable(&self) -> Result<(), ChatError> {
+        self.compiled.as_ref().map(|_| ()).map_err(ChatError::clone)
+    }
+
+    /// The prompt for `messages`, special tokens included, and with the beginning of an answer if
+    /// `add_generation_prompt`. `now`, in seconds since 1970 (UTC), is what templates take for
+    /// today.
+    ///
+    /// # Errors
+    /// See [`ChatError`].
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        add_generation_prompt: bool,
+        now: i64,
+    ) -> Result<String, ChatError> {
+        let compiled = self.compiled.as_ref().map_err(ChatError::clone)?;
+        let bytes: usize = messages
+            .iter()
+            .map(|m| m.role.len() + m.content.len())
+            .sum();
+        let fuel = BASE_FUEL
+            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
+            .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64));
+        let environment = environment::for_one_run(compiled, fuel, now);
+        let limit = BASE_OUTPUT_BYTES
+            .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages.len()))
+            .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes));
+        let mut output = BoundedOutput {
+            bytes: Vec::new(),
+            limit,
+            overrun: false,
+        };
+        let rendered = environment.get_template(environment::NAME).and_then(|t| {
+            t.render_captured_to(self.context(messages, add_generation_prompt), &mut output)
+                .map(|_| ())
+        });
+        if output.overrun {
+            return Err(ChatError::Runaway(format!(
+                "it wrote more than {limit} bytes"
+            )));
+        }
+        rendered.map_err(|error| classify(&error))?;
+        String::from_utf8(output.bytes).map_err(|error| ChatError::Broken(error.to_string()))
+    }
+
+    /// What a template sees: as in Hugging Face's `apply_chat_template`.
+    fn context(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Value {
+        let messages: Vec<Value> = messages
+            .iter()
+            .map(|m| {
+                Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
+            })
+            .collect();
+        let tokens = self
+            .special_tokens
+            .iter()
+            .map(|(name, text)| (name.as_str(), text.as_str()));
+        let mut pairs: Vec<(&str, Value)> = tokens
+            .map(|(name, text)| (name, Value::from(text)))
+            .collect();
+        pairs.push(("messages", Value::from(messages)));
+        pairs.push(("add_generation_prompt", Value::from(add_generation_prompt)));
+        pairs.push(("tools", Value::from(())));
+        pairs.push(("documents", Value::from(())));
+        Value::from_pairs(pairs)
+    }
+}
+
+fn classify(error: &minijinja::Error) -> ChatError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        if let Some(Raised(message)) = current.downcast_ref() {
+            return ChatError::Refused(message.clone());
+        }
+        cause = current.source();
+    }
+    match error.kind() {
+        ErrorKind::OutOfFuel => ChatError::Runaway("it ran for too long".to_owned()),
+        _ if error.to_string().contains("recursion limit") => {
+            ChatError::Runaway("it recurses too deeply".to_owned())
+        }
+        _ => ChatError::Broken(error.to_string()),
+    }
+}
+
+/// Takes a template's output up to a limit.
+struct BoundedOutput {
+    bytes: Vec<u8>,
+    limit: usize,
+    overrun: bool,
+}
+
+impl io::Write for BoundedOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > self.limit {
+            self.overrun = true;
+            return Err(io::Error::other("too much output"));
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! Where a model keeps its chat template.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::model_dir::ModelError;
+use crate::model_dir::json::{Section, parse_object, read_bounded};
+use crate::tokenizer::TokenizerSettings;
+
+/// The longest published templates have 30 KiB.
+const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
+
+/// The source of the template, from the first place that has one.
+pub(super) fn find(
+    folder: &Path,
+    settings: &TokenizerSettings,
+) -> Result<Option<String>, ModelError> {
+    let jinja = folder.join("chat_template.jinja");
+    if jinja.exists() {
+        let bytes = read_bounded(&jinja, MAX_TEMPLATE_BYTES)?;
+        return String::from_utf8(bytes)
+            .map(Some)
+            .map_err(|_| ModelError::malformed(&jinja, "is not UTF-8"));
+    }
+    let file = folder.join("chat_template.json");
+    if file.exists() {
+        let json = parse_object(&file, &read_bounded(&file, MAX_TEMPLATE_BYTES)?)?;
+        return in_json(&Section::root(&file, &json));
+    }
+    in_json(&settings.section())
+}
+
+/// One template, or a list of named ones of which `default` is meant.
+fn in_json(section: &Section<'_>) -> Result<Option<String>, ModelError> {
+    const KEY: &str = "chat_template";
+    let Some(Value::Array(list)) = section.value(KEY) else {
+        return Ok(section.text(KEY)?.map(str::to_owned));
+    };
+    let source_of = |entry: &Value| Some(entry.get("template")?.as_str()?.to_owned());
+    let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
+    match list
+        .iter()
+        .find(is_default)
+        .or(list.first())
+        .and_then(source_of)
+    {
+        Some(source) => Ok(Some(source)),
+        None => Err(section.problem(KEY, "is a list without a template")),
+    }
+}

@@ -1,0 +1,269 @@
+//! [`MlxStage`]: a shard of a real model.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use mlx_rs::Array;
+use mlx_rs::error::{AsSliceError, Exception};
+use mlx_rs::ops::concatenate;
+use mlx_rs::transforms::eval;
+use planaria_config::{LayerRange, SequenceId};
+
+use super::batch::{Batch, Span};
+use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
+use super::choice::{Chooser, choose};
+use super::kv_cache::KvCache;
+use super::linear::as_dim;
+use super::llama::Llama;
+use super::weights::{LoadProgress, Weights};
+use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
+use crate::sequence_log::SequenceLogs;
+use crate::stage::{
+    MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
+};
+
+/// How much freed memory MLX may keep for its next step. What a step works with fits; the KV cache
+/// of a long sequence goes back to the system when the sequence ends. (MLX's own limit is most of
+/// the machine's memory; its CPU backend keeps nothing at all.)
+const MLX_CACHE_BYTES: usize = 256 << 20;
+
+/// A range of a model's layers in memory.
+///
+/// It stays on the thread that loaded it: MLX's streams do.
+pub struct MlxStage {
+    model: Llama,
+    hidden_size: i32,
+    activation: Dtype,
+    weight_bytes: u64,
+    sequences: SequenceLogs<Vec<KvCache>>,
+    stays_here: PhantomData<Rc<()>>,
+}
+
+type SegmentResult = Result<SegmentOutput, SegmentError>;
+
+impl MlxStage {
+    /// Reads the tensors that a stage with `layers` needs, and no others, into memory.
+    ///
+    /// # Errors
+    /// When the model has no such layers or is not computed by MLX, or its files cannot be read as
+    /// far as they were when the folder was opened.
+    pub fn load(
+        dir: &ModelDir,
+        layers: LayerRange,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<Self, ModelError> {
+        let ModelConfig::Llama(config) = dir.config() else {
+            return Err(ModelError::Backend("MLX computes no such model".to_owned()));
+        };
+        mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES)?;
+        let mut weights = Weights::read(dir, layers, progress)?;
+        let weight_bytes = weights.bytes();
+        let shape = StageShape {
+            layers,
+            is_first: layers.first() == 0,
+            is_last: layers.last() + 1 == config.num_hidden_layers,
+            hidden_bytes: dir.geometry().hidden_bytes,
+        };
+        Ok(Self {
+            model: Llama::take(&mut weights, config, layers)?,
+            hidden_size: as_dim(config.hidden_size)?,
+            activation: dir.activation(),
+            weight_bytes,
+            sequences: SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings),
+            stays_here: PhantomData,
+        })
+    }
+
+    /// Computes segments that were found sound; a result for each.
+    fn compute(&mut self, segments: &[&Segment]) -> Result<Vec<SegmentResult>, StageError> {
+        if segments.is_empty() {
+            return Ok(Vec::new());
+        }
+        let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
+        let batch = Batch::new(&spans);
+        let hidden = self.input(segments)?;
+        let layers = self.sequences.shape().layers.count();
+        let new_caches = || (0..layers).map(|_| KvCache::default()).collect();
+        let mut caches: Vec<Vec<KvCache>> = segments
+            .iter()
+            .map(|segment| std::mem::take(&mut self.sequences.extend(segment, new_caches).cache))
+            .collect();
+        let hidden = self.model.forward(hidden, &batch, &mut caches)?;
+        for (segment, caches) in segments.iter().zip(caches) {
+            if let Some(log) = self.sequences.get_mut(segment.sequence) {
+                log.cache = caches;
+            }
+        }
+        if self.sequences.shape().is_last {
+            self.finish(segments, hidden)
+        } else {
+            hidden.map_or_else(
+                || Ok(Vec::new()),
+                |hidden| self.hand_over(segments, &hidden),
+            )
+        }
+    }
+
+    /// What goes into the first of the layers: `[rows, hidden]`.
+    fn input(&self, segments: &[&Segment]) -> Result<Array, StageError> {
+        let dtype = mlx_dtype(self.activation)?;
+        if self.sequences.shape().is_first {
+            let ids: Vec<u32> = segments.iter().flat_map(|s| &s.tokens).copied().collect();
+            let ids = Array::from_slice(&ids, &[small(ids.len())]);
+            return Ok(self.model.embed(&ids)?.as_dtype(dtype)?);
+        }
+        let mut parts = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let bytes = segment.hidden.as_deref().unwrap_or_default();
+            let shape = [small(segment.tokens.len()), self.hidden_size];
+            parts.push(array_from_bytes(bytes, &shape, self.activation)?);
+        }
+        Ok(concatenate(&parts, 0)?)
+    }
+
+    /// On every stage but the last: the rows of `hidden` for the next one.
+    fn hand_over(
+        &self,
+        segments: &[&Segment],
+        hidden: &Array,
+    ) -> Result<Vec<SegmentResult>, StageError> {
+        let mut bytes = bytes_of(&hidden.as_dtype(mlx_dtype(self.activation)?)?)?;
+        let row_bytes = self.sequences.shape().hidden_bytes as usize;
+        let output = |segment: &&Segment| {
+            let length = (segment.tokens.len() * row_bytes).min(bytes.len());
+            Ok(SegmentOutput::Hidden(bytes.split_to(length)))
+        };
+        Ok(segments.iter().map(output).collect())
+    }
+
+    /// On the last stage: the tokens that follow, where they are wanted.
+    fn finish(
+        &mut self,
+        segments: &[&Segment],
+        hidden: Option<Array>,
+    ) -> Result<Vec<SegmentResult>, StageError> {
+        let logs = segments
+            .iter()
+            .map(|segment| (segment, self.sequences.get(segment.sequence)));
+        let logs = logs.filter_map(|(segment, log)| Some((segment, log?)));
+        // No output depends on the last layer's cache of a segment that is not sampled.
+        let caches = logs.clone().filter(|(segment, _)| !segment.sample);
+        let caches = caches.flat_map(|(_, log)| log.cache.iter().flat_map(KvCache::arrays));
+        let caches: Vec<&Array> = caches.collect();
+        let Some(hidden) = hidden else {
+            eval(caches)?;
+            return Ok(segments
+                .iter()
+                .map(|_| Ok(SegmentOutput::Absorbed))
+                .collect());
+        };
+        let choosers: Vec<Chooser<'_>> = logs
+            .filter(|(segment, _)| segment.sample)
+            .map(|(_, log)| Chooser {
+                params: &log.params,
+                tokens: &log.tokens,
+            })
+            .collect();
+        let chosen = choose(&self.model.logits(&hidden)?, &choosers, &caches)?;
+        let mut chosen = chosen.into_iter();
+        let mut results = Vec::with_capacity(segments.len());
+        for segment in segments {
+            results.push(
+                match chosen.by_ref().take(usize::from(segment.sample)).next() {
+                    None => Ok(SegmentOutput::Absorbed),
+                    Some(Ok(sampled)) => Ok(SegmentOutput::Sampled(sampled)),
+                    Some(Err(error)) => {
+                        self.retract(segment);
+                        Err(SegmentError::Malformed(error.to_string()))
+                    }
+                },
+            );
+        }
+        Ok(results)
+    }
+
+    /// Makes the state of a segment's sequence as it was before.
+    fn retract(&mut self, segment: &Segment) {
+        if segment.start == 0 {
+            self.sequences.release(segment.sequence);
+        } else if let Some(log) = self.sequences.get_mut(segment.sequence) {
+            log.tokens.truncate(segment.start as usize);
+            log.cache
+                .iter_mut()
+                .for_each(|cache| cache.truncate(span(segment).start));
+        }
+    }
+}
+
+impl Stage for MlxStage {
+    fn shape(&self) -> StageShape {
+        self.sequences.shape()
+    }
+
+    fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
+        let checks = self.sequences.check_step(&step.segments);
+        let sound = step
+            .segments
+            .iter()
+            .zip(&checks)
+            .filter(|(_, check)| check.is_ok());
+        let sound: Vec<&Segment> = sound.map(|(segment, _)| segment).collect();
+        let mut results = self.compute(&sound)?.into_iter();
+        let missing = || StageError("a segment was not computed".to_owned());
+        checks
+            .into_iter()
+            .map(|check| match check {
+                Ok(()) => results.next().ok_or_else(missing),
+                Err(error) => Ok(Err(error)),
+            })
+            .collect()
+    }
+
+    fn release(&mut self, sequence: SequenceId) {
+        self.sequences.release(sequence);
+    }
+
+    fn memory(&self) -> MemoryUse {
+        let caches = self.sequences.values().flat_map(|log| &log.cache);
+        MemoryUse {
+            weights: self.weight_bytes,
+            kv: caches.map(KvCache::bytes).sum(),
+        }
+    }
+}
+
+impl fmt::Debug for MlxStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shape, memory) = (self.shape(), self.memory());
+        f.debug_struct("MlxStage")
+            .field("shape", &shape)
+            .field("memory", &memory)
+            .finish()
+    }
+}
+
+impl From<Exception> for StageError {
+    fn from(exception: Exception) -> Self {
+        Self(exception.what().to_owned())
+    }
+}
+
+impl From<AsSliceError> for StageError {
+    fn from(error: AsSliceError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn span(segment: &Segment) -> Span {
+    Span {
+        start: i32::try_from(segment.start).unwrap_or(i32::MAX),
+        count: small(segment.tokens.len()),
+        sample: segment.sample,
+    }
+}
+
+/// A number of tokens as MLX wants it. Sound segments fit a context, and those have 26 bits.
+fn small(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,287 @@
+//! A model's folder in Hugging Face / MLX layout: opened, checked and described without reading
+//! its weights.
+//!
+//! [`ModelDir::open`] reads `config.json`, `generation_config.json` and the headers of the
+//! safetensors files, and checks that every tensor of the model is there, whole and of the right
+//! shape. What is wrong is said here, naming the file and the key or tensor; whoever loads a shard
+//! afterwards can rely on it.
+
+mod config;
+mod digest;
+mod error;
+mod headers;
+pub(crate) mod json;
+mod llama_tensors;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use planaria_config::{LayerRange, ModelName};
+pub use safetensors::Dtype;
+
+pub use self::config::{
+    FakeConfig, LlamaConfig, MAX_LAYERS, ModelConfig, QuantParams, Quantization, RopeScaling,
+};
+pub use self::digest::{InvalidModelDigest, ModelDigest};
+pub use self::error::ModelError;
+pub use self::headers::TensorInfo;
+use self::json::{Section, parse_object, read_bounded};
+use self::llama_tensors::{Part, tensors_of};
+use crate::geometry::Geometry;
+
+/// Real files have a few KiB; some carry a list per layer.
+const MAX_CONFIG_BYTES: u64 = 4 << 20;
+
+/// A model's folder, found sound.
+#[derive(Debug)]
+pub struct ModelDir {
+    path: PathBuf,
+    config: ModelConfig,
+    eos_token_ids: Vec<u32>,
+    tensors: BTreeMap<String, TensorInfo>,
+    activation: Dtype,
+    geometry: Geometry,
+    digest: ModelDigest,
+}
+
+impl ModelDir {
+    /// Opens and checks a folder.
+    ///
+    /// # Errors
+    /// Naming the file, and the key or tensor in it, that keeps the model from being used.
+    pub fn open(path: &Path) -> Result<Self, ModelError> {
+        let config_file = path.join("config.json");
+        if !config_file.exists() {
+            let wanted = "every model has one".to_owned();
+            return Err(ModelError::MissingFile {
+                file: config_file,
+                wanted,
+            });
+        }
+        let config_bytes = read_bounded(&config_file, MAX_CONFIG_BYTES)?;
+        let json = parse_object(&config_file, &config_bytes)?;
+        let config = ModelConfig::parse(&config_file, &json)?;
+        let tensors = match config {
+            ModelConfig::Llama(_) => headers::read_tensors(path)?,
+            ModelConfig::Fake(_) => BTreeMap::new(),
+        };
+        let (geometry, activation) = match &config {
+            ModelConfig::Llama(config) => llama_geometry(path, config, &tensors)?,
+            ModelConfig::Fake(config) => (fake_geometry(config), Dtype::F32),
+        };
+        let mut eos_token_ids = Section::root(&config_file, &json).token_ids("eos_token_id")?;
+        let generation = generation_eos(path)?;
+        if !generation.is_empty() {
+            eos_token_ids = generation;
+        }
+        let digest = ModelDigest::of(&config_bytes, &tensors)?;
+        let path = path.to_owned();
+        Ok(Self {
+            path,
+            config,
+            eos_token_ids,
+            tensors,
+            activation,
+            geometry,
+            digest,
+        })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What `config.json` says.
+    #[must_use]
+    pub const fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Tokens that end an answer: those of `generation_config.json`, else of `config.json`, as
+    /// mlx-lm has it. May be empty; the tokenizer may know one then.
+    #[must_use]
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
+    /// Every tensor in the folder, needed or not, by name.
+    #[must_use]
+    pub const fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
+        &self.tensors
+    }
+
+    /// The type of hidden states: the one that all floating-point tensors of the model promote to
+    /// (`F32` if any is, or if both 16-bit types are there).
+    #[must_use]
+    pub const fn activation(&self) -> Dtype {
+        self.activation
+    }
+
+    /// The sizes of its parts.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// What tells this model from others. Nodes compare it before they share a pipeline.
+    #[must_use]
+    pub const fn digest(&self) -> ModelDigest {
+        self.digest
+    }
+
+    /// The tensors that a stage with `layers` needs: those of the layers, of the embedding if it
+    /// is the first (or the last of a tied model), of the last norm and the head if it is the
+    /// last.
+    ///
+    /// # Errors
+    /// When the model has no such layers, or a tensor is missing or of the wrong shape.
+    pub fn tensors_for(&self, layers: LayerRange) -> Result<Vec<&TensorInfo>, ModelError> {
+        let count = self.config.layers();
+        if layers.last() >= count {
+            return Err(ModelError::NoSuchLayers {
+                range: layers,
+                layers: count,
+            });
+        }
+        let ModelConfig::Llama(config) = &self.config else {
+            return Ok(Vec::new());
+        };
+        let is_last = layers.last() + 1 == count;
+        let mut parts = Vec::new();
+        if layers.first() == 0 || (is_last && config.tie_word_embeddings) {
+            parts.push(Part::Embedding);
+        }
+        parts.extend(layers.range().map(Part::Layer));
+        if is_last {
+            parts.push(Part::Head);
+        }
+        let mut tensors = Vec::new();
+        for part in parts {
+            tensors.extend(tensors_of(&self.path, config, &self.tensors, part)?);
+        }
+        Ok(tensors)
+    }
+}
+
+/// Every model below `models_dir`, by name: folders, and folders in folders (`organisation/name`),
+/// that hold a `config.json`. Folders whose names are no model names are passed over.
+///
+/// # Errors
+/// When `models_dir` itself cannot be read. What is wrong with one model stands beside its name.
+#[expect(
+    clippy::type_complexity,
+    reason = "a list of names with what came of each"
+)]
+pub fn list_models(
+    models_dir: &Path,
+) -> Result<Vec<(ModelName, Result<ModelDir, ModelError>)>, ModelError> {
+    let mut names = Vec::new();
+    for folder in folder_names(models_dir)? {
+        if models_dir.join(&folder).join("config.json").exists() {
+            names.push(folder);
+        } else if let Ok(inner) = folder_names(&models_dir.join(&folder)) {
+            names.extend(
+                inner
+                    .into_iter()
+                    .map(|inner| format!("{folder}/{inner}"))
+                    .filter(|name| models_dir.join(name).join("config.json").exists()),
+            );
+        }
+    }
+    let mut models: Vec<_> = names
+        .into_iter()
+        .filter_map(|name| name.parse::<ModelName>().ok())
+        .map(|name| {
+            let opened = ModelDir::open(&models_dir.join(name.as_str()));
+            (name, opened)
+        })
+        .collect();
+    models.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(models)
+}
+
+/// The folders in `folder` whose names can be a part of a model's name.
+fn folder_names(folder: &Path) -> Result<Vec<String>, ModelError> {
+    let io = |source| ModelError::io(folder, source);
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(io)? {
+        let entry = entry.map_err(io)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && name.parse::<ModelName>().is_ok()
+            && entry.path().is_dir()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn generation_eos(folder: &Path) -> Result<Vec<u32>, ModelError> {
+    let file = folder.join("generation_config.json");
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let json = parse_object(&file, &read_bounded(&file, MAX_CONFIG_BYTES)?)?;
+    Section::root(&file, &json).token_ids("eos_token_id")
+}
+
+fn llama_geometry(
+    folder: &Path,
+    config: &LlamaConfig,
+    tensors: &BTreeMap<String, TensorInfo>,
+) -> Result<(Geometry, Dtype), ModelError> {
+    let mut activation = None;
+    let mut size_of = |part| {
+        let found = tensors_of(folder, config, tensors, part)?;
+        for tensor in &found {
+            activation = promote(activation, tensor.dtype);
+        }
+        Ok::<u64, ModelError>(found.iter().map(|tensor| tensor.byte_count()).sum())
+    };
+    let embed_bytes = size_of(Part::Embedding)?;
+    let head_bytes = size_of(Part::Head)?;
+    let bytes_per_layer = (0..config.num_hidden_layers)
+        .map(|layer| size_of(Part::Layer(layer)))
+        .collect::<Result<Vec<u64>, ModelError>>()?;
+    let activation = activation.unwrap_or(Dtype::F32);
+    let width = if activation == Dtype::F32 { 4 } else { 2 };
+    let keys = u64::from(config.num_key_value_heads) * u64::from(config.head_dim);
+    let geometry = Geometry {
+        bytes_per_layer,
+        embed_bytes,
+        head_bytes,
+        tied: config.tie_word_embeddings,
+        // Keys and values.
+        kv_bytes_per_token_per_layer: 2 * keys * u64::from(width),
+        hidden_bytes: config.hidden_size * width,
+        max_context: config.max_position_embeddings,
+        vocab: config.vocab_size,
+    };
+    Ok((geometry, activation))
+}
+
+/// The type of a sum of two numbers, as MLX has it; types that are no float change nothing.
+const fn promote(so_far: Option<Dtype>, next: Dtype) -> Option<Dtype> {
+    match (so_far, next) {
+        (None, Dtype::F32 | Dtype::F16 | Dtype::BF16) => Some(next),
+        (Some(Dtype::F16), Dtype::F16) => Some(Dtype::F16),
+        (Some(Dtype::BF16), Dtype::BF16) => Some(Dtype::BF16),
+        (Some(_), Dtype::F32 | Dtype::F16 | Dtype::BF16) => Some(Dtype::F32),
+        (so_far, _) => so_far,
+    }
+}
+
+fn fake_geometry(config: &FakeConfig) -> Geometry {
+    Geometry {
+        bytes_per_layer: vec![config.bytes_per_layer; config.num_hidden_layers as usize],
+        embed_bytes: 0,
+        head_bytes: 0,
+        tied: false,
+        kv_bytes_per_token_per_layer: crate::fake::KV_BYTES_PER_TOKEN,
+        hidden_bytes: config.hidden_size * 4,
+        max_context: config.max_position_embeddings,
+        vocab: config.vocab_size,
+    }
+}

@@ -1,0 +1,105 @@
+//! What can be wrong with a model folder.
+
+use std::path::{Path, PathBuf};
+
+use planaria_config::LayerRange;
+use thiserror::Error;
+
+/// Why a model cannot be used from a folder. Nothing was loaded; the folder has to be mended (or
+/// downloaded again) first.
+#[derive(Debug, Error)]
+pub enum ModelError {
+    /// A file could not be read.
+    #[error("{}: cannot be read: {source}", file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file that has to be there is not.
+    #[error("{}: there is no such file, but {wanted}", file.display())]
+    MissingFile {
+        /// The file.
+        file: PathBuf,
+        /// Who says that it has to be there.
+        wanted: String,
+    },
+    /// A file is not what its name says.
+    #[error("{}: {problem}", file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A file is shorter than its own header says: an incomplete download.
+    #[error("{}: is cut short: expected {expected} bytes, found {found}", file.display())]
+    Truncated {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that its header announces.
+        expected: u64,
+        /// Bytes that there are.
+        found: u64,
+    },
+    /// A value that no model can have, or that is not supported.
+    #[error("{}: `{key}` {problem}", file.display())]
+    Config {
+        /// The file.
+        file: PathBuf,
+        /// The key in it, with those of the objects around it.
+        key: String,
+        /// What is wrong with its value.
+        problem: String,
+    },
+    /// No file holds a tensor that the configuration calls for.
+    #[error("{}: tensor `{name}` is missing, expected {expected}", folder.display())]
+    MissingTensor {
+        /// The model's folder.
+        folder: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type and shape.
+        expected: String,
+    },
+    /// A tensor is not as the configuration says.
+    #[error("{}: tensor `{name}`: expected {expected}, found {found}", file.display())]
+    WrongTensor {
+        /// The file that holds it.
+        file: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Its type and shape by the configuration.
+        expected: String,
+        /// Its type and shape in the file.
+        found: String,
+    },
+    /// A stage was asked for layers that the model does not have.
+    #[error("layers {range} of a model with {layers} layers")]
+    NoSuchLayers {
+        /// What was asked for.
+        range: LayerRange,
+        /// Layers that there are.
+        layers: u32,
+    },
+    /// The folder is sound, but the backend could not load it.
+    #[error("the stage could not be loaded: {0}")]
+    Backend(String),
+}
+
+impl ModelError {
+    pub(crate) fn io(file: &Path, source: std::io::Error) -> Self {
+        Self::Io {
+            file: file.to_owned(),
+            source,
+        }
+    }
+
+    pub(crate) fn malformed(file: &Path, problem: impl Into<String>) -> Self {
+        Self::Malformed {
+            file: file.to_owned(),
+            problem: problem.into(),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Reading the JSON files of a model folder without trusting them: bounded in size and depth, and
+//! every mistake names the file and the key.
+
+use std::fs::File;
+use std::io::Read;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::ModelError;
+
+/// Reads a file that must not be longer than `limit` bytes.
+pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
+    let io = |source| ModelError::io(file, source);
+    // A pipe of that name would never end.
+    if !std::fs::metadata(file).map_err(io)?.is_file() {
+        return Err(ModelError::malformed(file, "is not a file"));
+    }
+    let mut bytes = Vec::new();
+    // One byte more than allowed tells "too long" apart from "just fits".
+    File::open(file)
+        .map_err(io)?
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(io)?;
+    if bytes.len() as u64 > limit {
+        let problem = format!("is longer than {limit} bytes");
+        return Err(ModelError::Malformed {
+            file: file.to_owned(),
+            problem,
+        });
+    }
+    Ok(bytes)
+}
+
+/// Parses an object. Depth is bounded by `serde_json`, which refuses more than 128 levels.
+pub(crate) fn parse_object(file: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
+    serde_json::from_slice(bytes).map_err(|e| ModelError::Malformed {
+        file: file.to_owned(),
+        problem: e.to_string(),
+    })
+}
+
+/// One object of a JSON file, with its place in it for messages.
+pub(crate) struct Section<'a> {
+    file: &'a Path,
+    prefix: String,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Section<'a> {
+    pub(crate) const fn root(file: &'a Path, map: &'a Map<String, Value>) -> Self {
+        Self {
+            file,
+            prefix: String::new(),
+            map,
+        }
+    }
+
+    /// An error about `key` of this object.
+    pub(crate) fn problem(&self, key: &str, problem: impl Into<String>) -> ModelError {
+        ModelError::Config {
+            file: self.file.to_owned(),
+            key: format!("{}{key}", self.prefix),
+            problem: problem.into(),
+        }
+    }
+
+    /// The value of `key`; `null` counts as absent, as it does for the libraries that write these
+    /// files.
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.map.iter()
+    }
+
+    pub(crate) fn section(&self, key: &str) -> Result<Option<Section<'a>>, ModelError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Section {
+                file: self.file,
+                prefix: format!("{}{key}.", self.prefix),
+                map,
+            })),
+            Some(other) => Err(self.problem(key, format!("is {}, not an object", brief(other)))),
+        }
+    }
+
+    pub(crate) fn optional_count(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<u32>,
+    ) -> Result<Option<u32>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        let count = value.as_u64().and_then(|n| u32::try_from(n).ok());
+        match count {
+            Some(count) if allowed.contains(&count) => Ok(Some(count)),
+            _ => {
+                let (low, high) = (allowed.start(), allowed.end());
+                let found = brief(value);
+                Err(self.problem(
+                    key,
+                    format!("is {found}; expected a number from {low} to {high}"),
+                ))
+            }
+        }
+    }
+
+    pub(crate) fn count(&self, key: &str, allowed: RangeInclusive<u32>) -> Result<u32, ModelError> {
+        self.optional_count(key, allowed)?
+            .ok_or_else(|| self.problem(key, "is missing"))
+    }
+
+    pub(crate) fn optional_number(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<f32>,
+    ) -> Result<Option<f32>, ModelError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "f32 is all that the models use"
+        )]
+        let number = value.as_f64().map(|n| n as f32);
+        match number {
+            Some(number) if allowed.contains(&number) => Ok(Some(number)),
+            _ => {
+                let (low, high) = (allowed.start(), allowed.end());
+                let found = brief(value);
+                Err(self.problem(
+                    key,
+                    format!("is {found}; expected a number from {low} to {high}"),
+                ))
+            }
+        }
+    }
+
+    pub(crate) fn number(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<f32>,
+    ) -> Result<f32, ModelError> {
+        self.optional_number(key, allowed)?
+            .ok_or_else(|| self.problem(key, "is missing"))
+    }
+
+    pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
+        match self.value(key) {
+            None => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => {
+                Err(self.problem(key, format!("is {}; expected true or false", brief(other))))
+            }
+        }
+    }
+
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, ModelError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(self.problem(key, format!("is {}; expected a text", brief(other)))),
+        }
+    }
+
+    /// Ids given as one number or a list of numbers; absent is empty.
+    pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
+        let id = |value: &Value| {
+            value
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+                .ok_or_else(|| {
+                    self.problem(
+                        key,
+                        format!("is {}; expected a token id or a list", brief(value)),
+                    )
+                })
+        };
+        match self.value(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(list)) => list.iter().map(id).collect(),
+            Some(one) => Ok(vec![id(one)?]),
+        }
+    }
+}
+
+/// A file of the folder by its name there. Names come from JSON and must not lead elsewhere.
+pub(crate) fn plain_file(folder: &Path, name: &str) -> Option<PathBuf> {
+    let plain = !name.is_empty()
+        && !name.starts_with('.')
+        && !name.contains(['/', '\\', '\0', ':'])
+        && Path::new(name).components().count() == 1;
+    plain.then(|| folder.join(name))
+}
+
+/// A value for a message: short whatever a hostile file holds.
+fn brief(value: &Value) -> String {
+    match value {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        Value::String(text) if text.chars().count() > 40 => "a long text".to_owned(),
+        other => other.to_string(),
+    }
+}

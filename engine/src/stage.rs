@@ -1,0 +1,120 @@
+//! What a pipeline stage is, whatever computes it.
+//!
+//! A stage holds a contiguous range of a model's layers and the KV cache of every sequence that
+//! passed through them. It is driven by [`Step`]s: any number of sequences, each with any number
+//! of tokens, computed together without padding. Everything a stage knows of a sequence came with
+//! its segments, so whoever holds the token log can bring any stage to the same state again.
+
+use bytes::Bytes;
+use planaria_config::{LayerRange, SequenceId};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::sampler::{Sampled, SamplingParams};
+
+/// A range of a model's layers that can compute.
+pub trait Stage {
+    /// What it holds and what its hidden states look like.
+    fn shape(&self) -> StageShape;
+
+    /// Computes every segment of `step`. The result has one entry per segment, in their order: a
+    /// mistake in one segment leaves the others untouched.
+    ///
+    /// # Errors
+    /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
+    fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
+
+    /// Forgets a sequence and frees its KV cache. Forgetting an unknown sequence does nothing.
+    fn release(&mut self, sequence: SequenceId);
+
+    /// How much memory the stage holds now.
+    fn memory(&self) -> MemoryUse;
+}
+
+/// What a stage holds and what passes between it and its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageShape {
+    /// The layers it holds.
+    pub layers: LayerRange,
+    /// Whether it embeds tokens (it holds layer 0); otherwise it wants hidden states.
+    pub is_first: bool,
+    /// Whether it applies the head and samples (it holds the model's last layer).
+    pub is_last: bool,
+    /// Bytes of one token's hidden state, `hidden_size` numbers of the activation type.
+    pub hidden_bytes: u32,
+}
+
+/// Work for one forward pass.
+#[derive(Debug, Clone, Default)]
+pub struct Step {
+    /// The parts, at most one per sequence.
+    pub segments: Vec<Segment>,
+}
+
+/// Consecutive tokens of one sequence.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// The sequence that they belong to.
+    pub sequence: SequenceId,
+    /// Position of the first of them, from 0. Must equal what the stage has computed so far for
+    /// this sequence.
+    pub start: u32,
+    /// Their ids, at least one. Every stage gets them, so every stage knows the token log.
+    pub tokens: Vec<u32>,
+    /// Their hidden states, row by row (`[tokens, hidden_size]`, little-endian, the activation
+    /// type); `None` exactly on the first stage.
+    pub hidden: Option<Bytes>,
+    /// How to sample this sequence; comes with position 0 and holds until release.
+    pub open: Option<Box<SamplingParams>>,
+    /// Whether the last stage is to sample the token that follows the last of these.
+    pub sample: bool,
+}
+
+/// What came of a segment.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SegmentOutput {
+    /// Hidden states for the next stage, shaped as [`Segment::hidden`].
+    Hidden(Bytes),
+    /// The last stage sampled the next token.
+    Sampled(Sampled),
+    /// The last stage took in a part of the prompt, and nothing was to be sampled.
+    Absorbed,
+}
+
+/// Why one segment was not computed. The sequence's state in the stage is as before.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum SegmentError {
+    /// The stage has not (or no longer) computed what comes before; replay from position `have`.
+    #[error("position {got} does not follow: {have} positions are computed")]
+    OutOfOrder {
+        /// Positions that the stage holds for the sequence.
+        have: u32,
+        /// The position that came.
+        got: u32,
+    },
+    /// The sequence would pass the longest context that the model can keep.
+    #[error("position {position} is past the model's context of {limit} tokens")]
+    PastContext {
+        /// The first position that has no place.
+        position: u32,
+        /// Positions that there are.
+        limit: u32,
+    },
+    /// Ids, hidden states or sampling parameters that cannot belong to this stage.
+    #[error("malformed segment: {0}")]
+    Malformed(String),
+}
+
+/// The backend failed; the stage can no longer be trusted.
+#[derive(Debug, Error)]
+#[error("the stage failed: {0}")]
+pub struct StageError(pub String);
+
+/// Memory that a stage holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Weights.
+    pub weights: u64,
+    /// KV caches of all sequences.
+    pub kv: u64,
+}

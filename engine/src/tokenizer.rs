@@ -1,0 +1,169 @@
+//! A model's tokenizer, as shipped with it (`tokenizer.json`, `tokenizer_config.json`).
+
+mod settings;
+mod token_bytes;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use thiserror::Error;
+
+pub(crate) use self::settings::TokenizerSettings;
+use self::token_bytes::ByteAlphabet;
+use crate::model_dir::json::read_bounded;
+use crate::model_dir::{ModelDir, ModelError};
+
+/// The largest published one (Gemma's) has 33 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Text to tokens and back.
+#[derive(Debug)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// The same, reading special tokens as plain text; made when first asked for.
+    literal: OnceLock<tokenizers::Tokenizer>,
+    alphabet: ByteAlphabet,
+    settings: TokenizerSettings,
+    eos_token_ids: BTreeSet<u32>,
+}
+
+/// A text could not be turned into tokens, or tokens not into text.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the tokenizer failed: {0}")]
+pub struct TokenizerError(String);
+
+impl Tokenizer {
+    /// Opens the tokenizer of a model.
+    ///
+    /// # Errors
+    /// When there is none, or it is malformed.
+    pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
+        let file = tokenizer_file(model)?;
+        let bytes = read_bounded(&file, MAX_TOKENIZER_BYTES)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|e| ModelError::malformed(&file, format!("is no tokenizer: {e}")))?;
+        // Some files come with the padding and truncation of their training.
+        inner.with_padding(None);
+        inner
+            .with_truncation(None)
+            .map_err(|e| ModelError::malformed(&file, e.to_string()))?;
+        let settings = TokenizerSettings::open(model.path())?;
+        let mut eos_token_ids: BTreeSet<u32> = model.eos_token_ids().iter().copied().collect();
+        eos_token_ids.extend(
+            settings
+                .eos_token()
+                .and_then(|token| inner.token_to_id(token)),
+        );
+        let alphabet = ByteAlphabet::of(&inner);
+        Ok(Self {
+            inner,
+            literal: OnceLock::new(),
+            alphabet,
+            settings,
+            eos_token_ids,
+        })
+    }
+
+    /// The tokens of a plain prompt, with a beginning-of-text token where the model wants one: as
+    /// the tokenizer's post-processor has it, overruled by `add_bos_token` in
+    /// `tokenizer_config.json`, and never a second one.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let bos = self.settings.bos_token();
+        let has_bos = bos.is_some_and(|bos| text.starts_with(bos));
+        let add_bos = self.settings.add_bos_token();
+        let mut ids = encode(&self.inner, text, !has_bos && add_bos != Some(false))?;
+        if add_bos == Some(true)
+            && let Some(bos) = bos.and_then(|bos| self.inner.token_to_id(bos))
+            && ids.first() != Some(&bos)
+        {
+            ids.insert(0, bos);
+        }
+        Ok(ids)
+    }
+
+    /// The tokens of a text that already holds its special tokens, as chat templates write it;
+    /// nothing is added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_rendered(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        encode(&self.inner, text, false)
+    }
+
+    /// The tokens of a text in which nothing is special: what looks like a special token is read
+    /// as the characters that it consists of. Nothing is added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_literal(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let literal = self.literal.get_or_init(|| {
+            let mut literal = self.inner.clone();
+            literal.set_encode_special_tokens(true);
+            literal
+        });
+        encode(literal, text, false)
+    }
+
+    /// The text of tokens as the tokenizer's own decoder has it; bytes that are no UTF-8 come as
+    /// U+FFFD. Unknown ids are passed over. For a stream of tokens use
+    /// [`crate::detokenizer::Detokenizer`].
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| TokenizerError(e.to_string()))
+    }
+
+    /// The bytes that a token stands for, not always UTF-8 by themselves; empty for an unknown id.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.alphabet.bytes_of(&self.inner, id)
+    }
+
+    /// The text that a token stands for, with U+FFFD for bytes that are no UTF-8.
+    #[must_use]
+    pub fn token_text(&self, id: u32) -> String {
+        String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
+    }
+
+    /// Tokens that end an answer: the model's (`generation_config.json`, else `config.json`) and
+    /// the tokenizer's own.
+    #[must_use]
+    pub const fn eos_token_ids(&self) -> &BTreeSet<u32> {
+        &self.eos_token_ids
+    }
+
+    /// How many tokens it knows, special ones included. Can be more or less than the model's
+    /// vocabulary, which is often padded.
+    #[must_use]
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+}
+
+fn encode(
+    tokenizer: &tokenizers::Tokenizer,
+    text: &str,
+    add_special: bool,
+) -> Result<Vec<u32>, TokenizerError> {
+    let encoding = tokenizer
+        .encode_fast(text, add_special)
+        .map_err(|e| TokenizerError(e.to_string()))?;
+    Ok(encoding.get_ids().to_vec())
+}
+
+fn tokenizer_file(model: &ModelDir) -> Result<PathBuf, ModelError> {
+    let file = model.path().join("tokenizer.json");
+    if file.exists() {
+        Ok(file)
+    } else {
+        let wanted = "a model that is served has one".to_owned();
+        Err(ModelError::MissingFile { file, wanted })
+    }
+}

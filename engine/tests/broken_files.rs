@@ -1,0 +1,110 @@
+//! A shard whose files changed or broke is refused with a clear error, and files that it does not
+//! need may be anything.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+
+use planaria_config::LayerRange;
+use planaria_engine::mlx::{LoadProgress, MlxStage};
+use planaria_engine::model_dir::{ModelDir, ModelError};
+use planaria_engine::stage::Stage;
+use tempfile::TempDir;
+
+#[test]
+fn a_file_cut_short_after_it_was_opened() {
+    let copy = copy_of("f32-tied");
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let whole = dir.geometry().all_layers();
+    let file = copy.path().join("model.safetensors");
+    let length = fs::metadata(&file).unwrap().len();
+    for kept in [length - 1, length / 2, 0] {
+        OpenOptions::new()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_len(kept)
+            .unwrap();
+        let error = MlxStage::load(&dir, whole, &mut |_| ()).unwrap_err();
+        assert!(
+            matches!(&error, ModelError::Truncated { found, .. } if *found == kept),
+            "{error}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("model.safetensors: is cut short"),
+            "{error}"
+        );
+    }
+    fs::remove_file(&file).unwrap();
+    let error = MlxStage::load(&dir, whole, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, ModelError::Io { .. }), "{error}");
+}
+
+#[test]
+fn only_files_with_its_own_tensors_are_opened() {
+    let copy = copy_of("sharded-bf16");
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let last = dir.geometry().layers().get() - 1;
+    let shard = LayerRange::inclusive(1, 1).unwrap();
+    let needed: Vec<_> = dir
+        .tensors_for(shard)
+        .unwrap()
+        .iter()
+        .map(|t| t.file.clone())
+        .collect();
+    let mut others = 0;
+    for tensor in dir
+        .tensors()
+        .values()
+        .filter(|tensor| !needed.contains(&tensor.file))
+    {
+        others += usize::from(fs::remove_file(&tensor.file).is_ok());
+    }
+    assert!(
+        others > 0,
+        "the case has no files that layer 1 does not need"
+    );
+    let stage = MlxStage::load(&dir, shard, &mut |_| ()).unwrap();
+    assert_eq!(stage.shape().layers, shard);
+    let rest = LayerRange::inclusive(0, last).unwrap();
+    assert!(MlxStage::load(&dir, rest, &mut |_| ()).is_err());
+}
+
+#[test]
+fn progress_counts_the_bytes_of_the_shard() {
+    let copy = copy_of("f32-tied");
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let shard = LayerRange::inclusive(1, 2).unwrap();
+    let mut seen = Vec::new();
+    MlxStage::load(&dir, shard, &mut |progress| seen.push(progress)).unwrap();
+    let total = dir.geometry().weight_bytes(shard);
+    let done = LoadProgress {
+        bytes_loaded: total,
+        bytes_total: total,
+    };
+    assert_eq!(seen.last(), Some(&done));
+    assert!(seen.is_sorted_by_key(|progress| progress.bytes_loaded));
+}
+
+#[test]
+fn layers_that_there_are_not() {
+    let copy = copy_of("f32-tied");
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let beyond = LayerRange::inclusive(1, 99).unwrap();
+    let error = MlxStage::load(&dir, beyond, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, ModelError::NoSuchLayers { .. }), "{error}");
+}
+
+/// A golden checkpoint to break.
+fn copy_of(case: &str) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(case);
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}

@@ -1,0 +1,475 @@
+//! Tokenizers, detokenizers and chat templates of models as they ship.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::fs;
+use std::sync::Arc;
+
+use planaria_engine::chat_template::{ChatError, ChatMessage, ChatTemplate};
+use planaria_engine::detokenizer::Detokenizer;
+use planaria_engine::model_dir::ModelDir;
+use planaria_engine::tokenizer::Tokenizer;
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// A model's folder with these files beside its `config.json`.
+fn model(files: &[(&str, Value)]) -> (TempDir, ModelDir) {
+    let folder = TempDir::new().unwrap();
+    let config = json!({
+        "model_type": "planaria_fake", "num_hidden_layers": 2, "hidden_size": 4,
+        "vocab_size": 400, "max_position_embeddings": 64, "eos_token_id": 258,
+    });
+    for (name, content) in files.iter().chain(&[("config.json", config)]) {
+        let bytes = match content {
+            Value::String(text) => text.clone().into_bytes(),
+            json => serde_json::to_vec(json).unwrap(),
+        };
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    let model = ModelDir::open(folder.path()).unwrap();
+    (folder, model)
+}
+
+/// How GPT-2 writes a byte.
+fn byte_char(byte: u8) -> char {
+    let prints = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    if prints(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|other| !prints(*other)).count();
+    char::from_u32(0x100 + u32::try_from(before).unwrap()).unwrap()
+}
+
+/// Byte-level BPE: 256 bytes, `he` as 256, and special tokens from 257 on, the first of which the
+/// post-processor puts before every text.
+fn byte_level() -> Value {
+    let mut vocab: Map<String, Value> = (0..=u8::MAX)
+        .map(|byte| (byte_char(byte).to_string(), json!(byte)))
+        .collect();
+    vocab.insert("he".to_owned(), json!(256));
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+               "rstrip": false, "normalized": false, "special": true})
+    };
+    json!({
+        "version": "1.0", "normalizer": null,
+        "truncation": {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0},
+        "padding": {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+                    "pad_id": 0, "pad_type_id": 0, "pad_token": "!"},
+        "added_tokens": [special(257, "<s>"), special(258, "</s>"), special(259, "<|user|>")],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [257], "tokens": ["<s>"]}},
+        },
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "ignore_merges": false, "vocab": vocab, "merges": ["h e"]},
+    })
+}
+
+/// As SentencePiece models are converted: spaces as `▁`, unknown characters as bytes, the first
+/// space of a text dropped.
+fn sentence_piece() -> Value {
+    let mut vocab = Map::new();
+    for token in ["<unk>", "<s>", "</s>"] {
+        vocab.insert(token.to_owned(), json!(vocab.len()));
+    }
+    for byte in 0..=u8::MAX {
+        vocab.insert(format!("<0x{byte:02X}>"), json!(vocab.len()));
+    }
+    for token in ["▁", "a", "b", "é", "▁a"] {
+        vocab.insert(token.to_owned(), json!(vocab.len()));
+    }
+    json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [
+            {"id": 1, "content": "<s>", "single_word": false, "lstrip": false, "rstrip": false,
+             "normalized": false, "special": true}],
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"},
+            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
+                  "ignore_merges": false, "vocab": vocab, "merges": ["▁ a"]},
+    })
+}
+
+fn tokenizer_with(tokenizer: Value, settings: Value) -> Arc<Tokenizer> {
+    let files = [
+        ("tokenizer.json", tokenizer),
+        ("tokenizer_config.json", settings),
+    ];
+    let (_folder, model) = model(&files);
+    Arc::new(Tokenizer::open(&model).unwrap())
+}
+
+#[test]
+fn a_plain_prompt_begins_as_the_model_wants_it() {
+    let encode = |settings: Value, text: &str| {
+        tokenizer_with(byte_level(), settings)
+            .encode_prompt(text)
+            .unwrap()
+    };
+    let bos = json!({"bos_token": "<s>"});
+    assert_eq!(
+        encode(json!({}), "hey"),
+        [257, 256, 121],
+        "the post-processor's own"
+    );
+    assert_eq!(encode(bos.clone(), "<s>hey"), [257, 256, 121], "never two");
+    assert_eq!(
+        encode(json!({"bos_token": "<s>", "add_bos_token": false}), "hey"),
+        [256, 121]
+    );
+    assert_eq!(
+        encode(json!({"bos_token": "<s>", "add_bos_token": true}), "hey"),
+        [257, 256, 121]
+    );
+    assert_eq!(
+        encode(bos, &"h".repeat(20)).len(),
+        21,
+        "no truncation, no padding"
+    );
+
+    let added = json!({"bos_token": {"content": "<s>"}, "add_bos_token": true});
+    let sentence_piece = tokenizer_with(sentence_piece(), added);
+    assert_eq!(sentence_piece.encode_prompt("a").unwrap(), [1, 263]);
+    assert_eq!(sentence_piece.encode_prompt("").unwrap(), [1]);
+}
+
+#[test]
+fn special_tokens_are_read_or_taken_literally() {
+    let tokenizer = tokenizer_with(byte_level(), json!({"bos_token": "<s>"}));
+    assert_eq!(tokenizer.encode_rendered("<|user|>he").unwrap(), [259, 256]);
+    let literal = tokenizer.encode_literal("<s>").unwrap();
+    assert_eq!(literal, b"<s>".map(u32::from));
+    assert_eq!(tokenizer.encode_rendered("<s>").unwrap(), [257]);
+}
+
+#[test]
+fn ends_of_an_answer_come_from_model_and_tokenizer() {
+    let tokenizer = tokenizer_with(byte_level(), json!({"eos_token": "<|user|>"}));
+    assert_eq!(
+        tokenizer
+            .eos_token_ids()
+            .iter()
+            .copied()
+            .collect::<Vec<_>>(),
+        [258, 259]
+    );
+    assert_eq!(tokenizer.vocab_size(), 260);
+}
+
+#[test]
+fn tokens_stand_for_bytes() {
+    let bytes = tokenizer_with(byte_level(), json!({}));
+    assert_eq!(bytes.token_bytes(256), b"he");
+    assert_eq!(bytes.token_bytes(0xc3), [0xc3]);
+    assert_eq!(bytes.token_bytes(32), b" ");
+    assert_eq!(bytes.token_bytes(258), b"</s>");
+    assert_eq!(bytes.token_bytes(9999), b"");
+    assert_eq!(bytes.token_text(0xc3), "\u{fffd}");
+    let pieces = tokenizer_with(sentence_piece(), json!({}));
+    assert_eq!(pieces.token_bytes(3 + 0x0a), b"\n");
+    assert_eq!(pieces.token_text(263), " a");
+}
+
+#[test]
+fn half_characters_are_held_back() {
+    let mut stream = Detokenizer::new(tokenizer_with(byte_level(), json!({})));
+    let pieces: Vec<String> = "a🦠b"
+        .bytes()
+        .map(|byte| stream.push(u32::from(byte)).unwrap())
+        .collect();
+    assert_eq!(pieces, ["a", "", "", "", "🦠", "b"]);
+    assert_eq!(stream.push(0xf0).unwrap(), "");
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}");
+    assert_eq!(stream.finish().unwrap(), "");
+}
+
+#[test]
+fn special_tokens_give_no_text_and_noise_is_not_kept() {
+    let mut stream = Detokenizer::new(tokenizer_with(byte_level(), json!({})));
+    for _ in 0..1000 {
+        assert_eq!(stream.push(258).unwrap(), "");
+    }
+    let noise: Vec<String> = (0..1000).map(|_| stream.push(0xff).unwrap()).collect();
+    assert!(noise.iter().take(64).any(|piece| !piece.is_empty()));
+    let shown: usize = noise.iter().map(|piece| piece.chars().count()).sum();
+    assert!(shown > 900, "{shown}");
+}
+
+#[test]
+fn a_completion_keeps_its_first_space() {
+    let tokenizer = tokenizer_with(sentence_piece(), json!({}));
+    let prompt = tokenizer.encode_prompt("a").unwrap();
+    let mut completion = Detokenizer::after(Arc::clone(&tokenizer), &prompt).unwrap();
+    assert_eq!(completion.push(263).unwrap(), " a");
+    let mut answer = Detokenizer::new(tokenizer);
+    assert_eq!(answer.push(263).unwrap(), "a");
+    assert_eq!(answer.push(263).unwrap(), " a");
+}
+
+#[test]
+fn a_tokenizer_that_is_missing_or_broken() {
+    let (_folder, missing) = model(&[]);
+    let error = Tokenizer::open(&missing).unwrap_err().to_string();
+    assert!(
+        error
+            .ends_with("tokenizer.json: there is no such file, but a model that is served has one")
+    );
+    for broken in [
+        json!({}),
+        json!("nonsense"),
+        json!([1]),
+        json!({"model": {"type": "BPE"}}),
+    ] {
+        let (_folder, broken) = model(&[("tokenizer.json", broken)]);
+        let error = Tokenizer::open(&broken).unwrap_err().to_string();
+        assert!(
+            error.contains("tokenizer.json: is no tokenizer: "),
+            "{error}"
+        );
+    }
+    let files = [
+        ("tokenizer.json", byte_level()),
+        ("tokenizer_config.json", json!("{")),
+    ];
+    let (_folder, broken) = model(&files);
+    assert!(
+        Tokenizer::open(&broken)
+            .unwrap_err()
+            .to_string()
+            .contains("tokenizer_config.json")
+    );
+}
+
+fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> String {
+    let mut stream = Detokenizer::new(Arc::clone(tokenizer));
+    let mut text: String = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+    text.push_str(&stream.finish().unwrap());
+    text
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn streams_equal_the_whole(text in "[ ab\u{0}-\u{ff}€🦠\u{fffd}]{0,40}") {
+        for tokenizer in [byte_level(), sentence_piece()] {
+            let tokenizer = tokenizer_with(tokenizer, json!({}));
+            let ids = tokenizer.encode_rendered(&text).unwrap();
+            prop_assert_eq!(&tokenizer.decode(&ids, true).unwrap(), &text);
+            prop_assert_eq!(streamed(&tokenizer, &ids), text.clone());
+        }
+    }
+
+    /// Byte-level tokens at random, most of them no UTF-8, and special ones between them.
+    #[test]
+    fn streams_equal_the_whole_even_of_noise(ids in prop::collection::vec(0_u32..270, 0..32)) {
+        let tokenizer = tokenizer_with(byte_level(), json!({}));
+        prop_assert_eq!(streamed(&tokenizer, &ids), tokenizer.decode(&ids, true).unwrap());
+    }
+
+    #[test]
+    fn noise_never_breaks_a_stream(ids in prop::collection::vec(0_u32..270, 0..80)) {
+        streamed(&tokenizer_with(sentence_piece(), json!({})), &ids);
+    }
+}
+
+fn conversation() -> Vec<ChatMessage> {
+    let message = |role: &str, content: &str| ChatMessage {
+        role: role.to_owned(),
+        content: content.to_owned(),
+    };
+    vec![
+        message("system", "Be <kind> & \"short\"."),
+        message("user", "  Héllo\n"),
+    ]
+}
+
+fn template(source: &str) -> ChatTemplate {
+    let settings =
+        json!({"chat_template": source, "bos_token": "<s>", "eos_token": {"content": "</s>"}});
+    ChatTemplate::open(&model(&[("tokenizer_config.json", settings)]).1).unwrap()
+}
+
+fn render(source: &str) -> Result<String, ChatError> {
+    template(source).render(&conversation(), true, 0)
+}
+
+#[test]
+fn a_template_in_the_usual_style() {
+    let source = "\
+{{- bos_token }}
+{%- for message in messages %}
+    {% if message['role'] == 'system' -%}
+        <<SYS>>{{ message.content | trim }}<</SYS>>
+    {%- elif loop.last and message.role.startswith('us') %}
+[INST]{{ message['content'].strip() }}[/INST]
+    {% endif %}
+{% endfor %}
+{% if add_generation_prompt and tools is none %}
+assistant:{% endif %}";
+    assert_eq!(
+        render(source).unwrap(),
+        "<s><<SYS>>Be <kind> & \"short\".<</SYS>>[INST]Héllo[/INST]\nassistant:"
+    );
+}
+
+#[test]
+fn what_templates_use_of_python() {
+    for (source, expected) in [
+        ("{{ messages[1]['content'].split('l')[0].upper() }}", "  HÉ"),
+        (
+            "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+            "2",
+        ),
+        (
+            "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
+            "system",
+        ),
+        (
+            "{{ messages[1:][0]['role'] }}{{ messages[-1].role }}",
+            "useruser",
+        ),
+        (
+            "{% macro f(x) %}({{ x }}){% endmacro %}{{ f(eos_token) }}",
+            "(</s>)",
+        ),
+        (
+            "{{ messages[0].content | tojson }}",
+            "\"Be <kind> & \\\"short\\\".\"",
+        ),
+        (
+            "{{ {'a': [1, 'x', none, true]} | tojson }}",
+            "{\"a\": [1, \"x\", null, true]}",
+        ),
+        (
+            "{{ {'a': [1]} | tojson(indent=2) }}",
+            "{\n  \"a\": [\n    1\n  ]\n}",
+        ),
+        ("{{ strftime_now('%d %B %Y') }}", "01 January 1970"),
+        ("{{ unk_token }}{{ unk_token is defined }}", "False"),
+        ("{% generation %}x{%- endgeneration %}", "x"),
+        ("{{ messages[0].get('name', 'nobody') }}", "nobody"),
+        (
+            "{{ 'a' ~ 1 }}{{ [1, 2] | length }}{{ messages | map(attribute='role') | join(',') }}",
+            "a12system,user",
+        ),
+    ] {
+        assert_eq!(render(source).as_deref(), Ok(expected), "{source}");
+    }
+}
+
+#[test]
+fn runaway_templates_are_stopped() {
+    for source in [
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "{% set ns = namespace(s='x') %}{% for i in range(99) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
+        "{{ 'x' * 1000000000 }}",
+        "{% for i in range(99999) %}aaaaaaaaaaaaaaaaaaaaaaaaaaaa{% endfor %}",
+        "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
+        "{% for i in range(9999) %}{{ messages }}{{ messages }}{{ messages }}{{ messages }}{% endfor %}",
+    ] {
+        let error = render(source).unwrap_err();
+        assert!(matches!(error, ChatError::Runaway(_)), "{source}: {error}");
+    }
+}
+
+#[test]
+fn templates_can_refuse_messages() {
+    let source = "{% if messages[0].role == 'system' %}{{ raise_exception('No system: ' ~ messages[0].role) }}{% endif %}";
+    assert_eq!(
+        render(source),
+        Err(ChatError::Refused("No system: system".to_owned()))
+    );
+    let inside_a_macro = format!("{{% macro f() %}}{source}{{% endmacro %}}{{{{ f() }}}}");
+    assert_eq!(
+        render(&inside_a_macro),
+        Err(ChatError::Refused("No system: system".to_owned()))
+    );
+}
+
+#[test]
+fn broken_templates_say_so() {
+    for source in [
+        "{% if %}",
+        "{{ nothing() }}",
+        "{{ messages[0].role.frobnicate() }}",
+        "{% include 'x' %}",
+        "{{ '",
+    ] {
+        assert!(
+            matches!(render(source), Err(ChatError::Broken(_))),
+            "{source}"
+        );
+    }
+    let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
+    assert!(matches!(render(&deep), Err(ChatError::Broken(_))));
+    assert!(template("{% if %}").usable().is_err());
+}
+
+#[test]
+fn a_model_without_a_template_points_to_completions() {
+    for settings in [json!({}), json!({"chat_template": null})] {
+        let template =
+            ChatTemplate::open(&model(&[("tokenizer_config.json", settings)]).1).unwrap();
+        let error = template.render(&conversation(), true, 0).unwrap_err();
+        assert_eq!(error, ChatError::NoTemplate);
+        assert!(error.to_string().ends_with("use /v1/completions"));
+    }
+    assert_eq!(
+        ChatTemplate::open(&model(&[]).1).unwrap().usable(),
+        Err(ChatError::NoTemplate)
+    );
+}
+
+#[test]
+fn templates_in_all_their_places() {
+    let named = json!({"chat_template": [
+        {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "named"}]});
+    let open = |files: &[(&str, Value)]| {
+        ChatTemplate::open(&model(files).1).map(|t| t.render(&conversation(), true, 0))
+    };
+    let settings = ("tokenizer_config.json", named);
+    let json_file = ("chat_template.json", json!({"chat_template": "json"}));
+    let jinja_file = (
+        "chat_template.jinja",
+        json!("jinja {{ messages | length }}"),
+    );
+    let rendered = |files: &[(&str, Value)]| open(files).unwrap().unwrap();
+    assert_eq!(rendered(std::slice::from_ref(&settings)), "named");
+    assert_eq!(rendered(&[settings.clone(), json_file.clone()]), "json");
+    assert_eq!(rendered(&[settings, json_file, jinja_file]), "jinja 2");
+    for wrong in [json!({"chat_template": 3}), json!({"chat_template": []})] {
+        let error = open(&[("tokenizer_config.json", wrong)])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("tokenizer_config.json: `chat_template` is "),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn long_conversations_are_no_runaways() {
+    let source =
+        "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}</s>\n{% endfor %}";
+    let turn = ChatMessage {
+        role: "user".to_owned(),
+        content: "word ".repeat(2000),
+    };
+    let prompt = template(source).render(&vec![turn; 500], true, 0).unwrap();
+    assert!(prompt.len() > 4_900_000);
+}
