@@ -1,0 +1,100 @@
+//! The command line.
+
+mod cluster;
+mod config;
+mod flags;
+mod logging;
+mod serve;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use planaria_config::InvalidSettings;
+
+use crate::worker::child;
+
+/// Bad configuration (`EX_USAGE`).
+const EXIT_SETTINGS: u8 = 64;
+/// The supervision tree melted down (`EX_SOFTWARE`).
+const EXIT_MELTED: u8 = 70;
+
+/// Serve one large language model from several machines.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node.
+    Serve(flags::SettingFlags),
+    /// Work with clusters.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Show nodes, models, plans and sequences.
+    Status(status::StatusFlags),
+    /// Show the effective settings and where each came from.
+    Config(config::ConfigFlags),
+    /// The process that computes a shard; started by `serve`.
+    #[command(hide = true)]
+    Worker,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    /// Write a fresh cluster key to a new file that only you can read.
+    New(cluster::NewFlags),
+}
+
+/// Runs the command that the process was given.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::try_parse().unwrap_or_else(|error| {
+        // Help and version are not mistakes.
+        let code = if error.use_stderr() {
+            i32::from(EXIT_SETTINGS)
+        } else {
+            0
+        };
+        drop(error.print());
+        std::process::exit(code)
+    });
+    let done = match arguments.command {
+        Command::Serve(flags) => serve::run(&flags),
+        Command::Cluster(ClusterCommand::New(flags)) => cluster::new(&flags),
+        Command::Status(flags) => status::run(&flags),
+        Command::Config(flags) => config::run(&flags),
+        Command::Worker => {
+            logging::start_worker();
+            child::run()
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(anyhow::Error::from)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        complain(&error);
+        let is_settings = error.downcast_ref::<InvalidSettings>().is_some();
+        if is_settings {
+            ExitCode::from(EXIT_SETTINGS)
+        } else {
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// What a person reads when a command could not be carried out.
+#[expect(
+    clippy::print_stderr,
+    reason = "the one place where the program says why it failed"
+)]
+fn complain(error: &anyhow::Error) {
+    eprintln!("planaria: {error:#}");
+}

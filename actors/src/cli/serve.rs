@@ -1,0 +1,233 @@
+//! `planaria serve`: from settings to a running node.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use planaria_config::{ClusterKey, ClusterKeyError, Settings};
+use planaria_storage::Store;
+use planaria_transport::{Credentials, Endpoint, EndpointConfig, Limits, LocalHello};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::flags::SettingFlags;
+use super::{EXIT_MELTED, logging};
+use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
+use crate::context::{Context, Handles};
+use crate::gateway::{self, ApiKey};
+use crate::ledger::Memory;
+use crate::machine;
+use crate::membership::View;
+use crate::node::{Node, NodeArgs, Outcome};
+use crate::router::Router;
+use crate::scheduler::PlanTable;
+use crate::served::ServedModels;
+
+pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
+    let (settings, _) = flags.resolve()?;
+    logging::start(&settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let outcome = runtime.block_on(serve(settings))?;
+    // A worker or a disk that does not let go must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    Ok(match outcome {
+        Outcome::Stopped => ExitCode::SUCCESS,
+        Outcome::MeltedDown(actor) => {
+            tracing::error!(actor, "the node gives up: parts of it keep dying");
+            ExitCode::from(EXIT_MELTED)
+        }
+    })
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
+    make_private_dir(&settings.data_dir)?;
+    // Held until the process ends, however it ends.
+    let _lock = lock(&settings.data_dir)?;
+    let key = cluster_key(&settings)?;
+    let api_key = settings
+        .api_key_file
+        .as_deref()
+        .map(read_api_key)
+        .transpose()?;
+    let api = listen(&settings)?;
+    let store = open_store(&settings.data_dir)?;
+    let memory = Memory::recall(&store)?;
+    let credentials = Credentials::derive(&key, &memory.identity)?;
+    let hello = LocalHello {
+        generation: memory.incarnation.generation,
+        name: settings.name.clone(),
+        info: Bytes::new(),
+    };
+    let config = EndpointConfig {
+        listen: settings.listen,
+        hello,
+        limits: Limits::default(),
+    };
+    let endpoint = Endpoint::bind(&credentials, config)?;
+    let models_dir = settings.models_dir.clone();
+    let (held, unusable) =
+        tokio::task::spawn_blocking(move || machine::models(&models_dir)).await?;
+    let offered = machine::memory_bytes().context("how much memory the machine has")?;
+    let limit = settings
+        .memory_limit
+        .map_or(offered, |limit| limit.bytes().min(offered));
+
+    let me = memory.incarnation;
+    let handles = Handles::vacant();
+    let (cluster, cluster_seen) = watch::channel(Arc::new(ClusterView {
+        node: ThisNode {
+            id: me.node,
+            name: settings.name.clone(),
+            incarnation: me.generation,
+        },
+        nodes: Vec::new(),
+        // Not ready until the scheduler says so.
+        models: settings
+            .models
+            .iter()
+            .map(|name| ModelView::starting(name, settings.strategy))
+            .collect(),
+        sequences: SequenceCounts::default(),
+        recoveries: Vec::new(),
+    }));
+    let gateway = gateway::State {
+        generator: Arc::new(handles.sequences.clone()),
+        view: cluster_seen,
+        models: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        api_key,
+        allowed_hosts: settings.allowed_hosts.clone(),
+        cors_origins: settings.cors_origins.clone(),
+        context: settings.context,
+        limits: gateway::Limits::default(),
+    };
+    tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
+        listen = %endpoint.local_addr(), memory = limit, models = held.len(), "planaria serves");
+    let context = Arc::new(Context {
+        router: Router::new(me.node, handles.sequences.clone()),
+        me,
+        settings,
+        memory_bytes: limit,
+        held,
+        unusable,
+        endpoint,
+        store,
+        view: watch::Sender::new(View::default()),
+        plans: watch::Sender::new(PlanTable::default()),
+        cluster,
+        handles,
+    });
+    let args = NodeArgs {
+        context,
+        remembered: memory.plans,
+        api,
+        gateway,
+    };
+    let mut node = Node::start(args)
+        .await
+        .context("the node could not start")?;
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    tokio::select! {
+        outcome = node.ended() => return Ok(outcome),
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("stopping: running answers may end; a second signal stops at once");
+    node.stop();
+    tokio::select! {
+        outcome = node.ended() => Ok(outcome),
+        _ = interrupt.recv() => bail!("stopped at once; running answers were cut"),
+        _ = terminate.recv() => bail!("stopped at once; running answers were cut"),
+    }
+}
+
+fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("data folder {}", dir.display()))
+}
+
+/// One node for each data folder. The lock belongs to the open file, so the system gives it back
+/// even after `kill -9`.
+fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
+    let path = dir.join("lock");
+    let file = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(&path);
+    let file = file.with_context(|| path.display().to_string())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => bail!(
+            "data folder {}: another planaria node runs with it; stop that one, or give this one \
+             its own with --data-dir",
+            dir.display()
+        ),
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| path.display().to_string())
+        }
+    }
+}
+
+fn cluster_key(settings: &Settings) -> anyhow::Result<ClusterKey> {
+    if let Some(path) = &settings.cluster_key {
+        return Ok(ClusterKey::read(path)?);
+    }
+    let path = settings.data_dir.join("cluster.key");
+    match ClusterKey::read(&path) {
+        Ok(key) => Ok(key),
+        Err(ClusterKeyError::Io { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            let key = ClusterKey::generate().context("no cluster key could be made")?;
+            key.write_new(&path)?;
+            tracing::info!(path = %path.display(),
+                "made a cluster key: copy it to the other machines of the cluster");
+            Ok(key)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn read_api_key(path: &Path) -> anyhow::Result<ApiKey> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("API key file {}", path.display()))?;
+    let key = text.lines().next().unwrap_or_default().trim();
+    key.parse::<ApiKey>()
+        .with_context(|| format!("API key file {}", path.display()))
+}
+
+fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(settings.api).map_err(|error| {
+        if error.kind() == std::io::ErrorKind::AddrInUse {
+            anyhow::anyhow!(
+                "TCP {} is in use: another node or program listens there; stop it, or choose \
+                 another address with --api",
+                settings.api
+            )
+        } else {
+            anyhow::Error::new(error).context(format!("cannot listen on TCP {}", settings.api))
+        }
+    })?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn open_store(data_dir: &Path) -> anyhow::Result<Store> {
+    let opened = Store::open(&data_dir.join("store"))?;
+    if let Some(aside) = opened.set_aside {
+        tracing::error!(aside = %aside.display(),
+            "the store was damaged: it was set aside, and this node begins as a new one");
+    }
+    Ok(opened.store)
+}

@@ -1,0 +1,240 @@
+//! The cluster as one node sees it, in the shape of `GET /cluster`.
+
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::membership::{Member, View};
+use crate::scheduler::PlanTable;
+
+/// What `GET /cluster` answers and `planaria status` shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The node that answered.
+    pub node: ThisNode,
+    /// Every known node, by name.
+    pub nodes: Vec<NodeView>,
+    /// Every model that the cluster is to serve, by name.
+    pub models: Vec<ModelView>,
+    /// Sequences of this node's clients.
+    pub sequences: SequenceCounts,
+    /// Recoveries, oldest first.
+    pub recoveries: Vec<RecoveryView>,
+}
+
+/// The node that answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThisNode {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// How often it has started.
+    pub incarnation: u64,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Whether it can be reached.
+    pub state: NodeState,
+    /// `IP:PORT` for other nodes.
+    pub address: String,
+    /// Memory that it offers.
+    pub memory_bytes: u64,
+    /// Of that, what no shard takes.
+    pub memory_free_bytes: u64,
+    /// Its process.
+    pub pid: u32,
+    /// Its worker processes.
+    pub worker_pids: Vec<u32>,
+}
+
+/// Whether a node can be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Its link is up.
+    Alive,
+    /// Its link is lost.
+    Down,
+}
+
+/// A model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelView {
+    /// Its name.
+    pub name: ModelName,
+    /// Whether it can answer.
+    pub state: ModelState,
+    /// Why it is not ready, in words; empty when it is.
+    pub reason: String,
+    /// How its layers are dealt out.
+    pub strategy: Strategy,
+    /// The running plan's epoch.
+    pub epoch: Option<Epoch>,
+    /// The running plan.
+    pub stages: Vec<StageView>,
+}
+
+impl ModelView {
+    /// A model of which nothing is known yet.
+    #[must_use]
+    pub fn starting(name: &ModelName, strategy: Strategy) -> Self {
+        Self {
+            name: name.clone(),
+            state: ModelState::Loading,
+            reason: "the node is starting".to_owned(),
+            strategy,
+            epoch: None,
+            stages: Vec::new(),
+        }
+    }
+}
+
+/// Whether a model can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModelState {
+    /// A request would succeed now.
+    Ready,
+    /// Its layers are being loaded.
+    Loading,
+    /// There is no plan, for the reason given.
+    Unavailable,
+}
+
+/// A stage of a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageView {
+    /// Who holds it.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// Its layers: `first_layer` and `last_layer`.
+    #[serde(flatten)]
+    pub layers: LayerRange,
+    /// Whether its worker can compute.
+    pub state: ShardState,
+}
+
+/// What a shard's worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShardState {
+    /// The worker reads its layers.
+    Loading,
+    /// The worker computes.
+    Ready,
+    /// The worker died and is being started again.
+    Restarting,
+    /// The worker was given up, or its node is gone.
+    Failed,
+}
+
+/// Sequences of one node's clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SequenceCounts {
+    /// Being computed.
+    pub running: u32,
+    /// Waiting for a place.
+    pub queued: u32,
+}
+
+/// A recovery after a loss.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RecoveryView {
+    /// When, in milliseconds since 1970.
+    pub at: u64,
+    /// What was lost, in words.
+    pub cause: String,
+    /// The model that it concerned.
+    pub model: ModelName,
+    /// The plan before.
+    pub from_epoch: Option<Epoch>,
+    /// The plan after.
+    pub to_epoch: Option<Epoch>,
+}
+
+impl ClusterView {
+    /// Why a request for some desired model would fail now; empty when none would.
+    #[must_use]
+    pub fn obstacles(&self) -> Vec<String> {
+        self.models
+            .iter()
+            .filter(|model| model.state != ModelState::Ready)
+            .map(|model| format!("{}: {}", model.name, model.reason))
+            .collect()
+    }
+}
+
+/// Puts together what the parts of a node know.
+#[must_use]
+pub fn assemble(
+    context: &Context,
+    view: &View,
+    table: &PlanTable,
+    strategy: Strategy,
+) -> ClusterView {
+    let me = context.me;
+    let mut nodes: Vec<NodeView> = view.all().map(node_view).collect();
+    nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
+    let models = table.models.iter().map(|(name, model)| ModelView {
+        name: name.clone(),
+        state: model.state,
+        reason: model.reason.clone(),
+        strategy: model
+            .plan
+            .as_ref()
+            .map_or(strategy, |plan| plan.parts().strategy),
+        epoch: model.plan.as_ref().map(|plan| plan.epoch()),
+        stages: model.plan.as_ref().map_or_else(Vec::new, |plan| {
+            let stages = plan.stages().iter().map(|stage| {
+                let node = stage.incarnation.node;
+                let shard = view.member(node).and_then(|m| m.shard(name, stage.layers));
+                StageView {
+                    node,
+                    name: view.name(node),
+                    layers: stage.layers,
+                    state: shard.map_or(ShardState::Loading, |shard| shard.state),
+                }
+            });
+            stages.collect()
+        }),
+    });
+    ClusterView {
+        node: ThisNode {
+            id: me.node,
+            name: context.settings.name.clone(),
+            incarnation: me.generation,
+        },
+        nodes,
+        models: models.collect(),
+        sequences: view
+            .member(me.node)
+            .map_or_else(SequenceCounts::default, |member| member.report.sequences),
+        recoveries: Vec::new(),
+    }
+}
+
+fn node_view(member: &Member) -> NodeView {
+    let report = &member.report;
+    let taken: u64 = report.shards.iter().map(|shard| shard.memory_bytes).sum();
+    NodeView {
+        id: member.incarnation.node,
+        name: report.name.clone(),
+        state: member.state,
+        address: member.address.to_string(),
+        memory_bytes: report.memory_bytes,
+        memory_free_bytes: report.memory_bytes.saturating_sub(taken),
+        pid: report.pid,
+        worker_pids: match member.state {
+            NodeState::Alive => report.shards.iter().filter_map(|shard| shard.pid).collect(),
+            NodeState::Down => Vec::new(),
+        },
+    }
+}

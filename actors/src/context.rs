@@ -1,0 +1,87 @@
+//! What all actors of a node share: who it is, its settings, and where the others are.
+
+use std::sync::Arc;
+
+use planaria_config::{Incarnation, ModelName, Settings};
+use planaria_storage::Store;
+use planaria_transport::Endpoint;
+use tokio::sync::watch;
+
+use crate::cluster_view::ClusterView;
+use crate::ledger::LedgerHandle;
+use crate::links::LinksHandle;
+use crate::membership::{MembershipHandle, View};
+use crate::router::Router;
+use crate::scheduler::{PlanTable, SchedulerHandle};
+use crate::sequence::SequencesHandle;
+use crate::wire::HeldModel;
+use crate::worker::WorkersHandle;
+
+/// One node, from the inside.
+#[derive(Debug)]
+pub struct Context {
+    /// Which life of which node.
+    pub me: Incarnation,
+    /// Its settings.
+    pub settings: Settings,
+    /// Memory that it offers, in bytes.
+    pub memory_bytes: u64,
+    /// The models that it has on disk.
+    pub held: Vec<HeldModel>,
+    /// The models that it has on disk and cannot use, with the reason.
+    pub unusable: Vec<(ModelName, String)>,
+    /// Its QUIC endpoint.
+    pub endpoint: Endpoint,
+    /// Its store.
+    pub store: Store,
+    /// The way of data frames.
+    pub router: Router,
+    /// The members, kept by membership.
+    pub view: watch::Sender<View>,
+    /// The plans in force and the states of models, kept by the scheduler.
+    pub plans: watch::Sender<PlanTable>,
+    /// The cluster as clients see it, kept by the scheduler.
+    pub cluster: watch::Sender<Arc<ClusterView>>,
+    /// The actors.
+    pub handles: Handles,
+}
+
+/// The parts of the tree that others speak to.
+#[derive(Debug, Clone)]
+pub struct Handles {
+    /// Writes to the store.
+    pub ledger: LedgerHandle,
+    /// Keeps links to peers.
+    pub links: LinksHandle,
+    /// Knows who is there.
+    pub membership: MembershipHandle,
+    /// Makes and follows plans.
+    pub scheduler: SchedulerHandle,
+    /// Keeps the worker processes.
+    pub workers: WorkersHandle,
+    /// Runs the generations of this node's clients.
+    pub sequences: SequencesHandle,
+}
+
+impl Handles {
+    /// Handles to places that nobody fills yet.
+    #[must_use]
+    pub fn vacant() -> Self {
+        Self {
+            ledger: LedgerHandle::vacant(),
+            links: LinksHandle::vacant(),
+            membership: MembershipHandle::vacant(),
+            scheduler: SchedulerHandle::vacant(),
+            workers: WorkersHandle::vacant(),
+            sequences: SequencesHandle::vacant(),
+        }
+    }
+}
+
+impl Context {
+    /// The folder of a model on this machine.
+    #[must_use]
+    pub fn model_dir(&self, model: &ModelName) -> std::path::PathBuf {
+        self.settings.models_dir.join(model.as_str())
+    }
+}

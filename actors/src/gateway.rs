@@ -1,0 +1,192 @@
+//! The HTTP API: OpenAI's routes, and what people and scripts ask a node about itself.
+//!
+//! A request passes `host` (is it addressed to us?), `origin` (may its web page ask?), `auth`
+//! (has it the key?) and then a route. An answer is made in four steps, each with a module:
+//! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
+//! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
+//! sends them as they come. `models` and `cluster` hold the other routes, `server` the
+//! connections, `error` all that can go wrong.
+//!
+//! A generation lives as long as the response that shows it: a client that leaves, is cut off or
+//! has met its stop text drops it, and so cancels the work on every stage. Nothing here survives a
+//! restart, and prompts and answers are never logged.
+
+mod answer;
+mod auth;
+mod body;
+mod cluster;
+mod error;
+mod generate;
+mod host;
+mod models;
+mod origin;
+mod reply;
+mod request;
+mod running;
+mod server;
+mod stream;
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use tokio::sync::{Semaphore, watch};
+
+pub use self::auth::{ApiKey, InvalidApiKey};
+use self::error::ApiError;
+use self::host::AllowedHosts;
+use self::origin::AllowedOrigins;
+pub use self::server::serve;
+use crate::cluster_view::ClusterView;
+use crate::generation::Generator;
+use crate::served::ServedModels;
+
+/// What the gateway needs of its node.
+#[derive(Clone)]
+pub struct State {
+    /// Who computes answers.
+    pub generator: Arc<dyn Generator>,
+    /// The cluster as this node sees it.
+    pub view: watch::Receiver<Arc<ClusterView>>,
+    /// Tokenizers and templates of the models on this node.
+    pub models: Arc<ServedModels>,
+    /// The key that every route but `/health` demands.
+    pub api_key: Option<ApiKey>,
+    /// Setting `allowed-hosts`.
+    pub allowed_hosts: Vec<String>,
+    /// Setting `cors-origins`.
+    pub cors_origins: Vec<String>,
+    /// Setting `context`: longest sequence in tokens.
+    pub context: u32,
+    /// Bounds on what clients may take up.
+    pub limits: Limits,
+}
+
+/// Bounds on what one client, or all of them, may take up.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Longest body of a request, in bytes; past it 413. Far more text than any context holds.
+    pub body_bytes: usize,
+    /// Longest time for a body to arrive; past it 408.
+    pub body_timeout: Duration,
+    /// Longest time for a request's headers to arrive, also on a connection that was used before.
+    pub header_timeout: Duration,
+    /// Longest time that a client may refuse to take the next byte; past it the connection and the
+    /// generation end.
+    pub write_timeout: Duration,
+    /// Silence in a stream after which a comment shows that it lives.
+    pub heartbeat: Duration,
+    /// Open connections; more wait to be accepted. A place is given up by idling longer than
+    /// `header_timeout`, so only answers that run hold one for long, and those are bounded by
+    /// admission.
+    pub connections: usize,
+    /// Longest time for running answers to end after the shutdown began.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body_bytes: 4 << 20,
+            body_timeout: Duration::from_secs(30),
+            // Longer than clients keep an idle connection (httpx and undici: 5 s), so that they
+            // close it and never find it closed.
+            header_timeout: Duration::from_secs(20),
+            write_timeout: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(5),
+            // Of 1024 descriptors, the usual soft limit, the node needs some itself.
+            connections: 512,
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// [`State`] in the form that routes want.
+type Shared = Arc<Parts>;
+
+struct Parts {
+    generator: Arc<dyn Generator>,
+    view: watch::Receiver<Arc<ClusterView>>,
+    models: Arc<ServedModels>,
+    api_key: Option<ApiKey>,
+    allowed_hosts: AllowedHosts,
+    allowed_origins: AllowedOrigins,
+    context: u32,
+    limits: Limits,
+    /// Requests that may be parsed and tokenized at once: one per core, since more would only
+    /// slow each other and the answers that run.
+    preparations: Semaphore,
+    /// In seconds since 1970.
+    started: u64,
+}
+
+/// The API as a service, without connections of its own.
+///
+/// [`serve`] tells it the address of each connection; without that only loopback names and
+/// `allowed_hosts` pass the Host check.
+pub fn router(state: State) -> Router {
+    let shared = Arc::new(Parts {
+        generator: state.generator,
+        view: state.view,
+        models: state.models,
+        api_key: state.api_key,
+        allowed_hosts: AllowedHosts::new(&state.allowed_hosts),
+        allowed_origins: AllowedOrigins::new(&state.cors_origins),
+        context: state.context,
+        limits: state.limits,
+        preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
+        started: unix_seconds(),
+    });
+    let router = Router::new()
+        .route("/v1/chat/completions", post(generate::chat))
+        .route("/v1/completions", post(generate::completion))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/health", get(cluster::health))
+        .route("/ready", get(cluster::ready))
+        .route("/cluster", get(cluster::cluster))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(wrong_method)
+        // The last layer is the first to see a request.
+        .layer(from_fn_with_state(Arc::clone(&shared), auth::demand_key));
+    shared
+        .allowed_origins
+        .allow(router)
+        .layer(from_fn_with_state(
+            Arc::clone(&shared),
+            origin::refuse_foreign_pages,
+        ))
+        .layer(from_fn_with_state(
+            Arc::clone(&shared),
+            host::demand_known_host,
+        ))
+        .with_state(shared)
+}
+
+async fn no_such_route(uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::refused(
+        StatusCode::NOT_FOUND,
+        "unknown_url",
+        format!("there is nothing at `{path}`; the API begins at `/v1`"),
+    )
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    let path: String = uri.path().chars().take(200).collect();
+    ApiError::refused(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "method_not_allowed",
+        format!("`{path}` does not know the method {method}"),
+    )
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

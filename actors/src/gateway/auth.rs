@@ -1,0 +1,156 @@
+//! The API key: what one may look like, and the check of every request but `/health`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+
+use super::Shared;
+use super::error::ApiError;
+
+/// The key that clients must send as `Authorization: Bearer`.
+#[derive(Clone)]
+pub struct ApiKey(Padded, usize);
+
+/// Not an API key. The text itself is kept out of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("an API key is 1 to {MAX_BYTES} visible ASCII characters without spaces")]
+pub struct InvalidApiKey;
+
+/// Longer than any key that people or generators make, short enough to compare at every request.
+const MAX_BYTES: usize = 256;
+
+/// Keys are compared with zeros after them, so that the time of a comparison tells nothing about
+/// the length of the right one.
+type Padded = [u8; MAX_BYTES];
+
+impl ApiKey {
+    /// Whether `presented` is this key, in a time that depends only on `presented`.
+    fn admits(&self, presented: &[u8]) -> bool {
+        // Padding alone would let zeros at the end pass.
+        let same_length = self.1.ct_eq(&presented.len());
+        pad(presented).is_some_and(|presented| (self.0.ct_eq(&presented) & same_length).into())
+    }
+}
+
+impl FromStr for ApiKey {
+    type Err = InvalidApiKey;
+
+    fn from_str(text: &str) -> Result<Self, InvalidApiKey> {
+        let text = text.trim().as_bytes();
+        if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
+            return Err(InvalidApiKey);
+        }
+        let padded = pad(text).ok_or(InvalidApiKey)?;
+        Ok(Self(padded, text.len()))
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ApiKey(..)")
+    }
+}
+
+/// Lets a request pass that bears the key, if there is one.
+pub(super) async fn demand_key(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let exempt = request.uri().path() == "/health";
+    match &shared.api_key {
+        Some(key) if !exempt => match check(key, request.headers()) {
+            Ok(()) => next.run(request).await,
+            Err(error) => error.into_response(),
+        },
+        _ => next.run(request).await,
+    }
+}
+
+fn check(key: &ApiKey, headers: &HeaderMap) -> Result<(), ApiError> {
+    let refused = |message| ApiError::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(refused(
+            "this server demands an API key: send one header `Authorization: Bearer KEY`",
+        ));
+    };
+    match bearer(value.as_bytes()) {
+        Some(presented) if key.admits(presented) => Ok(()),
+        Some(_) => Err(refused(
+            "the API key is wrong: ask whoever runs this server for it",
+        )),
+        None => Err(refused("the API key goes into `Authorization: Bearer KEY`")),
+    }
+}
+
+/// What follows `Bearer`, in any case.
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
+    scheme
+        .eq_ignore_ascii_case(b"Bearer ")
+        .then(|| rest.trim_ascii())
+}
+
+fn pad(text: &[u8]) -> Option<Padded> {
+    let mut padded = [0; MAX_BYTES];
+    padded.get_mut(..text.len())?.copy_from_slice(text);
+    Some(padded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(values: &[&'static str]) -> HeaderMap {
+        values
+            .iter()
+            .map(|value| (header::AUTHORIZATION, value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn only_the_whole_key_is_admitted() {
+        let key: ApiKey = "sk-secret\n".parse().unwrap();
+        for good in ["Bearer sk-secret", "bearer  sk-secret"] {
+            assert!(check(&key, &headers(&[good])).is_ok(), "{good}");
+        }
+        for bad in [
+            "Bearer sk-secre",
+            "Bearer sk-secret1",
+            "Bearer ",
+            "Bearer",
+            "sk-secret",
+            "Basic sk-secret",
+            "",
+        ] {
+            assert!(check(&key, &headers(&[bad])).is_err(), "{bad}");
+        }
+        assert!(check(&key, &headers(&[])).is_err());
+        assert!(check(&key, &headers(&["Bearer sk-secret", "Bearer sk-secret"])).is_err());
+        assert!(!key.admits(&[b'a'; 2 * MAX_BYTES]));
+        assert!(
+            !key.admits(b"sk-secret\0"),
+            "padding must not be presentable"
+        );
+    }
+
+    #[test]
+    fn keys_can_be_sent_in_a_header() {
+        for bad in [
+            "",
+            " ",
+            "two words",
+            "schl\u{fc}ssel",
+            &"k".repeat(MAX_BYTES + 1),
+        ] {
+            assert!(bad.parse::<ApiKey>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What people and scripts ask a node about itself and its cluster.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Serialize;
+
+use super::Shared;
+use crate::cluster_view::{ClusterView, ModelState, NodeState};
+
+/// Answer of `/health`.
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    problems: Vec<String>,
+}
+
+/// Answer of `/ready`.
+#[derive(Serialize)]
+pub(super) struct Ready {
+    ready: bool,
+    reasons: Vec<String>,
+}
+
+/// 200 while the process works, with what is wrong in words.
+pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
+    let view = current(&shared);
+    let mut problems = view.obstacles();
+    let down = view.nodes.iter().filter(|n| n.state == NodeState::Down);
+    problems.extend(down.map(|node| format!("the node {} cannot be reached", node.name)));
+    Json(Health {
+        status: if problems.is_empty() {
+            "ok"
+        } else {
+            "impaired"
+        },
+        problems,
+    })
+}
+
+/// 200 when every desired model would answer a request to this node now.
+pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Ready>) {
+    let view = current(&shared);
+    let mut reasons = view.obstacles();
+    // The cluster can compute; can this node turn words into tokens?
+    for model in view
+        .models
+        .iter()
+        .filter(|model| model.state == ModelState::Ready)
+    {
+        if let Err(error) = shared.models.get(&model.name).await {
+            reasons.push(error.to_string());
+        }
+    }
+    let ready = reasons.is_empty();
+    let status = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(Ready { ready, reasons }))
+}
+
+/// The cluster as this node sees it.
+pub(super) async fn cluster(State(shared): State<Shared>) -> Json<Arc<ClusterView>> {
+    Json(current(&shared))
+}
+
+fn current(shared: &Shared) -> Arc<ClusterView> {
+    Arc::clone(&shared.view.borrow())
+}

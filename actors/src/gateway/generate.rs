@@ -1,0 +1,147 @@
+//! `/v1/chat/completions` and `/v1/completions`: from a request to an answer, whole or streamed.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderValue, Request as HttpRequest, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use planaria_engine::detokenizer::Detokenizer;
+use planaria_engine::stop::StopStrings;
+use tokio::task::spawn_blocking;
+
+use super::answer::{Answer, Piece, Progress};
+use super::error::ApiError;
+use super::reply::Reply;
+use super::request::{Asked, Delivery, Endpoint, Given};
+use super::running::Running;
+use super::{Shared, body, stream, unix_seconds};
+use crate::generation::Request;
+
+pub(super) async fn chat(
+    State(shared): State<Shared>,
+    request: HttpRequest<Body>,
+) -> Result<Response, ApiError> {
+    respond(shared, Endpoint::Chat, request).await
+}
+
+pub(super) async fn completion(
+    State(shared): State<Shared>,
+    request: HttpRequest<Body>,
+) -> Result<Response, ApiError> {
+    respond(shared, Endpoint::Completion, request).await
+}
+
+async fn respond(
+    shared: Shared,
+    endpoint: Endpoint,
+    request: HttpRequest<Body>,
+) -> Result<Response, ApiError> {
+    let body = body::read(request, &shared.limits).await?;
+    let prepared = prepare(&shared, endpoint, body).await?;
+    let running = submit(&shared, endpoint, prepared).await?;
+    if running.reply().delivery.stream {
+        stream::respond(running, shared.limits.heartbeat).await
+    } else {
+        whole(running).await
+    }
+}
+
+struct Prepared {
+    request: Request,
+    delivery: Delivery,
+    answer: Answer,
+}
+
+/// Parses, renders and tokenizes, away from the threads that serve connections.
+async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Prepared, ApiError> {
+    // The semaphore is never closed.
+    let _place = shared.preparations.acquire().await.ok();
+    let asked = off_thread(move || Asked::parse(endpoint, &body)).await?;
+    let name = shared.served_name(&asked.model)?;
+    let model = shared
+        .models
+        .get(&name)
+        .await
+        .map_err(|error| ApiError::model_not_here(&error))?;
+    let given = Given {
+        context: shared.context,
+        draw: rand::random(),
+        now: i64::try_from(unix_seconds()).unwrap_or(i64::MAX),
+    };
+    off_thread(move || {
+        let (request, delivery) = asked.resolve(&model, given)?;
+        let tokenizer = Arc::clone(&model.tokenizer);
+        let detokenizer = match endpoint {
+            Endpoint::Chat => Detokenizer::new(Arc::clone(&tokenizer)),
+            // Its text goes on where the prompt ends.
+            Endpoint::Completion => Detokenizer::after(Arc::clone(&tokenizer), &request.prompt)
+                .map_err(|error| ApiError::internal(error.to_string()))?,
+        };
+        let stop = StopStrings::new(delivery.stop.clone());
+        Ok(Prepared {
+            request,
+            delivery,
+            answer: Answer::new(tokenizer, detokenizer, stop),
+        })
+    })
+    .await
+}
+
+async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|_| Err(ApiError::internal("the request could not be prepared")))
+}
+
+async fn submit(
+    shared: &Shared,
+    endpoint: Endpoint,
+    prepared: Prepared,
+) -> Result<Running, ApiError> {
+    let Prepared {
+        request,
+        delivery,
+        answer,
+    } = prepared;
+    let name = request.model.to_string();
+    let prompt = request.prompt.clone();
+    let generation = shared.generator.submit(request).await.map_err(|error| {
+        tracing::info!(model = name, %error, "a request was not admitted");
+        ApiError::not_admitted(&error, endpoint.prompt_field())
+    })?;
+    let prefix = match endpoint {
+        Endpoint::Chat => "chatcmpl",
+        Endpoint::Completion => "cmpl",
+    };
+    let reply = Reply {
+        endpoint,
+        delivery,
+        id: format!("{prefix}-{}", generation.id),
+        created: unix_seconds(),
+        model: name,
+        prompt,
+    };
+    Ok(Running::new(generation, answer, reply))
+}
+
+/// Waits for the end and answers in one.
+async fn whole(mut running: Running) -> Result<Response, ApiError> {
+    let mut all = Piece::default();
+    loop {
+        match running.next().await {
+            Progress::More(piece) => all.append(piece),
+            Progress::Last(piece, reason) => {
+                all.append(piece);
+                let json = running.reply().whole(all, reason, running.tokens());
+                return Ok(([(header::CONTENT_TYPE, JSON)], json).into_response());
+            }
+            Progress::Failed(error) => return Err(error),
+        }
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");

@@ -1,0 +1,70 @@
+//! `/v1/models`: what the cluster is asked to serve, whether it can now or not.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use planaria_config::ModelName;
+use serde::Serialize;
+
+use super::Shared;
+use super::error::ApiError;
+
+/// OpenAI's model object.
+#[derive(Serialize)]
+pub(super) struct Model {
+    id: ModelName,
+    object: &'static str,
+    /// Nobody here knows when a model was made; the node's start at least never changes.
+    created: u64,
+    owned_by: &'static str,
+}
+
+#[derive(Serialize)]
+pub(super) struct Models {
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+pub(super) async fn list(State(shared): State<Shared>) -> Json<Models> {
+    let names = shared.served_names();
+    Json(Models {
+        object: "list",
+        data: names.into_iter().map(|id| shared.model(id)).collect(),
+    })
+}
+
+pub(super) async fn one(
+    State(shared): State<Shared>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Model>, ApiError> {
+    // What cannot be decoded is no model's name either.
+    let id = id.map_or_else(|_| String::new(), |Path(id)| id);
+    let name = shared.served_name(&id)?;
+    Ok(Json(shared.model(name)))
+}
+
+impl super::Parts {
+    /// The model that a client calls `name`.
+    pub(super) fn served_name(&self, name: &str) -> Result<ModelName, ApiError> {
+        let names = self.served_names();
+        names
+            .iter()
+            .find(|served| served.as_str() == name)
+            .cloned()
+            .ok_or_else(|| ApiError::unknown_model(name, &names))
+    }
+
+    fn served_names(&self) -> Vec<ModelName> {
+        let view = self.view.borrow();
+        view.models.iter().map(|model| model.name.clone()).collect()
+    }
+
+    const fn model(&self, id: ModelName) -> Model {
+        Model {
+            id,
+            object: "model",
+            created: self.started,
+            owned_by: "planaria",
+        }
+    }
+}

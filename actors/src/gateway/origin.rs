@@ -1,0 +1,68 @@
+//! Which web pages may call the API: none, unless their origin is in the settings.
+//!
+//! Withholding the CORS headers alone would keep a page from reading an answer, not from causing
+//! one: browsers send simple requests first and ask afterwards. So a request with a foreign
+//! `Origin` is refused.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use tower_http::cors::{AllowHeaders, CorsLayer};
+
+use super::Shared;
+use super::error::ApiError;
+
+/// Origins whose pages may call the API, in lower case as browsers send them.
+#[derive(Debug)]
+pub(super) struct AllowedOrigins(Vec<HeaderValue>);
+
+impl AllowedOrigins {
+    pub(super) fn new(origins: &[String]) -> Self {
+        let parse = |origin: &String| origin.to_ascii_lowercase().parse().ok();
+        Self(origins.iter().filter_map(parse).collect())
+    }
+
+    /// Answers with the headers that let those pages read on, and to their preflight requests,
+    /// which cannot bear a key.
+    pub(super) fn allow(&self, router: Router<Shared>) -> Router<Shared> {
+        if self.0.is_empty() {
+            router
+        } else {
+            router.layer(self.layer())
+        }
+    }
+
+    fn layer(&self) -> CorsLayer {
+        /// A page asks again at this interval; changed settings need a restart anyway.
+        const REMEMBERED: Duration = Duration::from_secs(600);
+        CorsLayer::new()
+            .allow_origin(self.0.clone())
+            .allow_methods([Method::GET, Method::POST])
+            // OpenAI's own client for browsers sends a dozen of its own.
+            .allow_headers(AllowHeaders::mirror_request())
+            .expose_headers([header::RETRY_AFTER])
+            .max_age(REMEMBERED)
+    }
+}
+
+/// Lets a request pass that no web page sent, or one that may.
+pub(super) async fn refuse_foreign_pages(
+    State(shared): State<Shared>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match request.headers().get(header::ORIGIN) {
+        Some(origin) if !shared.allowed_origins.0.contains(origin) => ApiError::refused(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            "web pages of this origin may not call this server: add it to the setting \
+             `cors-origins`",
+        )
+        .into_response(),
+        _ => next.run(request).await,
+    }
+}

@@ -1,0 +1,177 @@
+//! Answers in OpenAI's JSON, whole or in chunks.
+
+mod chat;
+mod completion;
+
+use serde::Serialize;
+
+use super::answer::Piece;
+use super::request::{Delivery, Endpoint};
+use crate::generation::FinishReason;
+
+/// What all chunks of an answer share.
+#[derive(Debug)]
+pub(super) struct Reply {
+    /// Whom to answer like.
+    pub(super) endpoint: Endpoint,
+    /// How the client wants it.
+    pub(super) delivery: Delivery,
+    /// The answer's id.
+    pub(super) id: String,
+    /// When it began, in seconds since 1970.
+    pub(super) created: u64,
+    /// The model that answers.
+    pub(super) model: String,
+    /// The prompt's token ids.
+    pub(super) prompt: Vec<u32>,
+}
+
+impl Reply {
+    /// The chunk before the first token.
+    pub(super) fn opening(&self) -> Option<String> {
+        match self.endpoint {
+            Endpoint::Chat => Some(self.chunk(self.prompt_ids(), &chat::role_chunk())),
+            Endpoint::Completion => self
+                .prompt_ids()
+                .map(|ids| self.chunk(None, &completion::prompt_chunk(ids))),
+        }
+    }
+
+    /// The chunk for `piece`; none when the client would see nothing in it.
+    pub(super) fn piece(&self, piece: Piece) -> Option<String> {
+        let wants_tokens = self.delivery.token_ids || self.delivery.logprobs;
+        if piece.text.is_empty() && (piece.tokens.is_empty() || !wants_tokens) {
+            return None;
+        }
+        let ids = self.delivery.token_ids;
+        Some(match self.endpoint {
+            Endpoint::Chat => self.chunk(None, &chat::piece_chunk(piece, ids)),
+            Endpoint::Completion => self.chunk(None, &completion::choice(piece, ids, None)),
+        })
+    }
+
+    /// The chunk after the last token.
+    pub(super) fn closing(&self, reason: FinishReason) -> String {
+        match self.endpoint {
+            Endpoint::Chat => self.chunk(None, &chat::last_chunk(reason)),
+            Endpoint::Completion => {
+                let choice = completion::choice(Piece::default(), false, Some(reason));
+                self.chunk(None, &choice)
+            }
+        }
+    }
+
+    /// The chunk that counts tokens, if it was asked for.
+    pub(super) fn usage(&self, completion_tokens: u32) -> Option<String> {
+        self.delivery.include_usage.then(|| {
+            let nothing: [(); 0] = [];
+            let usage = Some(Some(self.count(completion_tokens)));
+            self.envelope(self.chunk_object(), None, &nothing, usage)
+        })
+    }
+
+    /// The answer in one.
+    pub(super) fn whole(
+        &self,
+        piece: Piece,
+        reason: FinishReason,
+        completion_tokens: u32,
+    ) -> String {
+        let ids = self.delivery.token_ids;
+        let usage = Some(Some(self.count(completion_tokens)));
+        match self.endpoint {
+            Endpoint::Chat => {
+                let choice = chat::whole(piece, ids, reason);
+                self.envelope("chat.completion", self.prompt_ids(), &[choice], usage)
+            }
+            Endpoint::Completion => {
+                let mut choice = completion::choice(piece, ids, Some(reason));
+                choice.prompt_token_ids = self.prompt_ids();
+                self.envelope("text_completion", None, &[choice], usage)
+            }
+        }
+    }
+
+    fn chunk(&self, prompt: Option<&[u32]>, choice: &impl Serialize) -> String {
+        // OpenAI says "not yet" where a count will follow.
+        let usage = self.delivery.include_usage.then_some(None);
+        self.envelope(self.chunk_object(), prompt, &[choice], usage)
+    }
+
+    const fn chunk_object(&self) -> &'static str {
+        match self.endpoint {
+            Endpoint::Chat => "chat.completion.chunk",
+            Endpoint::Completion => "text_completion",
+        }
+    }
+
+    fn prompt_ids(&self) -> Option<&[u32]> {
+        self.delivery.token_ids.then_some(self.prompt.as_slice())
+    }
+
+    fn count(&self, completion_tokens: u32) -> Usage {
+        let prompt_tokens = self.prompt.len() as u64;
+        Usage {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + u64::from(completion_tokens),
+        }
+    }
+
+    fn envelope<C: Serialize>(
+        &self,
+        object: &'static str,
+        prompt_token_ids: Option<&[u32]>,
+        choices: &[C],
+        usage: Option<Option<Usage>>,
+    ) -> String {
+        let envelope = Envelope {
+            id: &self.id,
+            object,
+            created: self.created,
+            model: &self.model,
+            choices,
+            prompt_token_ids,
+            usage,
+        };
+        // JSON has a form for all that is in there: texts, numbers, lists and named fields.
+        serde_json::to_string(&envelope).unwrap_or_default()
+    }
+}
+
+#[derive(Serialize)]
+struct Envelope<'a, C> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+    choices: &'a [C],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
+    /// Absent, `null`, or a count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+}
+
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u32,
+    total_tokens: u64,
+}
+
+/// OpenAI's `finish_reason`.
+pub(super) const fn reason_word(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
+}
+
+/// JSON has no infinity; OpenAI writes this for "never".
+const LEAST_LOGPROB: f32 = -9999.0;
+
+const fn finite(logprob: f32) -> f32 {
+    // `max` of a NaN and a number is the number.
+    logprob.max(LEAST_LOGPROB)
+}

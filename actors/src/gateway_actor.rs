@@ -1,0 +1,88 @@
+//! Actor: keeps the HTTP API open.
+//!
+//! Parent: root. Children: none; the server is a task that ends with the actor. When it dies,
+//! open connections are cut; the port stays bound by the node, so no client is refused while it
+//! is started again.
+
+use std::net::TcpListener;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::gateway;
+
+/// What the gateway starts from.
+pub(crate) struct GatewayArgs {
+    /// Where it listens.
+    pub(crate) listener: TcpListener,
+    /// What it needs.
+    pub(crate) state: gateway::State,
+}
+
+/// The server has ended by itself.
+#[derive(Debug)]
+pub(crate) struct ServerEnded(String);
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct GatewayActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub(crate) struct State {
+    server: JoinHandle<()>,
+    shut_down: Option<oneshot::Sender<()>>,
+}
+
+impl Actor for GatewayActor {
+    type Msg = ServerEnded;
+    type State = State;
+    type Arguments = GatewayArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<ServerEnded>,
+        GatewayArgs { listener, state }: GatewayArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (shut_down, asked) = oneshot::channel::<()>();
+        let server = tokio::spawn(async move {
+            let ended = gateway::serve(listener, state, async move {
+                // Also when the actor is gone.
+                drop(asked.await);
+            });
+            let how = format!("{:?}", ended.await);
+            drop(myself.cast(ServerEnded(how)));
+        });
+        Ok(State {
+            server,
+            shut_down: Some(shut_down),
+        })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<ServerEnded>,
+        ServerEnded(how): ServerEnded,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        Err(format!("the HTTP server ended: {how}").into())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<ServerEnded>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        drop(state.shut_down.take());
+        (&mut state.server).await?;
+        Ok(())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,160 @@
+//! A generation as its client sees it: what is asked for, and what comes back.
+
+use futures::future::BoxFuture;
+use planaria_config::{ModelName, SequenceId};
+use planaria_engine::sampler::{Logprobs, SamplingParams};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// Whoever can run a generation: the cluster, or a double in tests.
+pub trait Generator: Send + Sync + 'static {
+    /// Admits or refuses a request. Admitted, it may still wait for its turn.
+    fn submit(&self, request: Request) -> BoxFuture<'_, Result<Generation, SubmitError>>;
+}
+
+/// A request after its words became tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Request {
+    /// Which model is to answer.
+    pub model: ModelName,
+    /// The prompt's token ids, at least one.
+    pub prompt: Vec<u32>,
+    /// How to choose tokens.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub until: Until,
+}
+
+/// When a generation ends by itself. Stop strings are the gateway's business: it drops the
+/// generation when it meets one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Until {
+    /// Tokens that end the answer; empty when the client ignores them.
+    pub eos: Vec<u32>,
+    /// Most tokens to generate, at least 1. The model's context ends it sooner.
+    pub max_tokens: u32,
+}
+
+/// A running generation. Dropping it cancels the work on every stage.
+#[derive(Debug)]
+pub struct Generation {
+    /// Its id, the same on all nodes.
+    pub id: SequenceId,
+    /// What happens, ending with `Finished` or `Failed`. Closed without either, the node itself
+    /// broke.
+    pub events: mpsc::Receiver<Event>,
+}
+
+/// Something that happened to a generation.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The next token, in order, none lost or repeated.
+    Token(Token),
+    /// All tokens were sent.
+    Finished(FinishReason),
+    /// There will be no more tokens.
+    Failed(GenerationError),
+}
+
+/// One generated token.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// Its id. The end-of-sequence token itself is not sent.
+    pub id: u32,
+    /// Log-probabilities, when asked for.
+    pub logprobs: Option<Logprobs>,
+}
+
+/// Why a generation ended as it should.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FinishReason {
+    /// An end-of-sequence token.
+    Stop,
+    /// The number of tokens asked for, or the context, was reached.
+    Length,
+}
+
+/// Why a request was not admitted. Nothing was computed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// The cluster is not asked to serve this model.
+    #[error("the model `{0}` is not served here")]
+    UnknownModel(ModelName),
+    /// No node group can serve it now; it may come back by itself.
+    #[error("the model `{model}` cannot answer now: {reason}")]
+    NoPlan {
+        /// The model.
+        model: ModelName,
+        /// Why, in words.
+        reason: String,
+    },
+    /// All places and the queue are taken.
+    #[error("{running} sequences run and {queued} wait: try again later")]
+    Overloaded {
+        /// Sequences that run.
+        running: u32,
+        /// Requests that wait.
+        queued: u32,
+    },
+    /// The prompt leaves no room for an answer.
+    #[error("the prompt has {tokens} tokens, and the context ends at {limit}")]
+    PromptTooLong {
+        /// Tokens in the prompt.
+        tokens: u32,
+        /// Positions that there are.
+        limit: u32,
+    },
+    /// This node is starting or stopping.
+    #[error("this node is not ready to take requests")]
+    Unavailable,
+}
+
+/// Why an admitted generation ended too soon.
+#[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
+pub enum GenerationError {
+    /// A node that held layers of the model was lost.
+    #[error("the node {node}, which computed layers {layers}, was lost")]
+    NodeLost {
+        /// The node's name.
+        node: String,
+        /// Its layers.
+        layers: String,
+    },
+    /// A stage could not compute its part.
+    #[error("layers {layers} on {node} failed: {reason}")]
+    StageFailed {
+        /// The node's name.
+        node: String,
+        /// Its layers.
+        layers: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The first stage has no room for another sequence.
+    #[error("all {limit} places of the model are taken: try again later")]
+    NoRoom {
+        /// Sequences that it holds at once.
+        limit: u32,
+    },
+    /// No token came in time.
+    #[error("no token came for {seconds} seconds")]
+    TimedOut {
+        /// The deadline that passed.
+        seconds: u32,
+    },
+    /// The client did not read what it was sent.
+    #[error("the client did not read its answer")]
+    ClientTooSlow,
+    /// The plan that the request waited for is gone.
+    #[error("the model `{model}` cannot answer any more: {reason}")]
+    PlanLost {
+        /// The model.
+        model: ModelName,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The node is shutting down.
+    #[error("this node is shutting down")]
+    ShuttingDown,
+}

@@ -1,0 +1,160 @@
+//! Actor: what the node must remember across restarts.
+//!
+//! Parent: root. Children: none. Reading happens before the tree starts ([`Memory::recall`]);
+//! the actor only writes, through the store's own writer thread, so no handler waits for a disk.
+//! When it dies nothing is lost: what was acknowledged is on disk.
+
+use std::sync::Arc;
+
+use planaria_config::{Incarnation, ModelName};
+use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
+use planaria_transport::Identity;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use thiserror::Error;
+
+use crate::context::Context;
+use crate::plan::Plan;
+use crate::slot::Slot;
+
+const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
+const GENERATION: Table<str, u64> = Table::new("generation");
+const PLANS: Table<str, Plan> = Table::new("plan");
+
+/// The key of the only row of a table.
+const ONLY: &str = "self";
+
+/// What a node knows of itself when it starts.
+#[derive(Debug)]
+pub struct Memory {
+    /// Its key, the same as ever.
+    pub identity: Identity,
+    /// This life.
+    pub incarnation: Incarnation,
+    /// The last plans that it followed.
+    pub plans: Vec<Plan>,
+}
+
+/// Why the node cannot know who it is.
+#[derive(Debug, Error)]
+pub enum RecallError {
+    /// The store could not be read.
+    #[error("the node's memory cannot be read: {0}")]
+    Read(#[from] ReadError),
+    /// The store could not be written.
+    #[error("the node's memory cannot be written: {0}")]
+    Write(#[from] CommitError),
+    /// The stored key is not one.
+    #[error(
+        "the node's stored key is damaged: restore a backup, or remove the data folder to start as a new node"
+    )]
+    Identity,
+    /// The operating system has no randomness.
+    #[error("no key could be made: {0}")]
+    Randomness(String),
+}
+
+impl Memory {
+    /// Reads the store, and begins a new life of the node in it: on return the new generation is
+    /// on disk, so no two lives can share one.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written, or holds a damaged key.
+    pub fn recall(store: &Store) -> Result<Self, RecallError> {
+        let mut batch = Batch::new();
+        let identity = match IDENTITY.get(store, ONLY)? {
+            Some(seed) => {
+                let seed = seed.try_into().map_err(|_| RecallError::Identity)?;
+                Identity::from_seed(&seed).map_err(|_| RecallError::Identity)?
+            }
+            None => {
+                let identity =
+                    Identity::generate().map_err(|e| RecallError::Randomness(e.to_string()))?;
+                batch.put(&IDENTITY, ONLY, &identity.seed().to_vec());
+                identity
+            }
+        };
+        let generation = GENERATION.get(store, ONLY)?.unwrap_or(0) + 1;
+        batch.put(&GENERATION, ONLY, &generation);
+        store.commit(batch)?;
+        let plans = PLANS
+            .scan(store)?
+            .into_iter()
+            .map(|(_, plan)| plan)
+            .collect();
+        let incarnation = Incarnation {
+            node: identity.node_id(),
+            generation,
+        };
+        Ok(Self {
+            identity,
+            incarnation,
+            plans,
+        })
+    }
+}
+
+/// Speaks to the ledger.
+#[derive(Debug, Clone)]
+pub struct LedgerHandle(pub(crate) Slot<LedgerMessage>);
+
+impl LedgerHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// Remembers the plan that is in force for its model.
+    pub fn remember_plan(&self, plan: Arc<Plan>) {
+        self.0.tell(LedgerMessage::Plan(plan));
+    }
+
+    /// Forgets the plan of a model that is not served any more.
+    pub fn forget_plan(&self, model: ModelName) {
+        self.0.tell(LedgerMessage::Forget(model));
+    }
+}
+
+/// What the ledger is told.
+#[derive(Debug)]
+pub enum LedgerMessage {
+    /// A plan is in force.
+    Plan(Arc<Plan>),
+    /// A model is not served any more.
+    Forget(ModelName),
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct LedgerActor;
+
+impl Actor for LedgerActor {
+    type Msg = LedgerMessage;
+    type State = Arc<Context>;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<LedgerMessage>,
+        context: Arc<Context>,
+    ) -> Result<Arc<Context>, ActorProcessingErr> {
+        Ok(context)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<LedgerMessage>,
+        message: LedgerMessage,
+        context: &mut Arc<Context>,
+    ) -> Result<(), ActorProcessingErr> {
+        let mut batch = Batch::new();
+        match message {
+            LedgerMessage::Plan(plan) => batch.put(&PLANS, plan.model().as_str(), &*plan),
+            LedgerMessage::Forget(model) => batch.remove(&PLANS, model.as_str()),
+        };
+        context.store.commit_then(batch, |result| {
+            if let Err(error) = result {
+                tracing::error!(%error, "the plan in force could not be stored");
+            }
+        });
+        Ok(())
+    }
+}

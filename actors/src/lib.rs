@@ -1,0 +1,26 @@
+//! The supervision tree of a node, and the `planaria` binary.
+//!
+//! Decisions are pure: [`scheduler::machine`], [`scheduler::placement`], [`sequence::machine`],
+//! [`sequence::admission`], [`membership::Members`], [`links::dialing`], [`supervision`]. The
+//! actors around them receive, ask them, and act; each says in its `//!` what it is for.
+
+pub mod cli;
+pub mod cluster_view;
+pub mod context;
+pub mod gateway;
+mod gateway_actor;
+pub mod generation;
+pub mod ledger;
+pub mod links;
+mod machine;
+pub mod membership;
+pub mod node;
+pub mod plan;
+pub mod router;
+pub mod scheduler;
+pub mod sequence;
+pub mod served;
+mod slot;
+pub mod supervision;
+pub mod wire;
+pub mod worker;

@@ -1,0 +1,272 @@
+//! Actor: keeps one link to every other node.
+//!
+//! Parent: root. Children: a [`peer`] for each link (temporary: a lost link ends its peer, and is
+//! dialed again from here). Which addresses to dial and when is decided by [`dialing`], which is
+//! pure. When this actor dies all links close and are made anew.
+
+pub mod dialing;
+mod peer;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::{NodeId, PeerAddress};
+use planaria_transport::{DialError, Link, Refused};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::task::JoinSet;
+
+use crate::context::Context;
+use crate::slot::Slot;
+use dialing::{Dialing, Target, keep_new};
+use peer::{PeerActor, PeerArgs};
+
+/// How often due dials are looked for.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Speaks to links.
+#[derive(Debug, Clone)]
+pub struct LinksHandle(pub(crate) Slot<LinksMessage>);
+
+impl LinksHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// Nodes were heard of at these addresses.
+    pub fn learn(&self, addresses: Vec<(NodeId, SocketAddr)>) {
+        self.0.tell(LinksMessage::Learn(addresses));
+    }
+}
+
+/// What links is told.
+#[derive(Debug)]
+pub enum LinksMessage {
+    /// Nodes were heard of at these addresses.
+    Learn(Vec<(NodeId, SocketAddr)>),
+    /// A link is made, by whichever side.
+    Linked(Option<Target>, Box<Link>),
+    /// A dial came to nothing.
+    DialFailed(Target, String),
+    /// A peer that dialed was refused.
+    Refused(Refused),
+    /// Time passed.
+    Tick,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct LinksActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    dialing: Dialing,
+    peers: BTreeMap<NodeId, Connected>,
+    /// The task that takes incoming links, and the dials under way. Dropped with the actor.
+    tasks: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Connected {
+    peer: ActorCell,
+    link: planaria_transport::LinkSender,
+}
+
+impl Actor for LinksActor {
+    type Msg = LinksMessage;
+    type State = State;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<LinksMessage>,
+        context: Arc<Context>,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut tasks = JoinSet::new();
+        let endpoint = context.endpoint.clone();
+        let inbox = myself.clone();
+        tasks.spawn(async move {
+            while let Some(incoming) = endpoint.accept().await {
+                let message = match incoming {
+                    Ok(link) => LinksMessage::Linked(None, Box::new(link)),
+                    Err(refused) => LinksMessage::Refused(refused),
+                };
+                if inbox.cast(message).is_err() {
+                    break;
+                }
+            }
+        });
+        myself.send_interval(TICK, || LinksMessage::Tick);
+        let seeds = context.settings.join.clone();
+        let dialing = Dialing::new(context.me.node, seeds);
+        Ok(State {
+            context,
+            dialing,
+            peers: BTreeMap::new(),
+            tasks,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LinksMessage>,
+        message: LinksMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            LinksMessage::Learn(addresses) => state.dialing.learn(addresses),
+            LinksMessage::Linked(target, link) => state.linked(&myself, target, *link).await?,
+            LinksMessage::DialFailed(target, reason) => {
+                if state.dialing.failed(Instant::now(), &target) {
+                    tracing::warn!(%target, reason, "could not reach a node; trying again");
+                }
+            }
+            LinksMessage::Refused(refused) => {
+                tracing::warn!(reason = %refused, "refused a node");
+            }
+            LinksMessage::Tick => state.dial_due(&myself),
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        _: ActorRef<LinksMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorTerminated(dead, _, _)
+        | SupervisionEvent::ActorFailed(dead, _) = event
+        {
+            state.peer_gone(&dead);
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<LinksMessage>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        for connected in state.peers.values() {
+            connected.link.close("the node is shutting down");
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn dial_due(&mut self, myself: &ActorRef<LinksMessage>) {
+        while self.tasks.try_join_next().is_some() {}
+        for target in self.dialing.due(Instant::now()) {
+            let endpoint = self.context.endpoint.clone();
+            let inbox = myself.clone();
+            self.tasks.spawn(async move {
+                let message = match dial(&endpoint, &target).await {
+                    Ok(link) => LinksMessage::Linked(Some(target), Box::new(link)),
+                    Err(reason) => LinksMessage::DialFailed(target, reason),
+                };
+                // Without an inbox this actor is gone, and the link with it.
+                drop(inbox.cast(message));
+            });
+        }
+    }
+
+    async fn linked(
+        &mut self,
+        myself: &ActorRef<LinksMessage>,
+        target: Option<Target>,
+        link: Link,
+    ) -> Result<(), ActorProcessingErr> {
+        let me = self.context.me;
+        let incarnation = link.peer().incarnation;
+        if let Some(target) = &target {
+            self.dialing.reached(target, incarnation.node);
+        }
+        let (sender, receiver) = link.split();
+        if incarnation.node == me.node {
+            let reason = if incarnation == me {
+                "this is the node itself"
+            } else {
+                tracing::error!(address = %sender.peer().address, peer = %incarnation,
+                    "another process runs with this node's identity: its data folder was copied");
+                "another process runs with the same identity"
+            };
+            sender.close(reason);
+            return Ok(());
+        }
+        if let Some(known) = self.peers.get(&incarnation.node) {
+            if !keep_new(me.node, &known.link, &sender) {
+                sender.close("there is another link already");
+                return Ok(());
+            }
+            // The old peer ends by itself; that it was replaced is known by then.
+            known.link.close("replaced by another link");
+        }
+        let args = PeerArgs {
+            context: Arc::clone(&self.context),
+            link: sender.clone(),
+            receiver,
+        };
+        let (peer, _) = Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await?;
+        let connected = Connected {
+            peer: peer.get_cell(),
+            link: sender.clone(),
+        };
+        if let Some(old) = self.peers.insert(incarnation.node, connected)
+            && old.link.peer().incarnation != incarnation
+        {
+            self.context
+                .handles
+                .membership
+                .link_down(old.link.peer().incarnation);
+        }
+        self.dialing.linked(incarnation.node, true);
+        self.context.router.add_link(sender.clone());
+        self.context.handles.membership.link_up(sender);
+        Ok(())
+    }
+
+    fn peer_gone(&mut self, dead: &ActorCell) {
+        let node = self
+            .peers
+            .iter()
+            .find(|(_, connected)| connected.peer.get_id() == dead.get_id())
+            .map(|(node, _)| *node);
+        let Some(connected) = node.and_then(|node| self.peers.remove(&node)) else {
+            return;
+        };
+        let incarnation = connected.link.peer().incarnation;
+        connected.link.close("its actor ended");
+        self.dialing.linked(incarnation.node, false);
+        self.context.router.remove_link(&connected.link);
+        self.context.handles.membership.link_down(incarnation);
+    }
+}
+
+async fn dial(endpoint: &planaria_transport::Endpoint, target: &Target) -> Result<Link, String> {
+    let said = |error: DialError| error.to_string();
+    match target {
+        Target::Node(_, address) => endpoint.dial(*address).await.map_err(said),
+        Target::Seed(seed) => {
+            let mut last = format!("{seed} has no address");
+            for address in resolve(seed).await? {
+                match endpoint.dial(address).await {
+                    Ok(link) => return Ok(link),
+                    Err(error) => last = error.to_string(),
+                }
+            }
+            Err(last)
+        }
+    }
+}
+
+async fn resolve(seed: &PeerAddress) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::net::lookup_host(seed.as_str()).await;
+    found
+        .map(Iterator::collect)
+        .map_err(|error| format!("{seed}: {error}"))
+}

@@ -1,0 +1,113 @@
+//! Actor: one link to one peer.
+//!
+//! Parent: links. Children: none, but three tasks that end with it: control messages, data
+//! frames, and the link's end. When it dies the link closes.
+
+use std::sync::Arc;
+
+use planaria_transport::{LaneReceiver, LinkReceiver, LinkSender, decode_message};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::task::JoinSet;
+
+use crate::context::Context;
+use crate::wire::{Control, DataHeader};
+
+/// What a peer starts from.
+#[derive(Debug)]
+pub(super) struct PeerArgs {
+    pub(super) context: Arc<Context>,
+    pub(super) link: LinkSender,
+    pub(super) receiver: LinkReceiver,
+}
+
+/// The link is gone.
+#[derive(Debug)]
+pub(super) struct Gone(String);
+
+#[derive(Debug)]
+pub(super) struct PeerActor;
+
+#[derive(Debug)]
+pub(super) struct State {
+    link: LinkSender,
+    _tasks: JoinSet<()>,
+}
+
+impl Actor for PeerActor {
+    type Msg = Gone;
+    type State = State;
+    type Arguments = PeerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Gone>,
+        args: PeerArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let PeerArgs {
+            context,
+            link,
+            receiver,
+        } = args;
+        let LinkReceiver {
+            control,
+            activation,
+            bulk,
+        } = receiver;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
+        tasks.spawn(take_data(context, link.clone(), activation));
+        let watched = link.clone();
+        tasks.spawn(async move {
+            // Nothing travels in bulk yet; dropping its receiver would close the link.
+            let _bulk = bulk;
+            let reason = watched.closed().await;
+            drop(myself.cast(Gone(reason.to_string())));
+        });
+        Ok(State {
+            link,
+            _tasks: tasks,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Gone>,
+        Gone(reason): Gone,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
+        myself.stop(None);
+        Ok(())
+    }
+}
+
+async fn take_control(context: Arc<Context>, link: LinkSender, mut control: LaneReceiver) {
+    let from = link.peer().incarnation;
+    while let Some(inbound) = control.recv().await {
+        let handles = &context.handles;
+        match decode_message(&inbound.frame.header) {
+            Ok(Control::Report(report)) => handles.membership.reported(from, report),
+            Ok(Control::Prepare(plan)) => handles.scheduler.prepare(from.node, plan),
+            Ok(Control::Prepared { epoch, result }) => {
+                handles.scheduler.prepared(from.node, epoch, result);
+            }
+            Ok(Control::Commit(plan)) => handles.scheduler.commit(plan),
+            Err(error) => {
+                link.close(&format!("a control message could not be read: {error}"));
+                return;
+            }
+        }
+    }
+}
+
+async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: LaneReceiver) {
+    while let Some(inbound) = activation.recv().await {
+        match decode_message::<DataHeader>(&inbound.frame.header) {
+            Ok(header) => context.router.deliver(header, inbound.frame.payload),
+            Err(error) => {
+                link.close(&format!("a data header could not be read: {error}"));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What this machine offers: its name, its memory, the models on its disk.
+
+use std::path::Path;
+
+use planaria_config::ModelName;
+use planaria_engine::model_dir::list_models;
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use crate::wire::HeldModel;
+
+/// The machine's name, shortened to what a node's name may be.
+#[must_use]
+pub(crate) fn name() -> String {
+    let name = System::host_name().unwrap_or_default();
+    let visible: String = name
+        .chars()
+        .filter(char::is_ascii_graphic)
+        .take(63)
+        .collect();
+    if visible.is_empty() {
+        "node".to_owned()
+    } else {
+        visible
+    }
+}
+
+/// All memory that this process may use, in bytes: the machine's, or the control group's if that
+/// is less.
+///
+/// # Errors
+/// When the system does not tell.
+pub(crate) fn memory_bytes() -> Result<u64, sysinfo::Error> {
+    let memory = MemoryRefreshKind::nothing().with_ram();
+    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory))?;
+    let limit = system
+        .cgroup_limits()
+        .map_or(u64::MAX, |limits| limits.total_memory);
+    Ok(system.total_memory().min(limit))
+}
+
+/// The models in a folder: those that can be used, and those that cannot, with the reason.
+/// Reads headers only.
+#[must_use]
+pub(crate) fn models(dir: &Path) -> (Vec<HeldModel>, Vec<(ModelName, String)>) {
+    let found = match list_models(dir) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "the models folder cannot be read");
+            return (Vec::new(), Vec::new());
+        }
+    };
+    let (mut held, mut unusable) = (Vec::new(), Vec::new());
+    for (name, model) in found {
+        match model {
+            Ok(model) => {
+                let geometry = model.geometry().clone();
+                held.push(HeldModel {
+                    name,
+                    digest: model.digest(),
+                    geometry,
+                });
+            }
+            Err(error) => {
+                tracing::warn!(model = %name, %error, "a model cannot be used");
+                unusable.push((name, error.to_string()));
+            }
+        }
+    }
+    (held, unusable)
+}

@@ -1,0 +1,217 @@
+//! Who holds which layers of a model, under which epoch.
+
+use std::fmt;
+
+use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, Strategy};
+use planaria_engine::model_dir::ModelDigest;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// An ordered list of stages that covers every layer of a model exactly once.
+///
+/// The invariants hold for every value: they are checked when a plan is made and when one is
+/// read from a peer or from disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PlanParts", into = "PlanParts")]
+pub struct Plan {
+    parts: PlanParts,
+}
+
+/// The fields of a plan, before its stages were checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanParts {
+    /// Its version; data frames carry it.
+    pub epoch: Epoch,
+    /// The model.
+    pub model: ModelName,
+    /// The digest of the model's files, the same on every node of the plan.
+    pub digest: ModelDigest,
+    /// The number of layers of the model.
+    pub layers: u32,
+    /// How the layers were dealt out.
+    pub strategy: Strategy,
+    /// Longest sequence in tokens that memory was set aside for.
+    pub context: u32,
+    /// Number of such sequences at once.
+    pub max_sequences: u32,
+    /// The stages, the first one first.
+    pub stages: Vec<Assignment>,
+}
+
+/// One stage: a range of layers on one incarnation of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Who.
+    pub incarnation: Incarnation,
+    /// Which layers.
+    pub layers: LayerRange,
+}
+
+/// Stages that do not cover a model.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("stages {stages} do not cover the {layers} layers of {model} exactly once")]
+pub struct InvalidPlan {
+    model: ModelName,
+    layers: u32,
+    stages: String,
+}
+
+impl Plan {
+    /// Checks the stages: contiguous from layer 0 to the last, each node at most once.
+    ///
+    /// # Errors
+    /// When a layer is missing or covered twice, or a node appears twice.
+    pub fn new(parts: PlanParts) -> Result<Self, InvalidPlan> {
+        let mut next = 0;
+        let mut contiguous = true;
+        for stage in &parts.stages {
+            contiguous &= stage.layers.first() == next;
+            next = stage.layers.last() + 1;
+        }
+        let mut nodes: Vec<NodeId> = parts.stages.iter().map(|s| s.incarnation.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if contiguous && next == parts.layers && nodes.len() == parts.stages.len() && next > 0 {
+            Ok(Self { parts })
+        } else {
+            let stages: Vec<_> = parts.stages.iter().map(|s| s.layers.to_string()).collect();
+            let stages = stages.join(", ");
+            Err(InvalidPlan {
+                model: parts.model,
+                layers: parts.layers,
+                stages,
+            })
+        }
+    }
+
+    /// Its version.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.parts.epoch
+    }
+
+    /// The model.
+    #[must_use]
+    pub const fn model(&self) -> &ModelName {
+        &self.parts.model
+    }
+
+    /// All fields.
+    #[must_use]
+    pub const fn parts(&self) -> &PlanParts {
+        &self.parts
+    }
+
+    /// The stages, the first one first.
+    #[must_use]
+    pub fn stages(&self) -> &[Assignment] {
+        &self.parts.stages
+    }
+
+    /// The stage of this number, from 0.
+    #[must_use]
+    pub fn stage(&self, index: u16) -> Option<Assignment> {
+        self.parts.stages.get(usize::from(index)).copied()
+    }
+
+    /// The number and the layers of `node`'s stage.
+    #[must_use]
+    pub fn stage_of(&self, node: NodeId) -> Option<(u16, Assignment)> {
+        let index = self
+            .parts
+            .stages
+            .iter()
+            .position(|s| s.incarnation.node == node)?;
+        Some((
+            u16::try_from(index).ok()?,
+            self.stage(u16::try_from(index).ok()?)?,
+        ))
+    }
+
+    /// The nodes that hold stages.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.parts.stages.iter().map(|stage| stage.incarnation.node)
+    }
+
+    /// Whether both deal out the same layers of the same model to the same incarnations, whatever
+    /// their epochs.
+    #[must_use]
+    pub fn same_layout(&self, other: &Self) -> bool {
+        self.parts.model == other.parts.model
+            && self.parts.digest == other.parts.digest
+            && self.parts.context == other.parts.context
+            && self.parts.max_sequences == other.parts.max_sequences
+            && self.parts.stages == other.parts.stages
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} epoch {}:", self.parts.model, self.parts.epoch)?;
+        self.parts
+            .stages
+            .iter()
+            .try_for_each(|s| write!(f, " {}={}", s.incarnation, s.layers))
+    }
+}
+
+impl From<Plan> for PlanParts {
+    fn from(plan: Plan) -> Self {
+        plan.parts
+    }
+}
+
+impl TryFrom<PlanParts> for Plan {
+    type Error = InvalidPlan;
+
+    fn try_from(parts: PlanParts) -> Result<Self, InvalidPlan> {
+        Self::new(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(ranges: &[(u32, u32)], layers: u32) -> PlanParts {
+        let stages = (1_u8..)
+            .zip(ranges)
+            .map(|(byte, (first, last))| Assignment {
+                incarnation: Incarnation {
+                    node: NodeId::from_bytes([byte; 32]),
+                    generation: 1,
+                },
+                layers: LayerRange::inclusive(*first, *last).unwrap(),
+            });
+        PlanParts {
+            epoch: Epoch {
+                counter: 1,
+                planner: NodeId::from_bytes([1; 32]),
+            },
+            model: "m".parse().unwrap(),
+            digest: "00".repeat(32).parse().unwrap(),
+            layers,
+            strategy: Strategy::RingMemoryWeighted,
+            context: 16,
+            max_sequences: 1,
+            stages: stages.collect(),
+        }
+    }
+
+    #[test]
+    fn only_full_covers_are_plans() {
+        assert!(Plan::new(parts(&[(0, 3), (4, 7)], 8)).is_ok());
+        for bad in [
+            &[(0, 3), (5, 7)][..],
+            &[(0, 3)],
+            &[(0, 4), (4, 7)],
+            &[(1, 7)],
+            &[],
+        ] {
+            assert!(Plan::new(parts(bad, 8)).is_err(), "{bad:?}");
+        }
+        let mut twice = parts(&[(0, 3), (4, 7)], 8);
+        twice.stages[1].incarnation = twice.stages[0].incarnation;
+        assert!(Plan::new(twice).is_err());
+    }
+}

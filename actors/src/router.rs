@@ -1,0 +1,324 @@
+//! The way of data frames: between links, workers and sequences of this node.
+//!
+//! No actor: every frame of every token passes here, and a look into three small tables is all
+//! that is needed. The actors that own a table's entries keep it up to date.
+//!
+//! Architecture invariant: a frame reaches a worker only under an epoch that this node has
+//! prepared or adopted and whose incarnations all live, at the stage that the plan gives to this
+//! node. Everything else is dropped and counted here.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
+use planaria_engine::model_dir::ModelDigest;
+use planaria_transport::{Frame, Lane, LinkSender, encode_message};
+use thiserror::Error;
+
+use crate::generation::GenerationError;
+use crate::membership::View;
+use crate::plan::Plan;
+use crate::sequence::SequencesHandle;
+use crate::wire::{DataBody, DataHeader, Forward};
+use crate::worker::WorkerHandle;
+
+/// What tells one shard of a node from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShardKey {
+    /// The model.
+    pub model: ModelName,
+    /// Its files.
+    pub digest: ModelDigest,
+    /// The layers.
+    pub layers: LayerRange,
+}
+
+impl ShardKey {
+    /// The shard that a plan wants of `node`.
+    #[must_use]
+    pub fn of(plan: &Plan, node: NodeId) -> Option<Self> {
+        let (_, stage) = plan.stage_of(node)?;
+        let (model, digest) = (plan.model().clone(), plan.parts().digest);
+        Some(Self {
+            model,
+            digest,
+            layers: stage.layers,
+        })
+    }
+}
+
+/// Why a frame went nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Undeliverable {
+    /// There is no link to the node it is for.
+    #[error("there is no link to {0:?}")]
+    NoLink(NodeId),
+    /// The link did not take it.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Plans that stay routable beside the newest, per model: sequences that run under an older one
+/// finish under it.
+const PLANS_KEPT: usize = 4;
+
+/// The tables.
+#[derive(Debug)]
+pub struct Router {
+    me: NodeId,
+    sequences: SequencesHandle,
+    tables: RwLock<Tables>,
+    stale: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    links: BTreeMap<NodeId, LinkSender>,
+    plans: BTreeMap<Epoch, Arc<Plan>>,
+    workers: BTreeMap<ShardKey, WorkerHandle>,
+}
+
+impl Router {
+    /// Empty tables. Frames for owners on this node go to `sequences`.
+    #[must_use]
+    pub fn new(me: NodeId, sequences: SequencesHandle) -> Self {
+        Self {
+            me,
+            sequences,
+            tables: RwLock::default(),
+            stale: AtomicU64::new(0),
+        }
+    }
+
+    /// Frames that were dropped because their epoch is not in force here.
+    pub fn stale_frames(&self) -> u64 {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Sends a frame to a node, this one included.
+    ///
+    /// # Errors
+    /// When there is no link, or it is gone or full. Nothing was sent then.
+    pub fn send(
+        &self,
+        to: NodeId,
+        header: DataHeader,
+        payload: Bytes,
+    ) -> Result<(), Undeliverable> {
+        if to == self.me {
+            self.deliver(header, payload);
+            return Ok(());
+        }
+        let encoded =
+            encode_message(&header).map_err(|error| Undeliverable::Refused(error.to_string()))?;
+        let link = self
+            .read()
+            .links
+            .get(&to)
+            .cloned()
+            .ok_or(Undeliverable::NoLink(to))?;
+        link.try_send(
+            Lane::Activation(lane(&header)),
+            Frame {
+                header: encoded,
+                payload,
+            },
+        )
+        .map_err(|error| Undeliverable::Refused(error.to_string()))
+    }
+
+    /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.
+    pub fn send_to_owner(&self, header: DataHeader) {
+        let owner = header.owner;
+        if let Err(error) = self.send(owner, header, Bytes::new()) {
+            tracing::debug!(peer = ?owner, %error, "a frame for a sequence's owner was not sent");
+        }
+    }
+
+    /// Takes a frame that is for this node.
+    pub fn deliver(&self, header: DataHeader, payload: Bytes) {
+        let stage = match &header.body {
+            DataBody::Forward(forward) => forward.stage,
+            DataBody::Release { stage } => *stage,
+            DataBody::Absorbed { .. } | DataBody::Accepted { .. } | DataBody::Failed(_) => {
+                self.sequences.frame(header);
+                return;
+            }
+        };
+        let found = {
+            let tables = self.read();
+            tables.plans.get(&header.epoch).cloned().map(|plan| {
+                let is_mine = plan
+                    .stage_of(self.me)
+                    .is_some_and(|(mine, _)| mine == stage);
+                let key = ShardKey::of(&plan, self.me).filter(|_| is_mine);
+                let worker = key.and_then(|key| tables.workers.get(&key).cloned());
+                (plan, worker)
+            })
+        };
+        match found {
+            Some((plan, Some(worker))) => worker.take(plan, header, payload),
+            Some((plan, None)) => {
+                self.refuse(&header, stage, plan.stage(stage).map(|stage| stage.layers));
+            }
+            None => self.refuse(&header, stage, None),
+        }
+    }
+
+    /// The plan of an epoch, if frames may travel under it.
+    #[must_use]
+    pub fn plan(&self, epoch: Epoch) -> Option<Arc<Plan>> {
+        self.read().plans.get(&epoch).cloned()
+    }
+
+    /// Lets frames travel under a plan.
+    pub fn admit_plan(&self, plan: Arc<Plan>) {
+        let mut tables = self.write();
+        let model = plan.model().clone();
+        tables.plans.insert(plan.epoch(), plan);
+        let of_model: Vec<Epoch> = tables
+            .plans
+            .values()
+            .filter(|plan| *plan.model() == model)
+            .map(|plan| plan.epoch())
+            .collect();
+        let surplus = of_model.len().saturating_sub(PLANS_KEPT);
+        for epoch in of_model.into_iter().take(surplus) {
+            tables.retire(epoch);
+        }
+    }
+
+    /// Fences every epoch that names an incarnation which does not live any more.
+    pub fn fence_dead(&self, view: &View) {
+        let mut tables = self.write();
+        let dead: Vec<Epoch> = tables
+            .plans
+            .values()
+            .filter(|plan| !view.is_alive_plan(plan))
+            .map(|plan| plan.epoch())
+            .collect();
+        for epoch in dead {
+            tables.retire(epoch);
+        }
+    }
+
+    /// The plans under which frames may travel.
+    #[must_use]
+    pub fn plans(&self) -> Vec<Arc<Plan>> {
+        self.read().plans.values().cloned().collect()
+    }
+
+    /// Uses this link to its peer from now on.
+    pub fn add_link(&self, link: LinkSender) {
+        self.write()
+            .links
+            .insert(link.peer().incarnation.node, link);
+    }
+
+    /// Forgets the link to a peer, if it is still one to this incarnation.
+    pub fn remove_link(&self, link: &LinkSender) {
+        let gone = link.peer().incarnation;
+        if let Entry::Occupied(entry) = self.write().links.entry(gone.node)
+            && entry.get().peer().incarnation == gone
+        {
+            entry.remove();
+        }
+    }
+
+    /// The links to peers.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkSender> {
+        self.read().links.values().cloned().collect()
+    }
+
+    /// The link to a peer.
+    #[must_use]
+    pub fn link(&self, node: NodeId) -> Option<LinkSender> {
+        self.read().links.get(&node).cloned()
+    }
+
+    /// Hands frames for this shard to this worker.
+    pub fn add_worker(&self, key: ShardKey, worker: WorkerHandle) {
+        self.write().workers.insert(key, worker);
+    }
+
+    /// The shard is gone.
+    pub fn remove_worker(&self, key: &ShardKey) {
+        self.write().workers.remove(key);
+    }
+
+    /// All shards are gone.
+    pub fn remove_workers(&self) {
+        self.write().workers.clear();
+    }
+
+    fn refuse(&self, header: &DataHeader, stage: u16, layers: Option<LayerRange>) {
+        let stale = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
+        tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage, stale,
+            "dropped a frame of an epoch that is not in force here");
+        if matches!(header.body, DataBody::Release { .. }) {
+            return;
+        }
+        self.send_to_owner(DataHeader {
+            body: DataBody::Failed(GenerationError::StageFailed {
+                node: self.me.short(),
+                layers: layers.map_or_else(|| format!("of stage {stage}"), |l| l.to_string()),
+                reason: format!("epoch {} is not in force there", header.epoch),
+            }),
+            ..header.clone()
+        });
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Tables> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Tables> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// Removes a plan and ends the streams on which its frames travelled.
+    fn retire(&mut self, epoch: Epoch) {
+        let Some(plan) = self.plans.remove(&epoch) else {
+            return;
+        };
+        let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
+        for link in self.links.values() {
+            (0..stages)
+                .map(Some)
+                .chain([None])
+                .for_each(|to| link.finish_lane(key(epoch, to)));
+        }
+    }
+}
+
+fn lane(header: &DataHeader) -> u64 {
+    match &header.body {
+        DataBody::Forward(Forward { stage, .. }) | DataBody::Release { stage } => {
+            key(header.epoch, Some(*stage))
+        }
+        DataBody::Absorbed { .. } | DataBody::Accepted { .. } | DataBody::Failed(_) => {
+            key(header.epoch, None)
+        }
+    }
+}
+
+/// One stream for each (edge, epoch): an edge leads to a stage, or to owners (`None`). FNV-1a.
+fn key(epoch: Epoch, to: Option<u16>) -> u64 {
+    let edge = to.map_or(u32::MAX, u32::from);
+    epoch
+        .planner
+        .as_bytes()
+        .iter()
+        .copied()
+        .chain(epoch.counter.to_be_bytes())
+        .chain(edge.to_be_bytes())
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+}

@@ -1,0 +1,265 @@
+//! Actor: carries out what the scheduler decides, and publishes the plans in force.
+//!
+//! Parent: root. Children: none. When it dies, the plans in force come back from the peers'
+//! reports; a plan in preparation is lost and made again.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::{Epoch, ModelName, NodeId};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::machine::{Action, Event, Message, Patience, Scheduler};
+use super::placement::Sizing;
+use crate::cluster_view::{ClusterView, ModelState, assemble};
+use crate::context::Context;
+use crate::membership::{View, send_control};
+use crate::plan::Plan;
+use crate::slot::Slot;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Nodes that start within this time of each other are planned for together. Longer would only
+/// delay the first answer.
+const SETTLE: Duration = Duration::from_millis(400);
+
+/// How long a node that could not load a model is left out of it, unless it restarts.
+const UNFIT: Duration = Duration::from_secs(30);
+
+/// Speaks to the scheduler.
+#[derive(Debug, Clone)]
+pub struct SchedulerHandle(pub(crate) Slot<SchedulerMessage>);
+
+impl SchedulerHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// The cluster changed.
+    pub fn members(&self, view: View) {
+        self.tell(Event::Members(view));
+    }
+
+    /// A planner wants layers loaded.
+    pub fn prepare(&self, from: NodeId, plan: Box<Plan>) {
+        self.tell(Event::Prepare { from, plan });
+    }
+
+    /// A node answered.
+    pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), String>) {
+        self.tell(Event::Prepared {
+            from,
+            epoch,
+            result,
+        });
+    }
+
+    /// A plan is in force.
+    pub fn commit(&self, plan: Box<Plan>) {
+        self.tell(Event::Commit(plan));
+    }
+
+    /// This node's shards for a plan are loaded, or cannot be.
+    pub fn shards_loaded(&self, epoch: Epoch, result: Result<(), String>) {
+        self.tell(Event::ShardsLoaded { epoch, result });
+    }
+
+    fn tell(&self, event: Event) {
+        self.0.tell(SchedulerMessage(event));
+    }
+}
+
+/// What the scheduler is told.
+#[derive(Debug)]
+pub struct SchedulerMessage(Event);
+
+/// The desired models and what is in force for them.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PlanTable {
+    /// By name.
+    pub models: BTreeMap<ModelName, ModelPlan>,
+}
+
+/// What is in force for a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelPlan {
+    /// Its plan, if all of it lives.
+    pub plan: Option<Arc<Plan>>,
+    /// Whether it can answer.
+    pub state: ModelState,
+    /// Why not, in words.
+    pub reason: String,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct SchedulerActor;
+
+/// What it starts from.
+#[derive(Debug)]
+pub struct SchedulerArgs {
+    /// The node.
+    pub context: Arc<Context>,
+    /// Plans that it remembers.
+    pub remembered: Vec<Plan>,
+}
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    scheduler: Scheduler,
+    view: View,
+}
+
+impl Actor for SchedulerActor {
+    type Msg = SchedulerMessage;
+    type State = State;
+    type Arguments = SchedulerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SchedulerMessage>,
+        SchedulerArgs {
+            context,
+            remembered,
+        }: SchedulerArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let settings = &context.settings;
+        let sizing = Sizing {
+            strategy: settings.strategy,
+            context: settings.context,
+            max_sequences: settings.max_sequences,
+        };
+        let patience = Patience {
+            settle: SETTLE,
+            // The worker gives up first and says why; this is for nodes that say nothing.
+            load: settings.load_timeout + Duration::from_secs(5),
+            unfit: UNFIT,
+        };
+        let scheduler = Scheduler::new(context.me.node, sizing, patience, &remembered);
+        let view = context.view.borrow().clone();
+        let mut state = State {
+            context,
+            scheduler,
+            view: View::default(),
+        };
+        state.take(&myself, Event::Members(view));
+        myself.send_interval(TICK, || SchedulerMessage(Event::Tick));
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SchedulerMessage>,
+        SchedulerMessage(event): SchedulerMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let idle = matches!(event, Event::Tick)
+            && state
+                .scheduler
+                .wake_at()
+                .is_none_or(|at| at > Instant::now());
+        if !idle {
+            state.take(&myself, event);
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn take(&mut self, myself: &ActorRef<SchedulerMessage>, event: Event) {
+        if let Event::Members(view) = &event {
+            self.view = view.clone();
+        }
+        for action in self.scheduler.on(Instant::now(), event) {
+            match action {
+                Action::Send { to, message } => self.send(myself, to, *message),
+                Action::LoadShards(plan) => {
+                    let plan = Arc::new(*plan);
+                    tracing::info!(%plan, "preparing");
+                    // Frames under this plan can come before the news that it is in force.
+                    self.context.router.admit_plan(Arc::clone(&plan));
+                    self.context.handles.workers.load(plan);
+                }
+                Action::Adopt(plan) => self.adopt(Arc::new(*plan)),
+            }
+        }
+        self.publish();
+    }
+
+    fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
+        if to == self.context.me.node {
+            let event = match message {
+                Message::Prepare(plan) => Event::Prepare {
+                    from: to,
+                    plan: Box::new(plan),
+                },
+                Message::Prepared(epoch, result) => Event::Prepared {
+                    from: to,
+                    epoch,
+                    result,
+                },
+                Message::Commit(plan) => Event::Commit(Box::new(plan)),
+            };
+            // The only way this fails is that this actor ends.
+            drop(myself.cast(SchedulerMessage(event)));
+            return;
+        }
+        let sent = match self.context.router.link(to) {
+            Some(link) => send_control(&link, &message.into()),
+            None => Err("there is no link".to_owned()),
+        };
+        if let Err(error) = sent {
+            // The loss of the link leads to another plan.
+            tracing::warn!(peer = ?to, error, "a scheduler's message was not sent");
+        }
+    }
+
+    fn adopt(&mut self, plan: Arc<Plan>) {
+        tracing::info!(%plan, "in force");
+        if self.view.is_alive_plan(&plan) {
+            self.context.router.admit_plan(Arc::clone(&plan));
+        }
+        self.context.handles.ledger.remember_plan(plan);
+        let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
+        self.context.handles.workers.in_force(in_force.clone());
+        self.context.handles.membership.own_plans(in_force);
+    }
+
+    fn publish(&self) {
+        let models = self.view.desired().into_iter().map(|model| {
+            let plan = self.scheduler.plan(&model).cloned().map(Arc::new);
+            let (state, reason) = self.scheduler.state(&model);
+            (
+                model,
+                ModelPlan {
+                    plan,
+                    state,
+                    reason,
+                },
+            )
+        });
+        let table = PlanTable {
+            models: models.collect(),
+        };
+        let strategy = self.context.settings.strategy;
+        let cluster: ClusterView = assemble(&self.context, &self.view, &table, strategy);
+        self.context
+            .plans
+            .send_if_modified(|known| replace(known, table));
+        self.context
+            .cluster
+            .send_if_modified(|known| replace(known, Arc::new(cluster)));
+    }
+}
+
+fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
+    let changed = *known != new;
+    if changed {
+        *known = new;
+    }
+    changed
+}

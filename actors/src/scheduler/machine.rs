@@ -1,0 +1,481 @@
+//! The scheduler's decisions: plans, epochs, prepare and commit. No clock, no I/O.
+//!
+//! The live member with the lowest id plans. It sends every node of a new plan `Prepare`; when
+//! all have loaded their layers it sends everybody `Commit`. A node that cannot is left out for a
+//! while and the rest planned anew. Every other member adopts what it is told, and what it sees
+//! in reports, if its epoch is higher than what it knows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
+
+use super::placement::{Layout, Sizing, place_all};
+use crate::cluster_view::{ModelState, ShardState};
+use crate::membership::View;
+use crate::plan::{Plan, PlanParts};
+use crate::wire::Control;
+
+/// What the scheduler is told.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Somebody came, went, or reported something new.
+    Members(View),
+    /// A planner wants layers loaded.
+    Prepare {
+        /// Who asks.
+        from: NodeId,
+        /// What for.
+        plan: Box<Plan>,
+    },
+    /// This node's shards for a plan are loaded, or cannot be.
+    ShardsLoaded {
+        /// The plan's epoch.
+        epoch: Epoch,
+        /// `Err` says why not.
+        result: Result<(), String>,
+    },
+    /// A node answered this planner.
+    Prepared {
+        /// Who.
+        from: NodeId,
+        /// The plan's epoch.
+        epoch: Epoch,
+        /// `Err` says why not.
+        result: Result<(), String>,
+    },
+    /// A plan is in force.
+    Commit(Box<Plan>),
+    /// Time passed.
+    Tick,
+}
+
+/// What the scheduler wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Tell a member, possibly this one.
+    Send {
+        /// Whom.
+        to: NodeId,
+        /// What.
+        message: Box<Message>,
+    },
+    /// Have this node's workers load their part of the plan, then tell `ShardsLoaded`.
+    LoadShards(Box<Plan>),
+    /// Route by this plan from now on and remember it.
+    Adopt(Box<Plan>),
+}
+
+/// The part of the control protocol that the scheduler speaks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Message {
+    /// See [`Control::Prepare`].
+    Prepare(Plan),
+    /// See [`Control::Prepared`].
+    Prepared(Epoch, Result<(), String>),
+    /// See [`Control::Commit`].
+    Commit(Plan),
+}
+
+impl From<Message> for Control {
+    fn from(message: Message) -> Self {
+        match message {
+            Message::Prepare(plan) => Self::Prepare(Box::new(plan)),
+            Message::Prepared(epoch, result) => Self::Prepared { epoch, result },
+            Message::Commit(plan) => Self::Commit(Box::new(plan)),
+        }
+    }
+}
+
+/// How patient the scheduler is.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// Wait this long after a member came before planning, so that nodes that start together
+    /// are planned for together.
+    pub settle: Duration,
+    /// A node that has not loaded its layers by then is left out.
+    pub load: Duration,
+    /// A node that failed is left out of that model for this long.
+    pub unfit: Duration,
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct Scheduler {
+    me: NodeId,
+    sizing: Sizing,
+    patience: Patience,
+    view: View,
+    /// The highest epoch seen anywhere.
+    highest: Epoch,
+    /// The plan in force, by model.
+    plans: BTreeMap<ModelName, Plan>,
+    /// Plans of this planner that wait for answers.
+    preparing: BTreeMap<ModelName, Preparing>,
+    /// Who must not hold which model, until when, and why.
+    unfit: BTreeMap<(Incarnation, ModelName), (Instant, String)>,
+    /// Why a model has no layout.
+    obstacles: BTreeMap<ModelName, String>,
+    /// When to plan next, if something changed.
+    plan_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Preparing {
+    plan: Plan,
+    waiting: BTreeSet<NodeId>,
+    deadline: Instant,
+}
+
+impl Scheduler {
+    /// Begins with the plans that the node remembers. They are not in force: the incarnations
+    /// that they name are gone. Their epochs count, so that new ones are higher.
+    #[must_use]
+    pub fn new(me: NodeId, sizing: Sizing, patience: Patience, remembered: &[Plan]) -> Self {
+        let highest = remembered.iter().map(Plan::epoch).max();
+        Self {
+            me,
+            sizing,
+            patience,
+            view: View::default(),
+            highest: highest.unwrap_or(Epoch {
+                counter: 0,
+                planner: me,
+            }),
+            plans: BTreeMap::new(),
+            preparing: BTreeMap::new(),
+            unfit: BTreeMap::new(),
+            obstacles: BTreeMap::new(),
+            plan_at: None,
+        }
+    }
+
+    /// Takes in an event.
+    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Members(view) => self.on_members(now, view, &mut actions),
+            Event::Prepare { from, plan } => self.on_prepare(from, *plan, &mut actions),
+            Event::ShardsLoaded { epoch, result } => actions.push(Action::Send {
+                to: epoch.planner,
+                message: Box::new(Message::Prepared(epoch, result)),
+            }),
+            Event::Prepared {
+                from,
+                epoch,
+                result,
+            } => {
+                self.on_prepared(now, from, epoch, result, &mut actions);
+            }
+            Event::Commit(plan) => self.adopt(*plan, &mut actions),
+            Event::Tick => {}
+        }
+        self.give_up_waiting(now);
+        if self.plan_at.is_some_and(|at| at <= now) {
+            self.plan_at = None;
+            self.plan_anew(now, &mut actions);
+        }
+        actions
+    }
+
+    /// When `Tick` is wanted next, if nothing else happens.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        let deadlines = self.preparing.values().map(|preparing| preparing.deadline);
+        let forgiven = self.unfit.values().map(|(until, _)| *until);
+        deadlines.chain(forgiven).chain(self.plan_at).min()
+    }
+
+    /// The plan in force for a model, if all its incarnations live.
+    #[must_use]
+    pub fn plan(&self, model: &ModelName) -> Option<&Plan> {
+        self.plans
+            .get(model)
+            .filter(|plan| self.view.is_alive_plan(plan))
+    }
+
+    /// All plans in force.
+    pub fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.plans
+            .values()
+            .filter(|plan| self.view.is_alive_plan(plan))
+    }
+
+    /// Whether a model can answer, and if not, why.
+    #[must_use]
+    pub fn state(&self, model: &ModelName) -> (ModelState, String) {
+        if let Some(plan) = self.plan(model) {
+            let idle = plan.stages().iter().find_map(|stage| {
+                let member = self.view.member(stage.incarnation.node)?;
+                let shard = member.shard(plan.model(), stage.layers);
+                match shard.map(|shard| (shard.state, &shard.reason)) {
+                    Some((ShardState::Ready, _)) => None,
+                    Some((ShardState::Restarting, _)) => {
+                        Some(format!("the worker of {} restarts", member.report.name))
+                    }
+                    Some((ShardState::Failed, reason)) => Some(format!(
+                        "{} gave up its layers: {reason}",
+                        member.report.name
+                    )),
+                    Some((ShardState::Loading, _)) | None => {
+                        Some(format!("{} loads its layers", member.report.name))
+                    }
+                }
+            });
+            return match idle {
+                None => (ModelState::Ready, String::new()),
+                Some(reason) => (ModelState::Loading, reason),
+            };
+        }
+        if let Some(preparing) = self.preparing.get(model) {
+            let names: Vec<_> = preparing
+                .waiting
+                .iter()
+                .map(|node| self.view.name(*node))
+                .collect();
+            return (
+                ModelState::Loading,
+                format!("waiting for {} to load", names.join(", ")),
+            );
+        }
+        match self.obstacles.get(model) {
+            Some(reason) => (ModelState::Unavailable, reason.clone()),
+            None => (ModelState::Loading, "a plan is being made".to_owned()),
+        }
+    }
+
+    fn on_members(&mut self, now: Instant, view: View, actions: &mut Vec<Action>) {
+        let seen: Vec<Plan> = view
+            .alive()
+            .flat_map(|member| member.report.plans.iter().cloned())
+            .collect();
+        let changed = view.placement_facts() != self.view.placement_facts();
+        let lost = self.plans.values().any(|plan| !view.is_alive_plan(plan))
+            || self
+                .preparing
+                .values()
+                .any(|preparing| !view.is_alive_plan(&preparing.plan));
+        self.view = view;
+        for plan in seen {
+            self.adopt(plan, actions);
+        }
+        let broken = self.note_failed_shards(now);
+        if lost || broken {
+            self.plan_at = Some(now);
+        } else if changed {
+            let settled = now + self.patience.settle;
+            self.plan_at = Some(self.plan_at.map_or(settled, |at| at.min(settled)));
+        }
+    }
+
+    /// A node that gave up a shard of a plan in force must not hold it in the next one.
+    fn note_failed_shards(&mut self, now: Instant) -> bool {
+        let mut broken = false;
+        for plan in self.plans.values() {
+            for stage in plan.stages() {
+                let member = self.view.member(stage.incarnation.node);
+                let shard = member.and_then(|member| member.shard(plan.model(), stage.layers));
+                let Some(shard) = shard.filter(|shard| shard.state == ShardState::Failed) else {
+                    continue;
+                };
+                let key = (stage.incarnation, plan.model().clone());
+                let until = now + self.patience.unfit;
+                broken |= self
+                    .unfit
+                    .insert(key, (until, shard.reason.clone()))
+                    .is_none();
+            }
+        }
+        broken
+    }
+
+    fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
+        self.highest = self.highest.max(plan.epoch());
+        let newer = self
+            .plans
+            .get(plan.model())
+            .filter(|known| known.epoch() > plan.epoch());
+        match newer {
+            Some(known) => actions.push(Action::Send {
+                to: from,
+                message: Box::new(Message::Prepared(
+                    plan.epoch(),
+                    Err(format!("epoch {} is in force already", known.epoch())),
+                )),
+            }),
+            None => actions.push(Action::LoadShards(Box::new(plan))),
+        }
+    }
+
+    fn on_prepared(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        epoch: Epoch,
+        result: Result<(), String>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some((model, preparing)) = self
+            .preparing
+            .iter_mut()
+            .find(|(_, preparing)| preparing.plan.epoch() == epoch)
+        else {
+            return;
+        };
+        let model = model.clone();
+        match result {
+            Ok(()) => {
+                preparing.waiting.remove(&from);
+                if preparing.waiting.is_empty()
+                    && let Some(ready) = self.preparing.remove(&model)
+                {
+                    let everybody = self.view.alive().map(|member| member.incarnation.node);
+                    actions.extend(everybody.map(|to| Action::Send {
+                        to,
+                        message: Box::new(Message::Commit(ready.plan.clone())),
+                    }));
+                }
+            }
+            Err(reason) => {
+                self.preparing.remove(&model);
+                if let Some(member) = self.view.member(from) {
+                    let until = now + self.patience.unfit;
+                    self.unfit
+                        .insert((member.incarnation, model), (until, reason));
+                }
+                self.plan_at = Some(now);
+            }
+        }
+    }
+
+    fn adopt(&mut self, plan: Plan, actions: &mut Vec<Action>) {
+        self.highest = self.highest.max(plan.epoch());
+        let known = self.plans.get(plan.model()).map(Plan::epoch);
+        if known.is_none_or(|known| plan.epoch() > known) {
+            let overtaken = self
+                .preparing
+                .get(plan.model())
+                .is_some_and(|preparing| preparing.plan.epoch() < plan.epoch());
+            if overtaken {
+                self.preparing.remove(plan.model());
+            }
+            self.plans.insert(plan.model().clone(), plan.clone());
+            actions.push(Action::Adopt(Box::new(plan)));
+        }
+    }
+
+    /// Leaves out nodes that did not load in time, and lets those in again whose time is over.
+    fn give_up_waiting(&mut self, now: Instant) {
+        let late: Vec<ModelName> = self
+            .preparing
+            .iter()
+            .filter(|(_, preparing)| preparing.deadline <= now)
+            .map(|(model, _)| model.clone())
+            .collect();
+        for model in late {
+            let Some(preparing) = self.preparing.remove(&model) else {
+                continue;
+            };
+            for node in preparing.waiting {
+                if let Some(member) = self.view.member(node) {
+                    let reason = "did not load its layers in time".to_owned();
+                    let until = now + self.patience.unfit;
+                    self.unfit
+                        .insert((member.incarnation, model.clone()), (until, reason));
+                }
+            }
+            self.plan_at = Some(now);
+        }
+        let before = self.unfit.len();
+        self.unfit.retain(|_, (until, _)| *until > now);
+        if self.unfit.len() < before {
+            self.plan_at = Some(now);
+        }
+    }
+
+    /// Makes plans for all models whose layout should differ from what is in force.
+    fn plan_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        self.obstacles.clear();
+        let unfit = self
+            .unfit
+            .iter()
+            .map(|(key, (_, reason))| (key.clone(), reason.clone()))
+            .collect();
+        let layouts = place_all(&self.view, self.sizing, &unfit);
+        self.preparing
+            .retain(|model, _| layouts.contains_key(model));
+        let planner = self
+            .view
+            .alive()
+            .map(|member| member.incarnation.node)
+            .min();
+        for (model, layout) in layouts {
+            match layout {
+                Err(reason) => {
+                    self.preparing.remove(&model);
+                    self.obstacles.insert(model, reason);
+                }
+                Ok(layout) if planner == Some(self.me) => {
+                    self.prepare(now, model, layout, actions);
+                }
+                Ok(_) => {
+                    // Another node plans; what this one had begun is void.
+                    self.preparing.remove(&model);
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &mut self,
+        now: Instant,
+        model: ModelName,
+        layout: Layout,
+        actions: &mut Vec<Action>,
+    ) {
+        let epoch = self.highest.next(self.me);
+        let plan = Plan::new(PlanParts {
+            epoch,
+            model: model.clone(),
+            digest: layout.digest,
+            layers: layout.layers,
+            strategy: self.sizing.strategy,
+            context: layout.context,
+            max_sequences: self.sizing.max_sequences,
+            stages: layout.stages,
+        });
+        let plan = match plan {
+            Ok(plan) => plan,
+            Err(error) => {
+                self.obstacles.insert(model, error.to_string());
+                return;
+            }
+        };
+        let same = |other: &Plan| other.same_layout(&plan);
+        let in_force = self.plan(&model).is_some_and(same);
+        let on_its_way = self.preparing.get(&model).is_some_and(|p| same(&p.plan));
+        if in_force {
+            self.preparing.remove(&model);
+        }
+        if in_force || on_its_way {
+            return;
+        }
+        self.highest = epoch;
+        actions.extend(plan.nodes().map(|to| Action::Send {
+            to,
+            message: Box::new(Message::Prepare(plan.clone())),
+        }));
+        let waiting = plan.nodes().collect();
+        self.preparing.insert(
+            model,
+            Preparing {
+                plan,
+                waiting,
+                deadline: now + self.patience.load,
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use planaria_config::{ByteSize, LayerRange, Strategy};
+use planaria_engine::geometry::Geometry;
+
+use super::*;
+use crate::cluster_view::{NodeState, SequenceCounts};
+use crate::membership::Member;
+use crate::wire::{HeldModel, Report, ShardReport};
+
+const PATIENCE: Patience = Patience {
+    settle: Duration::from_millis(400),
+    load: Duration::from_secs(60),
+    unfit: Duration::from_secs(30),
+};
+
+const SIZING: Sizing = Sizing {
+    strategy: Strategy::RingMemoryWeighted,
+    context: 16,
+    max_sequences: 1,
+};
+
+fn id(byte: u8) -> NodeId {
+    NodeId::from_bytes([byte; 32])
+}
+
+fn model() -> ModelName {
+    "m".parse().unwrap()
+}
+
+/// A member with `memory` MiB of a model whose 12 layers take 10 MiB each.
+fn member(byte: u8, generation: u64, memory: u64) -> Member {
+    let geometry = Geometry {
+        bytes_per_layer: vec![ByteSize::mib(10).bytes(); 12],
+        embed_bytes: 0,
+        head_bytes: 0,
+        tied: false,
+        kv_bytes_per_token_per_layer: 1,
+        hidden_bytes: 64,
+        max_context: 1024,
+        vocab: 100,
+    };
+    let report = Report {
+        name: format!("node-{byte}"),
+        pid: 1,
+        port: 1,
+        memory_bytes: ByteSize::mib(memory).bytes(),
+        desired: vec![model()],
+        models: vec![HeldModel {
+            name: model(),
+            digest: "11".repeat(32).parse().unwrap(),
+            geometry,
+        }],
+        unusable: Vec::new(),
+        shards: Vec::new(),
+        plans: Vec::new(),
+        sequences: SequenceCounts::default(),
+        neighbours: Vec::new(),
+    };
+    Member {
+        incarnation: Incarnation {
+            node: id(byte),
+            generation,
+        },
+        state: NodeState::Alive,
+        address: SocketAddr::from(([127, 0, 0, 1], u16::from(byte))),
+        report: Arc::new(report),
+    }
+}
+
+/// Schedulers that deliver their messages to each other at once.
+struct Cluster {
+    now: Instant,
+    schedulers: BTreeMap<NodeId, Scheduler>,
+    /// Who says no to `Prepare`.
+    failing: BTreeSet<NodeId>,
+    /// Who does not answer `Prepare`.
+    silent: BTreeSet<NodeId>,
+    adopted: Vec<(NodeId, Plan)>,
+}
+
+impl Cluster {
+    fn new(bytes: &[u8]) -> Self {
+        let schedulers = bytes
+            .iter()
+            .map(|byte| (id(*byte), Scheduler::new(id(*byte), SIZING, PATIENCE, &[])))
+            .collect();
+        Self {
+            now: Instant::now(),
+            schedulers,
+            failing: BTreeSet::new(),
+            silent: BTreeSet::new(),
+            adopted: Vec::new(),
+        }
+    }
+
+    fn everybody(&mut self, event: &Event) {
+        for node in self.schedulers.keys().copied().collect::<Vec<_>>() {
+            self.tell(node, event.clone());
+        }
+    }
+
+    fn see(&mut self, members: &[Member]) {
+        self.everybody(&Event::Members(View::of(members.iter().cloned())));
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.everybody(&Event::Tick);
+    }
+
+    fn tell(&mut self, node: NodeId, event: Event) {
+        let Some(scheduler) = self.schedulers.get_mut(&node) else {
+            return;
+        };
+        for action in scheduler.on(self.now, event) {
+            match action {
+                Action::Send { to, message } => {
+                    let event = match *message {
+                        Message::Prepare(plan) => Event::Prepare {
+                            from: node,
+                            plan: Box::new(plan),
+                        },
+                        Message::Prepared(epoch, result) => Event::Prepared {
+                            from: node,
+                            epoch,
+                            result,
+                        },
+                        Message::Commit(plan) => Event::Commit(Box::new(plan)),
+                    };
+                    self.tell(to, event);
+                }
+                Action::LoadShards(_) if self.silent.contains(&node) => {}
+                Action::LoadShards(plan) => {
+                    let result = match self.failing.contains(&node) {
+                        true => Err("its disk is broken".to_owned()),
+                        false => Ok(()),
+                    };
+                    self.tell(
+                        node,
+                        Event::ShardsLoaded {
+                            epoch: plan.epoch(),
+                            result,
+                        },
+                    );
+                }
+                Action::Adopt(plan) => self.adopted.push((node, *plan)),
+            }
+        }
+    }
+
+    /// The layers of each stage, as every node sees them.
+    fn layout(&self) -> Vec<(NodeId, String)> {
+        let layouts: BTreeSet<_> = self
+            .schedulers
+            .values()
+            .map(|scheduler| {
+                let plan = scheduler.plan(&model());
+                let stages = plan.map_or(&[][..], Plan::stages);
+                stages
+                    .iter()
+                    .map(|s| (s.incarnation.node, s.layers.to_string()))
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        assert_eq!(layouts.len(), 1, "all nodes agree: {layouts:?}");
+        layouts.into_iter().next().unwrap()
+    }
+}
+
+fn layers(byte: u8, text: &str) -> (NodeId, String) {
+    (id(byte), text.to_owned())
+}
+
+#[test]
+fn the_lowest_id_plans_for_all_after_they_settled() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.see(&[member(1, 1, 100), member(2, 1, 200), member(3, 1, 300)]);
+    assert!(cluster.layout().is_empty());
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(
+        cluster.layout(),
+        [layers(3, "0-5"), layers(2, "6-9"), layers(1, "10-11")]
+    );
+    assert!(
+        cluster
+            .adopted
+            .iter()
+            .all(|(_, plan)| plan.epoch().planner == id(1))
+    );
+    assert_eq!(cluster.adopted.len(), 3, "one plan, adopted once by each");
+}
+
+#[test]
+fn news_that_do_not_matter_change_nothing() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let members = [member(1, 1, 100), member(2, 1, 100)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let adopted = cluster.adopted.len();
+    let mut busy = members.clone();
+    Arc::make_mut(&mut busy[0].report).sequences.running = 5;
+    cluster.see(&busy);
+    cluster.pass(PATIENCE.unfit * 2);
+    assert_eq!(cluster.adopted.len(), adopted);
+}
+
+#[test]
+fn a_death_leads_to_a_plan_at_once() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    // The planner itself dies.
+    cluster.schedulers.remove(&id(1));
+    cluster.see(&members[1..]);
+    assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(2, "6-11")]);
+    let (_, last) = cluster.adopted.last().unwrap();
+    assert_eq!(last.epoch().planner, id(2));
+    assert!(
+        cluster
+            .adopted
+            .windows(2)
+            .all(|pair| pair[0].1.epoch() <= pair[1].1.epoch())
+    );
+}
+
+#[test]
+fn a_restarted_node_is_another_one() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
+    cluster.pass(PATIENCE.settle);
+    let before = cluster.adopted.last().unwrap().1.epoch();
+    cluster.see(&[member(1, 1, 100), member(2, 2, 100)]);
+    let (_, plan) = cluster.adopted.last().unwrap();
+    assert!(plan.epoch() > before);
+    assert_eq!(
+        plan.stages().iter().map(|s| s.incarnation.generation).max(),
+        Some(2)
+    );
+}
+
+#[test]
+fn who_cannot_load_is_left_out_for_a_while() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.failing.insert(id(3));
+    cluster.see(&[member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
+    cluster.failing.clear();
+    cluster.pass(PATIENCE.unfit);
+    assert_eq!(cluster.layout().len(), 3);
+}
+
+#[test]
+fn who_does_not_answer_is_left_out() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.silent.insert(id(2));
+    cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    let (state, reason) = cluster.schedulers[&id(1)].state(&model());
+    assert_eq!(
+        (state, reason.as_str()),
+        (ModelState::Loading, "waiting for node-2 to load")
+    );
+    cluster.pass(PATIENCE.load);
+    assert_eq!(cluster.layout(), [layers(1, "0-11")]);
+}
+
+#[test]
+fn a_model_that_fits_nowhere_is_explained() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&[member(1, 1, 30), member(2, 1, 40)]);
+    cluster.pass(PATIENCE.settle);
+    let (state, reason) = cluster.schedulers[&id(2)].state(&model());
+    assert_eq!(state, ModelState::Unavailable);
+    assert!(
+        reason.contains("takes 120.0 MiB") && reason.contains("70 MiB"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_model_that_nobody_has_is_explained() {
+    let mut cluster = Cluster::new(&[1]);
+    let mut alone = member(1, 1, 30);
+    Arc::make_mut(&mut alone.report).models.clear();
+    cluster.see(std::slice::from_ref(&alone));
+    cluster.pass(PATIENCE.settle);
+    let (_, reason) = cluster.schedulers[&id(1)].state(&model());
+    assert!(reason.contains("no member has the files"), "{reason}");
+    let unusable = &mut Arc::make_mut(&mut alone.report).unusable;
+    unusable.push((model(), "config.json: no number of layers".to_owned()));
+    let mut cluster = Cluster::new(&[1]);
+    cluster.see(&[alone]);
+    cluster.pass(PATIENCE.settle);
+    let (_, reason) = cluster.schedulers[&id(1)].state(&model());
+    assert!(reason.contains("no number of layers"), "{reason}");
+}
+
+#[test]
+fn old_plans_are_not_adopted() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
+    cluster.pass(PATIENCE.settle);
+    let (_, plan) = cluster.adopted.last().unwrap().clone();
+    let mut parts = plan.parts().clone();
+    parts.epoch.counter -= 1;
+    let adopted = cluster.adopted.len();
+    let old = Plan::new(parts).unwrap();
+    cluster.tell(id(2), Event::Commit(Box::new(old.clone())));
+    assert_eq!(cluster.adopted.len(), adopted);
+    let scheduler = cluster.schedulers.get_mut(&id(2)).unwrap();
+    let answer = scheduler.on(
+        cluster.now,
+        Event::Prepare {
+            from: id(1),
+            plan: Box::new(old),
+        },
+    );
+    let [Action::Send { message, .. }] = answer.as_slice() else {
+        panic!("{answer:?}")
+    };
+    assert!(
+        matches!(**message, Message::Prepared(_, Err(_))),
+        "{message:?}"
+    );
+}
+
+#[test]
+fn a_plan_in_a_report_is_adopted_by_who_missed_its_commit() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let members = [member(1, 1, 100), member(2, 1, 100)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let (_, plan) = cluster.adopted.last().unwrap().clone();
+    let mut late = Scheduler::new(id(3), SIZING, PATIENCE, &[]);
+    let mut telling = members.clone();
+    Arc::make_mut(&mut telling[0].report)
+        .plans
+        .push(plan.clone());
+    let view = View::of(telling.into_iter().chain([member(3, 1, 100)]));
+    let actions = late.on(cluster.now, Event::Members(view));
+    assert_eq!(actions, [Action::Adopt(Box::new(plan))]);
+}
+
+#[test]
+fn a_shard_that_was_given_up_is_planned_around() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let lost = cluster.layout()[0].clone();
+    let mut telling = members.clone();
+    let broken = telling
+        .iter_mut()
+        .find(|m| m.incarnation.node == lost.0)
+        .unwrap();
+    let range = lost.1.split_once('-').unwrap();
+    Arc::make_mut(&mut broken.report).shards.push(ShardReport {
+        model: model(),
+        layers: LayerRange::inclusive(range.0.parse().unwrap(), range.1.parse().unwrap()).unwrap(),
+        state: ShardState::Failed,
+        reason: "its worker keeps dying".to_owned(),
+        pid: None,
+        memory_bytes: 0,
+    });
+    cluster.see(&telling);
+    assert!(
+        cluster.layout().iter().all(|(node, _)| *node != lost.0),
+        "{:?}",
+        cluster.layout()
+    );
+}
+
+#[test]
+fn epochs_grow_across_a_restart() {
+    let mut cluster = Cluster::new(&[1]);
+    cluster.see(&[member(1, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    let (_, remembered) = cluster.adopted.last().unwrap().clone();
+    let mut again = Cluster::new(&[]);
+    let scheduler = Scheduler::new(id(1), SIZING, PATIENCE, std::slice::from_ref(&remembered));
+    again.schedulers.insert(id(1), scheduler);
+    again.see(&[member(1, 2, 200)]);
+    again.pass(PATIENCE.settle);
+    assert!(again.adopted.last().unwrap().1.epoch() > remembered.epoch());
+}

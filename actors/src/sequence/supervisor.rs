@@ -1,0 +1,322 @@
+//! Actor: admits requests and supervises the running sequences.
+//!
+//! Parent: root. Children: one [`sequence`](super::actor) per generation (temporary). When a
+//! sequence ends, however it ends, every stage of its plan is told to forget it. When this actor
+//! dies the running sequences end and their clients get an error.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use planaria_config::SequenceId;
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::mpsc;
+
+use super::actor::{SequenceActor, SequenceArgs};
+use super::admission::{Admission, Admitted};
+use super::machine::Event;
+use crate::cluster_view::ModelState;
+use crate::context::Context;
+use crate::generation::{
+    Event as Told, Generation, GenerationError, Generator, Request, SubmitError,
+};
+use crate::membership::View;
+use crate::plan::Plan;
+use crate::slot::Slot;
+use crate::wire::{DataBody, DataHeader};
+
+/// Tokens that may wait for a client that does not read: more than any answer is long in the time
+/// a healthy client may stall, little enough memory to grant it to everybody.
+const CLIENT_EVENTS: usize = 4096;
+
+/// Admission is a look at a few numbers; a node that cannot answer that in time is not well.
+const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Speaks to sequences.
+#[derive(Debug, Clone)]
+pub struct SequencesHandle(pub(crate) Slot<SequencesMessage>);
+
+impl SequencesHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// A frame for the owner of a sequence came.
+    pub fn frame(&self, header: DataHeader) {
+        self.0.tell(SequencesMessage::Frame(header));
+    }
+
+    /// The cluster changed.
+    pub fn members(&self, view: View) {
+        self.0.tell(SequencesMessage::Members(view));
+    }
+
+    /// End all sequences with an error; the node is shutting down.
+    pub fn shut_down(&self) {
+        self.0.tell(SequencesMessage::ShutDown);
+    }
+}
+
+impl Generator for SequencesHandle {
+    fn submit(&self, request: Request) -> BoxFuture<'_, Result<Generation, SubmitError>> {
+        Box::pin(async move {
+            self.0
+                .ask(ADMISSION_PATIENCE, |reply| {
+                    SequencesMessage::Submit(Box::new(request), reply)
+                })
+                .await
+                .unwrap_or(Err(SubmitError::Unavailable))
+        })
+    }
+}
+
+/// What sequences is told.
+#[derive(Debug)]
+pub enum SequencesMessage {
+    /// A client wants something.
+    Submit(Box<Request>, RpcReplyPort<Result<Generation, SubmitError>>),
+    /// A frame for an owner.
+    Frame(DataHeader),
+    /// The cluster changed.
+    Members(View),
+    /// The node is shutting down.
+    ShutDown,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct SequencesActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    admission: Admission<Waiting>,
+    running: BTreeMap<SequenceId, Running>,
+    shutting_down: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: SequenceId,
+    request: Request,
+    client: mpsc::Sender<Told>,
+}
+
+#[derive(Debug)]
+struct Running {
+    actor: ActorRef<Event>,
+    plan: Arc<Plan>,
+}
+
+impl Actor for SequencesActor {
+    type Msg = SequencesMessage;
+    type State = State;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<SequencesMessage>,
+        context: Arc<Context>,
+    ) -> Result<State, ActorProcessingErr> {
+        let settings = &context.settings;
+        let admission = Admission::new(settings.max_sequences, settings.max_queued);
+        Ok(State {
+            admission,
+            running: BTreeMap::new(),
+            shutting_down: false,
+            context,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SequencesMessage>,
+        message: SequencesMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            SequencesMessage::Submit(request, reply) => {
+                let answer = state.submit(&myself, *request).await?;
+                // A client that left before the answer has closed its generation too.
+                drop(reply.send(answer));
+            }
+            SequencesMessage::Frame(header) => {
+                if let Some(running) = state.running.get(&header.sequence) {
+                    drop(running.actor.cast(Event::Frame(header)));
+                }
+            }
+            SequencesMessage::Members(view) => state.members(&view),
+            SequencesMessage::ShutDown => {
+                state.shutting_down = true;
+                for running in state.running.values() {
+                    drop(running.actor.cast(Event::ShuttingDown));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<SequencesMessage>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let SupervisionEvent::ActorTerminated(dead, _, _)
+        | SupervisionEvent::ActorFailed(dead, _) = event
+        {
+            state.ended(&myself, &dead).await?;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn submit(
+        &mut self,
+        myself: &ActorRef<SequencesMessage>,
+        request: Request,
+    ) -> Result<Result<Generation, SubmitError>, ActorProcessingErr> {
+        let plan = match self.plan_for(&request) {
+            Ok(plan) => plan,
+            Err(error) => return Ok(Err(error)),
+        };
+        let limit = plan.parts().context;
+        let tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+        if tokens == 0 || tokens >= limit {
+            return Ok(Err(SubmitError::PromptTooLong { tokens, limit }));
+        }
+        let id = SequenceId::from_bits(rand::random());
+        let (client, events) = mpsc::channel(CLIENT_EVENTS);
+        match self.admission.admit(Waiting {
+            id,
+            request,
+            client,
+        }) {
+            Admitted::Runs(waiting) => self.run(myself, waiting, plan).await?,
+            Admitted::Waits => {}
+            Admitted::Refused(_) => {
+                let counts = self.admission.counts();
+                let (running, queued) = (counts.running, counts.queued);
+                return Ok(Err(SubmitError::Overloaded { running, queued }));
+            }
+        }
+        self.tell_counts();
+        Ok(Ok(Generation { id, events }))
+    }
+
+    /// The plan in force for a request's model, if it could answer now.
+    fn plan_for(&self, request: &Request) -> Result<Arc<Plan>, SubmitError> {
+        if self.shutting_down {
+            return Err(SubmitError::Unavailable);
+        }
+        let table = self.context.plans.borrow();
+        let model = table
+            .models
+            .get(&request.model)
+            .ok_or_else(|| SubmitError::UnknownModel(request.model.clone()))?;
+        match (&model.plan, model.state) {
+            (Some(plan), ModelState::Ready) => Ok(Arc::clone(plan)),
+            _ => Err(SubmitError::NoPlan {
+                model: request.model.clone(),
+                reason: model.reason.clone(),
+            }),
+        }
+    }
+
+    async fn run(
+        &mut self,
+        myself: &ActorRef<SequencesMessage>,
+        waiting: Waiting,
+        plan: Arc<Plan>,
+    ) -> Result<(), ActorProcessingErr> {
+        let Waiting {
+            id,
+            request,
+            client,
+        } = waiting;
+        let args = SequenceArgs {
+            context: Arc::clone(&self.context),
+            id,
+            request,
+            plan: Arc::clone(&plan),
+            client,
+        };
+        let (actor, _) = Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await?;
+        self.running.insert(id, Running { actor, plan });
+        Ok(())
+    }
+
+    async fn ended(
+        &mut self,
+        myself: &ActorRef<SequencesMessage>,
+        dead: &ActorCell,
+    ) -> Result<(), ActorProcessingErr> {
+        let found = self
+            .running
+            .iter()
+            .find(|(_, r)| r.actor.get_id() == dead.get_id());
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return Ok(());
+        };
+        if let Some(running) = self.running.remove(&id) {
+            self.release(id, &running.plan);
+        }
+        self.admission.ended();
+        while let Some(waiting) = self.admission.next(|waiting| !waiting.client.is_closed()) {
+            match self.plan_for(&waiting.request) {
+                Ok(plan) => self.run(myself, waiting, plan).await?,
+                Err(error) => {
+                    let lost = GenerationError::PlanLost {
+                        model: waiting.request.model.clone(),
+                        reason: error.to_string(),
+                    };
+                    // A client that left does not need to know.
+                    drop(waiting.client.try_send(Told::Failed(lost)));
+                    self.admission.ended();
+                }
+            }
+        }
+        self.tell_counts();
+        Ok(())
+    }
+
+    fn release(&self, sequence: SequenceId, plan: &Plan) {
+        for (stage, assignment) in (0_u16..).zip(plan.stages()) {
+            let header = DataHeader {
+                epoch: plan.epoch(),
+                sequence,
+                owner: self.context.me.node,
+                position: 0,
+                body: DataBody::Release { stage },
+            };
+            let node = assignment.incarnation.node;
+            if let Err(error) = self.context.router.send(node, header, Bytes::new()) {
+                // A node that is lost to this one releases what it holds for it.
+                tracing::debug!(peer = ?node, %error, "a release was not sent");
+            }
+        }
+    }
+
+    fn members(&self, view: &View) {
+        for running in self.running.values() {
+            for stage in running.plan.stages() {
+                let node = stage.incarnation.node;
+                if !view.is_alive(stage.incarnation) {
+                    let name = view.name(node);
+                    drop(running.actor.cast(Event::NodeLost { node, name }));
+                }
+            }
+        }
+    }
+
+    fn tell_counts(&self) {
+        self.context
+            .handles
+            .membership
+            .own_sequences(self.admission.counts());
+    }
+}

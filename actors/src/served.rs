@@ -1,0 +1,265 @@
+//! What a node needs to know of a model to turn words into tokens and back: tokenizer, chat
+//! template, and what its files say about answers. Weights are the workers' business.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use planaria_config::ModelName;
+use planaria_engine::chat_template::ChatTemplate;
+use planaria_engine::model_dir::{ModelDir, ModelError};
+use planaria_engine::tokenizer::Tokenizer;
+use serde::Deserialize;
+use thiserror::Error;
+use tokio::sync::OnceCell;
+use tokio::task::spawn_blocking;
+
+/// The models of this machine, each read when it is first asked for.
+#[derive(Debug)]
+pub struct ServedModels {
+    folder: PathBuf,
+    slots: Mutex<Slots>,
+}
+
+/// A model whose words this node knows.
+#[derive(Debug)]
+pub struct ServedModel {
+    /// Its name.
+    pub name: ModelName,
+    /// Text to tokens and back.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Messages to text.
+    pub template: ChatTemplate,
+    /// Tokens that end an answer.
+    pub eos: Vec<u32>,
+    /// Longest sequence that it was made for, in tokens.
+    pub max_context: u32,
+    /// Tokens that it knows: ids are smaller.
+    pub vocab: u32,
+    /// How it wants to be sampled where a request is silent.
+    pub defaults: GenerationDefaults,
+}
+
+/// What `generation_config.json` says about sampling; values that cannot be are as absent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GenerationDefaults {
+    /// 1 where the file is silent, as OpenAI has it.
+    pub temperature: f32,
+    /// 0, which keeps all, where the file is silent.
+    pub top_k: u32,
+    /// 1, which keeps all, where the file is silent.
+    pub top_p: f32,
+    /// 0, which keeps all, where the file is silent.
+    pub min_p: f32,
+    /// 1, which is off, where the file is silent.
+    pub repetition_penalty: f32,
+}
+
+/// Why this node does not know a model's words. It may be asked again at any time: a folder that
+/// was mended is read anew.
+#[derive(Debug, Clone, Error)]
+pub enum ServedModelError {
+    /// Other nodes may have it.
+    #[error(
+        "the model `{0}` is not in this node's models folder: copy it there, or ask another node"
+    )]
+    NotHere(ModelName),
+    /// Its folder is there and cannot be used.
+    #[error("the model `{name}` cannot be used on this node: {problem}")]
+    Broken {
+        /// The model.
+        name: ModelName,
+        /// What is wrong, naming the file.
+        problem: Arc<ModelError>,
+    },
+    /// The reader panicked, or the runtime is shutting down.
+    #[error("the model `{0}` could not be read")]
+    Interrupted(ModelName),
+}
+
+/// Tokenizers take some ten megabytes each. A cluster serves a few models at a time; this only
+/// keeps one whose models change often from remembering all of them.
+const MOST_MODELS: usize = 16;
+
+#[derive(Debug, Default)]
+struct Slots {
+    by_name: HashMap<ModelName, Slot>,
+    /// Grows with every use, so the least recently used slot has the smallest.
+    clock: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    model: Arc<OnceCell<Arc<ServedModel>>>,
+    used: u64,
+}
+
+impl ServedModels {
+    /// Models in folders below `models_dir`. Nothing is read yet.
+    #[must_use]
+    pub fn new(models_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: models_dir.into(),
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The model, read from disk by whoever asks first while the others wait.
+    ///
+    /// # Errors
+    /// When it is not on this node's disk or cannot be used.
+    pub async fn get(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
+        let slot = self
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take_up(name);
+        let model = slot.get_or_try_init(|| self.read(name)).await?;
+        Ok(Arc::clone(model))
+    }
+
+    async fn read(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
+        let folder = self.folder.join(name.as_str());
+        let owned = name.clone();
+        spawn_blocking(move || ServedModel::open(&folder, owned).map(Arc::new))
+            .await
+            .unwrap_or_else(|_| Err(ServedModelError::Interrupted(name.clone())))
+    }
+}
+
+impl Slots {
+    fn take_up(&mut self, name: &ModelName) -> Arc<OnceCell<Arc<ServedModel>>> {
+        self.clock += 1;
+        let used = self.clock;
+        let slot = self.by_name.entry(name.clone()).or_insert_with(|| Slot {
+            model: Arc::default(),
+            used,
+        });
+        slot.used = used;
+        let model = Arc::clone(&slot.model);
+        if self.by_name.len() > MOST_MODELS {
+            let oldest = self.by_name.iter().min_by_key(|(_, slot)| slot.used);
+            if let Some(oldest) = oldest.map(|(name, _)| name.clone()) {
+                self.by_name.remove(&oldest);
+            }
+        }
+        model
+    }
+}
+
+impl ServedModel {
+    fn open(folder: &Path, name: ModelName) -> Result<Self, ServedModelError> {
+        if !folder.is_dir() {
+            return Err(ServedModelError::NotHere(name));
+        }
+        let model = ModelDir::open(folder).and_then(|dir| {
+            let tokenizer = Tokenizer::open(&dir)?;
+            Ok((ChatTemplate::open(&dir)?, tokenizer, dir))
+        });
+        match model {
+            Ok((template, tokenizer, dir)) => Ok(Self {
+                template,
+                eos: tokenizer.eos_token_ids().iter().copied().collect(),
+                tokenizer: Arc::new(tokenizer),
+                max_context: dir.config().max_context(),
+                vocab: dir.config().vocab(),
+                defaults: GenerationDefaults::read(folder),
+                name,
+            }),
+            Err(problem) => Err(ServedModelError::Broken {
+                name,
+                problem: Arc::new(problem),
+            }),
+        }
+    }
+}
+
+impl Default for GenerationDefaults {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+        }
+    }
+}
+
+impl GenerationDefaults {
+    /// [`ModelDir::open`] has read the same file before: it is short, and JSON.
+    fn read(folder: &Path) -> Self {
+        std::fs::read(folder.join("generation_config.json"))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .map_or_else(Self::default, |file| Self::parse(&file))
+    }
+
+    fn parse(file: &GenerationConfig) -> Self {
+        let default = Self::default();
+        let within = |value: Option<f32>, low: f32, high: f32, default: f32| {
+            value
+                .filter(|value| (low..=high).contains(value))
+                .unwrap_or(default)
+        };
+        Self {
+            temperature: within(file.temperature, 0.0, 2.0, default.temperature),
+            top_k: file
+                .top_k
+                .and_then(|k| u32::try_from(k).ok())
+                .unwrap_or(default.top_k),
+            top_p: within(file.top_p, 0.0, 1.0, default.top_p),
+            min_p: within(file.min_p, 0.0, 1.0, default.min_p),
+            repetition_penalty: within(
+                file.repetition_penalty,
+                0.01,
+                10.0,
+                default.repetition_penalty,
+            ),
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct GenerationConfig {
+    temperature: Option<f32>,
+    top_k: Option<i64>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn defaults(json: &str) -> GenerationDefaults {
+        GenerationDefaults::parse(&serde_json::from_str(json).unwrap())
+    }
+
+    #[test]
+    fn defaults_that_cannot_be_are_as_absent() {
+        let odd = r#"{"temperature": -1, "top_k": -1, "top_p": null, "min_p": 7, "do_sample": 1}"#;
+        assert_eq!(defaults(odd), GenerationDefaults::default());
+        let usual = defaults(r#"{"temperature": 0.6, "top_p": 0.9, "top_k": 50}"#);
+        assert_eq!(
+            (usual.temperature, usual.top_p, usual.top_k),
+            (0.6, 0.9, 50)
+        );
+    }
+
+    #[test]
+    fn only_models_of_late_are_kept() {
+        let mut slots = Slots::default();
+        let name = |n: usize| format!("m{n}").parse::<ModelName>().unwrap();
+        let first = slots.take_up(&name(0));
+        for n in 1..2 * MOST_MODELS {
+            slots.take_up(&name(n));
+            assert!(Arc::ptr_eq(&first, &slots.take_up(&name(0))));
+        }
+        assert_eq!(slots.by_name.len(), MOST_MODELS);
+        assert!(slots.by_name.contains_key(&name(2 * MOST_MODELS - 1)));
+        assert!(!slots.by_name.contains_key(&name(1)));
+    }
+}

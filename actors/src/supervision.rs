@@ -1,0 +1,154 @@
+//! When a part of the node dies: what is restarted, when, and when to give up.
+//!
+//! Pure: the clock is an argument, and nothing here knows actors. Modelled on OTP's supervisor
+//! (strategies, intensity within a period), with a backoff between restarts.
+
+mod table;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+pub use table::{Row, TABLE, row};
+
+/// Which siblings go down with a child that died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// The child alone is restarted.
+    OneForOne,
+    /// The child and all that were started after it are restarted.
+    RestForOne,
+    /// The child is not restarted; whoever waited for it is told.
+    Temporary,
+}
+
+/// How often restarts may happen, and how long to wait before one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Intensity {
+    /// More restarts than this within `period` are a melt-down.
+    pub restarts: u32,
+    /// The period.
+    pub period: Duration,
+    /// The wait before the first restart; each further one within the period doubles it.
+    pub backoff: Duration,
+    /// The longest wait.
+    pub backoff_limit: Duration,
+}
+
+/// What to do about a death.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Start again after this long.
+    RestartAfter(Duration),
+    /// It died too often: give up.
+    GiveUp,
+}
+
+/// The deaths of one child, or of one supervisor's children together.
+#[derive(Debug, Clone)]
+pub struct Restarts {
+    intensity: Intensity,
+    recent: VecDeque<Instant>,
+    total: u64,
+}
+
+impl Restarts {
+    /// Nothing has died yet.
+    #[must_use]
+    pub const fn new(intensity: Intensity) -> Self {
+        Self {
+            intensity,
+            recent: VecDeque::new(),
+            total: 0,
+        }
+    }
+
+    /// A death at `now`. Killed counts as any other death.
+    pub fn on_death(&mut self, now: Instant) -> Verdict {
+        while let Some(oldest) = self.recent.front()
+            && now.duration_since(*oldest) > self.intensity.period
+        {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(now);
+        self.total += 1;
+        let deaths = u32::try_from(self.recent.len()).unwrap_or(u32::MAX);
+        if deaths > self.intensity.restarts {
+            return Verdict::GiveUp;
+        }
+        let doubled = self
+            .intensity
+            .backoff
+            .saturating_mul(1 << (deaths - 1).min(20));
+        Verdict::RestartAfter(doubled.min(self.intensity.backoff_limit))
+    }
+
+    /// Deaths since the beginning.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+}
+
+/// Which of `count` children, in the order of their start, are stopped and started again when
+/// `dead` died: as a range of indices.
+#[must_use]
+pub fn restart_range(policy: Policy, dead: usize, count: usize) -> std::ops::Range<usize> {
+    match policy {
+        Policy::OneForOne => dead..(dead + 1).min(count),
+        Policy::RestForOne => dead..count,
+        Policy::Temporary => dead..dead,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTENSITY: Intensity = Intensity {
+        restarts: 3,
+        period: Duration::from_secs(10),
+        backoff: Duration::from_millis(100),
+        backoff_limit: Duration::from_millis(300),
+    };
+
+    #[test]
+    fn backoff_doubles_up_to_its_limit_then_gives_up() {
+        let start = Instant::now();
+        let mut restarts = Restarts::new(INTENSITY);
+        let verdicts: Vec<_> = (0..4).map(|_| restarts.on_death(start)).collect();
+        let after = |millis| Verdict::RestartAfter(Duration::from_millis(millis));
+        assert_eq!(
+            verdicts,
+            [after(100), after(200), after(300), Verdict::GiveUp]
+        );
+        assert_eq!(restarts.total(), 4);
+    }
+
+    #[test]
+    fn old_deaths_are_forgiven() {
+        let start = Instant::now();
+        let mut restarts = Restarts::new(INTENSITY);
+        for step in 0..20_u32 {
+            let verdict = restarts.on_death(start + Duration::from_secs(4) * step);
+            assert!(matches!(verdict, Verdict::RestartAfter(_)), "death {step}");
+        }
+    }
+
+    #[test]
+    fn rest_for_one_takes_the_later_children_along() {
+        assert_eq!(restart_range(Policy::RestForOne, 2, 5), 2..5);
+        assert_eq!(restart_range(Policy::OneForOne, 2, 5), 2..3);
+        assert!(restart_range(Policy::Temporary, 2, 5).is_empty());
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_found_by_its_name_once() {
+        for wanted in TABLE {
+            assert_eq!(
+                TABLE.iter().filter(|row| row.actor == wanted.actor).count(),
+                1
+            );
+            assert_eq!(row(wanted.actor).actor, wanted.actor);
+        }
+    }
+}

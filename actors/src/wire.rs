@@ -1,0 +1,174 @@
+//! What nodes tell each other: control messages and the headers of data frames.
+//!
+//! Messages are msgpack maps, so that a field can be added: an older node ignores it, a newer one
+//! supplies its default. Tensors are never in here; they are the raw payload behind a
+//! [`DataHeader`].
+
+use std::net::SocketAddr;
+
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId, SequenceId};
+use planaria_engine::geometry::Geometry;
+use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::sampler::{Logprobs, SamplingParams};
+use serde::{Deserialize, Serialize};
+
+use crate::cluster_view::{SequenceCounts, ShardState};
+use crate::generation::{FinishReason, GenerationError, Until};
+use crate::plan::Plan;
+
+/// A message on a link's control stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Control {
+    /// What the sender is and does: at once after the link is up, at every change, and every
+    /// second.
+    Report(Box<Report>),
+    /// Load what this plan assigns to you, then answer.
+    Prepare(Box<Plan>),
+    /// The answer to `Prepare`.
+    Prepared {
+        /// The plan's epoch.
+        epoch: Epoch,
+        /// `Err` says why not, in words.
+        result: Result<(), String>,
+    },
+    /// The plan is in force.
+    Commit(Box<Plan>),
+}
+
+/// A node's description of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its name, for people.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The UDP port on which it takes links; peers know its IP address from the link itself.
+    pub port: u16,
+    /// Memory that it offers.
+    pub memory_bytes: u64,
+    /// The models that were asked for on this node.
+    pub desired: Vec<ModelName>,
+    /// The models whose files it has.
+    pub models: Vec<HeldModel>,
+    /// The models that it has on disk and cannot use, with the reason.
+    pub unusable: Vec<(ModelName, String)>,
+    /// Its shards.
+    pub shards: Vec<ShardReport>,
+    /// The plans that it knows to be in force.
+    pub plans: Vec<Plan>,
+    /// Sequences of its own clients.
+    pub sequences: SequenceCounts,
+    /// Other members that it has links to, and where it reaches them.
+    pub neighbours: Vec<(NodeId, SocketAddr)>,
+}
+
+/// A model that a node has on disk.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HeldModel {
+    /// Its name.
+    pub name: ModelName,
+    /// The digest of its files.
+    pub digest: ModelDigest,
+    /// Its sizes.
+    pub geometry: Geometry,
+}
+
+/// A shard on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardReport {
+    /// Its model.
+    pub model: ModelName,
+    /// Its layers.
+    pub layers: LayerRange,
+    /// What its worker is doing.
+    pub state: ShardState,
+    /// Why, when it failed.
+    pub reason: String,
+    /// The worker process, when there is one.
+    pub pid: Option<u32>,
+    /// Memory that it takes, weights and KV.
+    pub memory_bytes: u64,
+}
+
+/// The header of a frame on an activation stream.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DataHeader {
+    /// The plan under which the frame was sent.
+    pub epoch: Epoch,
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// The node whose client waits.
+    pub owner: NodeId,
+    /// Position of the first token that the frame is about.
+    pub position: u32,
+    /// What it carries.
+    pub body: DataBody,
+}
+
+/// What a data frame carries.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum DataBody {
+    /// Tokens to compute; behind stage 0 the payload holds their hidden states.
+    Forward(Forward),
+    /// Forget the sequence. Travels on the stream of the stage that it is for, so that the owner's
+    /// next sequence comes behind it.
+    Release {
+        /// The stage that is to forget.
+        stage: u16,
+    },
+    /// To the owner: the last stage took in a part of the prompt, up to and without `end`.
+    Absorbed {
+        /// The position after the part.
+        end: u32,
+    },
+    /// To the owner: the token at the frame's position.
+    Accepted {
+        /// Its id.
+        token: u32,
+        /// Log-probabilities, when asked for.
+        logprobs: Option<Logprobs>,
+        /// Set on the last token.
+        finish: Option<FinishReason>,
+    },
+    /// To the owner: the sequence cannot go on.
+    Failed(GenerationError),
+}
+
+/// Tokens on their way through the stages.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forward {
+    /// The stage that is to compute, from 0.
+    pub stage: u16,
+    /// Their ids.
+    pub tokens: Vec<u32>,
+    /// With position 0: what every stage must know of the sequence.
+    pub open: Option<Box<Opening>>,
+    /// Whether the last stage is to sample the next token.
+    pub sample: bool,
+}
+
+/// What every stage must know of a sequence.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Opening {
+    /// How to choose tokens.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub until: Until,
+}
+
+impl Opening {
+    /// Whether `token` at `position` is the last one.
+    ///
+    /// A function of the token log alone, so that whoever samples comes to the same end.
+    #[must_use]
+    pub fn finish(&self, token: u32, position: u32, context: u32) -> Option<FinishReason> {
+        let generated = position.saturating_sub(self.sampling.prompt_tokens) + 1;
+        if self.until.eos.contains(&token) {
+            Some(FinishReason::Stop)
+        } else if generated >= self.until.max_tokens || position + 1 >= context {
+            Some(FinishReason::Length)
+        } else {
+            None
+        }
+    }
+}

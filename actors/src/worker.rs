@@ -1,0 +1,15 @@
+//! The worker processes of a node: one for each shard, so that native code can die without the
+//! node.
+//!
+//! [`workers`](WorkersActor) supervises one [`host`](HostActor) per shard; the host keeps the child
+//! process and speaks [`protocol`] with [`child`], which runs in it.
+
+mod batch;
+pub mod child;
+mod host;
+mod process;
+mod protocol;
+mod supervisor;
+
+pub use host::{HostActor, WorkerHandle};
+pub use supervisor::{WorkersActor, WorkersHandle};

@@ -1,0 +1,141 @@
+//! The worker process as the host sees it: starts it, carries frames, tells how it ended.
+
+use std::io;
+use std::process::{ExitStatus, Stdio};
+
+use bytes::Bytes;
+use planaria_transport::{Frame, FrameCodec, encode_message};
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
+use tokio_util::codec::FramedRead;
+
+use super::protocol::{self, FRAME_CAP};
+
+/// Commands that may wait for the pipe. Each sequence has a few segments under way and the first
+/// stage admits no more sequences than the plan says, so only a stuck worker fills it.
+const COMMANDS: usize = 4096;
+
+/// A running worker. Dropping it kills the process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    commands: mpsc::Sender<(protocol::Command, Bytes)>,
+    pid: Option<u32>,
+    kill: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// What the tasks of a worker bring.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Event(protocol::Event, Bytes),
+    Unreadable(String),
+    Exited(io::Result<ExitStatus>),
+}
+
+impl Worker {
+    /// Starts `planaria worker`, this same binary. `hear` is called from tasks of its own.
+    pub(super) fn start(hear: impl Fn(Heard) + Clone + Send + Sync + 'static) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command
+            .arg("worker")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true);
+        // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
+        command.process_group(0);
+        let mut child = command.spawn()?;
+        let pid = child.id();
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the worker has no pipes"));
+        };
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let (kill, killed) = tokio::sync::oneshot::channel();
+        tokio::spawn(write_commands(input, queue));
+        let heard = tokio::spawn(read_events(output, hear.clone()));
+        tokio::spawn(async move {
+            let status = wait(child, killed).await;
+            // Whatever the worker managed to say comes before its end.
+            drop(heard.await);
+            hear(Heard::Exited(status));
+        });
+        Ok(Self {
+            commands,
+            pid,
+            kill: Some(kill),
+        })
+    }
+
+    /// Sends a command; to a worker that has just died it is lost with everything else. `false`
+    /// when the worker has not taken its commands for so long that there is no room.
+    pub(super) fn send(&self, command: protocol::Command, payload: Bytes) -> bool {
+        let full = self.commands.try_send((command, payload));
+        !matches!(full, Err(mpsc::error::TrySendError::Full(_)))
+    }
+
+    pub(super) const fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Kills the process; `Exited` follows.
+    pub(super) fn kill(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            // Nobody waits any more when it has exited already.
+            kill.send(()).ok();
+        }
+    }
+}
+
+async fn wait(
+    mut child: Child,
+    killed: tokio::sync::oneshot::Receiver<()>,
+) -> io::Result<ExitStatus> {
+    tokio::select! {
+        status = child.wait() => return status,
+        // Also when the worker's handle is dropped.
+        _ = killed => {}
+    }
+    child.kill().await?;
+    child.wait().await
+}
+
+async fn write_commands(input: ChildStdin, mut queue: mpsc::Receiver<(protocol::Command, Bytes)>) {
+    let mut input = BufWriter::new(input);
+    while let Some((command, payload)) = queue.recv().await {
+        let written = async {
+            let header = encode_message(&command).map_err(io::Error::other)?;
+            let frame = Frame { header, payload };
+            for part in frame.chunks(FRAME_CAP).map_err(io::Error::other)? {
+                input.write_all(&part).await?;
+            }
+            if queue.is_empty() {
+                input.flush().await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        if let Err(error) = written.await {
+            // The process is gone or going; its exit is what the host hears of.
+            tracing::debug!(%error, "a command did not reach the worker");
+            return;
+        }
+    }
+}
+
+async fn read_events(output: ChildStdout, hear: impl Fn(Heard)) {
+    use futures::StreamExt as _;
+    let mut frames = FramedRead::new(output, FrameCodec::new(FRAME_CAP));
+    while let Some(frame) = frames.next().await {
+        let event = frame.map_err(|error| error.to_string()).and_then(|frame| {
+            let event = planaria_transport::decode_message(&frame.header);
+            event
+                .map(|event| (event, frame.payload))
+                .map_err(|error| error.to_string())
+        });
+        match event {
+            Ok((event, payload)) => hear(Heard::Event(event, payload)),
+            Err(error) => {
+                hear(Heard::Unreadable(error));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a host and its worker process say to each other, over the process's standard input and
+//! output: the same frames as between nodes, with these headers. Hidden states are the payload.
+
+use std::path::PathBuf;
+
+use planaria_config::{LayerRange, SequenceId};
+use planaria_engine::sampler::{Sampled, SamplingParams};
+use planaria_engine::stage::{MemoryUse, SegmentError, StageShape};
+use serde::{Deserialize, Serialize};
+
+/// Cap on a frame in either direction: that of an activation frame between nodes, since every
+/// frame from a peer goes through here.
+pub(super) const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
+
+/// From the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Command {
+    /// First of all: load these layers.
+    Load {
+        model_dir: PathBuf,
+        layers: LayerRange,
+    },
+    /// Compute a segment. The payload holds its hidden states, except on stage 0.
+    Compute {
+        sequence: SequenceId,
+        start: u32,
+        tokens: Vec<u32>,
+        open: Option<Box<SamplingParams>>,
+        sample: bool,
+    },
+    /// Forget a sequence.
+    Release(SequenceId),
+}
+
+/// From the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Event {
+    /// Loading goes on.
+    Loading { done: u64, total: u64 },
+    /// It can compute.
+    Loaded {
+        shape: StageShape,
+        memory: MemoryUse,
+    },
+    /// It cannot; the process ends. Trying again would not help unless files change.
+    LoadFailed(String),
+    /// What came of a segment.
+    Computed {
+        sequence: SequenceId,
+        start: u32,
+        outcome: Outcome,
+    },
+    /// Memory that the stage holds, when it changed.
+    Memory(MemoryUse),
+    /// The backend failed; the process ends.
+    Failed(String),
+}
+
+/// What came of a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Outcome {
+    /// The payload holds the hidden states for the next stage.
+    Hidden,
+    /// The next token.
+    Sampled(Sampled),
+    /// A part of the prompt was taken in.
+    Absorbed,
+    /// It was not computed.
+    Rejected(SegmentError),
+}

@@ -1,0 +1,103 @@
+//! What a node tells about itself.
+
+use planaria_actors::cluster_view::{ModelState, NodeState, NodeView};
+use planaria_config::NodeId;
+use serde_json::json;
+
+use crate::double::saying;
+use crate::model::NAME;
+use crate::server::{cluster, model_view, start};
+
+#[tokio::test]
+async fn models_are_listed_and_found() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    let (status, list) = client.get("/v1/models").await;
+    assert_eq!((status.as_u16(), &list["object"]), (200, &json!("list")));
+    assert_eq!(list["data"].as_array().unwrap().len(), 1);
+    let model = &list["data"][0];
+    assert_eq!(model["id"], NAME);
+    assert_eq!(model["object"], "model");
+    assert!(model["created"].is_u64() && model["owned_by"].is_string());
+    for path in ["/v1/models/tests/bytes", "/v1/models/tests%2Fbytes"] {
+        assert_eq!(
+            client.get(path).await,
+            (200.try_into().unwrap(), model.clone())
+        );
+    }
+    for path in [
+        "/v1/models/none",
+        "/v1/models/%ff",
+        "/v1/models/tests/bytes/more",
+    ] {
+        let (status, answer) = client.get(path).await;
+        assert_eq!(status, 404);
+        assert_eq!(answer["error"]["code"], "model_not_found");
+    }
+}
+
+#[tokio::test]
+async fn ready_means_that_a_request_would_succeed() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    let (status, answer) = client.get("/ready").await;
+    assert_eq!(
+        (status.as_u16(), answer),
+        (200, json!({"ready": true, "reasons": []}))
+    );
+
+    let mut view = cluster();
+    view.models[0].state = ModelState::Loading;
+    view.models[0].reason = "layers 4-7 are being loaded on b".to_owned();
+    server.view.send_replace(view.into());
+    let (status, answer) = client.get("/ready").await;
+    assert_eq!(status, 503);
+    assert_eq!(
+        answer["reasons"],
+        json!(["tests/bytes: layers 4-7 are being loaded on b"])
+    );
+
+    // The cluster could compute, but this node cannot tokenize.
+    let mut view = cluster();
+    view.models.push(model_view("elsewhere"));
+    server.view.send_replace(view.into());
+    let (status, answer) = client.get("/ready").await;
+    assert_eq!(status, 503);
+    assert!(answer["reasons"][0].as_str().unwrap().contains("elsewhere"));
+}
+
+#[tokio::test]
+async fn health_is_200_and_says_what_is_wrong() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    let (status, answer) = client.get("/health").await;
+    assert_eq!(
+        (status.as_u16(), answer),
+        (200, json!({"status": "ok", "problems": []}))
+    );
+    let mut view = cluster();
+    view.nodes.push(NodeView {
+        id: NodeId::from_bytes([2; 32]),
+        name: "b".to_owned(),
+        state: NodeState::Down,
+        address: String::new(),
+        memory_bytes: 0,
+        memory_free_bytes: 0,
+        pid: 0,
+        worker_pids: Vec::new(),
+    });
+    server.view.send_replace(view.into());
+    let (status, answer) = client.get("/health").await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["status"], "impaired");
+    assert!(answer["problems"][0].as_str().unwrap().contains("node b"));
+}
+
+#[tokio::test]
+async fn the_cluster_is_shown_as_it_is_seen() {
+    let server = start([saying("ok")]).await;
+    let (status, answer) = server.client().get("/cluster").await;
+    assert_eq!(status, 200);
+    assert_eq!(answer, serde_json::to_value(cluster()).unwrap());
+    assert_eq!(answer["models"][0]["state"], "ready");
+}

@@ -1,0 +1,20 @@
+//! The HTTP API over real connections, with a scripted generator behind it and a real tokenizer.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+mod access;
+mod answers;
+mod client;
+mod cluster;
+mod connections;
+mod double;
+mod model;
+mod refusals;
+mod server;
+mod streaming;

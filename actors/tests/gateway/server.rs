@@ -1,0 +1,130 @@
+//! A gateway on a loopback port.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
+use planaria_actors::gateway::{self, Limits, State};
+use planaria_actors::served::ServedModels;
+use planaria_config::{NodeId, Strategy};
+use tokio::net::TcpListener;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::client::Client;
+use crate::double::{Double, Script};
+use crate::model;
+
+/// Ends with the test.
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    pub(crate) double: Arc<Double>,
+    pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    pub(crate) models_dir: PathBuf,
+    pub(crate) shutdown: Option<oneshot::Sender<()>>,
+    pub(crate) task: JoinHandle<std::io::Result<()>>,
+}
+
+/// How a server differs from the usual.
+pub(crate) struct Options {
+    pub(crate) api_key: Option<&'static str>,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) cors_origins: Vec<String>,
+    pub(crate) context: u32,
+    pub(crate) limits: Limits,
+    pub(crate) listen: &'static str,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            api_key: None,
+            allowed_hosts: Vec::new(),
+            cors_origins: Vec::new(),
+            context: 1000,
+            limits: Limits::default(),
+            listen: "127.0.0.1:0",
+        }
+    }
+}
+
+/// A server whose generator plays `scripts`.
+pub(crate) async fn start(scripts: impl IntoIterator<Item = Script>) -> Server {
+    start_with(scripts, Options::default()).await
+}
+
+/// The same with some differences.
+pub(crate) async fn start_with(
+    scripts: impl IntoIterator<Item = Script>,
+    options: Options,
+) -> Server {
+    let listener = TcpListener::bind(options.listen).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let double = Double::new(scripts);
+    let models_dir = model::models_dir();
+    model::write(&models_dir);
+    let (view, seen) = watch::channel(Arc::new(cluster()));
+    let state = State {
+        generator: Arc::clone(&double) as Arc<_>,
+        view: seen,
+        models: Arc::new(ServedModels::new(&models_dir)),
+        api_key: options.api_key.map(|key| key.parse().unwrap()),
+        allowed_hosts: options.allowed_hosts,
+        cors_origins: options.cors_origins,
+        context: options.context,
+        limits: options.limits,
+    };
+    let (shutdown, asked) = oneshot::channel();
+    let task = tokio::spawn(gateway::serve(listener, state, async {
+        drop(asked.await);
+    }));
+    Server {
+        address,
+        double,
+        view,
+        models_dir,
+        shutdown: Some(shutdown),
+        task,
+    }
+}
+
+/// One node that can answer.
+pub(crate) fn cluster() -> ClusterView {
+    ClusterView {
+        node: ThisNode {
+            id: NodeId::from_bytes([1; 32]),
+            name: "a".to_owned(),
+            incarnation: 1,
+        },
+        nodes: Vec::new(),
+        models: vec![model_view(model::NAME)],
+        sequences: SequenceCounts::default(),
+        recoveries: Vec::new(),
+    }
+}
+
+/// A model that can answer.
+pub(crate) fn model_view(name: &str) -> ModelView {
+    ModelView {
+        name: name.parse().unwrap(),
+        state: ModelState::Ready,
+        reason: String::new(),
+        strategy: Strategy::RingMemoryWeighted,
+        epoch: None,
+        stages: Vec::new(),
+    }
+}
+
+impl Server {
+    pub(crate) fn client(&self) -> Client {
+        Client::new(format!("http://{}", self.address))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+        drop(std::fs::remove_dir_all(&self.models_dir));
+    }
+}
