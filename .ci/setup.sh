@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# Installs what Planaria needs, each thing only if it is missing. Usage: .ci/setup.sh build|tests|bench
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cache=${PLANARIA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/planaria}
+
+say() { printf '[setup] %s\n' "$*" >&2; }
+fail() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# Installs Debian packages, or says how.
+apt_install() {
+    have apt-get || fail "please install: $*"
+    local sudo=()
+    if [ "$(id -u)" != 0 ]; then
+        have sudo || fail "please run as root: apt-get install $*"
+        sudo=(sudo)
+    fi
+    say "installing $*"
+    "${sudo[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$@" >&2
+}
+
+rust() {
+    [ -d "$HOME/.cargo/bin" ] && PATH="$HOME/.cargo/bin:$PATH"
+    if ! have cargo; then
+        if have apt-get && apt-cache show rustup >/dev/null 2>&1; then
+            apt_install rustup
+        else
+            fail "Rust is missing: install it as https://rustup.rs says, then run make again"
+        fi
+    fi
+    # With rustup this fetches the toolchain of rust-toolchain.toml if it is not here.
+    local want have_version
+    want=$(sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+    have_version=$(cargo --version | cut -d' ' -f2) || fail "cargo does not run"
+    if [ "$(printf '%s\n%s\n' "$want" "$have_version" | sort -V | head -1)" != "$want" ]; then
+        fail "Rust $want or newer is needed and this is $have_version: install rustup, which picks it by itself"
+    fi
+}
+
+build() {
+    have cc && have c++ || { [ "$(uname -s)" = Darwin ] && fail "run: xcode-select --install"; apt_install build-essential; }
+    rust
+    cargo fetch --locked --quiet
+    ./engine/mlx/setup.sh
+}
+
+# A Python environment with these packages; made anew when the list changes.
+python_env() {
+    local dir=$1
+    shift
+    local stamp="$dir/planaria-packages"
+    if [ -x "$dir/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$*" ]; then
+        return
+    fi
+    have python3 || apt_install python3
+    python3 -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+    say "making a Python environment with $*"
+    rm -rf "$dir/bin" "$dir/lib"
+    python3 -m venv "$dir"
+    "$dir/bin/pip" install --quiet "$@" || fail "pip could not install $*"
+    printf '%s' "$*" >"$stamp"
+}
+
+# The clients that the tests talk to the API with.
+clients() {
+    python_env "$cache/clients" openai==3.54.0
+    have node && have npm || apt_install nodejs npm
+    local stamp="$cache/clients/planaria-node-packages" package=openai@7.57.0
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$package" ]; then
+        say "installing $package for Node.js"
+        npm install --silent --no-audit --no-fund --prefix "$cache/clients" "$package" >&2 \
+            || fail "npm could not install $package"
+        printf '%s' "$package" >"$stamp"
+    fi
+}
+
+# mlx-lm to measure beside, on the same fast BLAS.
+bench() {
+    python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
+    local library
+    library=$(ls /usr/lib/*/openblas-pthread/libblas.so.3 2>/dev/null | head -1 || true)
+    if [ -n "$library" ]; then
+        for bundled in "$cache"/bench/lib/python*/site-packages/mlx_cpu.libs/libblas-*.so.3*; do
+            [ -e "$bundled" ] && ln -sf "$library" "$bundled"
+        done
+    fi
+}
+
+case "${1:-}" in
+    build) build ;;
+    tests) clients ;;
+    bench) bench ;;
+    *) fail "usage: setup.sh build|tests|bench" ;;
+esac

@@ -1,0 +1,51 @@
+# Two commands matter: `make demo` and `make test`. Both install what is missing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-tests setup-bench build demo test bench lint fmt clean
+
+CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+QUESTION ?=
+
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building needs (tools, MLX)
+	@./.ci/setup.sh build
+
+setup-tests: setup
+	@./.ci/setup.sh tests
+
+setup-bench: setup
+	@./.ci/setup.sh bench
+
+build: setup ## Build target/release/planaria
+	cargo build --release --locked -p planaria-actors --bin planaria
+
+demo: build ## Three nodes on this machine answer one question (QUESTION="..." asks another)
+	@cargo build --release --locked --quiet -p planaria-tests --bin demo
+	@$(TARGET)/release/demo $(TARGET)/release/planaria $(if $(QUESTION),"$(QUESTION)")
+
+test: setup-tests ## Run every test
+	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
+	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
+	cargo test --locked --workspace
+
+bench: build setup-bench ## Measure one node beside mlx-lm, and what a hop adds
+	@cargo build --release --locked --quiet -p planaria-tests --bin bench
+	@stage=$$(cargo bench --locked --no-run -p planaria-engine --bench stage --message-format json 2>/dev/null \
+	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \
+	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models
+	@cargo bench --locked --quiet -p planaria-transport --bench hop
+
+lint: setup ## Formatting, clippy and docs, warnings as errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo doc --locked --workspace --no-deps --quiet
+
+fmt: ## Format the code
+	cargo fmt --all
+
+clean: ## Remove what was built here (the cache stays; see engine/mlx/README.md)
+	cargo clean

@@ -1,0 +1,140 @@
+//! `make demo`: three nodes on this machine, one model split over them, one answer.
+//!
+//! Arguments: the `planaria` binary, and optionally a question.
+
+#![expect(clippy::print_stdout, reason = "it talks to a person")]
+
+use std::io::{IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use planaria_tests::{Cluster, NodeSpec, repository};
+use serde_json::{Value, json};
+
+const QUESTION: &str = "Tell me a story about a fox and a lake.";
+
+/// Memory limits, so that the nodes act like machines of different size.
+const NODES: [(&str, &str); 3] = [
+    ("mini", "128MiB"),
+    ("laptop", "192MiB"),
+    ("studio", "256MiB"),
+];
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let mut arguments = std::env::args_os().skip(1);
+    let binary = arguments
+        .next()
+        .map(PathBuf::from)
+        .context("the planaria binary is not given")?;
+    let question = arguments.next().map_or_else(
+        || QUESTION.to_owned(),
+        |question| question.to_string_lossy().into_owned(),
+    );
+    tokio::select! {
+        done = demonstrate(&binary, &question) => done,
+        // Whatever was started ends with this process.
+        _ = tokio::signal::ctrl_c() => bail!("interrupted; everything that was started is stopped"),
+    }
+}
+
+async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
+    let mut cluster = Cluster::new(binary, &repository().join("engine/models")).await?;
+    step("Starting three nodes that offer different amounts of memory");
+    for (name, memory) in NODES {
+        let index = cluster
+            .start(NodeSpec::new(name, memory).with(&["--model", "demo"]))
+            .await?;
+        let node = cluster.node(index)?;
+        println!(
+            "  {name:<7} {memory:>7}   pid {:<7} API {}",
+            node.process.pid(),
+            node.api.url()
+        );
+    }
+    step("They meet, and agree who holds which layers of the model `demo`");
+    cluster.ready("demo", NODES.len()).await?;
+    let first = cluster.node(0)?.api.clone();
+    let status = tokio::process::Command::new(binary)
+        .args(["status", "--api", first.url()])
+        .output()
+        .await?;
+    println!("{}", indented(&String::from_utf8_lossy(&status.stdout)));
+
+    step("Asking the smallest node, which holds the last layers only, for a chat completion");
+    println!("  > {question}\n");
+    let body = json!({
+        "model": "demo",
+        "messages": [{"role": "user", "content": question}],
+        "stream": true,
+        "temperature": 0,
+        "stream_options": {"include_usage": true},
+    });
+    let start = Instant::now();
+    let mut column = 0;
+    let streamed = first
+        .stream("/v1/chat/completions", &body, async |chunk| {
+            if let Some(text) = chunk
+                .pointer("/choices/0/delta/content")
+                .and_then(Value::as_str)
+            {
+                write_wrapped(&mut column, text)?;
+            }
+            Ok(())
+        })
+        .await?;
+    println!("\n");
+    if let Some(error) = streamed.error {
+        bail!("the answer broke off: {error}");
+    }
+    let tokens = streamed
+        .chunks
+        .iter()
+        .find_map(|c| c.pointer("/usage/completion_tokens"));
+    let tokens = tokens.and_then(Value::as_u64).context("no usage came")?;
+    let seconds = start.elapsed().as_secs_f64();
+    println!("  {tokens} tokens in {seconds:.1} s, each of them through all three nodes");
+
+    step("Stopping everything that was started");
+    for node in &mut cluster.nodes {
+        node.process.terminate()?;
+    }
+    for node in &mut cluster.nodes {
+        let status = node.process.ended().await?;
+        anyhow::ensure!(status.success(), "{} ended with {status}", node.spec.name);
+    }
+    println!("  done");
+    Ok(())
+}
+
+fn step(what: &str) {
+    let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    if bold {
+        println!("\n\x1b[1m{what}\x1b[0m");
+    } else {
+        println!("\n{what}");
+    }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}\n")).collect()
+}
+
+/// Writes text as it comes, in lines of at most 76 characters.
+fn write_wrapped(column: &mut usize, text: &str) -> Result<()> {
+    const WIDTH: usize = 76;
+    let mut out = std::io::stdout().lock();
+    for piece in text.split_inclusive(' ') {
+        if *column == 0 || *column + piece.trim_end().chars().count() > WIDTH {
+            let gap = if *column == 0 { "  " } else { "\n  " };
+            write!(out, "{gap}{}", piece.trim_start())?;
+            *column = piece.chars().count();
+        } else {
+            write!(out, "{piece}")?;
+            *column += piece.chars().count();
+        }
+    }
+    out.flush()?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! Several nodes on loopback, as a person would start them.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use planaria_actors::cluster_view::{ClusterView, ModelState};
+use tempfile::TempDir;
+
+use crate::api::Api;
+use crate::process::Process;
+use crate::wait_for;
+
+/// What a node is started with.
+#[derive(Debug, Clone)]
+pub struct NodeSpec {
+    /// Its name.
+    pub name: String,
+    /// `--memory-limit`.
+    pub memory: String,
+    /// Further arguments.
+    pub arguments: Vec<String>,
+}
+
+impl NodeSpec {
+    /// A node with this much memory.
+    #[must_use]
+    pub fn new(name: &str, memory: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            memory: memory.to_owned(),
+            arguments: Vec::new(),
+        }
+    }
+
+    /// With further arguments.
+    #[must_use]
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.arguments
+            .extend(arguments.iter().map(|text| (*text).to_owned()));
+        self
+    }
+}
+
+/// A node of a cluster under test.
+#[derive(Debug)]
+pub struct Node {
+    /// What it was started with.
+    pub spec: NodeSpec,
+    /// The process.
+    pub process: Process,
+    /// Its API.
+    pub api: Api,
+    /// Its address for other nodes.
+    pub listen: String,
+}
+
+/// Nodes with one key, in folders that are removed with it.
+#[derive(Debug)]
+pub struct Cluster {
+    binary: PathBuf,
+    folder: TempDir,
+    models_dir: PathBuf,
+    /// The nodes, in the order in which they were started.
+    pub nodes: Vec<Node>,
+}
+
+impl Cluster {
+    /// No nodes yet; models are looked for in `models_dir`.
+    ///
+    /// # Errors
+    /// When no folder or key can be made.
+    pub async fn new(binary: &Path, models_dir: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("planaria-").tempdir()?;
+        let key = folder.path().join("cluster.key");
+        let made = tokio::process::Command::new(binary)
+            .args(["cluster", "new", "--out"])
+            .arg(&key)
+            .output()
+            .await?;
+        anyhow::ensure!(
+            made.status.success(),
+            "{}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let (binary, models_dir) = (binary.to_owned(), models_dir.to_owned());
+        Ok(Self {
+            binary,
+            folder,
+            models_dir,
+            nodes: Vec::new(),
+        })
+    }
+
+    /// The folder of everything that belongs to the cluster.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The data folder of a node.
+    #[must_use]
+    pub fn data_dir(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The arguments with which a node of this cluster is started.
+    #[must_use]
+    pub fn arguments(&self, spec: &NodeSpec) -> Vec<String> {
+        let mut arguments: Vec<String> = [
+            "serve",
+            "--name",
+            &spec.name,
+            "--data-dir",
+            &self.data_dir(&spec.name).display().to_string(),
+            "--models-dir",
+            &self.models_dir.display().to_string(),
+            "--cluster-key",
+            &self.folder.path().join("cluster.key").display().to_string(),
+            "--listen",
+            "127.0.0.1:0",
+            "--api",
+            "127.0.0.1:0",
+            "--memory-limit",
+            &spec.memory,
+            "--strategy",
+            "ring-memory-weighted",
+            "--no-mdns",
+        ]
+        .map(str::to_owned)
+        .into();
+        if let Some(seed) = self.nodes.first() {
+            arguments.extend(["--join".to_owned(), seed.listen.clone()]);
+        }
+        arguments.extend(spec.arguments.iter().cloned());
+        arguments
+    }
+
+    /// Starts a node, which joins the first one, and waits until its API is there.
+    ///
+    /// # Errors
+    /// When it does not come up; with what it logged.
+    pub async fn start(&mut self, spec: NodeSpec) -> Result<usize> {
+        let arguments = self.arguments(&spec);
+        let mut process = Process::start(&self.binary, &arguments)?;
+        let api = process.logged_field("planaria serves", "api").await?;
+        let listen = process.logged_field("planaria serves", "listen").await?;
+        self.nodes.push(Node {
+            spec,
+            process,
+            api: Api::at(&api),
+            listen,
+        });
+        Ok(self.nodes.len() - 1)
+    }
+
+    /// Starts a node again in place of one that ended. It joins the first other node.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart(&mut self, index: usize) -> Result<()> {
+        let old = self.nodes.remove(index);
+        drop(old.process);
+        let new = self.start(old.spec).await?;
+        let node = self.nodes.remove(new);
+        self.nodes.insert(index, node);
+        Ok(())
+    }
+
+    /// A node, by number.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn node(&mut self, index: usize) -> Result<&mut Node> {
+        self.nodes
+            .get_mut(index)
+            .with_context(|| format!("no node {index}"))
+    }
+
+    /// Waits until every node sees `model` ready, split over exactly `stages` nodes, and all have
+    /// the same plan; then gives the first node's view.
+    ///
+    /// # Errors
+    /// When that does not come about; with what the nodes see.
+    pub async fn ready(&self, model: &str, stages: usize) -> Result<ClusterView> {
+        let mut seen = Vec::new();
+        let agreed = wait_for("all nodes to be ready", async || {
+            let mut views = Vec::new();
+            for node in &self.nodes {
+                views.push(node.api.cluster().await?);
+            }
+            let plans: Vec<_> = views
+                .iter()
+                .map(|view| {
+                    view.models
+                        .iter()
+                        .find(|m| m.name.as_str() == model)
+                        .cloned()
+                })
+                .collect();
+            seen = plans.clone();
+            let ready = plans.iter().all(|plan| {
+                plan.as_ref()
+                    .is_some_and(|m| m.state == ModelState::Ready && m.stages.len() == stages)
+            });
+            let same = plans.windows(2).all(|pair| pair.first() == pair.last());
+            Ok((ready && same).then(|| views.into_iter().next()).flatten())
+        });
+        agreed
+            .await
+            .with_context(|| format!("{model} over {stages} nodes; seen: {seen:#?}"))
+    }
+}

@@ -1,0 +1,39 @@
+//! Scenarios on real `planaria` processes. Needs nothing but what `make test` installs.
+
+mod bad_input;
+mod clients;
+mod commands;
+mod golden;
+mod loss;
+mod membership;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use planaria_tests::{Cluster, NodeSpec, repository};
+
+/// The binary under test.
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_planaria-under-test"))
+}
+
+/// The folder of the demo model.
+fn demo_models() -> PathBuf {
+    repository().join("engine/models")
+}
+
+/// Three nodes of different size that serve the demo model.
+async fn demo_cluster() -> Result<Cluster> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    for (name, memory) in [
+        ("small", "128MiB"),
+        ("middle", "192MiB"),
+        ("large", "256MiB"),
+    ] {
+        cluster
+            .start(NodeSpec::new(name, memory).with(&["--model", "demo"]))
+            .await?;
+    }
+    cluster.ready("demo", 3).await?;
+    Ok(cluster)
+}
