@@ -6,6 +6,7 @@ mod flags;
 mod logging;
 mod serve;
 mod status;
+mod table;
 
 use std::process::ExitCode;
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::{NodeId, PeerAddress};
-use planaria_transport::{DialError, Link, Refused};
+use planaria_transport::{DialError, Link, LinkSender, Refused};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
 
@@ -24,6 +24,10 @@ use peer::{PeerActor, PeerArgs};
 
 /// How often due dials are looked for.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long a replaced link stays open for what is on its way: longer than a healthy round trip,
+/// shorter than anybody waits for an answer.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// Speaks to links.
 #[derive(Debug, Clone)]
@@ -72,7 +76,7 @@ pub struct State {
 #[derive(Debug)]
 struct Connected {
     peer: ActorCell,
-    link: planaria_transport::LinkSender,
+    link: LinkSender,
 }
 
 impl Actor for LinksActor {
@@ -198,36 +202,40 @@ impl State {
             sender.close(reason);
             return Ok(());
         }
-        if let Some(known) = self.peers.get(&incarnation.node) {
-            if !keep_new(me.node, &known.link, &sender) {
-                sender.close("there is another link already");
-                return Ok(());
-            }
-            // The old peer ends by itself; that it was replaced is known by then.
-            known.link.close("replaced by another link");
-        }
         let args = PeerArgs {
             context: Arc::clone(&self.context),
             link: sender.clone(),
             receiver,
         };
         let (peer, _) = Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await?;
+        let known = self.peers.get(&incarnation.node);
+        if known.is_some_and(|known| !keep_new(me.node, &known.link, &sender)) {
+            self.let_go(sender);
+            return Ok(());
+        }
         let connected = Connected {
             peer: peer.get_cell(),
             link: sender.clone(),
         };
-        if let Some(old) = self.peers.insert(incarnation.node, connected)
-            && old.link.peer().incarnation != incarnation
-        {
-            self.context
-                .handles
-                .membership
-                .link_down(old.link.peer().incarnation);
+        if let Some(old) = self.peers.insert(incarnation.node, connected) {
+            let former = old.link.peer().incarnation;
+            self.let_go(old.link);
+            if former != incarnation {
+                self.context.handles.membership.link_down(former);
+            }
         }
         self.dialing.linked(incarnation.node, true);
         self.context.router.add_link(sender.clone());
         self.context.handles.membership.link_up(sender);
         Ok(())
+    }
+
+    /// Closes a link that another one replaces, once what is on its way has arrived.
+    fn let_go(&mut self, link: LinkSender) {
+        self.tasks.spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            link.close("replaced by another link");
+        });
     }
 
     fn peer_gone(&mut self, dead: &ActorCell) {

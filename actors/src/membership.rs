@@ -104,6 +104,16 @@ impl View {
             .is_some_and(|member| member.incarnation == incarnation)
     }
 
+    /// Whether this incarnation is known to be over: it is down, or another life of its node was
+    /// seen. One that was not seen yet is not.
+    #[must_use]
+    pub fn is_dead(&self, incarnation: Incarnation) -> bool {
+        self.state_of(incarnation.node).is_some_and(|(seen, state)| {
+            seen.generation > incarnation.generation
+                || (seen == incarnation && state == NodeState::Down)
+        })
+    }
+
     /// Whether every incarnation of a plan lives.
     #[must_use]
     pub fn is_alive_plan(&self, plan: &Plan) -> bool {

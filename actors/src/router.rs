@@ -4,7 +4,7 @@
 //! that is needed. The actors that own a table's entries keep it up to date.
 //!
 //! Architecture invariant: a frame reaches a worker only under an epoch that this node has
-//! prepared or adopted and whose incarnations all live, at the stage that the plan gives to this
+//! prepared or adopted, none of whose incarnations is over, at the stage that the plan gives to this
 //! node. Everything else is dropped and counted here.
 
 use std::collections::BTreeMap;
@@ -191,13 +191,13 @@ impl Router {
         }
     }
 
-    /// Fences every epoch that names an incarnation which does not live any more.
+    /// Fences every epoch that names an incarnation which is over.
     pub fn fence_dead(&self, view: &View) {
         let mut tables = self.write();
         let dead: Vec<Epoch> = tables
             .plans
             .values()
-            .filter(|plan| !view.is_alive_plan(plan))
+            .filter(|plan| plan.stages().iter().any(|stage| view.is_dead(stage.incarnation)))
             .map(|plan| plan.epoch())
             .collect();
         for epoch in dead {

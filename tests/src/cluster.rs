@@ -176,6 +176,24 @@ impl Cluster {
             .with_context(|| format!("no node {index}"))
     }
 
+    /// Waits until every node has exactly one worker: those of the plans before are collected
+    /// only after a while.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub async fn settled(&self) -> Result<()> {
+        wait_for("one worker on each node", async || {
+            for node in &self.nodes {
+                let view = node.api.cluster().await?;
+                if view.nodes.iter().any(|n| n.worker_pids.len() != 1) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+        .await
+    }
+
     /// Waits until every node sees `model` ready, split over exactly `stages` nodes, and all have
     /// the same plan; then gives the first node's view.
     ///
@@ -207,6 +225,12 @@ impl Cluster {
         });
         agreed
             .await
-            .with_context(|| format!("{model} over {stages} nodes; seen: {seen:#?}"))
+            .with_context(|| {
+            let logs = self.nodes.iter().map(|node| {
+                format!("--- {} ---\n{}", node.spec.name, node.process.shown())
+            });
+            let logs: Vec<_> = logs.collect();
+            format!("{model} over {stages} nodes; seen: {seen:?}\n{}", logs.join("\n"))
+        })
     }
 }

@@ -120,7 +120,9 @@ impl Process {
         signal(self.pid, rustix::process::Signal::TERM)
     }
 
-    fn shown(&self) -> String {
+    /// The last lines of what it logged, for a person who wonders.
+    #[must_use]
+    pub fn shown(&self) -> String {
         let log = self.log();
         let from = log.len().saturating_sub(60);
         log.get(from..).unwrap_or_default().join("\n")

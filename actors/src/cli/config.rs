@@ -4,10 +4,10 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use planaria_config::SETTINGS;
 
 use super::flags::SettingFlags;
+use super::table;
 
 #[derive(Debug, Args)]
 pub(super) struct ConfigFlags {
@@ -41,15 +41,11 @@ pub(super) fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["setting", "value", "from"]);
+    let mut table = table::plain(&["SETTING", "VALUE", "FROM"]);
     for value in &values {
         table.add_row([value.key, &shown(&value.value), &value.origin.to_string()]);
     }
-    writeln!(out, "{table}")?;
+    writeln!(out, "{}", table.trim_fmt())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use comfy_table::{ContentArrangement, Table, presets};
 use planaria_config::ByteSize;
 
+use super::table;
 use crate::cluster_view::{ClusterView, ModelState, NodeState, ShardState};
 
 /// A node that takes longer than this to say how it is, is not well.
@@ -75,7 +75,7 @@ async fn fetch(flags: &StatusFlags) -> anyhow::Result<String> {
 
 /// A cluster for a person to read.
 fn describe(view: &ClusterView) -> String {
-    let mut nodes = table(&["NODE", "STATE", "ADDRESS", "MEMORY", "FREE", "ID"]);
+    let mut nodes = table::plain(&["NODE", "STATE", "ADDRESS", "MEMORY", "FREE", "ID"]);
     for node in &view.nodes {
         let state = match node.state {
             NodeState::Alive => "alive",
@@ -95,7 +95,7 @@ fn describe(view: &ClusterView) -> String {
             node.id.short(),
         ]);
     }
-    let mut text = format!("{nodes}\n");
+    let mut text = format!("{}\n", nodes.trim_fmt());
     if view.models.is_empty() {
         text.push_str("\nNo model is asked for: start a node with --model NAME.\n");
     }
@@ -114,7 +114,7 @@ fn describe(view: &ClusterView) -> String {
             model.strategy.name()
         ));
         if !model.stages.is_empty() {
-            let mut stages = table(&["STAGE", "NODE", "LAYERS", "STATE"]);
+            let mut stages = table::plain(&["STAGE", "NODE", "LAYERS", "STATE"]);
             for (index, stage) in model.stages.iter().enumerate() {
                 let state = match stage.state {
                     ShardState::Loading => "loading",
@@ -125,7 +125,7 @@ fn describe(view: &ClusterView) -> String {
                 let layers = stage.layers.to_string();
                 stages.add_row([&index.to_string(), &stage.name, &layers, state]);
             }
-            text.push_str(&format!("{stages}\n"));
+            text.push_str(&format!("{}\n", stages.trim_fmt()));
         }
     }
     let counts = view.sequences;
@@ -134,13 +134,4 @@ fn describe(view: &ClusterView) -> String {
         view.node.name, counts.running, counts.queued
     ));
     text
-}
-
-fn table(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header);
-    table
 }

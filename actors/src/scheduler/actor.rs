@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// delay the first answer.
 const SETTLE: Duration = Duration::from_millis(400);
 
+/// How often a node that has not answered is asked again: its answer may have been lost with a
+/// link.
+const RESEND: Duration = Duration::from_secs(1);
+
 /// How long a node that could not load a model is left out of it, unless it restarts.
 const UNFIT: Duration = Duration::from_secs(30);
 
@@ -112,6 +116,8 @@ pub struct State {
     context: Arc<Context>,
     scheduler: Scheduler,
     view: View,
+    /// What the other parts were last told.
+    in_force: Vec<Plan>,
 }
 
 impl Actor for SchedulerActor {
@@ -136,16 +142,13 @@ impl Actor for SchedulerActor {
         let patience = Patience {
             settle: SETTLE,
             // The worker gives up first and says why; this is for nodes that say nothing.
+            resend: RESEND,
             load: settings.load_timeout + Duration::from_secs(5),
             unfit: UNFIT,
         };
         let scheduler = Scheduler::new(context.me.node, sizing, patience, &remembered);
         let view = context.view.borrow().clone();
-        let mut state = State {
-            context,
-            scheduler,
-            view: View::default(),
-        };
+        let mut state = State { context, scheduler, view: View::default(), in_force: Vec::new() };
         state.take(&myself, Event::Members(view));
         myself.send_interval(TICK, || SchedulerMessage(Event::Tick));
         Ok(state)
@@ -184,9 +187,13 @@ impl State {
                     self.context.router.admit_plan(Arc::clone(&plan));
                     self.context.handles.workers.load(plan);
                 }
-                Action::Adopt(plan) => self.adopt(Arc::new(*plan)),
+                Action::Adopt(plan) => {
+                    tracing::info!(%plan, "in force");
+                    self.context.handles.ledger.remember_plan(Arc::new(*plan));
+                }
             }
         }
+        self.follow();
         self.publish();
     }
 
@@ -218,15 +225,20 @@ impl State {
         }
     }
 
-    fn adopt(&mut self, plan: Arc<Plan>) {
-        tracing::info!(%plan, "in force");
-        if self.view.is_alive_plan(&plan) {
-            self.context.router.admit_plan(Arc::clone(&plan));
-        }
-        self.context.handles.ledger.remember_plan(plan);
+    /// Has the other parts of the node keep to the plans in force.
+    fn follow(&mut self) {
         let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
-        self.context.handles.workers.in_force(in_force.clone());
-        self.context.handles.membership.own_plans(in_force);
+        for plan in &in_force {
+            // A node that was lost for a moment is back, or the news came before its first report.
+            if self.context.router.plan(plan.epoch()).is_none() {
+                self.context.router.admit_plan(Arc::new(plan.clone()));
+            }
+        }
+        if in_force != self.in_force {
+            self.in_force.clone_from(&in_force);
+            self.context.handles.workers.in_force(in_force.clone());
+            self.context.handles.membership.own_plans(in_force);
+        }
     }
 
     fn publish(&self) {

@@ -93,6 +93,8 @@ pub struct Patience {
     /// Wait this long after a member came before planning, so that nodes that start together
     /// are planned for together.
     pub settle: Duration,
+    /// Ask a node that has not answered again after this long: a message can be lost with a link.
+    pub resend: Duration,
     /// A node that has not loaded its layers by then is left out.
     pub load: Duration,
     /// A node that failed is left out of that model for this long.
@@ -124,6 +126,7 @@ pub struct Scheduler {
 struct Preparing {
     plan: Plan,
     waiting: BTreeSet<NodeId>,
+    ask_again: Instant,
     deadline: Instant,
 }
 
@@ -167,10 +170,11 @@ impl Scheduler {
             } => {
                 self.on_prepared(now, from, epoch, result, &mut actions);
             }
-            Event::Commit(plan) => self.adopt(*plan, &mut actions),
+            Event::Commit(plan) => self.adopt(now, *plan, &mut actions),
             Event::Tick => {}
         }
         self.give_up_waiting(now);
+        self.ask_again(now, &mut actions);
         if self.plan_at.is_some_and(|at| at <= now) {
             self.plan_at = None;
             self.plan_anew(now, &mut actions);
@@ -181,7 +185,7 @@ impl Scheduler {
     /// When `Tick` is wanted next, if nothing else happens.
     #[must_use]
     pub fn wake_at(&self) -> Option<Instant> {
-        let deadlines = self.preparing.values().map(|preparing| preparing.deadline);
+        let deadlines = self.preparing.values().map(|p| p.deadline.min(p.ask_again));
         let forgiven = self.unfit.values().map(|(until, _)| *until);
         deadlines.chain(forgiven).chain(self.plan_at).min()
     }
@@ -194,11 +198,11 @@ impl Scheduler {
             .filter(|plan| self.view.is_alive_plan(plan))
     }
 
-    /// All plans in force.
+    /// The plans in force, none of whose incarnations is over. One of them may not have been seen
+    /// yet by this node.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        self.plans
-            .values()
-            .filter(|plan| self.view.is_alive_plan(plan))
+        let is_over = |plan: &Plan| plan.stages().iter().any(|s| self.view.is_dead(s.incarnation));
+        self.plans.values().filter(move |plan| !is_over(plan))
     }
 
     /// Whether a model can answer, and if not, why.
@@ -257,7 +261,7 @@ impl Scheduler {
                 .any(|preparing| !view.is_alive_plan(&preparing.plan));
         self.view = view;
         for plan in seen {
-            self.adopt(plan, actions);
+            self.adopt(now, plan, actions);
         }
         let broken = self.note_failed_shards(now);
         if lost || broken {
@@ -348,7 +352,7 @@ impl Scheduler {
         }
     }
 
-    fn adopt(&mut self, plan: Plan, actions: &mut Vec<Action>) {
+    fn adopt(&mut self, now: Instant, plan: Plan, actions: &mut Vec<Action>) {
         self.highest = self.highest.max(plan.epoch());
         let known = self.plans.get(plan.model()).map(Plan::epoch);
         if known.is_none_or(|known| plan.epoch() > known) {
@@ -360,6 +364,8 @@ impl Scheduler {
                 self.preparing.remove(plan.model());
             }
             self.plans.insert(plan.model().clone(), plan.clone());
+            // Another planner may have made it from a view that is not this one's.
+            self.plan_at = Some(now);
             actions.push(Action::Adopt(Box::new(plan)));
         }
     }
@@ -390,6 +396,16 @@ impl Scheduler {
         self.unfit.retain(|_, (until, _)| *until > now);
         if self.unfit.len() < before {
             self.plan_at = Some(now);
+        }
+    }
+
+    fn ask_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        for preparing in self.preparing.values_mut() {
+            if preparing.ask_again <= now {
+                preparing.ask_again = now + self.patience.resend;
+                let Preparing { plan, waiting, .. } = &*preparing;
+                actions.extend(waiting.iter().map(|to| prepare(*to, plan)));
+            }
         }
     }
 
@@ -461,20 +477,23 @@ impl Scheduler {
             return;
         }
         self.highest = epoch;
-        actions.extend(plan.nodes().map(|to| Action::Send {
-            to,
-            message: Box::new(Message::Prepare(plan.clone())),
-        }));
+        actions.extend(plan.nodes().map(|to| prepare(to, &plan)));
         let waiting = plan.nodes().collect();
         self.preparing.insert(
             model,
             Preparing {
                 plan,
                 waiting,
+                ask_again: now + self.patience.resend,
                 deadline: now + self.patience.load,
             },
         );
     }
+}
+
+fn prepare(to: NodeId, plan: &Plan) -> Action {
+    let message = Box::new(Message::Prepare(plan.clone()));
+    Action::Send { to, message }
 }
 
 #[cfg(test)]

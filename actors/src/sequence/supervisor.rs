@@ -305,7 +305,7 @@ impl State {
         for running in self.running.values() {
             for stage in running.plan.stages() {
                 let node = stage.incarnation.node;
-                if !view.is_alive(stage.incarnation) {
+                if view.is_dead(stage.incarnation) {
                     let name = view.name(node);
                     drop(running.actor.cast(Event::NodeLost { node, name }));
                 }

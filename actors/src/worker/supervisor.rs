@@ -115,6 +115,16 @@ impl Actor for WorkersActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         context.router.remove_workers();
+        // After a restart of this actor the plans in force want their shards again.
+        let table = context.plans.borrow().clone();
+        let in_force: Vec<_> = table.models.into_values().filter_map(|model| model.plan).collect();
+        let plans = in_force.iter().map(|plan| Plan::clone(plan)).collect();
+        myself.cast(WorkersMessage::InForce(plans))?;
+        for plan in in_force {
+            if ShardKey::of(&plan, context.me.node).is_some() {
+                myself.cast(WorkersMessage::Load(plan))?;
+            }
+        }
         myself.send_interval(TICK, || WorkersMessage::Tick);
         Ok(State {
             context,
@@ -216,7 +226,9 @@ impl State {
             self.stop(&key);
             self.start(myself, key).await?;
         }
-        self.awaited.push(plan);
+        if !self.awaited.contains(&plan) {
+            self.awaited.push(plan);
+        }
         self.answer();
         Ok(())
     }

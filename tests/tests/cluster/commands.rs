@@ -67,7 +67,7 @@ async fn config_shows_values_and_where_they_came_from() -> Result<()> {
             .to_owned()
     };
     ensure!(
-        line("name").contains("ada") && line("name").contains("--name"),
+        line("name").contains("ada") && line("name").ends_with("--name"),
         "{shown}"
     );
     ensure!(line("context").contains("99"), "{shown}");

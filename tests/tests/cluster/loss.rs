@@ -113,7 +113,7 @@ async fn a_killed_worker_is_started_again_and_its_clients_get_an_error() -> Resu
             Ok(())
         })
         .await?;
-    ensure!(killed && streamed.error.is_some(), "{streamed:?}");
+    ensure!(killed && streamed.error.is_some(), "it ended with {:?}", streamed.finish_reason());
     let view = wait_for("a new worker", async || {
         let view = cluster.ready("demo", 3).await?;
         let middle = view
@@ -137,7 +137,8 @@ async fn a_killed_worker_is_started_again_and_its_clients_get_an_error() -> Resu
 async fn a_client_that_leaves_frees_its_place() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let api = cluster.node(0)?.api.clone();
-    let leave = api.stream("/v1/chat/completions", &long_chat(), async |chunk| {
+    let chat = long_chat();
+    let leave = api.stream("/v1/chat/completions", &chat, async |chunk| {
         let text = chunk
             .pointer("/choices/0/delta/content")
             .and_then(Value::as_str);

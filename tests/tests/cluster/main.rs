@@ -35,5 +35,6 @@ async fn demo_cluster() -> Result<Cluster> {
             .await?;
     }
     cluster.ready("demo", 3).await?;
+    cluster.settled().await?;
     Ok(cluster)
 }

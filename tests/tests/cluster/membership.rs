@@ -20,7 +20,6 @@ async fn three_nodes_share_the_layers_by_memory() -> Result<()> {
         stages == [("large", 5), ("middle", 4), ("small", 3)],
         "{stages:?}"
     );
-    ensure!(view.nodes.len() == 3 && view.nodes.iter().all(|n| n.worker_pids.len() == 1));
     let (status, ready) = cluster
         .nodes
         .first()

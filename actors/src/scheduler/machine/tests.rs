@@ -11,6 +11,7 @@ use crate::wire::{HeldModel, Report, ShardReport};
 
 const PATIENCE: Patience = Patience {
     settle: Duration::from_millis(400),
+    resend: Duration::from_secs(1),
     load: Duration::from_secs(60),
     unfit: Duration::from_secs(30),
 };
@@ -269,6 +270,18 @@ fn who_does_not_answer_is_left_out() {
 }
 
 #[test]
+fn who_did_not_hear_is_asked_again() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.silent.insert(id(2));
+    cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    assert!(cluster.layout().is_empty());
+    cluster.silent.clear();
+    cluster.pass(PATIENCE.resend);
+    assert_eq!(cluster.layout().len(), 2);
+}
+
+#[test]
 fn a_model_that_fits_nowhere_is_explained() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 30), member(2, 1, 40)]);
@@ -326,6 +339,28 @@ fn old_plans_are_not_adopted() {
         matches!(**message, Message::Prepared(_, Err(_))),
         "{message:?}"
     );
+}
+
+#[test]
+fn a_new_planner_replans_what_the_former_one_commits_late() {
+    let mut cluster = Cluster::new(&[2, 3]);
+    cluster.silent.insert(id(3));
+    let members = [member(1, 1, 100), member(2, 1, 100), member(3, 1, 100)];
+    cluster.see(&members[1..]);
+    cluster.pass(PATIENCE.settle);
+    // Node 2 still waits for node 3 when node 1 comes, which plans from now on.
+    let newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    cluster.schedulers.insert(id(1), newcomer);
+    cluster.see(&members);
+    cluster.tell(id(2), Event::Prepared {
+        from: id(3),
+        epoch: Epoch { counter: 1, planner: id(2) },
+        result: Ok(()),
+    });
+    cluster.silent.clear();
+    cluster.pass(PATIENCE.settle);
+    cluster.pass(PATIENCE.resend);
+    assert_eq!(cluster.layout().len(), 3);
 }
 
 #[test]
