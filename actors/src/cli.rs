@@ -22,12 +22,7 @@ const EXIT_MELTED: u8 = 70;
 
 /// Serve one large language model from several machines.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    about,
-    arg_required_else_help = true,
-    disable_help_subcommand = true
-)]
+#[command(version, about, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -60,11 +55,7 @@ enum ClusterCommand {
 pub fn main() -> ExitCode {
     let arguments = Arguments::try_parse().unwrap_or_else(|error| {
         // Help and version are not mistakes.
-        let code = if error.use_stderr() {
-            i32::from(EXIT_SETTINGS)
-        } else {
-            0
-        };
+        let code = if error.use_stderr() { i32::from(EXIT_SETTINGS) } else { 0 };
         drop(error.print());
         std::process::exit(code)
     });
@@ -75,27 +66,18 @@ pub fn main() -> ExitCode {
         Command::Config(flags) => config::run(&flags),
         Command::Worker => {
             logging::start_worker();
-            child::run()
-                .map(|()| ExitCode::SUCCESS)
-                .map_err(anyhow::Error::from)
+            child::run().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
         }
     };
     done.unwrap_or_else(|error| {
         complain(&error);
         let is_settings = error.downcast_ref::<InvalidSettings>().is_some();
-        if is_settings {
-            ExitCode::from(EXIT_SETTINGS)
-        } else {
-            ExitCode::FAILURE
-        }
+        if is_settings { ExitCode::from(EXIT_SETTINGS) } else { ExitCode::FAILURE }
     })
 }
 
 /// What a person reads when a command could not be carried out.
-#[expect(
-    clippy::print_stderr,
-    reason = "the one place where the program says why it failed"
-)]
+#[expect(clippy::print_stderr, reason = "the one place where the program says why it failed")]
 fn complain(error: &anyhow::Error) {
     eprintln!("planaria: {error:#}");
 }

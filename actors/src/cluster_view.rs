@@ -187,10 +187,7 @@ pub fn assemble(
         name: name.clone(),
         state: model.state,
         reason: model.reason.clone(),
-        strategy: model
-            .plan
-            .as_ref()
-            .map_or(strategy, |plan| plan.parts().strategy),
+        strategy: model.plan.as_ref().map_or(strategy, |plan| plan.parts().strategy),
         epoch: model.plan.as_ref().map(|plan| plan.epoch()),
         stages: model.plan.as_ref().map_or_else(Vec::new, |plan| {
             let stages = plan.stages().iter().map(|stage| {

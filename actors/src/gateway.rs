@@ -156,14 +156,8 @@ pub fn router(state: State) -> Router {
     shared
         .allowed_origins
         .allow(router)
-        .layer(from_fn_with_state(
-            Arc::clone(&shared),
-            origin::refuse_foreign_pages,
-        ))
-        .layer(from_fn_with_state(
-            Arc::clone(&shared),
-            host::demand_known_host,
-        ))
+        .layer(from_fn_with_state(Arc::clone(&shared), origin::refuse_foreign_pages))
+        .layer(from_fn_with_state(Arc::clone(&shared), host::demand_known_host))
         .with_state(shared)
 }
 
@@ -186,7 +180,5 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

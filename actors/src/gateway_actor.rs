@@ -55,10 +55,7 @@ impl Actor for GatewayActor {
             let how = format!("{:?}", ended.await);
             drop(myself.cast(ServerEnded(how)));
         });
-        Ok(State {
-            server,
-            shut_down: Some(shut_down),
-        })
+        Ok(State { server, shut_down: Some(shut_down) })
     }
 
     async fn handle(

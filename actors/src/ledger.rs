@@ -76,20 +76,9 @@ impl Memory {
         let generation = GENERATION.get(store, ONLY)?.unwrap_or(0) + 1;
         batch.put(&GENERATION, ONLY, &generation);
         store.commit(batch)?;
-        let plans = PLANS
-            .scan(store)?
-            .into_iter()
-            .map(|(_, plan)| plan)
-            .collect();
-        let incarnation = Incarnation {
-            node: identity.node_id(),
-            generation,
-        };
-        Ok(Self {
-            identity,
-            incarnation,
-            plans,
-        })
+        let plans = PLANS.scan(store)?.into_iter().map(|(_, plan)| plan).collect();
+        let incarnation = Incarnation { node: identity.node_id(), generation };
+        Ok(Self { identity, incarnation, plans })
     }
 }
 

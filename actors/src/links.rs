@@ -106,12 +106,7 @@ impl Actor for LinksActor {
         myself.send_interval(TICK, || LinksMessage::Tick);
         let seeds = context.settings.join.clone();
         let dialing = Dialing::new(context.me.node, seeds);
-        Ok(State {
-            context,
-            dialing,
-            peers: BTreeMap::new(),
-            tasks,
-        })
+        Ok(State { context, dialing, peers: BTreeMap::new(), tasks })
     }
 
     async fn handle(
@@ -202,21 +197,14 @@ impl State {
             sender.close(reason);
             return Ok(());
         }
-        let args = PeerArgs {
-            context: Arc::clone(&self.context),
-            link: sender.clone(),
-            receiver,
-        };
+        let args = PeerArgs { context: Arc::clone(&self.context), link: sender.clone(), receiver };
         let (peer, _) = Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await?;
         let known = self.peers.get(&incarnation.node);
         if known.is_some_and(|known| !keep_new(me.node, &known.link, &sender)) {
             self.let_go(sender);
             return Ok(());
         }
-        let connected = Connected {
-            peer: peer.get_cell(),
-            link: sender.clone(),
-        };
+        let connected = Connected { peer: peer.get_cell(), link: sender.clone() };
         if let Some(old) = self.peers.insert(incarnation.node, connected) {
             let former = old.link.peer().incarnation;
             self.let_go(old.link);
@@ -274,7 +262,5 @@ async fn dial(endpoint: &planaria_transport::Endpoint, target: &Target) -> Resul
 
 async fn resolve(seed: &PeerAddress) -> Result<Vec<SocketAddr>, String> {
     let found = tokio::net::lookup_host(seed.as_str()).await;
-    found
-        .map(Iterator::collect)
-        .map_err(|error| format!("{seed}: {error}"))
+    found.map(Iterator::collect).map_err(|error| format!("{seed}: {error}"))
 }

@@ -12,16 +12,8 @@ use crate::wire::HeldModel;
 #[must_use]
 pub(crate) fn name() -> String {
     let name = System::host_name().unwrap_or_default();
-    let visible: String = name
-        .chars()
-        .filter(char::is_ascii_graphic)
-        .take(63)
-        .collect();
-    if visible.is_empty() {
-        "node".to_owned()
-    } else {
-        visible
-    }
+    let visible: String = name.chars().filter(char::is_ascii_graphic).take(63).collect();
+    if visible.is_empty() { "node".to_owned() } else { visible }
 }
 
 /// All memory that this process may use, in bytes: the machine's, or the control group's if that
@@ -32,9 +24,7 @@ pub(crate) fn name() -> String {
 pub(crate) fn memory_bytes() -> Result<u64, sysinfo::Error> {
     let memory = MemoryRefreshKind::nothing().with_ram();
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory))?;
-    let limit = system
-        .cgroup_limits()
-        .map_or(u64::MAX, |limits| limits.total_memory);
+    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
     Ok(system.total_memory().min(limit))
 }
 
@@ -54,11 +44,7 @@ pub(crate) fn models(dir: &Path) -> (Vec<HeldModel>, Vec<(ModelName, String)>) {
         match model {
             Ok(model) => {
                 let geometry = model.geometry().clone();
-                held.push(HeldModel {
-                    name,
-                    digest: model.digest(),
-                    geometry,
-                });
+                held.push(HeldModel { name, digest: model.digest(), geometry });
             }
             Err(error) => {
                 tracing::warn!(model = %name, %error, "a model cannot be used");

@@ -41,10 +41,7 @@ impl Member {
     /// What it says of its shard of these layers.
     #[must_use]
     pub fn shard(&self, model: &ModelName, layers: LayerRange) -> Option<&ShardReport> {
-        self.report
-            .shards
-            .iter()
-            .find(|shard| shard.model == *model && shard.layers == layers)
+        self.report.shards.iter().find(|shard| shard.model == *model && shard.layers == layers)
     }
 }
 
@@ -55,12 +52,8 @@ impl View {
     /// A view of these members.
     #[must_use]
     pub fn of(members: impl IntoIterator<Item = Member>) -> Self {
-        let members = members
-            .into_iter()
-            .map(|member| (member.incarnation.node, member));
-        Self {
-            members: Arc::new(members.collect()),
-        }
+        let members = members.into_iter().map(|member| (member.incarnation.node, member));
+        Self { members: Arc::new(members.collect()) }
     }
 
     /// All members, down ones too.
@@ -76,32 +69,25 @@ impl View {
     /// A living member.
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<&Member> {
-        self.members
-            .get(&node)
-            .filter(|member| member.state == NodeState::Alive)
+        self.members.get(&node).filter(|member| member.state == NodeState::Alive)
     }
 
     /// Which life of a node was seen last, and whether it can be reached.
     #[must_use]
     pub fn state_of(&self, node: NodeId) -> Option<(Incarnation, NodeState)> {
-        self.members
-            .get(&node)
-            .map(|member| (member.incarnation, member.state))
+        self.members.get(&node).map(|member| (member.incarnation, member.state))
     }
 
     /// A node's name for people; its short id when it is not known.
     #[must_use]
     pub fn name(&self, node: NodeId) -> String {
-        self.members
-            .get(&node)
-            .map_or_else(|| node.short(), |member| member.report.name.clone())
+        self.members.get(&node).map_or_else(|| node.short(), |member| member.report.name.clone())
     }
 
     /// Whether this very incarnation lives.
     #[must_use]
     pub fn is_alive(&self, incarnation: Incarnation) -> bool {
-        self.member(incarnation.node)
-            .is_some_and(|member| member.incarnation == incarnation)
+        self.member(incarnation.node).is_some_and(|member| member.incarnation == incarnation)
     }
 
     /// Whether this incarnation is known to be over: it is down, or another life of its node was
@@ -117,17 +103,13 @@ impl View {
     /// Whether every incarnation of a plan lives.
     #[must_use]
     pub fn is_alive_plan(&self, plan: &Plan) -> bool {
-        plan.stages()
-            .iter()
-            .all(|stage| self.is_alive(stage.incarnation))
+        plan.stages().iter().all(|stage| self.is_alive(stage.incarnation))
     }
 
     /// The models that any member was asked to serve.
     #[must_use]
     pub fn desired(&self) -> BTreeSet<ModelName> {
-        self.all()
-            .flat_map(|member| member.report.desired.iter().cloned())
-            .collect()
+        self.all().flat_map(|member| member.report.desired.iter().cloned()).collect()
     }
 
     /// What a new plan would depend on: when it is equal, so is the plan.
@@ -136,11 +118,8 @@ impl View {
         self.all()
             .map(|member| {
                 let report = &member.report;
-                let facts = (
-                    report.memory_bytes,
-                    report.models.as_slice(),
-                    report.desired.as_slice(),
-                );
+                let facts =
+                    (report.memory_bytes, report.models.as_slice(), report.desired.as_slice());
                 ((member.state, member.incarnation), facts)
             })
             .collect()
@@ -173,12 +152,7 @@ impl Members {
     /// Knows nobody yet, not even this node, which joins with its first `Own` report.
     #[must_use]
     pub const fn new(me: Incarnation, address: SocketAddr) -> Self {
-        Self {
-            me,
-            address,
-            linked: BTreeMap::new(),
-            members: BTreeMap::new(),
-        }
+        Self { me, address, linked: BTreeMap::new(), members: BTreeMap::new() }
     }
 
     /// Takes in an event; the new view when it changed.
@@ -194,10 +168,8 @@ impl Members {
                 former.state = NodeState::Down;
             }
             Event::LinkDown(incarnation) => {
-                let is_linked = self
-                    .linked
-                    .get(&incarnation.node)
-                    .is_some_and(|(up, _)| *up == incarnation);
+                let is_linked =
+                    self.linked.get(&incarnation.node).is_some_and(|(up, _)| *up == incarnation);
                 if is_linked {
                     self.linked.remove(&incarnation.node);
                 }
@@ -217,20 +189,13 @@ impl Members {
             }
             Event::Own(report) => self.put(self.me, self.address, report)?,
         }
-        Some(View {
-            members: Arc::new(self.members.clone()),
-        })
+        Some(View { members: Arc::new(self.members.clone()) })
     }
 
     /// `None` when nothing changed.
     fn put(&mut self, incarnation: Incarnation, address: SocketAddr, report: Report) -> Option<()> {
         let state = NodeState::Alive;
-        let member = Member {
-            incarnation,
-            state,
-            address,
-            report: Arc::new(report),
-        };
+        let member = Member { incarnation, state, address, report: Arc::new(report) };
         if self.members.get(&incarnation.node) == Some(&member) {
             return None;
         }

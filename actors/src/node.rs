@@ -114,12 +114,7 @@ impl Actor for RootActor {
         let rows = TABLE.iter().filter(|row| row.parent == "root");
         let mut state = RootState {
             args,
-            children: rows
-                .map(|row| Child {
-                    row: *row,
-                    cell: None,
-                })
-                .collect(),
+            children: rows.map(|row| Child { row: *row, cell: None }).collect(),
             restarts: Restarts::new(row("ledger").intensity),
             outcome: Some(outcome),
         };
@@ -164,12 +159,8 @@ impl Actor for RootActor {
                 return Ok(());
             }
         };
-        let is_dead = |child: &Child| {
-            child
-                .cell
-                .as_ref()
-                .is_some_and(|c| c.get_id() == dead.get_id())
-        };
+        let is_dead =
+            |child: &Child| child.cell.as_ref().is_some_and(|c| c.get_id() == dead.get_id());
         if let Some(index) = state.children.iter().position(is_dead) {
             state.child_died(&myself, index, &how).await;
         }
@@ -183,11 +174,7 @@ impl RootState {
         myself: &ActorRef<RootMessage>,
         index: usize,
     ) -> Result<(), ActorProcessingErr> {
-        let Some(child) = self
-            .children
-            .get_mut(index)
-            .filter(|child| child.cell.is_none())
-        else {
+        let Some(child) = self.children.get_mut(index).filter(|child| child.cell.is_none()) else {
             return Ok(());
         };
         let root = myself.get_cell();
@@ -211,10 +198,7 @@ impl RootState {
             }
             "scheduler" => {
                 let remembered = self.args.remembered.clone();
-                let args = SchedulerArgs {
-                    context,
-                    remembered,
-                };
+                let args = SchedulerArgs { context, remembered };
                 let (actor, _) = Actor::spawn_linked(None, SchedulerActor, args, root).await?;
                 handles.scheduler.0.fill(actor.clone());
                 actor.get_cell()
@@ -248,12 +232,7 @@ impl RootState {
         };
         dead.cell = None;
         let dead = dead.row;
-        tracing::error!(
-            actor = dead.actor,
-            how,
-            lost = dead.lost,
-            "a part of the node died"
-        );
+        tracing::error!(actor = dead.actor, how, lost = dead.lost, "a part of the node died");
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
                 let down = restart_range(dead.policy, index, self.children.len());
@@ -261,29 +240,19 @@ impl RootState {
                 myself.send_after(wait, move || RootMessage::StartFrom(down.start));
             }
             Verdict::GiveUp => {
-                self.end(myself, Outcome::MeltedDown(dead.actor.to_owned()))
-                    .await;
+                self.end(myself, Outcome::MeltedDown(dead.actor.to_owned())).await;
             }
         }
     }
 
     /// Stops children, the last one first.
     async fn stop(&mut self, range: std::ops::Range<usize>) {
-        for child in self
-            .children
-            .get_mut(range)
-            .unwrap_or_default()
-            .iter_mut()
-            .rev()
-        {
+        for child in self.children.get_mut(range).unwrap_or_default().iter_mut().rev() {
             let Some(cell) = child.cell.take() else {
                 continue;
             };
             if cell.stop_and_wait(None, Some(STOP_PATIENCE)).await.is_err() {
-                tracing::warn!(
-                    actor = child.row.actor,
-                    "did not stop in time and is killed"
-                );
+                tracing::warn!(actor = child.row.actor, "did not stop in time and is killed");
                 cell.kill();
             }
         }
@@ -291,11 +260,7 @@ impl RootState {
 
     async fn end(&mut self, myself: &ActorRef<RootMessage>, outcome: Outcome) {
         self.stop(0..self.children.len()).await;
-        self.args
-            .context
-            .endpoint
-            .close("the node is shutting down")
-            .await;
+        self.args.context.endpoint.close("the node is shutting down").await;
         if let Some(tell) = self.outcome.take() {
             // Whoever started the node may not care how it ends.
             drop(tell.send(outcome));

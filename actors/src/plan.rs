@@ -76,11 +76,7 @@ impl Plan {
         } else {
             let stages: Vec<_> = parts.stages.iter().map(|s| s.layers.to_string()).collect();
             let stages = stages.join(", ");
-            Err(InvalidPlan {
-                model: parts.model,
-                layers: parts.layers,
-                stages,
-            })
+            Err(InvalidPlan { model: parts.model, layers: parts.layers, stages })
         }
     }
 
@@ -117,15 +113,8 @@ impl Plan {
     /// The number and the layers of `node`'s stage.
     #[must_use]
     pub fn stage_of(&self, node: NodeId) -> Option<(u16, Assignment)> {
-        let index = self
-            .parts
-            .stages
-            .iter()
-            .position(|s| s.incarnation.node == node)?;
-        Some((
-            u16::try_from(index).ok()?,
-            self.stage(u16::try_from(index).ok()?)?,
-        ))
+        let index = self.parts.stages.iter().position(|s| s.incarnation.node == node)?;
+        Some((u16::try_from(index).ok()?, self.stage(u16::try_from(index).ok()?)?))
     }
 
     /// The nodes that hold stages.
@@ -148,10 +137,7 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} epoch {}:", self.parts.model, self.parts.epoch)?;
-        self.parts
-            .stages
-            .iter()
-            .try_for_each(|s| write!(f, " {}={}", s.incarnation, s.layers))
+        self.parts.stages.iter().try_for_each(|s| write!(f, " {}={}", s.incarnation, s.layers))
     }
 }
 
@@ -174,20 +160,12 @@ mod tests {
     use super::*;
 
     fn parts(ranges: &[(u32, u32)], layers: u32) -> PlanParts {
-        let stages = (1_u8..)
-            .zip(ranges)
-            .map(|(byte, (first, last))| Assignment {
-                incarnation: Incarnation {
-                    node: NodeId::from_bytes([byte; 32]),
-                    generation: 1,
-                },
-                layers: LayerRange::inclusive(*first, *last).unwrap(),
-            });
+        let stages = (1_u8..).zip(ranges).map(|(byte, (first, last))| Assignment {
+            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 },
+            layers: LayerRange::inclusive(*first, *last).unwrap(),
+        });
         PlanParts {
-            epoch: Epoch {
-                counter: 1,
-                planner: NodeId::from_bytes([1; 32]),
-            },
+            epoch: Epoch { counter: 1, planner: NodeId::from_bytes([1; 32]) },
             model: "m".parse().unwrap(),
             digest: "00".repeat(32).parse().unwrap(),
             layers,
@@ -201,13 +179,7 @@ mod tests {
     #[test]
     fn only_full_covers_are_plans() {
         assert!(Plan::new(parts(&[(0, 3), (4, 7)], 8)).is_ok());
-        for bad in [
-            &[(0, 3), (5, 7)][..],
-            &[(0, 3)],
-            &[(0, 4), (4, 7)],
-            &[(1, 7)],
-            &[],
-        ] {
+        for bad in [&[(0, 3), (5, 7)][..], &[(0, 3)], &[(0, 4), (4, 7)], &[(1, 7)], &[]] {
             assert!(Plan::new(parts(bad, 8)).is_err(), "{bad:?}");
         }
         let mut twice = parts(&[(0, 3), (4, 7)], 8);

@@ -42,11 +42,7 @@ impl ShardKey {
     pub fn of(plan: &Plan, node: NodeId) -> Option<Self> {
         let (_, stage) = plan.stage_of(node)?;
         let (model, digest) = (plan.model().clone(), plan.parts().digest);
-        Some(Self {
-            model,
-            digest,
-            layers: stage.layers,
-        })
+        Some(Self { model, digest, layers: stage.layers })
     }
 }
 
@@ -85,12 +81,7 @@ impl Router {
     /// Empty tables. Frames for owners on this node go to `sequences`.
     #[must_use]
     pub fn new(me: NodeId, sequences: SequencesHandle) -> Self {
-        Self {
-            me,
-            sequences,
-            tables: RwLock::default(),
-            stale: AtomicU64::new(0),
-        }
+        Self { me, sequences, tables: RwLock::default(), stale: AtomicU64::new(0) }
     }
 
     /// Frames that were dropped because their epoch is not in force here.
@@ -114,20 +105,9 @@ impl Router {
         }
         let encoded =
             encode_message(&header).map_err(|error| Undeliverable::Refused(error.to_string()))?;
-        let link = self
-            .read()
-            .links
-            .get(&to)
-            .cloned()
-            .ok_or(Undeliverable::NoLink(to))?;
-        link.try_send(
-            Lane::Activation(lane(&header)),
-            Frame {
-                header: encoded,
-                payload,
-            },
-        )
-        .map_err(|error| Undeliverable::Refused(error.to_string()))
+        let link = self.read().links.get(&to).cloned().ok_or(Undeliverable::NoLink(to))?;
+        link.try_send(Lane::Activation(lane(&header)), Frame { header: encoded, payload })
+            .map_err(|error| Undeliverable::Refused(error.to_string()))
     }
 
     /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.
@@ -151,9 +131,7 @@ impl Router {
         let found = {
             let tables = self.read();
             tables.plans.get(&header.epoch).cloned().map(|plan| {
-                let is_mine = plan
-                    .stage_of(self.me)
-                    .is_some_and(|(mine, _)| mine == stage);
+                let is_mine = plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage);
                 let key = ShardKey::of(&plan, self.me).filter(|_| is_mine);
                 let worker = key.and_then(|key| tables.workers.get(&key).cloned());
                 (plan, worker)
@@ -213,9 +191,7 @@ impl Router {
 
     /// Uses this link to its peer from now on.
     pub fn add_link(&self, link: LinkSender) {
-        self.write()
-            .links
-            .insert(link.peer().incarnation.node, link);
+        self.write().links.insert(link.peer().incarnation.node, link);
     }
 
     /// Forgets the link to a peer, if it is still one to this incarnation.
@@ -289,10 +265,7 @@ impl Tables {
         };
         let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
         for link in self.links.values() {
-            (0..stages)
-                .map(Some)
-                .chain([None])
-                .for_each(|to| link.finish_lane(key(epoch, to)));
+            (0..stages).map(Some).chain([None]).for_each(|to| link.finish_lane(key(epoch, to)));
         }
     }
 }

@@ -98,10 +98,7 @@ impl ServedModels {
     /// Models in folders below `models_dir`. Nothing is read yet.
     #[must_use]
     pub fn new(models_dir: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: models_dir.into(),
-            slots: Mutex::default(),
-        }
+        Self { folder: models_dir.into(), slots: Mutex::default() }
     }
 
     /// The model, read from disk by whoever asks first while the others wait.
@@ -109,11 +106,7 @@ impl ServedModels {
     /// # Errors
     /// When it is not on this node's disk or cannot be used.
     pub async fn get(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
-        let slot = self
-            .slots
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take_up(name);
+        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).take_up(name);
         let model = slot.get_or_try_init(|| self.read(name)).await?;
         Ok(Arc::clone(model))
     }
@@ -131,10 +124,10 @@ impl Slots {
     fn take_up(&mut self, name: &ModelName) -> Arc<OnceCell<Arc<ServedModel>>> {
         self.clock += 1;
         let used = self.clock;
-        let slot = self.by_name.entry(name.clone()).or_insert_with(|| Slot {
-            model: Arc::default(),
-            used,
-        });
+        let slot = self
+            .by_name
+            .entry(name.clone())
+            .or_insert_with(|| Slot { model: Arc::default(), used });
         slot.used = used;
         let model = Arc::clone(&slot.model);
         if self.by_name.len() > MOST_MODELS {
@@ -166,23 +159,14 @@ impl ServedModel {
                 defaults: GenerationDefaults::read(folder),
                 name,
             }),
-            Err(problem) => Err(ServedModelError::Broken {
-                name,
-                problem: Arc::new(problem),
-            }),
+            Err(problem) => Err(ServedModelError::Broken { name, problem: Arc::new(problem) }),
         }
     }
 }
 
 impl Default for GenerationDefaults {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-        }
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 }
     }
 }
 
@@ -198,16 +182,11 @@ impl GenerationDefaults {
     fn parse(file: &GenerationConfig) -> Self {
         let default = Self::default();
         let within = |value: Option<f32>, low: f32, high: f32, default: f32| {
-            value
-                .filter(|value| (low..=high).contains(value))
-                .unwrap_or(default)
+            value.filter(|value| (low..=high).contains(value)).unwrap_or(default)
         };
         Self {
             temperature: within(file.temperature, 0.0, 2.0, default.temperature),
-            top_k: file
-                .top_k
-                .and_then(|k| u32::try_from(k).ok())
-                .unwrap_or(default.top_k),
+            top_k: file.top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(default.top_k),
             top_p: within(file.top_p, 0.0, 1.0, default.top_p),
             min_p: within(file.min_p, 0.0, 1.0, default.min_p),
             repetition_penalty: within(
@@ -243,10 +222,7 @@ mod tests {
         let odd = r#"{"temperature": -1, "top_k": -1, "top_p": null, "min_p": 7, "do_sample": 1}"#;
         assert_eq!(defaults(odd), GenerationDefaults::default());
         let usual = defaults(r#"{"temperature": 0.6, "top_p": 0.9, "top_k": 50}"#);
-        assert_eq!(
-            (usual.temperature, usual.top_p, usual.top_k),
-            (0.6, 0.9, 50)
-        );
+        assert_eq!((usual.temperature, usual.top_p, usual.top_k), (0.6, 0.9, 50));
     }
 
     #[test]

@@ -63,10 +63,7 @@ impl<M: Message> Slot<M> {
     }
 
     fn get(&self) -> Option<ActorRef<M>> {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -55,11 +55,7 @@ impl Restarts {
     /// Nothing has died yet.
     #[must_use]
     pub const fn new(intensity: Intensity) -> Self {
-        Self {
-            intensity,
-            recent: VecDeque::new(),
-            total: 0,
-        }
+        Self { intensity, recent: VecDeque::new(), total: 0 }
     }
 
     /// A death at `now`. Killed counts as any other death.
@@ -75,10 +71,7 @@ impl Restarts {
         if deaths > self.intensity.restarts {
             return Verdict::GiveUp;
         }
-        let doubled = self
-            .intensity
-            .backoff
-            .saturating_mul(1 << (deaths - 1).min(20));
+        let doubled = self.intensity.backoff.saturating_mul(1 << (deaths - 1).min(20));
         Verdict::RestartAfter(doubled.min(self.intensity.backoff_limit))
     }
 
@@ -117,10 +110,7 @@ mod tests {
         let mut restarts = Restarts::new(INTENSITY);
         let verdicts: Vec<_> = (0..4).map(|_| restarts.on_death(start)).collect();
         let after = |millis| Verdict::RestartAfter(Duration::from_millis(millis));
-        assert_eq!(
-            verdicts,
-            [after(100), after(200), after(300), Verdict::GiveUp]
-        );
+        assert_eq!(verdicts, [after(100), after(200), after(300), Verdict::GiveUp]);
         assert_eq!(restarts.total(), 4);
     }
 
@@ -144,10 +134,7 @@ mod tests {
     #[test]
     fn every_row_of_the_table_is_found_by_its_name_once() {
         for wanted in TABLE {
-            assert_eq!(
-                TABLE.iter().filter(|row| row.actor == wanted.actor).count(),
-                1
-            );
+            assert_eq!(TABLE.iter().filter(|row| row.actor == wanted.actor).count(), 1);
             assert_eq!(row(wanted.actor).actor, wanted.actor);
         }
     }

@@ -110,8 +110,8 @@ CASES = {
     "sharded-bf16": {"config": WIDE | {"num_hidden_layers": 6, "intermediate_size": 64}, "dtype": "bfloat16",
                      "files": 3},
 }
-# A logit is about 3 here. In float32 the noise is a thousandth of the first of these.
-LOWEST_MARGIN = {"float32": 0.08, "float16": 0.2, "bfloat16": 0.4}
+# A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
+LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}
 SEEDS_PER_CASE = 1000
 
 

@@ -27,20 +27,14 @@ impl Streamed {
     /// The text of all chat deltas.
     #[must_use]
     pub fn chat_text(&self) -> String {
-        let deltas = self
-            .chunks
-            .iter()
-            .filter_map(|c| c.pointer("/choices/0/delta/content"));
+        let deltas = self.chunks.iter().filter_map(|c| c.pointer("/choices/0/delta/content"));
         deltas.filter_map(Value::as_str).collect()
     }
 
     /// The finish reason.
     #[must_use]
     pub fn finish_reason(&self) -> Option<&str> {
-        let reasons = self
-            .chunks
-            .iter()
-            .filter_map(|c| c.pointer("/choices/0/finish_reason"));
+        let reasons = self.chunks.iter().filter_map(|c| c.pointer("/choices/0/finish_reason"));
         reasons.filter_map(Value::as_str).next()
     }
 }
@@ -49,10 +43,7 @@ impl Api {
     /// The API at `host:port`.
     #[must_use]
     pub fn at(address: &str) -> Self {
-        Self {
-            url: format!("http://{address}"),
-            client: reqwest::Client::new(),
-        }
+        Self { url: format!("http://{address}"), client: reqwest::Client::new() }
     }
 
     /// Its base URL, without `/v1`.
@@ -66,11 +57,7 @@ impl Api {
     /// # Errors
     /// When the node does not answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        let answer = self
-            .client
-            .get(format!("{}{path}", self.url))
-            .send()
-            .await?;
+        let answer = self.client.get(format!("{}{path}", self.url)).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
@@ -79,12 +66,7 @@ impl Api {
     /// # Errors
     /// When the node does not answer in JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
-        let answer = self
-            .client
-            .post(format!("{}{path}", self.url))
-            .json(body)
-            .send()
-            .await?;
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
         let status = answer.status().as_u16();
         let text = answer.text().await?;
         let json = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;
@@ -112,9 +94,7 @@ impl Api {
         });
         let (status, answer) = self.post("/v1/completions", &body).await?;
         ensure!(status == 200, "{status}: {answer}");
-        let ids = answer
-            .pointer("/choices/0/token_ids")
-            .and_then(Value::as_array);
+        let ids = answer.pointer("/choices/0/token_ids").and_then(Value::as_array);
         let ids = ids.with_context(|| answer.to_string())?;
         Ok(ids.iter().filter_map(Value::as_u64).collect())
     }
@@ -129,12 +109,7 @@ impl Api {
         body: &Value,
         mut on_chunk: impl AsyncFnMut(&Value) -> Result<()>,
     ) -> Result<Streamed> {
-        let answer = self
-            .client
-            .post(format!("{}{path}", self.url))
-            .json(body)
-            .send()
-            .await?;
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
         let status = answer.status();
         if !status.is_success() {
             bail!("{status}: {}", answer.text().await?);
@@ -163,10 +138,7 @@ impl Api {
                 }
             }
         }
-        ensure!(
-            buffer.is_empty(),
-            "the stream was cut in the middle of an event"
-        );
+        ensure!(buffer.is_empty(), "the stream was cut in the middle of an event");
         Ok(streamed)
     }
 }

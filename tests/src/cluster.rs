@@ -25,18 +25,13 @@ impl NodeSpec {
     /// A node with this much memory.
     #[must_use]
     pub fn new(name: &str, memory: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            memory: memory.to_owned(),
-            arguments: Vec::new(),
-        }
+        Self { name: name.to_owned(), memory: memory.to_owned(), arguments: Vec::new() }
     }
 
     /// With further arguments.
     #[must_use]
     pub fn with(mut self, arguments: &[&str]) -> Self {
-        self.arguments
-            .extend(arguments.iter().map(|text| (*text).to_owned()));
+        self.arguments.extend(arguments.iter().map(|text| (*text).to_owned()));
         self
     }
 }
@@ -77,18 +72,9 @@ impl Cluster {
             .arg(&key)
             .output()
             .await?;
-        anyhow::ensure!(
-            made.status.success(),
-            "{}",
-            String::from_utf8_lossy(&made.stderr)
-        );
+        anyhow::ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let (binary, models_dir) = (binary.to_owned(), models_dir.to_owned());
-        Ok(Self {
-            binary,
-            folder,
-            models_dir,
-            nodes: Vec::new(),
-        })
+        Ok(Self { binary, folder, models_dir, nodes: Vec::new() })
     }
 
     /// The folder of everything that belongs to the cluster.
@@ -144,12 +130,7 @@ impl Cluster {
         let mut process = Process::start(&self.binary, &arguments)?;
         let api = process.logged_field("planaria serves", "api").await?;
         let listen = process.logged_field("planaria serves", "listen").await?;
-        self.nodes.push(Node {
-            spec,
-            process,
-            api: Api::at(&api),
-            listen,
-        });
+        self.nodes.push(Node { spec, process, api: Api::at(&api), listen });
         Ok(self.nodes.len() - 1)
     }
 
@@ -171,9 +152,7 @@ impl Cluster {
     /// # Errors
     /// When there is none.
     pub fn node(&mut self, index: usize) -> Result<&mut Node> {
-        self.nodes
-            .get_mut(index)
-            .with_context(|| format!("no node {index}"))
+        self.nodes.get_mut(index).with_context(|| format!("no node {index}"))
     }
 
     /// Waits until every node has exactly one worker: those of the plans before are collected
@@ -208,12 +187,7 @@ impl Cluster {
             }
             let plans: Vec<_> = views
                 .iter()
-                .map(|view| {
-                    view.models
-                        .iter()
-                        .find(|m| m.name.as_str() == model)
-                        .cloned()
-                })
+                .map(|view| view.models.iter().find(|m| m.name.as_str() == model).cloned())
                 .collect();
             seen = plans.clone();
             let ready = plans.iter().all(|plan| {
@@ -223,12 +197,11 @@ impl Cluster {
             let same = plans.windows(2).all(|pair| pair.first() == pair.last());
             Ok((ready && same).then(|| views.into_iter().next()).flatten())
         });
-        agreed
-            .await
-            .with_context(|| {
-            let logs = self.nodes.iter().map(|node| {
-                format!("--- {} ---\n{}", node.spec.name, node.process.shown())
-            });
+        agreed.await.with_context(|| {
+            let logs = self
+                .nodes
+                .iter()
+                .map(|node| format!("--- {} ---\n{}", node.spec.name, node.process.shown()));
             let logs: Vec<_> = logs.collect();
             format!("{model} over {stages} nodes; seen: {seen:?}\n{}", logs.join("\n"))
         })

@@ -36,10 +36,7 @@ impl Process {
             .spawn()
             .with_context(|| format!("{} could not be started", binary.display()))?;
         let pid = child.id().context("the process ended at once")?;
-        let stderr = child
-            .stderr
-            .take()
-            .context("the process has no standard error")?;
+        let stderr = child.stderr.take().context("the process has no standard error")?;
         let log = Arc::new(Mutex::new(Vec::new()));
         tokio::spawn(keep_log(stderr, Arc::clone(&log)));
         Ok(Self { child, pid, log })
@@ -54,10 +51,7 @@ impl Process {
     /// What it and its workers wrote to standard error so far, line by line.
     #[must_use]
     pub fn log(&self) -> Vec<String> {
-        self.log
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits for a log line that contains `text`.
@@ -76,9 +70,7 @@ impl Process {
                 None => Ok(None),
             }
         });
-        found
-            .await
-            .with_context(|| format!("no log line with {text:?} in:\n{}", self.shown()))
+        found.await.with_context(|| format!("no log line with {text:?} in:\n{}", self.shown()))
     }
 
     /// A field of the first log line that contains `text`.
@@ -90,9 +82,7 @@ impl Process {
         let json: Value = serde_json::from_str(&line).with_context(|| line.clone())?;
         let value = json.get("fields").and_then(|fields| fields.get(field));
         let value = value.with_context(|| format!("no field {field} in {line}"))?;
-        Ok(value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned))
+        Ok(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
     }
 
     /// Waits until it has ended.
@@ -134,9 +124,7 @@ impl Process {
 /// # Errors
 /// When there is no such process.
 pub fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
-    let pid = i32::try_from(pid)
-        .ok()
-        .and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
     rustix::process::kill_process(pid.context("no process id")?, signal).context("kill")
 }
 
@@ -161,8 +149,6 @@ pub fn is_running(pid: u32) -> bool {
 async fn keep_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        log.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(line);
+        log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }

@@ -30,13 +30,7 @@ pub(super) fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
     }
     if flags.explain {
         for (doc, value) in SETTINGS.iter().zip(&values) {
-            writeln!(
-                out,
-                "{} = {}   ({})",
-                doc.key,
-                shown(&value.value),
-                value.origin
-            )?;
+            writeln!(out, "{} = {}   ({})", doc.key, shown(&value.value), value.origin)?;
             writeln!(out, "    {}.\n    {}\n", doc.title, doc.consequence)?;
         }
         return Ok(ExitCode::SUCCESS);
@@ -50,9 +44,5 @@ pub(super) fn run(flags: &ConfigFlags) -> anyhow::Result<ExitCode> {
 }
 
 fn shown(values: &[String]) -> String {
-    if values.is_empty() {
-        "-".to_owned()
-    } else {
-        values.join(", ")
-    }
+    if values.is_empty() { "-".to_owned() } else { values.join(", ") }
 }

@@ -101,9 +101,8 @@ impl SettingFlags {
         .flatten()
         .collect();
         for pair in &self.set {
-            let (key, value) = pair
-                .split_once('=')
-                .with_context(|| format!("--set {pair}: write KEY=VALUE"))?;
+            let (key, value) =
+                pair.split_once('=').with_context(|| format!("--set {pair}: write KEY=VALUE"))?;
             let doc = planaria_config::SETTINGS.iter().find(|doc| doc.key == key);
             let doc = doc.with_context(|| {
                 format!("--set {pair}: no such setting; `planaria config` lists them")

@@ -15,9 +15,7 @@ pub(super) fn start(settings: &Settings) {
 }
 
 pub(super) fn start_worker() {
-    let format = std::env::var(FORMAT)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let format = std::env::var(FORMAT).ok().and_then(|text| text.parse().ok());
     let filter = std::env::var(FILTER).unwrap_or_default();
     start_with(&filter, format.unwrap_or(LogFormat::Auto));
 }

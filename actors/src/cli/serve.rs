@@ -29,9 +29,7 @@ use crate::served::ServedModels;
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let (settings, _) = flags.resolve()?;
     logging::start(&settings);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(settings))?;
     // A worker or a disk that does not let go must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
@@ -49,11 +47,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     // Held until the process ends, however it ends.
     let _lock = lock(&settings.data_dir)?;
     let key = cluster_key(&settings)?;
-    let api_key = settings
-        .api_key_file
-        .as_deref()
-        .map(read_api_key)
-        .transpose()?;
+    let api_key = settings.api_key_file.as_deref().map(read_api_key).transpose()?;
     let api = listen(&settings)?;
     let store = open_store(&settings.data_dir)?;
     let memory = Memory::recall(&store)?;
@@ -63,28 +57,18 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         name: settings.name.clone(),
         info: Bytes::new(),
     };
-    let config = EndpointConfig {
-        listen: settings.listen,
-        hello,
-        limits: Limits::default(),
-    };
+    let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;
     let models_dir = settings.models_dir.clone();
     let (held, unusable) =
         tokio::task::spawn_blocking(move || machine::models(&models_dir)).await?;
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
-    let limit = settings
-        .memory_limit
-        .map_or(offered, |limit| limit.bytes().min(offered));
+    let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));
 
     let me = memory.incarnation;
     let handles = Handles::vacant();
     let (cluster, cluster_seen) = watch::channel(Arc::new(ClusterView {
-        node: ThisNode {
-            id: me.node,
-            name: settings.name.clone(),
-            incarnation: me.generation,
-        },
+        node: ThisNode { id: me.node, name: settings.name.clone(), incarnation: me.generation },
         nodes: Vec::new(),
         // Not ready until the scheduler says so.
         models: settings
@@ -121,19 +105,10 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         cluster,
         handles,
     });
-    let args = NodeArgs {
-        context,
-        remembered: memory.plans,
-        api,
-        gateway,
-    };
-    let mut node = Node::start(args)
-        .await
-        .context("the node could not start")?;
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let args = NodeArgs { context, remembered: memory.plans, api, gateway };
+    let mut node = Node::start(args).await.context("the node could not start")?;
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
         _ = interrupt.recv() => {}
@@ -161,10 +136,7 @@ fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
 /// even after `kill -9`.
 fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = dir.join("lock");
-    let file = std::fs::File::options()
-        .create(true)
-        .append(true)
-        .open(&path);
+    let file = std::fs::File::options().create(true).append(true).open(&path);
     let file = file.with_context(|| path.display().to_string())?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -203,8 +175,7 @@ fn read_api_key(path: &Path) -> anyhow::Result<ApiKey> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("API key file {}", path.display()))?;
     let key = text.lines().next().unwrap_or_default().trim();
-    key.parse::<ApiKey>()
-        .with_context(|| format!("API key file {}", path.display()))
+    key.parse::<ApiKey>().with_context(|| format!("API key file {}", path.display()))
 }
 
 fn listen(settings: &Settings) -> anyhow::Result<TcpListener> {

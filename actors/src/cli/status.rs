@@ -18,12 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
     /// The API of any node.
-    #[arg(
-        long,
-        value_name = "URL",
-        default_value = "http://127.0.0.1:8420",
-        env = "PLANARIA_URL"
-    )]
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8420", env = "PLANARIA_URL")]
     api: String,
     /// File with the API key, where one is needed.
     #[arg(long, value_name = "FILE", env = "PLANARIA_API_KEY_FILE")]
@@ -34,9 +29,7 @@ pub(super) struct StatusFlags {
 }
 
 pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(fetch(flags))?;
     let mut out = std::io::stdout().lock();
     if flags.json {
@@ -51,19 +44,13 @@ pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
 
 async fn fetch(flags: &StatusFlags) -> anyhow::Result<String> {
     let url = format!("{}/cluster", flags.api.trim_end_matches('/'));
-    let mut request = reqwest::Client::builder()
-        .timeout(PATIENCE)
-        .build()?
-        .get(&url);
+    let mut request = reqwest::Client::builder().timeout(PATIENCE).build()?.get(&url);
     if let Some(path) = &flags.api_key_file {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
     }
     let answer = request.send().await.with_context(|| {
-        format!(
-            "no node answers at {}; is `planaria serve` running there?",
-            flags.api
-        )
+        format!("no node answers at {}; is `planaria serve` running there?", flags.api)
     })?;
     let status = answer.status();
     let text = answer.text().await?;
@@ -81,11 +68,7 @@ fn describe(view: &ClusterView) -> String {
             NodeState::Alive => "alive",
             NodeState::Down => "down",
         };
-        let me = if node.id == view.node.id {
-            " (this)"
-        } else {
-            ""
-        };
+        let me = if node.id == view.node.id { " (this)" } else { "" };
         nodes.add_row([
             format!("{}{me}", node.name),
             state.to_owned(),
@@ -105,14 +88,8 @@ fn describe(view: &ClusterView) -> String {
             ModelState::Loading => format!("loading: {}", model.reason),
             ModelState::Unavailable => format!("unavailable: {}", model.reason),
         };
-        let epoch = model
-            .epoch
-            .map_or(String::new(), |epoch| format!(", epoch {epoch}"));
-        text.push_str(&format!(
-            "\n{} ({}{epoch}): {state}\n",
-            model.name,
-            model.strategy.name()
-        ));
+        let epoch = model.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));
+        text.push_str(&format!("\n{} ({}{epoch}): {state}\n", model.name, model.strategy.name()));
         if !model.stages.is_empty() {
             let mut stages = table::plain(&["STAGE", "NODE", "LAYERS", "STATE"]);
             for (index, stage) in model.stages.iter().enumerate() {

@@ -29,13 +29,7 @@ impl Answer {
         detokenizer: Detokenizer,
         stop: StopStrings,
     ) -> Self {
-        Self {
-            tokenizer,
-            detokenizer,
-            stop,
-            tokens: 0,
-            characters: 0,
-        }
+        Self { tokenizer, detokenizer, stop, tokens: 0, characters: 0 }
     }
 
     /// Tokens so far.
@@ -59,18 +53,12 @@ impl Answer {
         let tokens = vec![PieceToken {
             id: token.id,
             offset: self.characters,
-            scores: token
-                .logprobs
-                .map(|logprobs| self.scores(token.id, &logprobs)),
+            scores: token.logprobs.map(|logprobs| self.scores(token.id, &logprobs)),
         }];
         let text = self.detokenizer.push(token.id)?;
         let (text, stopped) = self.show(&text);
         let piece = Piece { text, tokens };
-        Ok(if stopped {
-            Progress::Last(piece, FinishReason::Stop)
-        } else {
-            Progress::More(piece)
-        })
+        Ok(if stopped { Progress::Last(piece, FinishReason::Stop) } else { Progress::More(piece) })
     }
 
     fn finished(&mut self, reason: FinishReason) -> Result<Progress, TokenizerError> {
@@ -79,10 +67,7 @@ impl Answer {
         let reason = if stopped { FinishReason::Stop } else { reason };
         // Nothing after a stop.
         text.push_str(&self.stop.finish());
-        let piece = Piece {
-            text,
-            tokens: Vec::new(),
-        };
+        let piece = Piece { text, tokens: Vec::new() };
         Ok(Progress::Last(piece, reason))
     }
 
@@ -93,17 +78,11 @@ impl Answer {
     }
 
     fn scores(&self, id: u32, logprobs: &Logprobs) -> Scores {
-        let scored = |id, logprob| Scored {
-            token: Spelling(self.tokenizer.token_bytes(id)),
-            logprob,
-        };
+        let scored =
+            |id, logprob| Scored { token: Spelling(self.tokenizer.token_bytes(id)), logprob };
         Scores {
             chosen: scored(id, logprobs.chosen),
-            top: logprobs
-                .top
-                .iter()
-                .map(|(id, logprob)| scored(*id, *logprob))
-                .collect(),
+            top: logprobs.top.iter().map(|(id, logprob)| scored(*id, *logprob)).collect(),
         }
     }
 }

@@ -83,9 +83,7 @@ fn check(key: &ApiKey, headers: &HeaderMap) -> Result<(), ApiError> {
     };
     match bearer(value.as_bytes()) {
         Some(presented) if key.admits(presented) => Ok(()),
-        Some(_) => Err(refused(
-            "the API key is wrong: ask whoever runs this server for it",
-        )),
+        Some(_) => Err(refused("the API key is wrong: ask whoever runs this server for it")),
         None => Err(refused("the API key goes into `Authorization: Bearer KEY`")),
     }
 }
@@ -93,9 +91,7 @@ fn check(key: &ApiKey, headers: &HeaderMap) -> Result<(), ApiError> {
 /// What follows `Bearer`, in any case.
 fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, rest) = value.split_at_checked("Bearer ".len())?;
-    scheme
-        .eq_ignore_ascii_case(b"Bearer ")
-        .then(|| rest.trim_ascii())
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())
 }
 
 fn pad(text: &[u8]) -> Option<Padded> {
@@ -109,10 +105,7 @@ mod tests {
     use super::*;
 
     fn headers(values: &[&'static str]) -> HeaderMap {
-        values
-            .iter()
-            .map(|value| (header::AUTHORIZATION, value.parse().unwrap()))
-            .collect()
+        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
     }
 
     #[test]
@@ -135,21 +128,12 @@ mod tests {
         assert!(check(&key, &headers(&[])).is_err());
         assert!(check(&key, &headers(&["Bearer sk-secret", "Bearer sk-secret"])).is_err());
         assert!(!key.admits(&[b'a'; 2 * MAX_BYTES]));
-        assert!(
-            !key.admits(b"sk-secret\0"),
-            "padding must not be presentable"
-        );
+        assert!(!key.admits(b"sk-secret\0"), "padding must not be presentable");
     }
 
     #[test]
     fn keys_can_be_sent_in_a_header() {
-        for bad in [
-            "",
-            " ",
-            "two words",
-            "schl\u{fc}ssel",
-            &"k".repeat(MAX_BYTES + 1),
-        ] {
+        for bad in ["", " ", "two words", "schl\u{fc}ssel", &"k".repeat(MAX_BYTES + 1)] {
             assert!(bad.parse::<ApiKey>().is_err(), "{bad:?}");
         }
     }

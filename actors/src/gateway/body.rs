@@ -20,12 +20,9 @@ pub(super) async fn read(request: Request<Body>, limits: &Limits) -> Result<Byte
         // The client waits to be told whether it may send.
         return Err(too_large(limits.body_bytes));
     }
-    timeout(
-        limits.body_timeout,
-        collect(body.into_data_stream(), limits.body_bytes),
-    )
-    .await
-    .unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))
+    timeout(limits.body_timeout, collect(body.into_data_stream(), limits.body_bytes))
+        .await
+        .unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))
 }
 
 async fn collect(mut body: BodyDataStream, limit: usize) -> Result<Bytes, ApiError> {
@@ -56,12 +53,7 @@ async fn discard(mut body: BodyDataStream, limit: usize) {
 }
 
 fn announced(headers: &HeaderMap) -> Option<usize> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large(limit: usize) -> ApiError {
@@ -76,9 +68,6 @@ fn too_slow(limit: Duration) -> ApiError {
     ApiError::refused(
         StatusCode::REQUEST_TIMEOUT,
         "request_timeout",
-        format!(
-            "the request's body did not arrive within {} seconds",
-            limit.as_secs()
-        ),
+        format!("the request's body did not arrive within {} seconds", limit.as_secs()),
     )
 }

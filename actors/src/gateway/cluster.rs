@@ -30,14 +30,7 @@ pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
     let mut problems = view.obstacles();
     let down = view.nodes.iter().filter(|n| n.state == NodeState::Down);
     problems.extend(down.map(|node| format!("the node {} cannot be reached", node.name)));
-    Json(Health {
-        status: if problems.is_empty() {
-            "ok"
-        } else {
-            "impaired"
-        },
-        problems,
-    })
+    Json(Health { status: if problems.is_empty() { "ok" } else { "impaired" }, problems })
 }
 
 /// 200 when every desired model would answer a request to this node now.
@@ -45,21 +38,13 @@ pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Rea
     let view = current(&shared);
     let mut reasons = view.obstacles();
     // The cluster can compute; can this node turn words into tokens?
-    for model in view
-        .models
-        .iter()
-        .filter(|model| model.state == ModelState::Ready)
-    {
+    for model in view.models.iter().filter(|model| model.state == ModelState::Ready) {
         if let Err(error) = shared.models.get(&model.name).await {
             reasons.push(error.to_string());
         }
     }
     let ready = reasons.is_empty();
-    let status = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, reasons }))
 }
 

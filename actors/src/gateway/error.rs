@@ -83,11 +83,8 @@ impl ApiError {
     }
 
     fn model_not_found(message: String) -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            ..Self::invalid("model", message)
-        }
-        .coded("model_not_found")
+        Self { status: StatusCode::NOT_FOUND, ..Self::invalid("model", message) }
+            .coded("model_not_found")
     }
 
     /// A mistake of ours.
@@ -116,10 +113,9 @@ impl ApiError {
             GenerationError::PlanLost { .. } => Self::unavailable(message, "model_unavailable"),
             GenerationError::ShuttingDown => Self::unavailable(message, "node_unavailable"),
             GenerationError::NoRoom { .. } => Self::overloaded(message),
-            GenerationError::StageFailed { .. } => Self {
-                code: Some("stage_failed"),
-                ..Self::internal(message)
-            },
+            GenerationError::StageFailed { .. } => {
+                Self { code: Some("stage_failed"), ..Self::internal(message) }
+            }
             GenerationError::TimedOut { .. } => {
                 Self::new(StatusCode::GATEWAY_TIMEOUT, Kind::Server, message)
                     .coded("generation_timeout")
@@ -137,12 +133,8 @@ impl ApiError {
 
     /// Why this node cannot turn the model's text into tokens.
     pub(crate) fn model_not_here(error: &ServedModelError) -> Self {
-        Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            Kind::Server,
-            error.to_string(),
-        )
-        .coded("model_not_on_this_node")
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Server, error.to_string())
+            .coded("model_not_on_this_node")
     }
 
     fn unavailable(message: String, code: &'static str) -> Self {
@@ -198,16 +190,10 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        tracing::debug!(
-            status = self.status.as_u16(),
-            code = self.word(),
-            "a request failed"
-        );
+        tracing::debug!(status = self.status.as_u16(), code = self.word(), "a request failed");
         let mut response = (self.status, axum::Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after_seconds {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response
@@ -227,22 +213,8 @@ mod tests {
         let node = || "b".to_owned();
         let model = || "demo".parse().unwrap();
         for (error, status, retry) in [
-            (
-                GenerationError::NodeLost {
-                    node: node(),
-                    layers: "0-3".to_owned(),
-                },
-                503,
-                true,
-            ),
-            (
-                GenerationError::PlanLost {
-                    model: model(),
-                    reason: node(),
-                },
-                503,
-                true,
-            ),
+            (GenerationError::NodeLost { node: node(), layers: "0-3".to_owned() }, 503, true),
+            (GenerationError::PlanLost { model: model(), reason: node() }, 503, true),
             (GenerationError::ShuttingDown, 503, true),
             (GenerationError::NoRoom { limit: 8 }, 429, true),
             (GenerationError::TimedOut { seconds: 30 }, 504, false),
@@ -259,11 +231,7 @@ mod tests {
         ] {
             let response = ApiError::ended_early(&error).into_response();
             assert_eq!(response.status(), status, "{error}");
-            assert_eq!(
-                response.headers().contains_key("retry-after"),
-                retry,
-                "{error}"
-            );
+            assert_eq!(response.headers().contains_key("retry-after"), retry, "{error}");
         }
     }
 

@@ -60,11 +60,7 @@ async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Pre
     let _place = shared.preparations.acquire().await.ok();
     let asked = off_thread(move || Asked::parse(endpoint, &body)).await?;
     let name = shared.served_name(&asked.model)?;
-    let model = shared
-        .models
-        .get(&name)
-        .await
-        .map_err(|error| ApiError::model_not_here(&error))?;
+    let model = shared.models.get(&name).await.map_err(|error| ApiError::model_not_here(&error))?;
     let given = Given {
         context: shared.context,
         draw: rand::random(),
@@ -80,11 +76,7 @@ async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Pre
                 .map_err(|error| ApiError::internal(error.to_string()))?,
         };
         let stop = StopStrings::new(delivery.stop.clone());
-        Ok(Prepared {
-            request,
-            delivery,
-            answer: Answer::new(tokenizer, detokenizer, stop),
-        })
+        Ok(Prepared { request, delivery, answer: Answer::new(tokenizer, detokenizer, stop) })
     })
     .await
 }
@@ -102,11 +94,7 @@ async fn submit(
     endpoint: Endpoint,
     prepared: Prepared,
 ) -> Result<Running, ApiError> {
-    let Prepared {
-        request,
-        delivery,
-        answer,
-    } = prepared;
+    let Prepared { request, delivery, answer } = prepared;
     let name = request.model.to_string();
     let prompt = request.prompt.clone();
     let generation = shared.generator.submit(request).await.map_err(|error| {

@@ -67,9 +67,7 @@ impl Host {
         }
         let name = name.strip_suffix('.').unwrap_or(name);
         let plain = !name.is_empty()
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
         plain.then(|| Self::Name(name.to_ascii_lowercase()))
     }
 
@@ -175,11 +173,7 @@ mod tests {
         }
         assert!(admits(&[], "192.168.1.5:8420", LAN));
         assert!(admits(&["GPU.lan:8420"], "gpu.LAN:80", LAN));
-        assert!(admits(
-            &["fe80::1", "10.0.0.7"],
-            "[fe80::1%25en0]:8420",
-            LAN
-        ));
+        assert!(admits(&["fe80::1", "10.0.0.7"], "[fe80::1%25en0]:8420", LAN));
         assert!(admits(&["fe80::1", "10.0.0.7"], "10.0.0.7", LAN));
     }
 }

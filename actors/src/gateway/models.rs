@@ -27,10 +27,7 @@ pub(super) struct Models {
 
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Models> {
     let names = shared.served_names();
-    Json(Models {
-        object: "list",
-        data: names.into_iter().map(|id| shared.model(id)).collect(),
-    })
+    Json(Models { object: "list", data: names.into_iter().map(|id| shared.model(id)).collect() })
 }
 
 pub(super) async fn one(
@@ -60,11 +57,6 @@ impl super::Parts {
     }
 
     const fn model(&self, id: ModelName) -> Model {
-        Model {
-            id,
-            object: "model",
-            created: self.started,
-            owned_by: "planaria",
-        }
+        Model { id, object: "model", created: self.started, owned_by: "planaria" }
     }
 }

@@ -29,11 +29,7 @@ impl AllowedOrigins {
     /// Answers with the headers that let those pages read on, and to their preflight requests,
     /// which cannot bear a key.
     pub(super) fn allow(&self, router: Router<Shared>) -> Router<Shared> {
-        if self.0.is_empty() {
-            router
-        } else {
-            router.layer(self.layer())
-        }
+        if self.0.is_empty() { router } else { router.layer(self.layer()) }
     }
 
     fn layer(&self) -> CorsLayer {

@@ -31,9 +31,9 @@ impl Reply {
     pub(super) fn opening(&self) -> Option<String> {
         match self.endpoint {
             Endpoint::Chat => Some(self.chunk(self.prompt_ids(), &chat::role_chunk())),
-            Endpoint::Completion => self
-                .prompt_ids()
-                .map(|ids| self.chunk(None, &completion::prompt_chunk(ids))),
+            Endpoint::Completion => {
+                self.prompt_ids().map(|ids| self.chunk(None, &completion::prompt_chunk(ids)))
+            }
         }
     }
 

@@ -146,17 +146,10 @@ impl Asked {
         }
         let request = Request {
             model: model.name.clone(),
-            sampling: SamplingParams {
-                prompt_tokens: context - room.get(),
-                ..sampling
-            },
+            sampling: SamplingParams { prompt_tokens: context - room.get(), ..sampling },
             prompt,
             until: Until {
-                eos: if self.ignore_eos {
-                    Vec::new()
-                } else {
-                    model.eos.clone()
-                },
+                eos: if self.ignore_eos { Vec::new() } else { model.eos.clone() },
                 max_tokens: most_tokens.min(room.get()),
             },
         };
@@ -272,11 +265,7 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
             .collect::<Option<_>>()
             .ok_or_else(|| ApiError::invalid("stop", "the entries of `stop` have to be texts"))?,
         Some(other) => {
-            return Err(wrong_kind(
-                "stop".to_owned(),
-                other,
-                "a text or a list of them",
-            ));
+            return Err(wrong_kind("stop".to_owned(), other, "a text or a list of them"));
         }
     };
     let count = texts.len();
@@ -284,10 +273,7 @@ fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
         let message = format!("`stop` has {count} entries; {MOST_STOPS} are allowed");
         return Err(ApiError::invalid("stop", message));
     }
-    if texts
-        .iter()
-        .any(|text| !(1..=LONGEST_STOP).contains(&text.len()))
-    {
+    if texts.iter().any(|text| !(1..=LONGEST_STOP).contains(&text.len())) {
         let message = format!("the entries of `stop` have to have 1 to {LONGEST_STOP} bytes");
         return Err(ApiError::invalid("stop", message));
     }

@@ -64,14 +64,9 @@ pub async fn serve(
     }
     drop(listener);
     closing.send_replace(());
-    let drained = timeout(limits.drain, async {
-        while connections.join_next().await.is_some() {}
-    });
+    let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
-        tracing::warn!(
-            open = connections.len(),
-            "answers were cut off by the shutdown"
-        );
+        tracing::warn!(open = connections.len(), "answers were cut off by the shutdown");
     }
     Ok(())
 }
@@ -104,10 +99,7 @@ async fn connection(
     mut closing: watch::Receiver<()>,
     _place: Option<OwnedSemaphorePermit>,
 ) {
-    let Ok(local) = stream
-        .local_addr()
-        .map(|address| LocalAddress(address.ip()))
-    else {
+    let Ok(local) = stream.local_addr().map(|address| LocalAddress(address.ip())) else {
         return;
     };
     // Tokens are small and late ones are noticed; without this the kernel collects them.

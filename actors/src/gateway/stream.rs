@@ -34,28 +34,17 @@ pub(super) async fn respond(
             over
         }
     };
-    let stream = Stream {
-        running,
-        events,
-        over,
-        heartbeat,
-    };
+    let stream = Stream { running, events, over, heartbeat };
     let body = unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), stream))
     });
     Ok((
         [
-            (
-                header::CONTENT_TYPE,
-                HeaderValue::from_static("text/event-stream"),
-            ),
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
             // nginx collects answers otherwise.
-            (
-                HeaderName::from_static("x-accel-buffering"),
-                HeaderValue::from_static("no"),
-            ),
+            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
         ],
         Body::from_stream(body),
     )
@@ -87,8 +76,7 @@ impl Stream {
             };
             self.over = !matches!(progress, Progress::More(_));
             let tokens = self.running.tokens();
-            self.events
-                .extend(written(self.running.reply(), progress, tokens));
+            self.events.extend(written(self.running.reply(), progress, tokens));
         }
     }
 }

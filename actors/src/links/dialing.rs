@@ -57,15 +57,8 @@ impl Dialing {
     /// Seeds are due at once.
     #[must_use]
     pub fn new(me: NodeId, seeds: impl IntoIterator<Item = PeerAddress>) -> Self {
-        let targets = seeds
-            .into_iter()
-            .map(|seed| (Target::Seed(seed), Attempts::default()));
-        Self {
-            me,
-            targets: targets.collect(),
-            linked: BTreeSet::new(),
-            behind: BTreeMap::new(),
-        }
+        let targets = seeds.into_iter().map(|seed| (Target::Seed(seed), Attempts::default()));
+        Self { me, targets: targets.collect(), linked: BTreeSet::new(), behind: BTreeMap::new() }
     }
 
     /// Nodes were heard of. A node's last address replaces those before.

@@ -43,16 +43,8 @@ impl Actor for PeerActor {
         myself: ActorRef<Gone>,
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let PeerArgs {
-            context,
-            link,
-            receiver,
-        } = args;
-        let LinkReceiver {
-            control,
-            activation,
-            bulk,
-        } = receiver;
+        let PeerArgs { context, link, receiver } = args;
+        let LinkReceiver { control, activation, bulk } = receiver;
         let mut tasks = JoinSet::new();
         tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
         tasks.spawn(take_data(context, link.clone(), activation));
@@ -63,10 +55,7 @@ impl Actor for PeerActor {
             let reason = watched.closed().await;
             drop(myself.cast(Gone(reason.to_string())));
         });
-        Ok(State {
-            link,
-            _tasks: tasks,
-        })
+        Ok(State { link, _tasks: tasks })
     }
 
     async fn handle(

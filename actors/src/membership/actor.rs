@@ -213,24 +213,13 @@ impl State {
 /// In words, when the link is gone or full.
 pub fn send_control(link: &LinkSender, message: &Control) -> Result<(), String> {
     let header = encode_message(message).map_err(|error| error.to_string())?;
-    let frame = Frame {
-        header,
-        payload: Bytes::new(),
-    };
-    link.try_send(Lane::Control, frame)
-        .map_err(|error| error.to_string())
+    let frame = Frame { header, payload: Bytes::new() };
+    link.try_send(Lane::Control, frame).map_err(|error| error.to_string())
 }
 
 /// Where every other node was heard of.
 fn addresses(view: &View, me: NodeId) -> Vec<(NodeId, SocketAddr)> {
-    let reported = view
-        .alive()
-        .flat_map(|member| member.report.neighbours.iter().copied());
-    let linked = view
-        .all()
-        .map(|member| (member.incarnation.node, member.address));
-    linked
-        .chain(reported)
-        .filter(|(node, _)| *node != me)
-        .collect()
+    let reported = view.alive().flat_map(|member| member.report.neighbours.iter().copied());
+    let linked = view.all().map(|member| (member.incarnation.node, member.address));
+    linked.chain(reported).filter(|(node, _)| *node != me).collect()
 }

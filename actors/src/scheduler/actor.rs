@@ -53,11 +53,7 @@ impl SchedulerHandle {
 
     /// A node answered.
     pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), String>) {
-        self.tell(Event::Prepared {
-            from,
-            epoch,
-            result,
-        });
+        self.tell(Event::Prepared { from, epoch, result });
     }
 
     /// A plan is in force.
@@ -128,10 +124,7 @@ impl Actor for SchedulerActor {
     async fn pre_start(
         &self,
         myself: ActorRef<SchedulerMessage>,
-        SchedulerArgs {
-            context,
-            remembered,
-        }: SchedulerArgs,
+        SchedulerArgs { context, remembered }: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
         let sizing = Sizing {
@@ -161,10 +154,7 @@ impl Actor for SchedulerActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let idle = matches!(event, Event::Tick)
-            && state
-                .scheduler
-                .wake_at()
-                .is_none_or(|at| at > Instant::now());
+            && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
         if !idle {
             state.take(&myself, event);
         }
@@ -200,15 +190,8 @@ impl State {
     fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
         if to == self.context.me.node {
             let event = match message {
-                Message::Prepare(plan) => Event::Prepare {
-                    from: to,
-                    plan: Box::new(plan),
-                },
-                Message::Prepared(epoch, result) => Event::Prepared {
-                    from: to,
-                    epoch,
-                    result,
-                },
+                Message::Prepare(plan) => Event::Prepare { from: to, plan: Box::new(plan) },
+                Message::Prepared(epoch, result) => Event::Prepared { from: to, epoch, result },
                 Message::Commit(plan) => Event::Commit(Box::new(plan)),
             };
             // The only way this fails is that this actor ends.
@@ -245,26 +228,13 @@ impl State {
         let models = self.view.desired().into_iter().map(|model| {
             let plan = self.scheduler.plan(&model).cloned().map(Arc::new);
             let (state, reason) = self.scheduler.state(&model);
-            (
-                model,
-                ModelPlan {
-                    plan,
-                    state,
-                    reason,
-                },
-            )
+            (model, ModelPlan { plan, state, reason })
         });
-        let table = PlanTable {
-            models: models.collect(),
-        };
+        let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;
         let cluster: ClusterView = assemble(&self.context, &self.view, &table, strategy);
-        self.context
-            .plans
-            .send_if_modified(|known| replace(known, table));
-        self.context
-            .cluster
-            .send_if_modified(|known| replace(known, Arc::new(cluster)));
+        self.context.plans.send_if_modified(|known| replace(known, table));
+        self.context.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
     }
 }
 

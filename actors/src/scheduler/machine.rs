@@ -141,10 +141,7 @@ impl Scheduler {
             sizing,
             patience,
             view: View::default(),
-            highest: highest.unwrap_or(Epoch {
-                counter: 0,
-                planner: me,
-            }),
+            highest: highest.unwrap_or(Epoch { counter: 0, planner: me }),
             plans: BTreeMap::new(),
             preparing: BTreeMap::new(),
             unfit: BTreeMap::new(),
@@ -163,11 +160,7 @@ impl Scheduler {
                 to: epoch.planner,
                 message: Box::new(Message::Prepared(epoch, result)),
             }),
-            Event::Prepared {
-                from,
-                epoch,
-                result,
-            } => {
+            Event::Prepared { from, epoch, result } => {
                 self.on_prepared(now, from, epoch, result, &mut actions);
             }
             Event::Commit(plan) => self.adopt(now, *plan, &mut actions),
@@ -193,9 +186,7 @@ impl Scheduler {
     /// The plan in force for a model, if all its incarnations live.
     #[must_use]
     pub fn plan(&self, model: &ModelName) -> Option<&Plan> {
-        self.plans
-            .get(model)
-            .filter(|plan| self.view.is_alive_plan(plan))
+        self.plans.get(model).filter(|plan| self.view.is_alive_plan(plan))
     }
 
     /// The plans in force, none of whose incarnations is over. One of them may not have been seen
@@ -217,10 +208,9 @@ impl Scheduler {
                     Some((ShardState::Restarting, _)) => {
                         Some(format!("the worker of {} restarts", member.report.name))
                     }
-                    Some((ShardState::Failed, reason)) => Some(format!(
-                        "{} gave up its layers: {reason}",
-                        member.report.name
-                    )),
+                    Some((ShardState::Failed, reason)) => {
+                        Some(format!("{} gave up its layers: {reason}", member.report.name))
+                    }
                     Some((ShardState::Loading, _)) | None => {
                         Some(format!("{} loads its layers", member.report.name))
                     }
@@ -232,15 +222,9 @@ impl Scheduler {
             };
         }
         if let Some(preparing) = self.preparing.get(model) {
-            let names: Vec<_> = preparing
-                .waiting
-                .iter()
-                .map(|node| self.view.name(*node))
-                .collect();
-            return (
-                ModelState::Loading,
-                format!("waiting for {} to load", names.join(", ")),
-            );
+            let names: Vec<_> =
+                preparing.waiting.iter().map(|node| self.view.name(*node)).collect();
+            return (ModelState::Loading, format!("waiting for {} to load", names.join(", ")));
         }
         match self.obstacles.get(model) {
             Some(reason) => (ModelState::Unavailable, reason.clone()),
@@ -249,16 +233,11 @@ impl Scheduler {
     }
 
     fn on_members(&mut self, now: Instant, view: View, actions: &mut Vec<Action>) {
-        let seen: Vec<Plan> = view
-            .alive()
-            .flat_map(|member| member.report.plans.iter().cloned())
-            .collect();
+        let seen: Vec<Plan> =
+            view.alive().flat_map(|member| member.report.plans.iter().cloned()).collect();
         let changed = view.placement_facts() != self.view.placement_facts();
         let lost = self.plans.values().any(|plan| !view.is_alive_plan(plan))
-            || self
-                .preparing
-                .values()
-                .any(|preparing| !view.is_alive_plan(&preparing.plan));
+            || self.preparing.values().any(|preparing| !view.is_alive_plan(&preparing.plan));
         self.view = view;
         for plan in seen {
             self.adopt(now, plan, actions);
@@ -284,10 +263,7 @@ impl Scheduler {
                 };
                 let key = (stage.incarnation, plan.model().clone());
                 let until = now + self.patience.unfit;
-                broken |= self
-                    .unfit
-                    .insert(key, (until, shard.reason.clone()))
-                    .is_none();
+                broken |= self.unfit.insert(key, (until, shard.reason.clone())).is_none();
             }
         }
         broken
@@ -295,10 +271,7 @@ impl Scheduler {
 
     fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
         self.highest = self.highest.max(plan.epoch());
-        let newer = self
-            .plans
-            .get(plan.model())
-            .filter(|known| known.epoch() > plan.epoch());
+        let newer = self.plans.get(plan.model()).filter(|known| known.epoch() > plan.epoch());
         match newer {
             Some(known) => actions.push(Action::Send {
                 to: from,
@@ -319,10 +292,8 @@ impl Scheduler {
         result: Result<(), String>,
         actions: &mut Vec<Action>,
     ) {
-        let Some((model, preparing)) = self
-            .preparing
-            .iter_mut()
-            .find(|(_, preparing)| preparing.plan.epoch() == epoch)
+        let Some((model, preparing)) =
+            self.preparing.iter_mut().find(|(_, preparing)| preparing.plan.epoch() == epoch)
         else {
             return;
         };
@@ -344,8 +315,7 @@ impl Scheduler {
                 self.preparing.remove(&model);
                 if let Some(member) = self.view.member(from) {
                     let until = now + self.patience.unfit;
-                    self.unfit
-                        .insert((member.incarnation, model), (until, reason));
+                    self.unfit.insert((member.incarnation, model), (until, reason));
                 }
                 self.plan_at = Some(now);
             }
@@ -386,8 +356,7 @@ impl Scheduler {
                 if let Some(member) = self.view.member(node) {
                     let reason = "did not load its layers in time".to_owned();
                     let until = now + self.patience.unfit;
-                    self.unfit
-                        .insert((member.incarnation, model.clone()), (until, reason));
+                    self.unfit.insert((member.incarnation, model.clone()), (until, reason));
                 }
             }
             self.plan_at = Some(now);
@@ -412,19 +381,11 @@ impl Scheduler {
     /// Makes plans for all models whose layout should differ from what is in force.
     fn plan_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.obstacles.clear();
-        let unfit = self
-            .unfit
-            .iter()
-            .map(|(key, (_, reason))| (key.clone(), reason.clone()))
-            .collect();
+        let unfit =
+            self.unfit.iter().map(|(key, (_, reason))| (key.clone(), reason.clone())).collect();
         let layouts = place_all(&self.view, self.sizing, &unfit);
-        self.preparing
-            .retain(|model, _| layouts.contains_key(model));
-        let planner = self
-            .view
-            .alive()
-            .map(|member| member.incarnation.node)
-            .min();
+        self.preparing.retain(|model, _| layouts.contains_key(model));
+        let planner = self.view.alive().map(|member| member.incarnation.node).min();
         for (model, layout) in layouts {
             match layout {
                 Err(reason) => {

@@ -44,10 +44,8 @@ pub fn place_all(
     sizing: Sizing,
     unfit: &BTreeMap<(Incarnation, ModelName), String>,
 ) -> BTreeMap<ModelName, Result<Layout, String>> {
-    let mut free: BTreeMap<NodeId, u64> = view
-        .alive()
-        .map(|member| (member.incarnation.node, member.report.memory_bytes))
-        .collect();
+    let mut free: BTreeMap<NodeId, u64> =
+        view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
     view.desired()
         .into_iter()
         .map(|model| {
@@ -83,21 +81,14 @@ fn place(
         if held.is_none() {
             left_out.push(format!("{} lacks its files", member.report.name));
         } else if held.is_some_and(|held| held.digest != digest) {
-            left_out.push(format!(
-                "{} has other files under that name",
-                member.report.name
-            ));
+            left_out.push(format!("{} has other files under that name", member.report.name));
         } else if let Some(reason) = unfit.get(&(incarnation, model.clone())) {
             left_out.push(format!("{}: {reason}", member.report.name));
         } else {
             let memory = free.get(&incarnation.node).copied().unwrap_or(0);
             let max_layers =
                 partition::layers_that_fit(&geometry, memory, context, sizing.max_sequences);
-            members.push(Member {
-                memory,
-                id: incarnation.node,
-                max_layers: Some(max_layers),
-            });
+            members.push(Member { memory, id: incarnation.node, max_layers: Some(max_layers) });
         }
     }
     let Strategy::RingMemoryWeighted = sizing.strategy;
@@ -107,11 +98,7 @@ fn place(
             geometry.all_layers(),
             u64::from(context) * u64::from(sizing.max_sequences),
         );
-        let nodes = if members.len() == 1 {
-            "member"
-        } else {
-            "members"
-        };
+        let nodes = if members.len() == 1 { "member" } else { "members" };
         let mut reason = format!(
             "{error}: with KV cache for {} sequences of {context} tokens the model takes {}, and \
              {} {nodes} offer {}, a fifth of it in reserve",
@@ -128,41 +115,23 @@ fn place(
     let stages = ranges
         .into_iter()
         .filter_map(|(node, layers)| {
-            view.member(node).map(|m| Assignment {
-                incarnation: m.incarnation,
-                layers,
-            })
+            view.member(node).map(|m| Assignment { incarnation: m.incarnation, layers })
         })
         .collect();
     let layers = geometry.layers().get();
-    Ok((
-        Layout {
-            digest,
-            layers,
-            context,
-            stages,
-        },
-        geometry,
-    ))
+    Ok((Layout { digest, layers, context, stages }, geometry))
 }
 
 fn why_no_files(view: &View, model: &ModelName) -> String {
     let broken = view.alive().filter_map(|member| {
-        let (_, reason) = member
-            .report
-            .unusable
-            .iter()
-            .find(|(name, _)| name == model)?;
+        let (_, reason) = member.report.unusable.iter().find(|(name, _)| name == model)?;
         Some(format!("{}: {reason}", member.report.name))
     });
     let broken: Vec<_> = broken.collect();
     if broken.is_empty() {
         format!("no member has the files of `{model}` in its models folder")
     } else {
-        format!(
-            "no member can use its files of `{model}`: {}",
-            broken.join("; ")
-        )
+        format!("no member can use its files of `{model}`: {}", broken.join("; "))
     }
 }
 

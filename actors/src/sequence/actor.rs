@@ -49,24 +49,14 @@ impl Actor for SequenceActor {
         myself: ActorRef<Event>,
         args: SequenceArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let SequenceArgs {
-            context,
-            id,
-            request,
-            plan,
-            client,
-        } = args;
+        let SequenceArgs { context, id, request, plan, client } = args;
         let pace = Pace {
             prefill_chunk: context.settings.prefill_chunk,
             step_timeout: context.settings.step_timeout,
         };
         let owner = context.me.node;
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
-        let mut state = State {
-            context,
-            sequence,
-            client,
-        };
+        let mut state = State { context, sequence, client };
         state.act(&myself, actions);
         let (client, inbox) = (state.client.clone(), myself.clone());
         tokio::spawn(async move {

@@ -28,12 +28,7 @@ impl<T> Admission<T> {
     /// Nobody runs, nobody waits.
     #[must_use]
     pub const fn new(places: u32, queue_limit: u32) -> Self {
-        Self {
-            places,
-            queue_limit,
-            running: 0,
-            waiting: VecDeque::new(),
-        }
+        Self { places, queue_limit, running: 0, waiting: VecDeque::new() }
     }
 
     /// A request comes.
@@ -70,10 +65,7 @@ impl<T> Admission<T> {
     #[must_use]
     pub fn counts(&self) -> SequenceCounts {
         let queued = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        SequenceCounts {
-            running: self.running,
-            queued,
-        }
+        SequenceCounts { running: self.running, queued }
     }
 }
 
@@ -91,13 +83,7 @@ mod tests {
         assert_eq!(admission.next(|_| true), None);
         admission.ended();
         assert_eq!(admission.next(|_| true), Some(3));
-        assert_eq!(
-            admission.counts(),
-            SequenceCounts {
-                running: 2,
-                queued: 0
-            }
-        );
+        assert_eq!(admission.counts(), SequenceCounts { running: 2, queued: 0 });
     }
 
     #[test]

@@ -160,19 +160,12 @@ impl Sequence {
                 self.deadline = now + self.pace.step_timeout;
                 self.send_chunks()
             }
-            DataBody::Accepted {
-                token,
-                logprobs,
-                finish,
-            } if header.position == self.next => {
+            DataBody::Accepted { token, logprobs, finish } if header.position == self.next => {
                 self.next += 1;
                 self.deadline = now + self.pace.step_timeout;
                 let mut actions = Vec::new();
                 if finish != Some(FinishReason::Stop) {
-                    actions.push(Action::Tell(Told::Token(Token {
-                        id: token,
-                        logprobs,
-                    })));
+                    actions.push(Action::Tell(Told::Token(Token { id: token, logprobs })));
                 }
                 if let Some(reason) = finish {
                     actions.extend(self.end(Some(Told::Finished(reason))));
@@ -193,10 +186,7 @@ impl Sequence {
     /// Keeps one chunk more in the pipeline than it has stages.
     fn send_chunks(&mut self) -> Vec<Action> {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
-        let window = self
-            .pace
-            .prefill_chunk
-            .saturating_mul(stages.saturating_add(1));
+        let window = self.pace.prefill_chunk.saturating_mul(stages.saturating_add(1));
         let length = u32::try_from(self.request.prompt.len()).unwrap_or(u32::MAX);
         let mut actions = Vec::new();
         while self.sent < length && self.sent - self.absorbed < window {
@@ -231,11 +221,7 @@ impl Sequence {
 
     fn end(&mut self, last_words: Option<Told>) -> Vec<Action> {
         self.done = true;
-        last_words
-            .map(Action::Tell)
-            .into_iter()
-            .chain([Action::Release])
-            .collect()
+        last_words.map(Action::Tell).into_iter().chain([Action::Release]).collect()
     }
 }
 

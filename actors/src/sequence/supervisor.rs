@@ -63,9 +63,7 @@ impl Generator for SequencesHandle {
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<Generation, SubmitError>> {
         Box::pin(async move {
             self.0
-                .ask(ADMISSION_PATIENCE, |reply| {
-                    SequencesMessage::Submit(Box::new(request), reply)
-                })
+                .ask(ADMISSION_PATIENCE, |reply| SequencesMessage::Submit(Box::new(request), reply))
                 .await
                 .unwrap_or(Err(SubmitError::Unavailable))
         })
@@ -123,12 +121,7 @@ impl Actor for SequencesActor {
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
         let admission = Admission::new(settings.max_sequences, settings.max_queued);
-        Ok(State {
-            admission,
-            running: BTreeMap::new(),
-            shutting_down: false,
-            context,
-        })
+        Ok(State { admission, running: BTreeMap::new(), shutting_down: false, context })
     }
 
     async fn handle(
@@ -191,11 +184,7 @@ impl State {
         }
         let id = SequenceId::from_bits(rand::random());
         let (client, events) = mpsc::channel(CLIENT_EVENTS);
-        match self.admission.admit(Waiting {
-            id,
-            request,
-            client,
-        }) {
+        match self.admission.admit(Waiting { id, request, client }) {
             Admitted::Runs(waiting) => self.run(myself, waiting, plan).await?,
             Admitted::Waits => {}
             Admitted::Refused(_) => {
@@ -233,11 +222,7 @@ impl State {
         waiting: Waiting,
         plan: Arc<Plan>,
     ) -> Result<(), ActorProcessingErr> {
-        let Waiting {
-            id,
-            request,
-            client,
-        } = waiting;
+        let Waiting { id, request, client } = waiting;
         let args = SequenceArgs {
             context: Arc::clone(&self.context),
             id,
@@ -255,10 +240,7 @@ impl State {
         myself: &ActorRef<SequencesMessage>,
         dead: &ActorCell,
     ) -> Result<(), ActorProcessingErr> {
-        let found = self
-            .running
-            .iter()
-            .find(|(_, r)| r.actor.get_id() == dead.get_id());
+        let found = self.running.iter().find(|(_, r)| r.actor.get_id() == dead.get_id());
         let Some(id) = found.map(|(id, _)| *id) else {
             return Ok(());
         };
@@ -314,9 +296,6 @@ impl State {
     }
 
     fn tell_counts(&self) {
-        self.context
-            .handles
-            .membership
-            .own_sequences(self.admission.counts());
+        self.context.handles.membership.own_sequences(self.admission.counts());
     }
 }

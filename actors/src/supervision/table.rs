@@ -46,13 +46,7 @@ const NEVER: Intensity = Intensity {
 };
 
 const fn part(actor: &'static str, lost: &'static str) -> Row {
-    Row {
-        actor,
-        parent: "root",
-        policy: Policy::RestForOne,
-        intensity: PART,
-        lost,
-    }
+    Row { actor, parent: "root", policy: Policy::RestForOne, intensity: PART, lost }
 }
 
 /// Every actor of a node. The children of `root` stand in the order in which they start; they
@@ -60,22 +54,10 @@ const fn part(actor: &'static str, lost: &'static str) -> Row {
 pub const TABLE: &[Row] = &[
     part("ledger", "nothing: every acknowledged write is on disk"),
     part("links", "all links, which are dialled again"),
-    part(
-        "membership",
-        "what peers reported, which they report again within a second",
-    ),
-    part(
-        "scheduler",
-        "a plan in preparation; plans in force come back from the ledger and peers",
-    ),
-    part(
-        "workers",
-        "the worker processes and with them the KV caches",
-    ),
-    part(
-        "sequences",
-        "the running sequences: their clients get an error",
-    ),
+    part("membership", "what peers reported, which they report again within a second"),
+    part("scheduler", "a plan in preparation; plans in force come back from the ledger and peers"),
+    part("workers", "the worker processes and with them the KV caches"),
+    part("sequences", "the running sequences: their clients get an error"),
     part("gateway", "open HTTP connections"),
     Row {
         actor: "peer",
@@ -103,9 +85,5 @@ pub const TABLE: &[Row] = &[
 /// The row of `actor`; an actor without a row is supervised as a part of the node.
 #[must_use]
 pub fn row(actor: &str) -> Row {
-    TABLE
-        .iter()
-        .find(|row| row.actor == actor)
-        .copied()
-        .unwrap_or(part("unknown", "unknown"))
+    TABLE.iter().find(|row| row.actor == actor).copied().unwrap_or(part("unknown", "unknown"))
 }

@@ -90,11 +90,9 @@ mod tests {
 
     fn take(queue: &mut Queue) -> Vec<(u128, u32)> {
         match queue.next() {
-            Some(Next::Step(step)) => step
-                .segments
-                .iter()
-                .map(|s| (s.sequence.bits(), s.start))
-                .collect(),
+            Some(Next::Step(step)) => {
+                step.segments.iter().map(|s| (s.sequence.bits(), s.start)).collect()
+            }
             Some(Next::Release(sequence)) => vec![(sequence.bits(), u32::MAX)],
             None => Vec::new(),
         }

@@ -33,9 +33,7 @@ pub fn run() -> io::Result<()> {
     rustix::stdio::dup2_stdout(io::stderr())?;
     let mut output = BufWriter::new(std::fs::File::from(output));
     let (sender, receiver) = sync_channel(WAITING_COMMANDS);
-    thread::Builder::new()
-        .name("commands".to_owned())
-        .spawn(move || read_commands(&sender))?;
+    thread::Builder::new().name("commands".to_owned()).spawn(move || read_commands(&sender))?;
     match work(&receiver, &mut output) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -75,17 +73,10 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
         return Err(io::Error::other("the first command was not to load"));
     };
     let loaded = ModelDir::open(&model_dir).and_then(|dir| {
-        load_stage(
-            &dir,
-            layers,
-            &mut |LoadProgress {
-                      bytes_loaded: done,
-                      bytes_total: total,
-                  }| {
-                // A node that does not listen any more is noticed by the reader.
-                drop(say(output, &Event::Loading { done, total }, Bytes::new()));
-            },
-        )
+        load_stage(&dir, layers, &mut |LoadProgress { bytes_loaded: done, bytes_total: total }| {
+            // A node that does not listen any more is noticed by the reader.
+            drop(say(output, &Event::Loading { done, total }, Bytes::new()));
+        })
     });
     let mut stage = match loaded {
         Ok(stage) => stage,
@@ -95,21 +86,12 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
         }
     };
     let mut memory = stage.memory();
-    say(
-        output,
-        &Event::Loaded {
-            shape: stage.shape(),
-            memory,
-        },
-        Bytes::new(),
-    )?;
+    say(output, &Event::Loaded { shape: stage.shape(), memory }, Bytes::new())?;
     let mut queue = Queue::default();
     while let Ok(first) = commands.recv() {
         queue.push(to_work(first));
         while let Some(next) = {
-            commands
-                .try_iter()
-                .for_each(|command| queue.push(to_work(command)));
+            commands.try_iter().for_each(|command| queue.push(to_work(command)));
             queue.next()
         } {
             match next {
@@ -127,22 +109,9 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
 
 fn to_work((command, payload): (Command, Bytes)) -> Work {
     match command {
-        Command::Compute {
-            sequence,
-            start,
-            tokens,
-            open,
-            sample,
-        } => {
+        Command::Compute { sequence, start, tokens, open, sample } => {
             let hidden = (!payload.is_empty()).then_some(payload);
-            Work::Compute(Segment {
-                sequence,
-                start,
-                tokens,
-                hidden,
-                open,
-                sample,
-            })
+            Work::Compute(Segment { sequence, start, tokens, hidden, open, sample })
         }
         Command::Release(sequence) => Work::Release(sequence),
         Command::Load { .. } => {
@@ -172,15 +141,7 @@ fn compute(
             Ok(SegmentOutput::Absorbed) => (Outcome::Absorbed, Bytes::new()),
             Err(error) => (Outcome::Rejected(error), Bytes::new()),
         };
-        write_event(
-            output,
-            &Event::Computed {
-                sequence,
-                start,
-                outcome,
-            },
-            payload,
-        )?;
+        write_event(output, &Event::Computed { sequence, start, outcome }, payload)?;
     }
     output.flush()
 }
@@ -192,7 +153,5 @@ fn say(output: &mut impl Write, event: &Event, payload: Bytes) -> io::Result<()>
 
 fn write_event(output: &mut impl Write, event: &Event, payload: Bytes) -> io::Result<()> {
     let header = encode_message(event).map_err(io::Error::other)?;
-    Frame { header, payload }
-        .write_to(output, FRAME_CAP)
-        .map_err(io::Error::other)
+    Frame { header, payload }.write_to(output, FRAME_CAP).map_err(io::Error::other)
 }

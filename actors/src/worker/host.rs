@@ -176,13 +176,7 @@ impl State {
                 tracing::info!(model = %self.key.model, layers = %self.key.layers,
                     pid = worker.pid(), "worker started");
                 let model_dir = self.context.model_dir(&self.key.model);
-                worker.send(
-                    Command::Load {
-                        model_dir,
-                        layers: self.key.layers,
-                    },
-                    Bytes::new(),
-                );
+                worker.send(Command::Load { model_dir, layers: self.key.layers }, Bytes::new());
                 self.worker = Some(worker);
                 self.tell_state(self.report.state, String::new());
             }
@@ -206,11 +200,7 @@ impl State {
         let was_idle = self.sequences.is_empty();
         match self.sequences.take(Instant::now(), plan, &header) {
             Taken::Compute(command) => {
-                if !self
-                    .worker
-                    .as_ref()
-                    .is_some_and(|worker| worker.send(command, payload))
-                {
+                if !self.worker.as_ref().is_some_and(|worker| worker.send(command, payload)) {
                     self.kill("it does not take commands any more");
                 }
             }
@@ -257,11 +247,7 @@ impl State {
                     "the backend failed");
                 self.fail_all(&reason);
             }
-            Event::Computed {
-                sequence,
-                start,
-                outcome,
-            } => {
+            Event::Computed { sequence, start, outcome } => {
                 self.computed(sequence, start, outcome, payload);
             }
         }
@@ -271,19 +257,14 @@ impl State {
         let Some((plan, header)) = self.sequences.computed(sequence, start) else {
             return;
         };
-        let next = self
-            .sequences
-            .next_frames(self.context.me.node, &plan, &header, outcome);
+        let next = self.sequences.next_frames(self.context.me.node, &plan, &header, outcome);
         for (to, frame) in next {
             if let DataBody::Failed(error) = &frame.body {
                 tracing::warn!(sequence = %sequence, epoch = %frame.epoch, %error,
                     "a segment was rejected");
             }
             if let Err(error) = self.context.router.send(to, frame, payload.clone()) {
-                self.fail(
-                    &header,
-                    &format!("the next stage cannot be reached: {error}"),
-                );
+                self.fail(&header, &format!("the next stage cannot be reached: {error}"));
             }
         }
     }
@@ -377,16 +358,10 @@ impl State {
     fn tell_state(&mut self, state: ShardState, reason: String) {
         self.report.state = state;
         self.report.reason = reason;
-        self.context
-            .handles
-            .workers
-            .changed(self.key.clone(), self.report.clone());
+        self.context.handles.workers.changed(self.key.clone(), self.report.clone());
     }
 
     fn tell_busy(&self) {
-        self.context
-            .handles
-            .workers
-            .busy(self.key.clone(), !self.sequences.is_empty());
+        self.context.handles.workers.busy(self.key.clone(), !self.sequences.is_empty());
     }
 }

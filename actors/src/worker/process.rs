@@ -36,11 +36,7 @@ impl Worker {
     /// Starts `planaria worker`, this same binary. `hear` is called from tasks of its own.
     pub(super) fn start(hear: impl Fn(Heard) + Clone + Send + Sync + 'static) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command
-            .arg("worker")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true);
+        command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);
         let mut child = command.spawn()?;
@@ -58,11 +54,7 @@ impl Worker {
             drop(heard.await);
             hear(Heard::Exited(status));
         });
-        Ok(Self {
-            commands,
-            pid,
-            kill: Some(kill),
-        })
+        Ok(Self { commands, pid, kill: Some(kill) })
     }
 
     /// Sends a command; to a worker that has just died it is lost with everything else. `false`
@@ -126,9 +118,7 @@ async fn read_events(output: ChildStdout, hear: impl Fn(Heard)) {
     while let Some(frame) = frames.next().await {
         let event = frame.map_err(|error| error.to_string()).and_then(|frame| {
             let event = planaria_transport::decode_message(&frame.header);
-            event
-                .map(|event| (event, frame.payload))
-                .map_err(|error| error.to_string())
+            event.map(|event| (event, frame.payload)).map_err(|error| error.to_string())
         });
         match event {
             Ok((event, payload)) => hear(Heard::Event(event, payload)),

@@ -16,10 +16,7 @@ pub(super) const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Command {
     /// First of all: load these layers.
-    Load {
-        model_dir: PathBuf,
-        layers: LayerRange,
-    },
+    Load { model_dir: PathBuf, layers: LayerRange },
     /// Compute a segment. The payload holds its hidden states, except on stage 0.
     Compute {
         sequence: SequenceId,
@@ -38,18 +35,11 @@ pub(super) enum Event {
     /// Loading goes on.
     Loading { done: u64, total: u64 },
     /// It can compute.
-    Loaded {
-        shape: StageShape,
-        memory: MemoryUse,
-    },
+    Loaded { shape: StageShape, memory: MemoryUse },
     /// It cannot; the process ends. Trying again would not help unless files change.
     LoadFailed(String),
     /// What came of a segment.
-    Computed {
-        sequence: SequenceId,
-        start: u32,
-        outcome: Outcome,
-    },
+    Computed { sequence: SequenceId, start: u32, outcome: Outcome },
     /// Memory that the stage holds, when it changed.
     Memory(MemoryUse),
     /// The backend failed; the process ends.

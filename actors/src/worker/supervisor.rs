@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::Epoch;
+use planaria_config::{Epoch, ModelName};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::host::{HostActor, HostArgs, HostMessage, WorkerHandle};
@@ -91,6 +91,9 @@ pub struct State {
     shards: BTreeMap<ShardKey, Shard>,
     /// Plans whose loading the scheduler waits for.
     awaited: Vec<Arc<Plan>>,
+    /// The newest plan that was prepared for each model, until it or a newer one is in force: the
+    /// planner may wait long for another node.
+    prepared: BTreeMap<ModelName, Arc<Plan>>,
     wanted: Vec<ShardKey>,
 }
 
@@ -130,6 +133,7 @@ impl Actor for WorkersActor {
             context,
             shards: BTreeMap::new(),
             awaited: Vec::new(),
+            prepared: BTreeMap::new(),
             wanted: Vec::new(),
         })
     }
@@ -143,18 +147,10 @@ impl Actor for WorkersActor {
         match message {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
             WorkersMessage::InForce(plans) => {
-                let me = state.context.me.node;
-                state.wanted = plans
-                    .iter()
-                    .filter_map(|plan| ShardKey::of(plan, me))
-                    .collect();
+                state.in_force(&plans);
             }
             WorkersMessage::Members(view) => {
-                for shard in state
-                    .shards
-                    .values()
-                    .filter_map(|shard| shard.handle.as_ref())
-                {
+                for shard in state.shards.values().filter_map(|shard| shard.handle.as_ref()) {
                     shard.members(view.clone());
                 }
             }
@@ -226,6 +222,10 @@ impl State {
             self.stop(&key);
             self.start(myself, key).await?;
         }
+        let newest = self.prepared.entry(plan.model().clone()).or_insert_with(|| Arc::clone(&plan));
+        if newest.epoch() < plan.epoch() {
+            *newest = Arc::clone(&plan);
+        }
         if !self.awaited.contains(&plan) {
             self.awaited.push(plan);
         }
@@ -238,10 +238,7 @@ impl State {
         myself: &ActorRef<WorkersMessage>,
         key: ShardKey,
     ) -> Result<(), ActorProcessingErr> {
-        let args = HostArgs {
-            context: Arc::clone(&self.context),
-            key: key.clone(),
-        };
+        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone() };
         let (host, _) = Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await?;
         self.adopt_host(key, host);
         self.tell();
@@ -272,6 +269,14 @@ impl State {
         shard.handle = Some(handle);
     }
 
+    fn in_force(&mut self, plans: &[Plan]) {
+        let me = self.context.me.node;
+        self.wanted = plans.iter().filter_map(|plan| ShardKey::of(plan, me)).collect();
+        self.prepared.retain(|model, prepared| {
+            !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
+        });
+    }
+
     /// Tells the scheduler of every awaited plan whose shard is loaded or lost.
     fn answer(&mut self) {
         let me = self.context.me.node;
@@ -293,10 +298,7 @@ impl State {
 
     fn host_died(&mut self, myself: &ActorRef<WorkersMessage>, dead: &ActorCell) {
         let found = self.shards.iter_mut().find(|(_, shard)| {
-            shard
-                .host
-                .as_ref()
-                .is_some_and(|host| host.get_id() == dead.get_id())
+            shard.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id())
         });
         let Some((key, shard)) = found else { return };
         shard.host = None;
@@ -322,19 +324,14 @@ impl State {
 
     fn stop_unwanted(&mut self) {
         let me = self.context.me.node;
-        let awaited: Vec<_> = self
-            .awaited
-            .iter()
-            .filter_map(|plan| ShardKey::of(plan, me))
-            .collect();
+        let prepared: Vec<_> =
+            self.prepared.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
+        let wanted = |key: &ShardKey| self.wanted.contains(key) || prepared.contains(key);
         let unwanted: Vec<_> = self
             .shards
             .iter()
             .filter(|(key, shard)| {
-                !self.wanted.contains(key)
-                    && !awaited.contains(key)
-                    && !shard.busy
-                    && shard.idle_since.elapsed() > GRACE
+                !wanted(key) && !shard.busy && shard.idle_since.elapsed() > GRACE
             })
             .map(|(key, _)| key.clone())
             .collect();
@@ -344,7 +341,7 @@ impl State {
         }
         // What is wanted now starts its grace anew once it is not.
         for (key, shard) in &mut self.shards {
-            if self.wanted.contains(key) {
+            if self.wanted.contains(key) || prepared.contains(key) {
                 shard.idle_since = Instant::now();
             }
         }
@@ -361,11 +358,7 @@ impl State {
     }
 
     fn tell(&self) {
-        let reports = self
-            .shards
-            .values()
-            .map(|shard| shard.report.clone())
-            .collect();
+        let reports = self.shards.values().map(|shard| shard.report.clone()).collect();
         self.context.handles.membership.own_shards(reports);
     }
 }

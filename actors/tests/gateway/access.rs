@@ -37,10 +37,7 @@ async fn ask(
 
 #[tokio::test]
 async fn every_route_but_health_demands_the_key() {
-    let options = Options {
-        api_key: Some("sk-right"),
-        ..Options::default()
-    };
+    let options = Options { api_key: Some("sk-right"), ..Options::default() };
     let server = start_with([saying("ok")], options).await;
     let client = server.client();
     assert_eq!(client.get("/health").await.0, 200);
@@ -64,26 +61,15 @@ async fn every_route_but_health_demands_the_key() {
 
 #[tokio::test]
 async fn a_missing_key_is_challenged() {
-    let options = Options {
-        api_key: Some("sk-right"),
-        ..Options::default()
-    };
+    let options = Options { api_key: Some("sk-right"), ..Options::default() };
     let server = start_with([saying("ok")], options).await;
-    let response = server
-        .client()
-        .request(Method::GET, "/ready")
-        .send()
-        .await
-        .unwrap();
+    let response = server.client().request(Method::GET, "/ready").send().await.unwrap();
     assert_eq!(response.headers()["www-authenticate"], "Bearer");
 }
 
 #[tokio::test]
 async fn foreign_hosts_are_refused() {
-    let options = Options {
-        allowed_hosts: vec!["gpu.lan".to_owned()],
-        ..Options::default()
-    };
+    let options = Options { allowed_hosts: vec!["gpu.lan".to_owned()], ..Options::default() };
     let server = start_with([saying("ok")], options).await;
     let client = server.client();
     for (host, status) in [
@@ -100,12 +86,7 @@ async fn foreign_hosts_are_refused() {
             assert_eq!(found, status, "{host}{path}");
             if status == 403 {
                 assert_eq!(answer["error"]["code"], "host_not_allowed");
-                assert!(
-                    answer["error"]["message"]
-                        .as_str()
-                        .unwrap()
-                        .contains("allowed-hosts")
-                );
+                assert!(answer["error"]["message"].as_str().unwrap().contains("allowed-hosts"));
             }
         }
     }
@@ -116,23 +97,14 @@ async fn ipv6_works_where_there_is_any() {
     if tokio::net::TcpListener::bind("[::1]:0").await.is_err() {
         return;
     }
-    let server = start_with(
-        [saying("ok")],
-        Options {
-            listen: "[::1]:0",
-            ..Options::default()
-        },
-    )
-    .await;
+    let server =
+        start_with([saying("ok")], Options { listen: "[::1]:0", ..Options::default() }).await;
     server.client().chat(json!({})).await;
 }
 
 #[tokio::test]
 async fn an_unspecified_address_is_known_by_that_of_the_connection() {
-    let options = Options {
-        listen: "0.0.0.0:0",
-        ..Options::default()
-    };
+    let options = Options { listen: "0.0.0.0:0", ..Options::default() };
     let server = start_with([saying("ok")], options).await;
     let client = Client::new(format!("http://127.0.0.1:{}", server.address.port()));
     assert_eq!(client.get("/v1/models").await.0, 200);
@@ -150,11 +122,7 @@ async fn web_pages_are_refused_unless_their_origin_is_known() {
     let server = start_with([saying("ok")], options).await;
     let client = server.client();
     let key = ("authorization", "Bearer sk-right");
-    for origin in [
-        "https://evil.example",
-        "null",
-        "https://chat.example.evil.example",
-    ] {
+    for origin in ["https://evil.example", "null", "https://chat.example.evil.example"] {
         let (status, answer) = ask(&client, "POST", CHAT, &[key, ("origin", origin)]).await;
         assert_eq!(status, 403, "{origin}");
         assert_eq!(answer["error"]["code"], "origin_not_allowed");
@@ -165,23 +133,14 @@ async fn web_pages_are_refused_unless_their_origin_is_known() {
         .request(Method::OPTIONS, CHAT)
         .header("origin", "https://chat.example")
         .header("access-control-request-method", "POST")
-        .header(
-            "access-control-request-headers",
-            "authorization,x-stainless-os",
-        )
+        .header("access-control-request-headers", "authorization,x-stainless-os")
         .send()
         .await
         .unwrap();
     assert_eq!(preflight.status(), 200);
     let headers = preflight.headers();
-    assert_eq!(
-        headers["access-control-allow-origin"],
-        "https://chat.example"
-    );
-    assert_eq!(
-        headers["access-control-allow-headers"],
-        "authorization,x-stainless-os"
-    );
+    assert_eq!(headers["access-control-allow-origin"], "https://chat.example");
+    assert_eq!(headers["access-control-allow-headers"], "authorization,x-stainless-os");
 
     let answer = client
         .request(Method::POST, CHAT)
@@ -192,10 +151,7 @@ async fn web_pages_are_refused_unless_their_origin_is_known() {
         .await
         .unwrap();
     assert_eq!(answer.status(), 200);
-    assert_eq!(
-        answer.headers()["access-control-allow-origin"],
-        "https://chat.example"
-    );
+    assert_eq!(answer.headers()["access-control-allow-origin"], "https://chat.example");
 }
 
 #[tokio::test]
@@ -209,10 +165,7 @@ async fn unknown_routes_and_methods_are_errors_in_json() {
         let request = client.request(method.parse().unwrap(), path);
         let response = request.send().await.unwrap();
         let allowed = response.headers()["allow"].to_str().unwrap().to_owned();
-        assert!(
-            allowed.contains(if path == CHAT { "POST" } else { "GET" }),
-            "{allowed}"
-        );
+        assert!(allowed.contains(if path == CHAT { "POST" } else { "GET" }), "{allowed}");
         let (status, answer) = json_of(response).await;
         assert_eq!(status, 405);
         assert_eq!(answer["error"]["code"], "method_not_allowed");
@@ -221,18 +174,8 @@ async fn unknown_routes_and_methods_are_errors_in_json() {
 
 #[tokio::test]
 async fn large_bodies_are_refused() {
-    let limits = Limits {
-        body_bytes: 10_000,
-        ..Limits::default()
-    };
-    let server = start_with(
-        [saying("ok")],
-        Options {
-            limits,
-            ..Options::default()
-        },
-    )
-    .await;
+    let limits = Limits { body_bytes: 10_000, ..Limits::default() };
+    let server = start_with([saying("ok")], Options { limits, ..Options::default() }).await;
     let client = server.client();
     // Read and forgotten, given up on, never said to be so long.
     for bytes in [10_001, 50_000, 1_000_000] {
@@ -246,10 +189,7 @@ async fn large_bodies_are_refused() {
                 request.body(reqwest::Body::wrap_stream(parts))
             };
             let Ok(response) = request.send().await else {
-                assert!(
-                    bytes > 80_000,
-                    "a client that sends little more gets its answer"
-                );
+                assert!(bytes > 80_000, "a client that sends little more gets its answer");
                 continue;
             };
             let (status, answer) = json_of(response).await;

@@ -35,16 +35,10 @@ async fn a_chat_is_answered_as_openai_does() {
     let prompt = [vec![USER], tokens("Hi"), vec![ASSISTANT]].concat();
     assert_eq!(request.prompt, prompt);
     // The rest of the context; the model's is shorter than the node's.
-    let until = Until {
-        eos: vec![END],
-        max_tokens: CONTEXT - 4,
-    };
+    let until = Until { eos: vec![END], max_tokens: CONTEXT - 4 };
     assert_eq!(request.until, until);
     // As generation_config.json has it.
-    assert_eq!(
-        (request.sampling.temperature, request.sampling.top_p),
-        (0.5, 0.9)
-    );
+    assert_eq!((request.sampling.temperature, request.sampling.top_p), (0.5, 0.9));
     assert_eq!(request.sampling.prompt_tokens, 4);
 }
 
@@ -64,12 +58,7 @@ async fn a_text_is_completed_as_openai_does() {
 
 #[tokio::test]
 async fn prompts_come_in_four_forms() {
-    for prompt in [
-        json!("Hi"),
-        json!(["Hi"]),
-        json!([72, 105]),
-        json!([[72, 105]]),
-    ] {
+    for prompt in [json!("Hi"), json!(["Hi"]), json!([72, 105]), json!([[72, 105]])] {
         let server = start([saying("!")]).await;
         server.client().complete(json!({"prompt": prompt})).await;
         assert_eq!(server.double.request().prompt, tokens("Hi"), "{prompt}");
@@ -115,28 +104,13 @@ async fn sampling_is_passed_on() {
     let request = server.double.request();
     let sampling = &request.sampling;
     assert_eq!(sampling.temperature, 1.5);
-    assert!(
-        sampling.top_p > 0.0 && sampling.top_p < 1e-30,
-        "0 keeps the likeliest alone"
-    );
-    assert_eq!(
-        (sampling.top_k, sampling.min_p, sampling.seed),
-        (7, 0.25, u64::MAX)
-    );
-    assert_eq!(
-        (sampling.presence_penalty, sampling.frequency_penalty),
-        (-2.0, 2.0)
-    );
+    assert!(sampling.top_p > 0.0 && sampling.top_p < 1e-30, "0 keeps the likeliest alone");
+    assert_eq!((sampling.top_k, sampling.min_p, sampling.seed), (7, 0.25, u64::MAX));
+    assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (-2.0, 2.0));
     assert_eq!(sampling.repetition_penalty, 1.25);
     assert_eq!(sampling.logit_bias, [(65, -100.0), (66, 0.5)]);
     assert_eq!(sampling.top_logprobs, None);
-    assert_eq!(
-        request.until,
-        Until {
-            eos: vec![],
-            max_tokens: 5
-        }
-    );
+    assert_eq!(request.until, Until { eos: vec![], max_tokens: 5 });
 }
 
 #[tokio::test]
@@ -148,36 +122,19 @@ async fn seeds_are_drawn_anew_unless_given() {
     }
     let requests = server.double.requests();
     assert_ne!(requests[0].sampling.seed, requests[1].sampling.seed);
-    assert_eq!(
-        (requests[2].sampling.seed, requests[2].sampling.top_k),
-        (7, 0)
-    );
+    assert_eq!((requests[2].sampling.seed, requests[2].sampling.top_k), (7, 0));
 }
 
 #[tokio::test]
 async fn max_tokens_end_with_the_context() {
-    let options = Options {
-        context: 20,
-        ..Options::default()
-    };
+    let options = Options { context: 20, ..Options::default() };
     let server = start_with([saying("!")], options).await;
     let client = server.client();
-    client
-        .complete(json!({"prompt": "0123456789", "max_tokens": 20}))
-        .await;
-    client
-        .complete(json!({"prompt": "0123456789", "max_tokens": 3}))
-        .await;
+    client.complete(json!({"prompt": "0123456789", "max_tokens": 20})).await;
+    client.complete(json!({"prompt": "0123456789", "max_tokens": 3})).await;
     client.complete(json!({"prompt": "0123456789"})).await;
-    client
-        .complete(json!({"prompt": "0123456789012345678"}))
-        .await;
-    let room = server
-        .double
-        .requests()
-        .iter()
-        .map(|r| r.until.max_tokens)
-        .collect::<Vec<_>>();
+    client.complete(json!({"prompt": "0123456789012345678"})).await;
+    let room = server.double.requests().iter().map(|r| r.until.max_tokens).collect::<Vec<_>>();
     assert_eq!(room, [10, 3, 10, 1]);
 }
 
@@ -191,11 +148,7 @@ async fn the_end_by_length_is_told() {
 
 #[tokio::test]
 async fn half_characters_at_the_end_are_shown_as_such() {
-    let steps = vec![
-        Step::Token(0xe2),
-        Step::Token(0x82),
-        Step::Finish(FinishReason::Length),
-    ];
+    let steps = vec![Step::Token(0xe2), Step::Token(0x82), Step::Finish(FinishReason::Length)];
     let server = start([Script::Play(steps)]).await;
     let answer = server.client().chat(json!({})).await;
     let content = answer["choices"][0]["message"]["content"].as_str().unwrap();
@@ -209,10 +162,7 @@ async fn token_ids_are_given_on_demand() {
     let client = server.client();
     let wanted = json!({"return_token_ids": true});
     let answer = client.chat(wanted.clone()).await;
-    assert_eq!(
-        answer["prompt_token_ids"],
-        json!([USER, 72, 105, ASSISTANT])
-    );
+    assert_eq!(answer["prompt_token_ids"], json!([USER, 72, 105, ASSISTANT]));
     assert_eq!(answer["choices"][0]["token_ids"], json!([97, 98]));
     let answer = client.complete(wanted).await;
     assert_eq!(answer["choices"][0]["prompt_token_ids"], json!([72, 105]));
@@ -222,16 +172,10 @@ async fn token_ids_are_given_on_demand() {
 
 /// "a", and the first byte of a longer character.
 fn scored() -> Script {
-    let logprobs = |chosen, top: &[(u32, f32)]| Logprobs {
-        chosen,
-        top: top.to_vec(),
-    };
+    let logprobs = |chosen, top: &[(u32, f32)]| Logprobs { chosen, top: top.to_vec() };
     Script::Play(vec![
         Step::Scored(97, logprobs(-0.1, &[(97, -0.1), (98, -2.5)])),
-        Step::Scored(
-            0xe2,
-            logprobs(-7.25, &[(97, -0.5), (98, f32::NEG_INFINITY)]),
-        ),
+        Step::Scored(0xe2, logprobs(-7.25, &[(97, -0.5), (98, f32::NEG_INFINITY)])),
         Step::Token(0x82),
         Step::Token(0xac),
         Step::Finish(FinishReason::Stop),
@@ -241,24 +185,16 @@ fn scored() -> Script {
 #[tokio::test]
 async fn chat_logprobs_have_bytes() {
     let server = start([scored()]).await;
-    let answer = server
-        .client()
-        .chat(json!({"logprobs": true, "top_logprobs": 2}))
-        .await;
+    let answer = server.client().chat(json!({"logprobs": true, "top_logprobs": 2})).await;
     assert_eq!(server.double.request().sampling.top_logprobs, Some(2));
     let entry = |token: &str, logprob: f64, bytes: Value| json!({"token": token, "logprob": logprob, "bytes": bytes});
     let mut first = entry("a", -0.1, json!([97]));
     first["top_logprobs"] = json!([entry("a", -0.1, json!([97])), entry("b", -2.5, json!([98]))]);
     let mut second = entry("\u{fffd}", -7.25, json!([0xe2]));
-    second["top_logprobs"] = json!([
-        entry("a", -0.5, json!([97])),
-        entry("b", -9999.0, json!([98]))
-    ]);
+    second["top_logprobs"] =
+        json!([entry("a", -0.5, json!([97])), entry("b", -9999.0, json!([98]))]);
     let logprobs = &answer["choices"][0]["logprobs"];
-    assert_eq!(
-        *logprobs,
-        json!({"content": [first, second], "refusal": null})
-    );
+    assert_eq!(*logprobs, json!({"content": [first, second], "refusal": null}));
     assert_eq!(answer["choices"][0]["message"]["content"], "a€");
 }
 
@@ -281,14 +217,9 @@ async fn completion_logprobs_are_parallel_lists() {
     );
     client.complete(json!({"logprobs": 0})).await;
     client.chat(json!({"logprobs": true})).await;
-    client
-        .chat(json!({"logprobs": false, "top_logprobs": 0}))
-        .await;
+    client.chat(json!({"logprobs": false, "top_logprobs": 0})).await;
     let requests = server.double.requests();
-    let asked = requests
-        .iter()
-        .map(|r| r.sampling.top_logprobs)
-        .collect::<Vec<_>>();
+    let asked = requests.iter().map(|r| r.sampling.top_logprobs).collect::<Vec<_>>();
     assert_eq!(asked, [Some(2), Some(0), Some(0), None]);
 }
 
@@ -325,28 +256,16 @@ async fn many_clients_get_their_own_answers() {
             let messages = json!([{"role": "user", "content": content}]);
             if n % 2 == 0 {
                 let answer = client.chat(json!({"messages": messages})).await;
-                answer["choices"][0]["message"]["content"]
-                    .as_str()
-                    .unwrap()
-                    .to_owned()
+                answer["choices"][0]["message"]["content"].as_str().unwrap().to_owned()
             } else {
-                client
-                    .stream(CHAT, chat(json!({"messages": messages})))
-                    .await
-                    .deltas()
-                    .concat()
+                client.stream(CHAT, chat(json!({"messages": messages}))).await.deltas().concat()
             }
         }
     });
     for answer in futures::future::join_all(chats).await {
         assert_eq!(answer, "the same for all");
     }
-    let mut prompts: Vec<_> = server
-        .double
-        .requests()
-        .into_iter()
-        .map(|r| r.prompt)
-        .collect();
+    let mut prompts: Vec<_> = server.double.requests().into_iter().map(|r| r.prompt).collect();
     prompts.sort();
     prompts.dedup();
     assert_eq!(prompts.len(), 32);

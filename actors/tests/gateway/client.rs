@@ -19,11 +19,7 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(base: String) -> Self {
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { base, http }
     }
 
@@ -36,11 +32,7 @@ impl Client {
     }
 
     pub(crate) async fn send(&self, path: &str, body: &Value) -> Response {
-        self.request(Method::POST, path)
-            .json(body)
-            .send()
-            .await
-            .unwrap()
+        self.request(Method::POST, path).json(body).send().await.unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
@@ -120,10 +112,7 @@ impl Streamed {
         };
         timeout(PATIENCE, read).await.expect("the stream ends");
         let text = String::from_utf8(bytes).expect("UTF-8");
-        let mut streamed = Self {
-            data: Vec::new(),
-            comments: Vec::new(),
-        };
+        let mut streamed = Self { data: Vec::new(), comments: Vec::new() };
         for event in text.split_terminator("\n\n") {
             match (event.strip_prefix("data: "), event.strip_prefix(": ")) {
                 (Some(data), _) => streamed.data.push(data.to_owned()),

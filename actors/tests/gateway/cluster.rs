@@ -20,16 +20,9 @@ async fn models_are_listed_and_found() {
     assert_eq!(model["object"], "model");
     assert!(model["created"].is_u64() && model["owned_by"].is_string());
     for path in ["/v1/models/tests/bytes", "/v1/models/tests%2Fbytes"] {
-        assert_eq!(
-            client.get(path).await,
-            (200.try_into().unwrap(), model.clone())
-        );
+        assert_eq!(client.get(path).await, (200.try_into().unwrap(), model.clone()));
     }
-    for path in [
-        "/v1/models/none",
-        "/v1/models/%ff",
-        "/v1/models/tests/bytes/more",
-    ] {
+    for path in ["/v1/models/none", "/v1/models/%ff", "/v1/models/tests/bytes/more"] {
         let (status, answer) = client.get(path).await;
         assert_eq!(status, 404);
         assert_eq!(answer["error"]["code"], "model_not_found");
@@ -41,10 +34,7 @@ async fn ready_means_that_a_request_would_succeed() {
     let server = start([saying("ok")]).await;
     let client = server.client();
     let (status, answer) = client.get("/ready").await;
-    assert_eq!(
-        (status.as_u16(), answer),
-        (200, json!({"ready": true, "reasons": []}))
-    );
+    assert_eq!((status.as_u16(), answer), (200, json!({"ready": true, "reasons": []})));
 
     let mut view = cluster();
     view.models[0].state = ModelState::Loading;
@@ -52,10 +42,7 @@ async fn ready_means_that_a_request_would_succeed() {
     server.view.send_replace(view.into());
     let (status, answer) = client.get("/ready").await;
     assert_eq!(status, 503);
-    assert_eq!(
-        answer["reasons"],
-        json!(["tests/bytes: layers 4-7 are being loaded on b"])
-    );
+    assert_eq!(answer["reasons"], json!(["tests/bytes: layers 4-7 are being loaded on b"]));
 
     // The cluster could compute, but this node cannot tokenize.
     let mut view = cluster();
@@ -71,10 +58,7 @@ async fn health_is_200_and_says_what_is_wrong() {
     let server = start([saying("ok")]).await;
     let client = server.client();
     let (status, answer) = client.get("/health").await;
-    assert_eq!(
-        (status.as_u16(), answer),
-        (200, json!({"status": "ok", "problems": []}))
-    );
+    assert_eq!((status.as_u16(), answer), (200, json!({"status": "ok", "problems": []})));
     let mut view = cluster();
     view.nodes.push(NodeView {
         id: NodeId::from_bytes([2; 32]),

@@ -33,11 +33,7 @@ async fn read_until(stream: &mut TcpStream, what: &str) {
     let mut seen = Vec::new();
     while !String::from_utf8_lossy(&seen).contains(what) {
         let count = timeout(Duration::from_secs(5), stream.read_buf(&mut seen)).await;
-        assert_ne!(
-            count.expect("an answer in time").unwrap(),
-            0,
-            "the connection ended"
-        );
+        assert_ne!(count.expect("an answer in time").unwrap(), 0, "the connection ended");
     }
 }
 
@@ -58,10 +54,7 @@ async fn requested(server: &Server, count: usize) {
 }
 
 fn limited(limits: Limits) -> Options {
-    Options {
-        limits,
-        ..Options::default()
-    }
+    Options { limits, ..Options::default() }
 }
 
 #[tokio::test]
@@ -78,21 +71,14 @@ async fn a_client_that_leaves_cancels_whatever_it_waited_for() {
             drop(waiting);
             let left = Instant::now();
             server.double.cancelled().await;
-            assert!(
-                left.elapsed() < Duration::from_secs(1),
-                "{what}, stream: {stream}"
-            );
+            assert!(left.elapsed() < Duration::from_secs(1), "{what}, stream: {stream}");
         }
     }
 }
 
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_stream_cancels() {
-    let babble = vec![
-        Step::Token(97),
-        Step::Pause(Duration::from_millis(5)),
-        Step::Babble(98),
-    ];
+    let babble = vec![Step::Token(97), Step::Pause(Duration::from_millis(5)), Step::Babble(98)];
     for script in [Script::Play(babble), Script::Play(vec![Step::Token(97)])] {
         let server = start([script]).await;
         let mut stream = ask(server.address, json!({"stream": true})).await;
@@ -104,53 +90,36 @@ async fn a_client_that_leaves_in_mid_stream_cancels() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_cut_off() {
-    let limits = Limits {
-        write_timeout: Duration::from_millis(300),
-        ..Limits::default()
-    };
+    let limits = Limits { write_timeout: Duration::from_millis(300), ..Limits::default() };
     let server = start_with([Script::Play(vec![Step::Babble(97)])], limited(limits)).await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(server.address).await.unwrap();
-    stream
-        .write_all(&http(json!({"stream": true, "max_tokens": 90})))
-        .await
-        .unwrap();
+    stream.write_all(&http(json!({"stream": true, "max_tokens": 90}))).await.unwrap();
     server.double.cancelled().await;
 }
 
 #[tokio::test]
 async fn slow_headers_are_not_waited_for() {
-    let limits = Limits {
-        header_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { header_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start_with([saying("ok")], limited(limits)).await;
-    for sent in [
-        "",
-        "GET /health HTTP/1.1\r\nHo",
-        "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    ] {
+    for sent in
+        ["", "GET /health HTTP/1.1\r\nHo", "GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+    {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         stream.write_all(sent.as_bytes()).await.unwrap();
         let answer = read_all(&mut stream).await;
         assert_eq!(answer.contains("200 OK"), sent.ends_with("\r\n\r\n"));
     }
     // An answer may take longer.
-    let slow = vec![
-        Step::Pause(Duration::from_millis(500)),
-        Step::Finish(FinishReason::Stop),
-    ];
+    let slow = vec![Step::Pause(Duration::from_millis(500)), Step::Finish(FinishReason::Stop)];
     let server = start_with([Script::Play(slow)], limited(limits)).await;
     server.client().chat(json!({})).await;
 }
 
 #[tokio::test]
 async fn slow_bodies_are_not_waited_for() {
-    let limits = Limits {
-        body_timeout: Duration::from_millis(200),
-        ..Limits::default()
-    };
+    let limits = Limits { body_timeout: Duration::from_millis(200), ..Limits::default() };
     let server = start_with([saying("ok")], limited(limits)).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let mut request = http(json!({}));
@@ -175,19 +144,13 @@ async fn who_asks_whether_to_send_too_much_is_told_at_once() {
 
 #[tokio::test]
 async fn connections_past_the_limit_wait_for_a_place() {
-    let limits = Limits {
-        connections: 2,
-        ..Limits::default()
-    };
+    let limits = Limits { connections: 2, ..Limits::default() };
     let server = start_with([Script::Play(Vec::new())], limited(limits)).await;
     let first = ask(server.address, json!({})).await;
     let _second = ask(server.address, json!({})).await;
     requested(&server, 2).await;
     let mut third = TcpStream::connect(server.address).await.unwrap();
-    third
-        .write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        .await
-        .unwrap();
+    third.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let early = timeout(Duration::from_millis(200), third.read_u8()).await;
     assert!(early.is_err(), "it has to wait");
     drop(first);
@@ -197,11 +160,7 @@ async fn connections_past_the_limit_wait_for_a_place() {
 #[tokio::test]
 async fn nonsense_costs_its_own_connection_only() {
     let server = start([saying("ok")]).await;
-    for sent in [
-        &b"\x16\x03\x01\x00\xa5"[..],
-        b"GET / SMTP\r\n\r\n",
-        &[b'x'; 200_000],
-    ] {
+    for sent in [&b"\x16\x03\x01\x00\xa5"[..], b"GET / SMTP\r\n\r\n", &[b'x'; 200_000]] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         drop(stream.write_all(sent).await);
         drop(stream.shutdown().await);
@@ -237,10 +196,7 @@ async fn a_shutdown_lets_answers_end() {
 
 #[tokio::test]
 async fn a_shutdown_does_not_wait_for_ever() {
-    let limits = Limits {
-        drain: Duration::from_millis(100),
-        ..Limits::default()
-    };
+    let limits = Limits { drain: Duration::from_millis(100), ..Limits::default() };
     let mut server = start_with([Script::Play(Vec::new())], limited(limits)).await;
     let _stuck = ask(server.address, json!({})).await;
     requested(&server, 1).await;

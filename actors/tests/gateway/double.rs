@@ -84,10 +84,7 @@ impl Double {
     /// before its end.
     pub(crate) async fn cancelled(&self) {
         let wait = timeout(Duration::from_secs(5), self.cancelled.acquire());
-        wait.await
-            .expect("the generation was not cancelled in time")
-            .unwrap()
-            .forget();
+        wait.await.expect("the generation was not cancelled in time").unwrap().forget();
     }
 
     /// Generations that were cancelled and not waited for.

@@ -65,11 +65,7 @@ fn tokenizer() -> Value {
     let mut others = '\u{100}'..;
     let vocab: BTreeMap<String, u8> = (0..=u8::MAX)
         .map(|byte| {
-            let name = if prints(&byte) {
-                char::from(byte)
-            } else {
-                others.next().unwrap()
-            };
+            let name = if prints(&byte) { char::from(byte) } else { others.next().unwrap() };
             (name.to_string(), byte)
         })
         .collect();

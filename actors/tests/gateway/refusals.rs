@@ -24,10 +24,7 @@ async fn refused(path: &str, body: &Value, param: &str) -> Value {
 #[tokio::test]
 async fn what_is_not_supported_is_said_in_chats() {
     for (param, value) in [
-        (
-            "tools",
-            json!([{"type": "function", "function": {"name": "f"}}]),
-        ),
+        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
         ("tool_choice", json!("auto")),
         ("functions", json!([{"name": "f"}])),
         ("function_call", json!("auto")),
@@ -98,9 +95,7 @@ async fn mistakes_in_any_request_name_their_field() {
         (
             "logit_bias",
             json!(
-                (0..301)
-                    .map(|n| (n.to_string(), 1))
-                    .collect::<std::collections::BTreeMap<_, _>>()
+                (0..301).map(|n| (n.to_string(), 1)).collect::<std::collections::BTreeMap<_, _>>()
             ),
         ),
     ] {
@@ -108,10 +103,7 @@ async fn mistakes_in_any_request_name_their_field() {
         refused(CHAT, &chat(json!({field: value})), param).await;
         refused(COMPLETIONS, &completion(json!({field: value})), param).await;
     }
-    for (path, body) in [
-        (CHAT, chat as fn(Value) -> Value),
-        (COMPLETIONS, completion),
-    ] {
+    for (path, body) in [(CHAT, chat as fn(Value) -> Value), (COMPLETIONS, completion)] {
         let wrong = json!({"stream": true, "stream_options": {"include_usage": 1}});
         refused(path, &body(wrong), "stream_options.include_usage").await;
     }
@@ -126,21 +118,12 @@ async fn mistakes_in_chats_name_their_field() {
         ("messages", json!({"messages": "Hi"})),
         ("messages[0]", json!({"messages": ["Hi"]})),
         ("messages[0].role", json!({"messages": [{"content": "Hi"}]})),
-        (
-            "messages[0].role",
-            json!({"messages": [{"role": "tool", "content": "Hi"}]}),
-        ),
-        (
-            "messages[0].content",
-            json!({"messages": [{"role": "user"}]}),
-        ),
+        ("messages[0].role", json!({"messages": [{"role": "tool", "content": "Hi"}]})),
+        ("messages[0].content", json!({"messages": [{"role": "user"}]})),
         ("messages[0].content", user(json!(1))),
         ("messages[0].content[0]", user(json!(["Hi"]))),
         ("messages[0].content[0].type", user(json!([{"text": "Hi"}]))),
-        (
-            "messages[0].content[0].type",
-            user(json!([{"type": "image_url", "image_url": {}}])),
-        ),
+        ("messages[0].content[0].type", user(json!([{"type": "image_url", "image_url": {}}]))),
         (
             "messages[0].content[1].text",
             user(json!([{"type": "text", "text": "a"}, {"type": "text"}])),
@@ -154,15 +137,9 @@ async fn mistakes_in_chats_name_their_field() {
         // The template's own word.
         ("messages", user(json!("FORBIDDEN"))),
         ("max_completion_tokens", json!({"max_completion_tokens": 0})),
-        (
-            "max_completion_tokens",
-            json!({"max_completion_tokens": 101, "max_tokens": 1}),
-        ),
+        ("max_completion_tokens", json!({"max_completion_tokens": 101, "max_tokens": 1})),
         ("logprobs", json!({"logprobs": 1})),
-        (
-            "top_logprobs",
-            json!({"logprobs": true, "top_logprobs": 21}),
-        ),
+        ("top_logprobs", json!({"logprobs": true, "top_logprobs": 21})),
         ("top_logprobs", json!({"top_logprobs": 1})),
     ] {
         refused(CHAT, &chat(extra), param).await;
@@ -207,14 +184,7 @@ async fn a_prompt_past_the_context_is_refused_before_it_is_sent() {
 #[tokio::test]
 async fn bodies_have_to_be_objects() {
     let server = start([saying("never said")]).await;
-    for body in [
-        "",
-        "{",
-        "[]",
-        "\"text\"",
-        "{\"model\": \"a\"} more",
-        &"[".repeat(10_000),
-    ] {
+    for body in ["", "{", "[]", "\"text\"", "{\"model\": \"a\"} more", &"[".repeat(10_000)] {
         let request = server.client().request(reqwest::Method::POST, CHAT);
         let (status, answer) = json_of(request.body(body.to_owned()).send().await.unwrap()).await;
         assert_eq!(status, 400, "{body}");
@@ -225,17 +195,8 @@ async fn bodies_have_to_be_objects() {
 #[tokio::test]
 async fn models_that_are_not_served_are_not_found() {
     let server = start([saying("never said")]).await;
-    for name in [
-        "other",
-        "../bytes",
-        "",
-        "tests/bytes/",
-        &"m".repeat(100_000),
-    ] {
-        let (status, answer) = server
-            .client()
-            .post(CHAT, &chat(json!({"model": name})))
-            .await;
+    for name in ["other", "../bytes", "", "tests/bytes/", &"m".repeat(100_000)] {
+        let (status, answer) = server.client().post(CHAT, &chat(json!({"model": name}))).await;
         assert_eq!(status, 404);
         assert_eq!(answer["error"]["code"], "model_not_found");
         assert_eq!(answer["error"]["param"], "model");
@@ -259,10 +220,7 @@ async fn a_model_without_files_here_is_another_node_s_to_answer() {
         let (status, answer) = client.post(CHAT, &chat(json!({"model": name}))).await;
         assert_eq!(status, 503);
         assert_eq!(answer["error"]["code"], "model_not_on_this_node");
-        assert!(
-            answer["error"]["message"].as_str().unwrap().contains(said),
-            "{answer}"
-        );
+        assert!(answer["error"]["message"].as_str().unwrap().contains(said), "{answer}");
     }
     // Mended, it is read anew.
     std::fs::remove_dir_all(&folder).unwrap();
@@ -274,39 +232,15 @@ async fn a_model_without_files_here_is_another_node_s_to_answer() {
 async fn what_the_cluster_does_not_admit_has_a_status_that_clients_retry() {
     let model = || NAME.parse().unwrap();
     for (error, status, code, retry) in [
+        (SubmitError::UnknownModel(model()), 404, "model_not_found", None),
         (
-            SubmitError::UnknownModel(model()),
-            404,
-            "model_not_found",
-            None,
-        ),
-        (
-            SubmitError::NoPlan {
-                model: model(),
-                reason: "too large".to_owned(),
-            },
+            SubmitError::NoPlan { model: model(), reason: "too large".to_owned() },
             503,
             "model_unavailable",
             Some("5"),
         ),
-        (
-            SubmitError::Overloaded {
-                running: 8,
-                queued: 32,
-            },
-            429,
-            "rate_limit_exceeded",
-            Some("2"),
-        ),
-        (
-            SubmitError::PromptTooLong {
-                tokens: 9,
-                limit: 8,
-            },
-            400,
-            "context_length_exceeded",
-            None,
-        ),
+        (SubmitError::Overloaded { running: 8, queued: 32 }, 429, "rate_limit_exceeded", Some("2")),
+        (SubmitError::PromptTooLong { tokens: 9, limit: 8 }, 400, "context_length_exceeded", None),
         (SubmitError::Unavailable, 503, "node_unavailable", Some("5")),
     ] {
         let server = start([Script::Refuse(error)]).await;

@@ -79,24 +79,13 @@ pub(crate) async fn start_with(
     let task = tokio::spawn(gateway::serve(listener, state, async {
         drop(asked.await);
     }));
-    Server {
-        address,
-        double,
-        view,
-        models_dir,
-        shutdown: Some(shutdown),
-        task,
-    }
+    Server { address, double, view, models_dir, shutdown: Some(shutdown), task }
 }
 
 /// One node that can answer.
 pub(crate) fn cluster() -> ClusterView {
     ClusterView {
-        node: ThisNode {
-            id: NodeId::from_bytes([1; 32]),
-            name: "a".to_owned(),
-            incarnation: 1,
-        },
+        node: ThisNode { id: NodeId::from_bytes([1; 32]), name: "a".to_owned(), incarnation: 1 },
         nodes: Vec::new(),
         models: vec![model_view(model::NAME)],
         sequences: SequenceCounts::default(),

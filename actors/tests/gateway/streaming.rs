@@ -17,10 +17,7 @@ async fn a_chat_begins_with_its_role_and_ends_with_its_reason() {
     let server = start([saying("Hé")]).await;
     let streamed = server.client().stream(CHAT, chat(json!({}))).await;
     let chunks = streamed.chunks();
-    let choices: Vec<_> = chunks
-        .iter()
-        .map(|chunk| chunk["choices"].clone())
-        .collect();
+    let choices: Vec<_> = chunks.iter().map(|chunk| chunk["choices"].clone()).collect();
     let choice = |delta: Value, reason: Value| json!([{"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason}]);
     assert_eq!(
         choices,
@@ -43,23 +40,13 @@ async fn a_chat_begins_with_its_role_and_ends_with_its_reason() {
 #[tokio::test]
 async fn a_completion_has_texts() {
     let server = start([saying("ab")]).await;
-    let streamed = server
-        .client()
-        .stream(COMPLETIONS, completion(json!({})))
-        .await;
+    let streamed = server.client().stream(COMPLETIONS, completion(json!({}))).await;
     let chunks = streamed.chunks();
-    let choices: Vec<_> = chunks
-        .iter()
-        .map(|chunk| chunk["choices"].clone())
-        .collect();
+    let choices: Vec<_> = chunks.iter().map(|chunk| chunk["choices"].clone()).collect();
     let choice = |text: &str, reason: Value| json!([{"index": 0, "text": text, "logprobs": null, "finish_reason": reason}]);
     assert_eq!(
         choices,
-        [
-            choice("a", Value::Null),
-            choice("b", Value::Null),
-            choice("", json!("stop")),
-        ]
+        [choice("a", Value::Null), choice("b", Value::Null), choice("", json!("stop")),]
     );
     assert_eq!(chunks[0]["object"], "text_completion");
 }
@@ -67,10 +54,7 @@ async fn a_completion_has_texts() {
 #[tokio::test]
 async fn usage_is_the_last_chunk_when_asked_for() {
     let server = start([saying("ab")]).await;
-    for (path, body) in [
-        (CHAT, chat as fn(Value) -> Value),
-        (COMPLETIONS, completion),
-    ] {
+    for (path, body) in [(CHAT, chat as fn(Value) -> Value), (COMPLETIONS, completion)] {
         let wanted = json!({"stream_options": {"include_usage": true}});
         let chunks = server.client().stream(path, body(wanted)).await.chunks();
         let (last, others) = chunks.split_last().unwrap();
@@ -118,85 +102,44 @@ async fn an_answer_may_be_empty() {
 async fn token_ids_come_with_every_token() {
     let server = start([saying("aé")]).await;
     let wanted = json!({"return_token_ids": true, "stop": ["é!"]});
-    let chunks = server
-        .client()
-        .stream(CHAT, chat(wanted.clone()))
-        .await
-        .chunks();
-    assert_eq!(
-        chunks[0]["prompt_token_ids"],
-        json!([USER, 72, 105, ASSISTANT])
-    );
+    let chunks = server.client().stream(CHAT, chat(wanted.clone())).await.chunks();
+    assert_eq!(chunks[0]["prompt_token_ids"], json!([USER, 72, 105, ASSISTANT]));
     let seen = |chunks: &[Value]| {
-        let ids = chunks
-            .iter()
-            .filter_map(|c| c["choices"][0]["token_ids"].as_array());
+        let ids = chunks.iter().filter_map(|c| c["choices"][0]["token_ids"].as_array());
         Value::Array(ids.flatten().cloned().collect())
     };
     assert_eq!(seen(&chunks), json!([97, 0xc3, 0xa9]));
-    let chunks = server
-        .client()
-        .stream(COMPLETIONS, completion(wanted))
-        .await
-        .chunks();
-    assert_eq!(
-        chunks[0]["choices"][0]["prompt_token_ids"],
-        json!([72, 105])
-    );
+    let chunks = server.client().stream(COMPLETIONS, completion(wanted)).await.chunks();
+    assert_eq!(chunks[0]["choices"][0]["prompt_token_ids"], json!([72, 105]));
     assert_eq!(chunks[1]["choices"][0].get("prompt_token_ids"), None);
     assert_eq!(seen(&chunks), json!([97, 0xc3, 0xa9]));
 }
 
 #[tokio::test]
 async fn logprobs_come_with_every_token() {
-    let logprobs = |chosen| Logprobs {
-        chosen,
-        top: Vec::new(),
-    };
+    let logprobs = |chosen| Logprobs { chosen, top: Vec::new() };
     let steps = vec![
         Step::Scored(0xc3, logprobs(-1.0)),
         Step::Scored(0xa9, logprobs(-2.0)),
         Step::Finish(FinishReason::Stop),
     ];
     let server = start([Script::Play(steps)]).await;
-    let chunks = server
-        .client()
-        .stream(CHAT, chat(json!({"logprobs": true})))
-        .await
-        .chunks();
-    let entries = chunks
-        .iter()
-        .filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array());
-    let logprobs: Vec<_> = entries
-        .flatten()
-        .map(|entry| entry["logprob"].clone())
-        .collect();
+    let chunks = server.client().stream(CHAT, chat(json!({"logprobs": true}))).await.chunks();
+    let entries = chunks.iter().filter_map(|c| c["choices"][0]["logprobs"]["content"].as_array());
+    let logprobs: Vec<_> = entries.flatten().map(|entry| entry["logprob"].clone()).collect();
     assert_eq!(logprobs, [json!(-1.0), json!(-2.0)]);
 }
 
 fn node_lost() -> GenerationError {
-    GenerationError::NodeLost {
-        node: "b".to_owned(),
-        layers: "4-7".to_owned(),
-    }
+    GenerationError::NodeLost { node: "b".to_owned(), layers: "4-7".to_owned() }
 }
 
 #[tokio::test]
 async fn a_failure_before_the_first_token_has_a_status() {
     for (step, status, code, retry) in [
         (Step::Fail(node_lost()), 503, "node_lost", Some("5")),
-        (
-            Step::Fail(GenerationError::NoRoom { limit: 8 }),
-            429,
-            "rate_limit_exceeded",
-            Some("2"),
-        ),
-        (
-            Step::Fail(GenerationError::TimedOut { seconds: 30 }),
-            504,
-            "generation_timeout",
-            None,
-        ),
+        (Step::Fail(GenerationError::NoRoom { limit: 8 }), 429, "rate_limit_exceeded", Some("2")),
+        (Step::Fail(GenerationError::TimedOut { seconds: 30 }), 504, "generation_timeout", None),
         (Step::BreakOff, 500, "internal_error", None),
     ] {
         let server = start([Script::Play(vec![step])]).await;
@@ -215,10 +158,8 @@ async fn a_failure_before_the_first_token_has_a_status() {
 
 #[tokio::test]
 async fn a_failure_after_the_first_token_is_the_last_event() {
-    for (step, code) in [
-        (Step::Fail(node_lost()), "node_lost"),
-        (Step::BreakOff, "internal_error"),
-    ] {
+    for (step, code) in [(Step::Fail(node_lost()), "node_lost"), (Step::BreakOff, "internal_error")]
+    {
         let steps = [say("ab"), vec![step]].concat();
         let server = start([Script::Play(steps)]).await;
         let streamed = server.client().stream(CHAT, chat(json!({}))).await;
@@ -236,24 +177,14 @@ async fn a_failure_after_the_first_token_is_the_last_event() {
 
 #[tokio::test]
 async fn silence_is_filled_with_comments() {
-    let limits = Limits {
-        heartbeat: Duration::from_millis(50),
-        ..Limits::default()
-    };
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
     let steps = vec![
         Step::Token(97),
         Step::Pause(Duration::from_millis(220)),
         Step::Token(98),
         Step::Finish(FinishReason::Stop),
     ];
-    let server = start_with(
-        [Script::Play(steps)],
-        Options {
-            limits,
-            ..Options::default()
-        },
-    )
-    .await;
+    let server = start_with([Script::Play(steps)], Options { limits, ..Options::default() }).await;
     let streamed: Streamed = server.client().stream(CHAT, chat(json!({}))).await;
     assert_eq!(streamed.deltas(), ["a", "b"]);
     assert!(streamed.comments.len() >= 2, "{:?}", streamed.comments);

@@ -21,28 +21,17 @@ const ROUNDS: usize = 5;
 
 /// What is measured: a name, and how `make_model.py` makes it.
 const MODELS: [(&str, &[&str]); 2] = [
-    (
-        "40M f32",
-        &[
-            "--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192",
-        ],
-    ),
+    ("40M f32", &["--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192"]),
     (
         "40M 4-bit",
-        &[
-            "--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192", "--bits", "4",
-        ],
+        &["--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192", "--bits", "4"],
     ),
 ];
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
-    let mut next = |what| {
-        arguments
-            .next()
-            .with_context(|| format!("{what} is not given"))
-    };
+    let mut next = |what| arguments.next().with_context(|| format!("{what} is not given"));
     let planaria = next("the planaria binary")?;
     let stage = next("the stage benchmark")?;
     let python = next("a Python with mlx-lm")?;
@@ -54,21 +43,14 @@ async fn main() -> Result<()> {
     println!(
         "median of {ROUNDS} turns each. Ratio: planaria over mlx-lm, median (least to most).\n"
     );
-    println!(
-        "{:<12} {:<8} {:>10} {:>10}   ratio",
-        "model", "phase", "planaria", "mlx-lm"
-    );
+    println!("{:<12} {:<8} {:>10} {:>10}   ratio", "model", "phase", "planaria", "mlx-lm");
     for (name, arguments) in MODELS {
         let dir = models.join(name.replace(' ', "-"));
         if !dir.join("config.json").exists() {
             let script = repository().join("tests/bench/make_model.py");
             let mut make = Command::new(&python);
             make.arg(script).arg(&dir).args(arguments);
-            ensure!(
-                make.output().await?.status.success(),
-                "{} was not made",
-                dir.display()
-            );
+            ensure!(make.output().await?.status.success(), "{} was not made", dir.display());
         }
         compare(name, &stage, &python, &dir).await?;
     }
@@ -80,20 +62,11 @@ async fn compare(name: &str, stage: &Path, python: &Path, model: &Path) -> Resul
     let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
         let mut command = Command::new(stage);
-        command
-            .arg(model)
-            .args([PROMPT.to_string(), DECODE.to_string(), "3".to_owned()]);
+        command.arg(model).args([PROMPT.to_string(), DECODE.to_string(), "3".to_owned()]);
         ours.push(measured(command).await?);
         let mut command = Command::new(python);
-        command
-            .arg(repository().join("tests/bench/mlx_lm_bench.py"))
-            .arg(model);
-        command.args([
-            "--prompt",
-            &PROMPT.to_string(),
-            "--decode",
-            &DECODE.to_string(),
-        ]);
+        command.arg(repository().join("tests/bench/mlx_lm_bench.py")).arg(model);
+        command.args(["--prompt", &PROMPT.to_string(), "--decode", &DECODE.to_string()]);
         command.args(["--repeat", "3"]);
         theirs.push(measured(command).await?);
     }
@@ -101,9 +74,7 @@ async fn compare(name: &str, stage: &Path, python: &Path, model: &Path) -> Resul
         let speeds = |runs: &[Value]| -> Result<Vec<f64>> {
             let key = format!("{phase}_tokens_per_second");
             let speed = |run: &Value| run.get(&key).and_then(Value::as_f64);
-            runs.iter()
-                .map(|run| speed(run).with_context(|| run.to_string()))
-                .collect()
+            runs.iter().map(|run| speed(run).with_context(|| run.to_string())).collect()
         };
         let (ours, theirs) = (speeds(&ours)?, speeds(&theirs)?);
         let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
@@ -152,12 +123,7 @@ async fn hop(planaria: &Path) -> Result<()> {
         cluster.ready("hollow", nodes).await?;
         // The owner holds the first stage, as with a client that asks the largest node.
         let view = cluster.ready("hollow", nodes).await?;
-        let first = view
-            .models
-            .first()
-            .and_then(|m| m.stages.first())
-            .context("a stage")?
-            .node;
+        let first = view.models.first().and_then(|m| m.stages.first()).context("a stage")?.node;
         let mut owner = None;
         for node in &cluster.nodes {
             if node.api.cluster().await?.node.id == first {

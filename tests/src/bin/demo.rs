@@ -15,23 +15,15 @@ use serde_json::{Value, json};
 const QUESTION: &str = "Tell me a story about a fox and a lake.";
 
 /// Memory limits, so that the nodes act like machines of different size.
-const NODES: [(&str, &str); 3] = [
-    ("mini", "128MiB"),
-    ("laptop", "192MiB"),
-    ("studio", "256MiB"),
-];
+const NODES: [(&str, &str); 3] = [("mini", "128MiB"), ("laptop", "192MiB"), ("studio", "256MiB")];
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args_os().skip(1);
-    let binary = arguments
+    let binary = arguments.next().map(PathBuf::from).context("the planaria binary is not given")?;
+    let question = arguments
         .next()
-        .map(PathBuf::from)
-        .context("the planaria binary is not given")?;
-    let question = arguments.next().map_or_else(
-        || QUESTION.to_owned(),
-        |question| question.to_string_lossy().into_owned(),
-    );
+        .map_or_else(|| QUESTION.to_owned(), |question| question.to_string_lossy().into_owned());
     tokio::select! {
         done = demonstrate(&binary, &question) => done,
         // Whatever was started ends with this process.
@@ -43,15 +35,9 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     let mut cluster = Cluster::new(binary, &repository().join("engine/models")).await?;
     step("Starting three nodes that offer different amounts of memory");
     for (name, memory) in NODES {
-        let index = cluster
-            .start(NodeSpec::new(name, memory).with(&["--model", "demo"]))
-            .await?;
+        let index = cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
         let node = cluster.node(index)?;
-        println!(
-            "  {name:<7} {memory:>7}   pid {:<7} API {}",
-            node.process.pid(),
-            node.api.url()
-        );
+        println!("  {name:<7} {memory:>7}   pid {:<7} API {}", node.process.pid(), node.api.url());
     }
     step("They meet, and agree who holds which layers of the model `demo`");
     cluster.ready("demo", NODES.len()).await?;
@@ -75,10 +61,7 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     let mut column = 0;
     let streamed = first
         .stream("/v1/chat/completions", &body, async |chunk| {
-            if let Some(text) = chunk
-                .pointer("/choices/0/delta/content")
-                .and_then(Value::as_str)
-            {
+            if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str) {
                 write_wrapped(&mut column, text)?;
             }
             Ok(())
@@ -88,10 +71,7 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     if let Some(error) = streamed.error {
         bail!("the answer broke off: {error}");
     }
-    let tokens = streamed
-        .chunks
-        .iter()
-        .find_map(|c| c.pointer("/usage/completion_tokens"));
+    let tokens = streamed.chunks.iter().find_map(|c| c.pointer("/usage/completion_tokens"));
     let tokens = tokens.and_then(Value::as_u64).context("no usage came")?;
     let seconds = start.elapsed().as_secs_f64();
     println!("  {tokens} tokens in {seconds:.1} s, each of them through all three nodes");

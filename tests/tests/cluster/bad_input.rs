@@ -13,46 +13,26 @@ async fn fails(arguments: &[String]) -> Result<(i32, String)> {
     let mut process = Process::start(binary(), arguments)?;
     let status = process.ended().await?;
     // Its standard error closes with it.
-    process.logged("planaria:").await.or_else(|e| {
-        if process.log().is_empty() {
-            Err(e)
-        } else {
-            Ok(String::new())
-        }
-    })?;
-    Ok((
-        status.code().context("it was killed")?,
-        process.log().join("\n"),
-    ))
+    process
+        .logged("planaria:")
+        .await
+        .or_else(|e| if process.log().is_empty() { Err(e) } else { Ok(String::new()) })?;
+    Ok((status.code().context("it was killed")?, process.log().join("\n")))
 }
 
 fn replace(arguments: &mut [String], flag: &str, value: &str) -> Result<()> {
-    let at = arguments
-        .iter()
-        .position(|argument| argument == flag)
-        .context("no such flag")?;
+    let at = arguments.iter().position(|argument| argument == flag).context("no such flag")?;
     *arguments.get_mut(at + 1).context("no value")? = value.to_owned();
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_bad_settings_are_named_at_once() -> Result<()> {
-    let arguments = [
-        "serve",
-        "--model",
-        "../secrets",
-        "--listen",
-        "nowhere",
-        "--memory-limit",
-        "lots",
-    ];
+    let arguments =
+        ["serve", "--model", "../secrets", "--listen", "nowhere", "--memory-limit", "lots"];
     let (code, said) = fails(&arguments.map(str::to_owned)).await?;
     ensure!(code == 64, "{code}: {said}");
-    for part in [
-        "--model: `../secrets`",
-        "--listen: `nowhere`",
-        "--memory-limit: `lots`",
-    ] {
+    for part in ["--model: `../secrets`", "--listen: `nowhere`", "--memory-limit: `lots`"] {
         ensure!(said.contains(part), "{part:?} is missing in {said}");
     }
     Ok(())
@@ -66,34 +46,20 @@ async fn a_taken_port_or_data_folder_is_named_and_its_owner_is_not_disturbed() -
     cluster.ready("demo", 1).await?;
 
     let (code, said) = fails(&cluster.arguments(&spec)).await?;
-    ensure!(
-        code == 1 && said.contains("another planaria node runs with it"),
-        "{code}: {said}"
-    );
+    ensure!(code == 1 && said.contains("another planaria node runs with it"), "{code}: {said}");
 
     let other = NodeSpec::new("second", "256MiB");
     let mut arguments = cluster.arguments(&other);
-    let api = cluster
-        .node(0)?
-        .api
-        .url()
-        .trim_start_matches("http://")
-        .to_owned();
+    let api = cluster.node(0)?.api.url().trim_start_matches("http://").to_owned();
     replace(&mut arguments, "--api", &api)?;
     let (code, said) = fails(&arguments).await?;
-    ensure!(
-        code == 1 && said.contains(&format!("TCP {api} is in use")),
-        "{code}: {said}"
-    );
+    ensure!(code == 1 && said.contains(&format!("TCP {api} is in use")), "{code}: {said}");
 
     let mut arguments = cluster.arguments(&other);
     let listen = cluster.node(0)?.listen.clone();
     replace(&mut arguments, "--listen", &listen)?;
     let (code, said) = fails(&arguments).await?;
-    ensure!(
-        code == 1 && said.contains(&format!("UDP {listen} is in use")),
-        "{code}: {said}"
-    );
+    ensure!(code == 1 && said.contains(&format!("UDP {listen} is in use")), "{code}: {said}");
 
     let tokens = cluster.node(0)?.api.greedy("demo", &[5, 6, 7], 4).await?;
     ensure!(tokens.len() == 4, "{tokens:?}");
@@ -111,9 +77,7 @@ async fn damaged(damage: impl FnOnce(&Path) -> Result<()>, word: &str) -> Result
     }
     damage(&copy)?;
     let mut cluster = Cluster::new(binary(), models.path()).await?;
-    cluster
-        .start(NodeSpec::new("alone", "256MiB").with(&["--model", "demo"]))
-        .await?;
+    cluster.start(NodeSpec::new("alone", "256MiB").with(&["--model", "demo"])).await?;
     let api = cluster.node(0)?.api.clone();
     let mut seen = String::new();
     let said = wait_for(word, async || {
@@ -134,9 +98,7 @@ async fn damaged(damage: impl FnOnce(&Path) -> Result<()>, word: &str) -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_weight_file_is_named() -> Result<()> {
     let truncate = |dir: &Path| {
-        let file = std::fs::File::options()
-            .write(true)
-            .open(dir.join("model.safetensors"))?;
+        let file = std::fs::File::options().write(true).open(dir.join("model.safetensors"))?;
         let length = file.metadata()?.len();
         file.set_len(length / 2).context("truncate")
     };
@@ -145,11 +107,8 @@ async fn a_truncated_weight_file_is_named() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_weight_file_is_named() -> Result<()> {
-    damaged(
-        |dir| Ok(std::fs::remove_file(dir.join("model.safetensors"))?),
-        "model.safetensors",
-    )
-    .await
+    damaged(|dir| Ok(std::fs::remove_file(dir.join("model.safetensors"))?), "model.safetensors")
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -180,9 +139,7 @@ async fn a_tensor_of_another_shape_is_named() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_larger_than_the_cluster_says_how_much_is_missing() -> Result<()> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
-    cluster
-        .start(NodeSpec::new("tiny", "2MiB").with(&["--model", "demo"]))
-        .await?;
+    cluster.start(NodeSpec::new("tiny", "2MiB").with(&["--model", "demo"])).await?;
     let api = cluster.node(0)?.api.clone();
     let said = wait_for("the reason", async || {
         let (status, text) = api.get("/ready").await?;
@@ -199,24 +156,14 @@ async fn a_model_larger_than_the_cluster_says_how_much_is_missing() -> Result<()
 async fn a_prompt_past_the_context_is_the_clients_mistake() -> Result<()> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
     let short = ["--model", "demo", "--set", "context=64"];
-    cluster
-        .start(NodeSpec::new("short", "256MiB").with(&short))
-        .await?;
+    cluster.start(NodeSpec::new("short", "256MiB").with(&short)).await?;
     cluster.ready("demo", 1).await?;
     let api = cluster.node(0)?.api.clone();
     let body = json!({"model": "demo", "prompt": vec![5; 64], "max_tokens": 1});
     let (status, answer) = api.post("/v1/completions", &body).await?;
-    let code = answer
-        .pointer("/error/code")
-        .and_then(serde_json::Value::as_str);
-    ensure!(
-        status == 400 && code == Some("context_length_exceeded"),
-        "{status}: {answer}"
-    );
+    let code = answer.pointer("/error/code").and_then(serde_json::Value::as_str);
+    ensure!(status == 400 && code == Some("context_length_exceeded"), "{status}: {answer}");
     let tokens = api.greedy("demo", &[5; 60], 4).await?;
-    ensure!(
-        tokens.len() == 4,
-        "the context can be filled to its last place: {tokens:?}"
-    );
+    ensure!(tokens.len() == 4, "the context can be filled to its last place: {tokens:?}");
     Ok(())
 }

@@ -20,15 +20,9 @@ fn installed(variable: &str) -> Result<PathBuf> {
 }
 
 async fn run(mut command: Command) -> Result<()> {
-    let output = command
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await?;
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{}\n{out}\n{err}", output.status);
     ensure!(out.contains("all checks passed"), "{out}\n{err}");
     Ok(())
@@ -49,9 +43,7 @@ async fn the_official_node_package_works_with_it() -> Result<()> {
     let modules = installed("PLANARIA_TEST_NODE_MODULES")?;
     let mut node = Command::new("node");
     node.arg(repository().join("tests/clients/openai_client.cjs"));
-    node.arg(cluster.node(2)?.api.url())
-        .arg("demo")
-        .env("NODE_PATH", modules);
+    node.arg(cluster.node(2)?.api.url()).arg("demo").env("NODE_PATH", modules);
     run(node).await
 }
 
@@ -67,17 +59,10 @@ async fn with_a_key_only_its_bearers_are_served() -> Result<()> {
     ensure!(api.get("/health").await?.0 == 200);
     for path in ["/ready", "/cluster", "/v1/models"] {
         let (status, text) = api.get(path).await?;
-        ensure!(
-            status == 401 && text.contains("invalid_api_key"),
-            "{path}: {status}: {text}"
-        );
+        ensure!(status == 401 && text.contains("invalid_api_key"), "{path}: {status}: {text}");
     }
     let bearer = reqwest::Client::new().get(format!("{}/v1/models", api.url()));
-    let answer = bearer
-        .bearer_auth("sk-very-secret")
-        .send()
-        .await
-        .context("with the key")?;
+    let answer = bearer.bearer_auth("sk-very-secret").send().await.context("with the key")?;
     ensure!(answer.status() == 200, "{answer:?}");
     Ok(())
 }

@@ -8,11 +8,7 @@ use tokio::process::Command;
 use crate::{binary, demo_cluster};
 
 async fn planaria(arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(binary())
-        .args(arguments)
-        .env("HOME", "/nonexistent")
-        .output()
-        .await?)
+    Ok(Command::new(binary()).args(arguments).env("HOME", "/nonexistent").output().await?)
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -24,17 +20,8 @@ async fn status_shows_nodes_layers_and_state() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let url = cluster.node(1)?.api.url().to_owned();
     let shown = text(&planaria(&["status", "--api", &url]).await?.stdout);
-    for part in [
-        "small",
-        "middle (this)",
-        "large",
-        "alive",
-        "demo",
-        "ready",
-        "0-4",
-        "5-8",
-        "9-11",
-    ] {
+    for part in ["small", "middle (this)", "large", "alive", "demo", "ready", "0-4", "5-8", "9-11"]
+    {
         ensure!(shown.contains(part), "{part:?} is missing in:\n{shown}");
     }
     let json = planaria(&["status", "--api", &url, "--json"]).await?.stdout;
@@ -48,10 +35,7 @@ async fn status_without_a_node_says_what_to_do() -> Result<()> {
     // Port 1 is nobody's.
     let output = planaria(&["status", "--api", "http://127.0.0.1:1"]).await?;
     let said = text(&output.stderr);
-    ensure!(
-        !output.status.success() && said.contains("planaria serve"),
-        "{said}"
-    );
+    ensure!(!output.status.success() && said.contains("planaria serve"), "{said}");
     Ok(())
 }
 
@@ -59,22 +43,11 @@ async fn status_without_a_node_says_what_to_do() -> Result<()> {
 async fn config_shows_values_and_where_they_came_from() -> Result<()> {
     let shown = planaria(&["config", "--name", "ada", "--set", "context=99"]).await?;
     let shown = text(&shown.stdout);
-    let line = |key: &str| {
-        shown
-            .lines()
-            .find(|l| l.starts_with(key))
-            .unwrap_or_default()
-            .to_owned()
-    };
-    ensure!(
-        line("name").contains("ada") && line("name").ends_with("--name"),
-        "{shown}"
-    );
+    let line =
+        |key: &str| shown.lines().find(|l| l.starts_with(key)).unwrap_or_default().to_owned();
+    ensure!(line("name").contains("ada") && line("name").ends_with("--name"), "{shown}");
     ensure!(line("context").contains("99"), "{shown}");
-    ensure!(
-        line("api ").contains("127.0.0.1:8420") && line("api ").contains("default"),
-        "{shown}"
-    );
+    ensure!(line("api ").contains("127.0.0.1:8420") && line("api ").contains("default"), "{shown}");
     Ok(())
 }
 

@@ -39,25 +39,16 @@ async fn check(nodes: &[(&str, &str)]) -> Result<()> {
         .filter(|path| path.join("golden.json").exists())
         .collect();
     cases.sort();
-    ensure!(
-        cases.len() >= 6,
-        "too few checkpoints in {}: {cases:?}",
-        models.display()
-    );
+    ensure!(cases.len() >= 6, "too few checkpoints in {}: {cases:?}", models.display());
     for case in cases {
-        let name = case
-            .file_name()
-            .and_then(|name| name.to_str())
-            .context("a name")?;
+        let name = case.file_name().and_then(|name| name.to_str()).context("a name")?;
         let golden = std::fs::read_to_string(case.join("golden.json"))?;
         let golden: Golden = serde_json::from_str(&golden).context(name.to_owned())?;
         let mut cluster = Cluster::new(binary(), &models).await?;
         for (node, memory) in nodes {
             // Small chunks, so that a prompt is spread over the stages.
             let arguments = ["--model", name, "--set", "prefill-chunk=32"];
-            cluster
-                .start(NodeSpec::new(node, memory).with(&arguments))
-                .await?;
+            cluster.start(NodeSpec::new(node, memory).with(&arguments)).await?;
         }
         cluster.ready(name, nodes.len()).await?;
         let asked = cluster.node(nodes.len() - 1)?.api.clone();

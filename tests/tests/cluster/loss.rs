@@ -22,13 +22,8 @@ fn long_chat() -> Value {
 async fn a_killed_node_leaves_no_orphan_and_no_lock_and_comes_back_as_itself() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let before = cluster.node(2)?.api.cluster().await?;
-    let workers: Vec<u32> = before
-        .nodes
-        .iter()
-        .find(|n| n.id == before.node.id)
-        .context("itself")?
-        .worker_pids
-        .clone();
+    let workers: Vec<u32> =
+        before.nodes.iter().find(|n| n.id == before.node.id).context("itself")?.worker_pids.clone();
     ensure!(!workers.is_empty() && workers.iter().all(|pid| is_running(*pid)));
     cluster.node(2)?.process.kill().await?;
     wait_for("its workers to end", async || {
@@ -39,11 +34,7 @@ async fn a_killed_node_leaves_no_orphan_and_no_lock_and_comes_back_as_itself() -
     cluster.ready("demo", 3).await?;
     let after = cluster.node(2)?.api.cluster().await?;
     ensure!(after.node.id == before.node.id, "its identity is another");
-    ensure!(
-        after.node.incarnation == before.node.incarnation + 1,
-        "{:?}",
-        after.node
-    );
+    ensure!(after.node.incarnation == before.node.incarnation + 1, "{:?}", after.node);
     let epoch = |view: &planaria_actors::cluster_view::ClusterView| {
         view.models.first().and_then(|model| model.epoch)
     };
@@ -72,20 +63,9 @@ async fn who_waits_for_a_killed_node_gets_an_error_and_the_rest_serve_on() -> Re
             Ok(())
         })
         .await?;
-    ensure!(
-        victim.is_none(),
-        "the answer ended before the node was killed"
-    );
-    let message = streamed
-        .error
-        .as_ref()
-        .and_then(|e| e.get("message"))
-        .and_then(Value::as_str);
-    ensure!(
-        message.is_some_and(|m| m.contains("large")),
-        "{:?}",
-        streamed.error
-    );
+    ensure!(victim.is_none(), "the answer ended before the node was killed");
+    let message = streamed.error.as_ref().and_then(|e| e.get("message")).and_then(Value::as_str);
+    ensure!(message.is_some_and(|m| m.contains("large")), "{:?}", streamed.error);
     ensure!(!streamed.done, "a failed stream does not end with [DONE]");
     cluster.ready("demo", 2).await?;
     let tokens = cluster.node(0)?.api.greedy("demo", &[5, 6, 7], 4).await?;
@@ -98,11 +78,7 @@ async fn a_killed_worker_is_started_again_and_its_clients_get_an_error() -> Resu
     let mut cluster = demo_cluster().await?;
     let api = cluster.node(0)?.api.clone();
     let view = api.cluster().await?;
-    let middle = view
-        .nodes
-        .iter()
-        .find(|node| node.name == "middle")
-        .context("middle")?;
+    let middle = view.nodes.iter().find(|node| node.name == "middle").context("middle")?;
     let worker = *middle.worker_pids.first().context("a worker")?;
     let mut killed = false;
     let streamed = api
@@ -116,11 +92,7 @@ async fn a_killed_worker_is_started_again_and_its_clients_get_an_error() -> Resu
     ensure!(killed && streamed.error.is_some(), "it ended with {:?}", streamed.finish_reason());
     let view = wait_for("a new worker", async || {
         let view = cluster.ready("demo", 3).await?;
-        let middle = view
-            .nodes
-            .iter()
-            .find(|node| node.name == "middle")
-            .context("middle")?;
+        let middle = view.nodes.iter().find(|node| node.name == "middle").context("middle")?;
         Ok((middle.worker_pids.first() != Some(&worker)).then_some(view))
     })
     .await?;
@@ -139,9 +111,7 @@ async fn a_client_that_leaves_frees_its_place() -> Result<()> {
     let api = cluster.node(0)?.api.clone();
     let chat = long_chat();
     let leave = api.stream("/v1/chat/completions", &chat, async |chunk| {
-        let text = chunk
-            .pointer("/choices/0/delta/content")
-            .and_then(Value::as_str);
+        let text = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str);
         ensure!(text.is_none_or(str::is_empty), "seen enough");
         Ok(())
     });
@@ -159,11 +129,7 @@ async fn a_client_that_leaves_frees_its_place() -> Result<()> {
 async fn a_node_that_is_asked_to_stop_ends_in_order() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let view = cluster.node(0)?.api.cluster().await?;
-    let me = view
-        .nodes
-        .iter()
-        .find(|node| node.id == view.node.id)
-        .context("itself")?;
+    let me = view.nodes.iter().find(|node| node.id == view.node.id).context("itself")?;
     let workers = me.worker_pids.clone();
     cluster.node(0)?.process.terminate()?;
     let status = cluster.node(0)?.process.ended().await?;

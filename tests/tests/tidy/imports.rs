@@ -12,17 +12,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("engine", &["config"]),
     ("actors", &["config", "transport", "storage", "engine"]),
     ("chaos", &["config"]),
-    (
-        "tests",
-        &[
-            "config",
-            "transport",
-            "storage",
-            "engine",
-            "actors",
-            "chaos",
-        ],
-    ),
+    ("tests", &["config", "transport", "storage", "engine", "actors", "chaos"]),
 ];
 
 /// Crates that one member hides from the others.
@@ -49,17 +39,11 @@ fn member_of(path: &str) -> &str {
 }
 
 fn layer(member: &str) -> Option<&'static [&'static str]> {
-    LAYERS
-        .iter()
-        .find(|(name, _)| *name == member)
-        .map(|(_, below)| *below)
+    LAYERS.iter().find(|(name, _)| *name == member).map(|(_, below)| *below)
 }
 
 fn unknown(member: &str) -> &'static [&'static str] {
-    UNKNOWN
-        .iter()
-        .find(|(name, _)| *name == member)
-        .map_or(&[], |(_, names)| *names)
+    UNKNOWN.iter().find(|(name, _)| *name == member).map_or(&[], |(_, names)| *names)
 }
 
 /// Why `member` must not name the crate `name`, if it must not.
@@ -77,9 +61,7 @@ fn objection(member: &str, name: &str) -> Option<String> {
     if let Some((_, owner)) = HIDDEN.iter().find(|(hidden, _)| *hidden == name)
         && *owner != member
     {
-        return Some(format!(
-            "only `{owner}` may name `{name}`; ask `{owner}` for what you need"
-        ));
+        return Some(format!("only `{owner}` may name `{name}`; ask `{owner}` for what you need"));
     }
     unknown(member)
         .contains(&name)
@@ -107,10 +89,7 @@ fn allowed_dependencies(path: &str, text: &str) -> Vec<Finding> {
         .into_iter()
         .filter_map(|dependency| {
             let what = objection(member_of(path), &dependency.name)?;
-            Some(Finding {
-                line: dependency.line,
-                what,
-            })
+            Some(Finding { line: dependency.line, what })
         })
         .collect()
 }
@@ -120,18 +99,11 @@ fn allowed_names(path: &str, text: &str) -> Vec<Finding> {
     let member = member_of(path);
     let code = Source::of(text).code;
     let mut findings: Vec<_> = words(&code)
-        .filter_map(|(line, word)| {
-            Some(Finding {
-                line,
-                what: objection(member, word)?,
-            })
-        })
+        .filter_map(|(line, word)| Some(Finding { line, what: objection(member, word)? }))
         .collect();
     for (at, line) in code.lines().enumerate() {
         let in_product = path.starts_with(&format!("{member}/src/"));
-        let paths = unknown(member)
-            .iter()
-            .filter(|name| in_product && name.contains("::"));
+        let paths = unknown(member).iter().filter(|name| in_product && name.contains("::"));
         for name in paths.filter(|name| names_path(line, name)) {
             findings.extend(objection(member, name).map(|what| Finding { line: at + 1, what }));
         }
@@ -189,37 +161,19 @@ mod planted {
     #[test]
     fn an_arrow_upwards_or_sideways_is_found() {
         let manifest = "[dependencies]\nplanaria-config.workspace = true\nplanaria-storage = \"1\"";
-        assert_eq!(
-            lines(&allowed_dependencies("engine/Cargo.toml", manifest)),
-            [3]
-        );
-        assert_eq!(
-            lines(&allowed_dependencies("config/Cargo.toml", manifest)),
-            [3]
-        );
-        assert_eq!(
-            lines(&allowed_dependencies("chaos/Cargo.toml", manifest)),
-            [3]
-        );
-        assert_eq!(
-            lines(&allowed_dependencies("actors/Cargo.toml", manifest)),
-            []
-        );
+        assert_eq!(lines(&allowed_dependencies("engine/Cargo.toml", manifest)), [3]);
+        assert_eq!(lines(&allowed_dependencies("config/Cargo.toml", manifest)), [3]);
+        assert_eq!(lines(&allowed_dependencies("chaos/Cargo.toml", manifest)), [3]);
+        assert_eq!(lines(&allowed_dependencies("actors/Cargo.toml", manifest)), []);
         let code = "use planaria_storage::Store;\n";
         assert_eq!(lines(&allowed_names("transport/src/link.rs", code)), [1]);
-        assert_eq!(
-            lines(&allowed_names("storage/tests/storage/main.rs", code)),
-            []
-        );
+        assert_eq!(lines(&allowed_names("storage/tests/storage/main.rs", code)), []);
     }
 
     #[test]
     fn an_arrow_for_tests_only_is_found() {
         let manifest = "[dev-dependencies.planaria-actors]\nworkspace = true";
-        assert_eq!(
-            lines(&allowed_dependencies("transport/Cargo.toml", manifest)),
-            [1]
-        );
+        assert_eq!(lines(&allowed_dependencies("transport/Cargo.toml", manifest)), [1]);
     }
 
     #[test]
@@ -241,17 +195,11 @@ mod planted {
     fn what_a_member_must_not_know_is_found() {
         let code =
             "use std::{fs, net};\nasync fn f() { tokio::spawn(g()).await }\nstd::process::exit(1)";
-        assert_eq!(
-            lines(&allowed_names("engine/src/stage.rs", code)),
-            [2, 1, 3]
-        );
+        assert_eq!(lines(&allowed_names("engine/src/stage.rs", code)), [2, 1, 3]);
         assert_eq!(lines(&allowed_names("engine/tests/golden.rs", code)), [2]);
         assert_eq!(lines(&allowed_names("actors/src/gateway.rs", code)), []);
         let manifest = "[dependencies]\ntokio.workspace = true";
-        assert_eq!(
-            lines(&allowed_dependencies("engine/Cargo.toml", manifest)),
-            [2]
-        );
+        assert_eq!(lines(&allowed_dependencies("engine/Cargo.toml", manifest)), [2]);
     }
 
     #[test]

@@ -13,9 +13,8 @@ pub(crate) fn members(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut inside = false;
     for (at, line) in text.lines().enumerate() {
-        let list = line
-            .strip_prefix("members")
-            .and_then(|rest| rest.trim_start().strip_prefix('='));
+        let list =
+            line.strip_prefix("members").and_then(|rest| rest.trim_start().strip_prefix('='));
         inside |= list.is_some();
         if inside {
             let quoted = list.unwrap_or(line).split('"').skip(1).step_by(2);
@@ -38,26 +37,15 @@ pub(crate) fn dependencies(text: &str) -> Vec<Dependency> {
             if let Some((table, name)) = section.rsplit_once('.')
                 && is_dependency_table(table)
             {
-                found.push(Dependency {
-                    line: at + 1,
-                    name: rust_name(name),
-                });
+                found.push(Dependency { line: at + 1, name: rust_name(name) });
             }
         } else if is_dependency_table(&section) && !line.is_empty() {
             let name = line.split(['.', '=', ' ']).next().unwrap_or_default();
-            found.push(Dependency {
-                line: at + 1,
-                name: rust_name(renamed(line).unwrap_or(name)),
-            });
-        } else if section
-            .rsplit_once('.')
-            .is_some_and(|(table, _)| is_dependency_table(table))
+            found.push(Dependency { line: at + 1, name: rust_name(renamed(line).unwrap_or(name)) });
+        } else if section.rsplit_once('.').is_some_and(|(table, _)| is_dependency_table(table))
             && let Some(name) = renamed(line)
         {
-            found.push(Dependency {
-                line: at + 1,
-                name: rust_name(name),
-            });
+            found.push(Dependency { line: at + 1, name: rust_name(name) });
         }
     }
     found
@@ -102,10 +90,7 @@ eight = []
 [workspace.dependencies]
 nine = \"1\"
 ";
-    let found: Vec<_> = dependencies(text)
-        .into_iter()
-        .map(|dep| (dep.line, dep.name))
-        .collect();
+    let found: Vec<_> = dependencies(text).into_iter().map(|dep| (dep.line, dep.name)).collect();
     let expected = [
         (5, "one"),
         (6, "two_b"),
@@ -124,10 +109,7 @@ fn members_are_read_from_one_line_and_from_many() {
     let one = "[workspace]\nmembers = [\"a\", \"b\"]\ndefault-members = [\"a\"]\n";
     let many = "[workspace]\nmembers = [\n  \"a\",\n  \"b\",\n]\nx = [\"c\"]\n";
     let named = |found: &[(usize, &str)]| {
-        found
-            .iter()
-            .map(|(line, name)| (*line, (*name).to_owned()))
-            .collect::<Vec<_>>()
+        found.iter().map(|(line, name)| (*line, (*name).to_owned())).collect::<Vec<_>>()
     };
     assert_eq!(members(one), named(&[(2, "a"), (2, "b")]));
     assert_eq!(members(many), named(&[(3, "a"), (4, "b")]));

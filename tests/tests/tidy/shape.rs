@@ -13,9 +13,8 @@ const TOO_LONG: usize = 1000;
 const LONG: usize = 400;
 
 /// Names that say nothing about what a module owns.
-const EMPTY_NAMES: &[&str] = &[
-    "common", "commons", "helper", "helpers", "manager", "managers", "misc", "util", "utils",
-];
+const EMPTY_NAMES: &[&str] =
+    &["common", "commons", "helper", "helpers", "manager", "managers", "misc", "util", "utils"];
 
 /// Macros that stand for work not done, or for looking at it while it is done.
 const LEFTOVER_MACROS: &[&str] = &["todo", "unimplemented", "dbg"];
@@ -64,13 +63,11 @@ fn named_for_what_it_owns(path: &str, _: &str) -> Vec<Finding> {
     if path.ends_with("/mod.rs") {
         return first_line("put `foo.rs` beside `foo/` in place of `foo/mod.rs`".to_owned());
     }
-    let mut names = path
-        .split('/')
-        .map(|part| part.split('.').next().unwrap_or_default());
+    let mut names = path.split('/').map(|part| part.split('.').next().unwrap_or_default());
     match names.find(|name| EMPTY_NAMES.contains(name)) {
-        Some(name) => first_line(format!(
-            "`{name}` says nothing; name the module for what it owns"
-        )),
+        Some(name) => {
+            first_line(format!("`{name}` says nothing; name the module for what it owns"))
+        }
         None => Vec::new(),
     }
 }
@@ -91,10 +88,7 @@ fn not_too_long(_: &str, text: &str) -> Vec<Finding> {
     match text.lines().count() {
         lines if lines >= TOO_LONG => {
             let what = format!("{lines} lines; split it so that each file owns one thing");
-            vec![Finding {
-                line: TOO_LONG,
-                what,
-            }]
+            vec![Finding { line: TOO_LONG, what }]
         }
         _ => Vec::new(),
     }
@@ -117,14 +111,8 @@ fn nothing_left_over(path: &str, text: &str) -> Vec<Finding> {
         })
         .collect();
     for (at, line) in code.lines().enumerate() {
-        for name in LEFTOVER_MACROS
-            .iter()
-            .filter(|name| calls_macro(line, name))
-        {
-            findings.push(Finding {
-                line: at + 1,
-                what: format!("`{name}!` must not land"),
-            });
+        for name in LEFTOVER_MACROS.iter().filter(|name| calls_macro(line, name)) {
+            findings.push(Finding { line: at + 1, what: format!("`{name}!` must not land") });
         }
     }
     findings
@@ -154,10 +142,7 @@ fn ignored_with_a_reason(_: &str, text: &str) -> Vec<Finding> {
 
 /// What of the root's entries does not belong there.
 fn strangers<'a>(entries: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
-    entries
-        .into_iter()
-        .filter(|entry| !ROOT.contains(entry))
-        .collect()
+    entries.into_iter().filter(|entry| !ROOT.contains(entry)).collect()
 }
 
 #[test]
@@ -170,10 +155,7 @@ fn modules_are_named_for_what_they_own() {
 fn no_file_is_too_long() {
     check("length", not_too_long, is_source);
     for path in files().into_iter().filter(|path| is_source(path)) {
-        let lines = fs::read_to_string(root().join(&path))
-            .unwrap()
-            .lines()
-            .count();
+        let lines = fs::read_to_string(root().join(&path)).unwrap().lines().count();
         if lines > LONG {
             println!("{path}: {lines} lines; does it own one thing?");
         }
@@ -193,14 +175,8 @@ fn ignored_tests_say_why() {
 #[test]
 fn the_root_holds_only_what_is_expected_there() {
     let files = files();
-    let entries: BTreeSet<&str> = files
-        .iter()
-        .filter_map(|path| path.split('/').next())
-        .collect();
-    assert!(
-        entries.contains("Cargo.toml"),
-        "that is not the root: {entries:?}"
-    );
+    let entries: BTreeSet<&str> = files.iter().filter_map(|path| path.split('/').next()).collect();
+    assert!(entries.contains("Cargo.toml"), "that is not the root: {entries:?}");
     let strangers = strangers(entries);
     assert!(
         strangers.is_empty(),
@@ -218,33 +194,19 @@ mod planted {
 
     #[test]
     fn a_module_with_an_empty_name_is_found() {
-        for path in [
-            "a/src/utils.rs",
-            "a/src/helpers/x.rs",
-            "a/src/x/mod.rs",
-            "a/common.py",
-        ] {
+        for path in ["a/src/utils.rs", "a/src/helpers/x.rs", "a/src/x/mod.rs", "a/common.py"] {
             assert_eq!(lines(&named_for_what_it_owns(path, "")), [1], "{path}");
         }
         for path in ["a/src/model.rs", "a/src/mod_rs.rs", "a/src/common_key.rs"] {
             assert_eq!(lines(&named_for_what_it_owns(path, "")), [], "{path}");
         }
         let inline = "// mod misc\npub(crate) mod misc {\n}\nmod plan;";
-        assert_eq!(
-            lines(&inline_modules_named_for_what_they_own(
-                "a/src/x.rs",
-                inline
-            )),
-            [2]
-        );
+        assert_eq!(lines(&inline_modules_named_for_what_they_own("a/src/x.rs", inline)), [2]);
     }
 
     #[test]
     fn a_long_file_is_found() {
-        assert_eq!(
-            lines(&not_too_long("a.rs", &"\n".repeat(TOO_LONG))),
-            [TOO_LONG]
-        );
+        assert_eq!(lines(&not_too_long("a.rs", &"\n".repeat(TOO_LONG))), [TOO_LONG]);
         assert_eq!(lines(&not_too_long("a.rs", &"\n".repeat(TOO_LONG - 1))), []);
     }
 
@@ -263,9 +225,6 @@ mod planted {
 
     #[test]
     fn a_stranger_at_the_root_is_found() {
-        assert_eq!(
-            strangers(["Cargo.toml", "notes.txt", "config"]),
-            ["notes.txt"]
-        );
+        assert_eq!(strangers(["Cargo.toml", "notes.txt", "config"]), ["notes.txt"]);
     }
 }

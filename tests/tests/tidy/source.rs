@@ -10,10 +10,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn of(text: &str) -> Self {
-        let mut parts = Self {
-            code: String::new(),
-            comments: String::new(),
-        };
+        let mut parts = Self { code: String::new(), comments: String::new() };
         let mut rest = text;
         while let Some(first) = rest.chars().next() {
             let (length, kind) = next_piece(rest, first, parts.code.chars().next_back());
@@ -27,13 +24,8 @@ impl Source {
     fn push(&mut self, piece: &str, kind: Kind) {
         for character in piece.chars() {
             let blank = if character == '\n' { '\n' } else { ' ' };
-            self.code
-                .push(if kind == Kind::Code { character } else { blank });
-            self.comments.push(if kind == Kind::Comment {
-                character
-            } else {
-                blank
-            });
+            self.code.push(if kind == Kind::Code { character } else { blank });
+            self.comments.push(if kind == Kind::Comment { character } else { blank });
         }
     }
 }
@@ -92,18 +84,12 @@ fn quoted(rest: &str, from: usize, end: char) -> usize {
 }
 
 fn raw_string(rest: &str) -> Option<usize> {
-    let marked = ["br", "cr", "r"]
-        .iter()
-        .find_map(|prefix| rest.strip_prefix(prefix))?;
+    let marked = ["br", "cr", "r"].iter().find_map(|prefix| rest.strip_prefix(prefix))?;
     let inner = marked.trim_start_matches('#');
     let end = format!("\"{}", "#".repeat(marked.len() - inner.len()));
     let inner = inner.strip_prefix('"')?;
     let begin = rest.len() - inner.len();
-    Some(
-        inner
-            .find(&end)
-            .map_or(rest.len(), |at| begin + at + end.len()),
-    )
+    Some(inner.find(&end).map_or(rest.len(), |at| begin + at + end.len()))
 }
 
 fn block_comment(rest: &str) -> usize {
@@ -136,15 +122,7 @@ fn a<'a>(b: &'a str) -> char { // one
     let source = Source::of(text);
     assert_eq!(source.code.lines().count(), text.lines().count());
     let code: Vec<_> = words(&source.code).map(|(_, word)| word).collect();
-    assert_eq!(
-        code,
-        "fn a a b a str char call b let r r type"
-            .split(' ')
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(code, "fn a a b a str char call b let r r type".split(' ').collect::<Vec<_>>());
     let comments: Vec<_> = words(&source.comments).collect();
-    assert_eq!(
-        comments,
-        [(2, "one"), (3, "two"), (3, "nested"), (3, "still")]
-    );
+    assert_eq!(comments, [(2, "one"), (3, "two"), (3, "nested"), (3, "still")]);
 }

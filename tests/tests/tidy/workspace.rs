@@ -29,10 +29,7 @@ pub(crate) fn check(name: &str, rule: Rule, applies: fn(&str) -> bool) {
             report.push(format!("{path}:{line}: {name}: {what}"));
         }
     }
-    assert!(
-        seen > 0,
-        "{name}: looked at no file at all, so it proves nothing"
-    );
+    assert!(seen > 0, "{name}: looked at no file at all, so it proves nothing");
     assert!(report.is_empty(), "\n{}\n", report.join("\n"));
 }
 
@@ -43,9 +40,7 @@ pub(crate) fn is_rust(path: &str) -> bool {
 
 /// Whether a path is source that people write and read.
 pub(crate) fn is_source(path: &str) -> bool {
-    [".rs", ".py", ".sh"]
-        .iter()
-        .any(|extension| path.ends_with(extension))
+    [".rs", ".py", ".sh"].iter().any(|extension| path.ends_with(extension))
 }
 
 /// Whether a path is the manifest of a member.
@@ -55,23 +50,14 @@ pub(crate) fn is_manifest(path: &str) -> bool {
 
 /// The root of the workspace.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap()
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// Every file of the working tree that git does not ignore, as a path from the root; without git,
 /// every file outside `target` and hidden directories.
 pub(crate) fn files() -> BTreeSet<String> {
     let git = Command::new("git")
-        .args([
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ])
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root())
         .output();
     match git {
@@ -111,9 +97,7 @@ fn walk(dir: &Path, prefix: &str, found: &mut BTreeSet<String>) {
 fn git_and_the_walk_agree_on_the_sources() {
     let mut walked = BTreeSet::new();
     walk(&root(), "", &mut walked);
-    let missed: Vec<_> = files()
-        .into_iter()
-        .filter(|path| is_rust(path) && !walked.contains(path))
-        .collect();
+    let missed: Vec<_> =
+        files().into_iter().filter(|path| is_rust(path) && !walked.contains(path)).collect();
     assert!(missed.is_empty(), "{missed:?}");
 }

@@ -58,10 +58,7 @@ const ROLE: &str = "assistant";
 
 /// The first delta of a stream.
 pub(super) fn role_chunk() -> Choice {
-    choice(Content::Delta {
-        role: Some(ROLE),
-        content: Some(String::new()),
-    })
+    choice(Content::Delta { role: Some(ROLE), content: Some(String::new()) })
 }
 
 /// A delta with text.
@@ -69,10 +66,7 @@ pub(super) fn piece_chunk(piece: Piece, with_ids: bool) -> Choice {
     Choice {
         token_ids: with_ids.then(|| piece.ids()),
         logprobs: logprobs(piece.tokens.into_iter().filter_map(|token| token.scores)),
-        ..choice(Content::Delta {
-            role: None,
-            content: Some(piece.text),
-        })
+        ..choice(Content::Delta { role: None, content: Some(piece.text) })
     }
 }
 
@@ -80,10 +74,7 @@ pub(super) fn piece_chunk(piece: Piece, with_ids: bool) -> Choice {
 pub(super) fn last_chunk(reason: FinishReason) -> Choice {
     Choice {
         finish_reason: Some(reason_word(reason)),
-        ..choice(Content::Delta {
-            role: None,
-            content: None,
-        })
+        ..choice(Content::Delta { role: None, content: None })
     }
 }
 
@@ -93,22 +84,12 @@ pub(super) fn whole(piece: Piece, with_ids: bool, reason: FinishReason) -> Choic
         token_ids: with_ids.then(|| piece.ids()),
         finish_reason: Some(reason_word(reason)),
         logprobs: logprobs(piece.tokens.into_iter().filter_map(|token| token.scores)),
-        ..choice(Content::Message {
-            role: ROLE,
-            content: piece.text,
-            refusal: (),
-        })
+        ..choice(Content::Message { role: ROLE, content: piece.text, refusal: () })
     }
 }
 
 const fn choice(content: Content) -> Choice {
-    Choice {
-        index: 0,
-        content,
-        logprobs: None,
-        finish_reason: None,
-        token_ids: None,
-    }
+    Choice { index: 0, content, logprobs: None, finish_reason: None, token_ids: None }
 }
 
 fn logprobs(scores: impl Iterator<Item = Scores>) -> Option<Logprobs> {
@@ -118,10 +99,7 @@ fn logprobs(scores: impl Iterator<Item = Scores>) -> Option<Logprobs> {
             top_logprobs: scores.top.into_iter().map(Into::into).collect(),
         })
         .collect();
-    (!content.is_empty()).then_some(Logprobs {
-        content,
-        refusal: (),
-    })
+    (!content.is_empty()).then_some(Logprobs { content, refusal: () })
 }
 
 impl From<Scored> for TokenLogprob {

@@ -33,10 +33,7 @@ struct Logprobs {
 
 /// The first chunk of a stream whose client wants token ids.
 pub(super) fn prompt_chunk(prompt: &[u32]) -> Choice<'_> {
-    Choice {
-        prompt_token_ids: Some(prompt),
-        ..choice(Piece::default(), true, None)
-    }
+    Choice { prompt_token_ids: Some(prompt), ..choice(Piece::default(), true, None) }
 }
 
 /// A piece of text, or all of it.
@@ -57,15 +54,11 @@ fn logprobs(tokens: Vec<PieceToken>) -> Option<Logprobs> {
         let Some(scores) = token.scores else {
             continue;
         };
-        let mut top: Map<_, _> = scores
-            .top
-            .iter()
-            .map(|scored| (name(&scored.token), number(scored.logprob)))
-            .collect();
+        let mut top: Map<_, _> =
+            scores.top.iter().map(|scored| (name(&scored.token), number(scored.logprob))).collect();
         let chosen = name(&scores.chosen.token);
         // OpenAI always lists the chosen one too.
-        top.entry(chosen.clone())
-            .or_insert_with(|| number(scores.chosen.logprob));
+        top.entry(chosen.clone()).or_insert_with(|| number(scores.chosen.logprob));
         lists.tokens.push(chosen);
         lists.token_logprobs.push(finite(scores.chosen.logprob));
         lists.top_logprobs.push(top);
@@ -88,8 +81,5 @@ fn name(Spelling(bytes): &Spelling) -> String {
 
 /// With the digits that an f32 has, not those of the f64 that it becomes.
 fn number(logprob: f32) -> Value {
-    finite(logprob)
-        .to_string()
-        .parse()
-        .map_or(Value::Null, |number: f64| number.into())
+    finite(logprob).to_string().parse().map_or(Value::Null, |number: f64| number.into())
 }

@@ -36,10 +36,7 @@ fn message(fields: &Fields<'_>) -> Result<ChatMessage, ApiError> {
         }
     };
     for calls in ["tool_calls", "function_call", "audio"] {
-        if fields
-            .value(calls)
-            .is_some_and(|value| *value != Value::Array(Vec::new()))
-        {
+        if fields.value(calls).is_some_and(|value| *value != Value::Array(Vec::new())) {
             let path = fields.path(calls);
             let message = format!("`{path}` is not supported by this server: leave it out");
             return Err(ApiError::invalid(path, message).coded("unsupported_parameter"));
@@ -57,10 +54,7 @@ fn message(fields: &Fields<'_>) -> Result<ChatMessage, ApiError> {
             return Err(wrong_kind(path, other, "a text or a list of parts"));
         }
     };
-    Ok(ChatMessage {
-        role: role.to_owned(),
-        content,
-    })
+    Ok(ChatMessage { role: role.to_owned(), content })
 }
 
 /// Parts follow each other without anything between them, as in templates that know of parts.

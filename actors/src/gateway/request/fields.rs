@@ -27,11 +27,7 @@ impl<'a> Fields<'a> {
 
     /// The whole name of `key`, for errors.
     pub(super) fn path(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
     pub(super) fn keys(&self) -> impl Iterator<Item = &'a String> {
@@ -50,9 +46,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn object(&self, key: &str) -> Result<Option<Fields<'a>>, ApiError> {
-        self.value(key)
-            .map(|value| Fields::of(self.path(key), value))
-            .transpose()
+        self.value(key).map(|value| Fields::of(self.path(key), value)).transpose()
     }
 
     pub(super) fn list(&self, key: &str) -> Result<Option<&'a [Value]>, ApiError> {
@@ -83,9 +77,7 @@ impl<'a> Fields<'a> {
     pub(super) fn number(&self, key: &str) -> Result<Option<f32>, ApiError> {
         #[expect(clippy::cast_possible_truncation, reason = "checked right after")]
         let parse = |value: &Value| value.as_f64().map(|number| number as f32);
-        self.parsed(key, "a number", |value| {
-            parse(value).filter(|n| n.is_finite())
-        })
+        self.parsed(key, "a number", |value| parse(value).filter(|n| n.is_finite()))
     }
 
     pub(super) fn whole(
@@ -93,11 +85,7 @@ impl<'a> Fields<'a> {
         key: &str,
         allowed: RangeInclusive<u32>,
     ) -> Result<Option<u32>, ApiError> {
-        let wanted = format!(
-            "a whole number from {} to {}",
-            allowed.start(),
-            allowed.end()
-        );
+        let wanted = format!("a whole number from {} to {}", allowed.start(), allowed.end());
         self.parsed(key, &wanted, |value| {
             let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
             number.filter(|number| allowed.contains(number))

@@ -61,17 +61,11 @@ impl SamplingAsked {
             temperature: self.temperature.unwrap_or(defaults.temperature),
             top_k: self.top_k.unwrap_or(defaults.top_k),
             // OpenAI allows 0; the likeliest token always stays, so this means the same.
-            top_p: if top_p == 0.0 {
-                f32::MIN_POSITIVE
-            } else {
-                top_p
-            },
+            top_p: if top_p == 0.0 { f32::MIN_POSITIVE } else { top_p },
             min_p: self.min_p.unwrap_or(defaults.min_p),
             presence_penalty: self.presence_penalty.unwrap_or(0.0),
             frequency_penalty: self.frequency_penalty.unwrap_or(0.0),
-            repetition_penalty: self
-                .repetition_penalty
-                .unwrap_or(defaults.repetition_penalty),
+            repetition_penalty: self.repetition_penalty.unwrap_or(defaults.repetition_penalty),
             logit_bias: self.logit_bias,
             seed: self.seed.unwrap_or(draw),
             top_logprobs: self.top_logprobs,

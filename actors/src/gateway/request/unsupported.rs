@@ -21,13 +21,9 @@ const CHAT: &[Rule] = &[
     ("tool_choice", |value| value == "none"),
     ("functions", is_empty_list),
     ("function_call", |value| value == "none"),
-    ("response_format", |value| {
-        value.get("type").is_some_and(|kind| kind == "text")
-    }),
+    ("response_format", |value| value.get("type").is_some_and(|kind| kind == "text")),
     ("modalities", |value| {
-        value
-            .as_array()
-            .is_some_and(|list| list.iter().all(|modality| modality == "text"))
+        value.as_array().is_some_and(|list| list.iter().all(|modality| modality == "text"))
     }),
     ("audio", never),
     ("web_search_options", never),

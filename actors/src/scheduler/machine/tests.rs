@@ -16,11 +16,8 @@ const PATIENCE: Patience = Patience {
     unfit: Duration::from_secs(30),
 };
 
-const SIZING: Sizing = Sizing {
-    strategy: Strategy::RingMemoryWeighted,
-    context: 16,
-    max_sequences: 1,
-};
+const SIZING: Sizing =
+    Sizing { strategy: Strategy::RingMemoryWeighted, context: 16, max_sequences: 1 };
 
 fn id(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
@@ -60,10 +57,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         neighbours: Vec::new(),
     };
     Member {
-        incarnation: Incarnation {
-            node: id(byte),
-            generation,
-        },
+        incarnation: Incarnation { node: id(byte), generation },
         state: NodeState::Alive,
         address: SocketAddr::from(([127, 0, 0, 1], u16::from(byte))),
         report: Arc::new(report),
@@ -119,15 +113,12 @@ impl Cluster {
             match action {
                 Action::Send { to, message } => {
                     let event = match *message {
-                        Message::Prepare(plan) => Event::Prepare {
-                            from: node,
-                            plan: Box::new(plan),
-                        },
-                        Message::Prepared(epoch, result) => Event::Prepared {
-                            from: node,
-                            epoch,
-                            result,
-                        },
+                        Message::Prepare(plan) => {
+                            Event::Prepare { from: node, plan: Box::new(plan) }
+                        }
+                        Message::Prepared(epoch, result) => {
+                            Event::Prepared { from: node, epoch, result }
+                        }
                         Message::Commit(plan) => Event::Commit(Box::new(plan)),
                     };
                     self.tell(to, event);
@@ -138,13 +129,7 @@ impl Cluster {
                         true => Err("its disk is broken".to_owned()),
                         false => Ok(()),
                     };
-                    self.tell(
-                        node,
-                        Event::ShardsLoaded {
-                            epoch: plan.epoch(),
-                            result,
-                        },
-                    );
+                    self.tell(node, Event::ShardsLoaded { epoch: plan.epoch(), result });
                 }
                 Action::Adopt(plan) => self.adopted.push((node, *plan)),
             }
@@ -180,16 +165,8 @@ fn the_lowest_id_plans_for_all_after_they_settled() {
     cluster.see(&[member(1, 1, 100), member(2, 1, 200), member(3, 1, 300)]);
     assert!(cluster.layout().is_empty());
     cluster.pass(PATIENCE.settle);
-    assert_eq!(
-        cluster.layout(),
-        [layers(3, "0-5"), layers(2, "6-9"), layers(1, "10-11")]
-    );
-    assert!(
-        cluster
-            .adopted
-            .iter()
-            .all(|(_, plan)| plan.epoch().planner == id(1))
-    );
+    assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(2, "6-9"), layers(1, "10-11")]);
+    assert!(cluster.adopted.iter().all(|(_, plan)| plan.epoch().planner == id(1)));
     assert_eq!(cluster.adopted.len(), 3, "one plan, adopted once by each");
 }
 
@@ -219,12 +196,7 @@ fn a_death_leads_to_a_plan_at_once() {
     assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(2, "6-11")]);
     let (_, last) = cluster.adopted.last().unwrap();
     assert_eq!(last.epoch().planner, id(2));
-    assert!(
-        cluster
-            .adopted
-            .windows(2)
-            .all(|pair| pair[0].1.epoch() <= pair[1].1.epoch())
-    );
+    assert!(cluster.adopted.windows(2).all(|pair| pair[0].1.epoch() <= pair[1].1.epoch()));
 }
 
 #[test]
@@ -236,10 +208,7 @@ fn a_restarted_node_is_another_one() {
     cluster.see(&[member(1, 1, 100), member(2, 2, 100)]);
     let (_, plan) = cluster.adopted.last().unwrap();
     assert!(plan.epoch() > before);
-    assert_eq!(
-        plan.stages().iter().map(|s| s.incarnation.generation).max(),
-        Some(2)
-    );
+    assert_eq!(plan.stages().iter().map(|s| s.incarnation.generation).max(), Some(2));
 }
 
 #[test]
@@ -261,10 +230,7 @@ fn who_does_not_answer_is_left_out() {
     cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
     cluster.pass(PATIENCE.settle);
     let (state, reason) = cluster.schedulers[&id(1)].state(&model());
-    assert_eq!(
-        (state, reason.as_str()),
-        (ModelState::Loading, "waiting for node-2 to load")
-    );
+    assert_eq!((state, reason.as_str()), (ModelState::Loading, "waiting for node-2 to load"));
     cluster.pass(PATIENCE.load);
     assert_eq!(cluster.layout(), [layers(1, "0-11")]);
 }
@@ -288,10 +254,7 @@ fn a_model_that_fits_nowhere_is_explained() {
     cluster.pass(PATIENCE.settle);
     let (state, reason) = cluster.schedulers[&id(2)].state(&model());
     assert_eq!(state, ModelState::Unavailable);
-    assert!(
-        reason.contains("takes 120.0 MiB") && reason.contains("70 MiB"),
-        "{reason}"
-    );
+    assert!(reason.contains("takes 120.0 MiB") && reason.contains("70 MiB"), "{reason}");
 }
 
 #[test]
@@ -325,20 +288,9 @@ fn old_plans_are_not_adopted() {
     cluster.tell(id(2), Event::Commit(Box::new(old.clone())));
     assert_eq!(cluster.adopted.len(), adopted);
     let scheduler = cluster.schedulers.get_mut(&id(2)).unwrap();
-    let answer = scheduler.on(
-        cluster.now,
-        Event::Prepare {
-            from: id(1),
-            plan: Box::new(old),
-        },
-    );
-    let [Action::Send { message, .. }] = answer.as_slice() else {
-        panic!("{answer:?}")
-    };
-    assert!(
-        matches!(**message, Message::Prepared(_, Err(_))),
-        "{message:?}"
-    );
+    let answer = scheduler.on(cluster.now, Event::Prepare { from: id(1), plan: Box::new(old) });
+    let [Action::Send { message, .. }] = answer.as_slice() else { panic!("{answer:?}") };
+    assert!(matches!(**message, Message::Prepared(_, Err(_))), "{message:?}");
 }
 
 #[test]
@@ -352,11 +304,14 @@ fn a_new_planner_replans_what_the_former_one_commits_late() {
     let newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
     cluster.schedulers.insert(id(1), newcomer);
     cluster.see(&members);
-    cluster.tell(id(2), Event::Prepared {
-        from: id(3),
-        epoch: Epoch { counter: 1, planner: id(2) },
-        result: Ok(()),
-    });
+    cluster.tell(
+        id(2),
+        Event::Prepared {
+            from: id(3),
+            epoch: Epoch { counter: 1, planner: id(2) },
+            result: Ok(()),
+        },
+    );
     cluster.silent.clear();
     cluster.pass(PATIENCE.settle);
     cluster.pass(PATIENCE.resend);
@@ -372,9 +327,7 @@ fn a_plan_in_a_report_is_adopted_by_who_missed_its_commit() {
     let (_, plan) = cluster.adopted.last().unwrap().clone();
     let mut late = Scheduler::new(id(3), SIZING, PATIENCE, &[]);
     let mut telling = members.clone();
-    Arc::make_mut(&mut telling[0].report)
-        .plans
-        .push(plan.clone());
+    Arc::make_mut(&mut telling[0].report).plans.push(plan.clone());
     let view = View::of(telling.into_iter().chain([member(3, 1, 100)]));
     let actions = late.on(cluster.now, Event::Members(view));
     assert_eq!(actions, [Action::Adopt(Box::new(plan))]);
@@ -388,10 +341,7 @@ fn a_shard_that_was_given_up_is_planned_around() {
     cluster.pass(PATIENCE.settle);
     let lost = cluster.layout()[0].clone();
     let mut telling = members.clone();
-    let broken = telling
-        .iter_mut()
-        .find(|m| m.incarnation.node == lost.0)
-        .unwrap();
+    let broken = telling.iter_mut().find(|m| m.incarnation.node == lost.0).unwrap();
     let range = lost.1.split_once('-').unwrap();
     Arc::make_mut(&mut broken.report).shards.push(ShardReport {
         model: model(),
@@ -402,11 +352,7 @@ fn a_shard_that_was_given_up_is_planned_around() {
         memory_bytes: 0,
     });
     cluster.see(&telling);
-    assert!(
-        cluster.layout().iter().all(|(node, _)| *node != lost.0),
-        "{:?}",
-        cluster.layout()
-    );
+    assert!(cluster.layout().iter().all(|(node, _)| *node != lost.0), "{:?}", cluster.layout());
 }
 
 #[test]

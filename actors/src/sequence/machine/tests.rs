@@ -5,10 +5,7 @@ use super::*;
 use crate::generation::Until;
 use crate::plan::{Assignment, PlanParts};
 
-const PACE: Pace = Pace {
-    prefill_chunk: 4,
-    step_timeout: Duration::from_secs(10),
-};
+const PACE: Pace = Pace { prefill_chunk: 4, step_timeout: Duration::from_secs(10) };
 
 fn node(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
@@ -16,19 +13,13 @@ fn node(byte: u8) -> NodeId {
 
 fn plan() -> Arc<Plan> {
     let stage = |byte, first, last| Assignment {
-        incarnation: Incarnation {
-            node: node(byte),
-            generation: 1,
-        },
+        incarnation: Incarnation { node: node(byte), generation: 1 },
         layers: LayerRange::inclusive(first, last).unwrap(),
     };
     let model: ModelName = "m".parse().unwrap();
     Arc::new(
         Plan::new(PlanParts {
-            epoch: Epoch {
-                counter: 3,
-                planner: node(1),
-            },
+            epoch: Epoch { counter: 3, planner: node(1) },
             model,
             digest: "00".repeat(32).parse().unwrap(),
             layers: 8,
@@ -47,10 +38,7 @@ fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
         model: "m".parse().unwrap(),
         prompt: (0..u32::try_from(prompt).unwrap()).collect(),
         sampling: SamplingParams::greedy(),
-        until: Until {
-            eos: vec![9],
-            max_tokens: 5,
-        },
+        until: Until { eos: vec![9], max_tokens: 5 },
     };
     let id = SequenceId::from_bits(7);
     let (sequence, actions) = Sequence::start(now, id, node(5), request, plan(), PACE);
@@ -68,11 +56,7 @@ fn frame(sequence: &Sequence, position: u32, body: DataBody) -> Event {
 }
 
 fn accepted(token: u32, finish: Option<FinishReason>) -> DataBody {
-    DataBody::Accepted {
-        token,
-        logprobs: None,
-        finish,
-    }
+    DataBody::Accepted { token, logprobs: None, finish }
 }
 
 /// The chunks among the actions, as (position, length, opens, samples).
@@ -80,11 +64,9 @@ fn chunks(actions: &[Action]) -> Vec<(u32, usize, bool, bool)> {
     actions
         .iter()
         .filter_map(|action| match action {
-            Action::Forward(DataHeader {
-                position,
-                body: DataBody::Forward(f),
-                ..
-            }) => Some((*position, f.tokens.len(), f.open.is_some(), f.sample)),
+            Action::Forward(DataHeader { position, body: DataBody::Forward(f), .. }) => {
+                Some((*position, f.tokens.len(), f.open.is_some(), f.sample))
+            }
             _ => None,
         })
         .collect()
@@ -99,14 +81,7 @@ fn a_short_prompt_is_one_chunk() {
 #[test]
 fn a_long_prompt_keeps_one_chunk_more_than_stages_under_way() {
     let (mut sequence, actions, now) = start(18);
-    assert_eq!(
-        chunks(&actions),
-        [
-            (0, 4, true, false),
-            (4, 4, false, false),
-            (8, 4, false, false)
-        ]
-    );
+    assert_eq!(chunks(&actions), [(0, 4, true, false), (4, 4, false, false), (8, 4, false, false)]);
     let event = frame(&sequence, 0, DataBody::Absorbed { end: 4 });
     assert_eq!(chunks(&sequence.on(now, event)), [(12, 4, false, false)]);
     let event = frame(&sequence, 4, DataBody::Absorbed { end: 8 });
@@ -119,17 +94,12 @@ fn a_long_prompt_keeps_one_chunk_more_than_stages_under_way() {
 fn tokens_come_once_and_in_order() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(20, None));
-    let told = Action::Tell(Told::Token(Token {
-        id: 20,
-        logprobs: None,
-    }));
+    let told = Action::Tell(Told::Token(Token { id: 20, logprobs: None }));
     assert_eq!(sequence.on(now, event.clone()), [told]);
     assert_eq!(sequence.on(now, event), [], "the same again");
     let event = frame(&sequence, 5, accepted(22, None));
     assert_eq!(sequence.on(now, event), [], "one too early");
-    let Event::Frame(mut old) = frame(&sequence, 4, accepted(21, None)) else {
-        unreachable!()
-    };
+    let Event::Frame(mut old) = frame(&sequence, 4, accepted(21, None)) else { unreachable!() };
     old.epoch.counter -= 1;
     assert_eq!(sequence.on(now, Event::Frame(old)), [], "of an old epoch");
     assert_eq!(sequence.stray(), 3);
@@ -139,10 +109,7 @@ fn tokens_come_once_and_in_order() {
 fn the_end_of_sequence_token_is_not_told() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(9, Some(FinishReason::Stop)));
-    let end = [
-        Action::Tell(Told::Finished(FinishReason::Stop)),
-        Action::Release,
-    ];
+    let end = [Action::Tell(Told::Finished(FinishReason::Stop)), Action::Release];
     assert_eq!(sequence.on(now, event), end);
     assert!(sequence.is_done());
 }
@@ -164,29 +131,17 @@ fn silence_ends_with_an_error_and_progress_puts_it_off() {
     assert_eq!(sequence.on(later, Event::Tick), []);
     let actions = sequence.on(later + PACE.step_timeout, Event::Tick);
     let error = GenerationError::TimedOut { seconds: 10 };
-    assert_eq!(
-        actions,
-        [Action::Tell(Told::Failed(error)), Action::Release]
-    );
+    assert_eq!(actions, [Action::Tell(Told::Failed(error)), Action::Release]);
 }
 
 #[test]
 fn a_lost_node_matters_only_if_it_holds_layers() {
     let (mut sequence, _, now) = start(3);
-    let lost = |byte: u8| Event::NodeLost {
-        node: node(byte),
-        name: "mini".to_owned(),
-    };
+    let lost = |byte: u8| Event::NodeLost { node: node(byte), name: "mini".to_owned() };
     assert_eq!(sequence.on(now, lost(9)), []);
     let actions = sequence.on(now, lost(2));
-    let error = GenerationError::NodeLost {
-        node: "mini".to_owned(),
-        layers: "4-7".to_owned(),
-    };
-    assert_eq!(
-        actions,
-        [Action::Tell(Told::Failed(error)), Action::Release]
-    );
+    let error = GenerationError::NodeLost { node: "mini".to_owned(), layers: "4-7".to_owned() };
+    assert_eq!(actions, [Action::Tell(Told::Failed(error)), Action::Release]);
     assert_eq!(sequence.on(now, lost(1)), [], "it has ended");
 }
 

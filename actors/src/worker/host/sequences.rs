@@ -70,25 +70,14 @@ impl Sequences {
             if forward.stage == 0 && self.open.len() >= limit as usize {
                 return Taken::Refuse(GenerationError::NoRoom { limit });
             }
-            self.open.insert(
-                header.sequence,
-                Open {
-                    plan,
-                    owner: header.owner,
-                    opening,
-                },
-            );
+            self.open.insert(header.sequence, Open { plan, owner: header.owner, opening });
         }
-        self.under_way
-            .insert((header.sequence, header.position), (header.clone(), now));
+        self.under_way.insert((header.sequence, header.position), (header.clone(), now));
         Taken::Compute(Command::Compute {
             sequence: header.sequence,
             start: header.position,
             tokens: forward.tokens.clone(),
-            open: forward
-                .open
-                .as_ref()
-                .map(|opening| Box::new(opening.sampling.clone())),
+            open: forward.open.as_ref().map(|opening| Box::new(opening.sampling.clone())),
             sample: forward.sample,
         })
     }
@@ -117,21 +106,14 @@ impl Sequences {
             return Vec::new();
         };
         let end = header.position + u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
-        let frame = |position, body| DataHeader {
-            position,
-            body,
-            ..header.clone()
-        };
+        let frame = |position, body| DataHeader { position, body, ..header.clone() };
         match outcome {
             Outcome::Hidden => {
                 let stage = forward.stage + 1;
                 let Some(next) = plan.stage(stage) else {
                     return Vec::new();
                 };
-                let body = DataBody::Forward(Forward {
-                    stage,
-                    ..forward.clone()
-                });
+                let body = DataBody::Forward(Forward { stage, ..forward.clone() });
                 vec![(next.incarnation.node, frame(header.position, body))]
             }
             Outcome::Absorbed => {
@@ -143,19 +125,10 @@ impl Sequences {
                 let opening = self.open.get(&header.sequence).map(|open| &open.opening);
                 let finish =
                     opening.and_then(|opening| opening.finish(token, end, plan.parts().context));
-                let accepted = DataBody::Accepted {
-                    token,
-                    logprobs: sampled.logprobs,
-                    finish,
-                };
+                let accepted = DataBody::Accepted { token, logprobs: sampled.logprobs, finish };
                 let mut frames = vec![(header.owner, frame(end, accepted))];
                 if let (None, Some(first)) = (finish, plan.stage(0)) {
-                    let again = Forward {
-                        stage: 0,
-                        tokens: vec![token],
-                        open: None,
-                        sample: true,
-                    };
+                    let again = Forward { stage: 0, tokens: vec![token], open: None, sample: true };
                     // The next token first: the owner can wait, the pipeline should not.
                     let again = frame(end, DataBody::Forward(again));
                     frames.insert(0, (first.incarnation.node, again));
@@ -202,19 +175,12 @@ impl Sequences {
     /// Open sequences whose owner is lost.
     pub(super) fn orphans(&self, view: &View) -> Vec<SequenceId> {
         let lost = |owner| matches!(view.state_of(owner), Some((_, NodeState::Down)));
-        self.open
-            .iter()
-            .filter(|(_, open)| lost(open.owner))
-            .map(|(id, _)| *id)
-            .collect()
+        self.open.iter().filter(|(_, open)| lost(open.owner)).map(|(id, _)| *id).collect()
     }
 
     /// How long the oldest segment has been under way.
     pub(super) fn longest_wait(&self, now: Instant) -> Duration {
-        let waits = self
-            .under_way
-            .values()
-            .map(|(_, since)| now.duration_since(*since));
+        let waits = self.under_way.values().map(|(_, since)| now.duration_since(*since));
         waits.max().unwrap_or_default()
     }
 }
