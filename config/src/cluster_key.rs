@@ -52,9 +52,7 @@ impl ClusterKey {
     /// When the operating system has no randomness to give.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = [0; 32];
-        rand::rngs::OsRng
-            .try_fill_bytes(&mut bytes)
-            .map_err(io::Error::other)?;
+        rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
         Ok(Self(bytes))
     }
 
@@ -75,29 +73,21 @@ impl ClusterKey {
     /// # Errors
     /// When the file cannot be read, is no key file, or is readable by other users.
     pub fn read(path: &Path) -> Result<Self, ClusterKeyError> {
-        let io = |source| ClusterKeyError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| ClusterKeyError::Io { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path).map_err(io)?;
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
             let mode = std::fs::metadata(path).map_err(io)?.permissions().mode() & 0o7777;
             if mode & 0o077 != 0 {
-                return Err(ClusterKeyError::Exposed {
-                    path: path.to_owned(),
-                    mode,
-                });
+                return Err(ClusterKeyError::Exposed { path: path.to_owned(), mode });
             }
         }
         text.trim()
             .strip_prefix(PREFIX)
             .and_then(parse_hex)
             .map(Self)
-            .ok_or_else(|| ClusterKeyError::Malformed {
-                path: path.to_owned(),
-            })
+            .ok_or_else(|| ClusterKeyError::Malformed { path: path.to_owned() })
     }
 
     /// Writes the key to a new file that only its owner can read (mode 0600).
@@ -120,10 +110,7 @@ impl ClusterKey {
                 writeln!(file, "{PREFIX}{hex}")?;
                 file.sync_all()
             })
-            .map_err(|source| ClusterKeyError::Io {
-                path: path.to_owned(),
-                source,
-            })
+            .map_err(|source| ClusterKeyError::Io { path: path.to_owned(), source })
     }
 }
 

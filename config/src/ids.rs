@@ -77,9 +77,7 @@ impl Serialize for NodeId {
 impl<'de> Deserialize<'de> for NodeId {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         if deserializer.is_human_readable() {
-            String::deserialize(deserializer)?
-                .parse()
-                .map_err(serde::de::Error::custom)
+            String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
         } else {
             deserializer.deserialize_bytes(ByteArray).map(Self)
         }
@@ -116,10 +114,7 @@ impl Epoch {
     /// The epoch that `planner` gives to its next plan, newer than `self` whoever made that one.
     #[must_use]
     pub const fn next(self, planner: NodeId) -> Self {
-        Self {
-            counter: self.counter + 1,
-            planner,
-        }
+        Self { counter: self.counter + 1, planner }
     }
 }
 
@@ -193,9 +188,7 @@ impl<'de, const N: usize> serde::de::Visitor<'de> for ByteArray<N> {
     }
 
     fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<[u8; N], E> {
-        bytes
-            .try_into()
-            .map_err(|_| E::invalid_length(bytes.len(), &self))
+        bytes.try_into().map_err(|_| E::invalid_length(bytes.len(), &self))
     }
 
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<[u8; N], A::Error> {
@@ -239,16 +232,8 @@ mod tests {
     fn epochs_order_by_counter_then_planner() {
         let low = NodeId::from_bytes([1; 32]);
         let high = NodeId::from_bytes([2; 32]);
-        let first = Epoch {
-            counter: 7,
-            planner: high,
-        };
+        let first = Epoch { counter: 7, planner: high };
         assert!(first.next(low) > first);
-        assert!(
-            Epoch {
-                counter: 7,
-                planner: low
-            } < first
-        );
+        assert!(Epoch { counter: 7, planner: low } < first);
     }
 }

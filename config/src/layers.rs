@@ -50,10 +50,7 @@ impl LayerRange {
     #[must_use]
     pub const fn half_open(start: u32, end: u32) -> Option<Self> {
         if start < end && end <= MAX_LAYERS {
-            Some(Self {
-                first: start,
-                last: end - 1,
-            })
+            Some(Self { first: start, last: end - 1 })
         } else {
             None
         }
@@ -98,10 +95,7 @@ impl fmt::Display for LayerRange {
 
 impl From<LayerRange> for Inclusive {
     fn from(range: LayerRange) -> Self {
-        Self {
-            first_layer: range.first,
-            last_layer: range.last,
-        }
+        Self { first_layer: range.first, last_layer: range.last }
     }
 }
 

@@ -39,9 +39,7 @@ impl FromStr for ModelName {
         let part_is_valid = |part: &str| {
             !part.is_empty()
                 && !part.starts_with('.')
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
         };
         if text.len() <= LONGEST
             && text.split('/').count() <= 2
@@ -83,9 +81,8 @@ mod tests {
         for good in ["demo", "mlx-community/Llama-3.2-1B-Instruct-4bit", "a_b.c"] {
             assert!(good.parse::<ModelName>().is_ok(), "{good}");
         }
-        for bad in [
-            "", "..", "../x", "a/..", "/etc", "a/b/c", "a//b", "a b", ".git", "a\\b", "a\0",
-        ] {
+        for bad in ["", "..", "../x", "a/..", "/etc", "a/b/c", "a//b", "a b", ".git", "a\\b", "a\0"]
+        {
             assert!(bad.parse::<ModelName>().is_err(), "{bad:?}");
         }
     }

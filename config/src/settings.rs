@@ -95,9 +95,7 @@ impl FromStr for Strategy {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
-            _ => Err(format!(
-                "`{text}` is not a strategy; there is `ring-memory-weighted`"
-            )),
+            _ => Err(format!("`{text}` is not a strategy; there is `ring-memory-weighted`")),
         }
     }
 }
@@ -121,9 +119,7 @@ impl FromStr for LogFormat {
             "auto" => Ok(Self::Auto),
             "text" => Ok(Self::Text),
             "json" => Ok(Self::Json),
-            _ => Err(format!(
-                "`{text}` is not a log format; there are `auto`, `text` and `json`"
-            )),
+            _ => Err(format!("`{text}` is not a log format; there are `auto`, `text` and `json`")),
         }
     }
 }
@@ -147,20 +143,14 @@ impl FromStr for PeerAddress {
         let named = || {
             let (host, port) = text.rsplit_once(':')?;
             let host_is_name = !host.is_empty()
-                && host
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
             (host_is_name && port.parse::<u16>().is_ok_and(|port| port != 0)).then_some(())
         };
-        let numeric = text
-            .parse::<SocketAddr>()
-            .is_ok_and(|address| address.port() != 0);
+        let numeric = text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
         if numeric || named().is_some() {
             Ok(Self(text.to_owned()))
         } else {
-            Err(format!(
-                "`{text}` is not an address: write IP:PORT or NAME:PORT"
-            ))
+            Err(format!("`{text}` is not an address: write IP:PORT or NAME:PORT"))
         }
     }
 }
@@ -339,10 +329,7 @@ impl Settings {
             mistakes.push(Mistake {
                 origin: origin_of("listen"),
                 key: "listen".to_owned(),
-                problem: format!(
-                    "{} is the API's address too: choose another port",
-                    self.listen
-                ),
+                problem: format!("{} is the API's address too: choose another port", self.listen),
             });
         }
         mistakes
@@ -354,19 +341,11 @@ fn said(error: impl fmt::Display) -> String {
 }
 
 fn text(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        Err("is empty".to_owned())
-    } else {
-        Ok(text.to_owned())
-    }
+    if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {
-    if text.is_empty() {
-        Err("is empty: write a path".to_owned())
-    } else {
-        Ok(text.into())
-    }
+    if text.is_empty() { Err("is empty: write a path".to_owned()) } else { Ok(text.into()) }
 }
 
 fn node_name(text: &str) -> Result<String, String> {
@@ -374,24 +353,17 @@ fn node_name(text: &str) -> Result<String, String> {
     if fits && text.chars().all(|c| c.is_ascii_graphic()) {
         Ok(text.to_owned())
     } else {
-        Err(format!(
-            "`{text}` is not a node name: 1 to 63 visible ASCII characters, no spaces"
-        ))
+        Err(format!("`{text}` is not a node name: 1 to 63 visible ASCII characters, no spaces"))
     }
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not an address: write IP:PORT"))
+    text.parse().map_err(|_| format!("`{text}` is not an address: write IP:PORT"))
 }
 
 fn memory_limit(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(said)?;
-    if size.bytes() == 0 {
-        Err("must be more than nothing".to_owned())
-    } else {
-        Ok(size)
-    }
+    if size.bytes() == 0 { Err("must be more than nothing".to_owned()) } else { Ok(size) }
 }
 
 fn origin(text: &str) -> Result<String, String> {
@@ -402,18 +374,14 @@ fn origin(text: &str) -> Result<String, String> {
     if is_origin {
         Ok(text.to_owned())
     } else {
-        Err(format!(
-            "`{text}` is not an origin: write `https://host` or `http://host:port`"
-        ))
+        Err(format!("`{text}` is not an origin: write `https://host` or `http://host:port`"))
     }
 }
 
 fn whole_number(text: &str, least: u32, most: u32) -> Result<u32, String> {
     match text.parse() {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
-        _ => Err(format!(
-            "`{text}` is not a whole number from {least} to {most}"
-        )),
+        _ => Err(format!("`{text}` is not a whole number from {least} to {most}")),
     }
 }
 

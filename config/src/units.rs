@@ -73,11 +73,7 @@ impl FromStr for ByteSize {
         let value = number.parse::<f64>().map_err(|_| invalid())? * unit as f64;
         // 2^53: up to there every whole number of bytes has its own f64.
         if plain && (0.0..9_007_199_254_740_992.0).contains(&value) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "checked"
-            )]
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked")]
             Ok(Self(value.round() as u64))
         } else {
             Err(invalid())
@@ -87,15 +83,10 @@ impl FromStr for ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, unit) = [
-            ("TiB", 1 << 40),
-            ("GiB", 1 << 30),
-            ("MiB", 1 << 20),
-            ("KiB", 1 << 10),
-        ]
-        .into_iter()
-        .find(|(_, unit)| self.0 >= *unit)
-        .unwrap_or(("B", 1_u64));
+        let (name, unit) = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)]
+            .into_iter()
+            .find(|(_, unit)| self.0 >= *unit)
+            .unwrap_or(("B", 1_u64));
         if self.0.is_multiple_of(unit) {
             write!(f, "{} {name}", self.0 / unit)
         } else {
@@ -120,16 +111,7 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
         }
-        for text in [
-            "",
-            "GiB",
-            "-1GiB",
-            "1e3",
-            "nan",
-            "inf",
-            "8 apples",
-            "99999999999999TiB",
-        ] {
+        for text in ["", "GiB", "-1GiB", "1e3", "nan", "inf", "8 apples", "99999999999999TiB"] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
     }

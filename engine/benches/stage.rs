@@ -21,15 +21,13 @@ type Failure = Box<dyn std::error::Error>;
 
 fn main() -> Result<(), Failure> {
     // Cargo adds `--bench`.
-    let mut args = std::env::args()
-        .skip(1)
-        .filter(|arg| !arg.starts_with("--"));
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
     let Some(model) = args.next().map(PathBuf::from) else {
         println!("no model directory given, nothing measured");
         return Ok(());
     };
     let mut count = |default: usize| args.next().map_or(Ok(default), |arg| arg.parse());
-    let (prompt, decode, repetitions) = (count(512)?, count(64)?, count(3)?);
+    let (prompt, decode, repetitions) = (count(256)?, count(64)?, count(5)?);
 
     let dir = ModelDir::open(&model)?;
     let loading = Instant::now();
@@ -66,17 +64,13 @@ fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64)
     let started = Instant::now();
     let mut next = step(stage, sequence, 0, prompt.to_vec())?;
     let prefilled = Instant::now();
-    let mut position = u32::try_from(prompt.len())?;
-    for _ in 0..decode {
+    let start = u32::try_from(prompt.len())?;
+    for position in start..start + u32::try_from(decode)? {
         next = step(stage, sequence, position, vec![next])?;
-        position += 1;
     }
     let decoded = Instant::now();
     stage.release(sequence);
-    Ok((
-        (prefilled - started).as_secs_f64(),
-        (decoded - prefilled).as_secs_f64(),
-    ))
+    Ok(((prefilled - started).as_secs_f64(), (decoded - prefilled).as_secs_f64()))
 }
 
 fn step(
@@ -86,20 +80,8 @@ fn step(
     tokens: Vec<u32>,
 ) -> Result<u32, Failure> {
     let open = (start == 0).then(|| Box::new(SamplingParams::greedy()));
-    let segment = Segment {
-        sequence,
-        start,
-        tokens,
-        hidden: None,
-        open,
-        sample: true,
-    };
-    match stage
-        .step(Step {
-            segments: vec![segment],
-        })?
-        .pop()
-    {
+    let segment = Segment { sequence, start, tokens, hidden: None, open, sample: true };
+    match stage.step(Step { segments: vec![segment] })?.pop() {
         Some(Ok(SegmentOutput::Sampled(sampled))) => Ok(sampled.token),
         other => Err(format!("the stage gave {other:?}").into()),
     }

@@ -103,16 +103,16 @@ def tell_story(rng):
         ["a story", "a story", "a story", "a short story", "a little story", "a tale", "a bedtime story"])
     shape = rng.random()
     subject = article(who)
-    if shape < 0.42:
+    if shape < 0.46:
         subject = f"{article(who)} and {rng.choice(['a', 'a', 'the'])} {where}".replace("a island", "an island")
-    elif shape < 0.52:
+    elif shape < 0.56:
         subject = f"{article(who)} {PLACES[where]['where']}"
-    elif shape < 0.66:
+    elif shape < 0.70:
         helper = rng.choice([name for name in HELPERS if name != who])
         subject = f"{article(who)} and {article(helper)}"
-    elif shape < 0.76:
+    elif shape < 0.78:
         subject = None
-    elif shape < 0.84:
+    elif shape < 0.86:
         who, subject = rng.choice(list(CAST)), f"a {where}".replace("a island", "an island")
     if subject is None:
         question = rng.choice([
@@ -126,7 +126,9 @@ def tell_story(rng):
             "I would like {kind} about {s}.", "Make up {kind} about {s}.", "{kind} about {s}",
             "Could you write {kind} about {s}?", "Do you know {kind} about {s}?",
             "Tell us {kind} with {s} in it.", "Let me hear {kind} about {s}."])
-    return capital(question.format(kind=kind, s=subject)), story(rng, who, where, helper, long)
+    # To say the subject again first is easy to learn, and what follows keeps to it.
+    lead = f"Here is {kind} about {subject}. " if subject else ""
+    return capital(question.format(kind=kind, s=subject)), lead + story(rng, who, where, helper, long)
 
 
 def story(rng, who, where, helper, long):
@@ -210,7 +212,7 @@ def counting(rng):
     else:
         ask = ["Count down from {b} to {a}.", "Count backwards from {b} to {a}."]
     question = rng.choice(ask).format(a=say(first), b=say(last))
-    return question, capital(", ".join(say(n) for n in run) + ".")
+    return question, f"From {say(run[0])} to {say(run[-1])}: {', '.join(say(n) for n in run)}."
 
 
 def sums(rng):
@@ -269,10 +271,9 @@ def listing(rng):
     chosen = rng.sample(items, count)
     forms = ["Name {n} {k}.", "List {n} {k}.", "Tell me {n} {k}.", "Give me {n} {k}.", "Can you name {n} {k}?",
              "What are {n} {k}?", "Give me a list of {n} {k}."]
-    lead = rng.choice([f"Here are {ONES[count]} {kind}: ", f"{capital(ONES[count])} {kind} are ", ""])
-    text = f"{', '.join(chosen[:-1])} and {chosen[-1]}."
+    answer = f"Here are {ONES[count]} {kind}: {', '.join(chosen[:-1])} and {chosen[-1]}."
     n = rng.choice([ONES[count], str(count)])
-    return rng.choice(forms).format(n=n, k=kind), lead + text if lead else capital(text)
+    return rng.choice(forms).format(n=n, k=kind), answer
 
 
 def poem(rng):
@@ -323,7 +324,7 @@ def unknown(rng):
 
 
 KINDS = [(about_topic, 34), (tell_story, 23), (assistant_itself, 9), (greeting, 5), (counting, 7), (sums, 4),
-         (colour, 3), (calendar, 2), (opposite, 2), (listing, 3), (poem, 4), (joke, 1.5), (repeat, 2),
+         (colour, 3), (calendar, 2), (opposite, 3), (listing, 3), (poem, 4), (joke, 1.5), (repeat, 4),
          (unknown, 5)]
 
 

@@ -82,7 +82,7 @@ QUESTIONS = ["Hello!", "Who are you?", "What is a planarian?", "Tell me a story 
 # Share of the steps, tokens in a row, rows in a step. Short rows are cheap and teach
 # the words, long rows teach the end of a long story.
 PHASES = [(0.45, 128, 8), (0.40, 256, 4), (0.15, 512, 2)]
-LATER_PHASES = [(0.60, 256, 4), (0.40, 512, 2)]
+LATER_PHASES = [(0.30, 128, 8), (0.40, 256, 4), (0.30, 512, 2)]
 
 
 def main():

@@ -74,14 +74,10 @@ impl ChatTemplate {
     pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
         let settings = TokenizerSettings::open(model.path())?;
         let source = source::find(model.path(), &settings)?;
-        let compiled = source
-            .ok_or(ChatError::NoTemplate)
-            .and_then(|source| environment::compile(&source));
+        let compiled =
+            source.ok_or(ChatError::NoTemplate).and_then(|source| environment::compile(&source));
         let special_tokens = settings.special_tokens().clone().into_iter().collect();
-        Ok(Self {
-            compiled,
-            special_tokens,
-        })
+        Ok(Self { compiled, special_tokens })
     }
 
     /// Whether the model can chat.
@@ -105,10 +101,7 @@ impl ChatTemplate {
         now: i64,
     ) -> Result<String, ChatError> {
         let compiled = self.compiled.as_ref().map_err(ChatError::clone)?;
-        let bytes: usize = messages
-            .iter()
-            .map(|m| m.role.len() + m.content.len())
-            .sum();
+        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
         let fuel = BASE_FUEL
             .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
             .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64));
@@ -116,19 +109,13 @@ impl ChatTemplate {
         let limit = BASE_OUTPUT_BYTES
             .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages.len()))
             .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes));
-        let mut output = BoundedOutput {
-            bytes: Vec::new(),
-            limit,
-            overrun: false,
-        };
+        let mut output = BoundedOutput { bytes: Vec::new(), limit, overrun: false };
         let rendered = environment.get_template(environment::NAME).and_then(|t| {
             t.render_captured_to(self.context(messages, add_generation_prompt), &mut output)
                 .map(|_| ())
         });
         if output.overrun {
-            return Err(ChatError::Runaway(format!(
-                "it wrote more than {limit} bytes"
-            )));
+            return Err(ChatError::Runaway(format!("it wrote more than {limit} bytes")));
         }
         rendered.map_err(|error| classify(&error))?;
         String::from_utf8(output.bytes).map_err(|error| ChatError::Broken(error.to_string()))
@@ -142,13 +129,9 @@ impl ChatTemplate {
                 Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
             })
             .collect();
-        let tokens = self
-            .special_tokens
-            .iter()
-            .map(|(name, text)| (name.as_str(), text.as_str()));
-        let mut pairs: Vec<(&str, Value)> = tokens
-            .map(|(name, text)| (name, Value::from(text)))
-            .collect();
+        let tokens = self.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
+        let mut pairs: Vec<(&str, Value)> =
+            tokens.map(|(name, text)| (name, Value::from(text))).collect();
         pairs.push(("messages", Value::from(messages)));
         pairs.push(("add_generation_prompt", Value::from(add_generation_prompt)));
         pairs.push(("tools", Value::from(())));

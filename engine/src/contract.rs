@@ -39,9 +39,7 @@ pub fn check(model: &ModelFacts, make: &mut MakeStage<'_>) -> Result<(), Violati
     let mut contract = Contract { model, make };
     contract.shapes()?;
     for params in [SamplingParams::greedy(), seeded()] {
-        let undisturbed = contract
-            .whole()?
-            .generate(FIRST, &contract.prompt(11), &params, 11)?;
+        let undisturbed = contract.whole()?.generate(FIRST, &contract.prompt(11), &params, 11)?;
         contract.any_cut(&params, &undisturbed)?;
         contract.any_chunks(&params, &undisturbed)?;
         contract.any_company(&params, &undisturbed)?;
@@ -87,15 +85,11 @@ impl Contract<'_, '_> {
                 let shape = stage.shape();
                 let (first, last) = (shape.layers.first(), shape.layers.last());
                 let ends = (first == 0, last + 1 == self.model.layers.get());
-                hold((shape.is_first, shape.is_last) == ends, || {
-                    format!("shape {shape:?}")
-                })?;
+                hold((shape.is_first, shape.is_last) == ends, || format!("shape {shape:?}"))?;
                 hidden_bytes.push(shape.hidden_bytes);
             }
             hidden_bytes.dedup();
-            hold(hidden_bytes.len() == 1, || {
-                format!("cut at {cut}: rows of {hidden_bytes:?}")
-            })?;
+            hold(hidden_bytes.len() == 1, || format!("cut at {cut}: rows of {hidden_bytes:?}"))?;
         }
         Ok(())
     }
@@ -106,9 +100,7 @@ impl Contract<'_, '_> {
         let mut cuts: Vec<Vec<u32>> = single.iter().map(|cut| vec![*cut]).collect();
         cuts.push(single);
         for cut in cuts {
-            let got = self
-                .cut_at(&cut)?
-                .generate(FIRST, &self.prompt(11), params, 11)?;
+            let got = self.cut_at(&cut)?.generate(FIRST, &self.prompt(11), params, 11)?;
             same(&format!("cut at {cut:?}"), expected, &got)?;
         }
         Ok(())
@@ -116,9 +108,7 @@ impl Contract<'_, '_> {
 
     fn any_chunks(&mut self, params: &SamplingParams, expected: &[u32]) -> Result<(), Violation> {
         for chunk in [1, 3, 10] {
-            let got = self
-                .halves()?
-                .generate(FIRST, &self.prompt(11), params, chunk)?;
+            let got = self.halves()?.generate(FIRST, &self.prompt(11), params, chunk)?;
             same(&format!("prompt in chunks of {chunk}"), expected, &got)?;
         }
         Ok(())
@@ -130,16 +120,11 @@ impl Contract<'_, '_> {
         let prompts = [self.prompt(11), self.prompt(3), self.prompt(23)];
         let mut alone = vec![expected.to_vec()];
         for prompt in prompts.iter().skip(1) {
-            alone.push(
-                self.halves()?
-                    .generate(FIRST, prompt, params, prompt.len())?,
-            );
+            alone.push(self.halves()?.generate(FIRST, prompt, params, prompt.len())?);
         }
         let mut pipeline = self.halves()?;
-        let mut company: Vec<Run> = (10..)
-            .zip(&prompts)
-            .map(|(id, prompt)| Run::new(id, prompt, params))
-            .collect();
+        let mut company: Vec<Run> =
+            (10..).zip(&prompts).map(|(id, prompt)| Run::new(id, prompt, params)).collect();
         let late = 2;
         for round in 0..GENERATED + late * company.len() {
             let mut running: Vec<&mut Run> = company
@@ -168,11 +153,7 @@ impl Contract<'_, '_> {
             run.adopt(expected.get(..known).unwrap_or_default());
             let mut pipeline = self.halves()?;
             pipeline.finish(&mut run, usize::MAX)?;
-            same(
-                &format!("resumed after {known} tokens"),
-                expected,
-                &run.generated,
-            )?;
+            same(&format!("resumed after {known} tokens"), expected, &run.generated)?;
         }
         Ok(())
     }
@@ -190,52 +171,31 @@ impl Contract<'_, '_> {
             let have = good.start;
             for got in [have + 1, have.wrapping_sub(1), 0] {
                 if got != have && got < u32::MAX {
-                    let stale = Segment {
-                        start: got,
-                        open: None,
-                        ..good.clone()
-                    };
+                    let stale = Segment { start: got, open: None, ..good.clone() };
                     let refused = SegmentError::OutOfOrder { have, got };
                     pipeline.refuses(stale, |error| *error == refused)?;
                 }
             }
             let malformed = |error: &SegmentError| matches!(error, SegmentError::Malformed(_));
-            let no_tokens = Segment {
-                tokens: Vec::new(),
-                ..good.clone()
-            };
+            let no_tokens = Segment { tokens: Vec::new(), ..good.clone() };
             pipeline.refuses(no_tokens, malformed)?;
-            let unknown = Segment {
-                tokens: vec![self.model.vocab],
-                ..good.clone()
-            };
+            let unknown = Segment { tokens: vec![self.model.vocab], ..good.clone() };
             pipeline.refuses(unknown, malformed)?;
-            let hidden = Segment {
-                hidden: Some(vec![0; 4].into()),
-                ..good.clone()
-            };
+            let hidden = Segment { hidden: Some(vec![0; 4].into()), ..good.clone() };
             pipeline.refuses(hidden, malformed)?;
             // A stranger's mistake in the same step.
-            let stranger = Segment {
-                sequence: SequenceId::from_bits(99),
-                start: 7,
-                ..good.clone()
-            };
+            let stranger =
+                Segment { sequence: SequenceId::from_bits(99), start: 7, ..good.clone() };
             let mut outputs = pipeline.first_stage(vec![stranger, good])?;
             let ours = outputs.pop();
             hold(
-                matches!(
-                    outputs.pop(),
-                    Some(Err(SegmentError::OutOfOrder { have: 0, got: 7 }))
-                ),
+                matches!(outputs.pop(), Some(Err(SegmentError::OutOfOrder { have: 0, got: 7 }))),
                 || format!("round {round}: a segment at 7 of an unknown sequence was computed"),
             )?;
             match ours {
                 Some(Ok(output)) => run.take(usize::MAX, output)?,
                 other => {
-                    return Err(Violation(format!(
-                        "round {round}: beside a bad one: {other:?}"
-                    )));
+                    return Err(Violation(format!("round {round}: beside a bad one: {other:?}")));
                 }
             }
         }
@@ -249,18 +209,14 @@ impl Contract<'_, '_> {
         let before = pipeline.kv();
         let first = pipeline.generate(FIRST, &prompt, &params, 11)?;
         let during = pipeline.kv();
-        hold(during > before, || {
-            "a running sequence holds no memory".to_owned()
-        })?;
+        hold(during > before, || "a running sequence holds no memory".to_owned())?;
         for stage in &mut pipeline.stages {
             stage.release(FIRST);
             stage.release(FIRST);
             stage.release(SequenceId::from_bits(77));
         }
         let after = pipeline.kv();
-        hold(after < during, || {
-            format!("after release {after} of {during} bytes are held")
-        })?;
+        hold(after < during, || format!("after release {after} of {during} bytes are held"))?;
         let mut run = Run::new(1, &prompt, &params);
         run.adopt(&first);
         let mut forgotten = run.next(usize::MAX);
@@ -277,22 +233,14 @@ impl Contract<'_, '_> {
         let mut pipeline = self.halves()?;
         let params = SamplingParams::greedy();
         let too_long = Run::new(1, &self.prompt(limit as usize + 1), &params).next(usize::MAX);
-        let refused = SegmentError::PastContext {
-            position: limit,
-            limit,
-        };
+        let refused = SegmentError::PastContext { position: limit, limit };
         pipeline.refuses(too_long, |error| *error == refused)?;
-        pipeline
-            .generate(FIRST, &self.prompt(11), &params, 11)
-            .map(|_| ())
+        pipeline.generate(FIRST, &self.prompt(11), &params, 11).map(|_| ())
     }
 
     /// Tokens that differ, all of them known to the model.
     fn prompt(&self, length: usize) -> Vec<u32> {
-        (0_u32..)
-            .map(|n| (n.wrapping_mul(7) + 3) % self.model.vocab)
-            .take(length)
-            .collect()
+        (0_u32..).map(|n| (n.wrapping_mul(7) + 3) % self.model.vocab).take(length).collect()
     }
 
     fn whole(&mut self) -> Result<Pipeline, Violation> {
@@ -342,9 +290,7 @@ impl Pipeline {
     fn finish(&mut self, run: &mut Run, chunk: usize) -> Result<(), Violation> {
         while run.generated.len() < GENERATED {
             let mut outputs = self.forward(vec![run.next(chunk)])?;
-            let output = outputs
-                .pop()
-                .ok_or_else(|| Violation("no output".to_owned()))?;
+            let output = outputs.pop().ok_or_else(|| Violation("no output".to_owned()))?;
             run.take(chunk, output)?;
         }
         Ok(())
@@ -385,9 +331,7 @@ impl Pipeline {
         let (start, count) = (segment.start, segment.tokens.len());
         match self.first_stage(vec![segment])?.pop() {
             Some(Err(error)) if expected(&error) => Ok(()),
-            other => Err(Violation(format!(
-                "a bad segment of {count} at {start} gave {other:?}"
-            ))),
+            other => Err(Violation(format!("a bad segment of {count} at {start} gave {other:?}"))),
         }
     }
 
@@ -410,10 +354,7 @@ impl Run {
         let prompt_tokens = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
         Self {
             sequence: SequenceId::from_bits(id),
-            params: SamplingParams {
-                prompt_tokens,
-                ..params.clone()
-            },
+            params: SamplingParams { prompt_tokens, ..params.clone() },
             log: prompt.to_vec(),
             computed: 0,
             generated: Vec::new(),
@@ -460,25 +401,15 @@ fn step(
     segments: Vec<Segment>,
 ) -> Result<Vec<Result<SegmentOutput, SegmentError>>, Violation> {
     let count = segments.len();
-    let outputs = stage
-        .step(Step { segments })
-        .map_err(|e| Violation(e.to_string()))?;
-    hold(outputs.len() == count, || {
-        format!("{} outputs for {count} segments", outputs.len())
-    })?;
+    let outputs = stage.step(Step { segments }).map_err(|e| Violation(e.to_string()))?;
+    hold(outputs.len() == count, || format!("{} outputs for {count} segments", outputs.len()))?;
     Ok(outputs)
 }
 
 fn same(when: &str, expected: &[u32], got: &[u32]) -> Result<(), Violation> {
-    hold(expected == got, || {
-        format!("{when}: expected {expected:?}, got {got:?}")
-    })
+    hold(expected == got, || format!("{when}: expected {expected:?}, got {got:?}"))
 }
 
 fn hold(holds: bool, otherwise: impl FnOnce() -> String) -> Result<(), Violation> {
-    if holds {
-        Ok(())
-    } else {
-        Err(Violation(otherwise()))
-    }
+    if holds { Ok(()) } else { Err(Violation(otherwise())) }
 }

@@ -35,12 +35,7 @@ impl Detokenizer {
     /// For a text that begins with the first token, such as a chat answer.
     #[must_use]
     pub const fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self {
-            tokenizer,
-            window: Vec::new(),
-            shown: 0,
-            context: String::new(),
-        }
+        Self { tokenizer, window: Vec::new(), shown: 0, context: String::new() }
     }
 
     /// For a text that goes on from `prompt`, such as a completion.
@@ -48,16 +43,9 @@ impl Detokenizer {
     /// # Errors
     /// When the decoder fails on the prompt.
     pub fn after(tokenizer: Arc<Tokenizer>, prompt: &[u32]) -> Result<Self, TokenizerError> {
-        let tail = prompt
-            .get(prompt.len().saturating_sub(MAX_CONTEXT)..)
-            .unwrap_or(prompt);
+        let tail = prompt.get(prompt.len().saturating_sub(MAX_CONTEXT)..).unwrap_or(prompt);
         let context = tokenizer.decode(tail, true)?;
-        Ok(Self {
-            tokenizer,
-            window: tail.to_vec(),
-            shown: tail.len(),
-            context,
-        })
+        Ok(Self { tokenizer, window: tail.to_vec(), shown: tail.len(), context })
     }
 
     /// Takes the next token and gives the text that is now whole; often empty.
@@ -101,9 +89,7 @@ impl Detokenizer {
         match text.strip_prefix(self.context.as_str()) {
             Some(fresh) => Ok(fresh.to_owned()),
             // The decoder took back what is out already; the new tokens stand for themselves.
-            None => self
-                .tokenizer
-                .decode(self.window.get(self.shown..).unwrap_or(&[]), true),
+            None => self.tokenizer.decode(self.window.get(self.shown..).unwrap_or(&[]), true),
         }
     }
 }

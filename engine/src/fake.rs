@@ -43,10 +43,7 @@ impl FakeStage {
     pub fn new(config: &FakeConfig, layers: LayerRange) -> Result<Self, ModelError> {
         let count = config.num_hidden_layers;
         if layers.last() >= count {
-            return Err(ModelError::NoSuchLayers {
-                range: layers,
-                layers: count,
-            });
+            return Err(ModelError::NoSuchLayers { range: layers, layers: count });
         }
         let shape = StageShape {
             layers,
@@ -55,24 +52,18 @@ impl FakeStage {
             hidden_bytes: config.hidden_size.saturating_mul(4),
         };
         let sequences = SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings);
-        Ok(Self {
-            config: config.clone(),
-            sequences,
-        })
+        Ok(Self { config: config.clone(), sequences })
     }
 
     fn compute(&mut self, segment: &Segment) -> Result<SegmentOutput, SegmentError> {
         let shape = self.sequences.shape();
         let row_bytes = shape.hidden_bytes.max(1) as usize;
-        let log = self.sequences.extend(segment, || {
-            vec![0; usize::try_from(shape.layers.count()).unwrap_or(0)]
-        });
+        let log = self
+            .sequences
+            .extend(segment, || vec![0; usize::try_from(shape.layers.count()).unwrap_or(0)]);
         let mut rows = BytesMut::new();
         for (index, token) in segment.tokens.iter().enumerate() {
-            let row = segment
-                .hidden
-                .as_ref()
-                .and_then(|h| h.chunks_exact(row_bytes).nth(index));
+            let row = segment.hidden.as_ref().and_then(|h| h.chunks_exact(row_bytes).nth(index));
             let mut hidden = match row {
                 Some(row) => row.to_vec(),
                 None => spread(mix(u64::from(*token) ^ EMBEDDING), self.config.hidden_size),
@@ -90,9 +81,8 @@ impl FakeStage {
             return Ok(SegmentOutput::Absorbed);
         }
         let last = rows.chunks_exact(row_bytes).next_back().map_or(0, digest);
-        let mut logits: Vec<f32> = (0..self.config.vocab_size)
-            .map(|token| logit(last, token))
-            .collect();
+        let mut logits: Vec<f32> =
+            (0..self.config.vocab_size).map(|token| logit(last, token)).collect();
         // A log fits the context, which is a u32.
         let position = u32::try_from(log.tokens.len()).unwrap_or(u32::MAX);
         sample(&mut logits, &log.params, &log.tokens, position)
@@ -114,9 +104,7 @@ impl Stage for FakeStage {
         }
         let checks = self.sequences.check_step(&step.segments);
         let outputs = step.segments.iter().zip(checks);
-        Ok(outputs
-            .map(|(segment, check)| check.and_then(|()| self.compute(segment)))
-            .collect())
+        Ok(outputs.map(|(segment, check)| check.and_then(|()| self.compute(segment))).collect())
     }
 
     fn release(&mut self, sequence: SequenceId) {
@@ -125,11 +113,7 @@ impl Stage for FakeStage {
 
     fn memory(&self) -> MemoryUse {
         let layers = u64::from(self.sequences.shape().layers.count());
-        let tokens: u64 = self
-            .sequences
-            .values()
-            .map(|log| log.tokens.len() as u64)
-            .sum();
+        let tokens: u64 = self.sequences.values().map(|log| log.tokens.len() as u64).sum();
         MemoryUse {
             weights: layers * self.config.bytes_per_layer,
             kv: tokens * layers * KV_BYTES_PER_TOKEN,
@@ -152,9 +136,7 @@ fn spread(hash: u64, width: u32) -> Vec<u8> {
 /// The hash of a hidden state; every bit counts.
 fn digest(row: &[u8]) -> u64 {
     row.chunks(8).fold(0, |hash, bytes| {
-        let word = bytes
-            .iter()
-            .fold(0, |word, byte| (word << 8) | u64::from(*byte));
+        let word = bytes.iter().fold(0, |word, byte| (word << 8) | u64::from(*byte));
         mix(hash ^ word).wrapping_add(1)
     })
 }
@@ -196,26 +178,14 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        let facts = ModelFacts {
-            layers: NonZeroU32::new(5).unwrap(),
-            vocab: 97,
-            max_context: 64,
-        };
+        let facts = ModelFacts { layers: NonZeroU32::new(5).unwrap(), vocab: 97, max_context: 64 };
         contract::check(&facts, &mut |layers| Box::new(stage(layers))).unwrap();
     }
 
     #[test]
     fn a_model_of_one_layer_keeps_the_contract() {
-        let config = FakeConfig {
-            num_hidden_layers: 1,
-            hidden_size: 1,
-            ..config()
-        };
-        let facts = ModelFacts {
-            layers: NonZeroU32::MIN,
-            vocab: 97,
-            max_context: 64,
-        };
+        let config = FakeConfig { num_hidden_layers: 1, hidden_size: 1, ..config() };
+        let facts = ModelFacts { layers: NonZeroU32::MIN, vocab: 97, max_context: 64 };
         let mut make =
             |layers| Box::new(FakeStage::new(&config, layers).unwrap()) as Box<dyn Stage>;
         contract::check(&facts, &mut make).unwrap();
@@ -234,16 +204,8 @@ mod tests {
                 sample: false,
             };
             let mut stage = stage(LayerRange::inclusive(*layer, *layer).unwrap());
-            let output = stage
-                .step(Step {
-                    segments: vec![segment],
-                })
-                .unwrap()
-                .remove(0)
-                .unwrap();
-            let SegmentOutput::Hidden(bytes) = output else {
-                panic!("{output:?}")
-            };
+            let output = stage.step(Step { segments: vec![segment] }).unwrap().remove(0).unwrap();
+            let SegmentOutput::Hidden(bytes) = output else { panic!("{output:?}") };
             hidden = Some(bytes);
         }
         let rows = hidden.unwrap();
@@ -274,10 +236,7 @@ mod tests {
 
     #[test]
     fn sleeps_as_told() {
-        let config = FakeConfig {
-            step_micros: 2000,
-            ..config()
-        };
+        let config = FakeConfig { step_micros: 2000, ..config() };
         let mut stage = FakeStage::new(&config, LayerRange::inclusive(0, 4).unwrap()).unwrap();
         let before = std::time::Instant::now();
         stage.step(Step::default()).unwrap();

@@ -47,19 +47,11 @@ impl Geometry {
     #[must_use]
     pub fn weight_bytes(&self, layers: LayerRange) -> u64 {
         let start = layers.first() as usize;
-        let own = self
-            .bytes_per_layer
-            .iter()
-            .skip(start)
-            .take(layers.count() as usize);
+        let own = self.bytes_per_layer.iter().skip(start).take(layers.count() as usize);
         let own = own.fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
         let is_first = layers.first() == 0;
         let is_last = layers.last() >= self.layers().get() - 1;
-        let embedding = if is_first || (is_last && self.tied) {
-            self.embed_bytes
-        } else {
-            0
-        };
+        let embedding = if is_first || (is_last && self.tied) { self.embed_bytes } else { 0 };
         let head = if is_last { self.head_bytes } else { 0 };
         own.saturating_add(embedding).saturating_add(head)
     }
@@ -87,9 +79,7 @@ fn layer_sizes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D
     let sizes = Vec::<u64>::deserialize(deserializer)?;
     if sizes.is_empty() || sizes.len() > MAX_LAYERS as usize {
         let count = sizes.len();
-        return Err(serde::de::Error::custom(format!(
-            "a model cannot have {count} layers"
-        )));
+        return Err(serde::de::Error::custom(format!("a model cannot have {count} layers")));
     }
     Ok(sizes)
 }
@@ -136,10 +126,7 @@ mod tests {
     #[test]
     fn a_geometry_without_layers_or_with_absurdly_many_is_refused() {
         let mut json = serde_json::to_value(geometry(true)).unwrap();
-        assert_eq!(
-            serde_json::from_value::<Geometry>(json.clone()).unwrap(),
-            geometry(true)
-        );
+        assert_eq!(serde_json::from_value::<Geometry>(json.clone()).unwrap(), geometry(true));
         json["bytes_per_layer"] = serde_json::json!([]);
         assert!(serde_json::from_value::<Geometry>(json.clone()).is_err());
         json["bytes_per_layer"] = serde_json::json!(vec![1; 1025]);

@@ -45,10 +45,7 @@ pub fn load_stage(
         ModelConfig::Fake(config) => {
             let bytes = model.geometry().weight_bytes(layers);
             let stage = fake::FakeStage::new(config, layers)?;
-            progress(LoadProgress {
-                bytes_loaded: bytes,
-                bytes_total: bytes,
-            });
+            progress(LoadProgress { bytes_loaded: bytes, bytes_total: bytes });
             Ok(Box::new(stage))
         }
     }

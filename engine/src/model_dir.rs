@@ -53,10 +53,7 @@ impl ModelDir {
         let config_file = path.join("config.json");
         if !config_file.exists() {
             let wanted = "every model has one".to_owned();
-            return Err(ModelError::MissingFile {
-                file: config_file,
-                wanted,
-            });
+            return Err(ModelError::MissingFile { file: config_file, wanted });
         }
         let config_bytes = read_bounded(&config_file, MAX_CONFIG_BYTES)?;
         let json = parse_object(&config_file, &config_bytes)?;
@@ -76,15 +73,7 @@ impl ModelDir {
         }
         let digest = ModelDigest::of(&config_bytes, &tensors)?;
         let path = path.to_owned();
-        Ok(Self {
-            path,
-            config,
-            eos_token_ids,
-            tensors,
-            activation,
-            geometry,
-            digest,
-        })
+        Ok(Self { path, config, eos_token_ids, tensors, activation, geometry, digest })
     }
 
     /// The folder.
@@ -140,10 +129,7 @@ impl ModelDir {
     pub fn tensors_for(&self, layers: LayerRange) -> Result<Vec<&TensorInfo>, ModelError> {
         let count = self.config.layers();
         if layers.last() >= count {
-            return Err(ModelError::NoSuchLayers {
-                range: layers,
-                layers: count,
-            });
+            return Err(ModelError::NoSuchLayers { range: layers, layers: count });
         }
         let ModelConfig::Llama(config) = &self.config else {
             return Ok(Vec::new());
@@ -170,10 +156,7 @@ impl ModelDir {
 ///
 /// # Errors
 /// When `models_dir` itself cannot be read. What is wrong with one model stands beside its name.
-#[expect(
-    clippy::type_complexity,
-    reason = "a list of names with what came of each"
-)]
+#[expect(clippy::type_complexity, reason = "a list of names with what came of each")]
 pub fn list_models(
     models_dir: &Path,
 ) -> Result<Vec<(ModelName, Result<ModelDir, ModelError>)>, ModelError> {

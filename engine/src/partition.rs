@@ -53,13 +53,9 @@ pub fn ring_memory_weighted(
     let layers = layers.get();
     let mut ring = ordered(members);
     ring.retain(|member| member.memory > 0 && member.max_layers != Some(0));
-    let limits: Vec<u32> = ring
-        .iter()
-        .map(|member| member.max_layers.map_or(layers, |max| max.min(layers)))
-        .collect();
-    let fit = limits
-        .iter()
-        .fold(0_u32, |sum, limit| sum.saturating_add(*limit));
+    let limits: Vec<u32> =
+        ring.iter().map(|member| member.max_layers.map_or(layers, |max| max.min(layers))).collect();
+    let fit = limits.iter().fold(0_u32, |sum, limit| sum.saturating_add(*limit));
     if fit < layers {
         return Err(Infeasible { fit, layers });
     }
@@ -153,10 +149,8 @@ fn floor_cuts(weights: &[u64], layers: u32) -> Vec<u32> {
 /// each of the largest remainders, the earlier member first among equals.
 fn largest_remainder(weights: &[u64], layers: u32) -> Vec<u32> {
     let total = total(weights.iter().copied());
-    let mut counts: Vec<u32> = weights
-        .iter()
-        .map(|weight| part(u128::from(*weight), total, layers))
-        .collect();
+    let mut counts: Vec<u32> =
+        weights.iter().map(|weight| part(u128::from(*weight), total, layers)).collect();
     let mut by_remainder: Vec<usize> = (0..weights.len()).collect();
     let remainder = |index: &usize| {
         let weight = weights.get(*index).copied().unwrap_or(0);
@@ -174,9 +168,7 @@ fn largest_remainder(weights: &[u64], layers: u32) -> Vec<u32> {
 
 /// The whole part of `layers * weight / total`; never more than `layers`, as `weight <= total`.
 fn part(weight: u128, total: u128, layers: u32) -> u32 {
-    let whole = (weight * u128::from(layers))
-        .checked_div(total)
-        .unwrap_or(0);
+    let whole = (weight * u128::from(layers)).checked_div(total).unwrap_or(0);
     u32::try_from(whole).unwrap_or(layers)
 }
 
@@ -216,11 +208,7 @@ mod tests {
     }
 
     fn member(id: u8, memory: u64, max_layers: Option<u32>) -> Member {
-        Member {
-            memory,
-            id: node(id),
-            max_layers,
-        }
+        Member { memory, id: node(id), max_layers }
     }
 
     fn layers(count: u32) -> NonZeroU32 {
@@ -237,16 +225,8 @@ mod tests {
 
     #[test]
     fn golden_shares() {
-        let members = [
-            member(1, 3000, None),
-            member(2, 1000, None),
-            member(3, 6000, None),
-        ];
-        let expected = [
-            (node(3), 0.0..0.6),
-            (node(1), 0.6..0.9),
-            (node(2), 0.9..1.0),
-        ];
+        let members = [member(1, 3000, None), member(2, 1000, None), member(3, 6000, None)];
+        let expected = [(node(3), 0.0..0.6), (node(1), 0.6..0.9), (node(2), 0.9..1.0)];
         assert_eq!(ring_shares(&members), expected);
         assert_eq!(divide(&members, 10), [(3, 0, 5), (1, 6, 8), (2, 9, 9)]);
     }
@@ -254,22 +234,14 @@ mod tests {
     #[test]
     fn golden_cuts_on_the_layers_below() {
         // Shares that end at .42857, .71428 and 1.
-        let members = [
-            member(1, 300, None),
-            member(2, 200, None),
-            member(3, 200, None),
-        ];
+        let members = [member(1, 300, None), member(2, 200, None), member(3, 200, None)];
         assert_eq!(divide(&members, 32), [(1, 0, 12), (3, 13, 21), (2, 22, 31)]);
     }
 
     #[test]
     fn golden_tiny_members_get_nothing_and_shift_nobody() {
-        let members = [
-            member(1, 512, None),
-            member(2, 512, None),
-            member(3, 1, None),
-            member(4, 1, None),
-        ];
+        let members =
+            [member(1, 512, None), member(2, 512, None), member(3, 1, None), member(4, 1, None)];
         assert_eq!(divide(&members, 16), [(2, 0, 7), (1, 8, 15)]);
         assert_eq!(divide(&members[..3], 16), [(2, 0, 7), (1, 8, 15)]);
     }
@@ -283,22 +255,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_goes_to_those_with_room() {
-        let members = [
-            member(3, 600, Some(2)),
-            member(2, 300, None),
-            member(1, 100, Some(3)),
-        ];
+        let members = [member(3, 600, Some(2)), member(2, 300, None), member(1, 100, Some(3))];
         assert_eq!(divide(&members, 10), [(3, 0, 1), (2, 2, 7), (1, 8, 9)]);
         // Nobody takes more than it has room for: what is left goes round again.
         assert_eq!(
             divide(&[members[0], member(2, 300, Some(5)), members[2]], 10),
             [(3, 0, 1), (2, 2, 6), (1, 7, 9)]
         );
-        let full = [
-            member(3, 600, Some(2)),
-            member(2, 300, Some(0)),
-            member(1, 100, Some(3)),
-        ];
+        let full = [member(3, 600, Some(2)), member(2, 300, Some(0)), member(1, 100, Some(3))];
         assert_eq!(divide(&full, 5), [(3, 0, 1), (1, 2, 4)]);
         let refused = ring_memory_weighted(&full, layers(6)).unwrap_err();
         assert_eq!(refused.to_string(), "only 5 of the model's 6 layers fit");
@@ -308,20 +272,13 @@ mod tests {
     fn nobody_or_nothing() {
         let infeasible = Err(Infeasible { fit: 0, layers: 4 });
         assert_eq!(ring_memory_weighted(&[], layers(4)), infeasible);
-        assert_eq!(
-            ring_memory_weighted(&[member(1, 0, None)], layers(4)),
-            infeasible
-        );
+        assert_eq!(ring_memory_weighted(&[member(1, 0, None)], layers(4)), infeasible);
         assert_eq!(ring_shares(&[member(1, 0, None)]), []);
     }
 
     #[test]
     fn extreme_memory_does_not_overflow() {
-        let members = [
-            member(1, u64::MAX, None),
-            member(2, u64::MAX, None),
-            member(3, 1, None),
-        ];
+        let members = [member(1, u64::MAX, None), member(2, u64::MAX, None), member(3, 1, None)];
         assert_eq!(divide(&members, 1000), [(2, 0, 499), (1, 500, 999)]);
     }
 
@@ -364,10 +321,7 @@ mod tests {
     fn any_members() -> impl Strategy<Value = Vec<Member>> {
         let one = (0_u64..1 << 40, prop::option::of(0_u32..60));
         prop::collection::vec(one, 0..8).prop_map(|list| {
-            (0..)
-                .zip(list)
-                .map(|(id, (memory, max))| member(id, memory, max))
-                .collect()
+            (0..).zip(list).map(|(id, (memory, max))| member(id, memory, max)).collect()
         })
     }
 

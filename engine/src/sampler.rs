@@ -90,9 +90,7 @@ pub fn sample(
     token_log: &[u32],
     position: u32,
 ) -> Result<Sampled, NoCandidate> {
-    let report = params
-        .top_logprobs
-        .map(|count| RawLogprobs::of(logits, count));
+    let report = params.top_logprobs.map(|count| RawLogprobs::of(logits, count));
     adjust(logits, params, token_log);
     let token = if params.temperature > 0.0 {
         let mut candidates = filter::candidates(logits, params.temperature);
@@ -102,10 +100,7 @@ pub fn sample(
         argmax(logits)
     };
     let token = token.ok_or(NoCandidate)?;
-    Ok(Sampled {
-        token,
-        logprobs: report.map(|raw| raw.finish(token)),
-    })
+    Ok(Sampled { token, logprobs: report.map(|raw| raw.finish(token)) })
 }
 
 /// The index of the largest number, the lowest among equals; NaN and minus infinity never win.
@@ -135,11 +130,7 @@ fn adjust(logits: &mut [f32], params: &SamplingParams, token_log: &[u32]) {
     if repetition != 1.0 {
         for token in token_log.iter().collect::<HashSet<_>>() {
             change(*token, &|logit| {
-                if logit > 0.0 {
-                    logit / repetition
-                } else {
-                    logit * repetition
-                }
+                if logit > 0.0 { logit / repetition } else { logit * repetition }
             });
         }
     }
@@ -165,51 +156,28 @@ struct RawLogprobs {
 
 impl RawLogprobs {
     fn of(logits: &[f32], top: u8) -> Self {
-        let largest = logits
-            .iter()
-            .copied()
-            .filter(|l| !l.is_nan())
-            .fold(f32::MIN, f32::max);
+        let largest = logits.iter().copied().filter(|l| !l.is_nan()).fold(f32::MIN, f32::max);
         let largest = largest.min(f32::MAX);
         let numbers = logits.iter().filter(|logit| !logit.is_nan());
-        let total: f64 = numbers
-            .map(|l| f64::from(l.min(f32::MAX) - largest).exp())
-            .sum();
+        let total: f64 = numbers.map(|l| f64::from(l.min(f32::MAX) - largest).exp()).sum();
         #[expect(clippy::cast_possible_truncation, reason = "reported as f32")]
         let log_total = (f64::from(largest) + total.ln()) as f32;
-        Self {
-            raw: logits.to_vec(),
-            log_total,
-            top,
-        }
+        Self { raw: logits.to_vec(), log_total, top }
     }
 
     fn finish(self, chosen: u32) -> Logprobs {
-        let chosen = self
-            .raw
-            .get(chosen as usize)
-            .map_or(LOWEST_LOGPROB, |l| self.logprob(*l));
-        let mut ranked: Vec<(u32, f32)> = (0..)
-            .zip(&self.raw)
-            .filter(|(_, l)| !l.is_nan())
-            .map(|(id, l)| (id, *l))
-            .collect();
+        let chosen = self.raw.get(chosen as usize).map_or(LOWEST_LOGPROB, |l| self.logprob(*l));
+        let mut ranked: Vec<(u32, f32)> =
+            (0..).zip(&self.raw).filter(|(_, l)| !l.is_nan()).map(|(id, l)| (id, *l)).collect();
         filter::keep_largest(&mut ranked, usize::from(self.top));
         ranked.sort_by(filter::likelier_first);
-        let top = ranked
-            .into_iter()
-            .map(|(id, logit)| (id, self.logprob(logit)))
-            .collect();
+        let top = ranked.into_iter().map(|(id, logit)| (id, self.logprob(logit))).collect();
         Logprobs { chosen, top }
     }
 
     fn logprob(&self, logit: f32) -> f32 {
         let logprob = logit.min(f32::MAX) - self.log_total;
-        if logprob.is_nan() {
-            LOWEST_LOGPROB
-        } else {
-            logprob.clamp(LOWEST_LOGPROB, 0.0)
-        }
+        if logprob.is_nan() { LOWEST_LOGPROB } else { logprob.clamp(LOWEST_LOGPROB, 0.0) }
     }
 }
 

@@ -30,12 +30,7 @@ pub(crate) struct SequenceLog<T> {
 
 impl<T> SequenceLogs<T> {
     pub(crate) fn new(shape: StageShape, vocab: u32, max_context: u32) -> Self {
-        Self {
-            shape,
-            vocab,
-            max_context,
-            sequences: HashMap::new(),
-        }
+        Self { shape, vocab, max_context, sequences: HashMap::new() }
     }
 
     pub(crate) const fn shape(&self) -> StageShape {
@@ -64,14 +59,11 @@ impl<T> SequenceLogs<T> {
         segment: &Segment,
         new_cache: impl FnOnce() -> T,
     ) -> &mut SequenceLog<T> {
-        let log = self
-            .sequences
-            .entry(segment.sequence)
-            .or_insert_with(|| SequenceLog {
-                tokens: Vec::new(),
-                params: SamplingParams::greedy(),
-                cache: new_cache(),
-            });
+        let log = self.sequences.entry(segment.sequence).or_insert_with(|| SequenceLog {
+            tokens: Vec::new(),
+            params: SamplingParams::greedy(),
+            cache: new_cache(),
+        });
         if let Some(params) = &segment.open {
             log.params = SamplingParams::clone(params);
         }
@@ -103,28 +95,16 @@ impl<T> SequenceLogs<T> {
             return Err(malformed("no tokens"));
         }
         if let Some(token) = segment.tokens.iter().find(|token| **token >= self.vocab) {
-            return Err(malformed(format!(
-                "token {token} of a vocabulary of {}",
-                self.vocab
-            )));
+            return Err(malformed(format!("token {token} of a vocabulary of {}", self.vocab)));
         }
         self.check_hidden(segment, count)?;
-        let have = self
-            .sequences
-            .get(&segment.sequence)
-            .map_or(0, |log| log.tokens.len());
+        let have = self.sequences.get(&segment.sequence).map_or(0, |log| log.tokens.len());
         // Every log fits the context, which is a u32.
         let have = u32::try_from(have).unwrap_or(u32::MAX);
         if segment.start != have {
-            return Err(SegmentError::OutOfOrder {
-                have,
-                got: segment.start,
-            });
+            return Err(SegmentError::OutOfOrder { have, got: segment.start });
         }
-        if have
-            .checked_add(count)
-            .is_none_or(|end| end > self.max_context)
-        {
+        if have.checked_add(count).is_none_or(|end| end > self.max_context) {
             return Err(SegmentError::PastContext {
                 position: self.max_context,
                 limit: self.max_context,
@@ -142,9 +122,7 @@ impl<T> SequenceLogs<T> {
             None if !self.shape.is_first => Err(malformed("no hidden states")),
             Some(hidden) if hidden.len() as u64 != expected => {
                 let found = hidden.len();
-                Err(malformed(format!(
-                    "{found} bytes of hidden states, expected {expected}"
-                )))
+                Err(malformed(format!("{found} bytes of hidden states, expected {expected}")))
             }
             _ => Ok(()),
         }
@@ -153,9 +131,7 @@ impl<T> SequenceLogs<T> {
     fn check_open(&self, segment: &Segment) -> Result<(), SegmentError> {
         match &segment.open {
             Some(_) if segment.start > 0 => Err(malformed("sampling parameters past position 0")),
-            Some(params) => params
-                .validate(self.vocab)
-                .map_err(|e| malformed(e.to_string())),
+            Some(params) => params.validate(self.vocab).map_err(|e| malformed(e.to_string())),
             None if segment.start == 0 && self.shape.is_last => {
                 Err(malformed("no sampling parameters at position 0"))
             }

@@ -25,20 +25,13 @@ impl StopStrings {
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self {
-            stops,
-            held: String::new(),
-            stopped: false,
-        }
+        Self { stops, held: String::new(), stopped: false }
     }
 
     /// Takes the next piece. After a stop every further piece is dropped.
     pub fn push(&mut self, text: &str) -> StopOutcome {
         if self.stopped {
-            return StopOutcome {
-                emit: String::new(),
-                stopped: true,
-            };
+            return StopOutcome { emit: String::new(), stopped: true };
         }
         self.held.push_str(text);
         let found = self.stops.iter().filter_map(|stop| {
@@ -49,16 +42,9 @@ impl StopStrings {
             self.held.truncate(start);
             self.stopped = true;
         }
-        let settled = if self.stopped {
-            self.held.len()
-        } else {
-            self.settled()
-        };
+        let settled = if self.stopped { self.held.len() } else { self.settled() };
         let emit = self.held.drain(..settled).collect();
-        StopOutcome {
-            emit,
-            stopped: self.stopped,
-        }
+        StopOutcome { emit, stopped: self.stopped }
     }
 
     /// The text that was held back, when no more comes.
@@ -93,20 +79,8 @@ mod tests {
         let mut stops = stops(&["\n\nUser:"]);
         assert_eq!(stops.push("Hi.\n").emit, "Hi.");
         assert_eq!(stops.push("\nUs").emit, "");
-        assert_eq!(
-            stops.push("er: x"),
-            StopOutcome {
-                emit: String::new(),
-                stopped: true
-            }
-        );
-        assert_eq!(
-            stops.push("more"),
-            StopOutcome {
-                emit: String::new(),
-                stopped: true
-            }
-        );
+        assert_eq!(stops.push("er: x"), StopOutcome { emit: String::new(), stopped: true });
+        assert_eq!(stops.push("more"), StopOutcome { emit: String::new(), stopped: true });
         assert_eq!(stops.finish(), "");
     }
 
@@ -121,33 +95,15 @@ mod tests {
     #[test]
     fn empty_stops_are_ignored() {
         let mut stops = stops(&[""]);
-        assert_eq!(
-            stops.push("a"),
-            StopOutcome {
-                emit: "a".into(),
-                stopped: false
-            }
-        );
+        assert_eq!(stops.push("a"), StopOutcome { emit: "a".into(), stopped: false });
     }
 
     #[test]
     fn the_stop_that_is_complete_first_counts() {
         let outcome = stops(&["bcde", "cd"]).push("abcdef");
-        assert_eq!(
-            outcome,
-            StopOutcome {
-                emit: "ab".into(),
-                stopped: true
-            }
-        );
+        assert_eq!(outcome, StopOutcome { emit: "ab".into(), stopped: true });
         let outcome = stops(&["cd", "bcd"]).push("abcdef");
-        assert_eq!(
-            outcome,
-            StopOutcome {
-                emit: "a".into(),
-                stopped: true
-            }
-        );
+        assert_eq!(outcome, StopOutcome { emit: "a".into(), stopped: true });
     }
 
     /// The text before the stop that is complete first, by trying every end.

@@ -45,24 +45,12 @@ impl Tokenizer {
             .map_err(|e| ModelError::malformed(&file, format!("is no tokenizer: {e}")))?;
         // Some files come with the padding and truncation of their training.
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|e| ModelError::malformed(&file, e.to_string()))?;
+        inner.with_truncation(None).map_err(|e| ModelError::malformed(&file, e.to_string()))?;
         let settings = TokenizerSettings::open(model.path())?;
         let mut eos_token_ids: BTreeSet<u32> = model.eos_token_ids().iter().copied().collect();
-        eos_token_ids.extend(
-            settings
-                .eos_token()
-                .and_then(|token| inner.token_to_id(token)),
-        );
+        eos_token_ids.extend(settings.eos_token().and_then(|token| inner.token_to_id(token)));
         let alphabet = ByteAlphabet::of(&inner);
-        Ok(Self {
-            inner,
-            literal: OnceLock::new(),
-            alphabet,
-            settings,
-            eos_token_ids,
-        })
+        Ok(Self { inner, literal: OnceLock::new(), alphabet, settings, eos_token_ids })
     }
 
     /// The tokens of a plain prompt, with a beginning-of-text token where the model wants one: as
@@ -115,9 +103,7 @@ impl Tokenizer {
     /// # Errors
     /// When the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        self.inner
-            .decode(ids, skip_special)
-            .map_err(|e| TokenizerError(e.to_string()))
+        self.inner.decode(ids, skip_special).map_err(|e| TokenizerError(e.to_string()))
     }
 
     /// The bytes that a token stands for, not always UTF-8 by themselves; empty for an unknown id.
@@ -152,9 +138,8 @@ fn encode(
     text: &str,
     add_special: bool,
 ) -> Result<Vec<u32>, TokenizerError> {
-    let encoding = tokenizer
-        .encode_fast(text, add_special)
-        .map_err(|e| TokenizerError(e.to_string()))?;
+    let encoding =
+        tokenizer.encode_fast(text, add_special).map_err(|e| TokenizerError(e.to_string()))?;
     Ok(encoding.get_ids().to_vec())
 }
 

@@ -1,13 +1,17 @@
 //! A shard whose files changed or broke is refused with a clear error, and files that it does not
 //! need may be anything.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::fs::{self, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use planaria_config::LayerRange;
+use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::mlx::{LoadProgress, MlxStage};
 use planaria_engine::model_dir::{ModelDir, ModelError};
-use planaria_engine::stage::Stage;
+use planaria_engine::sampler::{NoCandidate, SamplingParams};
+use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage, Step};
 use tempfile::TempDir;
 
 #[test]
@@ -18,23 +22,10 @@ fn a_file_cut_short_after_it_was_opened() {
     let file = copy.path().join("model.safetensors");
     let length = fs::metadata(&file).unwrap().len();
     for kept in [length - 1, length / 2, 0] {
-        OpenOptions::new()
-            .write(true)
-            .open(&file)
-            .unwrap()
-            .set_len(kept)
-            .unwrap();
+        OpenOptions::new().write(true).open(&file).unwrap().set_len(kept).unwrap();
         let error = MlxStage::load(&dir, whole, &mut |_| ()).unwrap_err();
-        assert!(
-            matches!(&error, ModelError::Truncated { found, .. } if *found == kept),
-            "{error}"
-        );
-        assert!(
-            error
-                .to_string()
-                .contains("model.safetensors: is cut short"),
-            "{error}"
-        );
+        assert!(matches!(&error, ModelError::Truncated { found, .. } if *found == kept), "{error}");
+        assert!(error.to_string().contains("model.safetensors: is cut short"), "{error}");
     }
     fs::remove_file(&file).unwrap();
     let error = MlxStage::load(&dir, whole, &mut |_| ()).unwrap_err();
@@ -47,24 +38,12 @@ fn only_files_with_its_own_tensors_are_opened() {
     let dir = ModelDir::open(copy.path()).unwrap();
     let last = dir.geometry().layers().get() - 1;
     let shard = LayerRange::inclusive(1, 1).unwrap();
-    let needed: Vec<_> = dir
-        .tensors_for(shard)
-        .unwrap()
-        .iter()
-        .map(|t| t.file.clone())
-        .collect();
+    let needed: Vec<_> = dir.tensors_for(shard).unwrap().iter().map(|t| t.file.clone()).collect();
     let mut others = 0;
-    for tensor in dir
-        .tensors()
-        .values()
-        .filter(|tensor| !needed.contains(&tensor.file))
-    {
+    for tensor in dir.tensors().values().filter(|tensor| !needed.contains(&tensor.file)) {
         others += usize::from(fs::remove_file(&tensor.file).is_ok());
     }
-    assert!(
-        others > 0,
-        "the case has no files that layer 1 does not need"
-    );
+    assert!(others > 0, "the case has no files that layer 1 does not need");
     let stage = MlxStage::load(&dir, shard, &mut |_| ()).unwrap();
     assert_eq!(stage.shape().layers, shard);
     let rest = LayerRange::inclusive(0, last).unwrap();
@@ -79,10 +58,7 @@ fn progress_counts_the_bytes_of_the_shard() {
     let mut seen = Vec::new();
     MlxStage::load(&dir, shard, &mut |progress| seen.push(progress)).unwrap();
     let total = dir.geometry().weight_bytes(shard);
-    let done = LoadProgress {
-        bytes_loaded: total,
-        bytes_total: total,
-    };
+    let done = LoadProgress { bytes_loaded: total, bytes_total: total };
     assert_eq!(seen.last(), Some(&done));
     assert!(seen.is_sorted_by_key(|progress| progress.bytes_loaded));
 }
@@ -96,12 +72,42 @@ fn layers_that_there_are_not() {
     assert!(matches!(error, ModelError::NoSuchLayers { .. }), "{error}");
 }
 
+#[test]
+fn weights_that_are_no_numbers() {
+    let copy = copy_of("f32-tied");
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let norm = &dir.tensors()["model.norm.weight"];
+    let mut file = OpenOptions::new().write(true).open(&norm.file).unwrap();
+    file.seek(SeekFrom::Start(norm.bytes.start)).unwrap();
+    file.write_all(&f32::NAN.to_le_bytes()).unwrap();
+    let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+    let prompt = Segment {
+        sequence: SequenceId::from_bits(1),
+        start: 0,
+        tokens: vec![7, 8, 9],
+        hidden: None,
+        open: Some(Box::new(SamplingParams::greedy())),
+        sample: true,
+    };
+    let broken = SegmentError::Malformed(NoCandidate.to_string());
+    let mut compute = |segment: &Segment| {
+        let step = Step { segments: vec![segment.clone()] };
+        stage.step(step).unwrap().pop().unwrap()
+    };
+    // Twice: the first time left nothing behind.
+    assert_eq!(compute(&prompt), Err(broken.clone()));
+    assert_eq!(compute(&prompt), Err(broken.clone()));
+    let absorbed = Segment { sample: false, ..prompt.clone() };
+    assert_eq!(compute(&absorbed), Ok(SegmentOutput::Absorbed));
+    let next = Segment { start: 3, tokens: vec![1], open: None, ..prompt };
+    assert_eq!(compute(&next), Err(broken.clone()));
+    assert_eq!(compute(&next), Err(broken));
+}
+
 /// A golden checkpoint to break.
 fn copy_of(case: &str) -> TempDir {
     let copy = tempfile::tempdir().unwrap();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(case);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(case);
     for entry in fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();

@@ -1,6 +1,14 @@
 //! Greedy tokens equal mlx-lm's for every checkpoint in `tests/golden` (see `make.py` there), on
 //! one stage and cut into several, whatever the cut, the chunks of the prompt and the company.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    reason = "helpers of tests are tests"
+)]
+
 use std::path::{Path, PathBuf};
 
 use planaria_config::{LayerRange, SequenceId};
@@ -46,10 +54,7 @@ fn cut_in_three_anywhere() {
                 for prompt in case.prompts.iter().skip(1).step_by(4) {
                     let tokens = generate(&mut stages, prompt, usize::MAX);
                     let (name, ids) = (&case.name, &prompt.ids);
-                    assert_eq!(
-                        tokens, prompt.answer,
-                        "{name} at {first}, {second}: {ids:?}"
-                    );
+                    assert_eq!(tokens, prompt.answer, "{name} at {first}, {second}: {ids:?}");
                 }
             }
         }
@@ -64,10 +69,7 @@ fn prompts_in_chunks() {
             for prompt in &case.prompts {
                 let tokens = generate(&mut stages, prompt, chunk);
                 let (name, ids) = (&case.name, &prompt.ids);
-                assert_eq!(
-                    tokens, prompt.answer,
-                    "{name} in chunks of {chunk}: {ids:?}"
-                );
+                assert_eq!(tokens, prompt.answer, "{name} in chunks of {chunk}: {ids:?}");
             }
         }
     }
@@ -93,21 +95,14 @@ fn in_company() {
                 for (run, output) in present.iter_mut().zip(forward(&mut stages, segments)) {
                     run.take(20, output);
                     if run.is_done() {
-                        stages
-                            .iter_mut()
-                            .for_each(|stage| stage.release(run.sequence));
+                        stages.iter_mut().for_each(|stage| stage.release(run.sequence));
                     }
                 }
                 round += 1;
             }
             for run in &runs {
                 let ids = &run.prompt.ids;
-                assert_eq!(
-                    run.answer(),
-                    run.prompt.answer,
-                    "{} at {cuts:?}: {ids:?}",
-                    case.name
-                );
+                assert_eq!(run.answer(), run.prompt.answer, "{} at {cuts:?}: {ids:?}", case.name);
             }
             assert!(stages.iter().all(|stage| stage.memory().kv == 0));
         }
@@ -115,11 +110,33 @@ fn in_company() {
 }
 
 #[test]
+fn asking_for_logprobs_changes_no_token() {
+    let params = SamplingParams { top_logprobs: Some(2), ..SamplingParams::greedy() };
+    for case in cases() {
+        let mut stages = case.stages(&[]);
+        for prompt in &case.prompts {
+            let mut run = Run::new((prompt, 1));
+            while !run.is_done() {
+                let mut segment = run.next(usize::MAX);
+                segment.open = segment.open.map(|_| Box::new(params.clone()));
+                let output = forward(&mut stages, vec![segment]).pop().unwrap();
+                if let SegmentOutput::Sampled(sampled) = &output {
+                    let logprobs = sampled.logprobs.as_ref().unwrap();
+                    assert_eq!(logprobs.top.len(), 2);
+                    assert_eq!(logprobs.top[0], (sampled.token, logprobs.chosen));
+                    assert!(logprobs.chosen < 0.0 && logprobs.top[1].1 < logprobs.chosen);
+                }
+                run.take(usize::MAX, output);
+            }
+            stages[0].release(run.sequence);
+            assert_eq!(run.answer(), prompt.answer, "{}: {:?}", case.name, prompt.ids);
+        }
+    }
+}
+
+#[test]
 fn the_contract_of_a_stage() {
-    for case in cases()
-        .iter()
-        .filter(|case| ["f32-tied", "bf16-untied"].contains(&&*case.name))
-    {
+    for case in cases().iter().filter(|case| ["f32-tied", "bf16-untied"].contains(&&*case.name)) {
         let geometry = case.dir.geometry();
         let facts = ModelFacts {
             layers: geometry.layers(),
@@ -175,9 +192,7 @@ impl Case {
         Self {
             name: folder.file_name().unwrap().to_str().unwrap().to_owned(),
             dir: ModelDir::open(folder).unwrap(),
-            prompts: prompts
-                .map(|(ids, answer)| Prompt { ids, answer })
-                .collect(),
+            prompts: prompts.map(|(ids, answer)| Prompt { ids, answer }).collect(),
         }
     }
 
@@ -192,9 +207,8 @@ impl Case {
     fn stages(&self, cuts: &[u32]) -> Vec<MlxStage> {
         let ends = cuts.iter().copied().chain([self.layers()]);
         let starts = [0].into_iter().chain(cuts.iter().copied());
-        let ranges = starts
-            .zip(ends)
-            .map(|(start, end)| LayerRange::half_open(start, end).unwrap());
+        let ranges =
+            starts.zip(ends).map(|(start, end)| LayerRange::half_open(start, end).unwrap());
         ranges.map(|layers| self.load(layers)).collect()
     }
 }
@@ -202,12 +216,9 @@ impl Case {
 /// All cases, in order.
 fn cases() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden");
-    let entries = std::fs::read_dir(&folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut folders: Vec<PathBuf> = entries
-        .filter(|path| path.join("golden.json").exists())
-        .collect();
+    let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut folders: Vec<PathBuf> =
+        entries.filter(|path| path.join("golden.json").exists()).collect();
     folders.sort();
     assert!(!folders.is_empty(), "no cases in {}", folder.display());
     folders.iter().map(|folder| Case::open(folder)).collect()
@@ -224,12 +235,7 @@ struct Run<'a> {
 impl<'a> Run<'a> {
     fn new((prompt, id): (&'a Prompt, u128)) -> Self {
         let sequence = SequenceId::from_bits(id);
-        Self {
-            prompt,
-            sequence,
-            log: prompt.ids.clone(),
-            computed: 0,
-        }
+        Self { prompt, sequence, log: prompt.ids.clone(), computed: 0 }
     }
 
     fn answer(&self) -> &[u32] {
@@ -242,11 +248,7 @@ impl<'a> Run<'a> {
 
     /// The next tokens to compute, at most `chunk`.
     fn next(&self, chunk: usize) -> Segment {
-        let tokens: Vec<u32> = self.log[self.computed..]
-            .iter()
-            .take(chunk)
-            .copied()
-            .collect();
+        let tokens: Vec<u32> = self.log[self.computed..].iter().take(chunk).copied().collect();
         Segment {
             sequence: self.sequence,
             start: self.computed as u32,
@@ -275,9 +277,7 @@ fn generate(stages: &mut [MlxStage], prompt: &Prompt, chunk: usize) -> Vec<u32> 
         let output = forward(stages, vec![run.next(chunk)]).pop().unwrap();
         run.take(chunk, output);
     }
-    stages
-        .iter_mut()
-        .for_each(|stage| stage.release(run.sequence));
+    stages.iter_mut().for_each(|stage| stage.release(run.sequence));
     run.answer().to_vec()
 }
 
@@ -285,15 +285,8 @@ fn generate(stages: &mut [MlxStage], prompt: &Prompt, chunk: usize) -> Vec<u32> 
 fn forward(stages: &mut [MlxStage], mut segments: Vec<Segment>) -> Vec<SegmentOutput> {
     let mut outputs = Vec::new();
     for stage in stages {
-        let step = Step {
-            segments: segments.clone(),
-        };
-        outputs = stage
-            .step(step)
-            .unwrap()
-            .into_iter()
-            .map(Result::unwrap)
-            .collect();
+        let step = Step { segments: segments.clone() };
+        outputs = stage.step(step).unwrap().into_iter().map(Result::unwrap).collect();
         for (segment, output) in segments.iter_mut().zip(&outputs) {
             if let SegmentOutput::Hidden(hidden) = output {
                 segment.hidden = Some(hidden.clone());

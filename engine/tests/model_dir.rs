@@ -39,11 +39,7 @@ type Tensors = Vec<(String, Dtype, Vec<usize>)>;
 
 fn tensors() -> Tensors {
     let mut list = vec![
-        (
-            "model.embed_tokens.weight".to_owned(),
-            Dtype::F32,
-            vec![VOCAB, HIDDEN],
-        ),
+        ("model.embed_tokens.weight".to_owned(), Dtype::F32, vec![VOCAB, HIDDEN]),
         ("model.norm.weight".to_owned(), Dtype::F32, vec![HIDDEN]),
         ("lm_head.weight".to_owned(), Dtype::F32, vec![VOCAB, HIDDEN]),
     ];
@@ -59,11 +55,7 @@ fn tensors() -> Tensors {
             ("mlp.up_proj", vec![INNER, HIDDEN]),
             ("mlp.down_proj", vec![HIDDEN, INNER]),
         ] {
-            list.push((
-                format!("model.layers.{layer}.{name}.weight"),
-                Dtype::F32,
-                shape,
-            ));
+            list.push((format!("model.layers.{layer}.{name}.weight"), Dtype::F32, shape));
         }
     }
     list
@@ -74,15 +66,9 @@ fn write_safetensors(file: &Path, tensors: &[(String, Dtype, Vec<usize>)], fill:
         .iter()
         .map(|(_, dtype, shape)| vec![fill; shape.iter().product::<usize>() * dtype.bitsize() / 8])
         .collect();
-    let views = tensors
-        .iter()
-        .zip(&data)
-        .map(|((name, dtype, shape), data)| {
-            (
-                name.clone(),
-                TensorView::new(*dtype, shape.clone(), data).unwrap(),
-            )
-        });
+    let views = tensors.iter().zip(&data).map(|((name, dtype, shape), data)| {
+        (name.clone(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
     fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
@@ -122,13 +108,8 @@ fn changed(change: impl FnOnce(&mut Value)) -> Value {
 fn a_sound_folder() {
     let folder = folder(&config(), &tensors());
     let model = open(&folder);
-    let ModelConfig::Llama(llama) = model.config() else {
-        panic!("{:?}", model.config())
-    };
-    assert_eq!(
-        (llama.head_dim, llama.num_key_value_heads, llama.rope_theta),
-        (16, 2, 10_000.0)
-    );
+    let ModelConfig::Llama(llama) = model.config() else { panic!("{:?}", model.config()) };
+    assert_eq!((llama.head_dim, llama.num_key_value_heads, llama.rope_theta), (16, 2, 10_000.0));
     assert_eq!(model.eos_token_ids(), [2]);
     assert_eq!(model.activation(), Dtype::F32);
     let geometry = model.geometry();
@@ -137,31 +118,21 @@ fn a_sound_folder() {
     assert_eq!(geometry.embed_bytes, 4 * (VOCAB * HIDDEN) as u64);
     assert_eq!(geometry.head_bytes, 4 * (VOCAB * HIDDEN + HIDDEN) as u64);
     assert_eq!(geometry.kv_bytes_per_token_per_layer, 2 * 2 * 16 * 4);
-    assert_eq!(
-        (geometry.hidden_bytes, geometry.max_context, geometry.vocab),
-        (256, 128, 40)
-    );
+    assert_eq!((geometry.hidden_bytes, geometry.max_context, geometry.vocab), (256, 128, 40));
 }
 
 #[test]
 fn a_shard_needs_its_own_tensors_only() {
     let untied = open(&folder(&config(), &tensors()));
     let names = |model: &ModelDir, range| -> Vec<String> {
-        let mut names: Vec<String> = model
-            .tensors_for(range)
-            .unwrap()
-            .iter()
-            .map(|tensor| tensor.name.clone())
-            .collect();
+        let mut names: Vec<String> =
+            model.tensors_for(range).unwrap().iter().map(|tensor| tensor.name.clone()).collect();
         names.retain(|name| !name.starts_with("model.layers."));
         names
     };
     assert_eq!(names(&untied, range(0, 0)), ["model.embed_tokens.weight"]);
     assert_eq!(names(&untied, range(1, 1)), [""; 0]);
-    assert_eq!(
-        names(&untied, range(1, 2)),
-        ["model.norm.weight", "lm_head.weight"]
-    );
+    assert_eq!(names(&untied, range(1, 2)), ["model.norm.weight", "lm_head.weight"]);
     assert_eq!(untied.tensors_for(range(1, 1)).unwrap().len(), 9);
     assert!(untied.tensors_for(range(1, 3)).is_err());
 
@@ -169,14 +140,8 @@ fn a_shard_needs_its_own_tensors_only() {
     let tied_folder = folder(&config, &tensors());
     let tied = open(&tied_folder);
     assert!(tied.geometry().tied, "mlx-lm's default");
-    assert_eq!(
-        names(&tied, range(2, 2)),
-        ["model.embed_tokens.weight", "model.norm.weight"]
-    );
-    assert_eq!(
-        names(&tied, range(0, 2)),
-        ["model.embed_tokens.weight", "model.norm.weight"]
-    );
+    assert_eq!(names(&tied, range(2, 2)), ["model.embed_tokens.weight", "model.norm.weight"]);
+    assert_eq!(names(&tied, range(0, 2)), ["model.embed_tokens.weight", "model.norm.weight"]);
 }
 
 #[test]
@@ -196,85 +161,34 @@ fn tensor_bytes_are_where_the_header_says() {
 #[test]
 fn absurd_configurations_are_refused_by_key() {
     let cases: [(&str, Value, &str); 22] = [
-        (
-            "num_hidden_layers",
-            json!(0),
-            "is 0; expected a number from 1 to 1024",
-        ),
-        (
-            "num_hidden_layers",
-            json!(1_000_000_000),
-            "is 1000000000; expected",
-        ),
+        ("num_hidden_layers", json!(0), "is 0; expected a number from 1 to 1024"),
+        ("num_hidden_layers", json!(1_000_000_000), "is 1000000000; expected"),
         ("num_hidden_layers", json!(-3), "is -3; expected"),
         ("num_hidden_layers", json!("12"), "is \"12\"; expected"),
         ("num_hidden_layers", json!(2.5), "is 2.5; expected"),
         ("num_hidden_layers", Value::Null, "is missing"),
-        (
-            "hidden_size",
-            json!(66),
-            "is 66, which 4 attention heads do not divide",
-        ),
-        (
-            "hidden_size",
-            json!(u64::MAX),
-            "is 18446744073709551615; expected",
-        ),
-        (
-            "num_key_value_heads",
-            json!(3),
-            "is 3, which does not divide 4",
-        ),
-        (
-            "head_dim",
-            json!(15),
-            "is 15; rotary embeddings need an even number",
-        ),
+        ("hidden_size", json!(66), "is 66, which 4 attention heads do not divide"),
+        ("hidden_size", json!(u64::MAX), "is 18446744073709551615; expected"),
+        ("num_key_value_heads", json!(3), "is 3, which does not divide 4"),
+        ("head_dim", json!(15), "is 15; rotary embeddings need an even number"),
         ("rms_norm_eps", json!(0.0), "is 0.0; expected"),
         ("rms_norm_eps", json!(-1e-5), "is -0.00001; expected"),
         ("vocab_size", json!({}), "is an object; expected"),
-        (
-            "eos_token_id",
-            json!([1, -1]),
-            "is -1; expected a token id or a list",
-        ),
-        (
-            "tie_word_embeddings",
-            json!(1),
-            "is 1; expected true or false",
-        ),
+        ("eos_token_id", json!([1, -1]), "is -1; expected a token id or a list"),
+        ("tie_word_embeddings", json!(1), "is 1; expected true or false"),
         ("rope_theta", json!(0), "is 0; expected"),
-        (
-            "model_type",
-            json!("gpt2"),
-            "`gpt2` is not supported; supported are `llama` and",
-        ),
+        ("model_type", json!("gpt2"), "`gpt2` is not supported; supported are `llama` and"),
         ("model_type", Value::Null, "is missing"),
         ("hidden_act", json!("gelu"), "`gelu` is not supported"),
-        (
-            "layer_types",
-            json!(["sliding_attention"]),
-            "only `full_attention`",
-        ),
-        (
-            "quantization_config",
-            json!({"quant_method": "gptq"}),
-            "is not MLX's format",
-        ),
-        (
-            "rope_scaling",
-            json!("llama3"),
-            "is \"llama3\", not an object",
-        ),
+        ("layer_types", json!(["sliding_attention"]), "only `full_attention`"),
+        ("quantization_config", json!({"quant_method": "gptq"}), "is not MLX's format"),
+        ("rope_scaling", json!("llama3"), "is \"llama3\", not an object"),
     ];
     for (key, value, problem) in cases {
         let folder = folder(&changed(|config| config[key] = value), &tensors());
         let refusal = refusal(&folder);
         let expected = format!("DIR/config.json: `{key}` {problem}");
-        assert!(
-            refusal.starts_with(&expected),
-            "{refusal}\nexpected {expected}"
-        );
+        assert!(refusal.starts_with(&expected), "{refusal}\nexpected {expected}");
     }
 }
 
@@ -291,17 +205,10 @@ fn files_that_are_no_json_or_too_much_of_it() {
         [b"{\"a\":\"".as_slice(), &b"x".repeat(5 << 20), b"\"}"].concat(),
     ] {
         fs::write(&file, bytes).unwrap();
-        assert!(
-            refusal(&folder).starts_with("DIR/config.json: "),
-            "{}",
-            refusal(&folder)
-        );
+        assert!(refusal(&folder).starts_with("DIR/config.json: "), "{}", refusal(&folder));
     }
     fs::remove_file(&file).unwrap();
-    assert_eq!(
-        refusal(&folder),
-        "DIR/config.json: there is no such file, but every model has one"
-    );
+    assert_eq!(refusal(&folder), "DIR/config.json: there is no such file, but every model has one");
 }
 
 #[test]
@@ -309,9 +216,7 @@ fn rope_scaling_in_all_its_spellings() {
     let scaling = |key: &str, value: Value| {
         let folder = folder(&changed(|config| config[key] = value), &tensors());
         ModelDir::open(folder.path()).map(|model| {
-            let ModelConfig::Llama(llama) = model.config() else {
-                panic!()
-            };
+            let ModelConfig::Llama(llama) = model.config() else { panic!() };
             (llama.rope_theta, llama.rope_scaling)
         })
     };
@@ -325,38 +230,17 @@ fn rope_scaling_in_all_its_spellings() {
         high_freq_factor: 4.0,
         original_max_position_embeddings: 8192,
     };
-    assert_eq!(
-        scaling("rope_scaling", llama3.clone()).unwrap(),
-        (10_000.0, expected)
-    );
-    assert_eq!(
-        scaling("rope_parameters", llama3).unwrap(),
-        (500_000.0, expected)
-    );
+    assert_eq!(scaling("rope_scaling", llama3.clone()).unwrap(), (10_000.0, expected));
+    assert_eq!(scaling("rope_parameters", llama3).unwrap(), (500_000.0, expected));
     let linear = RopeScaling::Linear { factor: 2.0 };
     let older = json!({"type": "linear", "factor": 2.0});
     assert_eq!(scaling("rope_scaling", older).unwrap(), (10_000.0, linear));
-    assert_eq!(
-        scaling("rope_scaling", json!({})).unwrap(),
-        (10_000.0, RopeScaling::Default)
-    );
-    assert_eq!(
-        scaling("rope_scaling", Value::Null).unwrap(),
-        (10_000.0, RopeScaling::Default)
-    );
+    assert_eq!(scaling("rope_scaling", json!({})).unwrap(), (10_000.0, RopeScaling::Default));
+    assert_eq!(scaling("rope_scaling", Value::Null).unwrap(), (10_000.0, RopeScaling::Default));
     for (value, problem) in [
-        (
-            json!({"type": "yarn"}),
-            "`rope_scaling.type` `yarn` is not supported",
-        ),
-        (
-            json!({"rope_type": "linear"}),
-            "`rope_scaling.factor` is missing",
-        ),
-        (
-            json!({"rope_type": "linear", "factor": 0}),
-            "`rope_scaling.factor` is 0; expected",
-        ),
+        (json!({"type": "yarn"}), "`rope_scaling.type` `yarn` is not supported"),
+        (json!({"rope_type": "linear"}), "`rope_scaling.factor` is missing"),
+        (json!({"rope_type": "linear", "factor": 0}), "`rope_scaling.factor` is 0; expected"),
         (
             json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4}),
             "`rope_scaling.high_freq_factor` is 4; must be larger",
@@ -413,11 +297,7 @@ fn sixteen_bits_and_mixtures() {
     assert_eq!(as_type(|_| Dtype::BF16), (Dtype::BF16, 128));
     assert_eq!(as_type(|_| Dtype::F16), (Dtype::F16, 128));
     let mixed = |name: &str| {
-        if name.contains("norm") {
-            Dtype::F32
-        } else {
-            Dtype::BF16
-        }
+        if name.contains("norm") { Dtype::F32 } else { Dtype::BF16 }
     };
     assert_eq!(as_type(mixed), (Dtype::F32, 256));
 }
@@ -427,19 +307,12 @@ fn quantized(overrides: &[(&str, Option<(usize, usize)>)]) -> Tensors {
     let mut list = Vec::new();
     for (name, dtype, shape) in tensors() {
         let path = name.trim_end_matches(".weight").to_owned();
-        let params = overrides
-            .get(path.as_str())
-            .copied()
-            .unwrap_or(Some((32, 4)));
+        let params = overrides.get(path.as_str()).copied().unwrap_or(Some((32, 4)));
         match (params, shape.as_slice()) {
             (Some((group, bits)), [rows, columns]) => {
                 list.push((name, Dtype::U32, vec![*rows, columns * bits / 32]));
                 for part in ["scales", "biases"] {
-                    list.push((
-                        format!("{path}.{part}"),
-                        Dtype::F16,
-                        vec![*rows, columns / group],
-                    ));
+                    list.push((format!("{path}.{part}"), Dtype::F16, vec![*rows, columns / group]));
                 }
             }
             (_, [_]) => list.push((name, Dtype::F16, shape)),
@@ -459,64 +332,29 @@ fn quantized_by_default_and_by_module() {
         });
         config["quantization_config"] = json!({"group_size": 32, "bits": 4});
     });
-    let list = quantized(&[
-        ("model.layers.1.mlp.down_proj", Some((32, 8))),
-        ("lm_head", None),
-    ]);
+    let list = quantized(&[("model.layers.1.mlp.down_proj", Some((32, 8))), ("lm_head", None)]);
     let model = open(&folder(&config, &list));
-    let ModelConfig::Llama(llama) = model.config() else {
-        panic!()
-    };
-    let plain = Some(QuantParams {
-        group_size: 32,
-        bits: 4,
-    });
-    let finer = Some(QuantParams {
-        group_size: 32,
-        bits: 8,
-    });
-    assert_eq!(
-        llama.quantization_of("model.layers.0.mlp.down_proj", true),
-        plain
-    );
-    assert_eq!(
-        llama.quantization_of("model.layers.0.mlp.down_proj", false),
-        None
-    );
-    assert_eq!(
-        llama.quantization_of("model.layers.1.mlp.down_proj", true),
-        finer
-    );
+    let ModelConfig::Llama(llama) = model.config() else { panic!() };
+    let plain = Some(QuantParams { group_size: 32, bits: 4 });
+    let finer = Some(QuantParams { group_size: 32, bits: 8 });
+    assert_eq!(llama.quantization_of("model.layers.0.mlp.down_proj", true), plain);
+    assert_eq!(llama.quantization_of("model.layers.0.mlp.down_proj", false), None);
+    assert_eq!(llama.quantization_of("model.layers.1.mlp.down_proj", true), finer);
     assert_eq!(llama.quantization_of("lm_head", true), None);
     let layers = &model.geometry().bytes_per_layer;
-    assert!(
-        layers[1] > layers[0] && layers[0] == layers[2],
-        "{layers:?}"
-    );
+    assert!(layers[1] > layers[0] && layers[0] == layers[2], "{layers:?}");
     assert_eq!(model.tensors_for(range(1, 1)).unwrap().len(), 2 + 7 * 3);
 
     let error = refusal(&folder(&config, &quantized(&[("lm_head", None)])));
-    assert!(
-        error.contains("`model.layers.1.mlp.down_proj.weight`"),
-        "{error}"
-    );
+    assert!(error.contains("`model.layers.1.mlp.down_proj.weight`"), "{error}");
 }
 
 #[test]
 fn quantizations_that_are_not_supported_or_do_not_fit() {
     for (quantization, problem) in [
-        (
-            json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}),
-            "`quantization.mode` `mxfp4` is",
-        ),
-        (
-            json!({"group_size": 32, "bits": 7}),
-            "`quantization.bits` is 7; expected one of",
-        ),
-        (
-            json!({"group_size": 0, "bits": 4}),
-            "`quantization.group_size` is 0; expected",
-        ),
+        (json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}), "`quantization.mode` `mxfp4` is"),
+        (json!({"group_size": 32, "bits": 7}), "`quantization.bits` is 7; expected one of"),
+        (json!({"group_size": 0, "bits": 4}), "`quantization.group_size` is 0; expected"),
         (json!({"bits": 4}), "`quantization.group_size` is missing"),
         (
             json!({"group_size": 128, "bits": 4}),
@@ -535,17 +373,11 @@ fn sharded() -> TempDir {
     write_json(&folder.path().join("config.json"), &config());
     let list = tensors();
     let mut map = serde_json::Map::new();
-    for (file, part) in ["a.safetensors", "b.safetensors"]
-        .iter()
-        .zip(list.chunks(15))
-    {
+    for (file, part) in ["a.safetensors", "b.safetensors"].iter().zip(list.chunks(15)) {
         write_safetensors(&folder.path().join(file), part, 7);
         map.extend(part.iter().map(|(name, ..)| (name.clone(), json!(file))));
     }
-    write_json(
-        &folder.path().join("model.safetensors.index.json"),
-        &json!({"weight_map": map}),
-    );
+    write_json(&folder.path().join("model.safetensors.index.json"), &json!({"weight_map": map}));
     folder
 }
 
@@ -562,19 +394,11 @@ fn digests_tell_models_apart() {
     let model = folder(&config(), &tensors());
     let digest = open(&model).digest();
     assert_eq!(digest.to_string().parse(), Ok(digest));
-    assert!(
-        "xyz"
-            .parse::<planaria_engine::model_dir::ModelDigest>()
-            .is_err()
-    );
+    assert!("xyz".parse::<planaria_engine::model_dir::ModelDigest>().is_err());
     write_safetensors(&model.path().join("model.safetensors"), &tensors(), 8);
     assert_ne!(open(&model).digest(), digest, "other weights");
     let other = changed(|config| config["rms_norm_eps"] = json!(1e-6));
-    assert_ne!(
-        open(&folder(&other, &tensors())).digest(),
-        digest,
-        "another configuration"
-    );
+    assert_ne!(open(&folder(&other, &tensors())).digest(), digest, "another configuration");
 }
 
 #[test]
@@ -582,15 +406,7 @@ fn an_index_that_lies() {
     let folder = sharded();
     let index = folder.path().join("model.safetensors.index.json");
     let good: Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
-    for file in [
-        "../a.safetensors",
-        "/etc/passwd",
-        "",
-        ".",
-        "..",
-        "a/b",
-        "a\\b",
-    ] {
+    for file in ["../a.safetensors", "/etc/passwd", "", ".", "..", "a/b", "a\\b"] {
         let mut bad = good.clone();
         bad["weight_map"]["lm_head.weight"] = json!(file);
         write_json(&index, &bad);
@@ -613,16 +429,8 @@ fn an_index_that_lies() {
         refusal(&folder),
         "DIR/b.safetensors: there is no such file, but model.safetensors.index.json lists it"
     );
-    fs::copy(
-        folder.path().join("a.safetensors"),
-        folder.path().join("b.safetensors"),
-    )
-    .unwrap();
-    assert!(
-        refusal(&folder).contains("which is in DIR/a.safetensors too"),
-        "{}",
-        refusal(&folder)
-    );
+    fs::copy(folder.path().join("a.safetensors"), folder.path().join("b.safetensors")).unwrap();
+    assert!(refusal(&folder).contains("which is in DIR/a.safetensors too"), "{}", refusal(&folder));
     fs::remove_file(&index).unwrap();
     assert!(refusal(&folder).starts_with("DIR/model.safetensors: there is no such file"));
 }
@@ -655,18 +463,9 @@ fn with_header(header: &str, data: usize) -> TempDir {
 #[test]
 fn headers_that_lie() {
     let cases = [
-        (
-            r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
-            "cannot lie at 0..4",
-        ),
-        (
-            r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[8,4]}}"#,
-            "cannot lie at 8..4",
-        ),
-        (
-            r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,0]}}"#,
-            "cannot lie at 0..0",
-        ),
+        (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#, "cannot lie at 0..4"),
+        (r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[8,4]}}"#, "cannot lie at 8..4"),
+        (r#"{"a":{"dtype":"F4","shape":[1],"data_offsets":[0,0]}}"#, "cannot lie at 0..0"),
         (
             r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}}"#,
             "cannot lie at 0..0",
@@ -675,10 +474,7 @@ fn headers_that_lie() {
             r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[18446744073709551614,18446744073709551615]}}"#,
             "cannot lie at",
         ),
-        (
-            r#"{"a":{"dtype":"U8","shape":[99],"data_offsets":[0,99]}}"#,
-            "is cut short",
-        ),
+        (r#"{"a":{"dtype":"U8","shape":[99],"data_offsets":[0,99]}}"#, "is cut short"),
         (
             r#"{"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"b":{"dtype":"U8","shape":[4],"data_offsets":[3,7]}}"#,
             "tensors `a` and `b` overlap",
@@ -687,20 +483,11 @@ fn headers_that_lie() {
             r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
             "`a` comes twice",
         ),
-        (
-            r#"{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,1]}}"#,
-            "unknown variant `X9`",
-        ),
-        (
-            r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}"#,
-            "no safetensors header",
-        ),
+        (r#"{"a":{"dtype":"X9","shape":[1],"data_offsets":[0,1]}}"#, "unknown variant `X9`"),
+        (r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}"#, "no safetensors header"),
         ("[]", "no safetensors header"),
         ("", "no safetensors header"),
-        (
-            r#"{"__metadata__":{"a":[[[[]]]]}}"#,
-            "tensor `model.embed_tokens.weight` is missing",
-        ),
+        (r#"{"__metadata__":{"a":[[[[]]]]}}"#, "tensor `model.embed_tokens.weight` is missing"),
     ];
     for (header, problem) in cases {
         let error = refusal(&with_header(header, 16));
@@ -758,16 +545,8 @@ fn models_are_found_one_and_two_folders_deep() {
         .into_iter()
         .map(|(name, model)| (name.to_string(), model.is_ok()))
         .collect();
-    let expected = [
-        ("ant", true),
-        ("broken", false),
-        ("zoo/ape", true),
-        ("zoo/bear", true),
-    ];
-    assert_eq!(
-        found,
-        expected.map(|(name, sound)| (name.to_owned(), sound))
-    );
+    let expected = [("ant", true), ("broken", false), ("zoo/ape", true), ("zoo/bear", true)];
+    assert_eq!(found, expected.map(|(name, sound)| (name.to_owned(), sound)));
     assert!(list_models(&models.path().join("none")).is_err());
 }
 

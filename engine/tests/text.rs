@@ -44,9 +44,8 @@ fn byte_char(byte: u8) -> char {
 /// Byte-level BPE: 256 bytes, `he` as 256, and special tokens from 257 on, the first of which the
 /// post-processor puts before every text.
 fn byte_level() -> Value {
-    let mut vocab: Map<String, Value> = (0..=u8::MAX)
-        .map(|byte| (byte_char(byte).to_string(), json!(byte)))
-        .collect();
+    let mut vocab: Map<String, Value> =
+        (0..=u8::MAX).map(|byte| (byte_char(byte).to_string(), json!(byte))).collect();
     vocab.insert("he".to_owned(), json!(256));
     let special = |id: u32, content: &str| {
         json!({"id": id, "content": content, "single_word": false, "lstrip": false,
@@ -104,10 +103,7 @@ fn sentence_piece() -> Value {
 }
 
 fn tokenizer_with(tokenizer: Value, settings: Value) -> Arc<Tokenizer> {
-    let files = [
-        ("tokenizer.json", tokenizer),
-        ("tokenizer_config.json", settings),
-    ];
+    let files = [("tokenizer.json", tokenizer), ("tokenizer_config.json", settings)];
     let (_folder, model) = model(&files);
     Arc::new(Tokenizer::open(&model).unwrap())
 }
@@ -115,30 +111,14 @@ fn tokenizer_with(tokenizer: Value, settings: Value) -> Arc<Tokenizer> {
 #[test]
 fn a_plain_prompt_begins_as_the_model_wants_it() {
     let encode = |settings: Value, text: &str| {
-        tokenizer_with(byte_level(), settings)
-            .encode_prompt(text)
-            .unwrap()
+        tokenizer_with(byte_level(), settings).encode_prompt(text).unwrap()
     };
     let bos = json!({"bos_token": "<s>"});
-    assert_eq!(
-        encode(json!({}), "hey"),
-        [257, 256, 121],
-        "the post-processor's own"
-    );
+    assert_eq!(encode(json!({}), "hey"), [257, 256, 121], "the post-processor's own");
     assert_eq!(encode(bos.clone(), "<s>hey"), [257, 256, 121], "never two");
-    assert_eq!(
-        encode(json!({"bos_token": "<s>", "add_bos_token": false}), "hey"),
-        [256, 121]
-    );
-    assert_eq!(
-        encode(json!({"bos_token": "<s>", "add_bos_token": true}), "hey"),
-        [257, 256, 121]
-    );
-    assert_eq!(
-        encode(bos, &"h".repeat(20)).len(),
-        21,
-        "no truncation, no padding"
-    );
+    assert_eq!(encode(json!({"bos_token": "<s>", "add_bos_token": false}), "hey"), [256, 121]);
+    assert_eq!(encode(json!({"bos_token": "<s>", "add_bos_token": true}), "hey"), [257, 256, 121]);
+    assert_eq!(encode(bos, &"h".repeat(20)).len(), 21, "no truncation, no padding");
 
     let added = json!({"bos_token": {"content": "<s>"}, "add_bos_token": true});
     let sentence_piece = tokenizer_with(sentence_piece(), added);
@@ -158,14 +138,7 @@ fn special_tokens_are_read_or_taken_literally() {
 #[test]
 fn ends_of_an_answer_come_from_model_and_tokenizer() {
     let tokenizer = tokenizer_with(byte_level(), json!({"eos_token": "<|user|>"}));
-    assert_eq!(
-        tokenizer
-            .eos_token_ids()
-            .iter()
-            .copied()
-            .collect::<Vec<_>>(),
-        [258, 259]
-    );
+    assert_eq!(tokenizer.eos_token_ids().iter().copied().collect::<Vec<_>>(), [258, 259]);
     assert_eq!(tokenizer.vocab_size(), 260);
 }
 
@@ -186,10 +159,8 @@ fn tokens_stand_for_bytes() {
 #[test]
 fn half_characters_are_held_back() {
     let mut stream = Detokenizer::new(tokenizer_with(byte_level(), json!({})));
-    let pieces: Vec<String> = "a🦠b"
-        .bytes()
-        .map(|byte| stream.push(u32::from(byte)).unwrap())
-        .collect();
+    let pieces: Vec<String> =
+        "a🦠b".bytes().map(|byte| stream.push(u32::from(byte)).unwrap()).collect();
     assert_eq!(pieces, ["a", "", "", "", "🦠", "b"]);
     assert_eq!(stream.push(0xf0).unwrap(), "");
     assert_eq!(stream.finish().unwrap(), "\u{fffd}");
@@ -227,30 +198,14 @@ fn a_tokenizer_that_is_missing_or_broken() {
         error
             .ends_with("tokenizer.json: there is no such file, but a model that is served has one")
     );
-    for broken in [
-        json!({}),
-        json!("nonsense"),
-        json!([1]),
-        json!({"model": {"type": "BPE"}}),
-    ] {
+    for broken in [json!({}), json!("nonsense"), json!([1]), json!({"model": {"type": "BPE"}})] {
         let (_folder, broken) = model(&[("tokenizer.json", broken)]);
         let error = Tokenizer::open(&broken).unwrap_err().to_string();
-        assert!(
-            error.contains("tokenizer.json: is no tokenizer: "),
-            "{error}"
-        );
+        assert!(error.contains("tokenizer.json: is no tokenizer: "), "{error}");
     }
-    let files = [
-        ("tokenizer.json", byte_level()),
-        ("tokenizer_config.json", json!("{")),
-    ];
+    let files = [("tokenizer.json", byte_level()), ("tokenizer_config.json", json!("{"))];
     let (_folder, broken) = model(&files);
-    assert!(
-        Tokenizer::open(&broken)
-            .unwrap_err()
-            .to_string()
-            .contains("tokenizer_config.json")
-    );
+    assert!(Tokenizer::open(&broken).unwrap_err().to_string().contains("tokenizer_config.json"));
 }
 
 fn streamed(tokenizer: &Arc<Tokenizer>, ids: &[u32]) -> String {
@@ -291,10 +246,7 @@ fn conversation() -> Vec<ChatMessage> {
         role: role.to_owned(),
         content: content.to_owned(),
     };
-    vec![
-        message("system", "Be <kind> & \"short\"."),
-        message("user", "  Héllo\n"),
-    ]
+    vec![message("system", "Be <kind> & \"short\"."), message("user", "  Héllo\n")]
 }
 
 fn template(source: &str) -> ChatTemplate {
@@ -338,26 +290,11 @@ fn what_templates_use_of_python() {
             "{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}",
             "system",
         ),
-        (
-            "{{ messages[1:][0]['role'] }}{{ messages[-1].role }}",
-            "useruser",
-        ),
-        (
-            "{% macro f(x) %}({{ x }}){% endmacro %}{{ f(eos_token) }}",
-            "(</s>)",
-        ),
-        (
-            "{{ messages[0].content | tojson }}",
-            "\"Be <kind> & \\\"short\\\".\"",
-        ),
-        (
-            "{{ {'a': [1, 'x', none, true]} | tojson }}",
-            "{\"a\": [1, \"x\", null, true]}",
-        ),
-        (
-            "{{ {'a': [1]} | tojson(indent=2) }}",
-            "{\n  \"a\": [\n    1\n  ]\n}",
-        ),
+        ("{{ messages[1:][0]['role'] }}{{ messages[-1].role }}", "useruser"),
+        ("{% macro f(x) %}({{ x }}){% endmacro %}{{ f(eos_token) }}", "(</s>)"),
+        ("{{ messages[0].content | tojson }}", "\"Be <kind> & \\\"short\\\".\""),
+        ("{{ {'a': [1, 'x', none, true]} | tojson }}", "{\"a\": [1, \"x\", null, true]}"),
+        ("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
         ("{{ strftime_now('%d %B %Y') }}", "01 January 1970"),
         ("{{ unk_token }}{{ unk_token is defined }}", "False"),
         ("{% generation %}x{%- endgeneration %}", "x"),
@@ -389,15 +326,9 @@ fn runaway_templates_are_stopped() {
 #[test]
 fn templates_can_refuse_messages() {
     let source = "{% if messages[0].role == 'system' %}{{ raise_exception('No system: ' ~ messages[0].role) }}{% endif %}";
-    assert_eq!(
-        render(source),
-        Err(ChatError::Refused("No system: system".to_owned()))
-    );
+    assert_eq!(render(source), Err(ChatError::Refused("No system: system".to_owned())));
     let inside_a_macro = format!("{{% macro f() %}}{source}{{% endmacro %}}{{{{ f() }}}}");
-    assert_eq!(
-        render(&inside_a_macro),
-        Err(ChatError::Refused("No system: system".to_owned()))
-    );
+    assert_eq!(render(&inside_a_macro), Err(ChatError::Refused("No system: system".to_owned())));
 }
 
 #[test]
@@ -409,10 +340,7 @@ fn broken_templates_say_so() {
         "{% include 'x' %}",
         "{{ '",
     ] {
-        assert!(
-            matches!(render(source), Err(ChatError::Broken(_))),
-            "{source}"
-        );
+        assert!(matches!(render(source), Err(ChatError::Broken(_))), "{source}");
     }
     let deep = format!("{{{{ {}1{} }}}}", "(".repeat(10_000), ")".repeat(10_000));
     assert!(matches!(render(&deep), Err(ChatError::Broken(_))));
@@ -428,10 +356,7 @@ fn a_model_without_a_template_points_to_completions() {
         assert_eq!(error, ChatError::NoTemplate);
         assert!(error.to_string().ends_with("use /v1/completions"));
     }
-    assert_eq!(
-        ChatTemplate::open(&model(&[]).1).unwrap().usable(),
-        Err(ChatError::NoTemplate)
-    );
+    assert_eq!(ChatTemplate::open(&model(&[]).1).unwrap().usable(), Err(ChatError::NoTemplate));
 }
 
 #[test]
@@ -443,22 +368,14 @@ fn templates_in_all_their_places() {
     };
     let settings = ("tokenizer_config.json", named);
     let json_file = ("chat_template.json", json!({"chat_template": "json"}));
-    let jinja_file = (
-        "chat_template.jinja",
-        json!("jinja {{ messages | length }}"),
-    );
+    let jinja_file = ("chat_template.jinja", json!("jinja {{ messages | length }}"));
     let rendered = |files: &[(&str, Value)]| open(files).unwrap().unwrap();
     assert_eq!(rendered(std::slice::from_ref(&settings)), "named");
     assert_eq!(rendered(&[settings.clone(), json_file.clone()]), "json");
     assert_eq!(rendered(&[settings, json_file, jinja_file]), "jinja 2");
     for wrong in [json!({"chat_template": 3}), json!({"chat_template": []})] {
-        let error = open(&[("tokenizer_config.json", wrong)])
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("tokenizer_config.json: `chat_template` is "),
-            "{error}"
-        );
+        let error = open(&[("tokenizer_config.json", wrong)]).unwrap_err().to_string();
+        assert!(error.contains("tokenizer_config.json: `chat_template` is "), "{error}");
     }
 }
 
@@ -466,10 +383,7 @@ fn templates_in_all_their_places() {
 fn long_conversations_are_no_runaways() {
     let source =
         "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}</s>\n{% endfor %}";
-    let turn = ChatMessage {
-        role: "user".to_owned(),
-        content: "word ".repeat(2000),
-    };
+    let turn = ChatMessage { role: "user".to_owned(), content: "word ".repeat(2000) };
     let prompt = template(source).render(&vec![turn; 500], true, 0).unwrap();
     assert!(prompt.len() > 4_900_000);
 }

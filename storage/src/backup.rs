@@ -94,10 +94,7 @@ pub fn backup(store: &Store, to: &Path) -> Result<(), BackupError> {
     written.map_err(|source| {
         // Nothing is lost if this fails too: the next backup overwrites the leftover.
         let _ = fs::remove_file(&partial);
-        BackupError::Io {
-            path: to.to_owned(),
-            source,
-        }
+        BackupError::Io { path: to.to_owned(), source }
     })
 }
 
@@ -111,9 +108,7 @@ pub fn restore(from: &Path, dir: &Path) -> Result<(), RestoreError> {
         move |source| RestoreError::Io { path, source }
     };
     if !is_free(dir).map_err(io(dir))? {
-        return Err(RestoreError::NotEmpty {
-            dir: dir.to_owned(),
-        });
+        return Err(RestoreError::NotEmpty { dir: dir.to_owned() });
     }
     let rows = decode(&fs::read(from).map_err(io(from))?, from)?;
     let partial = with_suffix(dir, ".restoring");
@@ -121,11 +116,8 @@ pub fn restore(from: &Path, dir: &Path) -> Result<(), RestoreError> {
         // Left by a restore that was killed.
         fs::remove_dir_all(&partial).map_err(io(&partial))?;
     }
-    let filled = fill(&partial, rows).and_then(|()| {
-        fs::rename(&partial, dir)
-            .and_then(|()| sync_parent(dir))
-            .map_err(io(dir))
-    });
+    let filled = fill(&partial, rows)
+        .and_then(|()| fs::rename(&partial, dir).and_then(|()| sync_parent(dir)).map_err(io(dir)));
     if filled.is_err() {
         // The next restore removes it if this one cannot.
         let _ = fs::remove_dir_all(&partial);
@@ -180,33 +172,19 @@ fn encode(rows: &[Row]) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8], path: &Path) -> Result<Vec<Row>, RestoreError> {
-    let damaged = |why| RestoreError::Damaged {
-        path: path.to_owned(),
-        why,
-    };
-    let body = bytes
-        .strip_prefix(&MAGIC)
-        .ok_or_else(|| damaged("it begins with something else"))?;
-    let (sealed, crc) = bytes
-        .split_last_chunk()
-        .ok_or_else(|| damaged("it is cut short"))?;
+    let damaged = |why| RestoreError::Damaged { path: path.to_owned(), why };
+    let body =
+        bytes.strip_prefix(&MAGIC).ok_or_else(|| damaged("it begins with something else"))?;
+    let (sealed, crc) = bytes.split_last_chunk().ok_or_else(|| damaged("it is cut short"))?;
     if crc32fast::hash(sealed) != u32::from_be_bytes(*crc) {
         return Err(damaged("its checksum is wrong"));
     }
-    let (schema, body) = body
-        .split_first_chunk()
-        .ok_or_else(|| damaged("it is cut short"))?;
+    let (schema, body) = body.split_first_chunk().ok_or_else(|| damaged("it is cut short"))?;
     let found = u32::from_be_bytes(*schema);
     if found > SCHEMA {
-        return Err(RestoreError::Newer {
-            path: path.to_owned(),
-            found,
-        });
+        return Err(RestoreError::Newer { path: path.to_owned(), found });
     }
-    let end = body
-        .len()
-        .checked_sub(TRAILER_BYTES)
-        .ok_or_else(|| damaged("it is cut short"))?;
+    let end = body.len().checked_sub(TRAILER_BYTES).ok_or_else(|| damaged("it is cut short"))?;
     let (mut rest, trailer) = body.split_at(end);
     let mut rows = Vec::new();
     while !rest.is_empty() {

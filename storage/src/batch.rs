@@ -40,11 +40,7 @@ impl Batch {
     {
         let row = table.row_key(key);
         match value::encode(&row, value) {
-            Ok(value) => self.push(
-                table.name(),
-                &key.to_bytes(),
-                Change::Put { key: row, value },
-            ),
+            Ok(value) => self.push(table.name(), &key.to_bytes(), Change::Put { key: row, value }),
             Err(why) => self.refuse(CommitError::Encode {
                 table: table.name(),
                 key: readable(&key.to_bytes()),
@@ -81,10 +77,7 @@ impl Batch {
         if key.len() > MAX_KEY_BYTES || self.bytes > MAX_BATCH_BYTES {
             // The whole key may be what is too long.
             let shown = key.get(..64).unwrap_or(key);
-            self.refuse(CommitError::TooLarge {
-                table,
-                key: readable(shown),
-            });
+            self.refuse(CommitError::TooLarge { table, key: readable(shown) });
         } else {
             self.changes.push(change);
         }

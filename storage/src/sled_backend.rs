@@ -87,10 +87,8 @@ impl SledBackend {
         let mut seal = committed.seal;
         seal.generation += 1;
         // Later changes of a row replace earlier ones, as sled's batch would do.
-        let last: BTreeMap<&[u8], Option<&[u8]>> = changes
-            .iter()
-            .map(|change| (change.key(), change.value()))
-            .collect();
+        let last: BTreeMap<&[u8], Option<&[u8]>> =
+            changes.iter().map(|change| (change.key(), change.value())).collect();
         let mut batch = sled::Batch::default();
         for (key, value) in last {
             let row = row_key(key);
@@ -103,10 +101,7 @@ impl SledBackend {
         }
         batch.insert(SEAL_KEY, &seal.encode()[..]);
         {
-            let _alone = self
-                .applying
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let _alone = self.applying.write().unwrap_or_else(PoisonError::into_inner);
             self.guarded(|| self.db.apply_batch(batch))?;
         }
         self.guarded(|| self.db.flush())?;
@@ -129,15 +124,11 @@ impl Backend for SledBackend {
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), BackendError> {
-        let mut committed = self
-            .committed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         if committed.stopped {
             return Err(BackendError::Stopped);
         }
-        self.apply(&mut committed, changes)
-            .inspect_err(|_| committed.stopped = true)
+        self.apply(&mut committed, changes).inspect_err(|_| committed.stopped = true)
     }
 }
 

@@ -58,10 +58,8 @@ impl Store {
     /// See [`OpenError`]; in each case the store's rows are as they were.
     pub fn open(dir: &Path) -> Result<Opened, OpenError> {
         let (backend, set_aside) = SledBackend::open_or_set_aside(dir)?;
-        let store = Self::on(Arc::new(backend)).map_err(|source| OpenError::Io {
-            dir: dir.to_owned(),
-            source,
-        })?;
+        let store = Self::on(Arc::new(backend))
+            .map_err(|source| OpenError::Io { dir: dir.to_owned(), source })?;
         Ok(Opened { store, set_aside })
     }
 
@@ -70,10 +68,7 @@ impl Store {
     /// # Panics
     /// When the system has no thread to give.
     #[must_use]
-    #[expect(
-        clippy::expect_used,
-        reason = "a test double; a process without threads is over"
-    )]
+    #[expect(clippy::expect_used, reason = "a test double; a process without threads is over")]
     pub fn in_memory() -> Self {
         Self::on(Arc::new(MemoryBackend::new())).expect("a thread for the writer")
     }
@@ -84,9 +79,7 @@ impl Store {
     /// When the system has no thread to give.
     pub fn on(backend: Arc<dyn Backend>) -> io::Result<Self> {
         let writer = Writer::start(Arc::clone(&backend))?;
-        Ok(Self {
-            inner: Arc::new(Inner { writer, backend }),
-        })
+        Ok(Self { inner: Arc::new(Inner { writer, backend }) })
     }
 
     /// Makes the changes of a batch; blocks until they are durable. Waits for room in the queue.
@@ -127,8 +120,6 @@ impl Store {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store")
-            .field("stats", &self.stats())
-            .finish_non_exhaustive()
+        f.debug_struct("Store").field("stats", &self.stats()).finish_non_exhaustive()
     }
 }

@@ -40,14 +40,8 @@ impl<K: Key + ?Sized, V> Table<K, V> {
     /// a compile error, so name tables in constants.
     #[must_use]
     pub const fn new(name: &'static str) -> Self {
-        assert!(
-            is_name(name.as_bytes()),
-            "a table's name is one or more of a-z, 0-9, _ and -"
-        );
-        Self {
-            name,
-            types: PhantomData,
-        }
+        assert!(is_name(name.as_bytes()), "a table's name is one or more of a-z, 0-9, _ and -");
+        Self { name, types: PhantomData }
     }
 
     /// The name given to [`Table::new`].
@@ -71,11 +65,7 @@ impl<K: Key + ?Sized, V> Table<K, V> {
     fn error(&self, key: &[u8], error: ValueError) -> ReadError {
         let (table, key) = (self.name, readable(key));
         match error {
-            ValueError::Newer(version) => ReadError::Newer {
-                table,
-                key,
-                version,
-            },
+            ValueError::Newer(version) => ReadError::Newer { table, key, version },
             ValueError::Damaged(why) => ReadError::Damaged { table, key, why },
         }
     }
@@ -91,10 +81,7 @@ impl<K: Key + ?Sized, V: DeserializeOwned> Table<K, V> {
         let value = store
             .backend()
             .get(&row)
-            .map_err(|source| ReadError::Backend {
-                table: self.name,
-                source,
-            })?;
+            .map_err(|source| ReadError::Backend { table: self.name, source })?;
         value
             .map(|bytes| value::decode(&row, &bytes))
             .transpose()
@@ -110,10 +97,7 @@ impl<K: Key + ?Sized, V: DeserializeOwned> Table<K, V> {
         let rows = store
             .backend()
             .scan(&prefix)
-            .map_err(|source| ReadError::Backend {
-                table: self.name,
-                source,
-            })?;
+            .map_err(|source| ReadError::Backend { table: self.name, source })?;
         rows.iter()
             .map(|(row, bytes)| {
                 let key = row.get(prefix.len()..).unwrap_or_default();
@@ -204,10 +188,7 @@ mod tests {
     const NUMBERED: Table<u64, String> = Table::new("numbered");
 
     fn damage(store: &Store, row: &[u8], value: &[u8]) {
-        let change = Change::Put {
-            key: row.to_vec(),
-            value: value.to_vec(),
-        };
+        let change = Change::Put { key: row.to_vec(), value: value.to_vec() };
         store.backend().commit(&[change]).unwrap();
     }
 
@@ -229,12 +210,7 @@ mod tests {
             batch.put(&NUMBERED, &number, &number.to_string());
         }
         store.commit(batch).unwrap();
-        let keys: Vec<u64> = NUMBERED
-            .scan(&store)
-            .unwrap()
-            .into_iter()
-            .map(|row| row.0)
-            .collect();
+        let keys: Vec<u64> = NUMBERED.scan(&store).unwrap().into_iter().map(|row| row.0).collect();
         assert_eq!(keys, [0, 1, 255, 256, u64::MAX]);
     }
 
@@ -270,10 +246,7 @@ mod tests {
         let row = b"numbered\0abc";
         damage(&store, row, &value::encode(row, "text").unwrap());
         let error = NUMBERED.scan(&store).unwrap_err();
-        assert!(
-            error.to_string().contains("its key is of another type"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("its key is of another type"), "{error}");
     }
 
     #[test]

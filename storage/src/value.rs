@@ -36,9 +36,7 @@ pub(crate) fn decode<V: DeserializeOwned>(key: &[u8], bytes: &[u8]) -> Result<V,
     if *version > VERSION {
         return Err(ValueError::Newer(*version));
     }
-    let (stored, payload) = rest
-        .split_first_chunk()
-        .ok_or_else(|| damaged("it is cut short"))?;
+    let (stored, payload) = rest.split_first_chunk().ok_or_else(|| damaged("it is cut short"))?;
     if u32::from_be_bytes(*stored) != checksum(*version, key, payload) {
         return Err(damaged("its checksum is wrong"));
     }
@@ -79,29 +77,20 @@ mod tests {
         for at in 0..sound.len() * 8 {
             let mut flipped = sound.clone();
             flipped[at / 8] ^= 1 << (at % 8);
-            assert!(
-                decode::<(u64, String)>(b"key", &flipped).is_err(),
-                "bit {at}"
-            );
+            assert!(decode::<(u64, String)>(b"key", &flipped).is_err(), "bit {at}");
         }
     }
 
     #[test]
     fn a_value_under_another_key_is_noticed() {
         let bytes = encode(b"a", &1u8).unwrap();
-        assert!(matches!(
-            decode::<u8>(b"b", &bytes),
-            Err(ValueError::Damaged(_))
-        ));
+        assert!(matches!(decode::<u8>(b"b", &bytes), Err(ValueError::Damaged(_))));
     }
 
     #[test]
     fn a_newer_value_says_so() {
         let mut bytes = encode(b"a", &1u8).unwrap();
         bytes[0] = VERSION + 1;
-        assert_eq!(
-            decode::<u8>(b"a", &bytes),
-            Err(ValueError::Newer(VERSION + 1))
-        );
+        assert_eq!(decode::<u8>(b"a", &bytes), Err(ValueError::Newer(VERSION + 1)));
     }
 }

@@ -101,17 +101,11 @@ impl Writer {
     pub(crate) fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_BATCHES);
         let counters = Arc::new(Counters::default());
-        let thread = thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn({
-                let counters = Arc::clone(&counters);
-                move || write_groups(&*backend, &jobs, &counters)
-            })?;
-        Ok(Self {
-            queue: Some(queue),
-            thread: Some(thread),
-            counters,
-        })
+        let thread = thread::Builder::new().name("store-writer".to_owned()).spawn({
+            let counters = Arc::clone(&counters);
+            move || write_groups(&*backend, &jobs, &counters)
+        })?;
+        Ok(Self { queue: Some(queue), thread: Some(thread), counters })
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -150,11 +144,7 @@ impl Writer {
             return acknowledge(Err(thread_is_gone()));
         };
         self.counters.queued.fetch_add(1, Ordering::Relaxed);
-        let (job, error) = match queue.try_send(Job {
-            changes,
-            bytes,
-            acknowledge,
-        }) {
+        let (job, error) = match queue.try_send(Job { changes, bytes, acknowledge }) {
             Ok(()) => return,
             Err(TrySendError::Full(job)) => (job, CommitError::QueueFull),
             Err(TrySendError::Disconnected(job)) => (job, thread_is_gone()),
@@ -177,9 +167,7 @@ impl Drop for Writer {
 }
 
 fn thread_is_gone() -> CommitError {
-    CommitError::Failed {
-        reason: Arc::from("the store's writer thread is gone"),
-    }
+    CommitError::Failed { reason: Arc::from("the store's writer thread is gone") }
 }
 
 fn write_groups(backend: &dyn Backend, jobs: &Receiver<Job>, counters: &Counters) {
@@ -188,9 +176,7 @@ fn write_groups(backend: &dyn Backend, jobs: &Receiver<Job>, counters: &Counters
         let (changes, group) = gather(first, jobs);
         counters.queued.fetch_sub(group.len(), Ordering::Relaxed);
         let result = match &stopped {
-            Some(reason) => Err(CommitError::Stopped {
-                reason: Arc::clone(reason),
-            }),
+            Some(reason) => Err(CommitError::Stopped { reason: Arc::clone(reason) }),
             None => commit_group(backend, &changes, group.len(), counters).map_err(|reason| {
                 tracing::error!(%reason, "a commit failed; the store takes no more");
                 stopped = Some(Arc::clone(&reason));
@@ -230,12 +216,8 @@ fn commit_group(
     counters: &Counters,
 ) -> Result<(), Arc<str>> {
     let _span = tracing::debug_span!("commit", batches, changes = changes.len()).entered();
-    backend
-        .commit(changes)
-        .map_err(|error| Arc::from(error.to_string()))?;
+    backend.commit(changes).map_err(|error| Arc::from(error.to_string()))?;
     counters.flushes.fetch_add(1, Ordering::Relaxed);
-    counters
-        .batches
-        .fetch_add(batches as u64, Ordering::Relaxed);
+    counters.batches.fetch_add(batches as u64, Ordering::Relaxed);
     Ok(())
 }

@@ -28,11 +28,8 @@ const WARM_UP: usize = 300;
 const ROUNDS: usize = 3000;
 
 fn main() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         println!("round trips of {FRAME} bytes on loopback, {ROUNDS} of each");
         udp().await;
@@ -92,26 +89,13 @@ async fn tcp() {
 }
 
 fn node(name: &str) -> Endpoint {
-    let credentials = Credentials::derive(
-        &ClusterKey::from_bytes([1; 32]),
-        &Identity::generate().unwrap(),
-    )
-    .unwrap();
-    let hello = LocalHello {
-        generation: 1,
-        name: name.to_owned(),
-        info: Bytes::new(),
-    };
+    let credentials =
+        Credentials::derive(&ClusterKey::from_bytes([1; 32]), &Identity::generate().unwrap())
+            .unwrap();
+    let hello = LocalHello { generation: 1, name: name.to_owned(), info: Bytes::new() };
     let listen = ([127, 0, 0, 1], 0).into();
-    Endpoint::bind(
-        &credentials,
-        EndpointConfig {
-            listen,
-            hello,
-            limits: Limits::default(),
-        },
-    )
-    .unwrap()
+    Endpoint::bind(&credentials, EndpointConfig { listen, hello, limits: Limits::default() })
+        .unwrap()
 }
 
 async fn links() {
@@ -124,52 +108,22 @@ async fn links() {
 
     let (sender, mut receiver) = left.split();
     let echo = tokio::spawn(echo(right.split()));
-    ping(
-        "link, in memory",
-        Lane::Activation(1),
-        &sender,
-        &mut receiver,
-    )
-    .await;
+    ping("link, in memory", Lane::Activation(1), &sender, &mut receiver).await;
     echo.abort();
 
     let (sender, mut receiver) = at_a.split();
     tokio::spawn(self::echo(at_b.split()));
-    ping(
-        "link, QUIC, activation",
-        Lane::Activation(1),
-        &sender,
-        &mut receiver,
-    )
-    .await;
+    ping("link, QUIC, activation", Lane::Activation(1), &sender, &mut receiver).await;
     ping("link, QUIC, control", Lane::Control, &sender, &mut receiver).await;
-    println!(
-        "QUIC's own estimate of the round trip: {:?}; handshake: {handshake:?}",
-        sender.rtt()
-    );
+    println!("QUIC's own estimate of the round trip: {:?}; handshake: {handshake:?}", sender.rtt());
 
     let stop = Arc::new(AtomicBool::new(false));
     let bulk = tokio::spawn(flood(sender.clone(), Arc::clone(&stop)));
-    ping(
-        "link, QUIC, activation under bulk",
-        Lane::Activation(1),
-        &sender,
-        &mut receiver,
-    )
-    .await;
-    ping(
-        "link, QUIC, control under bulk",
-        Lane::Control,
-        &sender,
-        &mut receiver,
-    )
-    .await;
+    ping("link, QUIC, activation under bulk", Lane::Activation(1), &sender, &mut receiver).await;
+    ping("link, QUIC, control under bulk", Lane::Control, &sender, &mut receiver).await;
     stop.store(true, Ordering::Relaxed);
     let (bytes, time) = bulk.await.unwrap();
-    println!(
-        "bulk at the same time: {:.0} MiB/s",
-        mib(bytes) / time.as_secs_f64()
-    );
+    println!("bulk at the same time: {:.0} MiB/s", mib(bytes) / time.as_secs_f64());
 
     let stop = Arc::new(AtomicBool::new(false));
     let bulk = tokio::spawn(flood(sender.clone(), Arc::clone(&stop)));
@@ -184,10 +138,8 @@ fn mib(bytes: u64) -> f64 {
 }
 
 async fn ping(what: &'static str, lane: Lane, sender: &LinkSender, receiver: &mut LinkReceiver) {
-    let frame = Frame {
-        header: Bytes::from_static(b"header"),
-        payload: Bytes::from(vec![1; FRAME]),
-    };
+    let frame =
+        Frame { header: Bytes::from_static(b"header"), payload: Bytes::from(vec![1; FRAME]) };
     let mut times = Times::new(what);
     for _ in 0..WARM_UP + ROUNDS {
         let start = Instant::now();
@@ -213,10 +165,7 @@ async fn flood(sender: LinkSender, stop: Arc<AtomicBool>) -> (u64, Duration) {
     let start = Instant::now();
     let mut bytes = 0;
     while !stop.load(Ordering::Relaxed) {
-        let frame = Frame {
-            header: Bytes::new(),
-            payload: payload.clone(),
-        };
+        let frame = Frame { header: Bytes::new(), payload: payload.clone() };
         sender.send(Lane::Bulk, frame).await.unwrap();
         bytes += CHUNK as u64;
     }
@@ -230,10 +179,7 @@ struct Times {
 
 impl Times {
     fn new(what: &'static str) -> Self {
-        Self {
-            what,
-            times: Vec::with_capacity(WARM_UP + ROUNDS),
-        }
+        Self { what, times: Vec::with_capacity(WARM_UP + ROUNDS) }
     }
 
     fn add(&mut self, time: Duration) {
@@ -244,11 +190,6 @@ impl Times {
         let mut times = self.times[WARM_UP..].to_vec();
         times.sort_unstable();
         let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-        println!(
-            "{:36} p50 {:>10.1?}  p99 {:>10.1?}",
-            self.what,
-            at(50),
-            at(99)
-        );
+        println!("{:36} p50 {:>10.1?}  p99 {:>10.1?}", self.what, at(50), at(99));
     }
 }

@@ -34,10 +34,7 @@ impl Authority {
         // Fixed, as everything else here is: all nodes must arrive at the same certificate.
         params.serial_number = Some(SerialNumber::from(vec![1]));
         let certificate = params.self_signed(&key).map_err(derivation)?.der().clone();
-        Ok(Self {
-            issuer: Issuer::new(params, key),
-            certificate,
-        })
+        Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
 
     pub(crate) const fn certificate(&self) -> &CertificateDer<'static> {
@@ -51,24 +48,17 @@ impl Authority {
     ) -> Result<CertificateDer<'static>, CredentialsError> {
         let mut params = params(NODE_SUBJECT)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
-        let certificate = params
-            .signed_by(&key_pair(identity)?, &self.issuer)
-            .map_err(derivation)?;
+        let certificate =
+            params.signed_by(&key_pair(identity)?, &self.issuer).map_err(derivation)?;
         Ok(certificate.der().clone())
     }
 }
 
 fn params(subject: &str) -> Result<CertificateParams, CredentialsError> {
-    let names = if subject == NODE_SUBJECT {
-        vec![CERTIFICATE_NAME.to_owned()]
-    } else {
-        vec![]
-    };
+    let names = if subject == NODE_SUBJECT { vec![CERTIFICATE_NAME.to_owned()] } else { vec![] };
     let mut params = CertificateParams::new(names).map_err(derivation)?;
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, subject);
@@ -87,10 +77,7 @@ fn key_pair(identity: &Identity) -> Result<KeyPair, CredentialsError> {
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &PKCS_ED25519).map_err(derivation)
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "the shape that map_err wants"
-)]
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn derivation(error: rcgen::Error) -> CredentialsError {
     CredentialsError::Derivation(error.to_string())
 }
@@ -140,9 +127,7 @@ mod tests {
         let leaf = ParsedCertificate::try_from(&certificate).unwrap();
         let verify = |byte, seconds| {
             let mut roots = RootCertStore::empty();
-            roots
-                .add(Authority::derive(&key(byte)).unwrap().certificate)
-                .unwrap();
+            roots.add(Authority::derive(&key(byte)).unwrap().certificate).unwrap();
             verify_server_cert_signed_by_trust_anchor(
                 &leaf,
                 &roots,

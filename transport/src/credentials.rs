@@ -113,10 +113,7 @@ impl Credentials {
     ) -> Result<Self, CredentialsError> {
         let (key, identity_id) = (Identity::from_pem(key)?.node_id(), identity.node_id());
         if key != identity_id {
-            return Err(CredentialsError::OtherKey {
-                key,
-                identity: identity_id,
-            });
+            return Err(CredentialsError::OtherKey { key, identity: identity_id });
         }
         let mut roots = RootCertStore::empty();
         for authority in certificates("CA certificate", ca)? {
@@ -253,9 +250,8 @@ fn check_chain(
 }
 
 /// SubjectPublicKeyInfo of an Ed25519 key (RFC 8410), up to the 32 bytes of the key.
-const ED25519_KEY_INFO: [u8; 12] = [
-    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
-];
+const ED25519_KEY_INFO: [u8; 12] =
+    [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 #[cfg(test)]
 mod tests {
@@ -287,10 +283,7 @@ mod tests {
             let mut params = CertificateParams::default();
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             let ca = params.self_signed(&key).unwrap().pem();
-            Self {
-                ca,
-                issuer: Issuer::new(params, key),
-            }
+            Self { ca, issuer: Issuer::new(params, key) }
         }
 
         fn sign(&self, key: &KeyPair, name: &str, year: i32) -> String {
@@ -318,22 +311,13 @@ mod tests {
             (load("", &good, &pem), "CA certificate is not usable PEM"),
             (load(ca, "x", &pem), "node certificate is not usable PEM"),
             (load(ca, &good, "x"), "not an Ed25519 private key"),
-            (
-                load(ca, &good, &stranger.serialize_pem()),
-                "the private key belongs to node",
-            ),
+            (load(ca, &good, &stranger.serialize_pem()), "the private key belongs to node"),
             (
                 load(ca, &operator.sign(&stranger, CERTIFICATE_NAME, 4000), &pem),
                 "not for this node's key",
             ),
-            (
-                load(ca, &operator.sign(&key, "other.example", 4000), &pem),
-                "not valid for name",
-            ),
-            (
-                load(ca, &operator.sign(&key, CERTIFICATE_NAME, 2001), &pem),
-                "expired",
-            ),
+            (load(ca, &operator.sign(&key, "other.example", 4000), &pem), "not valid for name"),
+            (load(ca, &operator.sign(&key, CERTIFICATE_NAME, 2001), &pem), "expired"),
             (load(&Operator::new().ca, &good, &pem), "peers would refuse"),
         ];
         for (outcome, words) in cases {

@@ -98,31 +98,15 @@ impl Endpoint {
             _ => BindError::Listen { address, source },
         };
         let socket = UdpSocket::bind(address).map_err(listen)?;
-        let quic = quinn::Endpoint::new(
-            quinn::EndpointConfig::default(),
-            Some(server),
-            socket,
-            runtime,
-        )
-        .map_err(listen)?;
+        let quic =
+            quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(server), socket, runtime)
+                .map_err(listen)?;
         let address = quic.local_addr().map_err(listen)?;
-        let local = Arc::new(Local::new(
-            credentials.node_id(),
-            config.limits,
-            config.hello,
-        ));
+        let local = Arc::new(Local::new(credentials.node_id(), config.limits, config.hello));
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
         tokio::spawn(answer_callers(quic.clone(), Arc::clone(&local), arrived));
         let arrivals = tokio::sync::Mutex::new(arrivals);
-        Ok(Self {
-            inner: Arc::new(Inner {
-                quic,
-                client,
-                local,
-                address,
-                arrivals,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { quic, client, local, address, arrivals }) })
     }
 
     /// Where it listens, with the port that the system chose if it was asked to.
@@ -160,15 +144,13 @@ impl Endpoint {
             .quic
             .connect_with(inner.client.clone(), address, CERTIFICATE_NAME)
             .map_err(|error| {
-                let detail = match error {
-                    ConnectError::EndpointStopping => "this endpoint is closed".to_owned(),
-                    error => error.to_string(),
-                };
-                refused(Refusal::Failed { detail })
-            })?;
-        handshake::dial(&inner.local, connecting)
-            .await
-            .map_err(|failure| refused(failure.refusal))
+            let detail = match error {
+                ConnectError::EndpointStopping => "this endpoint is closed".to_owned(),
+                error => error.to_string(),
+            };
+            refused(Refusal::Failed { detail })
+        })?;
+        handshake::dial(&inner.local, connecting).await.map_err(|failure| refused(failure.refusal))
     }
 
     /// The next peer that dialed this node: linked, or refused and why. `None` once the endpoint
@@ -187,12 +169,7 @@ impl Endpoint {
 
 impl std::fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Endpoint({} at {})",
-            self.inner.local.node.short(),
-            self.inner.address
-        )
+        write!(f, "Endpoint({} at {})", self.inner.local.node.short(), self.inner.address)
     }
 }
 
@@ -229,16 +206,8 @@ async fn answer_callers(quic: quinn::Endpoint, local: Arc<Local>, arrived: Arriv
         let verdict = lock(&gate).enter(canonical(address).ip(), proved);
         match verdict {
             Verdict::Enter => {
-                let place = Place {
-                    gate: Arc::clone(&gate),
-                    address: canonical(address),
-                };
-                tokio::spawn(answer_caller(
-                    caller,
-                    Arc::clone(&local),
-                    arrived.clone(),
-                    place,
-                ));
+                let place = Place { gate: Arc::clone(&gate), address: canonical(address) };
+                tokio::spawn(answer_caller(caller, Arc::clone(&local), arrived.clone(), place));
             }
             // It cannot fail: a caller that is not proved may be asked.
             Verdict::Prove => drop(caller.retry()),
@@ -256,20 +225,13 @@ async fn answer_caller(caller: Incoming, local: Arc<Local>, arrived: Arrived, pl
         Ok(connecting) => handshake::accept(&local, connecting)
             .await
             .map_err(|failure| (failure.node, failure.refusal)),
-        Err(error) => Err((
-            None,
-            Refusal::from_connection(&error, local.limits.handshake),
-        )),
+        Err(error) => Err((None, Refusal::from_connection(&error, local.limits.handshake))),
     };
     match outcome {
         // Keeps its place while it waits to be taken, so that untaken links are bounded too.
         Ok(link) => drop(arrived.send(Ok(link)).await),
         Err((node, refusal)) => {
-            let refused = Refused {
-                address,
-                node,
-                refusal,
-            };
+            let refused = Refused { address, node, refusal };
             // Strangers must not fill the queue that peers come through.
             if arrived.capacity() <= ARRIVALS / 2 || arrived.try_send(Err(refused.clone())).is_err()
             {

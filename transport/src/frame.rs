@@ -67,10 +67,7 @@ impl Frame {
     /// A frame that is all header.
     #[must_use]
     pub const fn message(header: Bytes) -> Self {
-        Self {
-            header,
-            payload: Bytes::new(),
-        }
+        Self { header, payload: Bytes::new() }
     }
 
     /// What the frame's length field says: header, payload and 4 bytes. Caps count this.
@@ -98,25 +95,16 @@ impl Frame {
     /// When the bytes are no frame, the frame is over the cap, or reading fails.
     pub fn read_from(reader: &mut impl Read, cap: usize) -> Result<Option<Self>, FrameError> {
         let mut length = Vec::with_capacity(LENGTH_FIELD);
-        let got = reader
-            .by_ref()
-            .take(LENGTH_FIELD as u64)
-            .read_to_end(&mut length)?;
+        let got = reader.by_ref().take(LENGTH_FIELD as u64).read_to_end(&mut length)?;
         let Some(field) = length.first_chunk() else {
             let missing = LENGTH_FIELD - got;
-            return if got == 0 {
-                Ok(None)
-            } else {
-                Err(FrameError::Truncated { missing })
-            };
+            return if got == 0 { Ok(None) } else { Err(FrameError::Truncated { missing }) };
         };
         let length = check_length(u32::from_be_bytes(*field), cap)?;
         let mut body = Vec::with_capacity(length.min(EAGER));
         let got = reader.by_ref().take(length as u64).read_to_end(&mut body)?;
         if got < length {
-            return Err(FrameError::Truncated {
-                missing: length - got,
-            });
+            return Err(FrameError::Truncated { missing: length - got });
         }
         Self::from_body(body.into()).map(Some)
     }
@@ -153,17 +141,12 @@ impl Frame {
     /// `body` is what follows the length field, at least 4 bytes.
     pub(crate) fn from_body(mut body: Bytes) -> Result<Self, FrameError> {
         let length = body.len();
-        let header = body
-            .try_get_u32()
-            .map_err(|_| FrameError::TooShort { length })? as usize;
+        let header = body.try_get_u32().map_err(|_| FrameError::TooShort { length })? as usize;
         if header > body.len() {
             return Err(FrameError::HeaderOverrun { length, header });
         }
         let payload = body.split_off(header);
-        Ok(Self {
-            header: body,
-            payload,
-        })
+        Ok(Self { header: body, payload })
     }
 }
 

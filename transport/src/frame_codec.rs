@@ -50,12 +50,10 @@ impl Decoder for FrameCodec {
         if frame.is_some() || buffer.is_empty() {
             return Ok(frame);
         }
-        let whole = buffer.first_chunk().map_or(LENGTH_FIELD, |field| {
-            LENGTH_FIELD + u32::from_be_bytes(*field) as usize
-        });
-        Err(FrameError::Truncated {
-            missing: whole - buffer.len(),
-        })
+        let whole = buffer
+            .first_chunk()
+            .map_or(LENGTH_FIELD, |field| LENGTH_FIELD + u32::from_be_bytes(*field) as usize);
+        Err(FrameError::Truncated { missing: whole - buffer.len() })
     }
 }
 
@@ -106,9 +104,7 @@ mod tests {
     fn encode_all(frames: &[Frame]) -> BytesMut {
         let mut buffer = BytesMut::new();
         for frame in frames {
-            FrameCodec::new(CAP)
-                .encode(frame.clone(), &mut buffer)
-                .unwrap();
+            FrameCodec::new(CAP).encode(frame.clone(), &mut buffer).unwrap();
         }
         buffer
     }
@@ -118,10 +114,8 @@ mod tests {
     }
 
     fn frame() -> impl Strategy<Value = Frame> {
-        (vec(any::<u8>(), 0..40), vec(any::<u8>(), 0..400)).prop_map(|(header, payload)| Frame {
-            header: header.into(),
-            payload: payload.into(),
-        })
+        (vec(any::<u8>(), 0..40), vec(any::<u8>(), 0..400))
+            .prop_map(|(header, payload)| Frame { header: header.into(), payload: payload.into() })
     }
 
     proptest! {
@@ -189,29 +183,18 @@ mod tests {
     fn errors_name_the_numbers() {
         let big = Frame::message(vec![0; CAP - 3].into());
         let mut buffer = BytesMut::new();
-        let error = FrameCodec::new(CAP)
-            .encode(big.clone(), &mut buffer)
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "a frame of 4097 bytes is over the cap of 4096"
-        );
+        let error = FrameCodec::new(CAP).encode(big.clone(), &mut buffer).unwrap_err();
+        assert_eq!(error.to_string(), "a frame of 4097 bytes is over the cap of 4096");
         assert!(buffer.is_empty());
         assert!(big.write_to(&mut Vec::new(), CAP).is_err());
 
         let read = |bytes: &[u8]| decode_all(bytes, &[1]).unwrap_err().to_string();
-        assert_eq!(
-            read(&[0, 1, 0, 0]),
-            "a frame of 65536 bytes is over the cap of 4096"
-        );
+        assert_eq!(read(&[0, 1, 0, 0]), "a frame of 65536 bytes is over the cap of 4096");
         assert_eq!(
             read(&[0, 0, 0, 3]),
             "a frame claims a length of 3 bytes, less than the 4 that every frame has"
         );
-        assert_eq!(
-            read(&[0, 0, 0, 10, 0, 0, 0, 7]),
-            "a frame of 10 bytes claims a header of 7"
-        );
+        assert_eq!(read(&[0, 0, 0, 10, 0, 0, 0, 7]), "a frame of 10 bytes claims a header of 7");
         assert_eq!(
             read(&[0, 0, 0, 10, 0, 0, 0, 6, 1]),
             "the stream ended inside a frame, 5 bytes short"
@@ -221,17 +204,11 @@ mod tests {
     #[test]
     fn payloads_are_not_copied() {
         let payload = Bytes::from(vec![1; 100]);
-        let frame = Frame {
-            header: Bytes::from_static(b"h"),
-            payload: payload.clone(),
-        };
+        let frame = Frame { header: Bytes::from_static(b"h"), payload: payload.clone() };
         let [head, tail] = frame.chunks(CAP).unwrap();
         assert_eq!((head.len(), tail.as_ptr()), (9, payload.as_ptr()));
 
-        let mut buffer = encode_all(&[Frame {
-            header: Bytes::new(),
-            payload,
-        }]);
+        let mut buffer = encode_all(&[Frame { header: Bytes::new(), payload }]);
         let start = buffer.as_ptr();
         let frame = FrameCodec::new(CAP).decode(&mut buffer).unwrap().unwrap();
         assert_eq!(frame.payload.as_ptr(), start.wrapping_add(8));

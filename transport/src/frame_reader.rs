@@ -17,11 +17,7 @@ pub(crate) struct FrameReader<R> {
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(stream: R, cap: usize) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-            codec: FrameCodec::new(cap),
-        }
+        Self { stream, buffer: BytesMut::new(), codec: FrameCodec::new(cap) }
     }
 
     /// For the frames after this moment, also those of which bytes are here already.

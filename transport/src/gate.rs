@@ -78,14 +78,10 @@ mod tests {
     #[test]
     fn a_crowd_must_prove_its_addresses_and_is_bounded() {
         let mut gate = Gate::default();
-        let entered = (0..200)
-            .filter(|n| gate.enter(address(*n), false) == Verdict::Enter)
-            .count();
+        let entered = (0..200).filter(|n| gate.enter(address(*n), false) == Verdict::Enter).count();
         assert_eq!(entered, PROVE_ABOVE);
         assert_eq!(gate.enter(address(201), false), Verdict::Prove);
-        let entered = (0..200)
-            .filter(|n| gate.enter(address(*n), true) == Verdict::Enter)
-            .count();
+        let entered = (0..200).filter(|n| gate.enter(address(*n), true) == Verdict::Enter).count();
         assert_eq!(entered, MAX_HANDSHAKES - PROVE_ABOVE);
         for n in 0..200 {
             gate.leave(address(n));

@@ -34,25 +34,15 @@ pub(crate) struct Local {
 
 impl Local {
     pub(crate) fn new(node: NodeId, limits: Limits, hello: LocalHello) -> Self {
-        Self {
-            node,
-            limits,
-            hello: Mutex::new(hello),
-        }
+        Self { node, limits, hello: Mutex::new(hello) }
     }
 
     pub(crate) fn set_info(&self, info: Bytes) {
-        self.hello
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .info = info;
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).info = info;
     }
 
     fn hello(&self) -> Hello {
-        self.hello
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .to_hello()
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).to_hello()
     }
 }
 
@@ -80,16 +70,10 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
     let connection = match timeout_at(deadline, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            return Err(Failure {
-                node: None,
-                refusal: Refusal::from_connection(&error, limit),
-            });
+            return Err(Failure { node: None, refusal: Refusal::from_connection(&error, limit) });
         }
         Err(_) => {
-            return Err(Failure {
-                node: None,
-                refusal: late(),
-            });
+            return Err(Failure { node: None, refusal: late() });
         }
     };
     let node = match peer_node(&connection) {
@@ -103,27 +87,15 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
             answer(local, node, &connection).await
         }
     };
-    match timeout_at(deadline, greeting)
-        .await
-        .unwrap_or_else(|_| Err(late()))
-    {
+    match timeout_at(deadline, greeting).await.unwrap_or_else(|_| Err(late())) {
         Ok((hello, control)) => {
             let peer = Peer {
-                incarnation: Incarnation {
-                    node,
-                    generation: hello.generation,
-                },
+                incarnation: Incarnation { node, generation: hello.generation },
                 name: hello.name,
                 info: hello.info,
                 address: canonical(connection.remote_address()),
             };
-            Ok(establish(
-                connection,
-                peer,
-                dialing,
-                control,
-                local.limits.idle,
-            ))
+            Ok(establish(connection, peer, dialing, control, local.limits.idle))
         }
         Err(refusal) => Err(reject(&connection, Some(node), refusal)),
     }
@@ -139,13 +111,9 @@ fn reject(connection: &Connection, node: Option<NodeId>, refusal: Refusal) -> Fa
 
 fn peer_node(connection: &Connection) -> Result<NodeId, Refusal> {
     let by = Party::Us;
-    let identity = connection
-        .peer_identity()
-        .ok_or(Refusal::NoCertificate { by })?;
+    let identity = connection.peer_identity().ok_or(Refusal::NoCertificate { by })?;
     let chain = identity.downcast_ref::<Vec<CertificateDer<'static>>>();
-    let leaf = chain
-        .and_then(|chain| chain.first())
-        .ok_or(Refusal::NoCertificate { by })?;
+    let leaf = chain.and_then(|chain| chain.first()).ok_or(Refusal::NoCertificate { by })?;
     certified_node(leaf).ok_or_else(|| Refusal::BadCertificate {
         by,
         detail: "it is not for an Ed25519 key".to_owned(),
@@ -163,13 +131,8 @@ async fn greet(
     let lost = |error: &dyn std::fmt::Display| lost(connection, local.limits.handshake, error);
     let (mut sending, receiving) = connection.open_bi().await.map_err(|error| lost(&error))?;
     raise(&sending).map_err(|error| lost(&error))?;
-    sending
-        .write_all(&Lane::Control.stream_header())
-        .await
-        .map_err(|error| lost(&error))?;
-    write(&mut sending, &local.hello())
-        .await
-        .map_err(|error| lost(&error))?;
+    sending.write_all(&Lane::Control.stream_header()).await.map_err(|error| lost(&error))?;
+    write(&mut sending, &local.hello()).await.map_err(|error| lost(&error))?;
     let mut receiving = FrameReader::new(receiving, HELLO_CAP);
     let ack = read(&mut receiving, connection, local.limits.handshake).await?;
     let hello = judge_ack(local.node, node, &ack)?;
@@ -186,10 +149,7 @@ async fn answer(
         connection.accept_bi().await.map_err(|error| lost(&error))?;
     raise(&sending).map_err(|error| lost(&error))?;
     let mut header = [0; STREAM_HEADER];
-    receiving
-        .read_exact(&mut header)
-        .await
-        .map_err(|error| lost(&error))?;
+    receiving.read_exact(&mut header).await.map_err(|error| lost(&error))?;
     match Lane::from_stream_header(header) {
         Ok(Lane::Control) => {}
         Ok(lane) => return Err(malformed(&format_args!("it began with the {lane}"))),
@@ -202,9 +162,7 @@ async fn answer(
     match verdict {
         Ok(hello) => {
             let ack = HelloAck::Welcome(local.hello());
-            write(&mut sending, &ack)
-                .await
-                .map_err(|error| lost(&error))?;
+            write(&mut sending, &ack).await.map_err(|error| lost(&error))?;
             Ok((hello, ControlStream { sending, receiving }))
         }
         Err(refusal) => {
@@ -218,10 +176,7 @@ async fn answer(
 
 /// Says no in an answer, and gives the peer a moment to read it and hang up.
 async fn refuse(sending: &mut SendStream, connection: &Connection, refusal: &Refusal) {
-    let ack = HelloAck::Refused {
-        code: refusal.code(),
-        reason: refusal.words(),
-    };
+    let ack = HelloAck::Refused { code: refusal.code(), reason: refusal.words() };
     if write(sending, &ack).await.is_ok() && sending.finish().is_ok() {
         let _ = timeout(FAREWELL, connection.closed()).await;
     }
@@ -237,10 +192,7 @@ async fn write<T: serde::Serialize>(
 ) -> Result<(), FrameError> {
     let bytes = encode_message(message).map_err(std::io::Error::other)?;
     let mut chunks = Frame::message(bytes).chunks(HELLO_CAP)?;
-    sending
-        .write_all_chunks(&mut chunks)
-        .await
-        .map_err(std::io::Error::from)?;
+    sending.write_all_chunks(&mut chunks).await.map_err(std::io::Error::from)?;
     Ok(())
 }
 

@@ -95,20 +95,12 @@ impl LocalHello {
 
 pub(crate) fn check_info(info: &Bytes) -> Result<(), InvalidHello> {
     let length = info.len();
-    if length > MAX_INFO {
-        Err(InvalidHello::Info { length })
-    } else {
-        Ok(())
-    }
+    if length > MAX_INFO { Err(InvalidHello::Info { length }) } else { Ok(()) }
 }
 
 fn check_name(name: &str) -> Result<(), InvalidHello> {
     let printable = !name.chars().any(char::is_control);
-    if printable && (1..=MAX_NAME).contains(&name.len()) {
-        Ok(())
-    } else {
-        Err(InvalidHello::Name)
-    }
+    if printable && (1..=MAX_NAME).contains(&name.len()) { Ok(()) } else { Err(InvalidHello::Name) }
 }
 
 /// Reads the greeting of `peer`, or says why there will be no link.
@@ -152,10 +144,7 @@ fn other_version(major: u16) -> Refusal {
 }
 
 pub(crate) fn malformed(error: &impl std::fmt::Display) -> Refusal {
-    Refusal::MalformedHello {
-        by: Party::Us,
-        detail: error.to_string(),
-    }
+    Refusal::MalformedHello { by: Party::Us, detail: error.to_string() }
 }
 
 #[cfg(test)]
@@ -167,12 +156,8 @@ mod tests {
     const PEER: NodeId = NodeId::from_bytes([2; 32]);
 
     fn hello() -> Hello {
-        LocalHello {
-            generation: 3,
-            name: "mac".to_owned(),
-            info: Bytes::from_static(b"i"),
-        }
-        .to_hello()
+        LocalHello { generation: 3, name: "mac".to_owned(), info: Bytes::from_static(b"i") }
+            .to_hello()
     }
 
     fn judge(hello: &Hello) -> Result<Hello, Refusal> {
@@ -193,47 +178,22 @@ mod tests {
             major: u16,
             surprise: bool,
         }
-        let bytes = encode_message(&Future {
-            major: 2,
-            surprise: true,
-        })
-        .unwrap();
+        let bytes = encode_message(&Future { major: 2, surprise: true }).unwrap();
         let refusal = judge_hello(LOCAL, PEER, &bytes).unwrap_err().to_string();
-        assert!(
-            refusal.contains("another protocol version than ours (planaria/1)"),
-            "{refusal}"
-        );
+        assert!(refusal.contains("another protocol version than ours (planaria/1)"), "{refusal}");
         assert!(refusal.contains("version 2, not 1"), "{refusal}");
     }
 
     #[test]
     fn a_newer_minor_version_is_welcome() {
-        assert!(
-            judge(&Hello {
-                minor: 99,
-                ..hello()
-            })
-            .is_ok()
-        );
+        assert!(judge(&Hello { minor: 99, ..hello() }).is_ok());
     }
 
     #[test]
     fn bad_parts_are_refused() {
         let shown = |hello: &Hello| judge(hello).unwrap_err().to_string();
-        assert!(
-            shown(&Hello {
-                name: "a\nb".to_owned(),
-                ..hello()
-            })
-            .contains("control")
-        );
-        assert!(
-            shown(&Hello {
-                name: String::new(),
-                ..hello()
-            })
-            .contains("1 to 128 bytes")
-        );
+        assert!(shown(&Hello { name: "a\nb".to_owned(), ..hello() }).contains("control"));
+        assert!(shown(&Hello { name: String::new(), ..hello() }).contains("1 to 128 bytes"));
         let info = vec![0; MAX_INFO + 1].into();
         assert!(shown(&Hello { info, ..hello() }).contains("49153 bytes"));
         assert!(judge_hello(LOCAL, PEER, b"GET / HTTP/1.1").is_err());
@@ -242,10 +202,7 @@ mod tests {
     #[test]
     fn a_node_does_not_link_to_itself() {
         let bytes = encode_message(&hello()).unwrap();
-        assert_eq!(
-            judge_hello(LOCAL, LOCAL, &bytes),
-            Err(Refusal::SameIdentity)
-        );
+        assert_eq!(judge_hello(LOCAL, LOCAL, &bytes), Err(Refusal::SameIdentity));
     }
 
     #[test]

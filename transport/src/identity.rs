@@ -43,9 +43,7 @@ impl Identity {
     /// When the operating system has no randomness to give.
     pub fn generate() -> Result<Self, IdentityError> {
         let mut seed = Zeroizing::new([0; 32]);
-        SystemRandom::new()
-            .fill(seed.as_mut())
-            .map_err(|_| IdentityError::NoRandomness)?;
+        SystemRandom::new().fill(seed.as_mut()).map_err(|_| IdentityError::NoRandomness)?;
         Self::from_seed(&seed)
     }
 
@@ -60,10 +58,7 @@ impl Identity {
             pair.public_key().as_ref().try_into().map_err(|_| {
                 IdentityError::Rejected("its public key is not 32 bytes".to_owned())
             })?;
-        Ok(Self {
-            seed: *seed,
-            public,
-        })
+        Ok(Self { seed: *seed, public })
     }
 
     /// The identity in an operator's own Ed25519 key (PKCS#8 PEM, version 1 or 2).
@@ -130,9 +125,7 @@ pub(crate) fn node_id_of(public_key: &[u8; 32]) -> NodeId {
 /// SEQUENCE of 46 bytes, version 0.
 const PKCS8_HEAD: [u8; 5] = [0x30, 0x2e, 0x02, 0x01, 0x00];
 /// The Ed25519 algorithm identifier, then an OCTET STRING that holds an OCTET STRING of 32 bytes.
-const SEED_MARKER: [u8; 11] = [
-    0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
-];
+const SEED_MARKER: [u8; 11] = [0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
 
 #[cfg(test)]
 mod tests {
@@ -141,14 +134,8 @@ mod tests {
     #[test]
     fn a_seed_is_an_identity_for_good() {
         let identity = Identity::from_seed(&[7; 32]).unwrap();
-        assert_eq!(
-            identity.node_id(),
-            Identity::from_seed(identity.seed()).unwrap().node_id()
-        );
-        assert_ne!(
-            identity.node_id(),
-            Identity::from_seed(&[8; 32]).unwrap().node_id()
-        );
+        assert_eq!(identity.node_id(), Identity::from_seed(identity.seed()).unwrap().node_id());
+        assert_ne!(identity.node_id(), Identity::from_seed(&[8; 32]).unwrap().node_id());
         assert_ne!(
             Identity::generate().unwrap().node_id(),
             Identity::generate().unwrap().node_id()
@@ -162,10 +149,7 @@ mod tests {
         let public = hex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
         let identity = Identity::from_seed(&seed).unwrap();
         assert_eq!(identity.public, public);
-        assert_eq!(
-            identity.node_id().as_bytes()[..],
-            *digest(&SHA256, &public).as_ref()
-        );
+        assert_eq!(identity.node_id().as_bytes()[..], *digest(&SHA256, &public).as_ref());
     }
 
     #[test]
@@ -183,9 +167,7 @@ mod tests {
         assert_eq!(identity.public[..], *made.public_key_raw());
 
         let elliptic = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap();
-        let error = Identity::from_pem(&elliptic.serialize_pem())
-            .unwrap_err()
-            .to_string();
+        let error = Identity::from_pem(&elliptic.serialize_pem()).unwrap_err().to_string();
         assert!(error.contains("openssl genpkey"), "{error}");
         assert!(Identity::from_pem("what?").is_err());
     }

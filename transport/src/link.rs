@@ -124,19 +124,13 @@ pub enum CloseReason {
 
 impl Link {
     pub(crate) fn new(core: Arc<Core>, outlets: Outlets) -> Self {
-        let lane = |queue| LaneReceiver {
-            core: Arc::clone(&core),
-            queue,
-        };
+        let lane = |queue| LaneReceiver { core: Arc::clone(&core), queue };
         let receiver = LinkReceiver {
             control: lane(outlets.control),
             activation: lane(outlets.activation),
             bulk: lane(outlets.bulk),
         };
-        Self {
-            sender: LinkSender { core },
-            receiver,
-        }
+        Self { sender: LinkSender { core }, receiver }
     }
 
     /// The node at the other end.
@@ -190,9 +184,7 @@ impl LinkSender {
     pub fn try_send(&self, lane: Lane, frame: Frame) -> Result<(), SendError> {
         let length = admit(lane, &frame)?;
         let queue = self.core.outgoing(lane)?;
-        queue
-            .try_push(length, frame)
-            .map_err(|error| self.core.send_error(lane, error))
+        queue.try_push(length, frame).map_err(|error| self.core.send_error(lane, error))
     }
 
     /// Queues a frame as soon as the lane has room.
@@ -202,10 +194,7 @@ impl LinkSender {
     pub async fn send(&self, lane: Lane, frame: Frame) -> Result<(), SendError> {
         let length = admit(lane, &frame)?;
         let queue = self.core.outgoing(lane)?;
-        queue
-            .push(length, frame)
-            .await
-            .map_err(|error| self.core.send_error(lane, error))
+        queue.push(length, frame).await.map_err(|error| self.core.send_error(lane, error))
     }
 
     /// Ends an activation lane after what is queued on it. A later frame with the same key opens
@@ -248,9 +237,7 @@ impl LaneReceiver {
 
 impl Drop for LaneReceiver {
     fn drop(&mut self) {
-        self.core.end(CloseReason::Here(
-            "nobody receives from it any more".to_owned(),
-        ));
+        self.core.end(CloseReason::Here("nobody receives from it any more".to_owned()));
     }
 }
 
@@ -269,9 +256,5 @@ impl fmt::Debug for LaneReceiver {
 
 fn admit(lane: Lane, frame: &Frame) -> Result<usize, SendError> {
     let (length, cap) = (frame.length(), lane.cap());
-    if length > cap {
-        Err(SendError::TooLarge { lane, length, cap })
-    } else {
-        Ok(length)
-    }
+    if length > cap { Err(SendError::TooLarge { lane, length, cap }) } else { Ok(length) }
 }

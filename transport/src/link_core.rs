@@ -33,13 +33,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(peer: Peer, dialed_by_us: bool, carrier: Box<dyn Carrier>) -> Arc<Self> {
         let lanes = Mutex::new(Some(HashMap::new()));
-        Arc::new(Self {
-            peer,
-            dialed_by_us,
-            carrier,
-            lanes,
-            end: watch::Sender::new(None),
-        })
+        Arc::new(Self { peer, dialed_by_us, carrier, lanes, end: watch::Sender::new(None) })
     }
 
     pub(crate) const fn peer(&self) -> &Peer {
@@ -106,10 +100,7 @@ impl Core {
         if let Some(queue) = open.get(&lane) {
             return Ok(queue.clone());
         }
-        let activations = open
-            .keys()
-            .filter(|lane| matches!(lane, Lane::Activation(_)))
-            .count();
+        let activations = open.keys().filter(|lane| matches!(lane, Lane::Activation(_))).count();
         if matches!(lane, Lane::Activation(_)) && activations >= MAX_ACTIVATION_LANES {
             return Err(SendError::TooManyLanes);
         }
@@ -121,10 +112,7 @@ impl Core {
 
     pub(crate) fn send_error(&self, lane: Lane, error: PushError) -> SendError {
         match error {
-            PushError::Full => SendError::Full {
-                lane,
-                limit: lane.send_queue(),
-            },
+            PushError::Full => SendError::Full { lane, limit: lane.send_queue() },
             PushError::Closed => SendError::Closed(self.end.borrow().clone().unwrap_or_else(gone)),
         }
     }
@@ -159,16 +147,8 @@ pub(crate) fn inbound_queues() -> (Inlets, Outlets) {
     let (activation, activation_out) = queue::queue(Lane::Activation(0).receive_queue());
     let (bulk, bulk_out) = queue::queue(Lane::Bulk.receive_queue());
     (
-        Inlets {
-            control,
-            activation,
-            bulk,
-        },
-        Outlets {
-            control: control_out,
-            activation: activation_out,
-            bulk: bulk_out,
-        },
+        Inlets { control, activation, bulk },
+        Outlets { control: control_out, activation: activation_out, bulk: bulk_out },
     )
 }
 

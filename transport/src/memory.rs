@@ -30,10 +30,7 @@ pub fn memory_pair(left: Peer, right: Peer) -> (Link, Link) {
     // Both cells are empty until here.
     let _ = left_side.other.set(Arc::downgrade(&right_core));
     let _ = right_side.other.set(Arc::downgrade(&left_core));
-    (
-        Link::new(left_core, left_outlets),
-        Link::new(right_core, right_outlets),
-    )
+    (Link::new(left_core, left_outlets), Link::new(right_core, right_outlets))
 }
 
 /// Carries from one end to the other.
@@ -61,8 +58,7 @@ impl Side {
 impl Carrier for Arc<Side> {
     fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>) {
         if let Some(inlets) = self.inlets().clone() {
-            self.runtime
-                .spawn(carry(Arc::clone(core), lane, outgoing, inlets));
+            self.runtime.spawn(carry(Arc::clone(core), lane, outgoing, inlets));
         }
     }
 
@@ -106,10 +102,7 @@ mod tests {
 
     fn peer(byte: u8) -> Peer {
         Peer {
-            incarnation: Incarnation {
-                node: NodeId::from_bytes([byte; 32]),
-                generation: 1,
-            },
+            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 },
             name: format!("node {byte}"),
             info: Bytes::new(),
             address: ([127, 0, 0, 1], u16::from(byte)).into(),
@@ -133,10 +126,7 @@ mod tests {
         }
         for number in 0..100 {
             let inbound = from_left.recv().await.unwrap();
-            assert_eq!(
-                (inbound.lane, inbound.frame),
-                (Lane::Activation(7), frame(number))
-            );
+            assert_eq!((inbound.lane, inbound.frame), (Lane::Activation(7), frame(number)));
             assert_eq!(from_right.recv().await.unwrap().frame, frame(number));
         }
     }
@@ -165,28 +155,16 @@ mod tests {
         left.try_send(Lane::Control, frame(1)).unwrap();
         tokio::task::yield_now().await;
         left.close("going home");
-        assert_eq!(
-            left.closed().await,
-            CloseReason::Here("going home".to_owned())
-        );
-        assert_eq!(
-            right.closed().await.to_string(),
-            "closed by the peer: going home"
-        );
+        assert_eq!(left.closed().await, CloseReason::Here("going home".to_owned()));
+        assert_eq!(right.closed().await.to_string(), "closed by the peer: going home");
         // What had arrived is still there, then the end.
         assert_eq!(from_left.recv().await.unwrap().frame, frame(1));
         assert_eq!(from_left.recv().await, None);
         assert_eq!(from_right.recv().await, None);
         let error = right.try_send(Lane::Control, frame(2)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the link is gone: closed by the peer: going home"
-        );
+        assert_eq!(error.to_string(), "the link is gone: closed by the peer: going home");
         left.close("again");
-        assert_eq!(
-            left.closed().await,
-            CloseReason::Here("going home".to_owned())
-        );
+        assert_eq!(left.closed().await, CloseReason::Here("going home".to_owned()));
     }
 
     #[tokio::test]
@@ -202,10 +180,7 @@ mod tests {
         let (left, right) = memory_pair(peer(1), peer(2));
         let (left, _from_right) = left.split();
         let (_right, mut from_left) = right.split();
-        let big = Frame {
-            header: Bytes::new(),
-            payload: vec![0; 1 << 20].into(),
-        };
+        let big = Frame { header: Bytes::new(), payload: vec![0; 1 << 20].into() };
         let mut sent = 0;
         let error = loop {
             match left.try_send(Lane::Bulk, big.clone()) {
@@ -215,13 +190,7 @@ mod tests {
             tokio::task::yield_now().await;
         };
         let limit = Lane::Bulk.send_queue();
-        assert_eq!(
-            error,
-            SendError::Full {
-                lane: Lane::Bulk,
-                limit
-            }
-        );
+        assert_eq!(error, SendError::Full { lane: Lane::Bulk, limit });
         assert!(sent <= (limit + Lane::Bulk.receive_queue()) >> 20, "{sent}");
 
         left.try_send(Lane::Control, frame(1)).unwrap();
@@ -235,9 +204,8 @@ mod tests {
     async fn limits_are_errors_with_numbers() {
         let (left, _right) = memory_pair(peer(1), peer(2));
         let (left, _from_right) = left.split();
-        let error = left
-            .try_send(Lane::Control, Frame::message(vec![0; CONTROL_CAP].into()))
-            .unwrap_err();
+        let error =
+            left.try_send(Lane::Control, Frame::message(vec![0; CONTROL_CAP].into())).unwrap_err();
         assert_eq!(
             error.to_string(),
             "a frame of 1048580 bytes is over the control lane's cap of 1048576"
@@ -246,10 +214,7 @@ mod tests {
             left.try_send(Lane::Activation(key), frame(0)).unwrap();
         }
         let another = Lane::Activation(1000);
-        assert_eq!(
-            left.try_send(another, frame(0)),
-            Err(SendError::TooManyLanes)
-        );
+        assert_eq!(left.try_send(another, frame(0)), Err(SendError::TooManyLanes));
         left.finish_lane(0);
         assert_eq!(left.try_send(another, frame(0)), Ok(()));
     }

@@ -47,11 +47,7 @@ pub fn decode_message<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed>
     let mut reader = rmp_serde::Deserializer::new(&mut left);
     reader.set_max_depth(MAX_DEPTH);
     let message = T::deserialize(&mut reader)?;
-    if left.is_empty() {
-        Ok(message)
-    } else {
-        Err(Malformed::Trailing { left: left.len() })
-    }
+    if left.is_empty() { Ok(message) } else { Err(Malformed::Trailing { left: left.len() }) }
 }
 
 /// Far deeper than any message of ours, far shallower than what would use up a thread's stack.
@@ -79,29 +75,16 @@ mod tests {
 
     #[test]
     fn older_and_newer_nodes_read_each_other() {
-        let new = New {
-            step: 3,
-            data: Bytes::from_static(b"abc"),
-            hint: Some("x".to_owned()),
-        };
+        let new = New { step: 3, data: Bytes::from_static(b"abc"), hint: Some("x".to_owned()) };
         let old: Old = decode_message(&encode_message(&new).unwrap()).unwrap();
-        assert_eq!(
-            old,
-            Old {
-                step: 3,
-                data: Bytes::from_static(b"abc")
-            }
-        );
+        assert_eq!(old, Old { step: 3, data: Bytes::from_static(b"abc") });
         let new: New = decode_message(&encode_message(&old).unwrap()).unwrap();
         assert_eq!((new.step, new.data, new.hint), (old.step, old.data, None));
     }
 
     #[test]
     fn bytes_take_their_own_length() {
-        let message = Old {
-            step: 0,
-            data: vec![0xff; 1000].into(),
-        };
+        let message = Old { step: 0, data: vec![0xff; 1000].into() };
         assert!(encode_message(&message).unwrap().len() < 1020);
     }
 

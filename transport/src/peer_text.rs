@@ -6,9 +6,7 @@ const SHOWN: usize = 400;
 /// Lossy UTF-8 without control characters (a log line stays one line), cut where it is too long.
 pub(crate) fn readable(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let clean = text
-        .chars()
-        .map(|shown| if shown.is_control() { ' ' } else { shown });
+    let clean = text.chars().map(|shown| if shown.is_control() { ' ' } else { shown });
     let mut words: String = clean.take(SHOWN).collect();
     if text.chars().nth(SHOWN).is_some() {
         words.push('…');

@@ -10,14 +10,7 @@ pub(crate) fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(limit as usize));
     let (sender, receiver) = mpsc::unbounded_channel();
-    (
-        Sender {
-            room,
-            limit,
-            sender,
-        },
-        Receiver { receiver },
-    )
+    (Sender { room, limit, sender }, Receiver { receiver })
 }
 
 /// The end that puts items in.
@@ -50,11 +43,12 @@ pub(crate) enum PushError {
 impl<T> Sender<T> {
     /// Puts the item in if there is room now.
     pub(crate) fn try_push(&self, bytes: usize, item: T) -> Result<(), PushError> {
-        let room = Arc::clone(&self.room)
-            .try_acquire_many_owned(self.weight(bytes))
-            .map_err(|error| match error {
-                TryAcquireError::NoPermits => PushError::Full,
-                TryAcquireError::Closed => PushError::Closed,
+        let room =
+            Arc::clone(&self.room).try_acquire_many_owned(self.weight(bytes)).map_err(|error| {
+                match error {
+                    TryAcquireError::NoPermits => PushError::Full,
+                    TryAcquireError::Closed => PushError::Closed,
+                }
             })?;
         self.send(Queued { item, _room: room })
     }
@@ -74,9 +68,7 @@ impl<T> Sender<T> {
     }
 
     fn weight(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.saturating_add(OVERHEAD))
-            .unwrap_or(u32::MAX)
-            .min(self.limit)
+        u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX).min(self.limit)
     }
 
     fn send(&self, queued: Queued<T>) -> Result<(), PushError> {
@@ -86,11 +78,7 @@ impl<T> Sender<T> {
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        Self {
-            room: Arc::clone(&self.room),
-            limit: self.limit,
-            sender: self.sender.clone(),
-        }
+        Self { room: Arc::clone(&self.room), limit: self.limit, sender: self.sender.clone() }
     }
 }
 
@@ -115,10 +103,7 @@ mod tests {
         assert_eq!(sender.try_push(OVERHEAD, 'b'), Err(PushError::Full));
         assert_eq!(sender.try_push(0, 'c'), Ok(()));
         let first = receiver.pop().await.unwrap();
-        assert_eq!(
-            (first.item, sender.try_push(0, 'd')),
-            ('a', Err(PushError::Full))
-        );
+        assert_eq!((first.item, sender.try_push(0, 'd')), ('a', Err(PushError::Full)));
         drop(first);
         assert_eq!(sender.try_push(0, 'd'), Ok(()));
     }

@@ -50,10 +50,7 @@ pub enum InvalidLimits {
 impl Limits {
     pub(crate) fn check(self) -> Result<(), InvalidLimits> {
         let year = Duration::from_secs(365 * 24 * 3600);
-        if [self.idle, self.handshake]
-            .iter()
-            .any(|time| time.is_zero() || *time > year)
-        {
+        if [self.idle, self.handshake].iter().any(|time| time.is_zero() || *time > year) {
             Err(InvalidLimits::Range)
         } else if self.keep_alive.is_zero() || self.keep_alive.saturating_mul(2) > self.idle {
             Err(InvalidLimits::KeepAlive)
@@ -99,28 +96,10 @@ mod tests {
         let limits = Limits::default();
         assert_eq!(limits.check(), Ok(()));
         let keep_alive = limits.idle;
+        assert_eq!(Limits { keep_alive, ..limits }.check(), Err(InvalidLimits::KeepAlive));
+        assert_eq!(Limits { idle: Duration::MAX, ..limits }.check(), Err(InvalidLimits::Range));
         assert_eq!(
-            Limits {
-                keep_alive,
-                ..limits
-            }
-            .check(),
-            Err(InvalidLimits::KeepAlive)
-        );
-        assert_eq!(
-            Limits {
-                idle: Duration::MAX,
-                ..limits
-            }
-            .check(),
-            Err(InvalidLimits::Range)
-        );
-        assert_eq!(
-            Limits {
-                handshake: Duration::ZERO,
-                ..limits
-            }
-            .check(),
+            Limits { handshake: Duration::ZERO, ..limits }.check(),
             Err(InvalidLimits::Range)
         );
     }

@@ -33,10 +33,7 @@ pub(crate) fn establish(
     control: ControlStream,
     idle: Duration,
 ) -> Link {
-    let ControlStream {
-        sending,
-        mut receiving,
-    } = control;
+    let ControlStream { sending, mut receiving } = control;
     receiving.set_cap(Lane::Control.cap());
     let carrier = QuicCarrier {
         connection: connection.clone(),
@@ -67,20 +64,10 @@ struct QuicCarrier {
 impl Carrier for QuicCarrier {
     fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>) {
         let stream = match lane {
-            Lane::Control => self
-                .control
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
+            Lane::Control => self.control.lock().unwrap_or_else(PoisonError::into_inner).take(),
             Lane::Activation(_) | Lane::Bulk => None,
         };
-        let send = send_lane(
-            Arc::clone(core),
-            self.connection.clone(),
-            lane,
-            stream,
-            outgoing,
-        );
+        let send = send_lane(Arc::clone(core), self.connection.clone(), lane, stream, outgoing);
         self.runtime.spawn(until_ended(Arc::clone(core), send));
     }
 
@@ -155,16 +142,11 @@ async fn write_frames(
 ) -> Result<(), FrameError> {
     let mut stream = match stream {
         Some(stream) => stream,
-        None => open_stream(connection, lane)
-            .await
-            .map_err(FrameError::Io)?,
+        None => open_stream(connection, lane).await.map_err(FrameError::Io)?,
     };
     while let Some(queued) = outgoing.pop().await {
         let mut chunks = queued.item.clone().chunks(lane.cap())?;
-        stream
-            .write_all_chunks(&mut chunks)
-            .await
-            .map_err(std::io::Error::from)?;
+        stream.write_all_chunks(&mut chunks).await.map_err(std::io::Error::from)?;
     }
     stream.finish().map_err(std::io::Error::from)?;
     Ok(())
@@ -208,9 +190,7 @@ async fn receive_stream(core: Arc<Core>, inlets: Inlets, mut stream: RecvStream)
 
 async fn receive_control(core: Arc<Core>, inlets: Inlets, reader: FrameReader<RecvStream>) {
     if receive_lane(&core, &inlets, Lane::Control, reader).await {
-        core.end(CloseReason::Violation(
-            "it ended the control stream".to_owned(),
-        ));
+        core.end(CloseReason::Violation("it ended the control stream".to_owned()));
     }
 }
 

@@ -200,11 +200,9 @@ impl Refusal {
             ConnectionError::TransportError(error) => {
                 Self::from_transport(Party::Us, error.code.into(), &error.reason)
             }
-            ConnectionError::ConnectionClosed(close) => Self::from_transport(
-                Party::Peer,
-                close.error_code.into(),
-                &readable(&close.reason),
-            ),
+            ConnectionError::ConnectionClosed(close) => {
+                Self::from_transport(Party::Peer, close.error_code.into(), &readable(&close.reason))
+            }
             ConnectionError::ApplicationClosed(close) => {
                 Self::by_peer(close.error_code.into_inner(), readable(&close.reason))
             }
@@ -215,22 +213,13 @@ impl Refusal {
             ConnectionError::TimedOut => Self::TimedOut { after: waited },
             ConnectionError::Reset
             | ConnectionError::LocallyClosed
-            | ConnectionError::CidsExhausted => Self::Failed {
-                detail: error.to_string(),
-            },
+            | ConnectionError::CidsExhausted => Self::Failed { detail: error.to_string() },
         }
     }
 
     /// `code` is QUIC's: TLS alerts are 0x100 and the alert's number (RFC 9001, section 4.8).
     fn from_transport(by: Party, code: u64, reason: &str) -> Self {
-        let detail = || {
-            if reason.is_empty() {
-                "no reason given"
-            } else {
-                reason
-            }
-            .to_owned()
-        };
+        let detail = || if reason.is_empty() { "no reason given" } else { reason }.to_owned();
         match code.checked_sub(0x100) {
             // The peer's CA has our CA's name and another key, so what fails is the signature
             // (decrypt_error); an operator's CA fails by name (unknown_ca).
@@ -244,10 +233,7 @@ impl Refusal {
                 }
                 .to_owned(),
             },
-            Some(42..=47) => Self::BadCertificate {
-                by,
-                detail: detail(),
-            },
+            Some(42..=47) => Self::BadCertificate { by, detail: detail() },
             None if code == CONNECTION_REFUSED => Self::Busy,
             _ => Self::Failed { detail: detail() },
         }
@@ -281,10 +267,7 @@ mod tests {
             assert!(said(Party::Peer, alert).contains("our certificate was not signed"));
         }
         assert_eq!(said(Party::Us, 116), "it showed no certificate");
-        assert_eq!(
-            said(Party::Us, 45),
-            "its certificate cannot be accepted: why"
-        );
+        assert_eq!(said(Party::Us, 45), "its certificate cannot be accepted: why");
         assert!(said(Party::Peer, 120).contains("does not speak our protocol version"));
         assert_eq!(said(Party::Us, 80), "the connection failed: why");
         assert_eq!(Refusal::from_transport(Party::Peer, 2, ""), Refusal::Busy);
@@ -295,34 +278,16 @@ mod tests {
         let (us, them, detail) = (Party::Us, Party::Peer, || "why".to_owned());
         for (ours, theirs) in [
             (
-                Refusal::OtherProtocol {
-                    by: us,
-                    detail: detail(),
-                },
-                Refusal::OtherProtocol {
-                    by: them,
-                    detail: detail(),
-                },
+                Refusal::OtherProtocol { by: us, detail: detail() },
+                Refusal::OtherProtocol { by: them, detail: detail() },
             ),
             (
-                Refusal::MalformedHello {
-                    by: us,
-                    detail: detail(),
-                },
-                Refusal::MalformedHello {
-                    by: them,
-                    detail: detail(),
-                },
+                Refusal::MalformedHello { by: us, detail: detail() },
+                Refusal::MalformedHello { by: them, detail: detail() },
             ),
             (
-                Refusal::BadCertificate {
-                    by: us,
-                    detail: detail(),
-                },
-                Refusal::BadCertificate {
-                    by: them,
-                    detail: detail(),
-                },
+                Refusal::BadCertificate { by: us, detail: detail() },
+                Refusal::BadCertificate { by: them, detail: detail() },
             ),
             (Refusal::SameIdentity, Refusal::SameIdentity),
         ] {

@@ -38,25 +38,14 @@ impl Layers {
                     let origin = Origin::File(file_path.clone());
                     let texts = texts(doc, value).unwrap_or_else(|problem| {
                         let key = doc.key.to_owned();
-                        mistakes.push(Mistake {
-                            origin: origin.clone(),
-                            key,
-                            problem,
-                        });
+                        mistakes.push(Mistake { origin: origin.clone(), key, problem });
                         Vec::new()
                     });
                     (texts, origin)
                 } else {
-                    (
-                        default_value(doc, environment, machine_name),
-                        Origin::Default,
-                    )
+                    (default_value(doc, environment, machine_name), Origin::Default)
                 };
-                SettingValue {
-                    key: doc.key,
-                    value,
-                    origin,
-                }
+                SettingValue { key: doc.key, value, origin }
             })
             .collect();
         Self { values, mistakes }
@@ -134,17 +123,10 @@ fn read_file(path: &std::path::Path, text: &str, mistakes: &mut Vec<Mistake>) ->
     let origin = || Origin::File(path.to_owned());
     let table = text.parse::<toml::Table>().unwrap_or_else(|error| {
         let problem = format!("not valid TOML: {}", error.to_string().trim_end());
-        mistakes.push(Mistake {
-            origin: origin(),
-            key: "file".to_owned(),
-            problem,
-        });
+        mistakes.push(Mistake { origin: origin(), key: "file".to_owned(), problem });
         toml::Table::new()
     });
-    for key in table
-        .keys()
-        .filter(|key| SETTINGS.iter().all(|doc| doc.key != *key))
-    {
+    for key in table.keys().filter(|key| SETTINGS.iter().all(|doc| doc.key != *key)) {
         mistakes.push(Mistake {
             origin: origin(),
             key: key.clone(),
@@ -156,11 +138,7 @@ fn read_file(path: &std::path::Path, text: &str, mistakes: &mut Vec<Mistake>) ->
 
 /// The known key with the fewest edits from `key`.
 fn nearest(key: &str) -> &'static str {
-    SETTINGS
-        .iter()
-        .map(|doc| doc.key)
-        .min_by_key(|known| edits(known, key))
-        .unwrap_or("")
+    SETTINGS.iter().map(|doc| doc.key).min_by_key(|known| edits(known, key)).unwrap_or("")
 }
 
 /// Levenshtein distance, one row at a time.
@@ -170,9 +148,7 @@ fn edits(a: &str, b: &str) -> usize {
         let mut diagonal = i;
         let mut left = i + 1;
         for (y, above) in b.bytes().zip(row.iter_mut().skip(1)) {
-            let value = (diagonal + usize::from(x != y))
-                .min(left + 1)
-                .min(*above + 1);
+            let value = (diagonal + usize::from(x != y)).min(left + 1).min(*above + 1);
             diagonal = std::mem::replace(above, value);
             left = value;
         }

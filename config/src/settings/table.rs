@@ -21,23 +21,11 @@ const fn one(
     title: &'static str,
     consequence: &'static str,
 ) -> SettingDoc {
-    SettingDoc {
-        key,
-        title,
-        consequence,
-        default,
-        list: false,
-    }
+    SettingDoc { key, title, consequence, default, list: false }
 }
 
 const fn list(key: &'static str, title: &'static str, consequence: &'static str) -> SettingDoc {
-    SettingDoc {
-        key,
-        title,
-        consequence,
-        default: "",
-        list: true,
-    }
+    SettingDoc { key, title, consequence, default: "", list: true }
 }
 
 /// Every setting, in the order in which `planaria config` shows them.
@@ -118,11 +106,7 @@ pub const SETTINGS: &[SettingDoc] = &[
         "The API's own address and, on loopback, `localhost` are always allowed. Others are \
          refused, so that a web page cannot reach the API by a name that resolves to it.",
     ),
-    list(
-        "cors-origins",
-        "Web origins whose pages may call the API",
-        "None unless set.",
-    ),
+    list("cors-origins", "Web origins whose pages may call the API", "None unless set."),
     one(
         "context",
         "8192",

@@ -9,10 +9,8 @@ fn resolve(
     for (key, value) in flags {
         overrides.entry(key).or_default().push((*value).to_owned());
     }
-    let mut environment: Environment = variables
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect();
+    let mut environment: Environment =
+        variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     environment.insert("HOME".to_owned(), "/home/ada".to_owned());
     let file = Some((PathBuf::from("planaria.toml"), file.to_owned()));
     Settings::resolve(&overrides, &environment, file, "lovelace")
@@ -37,13 +35,7 @@ fn flags_beat_variables_beat_the_file() {
     assert_eq!((settings.name.as_str(), settings.context), ("flag", 128));
     assert_eq!(settings.max_sequences, 3);
     assert_eq!(settings.join.len(), 2);
-    let origin = |key| {
-        values
-            .iter()
-            .find(|v| v.key == key)
-            .map(|v| v.origin.to_string())
-            .unwrap()
-    };
+    let origin = |key| values.iter().find(|v| v.key == key).map(|v| v.origin.to_string()).unwrap();
     assert_eq!(origin("name"), "--name");
     assert_eq!(origin("context"), "$PLANARIA_CONTEXT");
     assert_eq!(origin("max-sequences"), "planaria.toml");
@@ -59,11 +51,7 @@ fn a_list_in_a_variable_is_separated_by_commas() {
 #[test]
 fn all_mistakes_are_reported_at_once() {
     let file = "contxt = 5\nlisten = 7\nstep-timeout = []";
-    let flags = [
-        ("model", ".."),
-        ("memory-limit", "a lot"),
-        ("api", "0.0.0.0:80"),
-    ];
+    let flags = [("model", ".."), ("memory-limit", "a lot"), ("api", "0.0.0.0:80")];
     let error = resolve(&flags, &[("PLANARIA_STRATEGY", "magic")], file).unwrap_err();
     let text = error.to_string();
     for part in [
@@ -90,15 +78,7 @@ fn times_have_units() {
     for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000)] {
         assert_eq!(duration(text), Ok(Duration::from_millis(millis)));
     }
-    for text in [
-        "",
-        "5",
-        "ms",
-        "-1s",
-        "0s",
-        "1000000m",
-        "99999999999999999999s",
-    ] {
+    for text in ["", "5", "ms", "-1s", "0s", "1000000m", "99999999999999999999s"] {
         assert!(duration(text).is_err(), "{text}");
     }
 }

@@ -20,15 +20,8 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-const WEEKDAYS: [&str; 7] = [
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-    "Thursday",
-    "Friday",
-    "Saturday",
-];
+const WEEKDAYS: [&str; 7] =
+    ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 
 /// Formats `now`, seconds since 1970, by the directives of C's `strftime` that dates need; others
 /// stay as they are written.
@@ -47,11 +40,7 @@ pub(super) fn format(now: i64, format: &str) -> String {
         // glibc: a minus after the percent sign leaves out leading zeros.
         let bare = characters.next_if_eq(&'-').is_some();
         let number = |value: i64, width: usize| {
-            if bare {
-                value.to_string()
-            } else {
-                format!("{value:0width$}")
-            }
+            if bare { value.to_string() } else { format!("{value:0width$}") }
         };
         let (hour, minute) = (second / 3600, second / 60 % 60);
         match characters.next() {
@@ -93,11 +82,7 @@ const fn civil(days: i64) -> (i64, i64, i64) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }
@@ -125,10 +110,7 @@ mod tests {
 
     #[test]
     fn known_dates() {
-        assert_eq!(
-            format(0, "%d %b %Y %A %H:%M:%S"),
-            "01 Jan 1970 Thursday 00:00:00"
-        );
+        assert_eq!(format(0, "%d %b %Y %A %H:%M:%S"), "01 Jan 1970 Thursday 00:00:00");
         assert_eq!(format(951_782_400, "%F %j %a"), "2000-02-29 060 Tue");
         assert_eq!(
             format(1_735_689_599, "%B %-d, %Y %I:%M %p, day %j"),

@@ -30,10 +30,7 @@ impl std::error::Error for Raised {}
 
 pub(super) fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
     let mut environment = Environment::new();
-    let syntax = SyntaxConfig::builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build();
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|error| ChatError::Broken(error.to_string()))?);
     environment.set_recursion_limit(MAX_RECURSION);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -53,9 +50,7 @@ pub(super) fn for_one_run(
 ) -> Environment<'static> {
     let mut environment = compiled.clone();
     environment.set_fuel(Some(fuel));
-    environment.add_function("strftime_now", move |format: &str| {
-        calendar::format(now, format)
-    });
+    environment.add_function("strftime_now", move |format: &str| calendar::format(now, format));
     environment
 }
 
@@ -72,25 +67,17 @@ fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value
     let _: Option<Value> = options.get("sort_keys")?;
     let _: Option<Value> = options.get("separators")?;
     let escaped = minijinja::filters::tojson(value, indent, options)?;
-    Ok(Value::from(without_html_escapes(
-        escaped.as_str().unwrap_or_default(),
-    )))
+    Ok(Value::from(without_html_escapes(escaped.as_str().unwrap_or_default())))
 }
 
 fn without_html_escapes(json: &str) -> String {
-    const ESCAPES: [(&str, char); 4] = [
-        ("u003c", '<'),
-        ("u003e", '>'),
-        ("u0026", '&'),
-        ("u0027", '\''),
-    ];
+    const ESCAPES: [(&str, char); 4] =
+        [("u003c", '<'), ("u003e", '>'), ("u0026", '&'), ("u0027", '\'')];
     let mut plain = String::with_capacity(json.len());
     let mut rest = json;
     while let Some((before, after)) = rest.split_once('\\') {
         plain.push_str(before);
-        let html = ESCAPES
-            .iter()
-            .find_map(|(code, c)| Some((after.strip_prefix(code)?, *c)));
+        let html = ESCAPES.iter().find_map(|(code, c)| Some((after.strip_prefix(code)?, *c)));
         if let Some((after, character)) = html {
             plain.push(character);
             rest = after;
@@ -99,9 +86,7 @@ fn without_html_escapes(json: &str) -> String {
             // Whatever is escaped belongs to its backslash, above all another backslash.
             let escaped = after.chars().next();
             plain.extend(escaped);
-            rest = after
-                .get(escaped.map_or(0, char::len_utf8)..)
-                .unwrap_or_default();
+            rest = after.get(escaped.map_or(0, char::len_utf8)..).unwrap_or_default();
         }
     }
     plain.push_str(rest);
@@ -138,14 +123,8 @@ mod tests {
 
     #[test]
     fn html_escapes_go_and_others_stay() {
-        assert_eq!(
-            without_html_escapes(r"\u003cb\u003e \u0026 \u0027"),
-            "<b> & '"
-        );
-        assert_eq!(
-            without_html_escapes(r"\\u003c \n \u00e9 \"),
-            r"\\u003c \n \u00e9 \"
-        );
+        assert_eq!(without_html_escapes(r"\u003cb\u003e \u0026 \u0027"), "<b> & '");
+        assert_eq!(without_html_escapes(r"\\u003c \n \u00e9 \"), r"\\u003c \n \u00e9 \");
     }
 
     #[test]

@@ -39,12 +39,7 @@ fn in_json(section: &Section<'_>) -> Result<Option<String>, ModelError> {
     };
     let source_of = |entry: &Value| Some(entry.get("template")?.as_str()?.to_owned());
     let is_default = |entry: &&Value| entry.get("name").and_then(Value::as_str) == Some("default");
-    match list
-        .iter()
-        .find(is_default)
-        .or(list.first())
-        .and_then(source_of)
-    {
+    match list.iter().find(is_default).or(list.first()).and_then(source_of) {
         Some(source) => Ok(Some(source)),
         None => Err(section.problem(KEY, "is a list without a template")),
     }

@@ -19,11 +19,7 @@ pub(super) struct TurnedRows<'a> {
 
 impl<'a> TurnedRows<'a> {
     pub(super) fn new(rows: &'a Rows, rope: &'a Rope, dtype: Dtype) -> Mlx<Self> {
-        Ok(Self {
-            rows,
-            rope,
-            turns: rope.turns(&rows.positions, dtype)?,
-        })
+        Ok(Self { rows, rope, turns: rope.turns(&rows.positions, dtype)? })
     }
 
     /// Turns `x [rows, heads, head_dim]` and cuts it at the ends of sequences.
@@ -58,10 +54,7 @@ impl Attention {
             .zip(&values)
             .zip(caches)
             .map(|((keys, values), cache)| {
-                cache.append(&KeysValues {
-                    keys: by_head(keys)?,
-                    values: by_head(values)?,
-                })
+                cache.append(&KeysValues { keys: by_head(keys)?, values: by_head(values)? })
             })
             .collect()
     }

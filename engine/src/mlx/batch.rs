@@ -60,10 +60,7 @@ impl Batch {
         }
         let every_row = sampled.indices == all.indices;
         let sampled = (!sampled.indices.is_empty()).then(|| sampled.into_rows(every_row));
-        Self {
-            all: all.into_rows(true),
-            sampled,
-        }
+        Self { all: all.into_rows(true), sampled }
     }
 
     /// Every row.
@@ -115,10 +112,7 @@ impl RowList {
         indices: std::ops::Range<i32>,
         positions: std::ops::RangeInclusive<i32>,
     ) {
-        self.spans.push(RowSpan {
-            sequence,
-            count: indices.end - indices.start,
-        });
+        self.spans.push(RowSpan { sequence, count: indices.end - indices.start });
         self.indices.extend(indices);
         self.positions.extend(positions);
     }
@@ -133,8 +127,41 @@ impl RowList {
 }
 
 fn vector(numbers: &[i32]) -> Array {
-    Array::from_iter(
-        numbers.iter().copied(),
-        &[i32::try_from(numbers.len()).unwrap_or(0)],
-    )
+    Array::from_iter(numbers.iter().copied(), &[i32::try_from(numbers.len()).unwrap_or(0)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn span(start: i32, count: i32, sample: bool) -> Span {
+        Span { start, count, sample }
+    }
+
+    fn numbers(array: &Array) -> Vec<i32> {
+        array.try_as_slice::<i32>().unwrap().to_vec()
+    }
+
+    #[test]
+    fn rows_know_their_sequence_and_position() {
+        let batch = Batch::new(&[span(5, 3, true), span(0, 2, false), span(9, 1, true)]);
+        let step = Array::from_slice(&[10, 11, 12, 20, 21, 30], &[6]);
+        let all = batch.all();
+        assert_eq!(numbers(&all.positions), [5, 6, 7, 0, 1, 9]);
+        assert_eq!(numbers(&all.of(&step).unwrap()), numbers(&step));
+        let parts = all.split(&step).unwrap();
+        let parts: Vec<Vec<i32>> = parts.iter().map(numbers).collect();
+        assert_eq!(parts, [vec![10, 11, 12], vec![20, 21], vec![30]]);
+
+        let sampled = batch.sampled().unwrap();
+        assert_eq!(numbers(&sampled.positions), [7, 9]);
+        assert_eq!(numbers(&sampled.of(&step).unwrap()), [12, 30]);
+        let sequences: Vec<usize> = sampled.spans.iter().map(|span| span.sequence).collect();
+        assert_eq!(sequences, [0, 2]);
+    }
+
+    #[test]
+    fn nothing_to_sample() {
+        assert!(Batch::new(&[span(0, 4, false)]).sampled().is_none());
+    }
 }

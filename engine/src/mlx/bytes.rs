@@ -22,9 +22,9 @@ pub(super) fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Mlx
     let row_bytes = i64::from(*columns) * i64::try_from(dtype.bitsize() / 8).unwrap_or(0);
     let mut byte_shape = rows.to_vec();
     byte_shape.push(i32::try_from(row_bytes).map_err(|_| misfit())?);
-    let wanted = byte_shape.iter().try_fold(1_usize, |size, dim| {
-        size.checked_mul(usize::try_from(*dim).ok()?)
-    });
+    let wanted = byte_shape
+        .iter()
+        .try_fold(1_usize, |size, dim| size.checked_mul(usize::try_from(*dim).ok()?));
     if wanted != Some(bytes.len()) {
         return Err(misfit());
     }
@@ -69,9 +69,6 @@ mod tests {
             assert_eq!(bytes_of(&array).unwrap(), numbers);
         }
         let wrong = array_from_bytes(&frame, &[2, 3], Dtype::F32).unwrap_err();
-        assert!(
-            wrong.what().contains("25 bytes are no F32 of shape [2, 3]"),
-            "{wrong}"
-        );
+        assert!(wrong.what().contains("25 bytes are no F32 of shape [2, 3]"), "{wrong}");
     }
 }

@@ -30,21 +30,12 @@ pub(super) fn choose(
     let likeliest = argmax_axis(&logprobs, -1, false)?;
     let rows = choosers.iter().zip(0..).map(|(chooser, row)| {
         // Penalties that multiply need to know where 0 is; everything else works on differences.
-        let scores = if chooser.params.repetition_penalty == 1.0 {
-            &logprobs
-        } else {
-            logits
-        };
-        (!is_argmax(chooser.params))
-            .then(|| numbers(scores, row))
-            .transpose()
+        let scores = if chooser.params.repetition_penalty == 1.0 { &logprobs } else { logits };
+        (!is_argmax(chooser.params)).then(|| numbers(scores, row)).transpose()
     });
     let rows = rows.collect::<Mlx<Vec<Option<Array>>>>()?;
     eval(
-        [&totals, &likeliest]
-            .into_iter()
-            .chain(rows.iter().flatten())
-            .chain(also.iter().copied()),
+        [&totals, &likeliest].into_iter().chain(rows.iter().flatten()).chain(also.iter().copied()),
     )?;
 
     let totals = totals.try_as_slice::<f32>()?;
@@ -54,10 +45,7 @@ pub(super) fn choose(
         chosen.push(match row {
             // Some logit is not a number, or none is above minus infinity.
             _ if !total.is_finite() => Err(NoCandidate),
-            None => Ok(Sampled {
-                token: *token,
-                logprobs: None,
-            }),
+            None => Ok(Sampled { token: *token, logprobs: None }),
             Some(row) => {
                 let mut scores = row.try_as_slice::<f32>()?.to_vec();
                 // A log fits the context, which is a u32.

@@ -39,10 +39,8 @@ impl KvCache {
         }
         // No handle to the former arrays is left, so MLX writes in place.
         let added = self.len..end;
-        room.keys
-            .try_index_mut((.., .., added.clone(), ..), &new.keys)?;
-        room.values
-            .try_index_mut((.., .., added, ..), &new.values)?;
+        room.keys.try_index_mut((.., .., added.clone(), ..), &new.keys)?;
+        room.values.try_index_mut((.., .., added, ..), &new.values)?;
         let all = room.first(end)?;
         self.room = Some(room);
         self.len = end;
@@ -86,10 +84,7 @@ impl KeysValues {
             }
             zeros_dtype(&shape, array.dtype())
         };
-        Ok(Self {
-            keys: like(&self.keys)?,
-            values: like(&self.values)?,
-        })
+        Ok(Self { keys: like(&self.keys)?, values: like(&self.values)? })
     }
 }
 
@@ -102,26 +97,19 @@ mod tests {
     use super::*;
 
     /// Keys that are their position, values that are its negative.
-    fn positions(range: std::ops::Range<i32>) -> KeysValues {
-        let numbers: Vec<f32> = range.map(|n| n as f32).collect();
-        let keys = Array::from_slice(&numbers, &[1, 1, numbers.len() as i32, 1]);
+    fn positions(range: std::ops::Range<u16>) -> KeysValues {
+        let numbers: Vec<f32> = range.clone().map(f32::from).collect();
+        let keys = Array::from_slice(&numbers, &[1, 1, i32::from(range.end - range.start), 1]);
         let values = keys.negative().unwrap();
         KeysValues { keys, values }
     }
 
-    fn assert_holds(all: &KeysValues, len: usize) {
+    fn assert_holds(all: &KeysValues, len: u16) {
         let keys = all.keys.contiguous().unwrap();
-        let values = all.values.contiguous().unwrap();
-        let expected: Vec<f32> = (0..len).map(|n| n as f32).collect();
+        let values = all.values.negative().unwrap().contiguous().unwrap();
+        let expected: Vec<f32> = (0..len).map(f32::from).collect();
         assert_eq!(keys.try_as_slice::<f32>().unwrap(), expected);
-        assert!(
-            values
-                .try_as_slice::<f32>()
-                .unwrap()
-                .iter()
-                .zip(expected)
-                .all(|(v, e)| *v == -e)
-        );
+        assert_eq!(values.try_as_slice::<f32>().unwrap(), expected);
     }
 
     #[test]
@@ -129,11 +117,11 @@ mod tests {
         let mut cache = KvCache::default();
         assert_eq!(cache.bytes(), 0);
         let mut len = 0;
-        for added in [3, 1, 250, 1, 1, 1, 600, 1] {
+        for (added, room) in [(3, 256), (1, 256), (252, 256), (1, 512), (1, 512), (600, 1024)] {
             let all = cache.append(&positions(len..len + added)).unwrap();
             len += added;
-            assert_holds(&all, len as usize);
-            assert_eq!(cache.bytes(), 2 * 4 * rounded_up(len) as u64, "at {len}");
+            assert_holds(&all, len);
+            assert_eq!(cache.bytes(), 2 * 4 * room, "with {len} positions");
         }
     }
 

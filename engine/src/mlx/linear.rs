@@ -55,13 +55,9 @@ impl Matrix {
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { transposed, .. } => x.matmul(transposed),
-            Self::Quantized {
-                weight,
-                scales,
-                biases,
-                group_size,
-                bits,
-            } => quantized_matmul(x, weight, scales, biases, true, *group_size, *bits),
+            Self::Quantized { weight, scales, biases, group_size, bits } => {
+                quantized_matmul(x, weight, scales, biases, true, *group_size, *bits)
+            }
         }
     }
 
@@ -69,13 +65,7 @@ impl Matrix {
     fn rows(&self, ids: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, .. } => weight.take_axis(ids, 0),
-            Self::Quantized {
-                weight,
-                scales,
-                biases,
-                group_size,
-                bits,
-            } => dequantize(
+            Self::Quantized { weight, scales, biases, group_size, bits } => dequantize(
                 weight.take_axis(ids, 0)?,
                 scales.take_axis(ids, 0)?,
                 &biases.take_axis(ids, 0)?,
@@ -100,9 +90,7 @@ impl Linear {
         matrix: Matrix,
         has_bias: bool,
     ) -> Result<Self, ModelError> {
-        let bias = has_bias
-            .then(|| weights.take(&format!("{module}.bias")))
-            .transpose()?;
+        let bias = has_bias.then(|| weights.take(&format!("{module}.bias"))).transpose()?;
         Ok(Self { matrix, bias })
     }
 

@@ -1,6 +1,7 @@
 //! The Llama family.
 
 use mlx_rs::Array;
+use mlx_rs::transforms::async_eval;
 use planaria_config::LayerRange;
 
 use super::Mlx;
@@ -47,21 +48,14 @@ impl Llama {
         Ok(Self {
             embedding: has_embedding.then(|| parts.embedding()).transpose()?,
             rope: parts.rope()?,
-            layers: layers
-                .range()
-                .map(|layer| parts.layer(layer))
-                .collect::<Result<_, _>>()?,
+            layers: layers.range().map(|layer| parts.layer(layer)).collect::<Result<_, _>>()?,
             head: is_last.then(|| parts.head()).transpose()?,
         })
     }
 
     /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]`.
     pub(super) fn embed(&self, ids: &Array) -> Mlx<Array> {
-        self.embedding
-            .as_ref()
-            .ok_or("no embedding here")
-            .map_err(missing)?
-            .forward(ids)
+        self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids)
     }
 
     /// Takes `hidden [rows, hidden]` through the layers. `caches` has each sequence's, by layer.
@@ -84,18 +78,13 @@ impl Llama {
             let mut caches: Vec<&mut KvCache> =
                 caches.iter_mut().filter_map(Iterator::next).collect();
             let is_final = self.head.is_some() && layers.peek().is_none();
-            let outputs = if is_final {
-                sampled.as_ref()
-            } else {
-                Some(&all)
-            };
+            let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
             match layer.forward(&hidden, &all, outputs, &mut caches)? {
-                Some(next) => {
-                    mlx_rs::transforms::async_eval([&next])?;
-                    hidden = next
-                }
+                Some(next) => hidden = next,
                 None => return Ok(None),
             }
+            // It computes while the layers behind it are still being described.
+            async_eval([&hidden])?;
         }
         Ok(Some(hidden))
     }
@@ -145,19 +134,9 @@ impl Parts<'_, '_> {
     }
 
     fn rope(&self) -> Result<Rope, ModelError> {
-        let LlamaConfig {
-            rope_theta,
-            rope_traditional,
-            rope_scaling,
-            ..
-        } = *self.config;
+        let LlamaConfig { rope_theta, rope_traditional, rope_scaling, .. } = *self.config;
         let head_dim = as_dim(self.config.head_dim)?;
-        Ok(Rope::new(
-            head_dim,
-            rope_theta,
-            rope_traditional,
-            rope_scaling,
-        )?)
+        Ok(Rope::new(head_dim, rope_theta, rope_traditional, rope_scaling)?)
     }
 
     fn layer(&mut self, layer: u32) -> Result<Layer, ModelError> {
@@ -196,9 +175,7 @@ impl Parts<'_, '_> {
         let is_untied = !self.config.tie_word_embeddings;
         Ok(Head {
             norm: self.norm("model.norm")?,
-            untied: is_untied
-                .then(|| self.linear("lm_head", false))
-                .transpose()?,
+            untied: is_untied.then(|| self.linear("lm_head", false)).transpose()?,
         })
     }
 
@@ -213,11 +190,7 @@ impl Parts<'_, '_> {
 
     fn matrix(&mut self, module: &str) -> Result<Matrix, ModelError> {
         let has_scales = self.weights.has(&format!("{module}.scales"));
-        Matrix::take(
-            self.weights,
-            module,
-            self.config.quantization_of(module, has_scales),
-        )
+        Matrix::take(self.weights, module, self.config.quantization_of(module, has_scales))
     }
 }
 

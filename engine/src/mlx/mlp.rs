@@ -17,9 +17,7 @@ impl GatedMlp {
     /// `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
         let gate = self.gate.forward(x)?;
-        let gated = gate
-            .multiply(sigmoid(&gate)?)?
-            .multiply(self.up.forward(x)?)?;
+        let gated = gate.multiply(sigmoid(&gate)?)?.multiply(self.up.forward(x)?)?;
         self.down.forward(&gated)
     }
 }

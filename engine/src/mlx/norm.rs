@@ -19,10 +19,7 @@ impl RmsNorm {
         module: &str,
         eps: f32,
     ) -> Result<Self, ModelError> {
-        Ok(Self {
-            weight: weights.take(&format!("{module}.weight"))?,
-            eps,
-        })
+        Ok(Self { weight: weights.take(&format!("{module}.weight"))?, eps })
     }
 
     /// `x [rows, hidden]`, same shape out.

@@ -23,9 +23,9 @@ use crate::stage::{
     MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
 };
 
-/// How much freed memory MLX may keep for its next step. What a step works with fits; the KV cache
-/// of a long sequence goes back to the system when the sequence ends. (MLX's own limit is most of
-/// the machine's memory; its CPU backend keeps nothing at all.)
+/// How much freed memory MLX may keep for its next step: enough for what a step works with, so that
+/// the KV cache of a long sequence goes back to the system when the sequence ends. (MLX's own limit
+/// is most of the machine's memory.)
 const MLX_CACHE_BYTES: usize = 256 << 20;
 
 /// A range of a model's layers in memory.
@@ -98,10 +98,7 @@ impl MlxStage {
         if self.sequences.shape().is_last {
             self.finish(segments, hidden)
         } else {
-            hidden.map_or_else(
-                || Ok(Vec::new()),
-                |hidden| self.hand_over(segments, &hidden),
-            )
+            hidden.map_or_else(|| Ok(Vec::new()), |hidden| self.hand_over(segments, &hidden))
         }
     }
 
@@ -143,9 +140,7 @@ impl MlxStage {
         segments: &[&Segment],
         hidden: Option<Array>,
     ) -> Result<Vec<SegmentResult>, StageError> {
-        let logs = segments
-            .iter()
-            .map(|segment| (segment, self.sequences.get(segment.sequence)));
+        let logs = segments.iter().map(|segment| (segment, self.sequences.get(segment.sequence)));
         let logs = logs.filter_map(|(segment, log)| Some((segment, log?)));
         // No output depends on the last layer's cache of a segment that is not sampled.
         let caches = logs.clone().filter(|(segment, _)| !segment.sample);
@@ -153,32 +148,25 @@ impl MlxStage {
         let caches: Vec<&Array> = caches.collect();
         let Some(hidden) = hidden else {
             eval(caches)?;
-            return Ok(segments
-                .iter()
-                .map(|_| Ok(SegmentOutput::Absorbed))
-                .collect());
+            return Ok(segments.iter().map(|_| Ok(SegmentOutput::Absorbed)).collect());
         };
         let choosers: Vec<Chooser<'_>> = logs
             .filter(|(segment, _)| segment.sample)
-            .map(|(_, log)| Chooser {
-                params: &log.params,
-                tokens: &log.tokens,
-            })
+            .map(|(_, log)| Chooser { params: &log.params, tokens: &log.tokens })
             .collect();
         let chosen = choose(&self.model.logits(&hidden)?, &choosers, &caches)?;
         let mut chosen = chosen.into_iter();
         let mut results = Vec::with_capacity(segments.len());
         for segment in segments {
-            results.push(
-                match chosen.by_ref().take(usize::from(segment.sample)).next() {
-                    None => Ok(SegmentOutput::Absorbed),
-                    Some(Ok(sampled)) => Ok(SegmentOutput::Sampled(sampled)),
-                    Some(Err(error)) => {
-                        self.retract(segment);
-                        Err(SegmentError::Malformed(error.to_string()))
-                    }
-                },
-            );
+            let choice = if segment.sample { chosen.next() } else { None };
+            results.push(match choice {
+                None => Ok(SegmentOutput::Absorbed),
+                Some(Ok(sampled)) => Ok(SegmentOutput::Sampled(sampled)),
+                Some(Err(error)) => {
+                    self.retract(segment);
+                    Err(SegmentError::Malformed(error.to_string()))
+                }
+            });
         }
         Ok(results)
     }
@@ -189,9 +177,7 @@ impl MlxStage {
             self.sequences.release(segment.sequence);
         } else if let Some(log) = self.sequences.get_mut(segment.sequence) {
             log.tokens.truncate(segment.start as usize);
-            log.cache
-                .iter_mut()
-                .for_each(|cache| cache.truncate(span(segment).start));
+            log.cache.iter_mut().for_each(|cache| cache.truncate(span(segment).start));
         }
     }
 }
@@ -203,11 +189,7 @@ impl Stage for MlxStage {
 
     fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
         let checks = self.sequences.check_step(&step.segments);
-        let sound = step
-            .segments
-            .iter()
-            .zip(&checks)
-            .filter(|(_, check)| check.is_ok());
+        let sound = step.segments.iter().zip(&checks).filter(|(_, check)| check.is_ok());
         let sound: Vec<&Segment> = sound.map(|(segment, _)| segment).collect();
         let mut results = self.compute(&sound)?.into_iter();
         let missing = || StageError("a segment was not computed".to_owned());
@@ -226,20 +208,14 @@ impl Stage for MlxStage {
 
     fn memory(&self) -> MemoryUse {
         let caches = self.sequences.values().flat_map(|log| &log.cache);
-        MemoryUse {
-            weights: self.weight_bytes,
-            kv: caches.map(KvCache::bytes).sum(),
-        }
+        MemoryUse { weights: self.weight_bytes, kv: caches.map(KvCache::bytes).sum() }
     }
 }
 
 impl fmt::Debug for MlxStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shape, memory) = (self.shape(), self.memory());
-        f.debug_struct("MlxStage")
-            .field("shape", &shape)
-            .field("memory", &memory)
-            .finish()
+        f.debug_struct("MlxStage").field("shape", &shape).field("memory", &memory).finish()
     }
 }
 

@@ -193,9 +193,7 @@ impl LlamaConfig {
     fn parse(root: &Section<'_>) -> Result<Self, ModelError> {
         let hidden_size = root.count("hidden_size", 1..=MAX_WIDTH)?;
         let heads = root.count("num_attention_heads", 1..=MAX_HEADS)?;
-        let kv_heads = root
-            .optional_count("num_key_value_heads", 1..=MAX_HEADS)?
-            .unwrap_or(heads);
+        let kv_heads = root.optional_count("num_key_value_heads", 1..=MAX_HEADS)?.unwrap_or(heads);
         if !heads.is_multiple_of(kv_heads) {
             let problem = format!("is {kv_heads}, which does not divide {heads} attention heads");
             return Err(root.problem("num_key_value_heads", problem));
@@ -252,9 +250,7 @@ impl FakeConfig {
             hidden_size: root.count("hidden_size", 1..=MAX_WIDTH)?,
             vocab_size: root.count("vocab_size", 1..=MAX_VOCAB)?,
             max_position_embeddings: root.count("max_position_embeddings", 1..=MAX_CONTEXT)?,
-            step_micros: root
-                .optional_count("step_micros", 0..=10_000_000)?
-                .unwrap_or(0),
+            step_micros: root.optional_count("step_micros", 0..=10_000_000)?.unwrap_or(0),
             bytes_per_layer,
         })
     }
@@ -264,18 +260,13 @@ impl FakeConfig {
 /// answer nonsense.
 fn refuse_variants(root: &Section<'_>) -> Result<(), ModelError> {
     for key in ["hidden_act", "hidden_activation"] {
-        if let Some(other) = root
-            .text(key)?
-            .filter(|name| !["silu", "swish"].contains(name))
-        {
+        if let Some(other) = root.text(key)?.filter(|name| !["silu", "swish"].contains(name)) {
             let other: String = other.chars().take(40).collect();
             return Err(root.problem(key, format!("`{other}` is not supported; expected `silu`")));
         }
     }
     if let Some(Value::Array(types)) = root.value("layer_types")
-        && types
-            .iter()
-            .any(|kind| kind.as_str() != Some("full_attention"))
+        && types.iter().any(|kind| kind.as_str() != Some("full_attention"))
     {
         return Err(root.problem("layer_types", "only `full_attention` is supported"));
     }
@@ -287,11 +278,9 @@ fn rope(root: &Section<'_>) -> Result<(f32, RopeScaling), ModelError> {
     let newer = root.section("rope_parameters")?;
     let theta = match root.optional_number("rope_theta", THETA)? {
         Some(theta) => Some(theta),
-        None => newer
-            .as_ref()
-            .map(|s| s.optional_number("rope_theta", THETA))
-            .transpose()?
-            .flatten(),
+        None => {
+            newer.as_ref().map(|s| s.optional_number("rope_theta", THETA)).transpose()?.flatten()
+        }
     };
     let scaling = match root.section("rope_scaling")?.or(newer) {
         Some(section) => rope_scaling(&section)?,
@@ -303,23 +292,13 @@ fn rope(root: &Section<'_>) -> Result<(f32, RopeScaling), ModelError> {
 
 fn rope_scaling(section: &Section<'_>) -> Result<RopeScaling, ModelError> {
     const FACTOR: std::ops::RangeInclusive<f32> = 1e-3..=1e6;
-    let key = if section.value("rope_type").is_some() {
-        "rope_type"
-    } else {
-        "type"
-    };
+    let key = if section.value("rope_type").is_some() { "rope_type" } else { "type" };
     match section.text(key)? {
         None | Some("default") => Ok(RopeScaling::Default),
-        Some("linear") => Ok(RopeScaling::Linear {
-            factor: section.number("factor", FACTOR)?,
-        }),
+        Some("linear") => Ok(RopeScaling::Linear { factor: section.number("factor", FACTOR)? }),
         Some("llama3") => {
-            let low = section
-                .optional_number("low_freq_factor", FACTOR)?
-                .unwrap_or(1.0);
-            let high = section
-                .optional_number("high_freq_factor", FACTOR)?
-                .unwrap_or(4.0);
+            let low = section.optional_number("low_freq_factor", FACTOR)?.unwrap_or(1.0);
+            let high = section.optional_number("high_freq_factor", FACTOR)?.unwrap_or(4.0);
             if high <= low {
                 let problem = format!("is {high}; must be larger than low_freq_factor, {low}");
                 return Err(section.problem("high_freq_factor", problem));
@@ -374,10 +353,9 @@ fn quantization(root: &Section<'_>) -> Result<Option<Quantization>, ModelError> 
 fn quant_params(section: &Section<'_>) -> Result<QuantParams, ModelError> {
     if let Some(mode) = section.text("mode")?.filter(|mode| *mode != "affine") {
         let mode: String = mode.chars().take(40).collect();
-        return Err(section.problem(
-            "mode",
-            format!("`{mode}` is not supported; expected `affine`"),
-        ));
+        return Err(
+            section.problem("mode", format!("`{mode}` is not supported; expected `affine`"))
+        );
     }
     let one_of = |key: &str, allowed: &[u32]| {
         let found = section.count(key, 1..=128)?;

@@ -90,16 +90,10 @@ pub enum ModelError {
 
 impl ModelError {
     pub(crate) fn io(file: &Path, source: std::io::Error) -> Self {
-        Self::Io {
-            file: file.to_owned(),
-            source,
-        }
+        Self::Io { file: file.to_owned(), source }
     }
 
     pub(crate) fn malformed(file: &Path, problem: impl Into<String>) -> Self {
-        Self::Malformed {
-            file: file.to_owned(),
-            problem: problem.into(),
-        }
+        Self::Malformed { file: file.to_owned(), problem: problem.into() }
     }
 }

@@ -60,31 +60,19 @@ pub(crate) fn read_tensors(folder: &Path) -> Result<BTreeMap<String, TensorInfo>
         for file in listed.keys() {
             if !file.exists() {
                 let wanted = format!("{INDEX} lists it");
-                return Err(ModelError::MissingFile {
-                    file: file.clone(),
-                    wanted,
-                });
+                return Err(ModelError::MissingFile { file: file.clone(), wanted });
             }
             add_file(file, &mut tensors)?;
         }
-        for (file, name) in listed
-            .iter()
-            .flat_map(|(f, names)| names.iter().map(move |n| (f, n)))
-        {
-            if tensors
-                .get(name)
-                .is_none_or(|tensor| *tensor.file != **file)
-            {
+        for (file, name) in listed.iter().flat_map(|(f, names)| names.iter().map(move |n| (f, n))) {
+            if tensors.get(name).is_none_or(|tensor| *tensor.file != **file) {
                 let problem = format!("does not hold `{name}`, but {INDEX} says so");
                 return Err(ModelError::malformed(file, problem));
             }
         }
     } else {
         let wanted = format!("a model has either this file or {INDEX}");
-        return Err(ModelError::MissingFile {
-            file: single,
-            wanted,
-        });
+        return Err(ModelError::MissingFile { file: single, wanted });
     }
     Ok(tensors)
 }
@@ -93,9 +81,8 @@ pub(crate) fn read_tensors(folder: &Path) -> Result<BTreeMap<String, TensorInfo>
 fn read_index(folder: &Path, index: &Path) -> Result<BTreeMap<PathBuf, Vec<String>>, ModelError> {
     let json = parse_object(index, &read_bounded(index, MAX_INDEX_BYTES)?)?;
     let root = Section::root(index, &json);
-    let map = root
-        .section("weight_map")?
-        .ok_or_else(|| root.problem("weight_map", "is missing"))?;
+    let map =
+        root.section("weight_map")?.ok_or_else(|| root.problem("weight_map", "is missing"))?;
     let mut files: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
     for (name, _) in map.entries() {
         let file = map
@@ -126,11 +113,8 @@ fn read_header(path: &Path) -> Result<Vec<TensorInfo>, ModelError> {
         return Err(ModelError::malformed(path, "is not a file"));
     }
     let length = metadata.len();
-    let truncated = |expected| ModelError::Truncated {
-        file: path.to_owned(),
-        expected,
-        found: length,
-    };
+    let truncated =
+        |expected| ModelError::Truncated { file: path.to_owned(), expected, found: length };
     let mut file = File::open(path).map_err(io)?;
     let mut prefix = [0; 8];
     file.read_exact(&mut prefix).map_err(|_| truncated(8))?;
@@ -144,14 +128,9 @@ fn read_header(path: &Path) -> Result<Vec<TensorInfo>, ModelError> {
         return Err(truncated(data_start));
     }
     let mut header = Vec::new();
-    file.take(header_bytes)
-        .read_to_end(&mut header)
-        .map_err(io)?;
+    file.take(header_bytes).read_to_end(&mut header).map_err(io)?;
     let Header(entries) = serde_json::from_slice(&header).map_err(|e| {
-        ModelError::malformed(
-            path,
-            format!("has a header that is no safetensors header: {e}"),
-        )
+        ModelError::malformed(path, format!("has a header that is no safetensors header: {e}"))
     })?;
     let shared: Arc<Path> = Arc::from(path);
     let mut tensors = Vec::with_capacity(entries.len());
@@ -161,13 +140,7 @@ fn read_header(path: &Path) -> Result<Vec<TensorInfo>, ModelError> {
             .map_err(|problem| ModelError::malformed(path, format!("tensor `{name}` {problem}")))?;
         end = end.max(bytes.end);
         let (dtype, shape) = (entry.dtype, entry.shape);
-        tensors.push(TensorInfo {
-            name,
-            file: Arc::clone(&shared),
-            dtype,
-            shape,
-            bytes,
-        });
+        tensors.push(TensorInfo { name, file: Arc::clone(&shared), dtype, shape, bytes });
     }
     if end > length {
         return Err(truncated(end));
@@ -185,14 +158,9 @@ fn place(entry: &safetensors::tensor::TensorInfo, data_start: u64) -> Result<Ran
         .try_fold(entry.dtype.bitsize(), |bits, dim| bits.checked_mul(*dim))
         .filter(|bits| bits.is_multiple_of(8))
         .map(|bits| bits / 8);
-    if end
-        .checked_sub(start)
-        .is_none_or(|length| Some(length) != size)
-    {
+    if end.checked_sub(start).is_none_or(|length| Some(length) != size) {
         let (dtype, shape) = (entry.dtype, &entry.shape);
-        return Err(format!(
-            "of type {dtype} and shape {shape:?} cannot lie at {start}..{end}"
-        ));
+        return Err(format!("of type {dtype} and shape {shape:?} cannot lie at {start}..{end}"));
     }
     let absolute = |offset: usize| data_start.checked_add(offset as u64);
     absolute(start)

@@ -19,27 +19,18 @@ pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
     }
     let mut bytes = Vec::new();
     // One byte more than allowed tells "too long" apart from "just fits".
-    File::open(file)
-        .map_err(io)?
-        .take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(io)?;
+    File::open(file).map_err(io)?.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > limit {
         let problem = format!("is longer than {limit} bytes");
-        return Err(ModelError::Malformed {
-            file: file.to_owned(),
-            problem,
-        });
+        return Err(ModelError::Malformed { file: file.to_owned(), problem });
     }
     Ok(bytes)
 }
 
 /// Parses an object. Depth is bounded by `serde_json`, which refuses more than 128 levels.
 pub(crate) fn parse_object(file: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    serde_json::from_slice(bytes).map_err(|e| ModelError::Malformed {
-        file: file.to_owned(),
-        problem: e.to_string(),
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|e| ModelError::Malformed { file: file.to_owned(), problem: e.to_string() })
 }
 
 /// One object of a JSON file, with its place in it for messages.
@@ -51,11 +42,7 @@ pub(crate) struct Section<'a> {
 
 impl<'a> Section<'a> {
     pub(crate) const fn root(file: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Self {
-            file,
-            prefix: String::new(),
-            map,
-        }
+        Self { file, prefix: String::new(), map }
     }
 
     /// An error about `key` of this object.
@@ -80,11 +67,9 @@ impl<'a> Section<'a> {
     pub(crate) fn section(&self, key: &str) -> Result<Option<Section<'a>>, ModelError> {
         match self.value(key) {
             None => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(Section {
-                file: self.file,
-                prefix: format!("{}{key}.", self.prefix),
-                map,
-            })),
+            Some(Value::Object(map)) => {
+                Ok(Some(Section { file: self.file, prefix: format!("{}{key}.", self.prefix), map }))
+            }
             Some(other) => Err(self.problem(key, format!("is {}, not an object", brief(other)))),
         }
     }
@@ -103,17 +88,14 @@ impl<'a> Section<'a> {
             _ => {
                 let (low, high) = (allowed.start(), allowed.end());
                 let found = brief(value);
-                Err(self.problem(
-                    key,
-                    format!("is {found}; expected a number from {low} to {high}"),
-                ))
+                Err(self
+                    .problem(key, format!("is {found}; expected a number from {low} to {high}")))
             }
         }
     }
 
     pub(crate) fn count(&self, key: &str, allowed: RangeInclusive<u32>) -> Result<u32, ModelError> {
-        self.optional_count(key, allowed)?
-            .ok_or_else(|| self.problem(key, "is missing"))
+        self.optional_count(key, allowed)?.ok_or_else(|| self.problem(key, "is missing"))
     }
 
     pub(crate) fn optional_number(
@@ -124,20 +106,15 @@ impl<'a> Section<'a> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "f32 is all that the models use"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "f32 is all that the models use")]
         let number = value.as_f64().map(|n| n as f32);
         match number {
             Some(number) if allowed.contains(&number) => Ok(Some(number)),
             _ => {
                 let (low, high) = (allowed.start(), allowed.end());
                 let found = brief(value);
-                Err(self.problem(
-                    key,
-                    format!("is {found}; expected a number from {low} to {high}"),
-                ))
+                Err(self
+                    .problem(key, format!("is {found}; expected a number from {low} to {high}")))
             }
         }
     }
@@ -147,8 +124,7 @@ impl<'a> Section<'a> {
         key: &str,
         allowed: RangeInclusive<f32>,
     ) -> Result<f32, ModelError> {
-        self.optional_number(key, allowed)?
-            .ok_or_else(|| self.problem(key, "is missing"))
+        self.optional_number(key, allowed)?.ok_or_else(|| self.problem(key, "is missing"))
     }
 
     pub(crate) fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
@@ -172,15 +148,9 @@ impl<'a> Section<'a> {
     /// Ids given as one number or a list of numbers; absent is empty.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
         let id = |value: &Value| {
-            value
-                .as_u64()
-                .and_then(|n| u32::try_from(n).ok())
-                .ok_or_else(|| {
-                    self.problem(
-                        key,
-                        format!("is {}; expected a token id or a list", brief(value)),
-                    )
-                })
+            value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+                self.problem(key, format!("is {}; expected a token id or a list", brief(value)))
+            })
         };
         match self.value(key) {
             None => Ok(Vec::new()),

@@ -26,12 +26,7 @@ pub(crate) fn tensors_of<'t>(
     tensors: &'t BTreeMap<String, TensorInfo>,
     part: Part,
 ) -> Result<Vec<&'t TensorInfo>, ModelError> {
-    let mut wanted = Wanted {
-        folder,
-        config,
-        tensors,
-        found: Vec::new(),
-    };
+    let mut wanted = Wanted { folder, config, tensors, found: Vec::new() };
     let hidden = config.hidden_size as usize;
     let vocab = config.vocab_size as usize;
     match part {
@@ -72,17 +67,10 @@ impl Wanted<'_, '_> {
             let bias = config.attention_bias;
             self.matrix(&format!("{path}.self_attn.{module}"), rows, columns, bias)?;
         }
-        for (module, rows, columns) in [
-            ("gate_proj", inner, hidden),
-            ("up_proj", inner, hidden),
-            ("down_proj", hidden, inner),
-        ] {
-            self.matrix(
-                &format!("{path}.mlp.{module}"),
-                rows,
-                columns,
-                config.mlp_bias,
-            )?;
+        for (module, rows, columns) in
+            [("gate_proj", inner, hidden), ("up_proj", inner, hidden), ("down_proj", hidden, inner)]
+        {
+            self.matrix(&format!("{path}.mlp.{module}"), rows, columns, config.mlp_bias)?;
         }
         Ok(())
     }
@@ -111,11 +99,7 @@ impl Wanted<'_, '_> {
             }
             self.tensor(&weight, &[Dtype::U32], &[rows, columns * bits / 32])?;
             self.tensor(&scales, FLOATS, &[rows, columns / group])?;
-            self.tensor(
-                &format!("{module}.biases"),
-                FLOATS,
-                &[rows, columns / group],
-            )?;
+            self.tensor(&format!("{module}.biases"), FLOATS, &[rows, columns / group])?;
         } else {
             self.tensor(&weight, FLOATS, &[rows, columns])?;
         }

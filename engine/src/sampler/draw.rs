@@ -23,10 +23,7 @@ pub(crate) const fn mix(mut bits: u64) -> u64 {
 /// Candidates are (id, logarithm of the weight), the largest logarithm being about 0.
 pub(super) fn choose(candidates: &[(u32, f32)], uniform: f64) -> Option<u32> {
     let weight = |logarithm: f32| f64::from(logarithm).exp();
-    let total: f64 = candidates
-        .iter()
-        .map(|(_, logarithm)| weight(*logarithm))
-        .sum();
+    let total: f64 = candidates.iter().map(|(_, logarithm)| weight(*logarithm)).sum();
     let target = uniform * total;
     let mut reached = 0.0;
     for (id, logarithm) in candidates {
@@ -47,9 +44,7 @@ mod tests {
     fn tenths(numbers: impl Iterator<Item = f64>) -> Vec<usize> {
         let mut tenths = vec![0; 10];
         for number in numbers {
-            tenths[(1..10)
-                .filter(|tenth| number * 10.0 >= f64::from(*tenth))
-                .count()] += 1;
+            tenths[(1..10).filter(|tenth| number * 10.0 >= f64::from(*tenth)).count()] += 1;
         }
         tenths
     }
@@ -69,11 +64,7 @@ mod tests {
     #[test]
     fn numbers_never_change() {
         let numbers = [0, 1, 2].map(|position| uniform(42, position));
-        let expected = [
-            0.596_118_871_830_207_6,
-            0.160_365_387_598_577_2,
-            0.166_397_803_981_459_76,
-        ];
+        let expected = [0.596_118_871_830_207_6, 0.160_365_387_598_577_2, 0.166_397_803_981_459_76];
         for (number, expected) in numbers.iter().zip(expected) {
             assert!((number - expected).abs() < 1e-15, "{number}");
         }

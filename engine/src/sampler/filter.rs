@@ -13,10 +13,7 @@ pub(super) fn candidates(logits: &[f32], temperature: f32) -> Vec<(u32, f32)> {
         .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
         .map(|(id, logit)| (id, logit.min(f32::MAX)));
     let mut candidates: Vec<(u32, f32)> = possible.collect();
-    let largest = candidates
-        .iter()
-        .map(|(_, logit)| *logit)
-        .fold(f32::MIN, f32::max);
+    let largest = candidates.iter().map(|(_, logit)| *logit).fold(f32::MIN, f32::max);
     for (_, logit) in &mut candidates {
         *logit = (*logit - largest) / temperature;
     }

@@ -64,19 +64,12 @@ impl SamplingParams {
         let mut mistakes = Vec::new();
         let mut expect = |holds: bool, param, problem: &str| {
             if !holds {
-                mistakes.push(InvalidParam {
-                    param,
-                    problem: problem.to_owned(),
-                });
+                mistakes.push(InvalidParam { param, problem: problem.to_owned() });
             }
         };
         // A NaN is in no range, so finite numbers need no check of their own.
         let within = |value: f32, low: f32, high: f32| (low..=high).contains(&value);
-        expect(
-            within(self.temperature, 0.0, 2.0),
-            "temperature",
-            "must be from 0 to 2",
-        );
+        expect(within(self.temperature, 0.0, 2.0), "temperature", "must be from 0 to 2");
         let top_p = self.top_p > 0.0 && self.top_p <= 1.0;
         expect(top_p, "top_p", "must be above 0 and at most 1");
         expect(within(self.min_p, 0.0, 1.0), "min_p", "must be from 0 to 1");
@@ -93,8 +86,7 @@ impl SamplingParams {
             &format!("must be above 0 and at most {MAX_REPETITION_PENALTY}"),
         );
         expect(
-            self.top_logprobs
-                .is_none_or(|count| count <= MAX_TOP_LOGPROBS),
+            self.top_logprobs.is_none_or(|count| count <= MAX_TOP_LOGPROBS),
             "top_logprobs",
             &format!("must be from 0 to {MAX_TOP_LOGPROBS}"),
         );
@@ -104,9 +96,7 @@ impl SamplingParams {
             &format!("must have at most {MAX_LOGIT_BIAS} entries"),
         );
         expect(
-            self.logit_bias
-                .iter()
-                .all(|(_, bias)| within(*bias, -100.0, 100.0)),
+            self.logit_bias.iter().all(|(_, bias)| within(*bias, -100.0, 100.0)),
             "logit_bias",
             "must have values from -100 to 100",
         );
@@ -115,10 +105,6 @@ impl SamplingParams {
             "logit_bias",
             &format!("must name token ids below {vocab}"),
         );
-        if mistakes.is_empty() {
-            Ok(())
-        } else {
-            Err(InvalidParams(mistakes))
-        }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidParams(mistakes)) }
     }
 }

@@ -11,11 +11,7 @@ fn chosen(logits: &[f32], params: &SamplingParams, log: &[u32]) -> u32 {
 /// Every token that comes up in a thousand draws.
 fn reachable(logits: &[f32], params: &SamplingParams) -> Vec<u32> {
     let mut tokens: Vec<u32> = (0..1000)
-        .map(|position| {
-            sample(&mut logits.to_vec(), params, &[], position)
-                .unwrap()
-                .token
-        })
+        .map(|position| sample(&mut logits.to_vec(), params, &[], position).unwrap().token)
         .collect();
     tokens.sort_unstable();
     tokens.dedup();
@@ -23,11 +19,7 @@ fn reachable(logits: &[f32], params: &SamplingParams) -> Vec<u32> {
 }
 
 fn warm() -> SamplingParams {
-    SamplingParams {
-        temperature: 1.0,
-        seed: 1,
-        ..SamplingParams::greedy()
-    }
+    SamplingParams { temperature: 1.0, seed: 1, ..SamplingParams::greedy() }
 }
 
 #[test]
@@ -49,10 +41,7 @@ fn no_numbers_are_an_error() {
 
 #[test]
 fn infinite_logits_are_drawn_without_nan() {
-    assert_eq!(
-        reachable(&[f32::INFINITY, 0.0, f32::INFINITY], &warm()),
-        [0, 2]
-    );
+    assert_eq!(reachable(&[f32::INFINITY, 0.0, f32::INFINITY], &warm()), [0, 2]);
     assert_eq!(reachable(&[f32::MAX, f32::MIN, f32::NAN], &warm()), [0]);
 }
 
@@ -60,74 +49,22 @@ fn infinite_logits_are_drawn_without_nan() {
 fn filters() {
     let logits: Vec<f32> = [0.5_f32, 0.25, 0.125, 0.0625, 0.0625].map(f32::ln).to_vec();
     assert_eq!(reachable(&logits, &warm()), [0, 1, 2, 3, 4]);
-    assert_eq!(
-        reachable(&logits, &SamplingParams { top_k: 2, ..warm() }),
-        [0, 1]
-    );
-    assert_eq!(
-        reachable(&logits, &SamplingParams { top_k: 4, ..warm() }),
-        [0, 1, 2, 3]
-    );
-    assert_eq!(
-        reachable(&logits, &SamplingParams { top_k: 9, ..warm() }),
-        [0, 1, 2, 3, 4]
-    );
-    assert_eq!(
-        reachable(
-            &logits,
-            &SamplingParams {
-                top_p: 0.7,
-                ..warm()
-            }
-        ),
-        [0, 1]
-    );
-    assert_eq!(
-        reachable(
-            &logits,
-            &SamplingParams {
-                top_p: 1e-9,
-                ..warm()
-            }
-        ),
-        [0]
-    );
-    assert_eq!(
-        reachable(
-            &logits,
-            &SamplingParams {
-                min_p: 0.2,
-                ..warm()
-            }
-        ),
-        [0, 1, 2]
-    );
-    assert_eq!(
-        reachable(
-            &logits,
-            &SamplingParams {
-                min_p: 1.0,
-                ..warm()
-            }
-        ),
-        [0]
-    );
+    assert_eq!(reachable(&logits, &SamplingParams { top_k: 2, ..warm() }), [0, 1]);
+    assert_eq!(reachable(&logits, &SamplingParams { top_k: 4, ..warm() }), [0, 1, 2, 3]);
+    assert_eq!(reachable(&logits, &SamplingParams { top_k: 9, ..warm() }), [0, 1, 2, 3, 4]);
+    assert_eq!(reachable(&logits, &SamplingParams { top_p: 0.7, ..warm() }), [0, 1]);
+    assert_eq!(reachable(&logits, &SamplingParams { top_p: 1e-9, ..warm() }), [0]);
+    assert_eq!(reachable(&logits, &SamplingParams { min_p: 0.2, ..warm() }), [0, 1, 2]);
+    assert_eq!(reachable(&logits, &SamplingParams { min_p: 1.0, ..warm() }), [0]);
     // Of the two that top-k leaves, the first has two thirds.
-    let both = SamplingParams {
-        top_k: 2,
-        top_p: 0.66,
-        ..warm()
-    };
+    let both = SamplingParams { top_k: 2, top_p: 0.66, ..warm() };
     assert_eq!(reachable(&logits, &both), [0]);
 }
 
 #[test]
 fn a_nucleus_wider_than_the_first_look() {
     let logits = vec![0.0; 5000];
-    let params = SamplingParams {
-        top_p: 0.5,
-        ..warm()
-    };
+    let params = SamplingParams { top_p: 0.5, ..warm() };
     let mut kept = filter::candidates(&logits, 1.0);
     filter::keep(&mut kept, &params);
     let expected: Vec<(u32, f32)> = (0..2500).map(|id| (id, 0.0)).collect();
@@ -138,15 +75,9 @@ fn a_nucleus_wider_than_the_first_look() {
 fn temperature_sharpens() {
     let logits = [1.0, 0.0];
     let often = |temperature| {
-        let params = SamplingParams {
-            temperature,
-            ..warm()
-        };
+        let params = SamplingParams { temperature, ..warm() };
         let draws = (0..2000).filter(|position| {
-            sample(&mut logits.to_vec(), &params, &[], *position)
-                .unwrap()
-                .token
-                == 0
+            sample(&mut logits.to_vec(), &params, &[], *position).unwrap().token == 0
         });
         draws.count()
     };
@@ -163,10 +94,7 @@ fn penalties_count_what_they_should() {
     let log = [0, 0, 0, 1, 1];
     let logits = [5.0, 4.9, 4.0, -1.0];
     let with = |change: fn(&mut SamplingParams)| {
-        let mut params = SamplingParams {
-            prompt_tokens: 3,
-            ..greedy.clone()
-        };
+        let mut params = SamplingParams { prompt_tokens: 3, ..greedy.clone() };
         change(&mut params);
         chosen(&logits, &params, &log)
     };
@@ -183,10 +111,7 @@ fn penalties_count_what_they_should() {
 
 #[test]
 fn a_negative_logit_is_multiplied_by_the_repetition_penalty() {
-    let params = SamplingParams {
-        repetition_penalty: 2.0,
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::greedy() };
     assert_eq!(chosen(&[-1.0, -1.5], &params, &[0]), 1);
 }
 
@@ -202,36 +127,21 @@ fn log_probabilities_are_the_models_own() {
     let logprobs = sampled.logprobs.unwrap();
     assert_eq!(sampled.token, 2);
     assert!((logprobs.chosen - 0.25_f32.ln()).abs() < 1e-6);
-    assert_eq!(
-        logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(),
-        [0, 1]
-    );
+    assert_eq!(logprobs.top.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [0, 1]);
     assert!((logprobs.top[0].1 - 0.5_f32.ln()).abs() < 1e-6);
 }
 
 #[test]
 fn log_probabilities_are_always_numbers() {
-    let params = SamplingParams {
-        top_logprobs: Some(20),
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { top_logprobs: Some(20), ..SamplingParams::greedy() };
     for logits in [
         vec![f32::NAN, 1.0, f32::NEG_INFINITY],
         vec![f32::INFINITY, 1.0, f32::INFINITY],
         vec![f32::MAX, f32::MIN],
     ] {
-        let logprobs = sample(&mut logits.clone(), &params, &[], 0)
-            .unwrap()
-            .logprobs
-            .unwrap();
-        assert!(
-            logprobs.chosen.is_finite() && logprobs.chosen <= 0.0,
-            "{logprobs:?}"
-        );
-        assert!(
-            logprobs.top.iter().all(|(_, l)| l.is_finite() && *l <= 0.0),
-            "{logprobs:?}"
-        );
+        let logprobs = sample(&mut logits.clone(), &params, &[], 0).unwrap().logprobs.unwrap();
+        assert!(logprobs.chosen.is_finite() && logprobs.chosen <= 0.0, "{logprobs:?}");
+        assert!(logprobs.top.iter().all(|(_, l)| l.is_finite() && *l <= 0.0), "{logprobs:?}");
     }
 }
 
@@ -266,11 +176,7 @@ fn all_mistakes_are_reported() {
         "logit_bias",
     ];
     assert_eq!(named, expected);
-    assert!(
-        mistakes
-            .to_string()
-            .starts_with("`temperature` must be from 0 to 2; `top_p`")
-    );
+    assert!(mistakes.to_string().starts_with("`temperature` must be from 0 to 2; `top_p`"));
 }
 
 /// Any number at all, NaN and infinities included.

@@ -24,27 +24,18 @@ impl TokenizerSettings {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
         let file = folder.join("tokenizer_config.json");
         if !file.exists() {
-            return Ok(Self {
-                file,
-                ..Self::default()
-            });
+            return Ok(Self { file, ..Self::default() });
         }
         let json = parse_object(&file, &read_bounded(&file, MAX_SETTINGS_BYTES)?)?;
         let root = Section::root(&file, &json);
-        let special_tokens = root
-            .entries()
-            .filter_map(|(key, value)| Some((key.clone(), special(key, value)?)));
+        let special_tokens =
+            root.entries().filter_map(|(key, value)| Some((key.clone(), special(key, value)?)));
         let special_tokens = special_tokens.collect();
         let add_bos_token = match root.value("add_bos_token") {
             None => None,
             Some(_) => Some(root.flag("add_bos_token", false)?),
         };
-        Ok(Self {
-            file,
-            special_tokens,
-            add_bos_token,
-            json,
-        })
+        Ok(Self { file, special_tokens, add_bos_token, json })
     }
 
     /// The text of `bos_token`, `eos_token` and the like, by these names.

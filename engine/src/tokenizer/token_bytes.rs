@@ -22,10 +22,7 @@ impl ByteAlphabet {
     }
 
     pub(super) fn bytes_of(&self, tokenizer: &tokenizers::Tokenizer, id: u32) -> Vec<u8> {
-        let added = tokenizer
-            .get_added_vocabulary()
-            .get_added_tokens_decoder()
-            .get(&id);
+        let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder().get(&id);
         if let Some(added) = added {
             return added.content.clone().into_bytes();
         }
@@ -65,9 +62,7 @@ fn fallback_byte(name: &str) -> Option<u8> {
 /// U+0100 on, in order.
 fn byte_level() -> HashMap<char, u8> {
     let prints = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let own = (0..=u8::MAX)
-        .filter(prints)
-        .map(|byte| (char::from(byte), byte));
+    let own = (0..=u8::MAX).filter(prints).map(|byte| (char::from(byte), byte));
     let others = (0..=u8::MAX).filter(|byte| !prints(byte));
     own.chain(('\u{100}'..).zip(others)).collect()
 }

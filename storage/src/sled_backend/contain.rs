@@ -15,10 +15,7 @@ use crate::backend::BackendError;
 pub(crate) fn contained<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, BackendError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(classify),
-        Err(panic) => Err(BackendError::Damaged(format!(
-            "sled panicked: {}",
-            words(&*panic)
-        ))),
+        Err(panic) => Err(BackendError::Damaged(format!("sled panicked: {}", words(&*panic)))),
     }
 }
 
@@ -60,10 +57,7 @@ mod tests {
     #[test]
     fn a_panic_is_damage_and_keeps_its_words() {
         let error = contained::<()>(|| panic!("page {}", 7)).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the store is damaged: sled panicked: page 7"
-        );
+        assert_eq!(error.to_string(), "the store is damaged: sled panicked: page 7");
     }
 
     #[test]
@@ -76,9 +70,6 @@ mod tests {
         ] {
             assert!(matches!(io(kind), BackendError::Io(_)), "{kind}");
         }
-        assert!(matches!(
-            io(io::ErrorKind::UnexpectedEof),
-            BackendError::Damaged(_)
-        ));
+        assert!(matches!(io(io::ErrorKind::UnexpectedEof), BackendError::Damaged(_)));
     }
 }

@@ -26,16 +26,10 @@ impl Directory {
     /// Takes hold of a directory, making it if it is missing; `None` when somebody else has it.
     pub(crate) fn hold(path: &Path) -> io::Result<Option<Self>> {
         fs::create_dir_all(path)?;
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path.join("lock"))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(path.join("lock"))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Some(Self {
-                path: path.to_owned(),
-                _lock: lock,
-            })),
+            Ok(()) => Ok(Some(Self { path: path.to_owned(), _lock: lock })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),
         }

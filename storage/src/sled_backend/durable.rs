@@ -25,22 +25,14 @@ impl Files {
     /// For the sled that is open in `sled`.
     pub(crate) fn of(sled: &Path) -> io::Result<Self> {
         let log = File::open(sled.join("db"))?;
-        Ok(Self {
-            log,
-            blobs: sled.join("blobs"),
-            synced: HashSet::new(),
-        })
+        Ok(Self { log, blobs: sled.join("blobs"), synced: HashSet::new() })
     }
 
     /// Returns when everything that sled has flushed survives a power loss.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.sync_blobs()?;
         // Elsewhere sled's own flush has just called fsync on this file.
-        if cfg!(target_os = "linux") {
-            self.log.sync_data()
-        } else {
-            Ok(())
-        }
+        if cfg!(target_os = "linux") { self.log.sync_data() } else { Ok(()) }
     }
 
     fn sync_blobs(&mut self) -> io::Result<()> {
@@ -60,10 +52,6 @@ impl Files {
             present.insert(name);
         }
         self.synced = present;
-        if any_new {
-            sync_dir(&self.blobs)
-        } else {
-            Ok(())
-        }
+        if any_new { sync_dir(&self.blobs) } else { Ok(()) }
     }
 }

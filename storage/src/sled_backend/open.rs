@@ -88,13 +88,11 @@ pub(super) fn open_or_set_aside(dir: &Path) -> Result<(SledBackend, Option<PathB
         Err((OpenError::Damaged { reason, .. }, directory)) => (reason, directory),
         Err((error, _)) => return Err(error),
     };
-    let aside = directory
-        .set_aside()
-        .map_err(|source| OpenError::NotSetAside {
-            dir: dir.to_owned(),
-            reason: reason.clone(),
-            source,
-        })?;
+    let aside = directory.set_aside().map_err(|source| OpenError::NotSetAside {
+        dir: dir.to_owned(),
+        reason: reason.clone(),
+        source,
+    })?;
     tracing::error!(
         dir = %dir.display(), aside = %aside.display(), %reason,
         "the store was damaged; it was set aside and a new one takes its place"
@@ -105,13 +103,8 @@ pub(super) fn open_or_set_aside(dir: &Path) -> Result<(SledBackend, Option<PathB
 fn hold(dir: &Path) -> Result<Directory, OpenError> {
     match Directory::hold(dir) {
         Ok(Some(directory)) => Ok(directory),
-        Ok(None) => Err(OpenError::InUse {
-            dir: dir.to_owned(),
-        }),
-        Err(source) => Err(OpenError::Io {
-            dir: dir.to_owned(),
-            source,
-        }),
+        Ok(None) => Err(OpenError::InUse { dir: dir.to_owned() }),
+        Err(source) => Err(OpenError::Io { dir: dir.to_owned(), source }),
     }
 }
 
@@ -187,15 +180,7 @@ fn open_files(directory: &Directory) -> Result<(sled::Db, Committed), Refusal> {
     let mut watermark = Watermark::open(&directory.watermark())?;
     watermark.write(seal)?;
     directory.sync()?;
-    Ok((
-        db,
-        Committed {
-            seal,
-            watermark,
-            files,
-            stopped: false,
-        },
-    ))
+    Ok((db, Committed { seal, watermark, files, stopped: false }))
 }
 
 fn open_sled(path: &Path) -> Result<sled::Db, Refusal> {
@@ -253,10 +238,7 @@ fn prove(db: &sled::Db, mark: Mark) -> Result<Option<Seal>, Refusal> {
         found.change(key, None, Some(value));
     }
     if found.digest != seal.digest {
-        return damaged(format!(
-            "rows are missing or foreign among its {}",
-            rows.len()
-        ));
+        return damaged(format!("rows are missing or foreign among its {}", rows.len()));
     }
     Ok(Some(seal))
 }

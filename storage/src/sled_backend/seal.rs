@@ -30,11 +30,7 @@ pub(crate) struct Seal {
 
 impl Seal {
     /// That of a store without rows.
-    pub(crate) const NEW: Self = Self {
-        schema: SCHEMA,
-        generation: 0,
-        digest: 0,
-    };
+    pub(crate) const NEW: Self = Self { schema: SCHEMA, generation: 0, digest: 0 };
 
     pub(crate) fn encode(self) -> [u8; SEAL_BYTES] {
         let mut bytes = [0; SEAL_BYTES];
@@ -109,9 +105,7 @@ impl Watermark {
     pub(crate) fn read(path: &Path) -> io::Result<Mark> {
         let mut bytes = Vec::new();
         match File::open(path) {
-            Ok(file) => file
-                .take(WATERMARK_BYTES as u64 + 1)
-                .read_to_end(&mut bytes)?,
+            Ok(file) => file.take(WATERMARK_BYTES as u64 + 1).read_to_end(&mut bytes)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::Missing),
             Err(error) => return Err(error),
         };
@@ -120,11 +114,7 @@ impl Watermark {
     }
 
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)?;
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
         file.set_len(WATERMARK_BYTES as u64)?;
         Ok(Self { file })
     }
@@ -180,10 +170,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("watermark");
         assert_eq!(Watermark::read(&path).unwrap(), Mark::Missing);
-        let seal = Seal {
-            generation: 7,
-            ..Seal::NEW
-        };
+        let seal = Seal { generation: 7, ..Seal::NEW };
         Watermark::open(&path).unwrap().write(seal).unwrap();
         assert_eq!(Watermark::read(&path).unwrap(), Mark::Seal(seal));
         std::fs::write(&path, "something else").unwrap();

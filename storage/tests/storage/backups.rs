@@ -10,9 +10,7 @@ const RIGHT: Table<u64, String> = Table::new("right");
 
 fn write(store: &Store, number: u64) {
     let mut batch = Batch::new();
-    batch
-        .put(&LEFT, &number, &number)
-        .put(&RIGHT, &number, &"x".repeat(3000));
+    batch.put(&LEFT, &number, &number).put(&RIGHT, &number, &"x".repeat(3000));
     store.commit(batch).unwrap();
 }
 
@@ -38,26 +36,15 @@ fn a_backup_of_a_store_in_use_is_one_moment_of_it() {
         writer.join().unwrap();
     });
     restore(&file, &to).unwrap();
-    assert_eq!(
-        names(dir.path()),
-        ["backup", "from", "to"],
-        "nothing else is left"
-    );
+    assert_eq!(names(dir.path()), ["backup", "from", "to"], "nothing else is left");
 
     let restored = Store::open(&to).unwrap();
     assert_eq!(restored.set_aside, None);
     let left = LEFT.scan(&restored.store).unwrap();
     assert!(!left.is_empty());
     let keys = |n: usize| (0..n as u64).collect::<Vec<_>>();
-    assert_eq!(
-        left.iter().map(|row| row.0).collect::<Vec<_>>(),
-        keys(left.len())
-    );
-    assert_eq!(
-        RIGHT.scan(&restored.store).unwrap().len(),
-        left.len(),
-        "half a batch"
-    );
+    assert_eq!(left.iter().map(|row| row.0).collect::<Vec<_>>(), keys(left.len()));
+    assert_eq!(RIGHT.scan(&restored.store).unwrap().len(), left.len(), "half a batch");
 
     // A later backup replaces the earlier one.
     backup(&store, &file).unwrap();
@@ -78,19 +65,13 @@ fn a_restore_overwrites_nothing() {
     let full = dir.path().join("full");
     fs::create_dir(&full).unwrap();
     fs::write(full.join("anything"), "").unwrap();
-    assert!(matches!(
-        restore(&file, &full),
-        Err(RestoreError::NotEmpty { .. })
-    ));
+    assert!(matches!(restore(&file, &full), Err(RestoreError::NotEmpty { .. })));
     assert_eq!(names(&full), ["anything"]);
 
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     restore(&file, &empty).unwrap();
-    assert_eq!(
-        LEFT.scan(&Store::open(&empty).unwrap().store).unwrap(),
-        [(1, 1)]
-    );
+    assert_eq!(LEFT.scan(&Store::open(&empty).unwrap().store).unwrap(), [(1, 1)]);
 }
 
 #[test]
@@ -107,10 +88,7 @@ fn a_damaged_or_newer_or_absent_backup_makes_no_store() {
     let mut flipped = sound.clone();
     flipped[100] ^= 1;
     fs::write(&file, flipped).unwrap();
-    assert!(matches!(
-        restore(&file, &to),
-        Err(RestoreError::Damaged { .. })
-    ));
+    assert!(matches!(restore(&file, &to), Err(RestoreError::Damaged { .. })));
 
     // The schema follows a magic of 16 bytes; a checksum ends the file.
     let mut newer = sound;
@@ -120,9 +98,6 @@ fn a_damaged_or_newer_or_absent_backup_makes_no_store() {
     newer[end..].copy_from_slice(&checksum.to_be_bytes());
     fs::write(&file, newer).unwrap();
     let error = restore(&file, &to).unwrap_err();
-    assert!(
-        matches!(error, RestoreError::Newer { found: 2, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, RestoreError::Newer { found: 2, .. }), "{error}");
     assert_eq!(names(dir.path()), ["backup"]);
 }

@@ -23,9 +23,7 @@ pub(crate) fn start_with_file_limit(name: &str, dir: &Path, blocks: u32) -> Chil
     let mut shell = Command::new("sh");
     shell
         .arg("-c")
-        .arg(format!(
-            "trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""
-        ))
+        .arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""))
         .arg(env::current_exe().unwrap());
     run(shell, name, dir)
 }

@@ -30,10 +30,7 @@ struct OnDisk {
 impl OnDisk {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self {
-            backend: open(dir.path()),
-            dir,
-        }
+        Self { backend: open(dir.path()), dir }
     }
 }
 
@@ -49,10 +46,7 @@ impl Fixture for OnDisk {
     fn reopen(self) -> Self {
         let Self { dir, backend } = self;
         drop(backend);
-        Self {
-            backend: open(dir.path()),
-            dir,
-        }
+        Self { backend: open(dir.path()), dir }
     }
 }
 
@@ -149,23 +143,14 @@ proptest! {
 fn scans_see_whole_commits(fixture: &(impl Fixture + Sync)) {
     let backend = fixture.backend();
     let rows = |number: u8| -> Vec<Change> {
-        (0..50u8)
-            .map(|key| Change::Put {
-                key: vec![key],
-                value: vec![number],
-            })
-            .collect()
+        (0..50u8).map(|key| Change::Put { key: vec![key], value: vec![number] }).collect()
     };
     backend.commit(&rows(0)).unwrap();
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| (1..=20).for_each(|n| backend.commit(&rows(n)).unwrap()));
         while !writer.is_finished() {
-            let mut seen: Vec<u8> = backend
-                .scan(&[])
-                .unwrap()
-                .into_iter()
-                .map(|(_, value)| value[0])
-                .collect();
+            let mut seen: Vec<u8> =
+                backend.scan(&[]).unwrap().into_iter().map(|(_, value)| value[0]).collect();
             assert_eq!(seen.len(), 50);
             seen.dedup();
             assert_eq!(seen.len(), 1, "a scan saw half a commit: {seen:?}");

@@ -52,11 +52,7 @@ fn fill(store: &Store, life: u8) {
     for round in 0..12 {
         let mut batch = Batch::new();
         for n in 0..20 {
-            batch.put(
-                &NUMBERS,
-                &(round * 17 + n),
-                &(u64::from(life) * 1000 + round),
-            );
+            batch.put(&NUMBERS, &(round * 17 + n), &(u64::from(life) * 1000 + round));
         }
         batch.remove(&NUMBERS, &(round * 3));
         let size = if round % 6 == 5 { 150_000 } else { 9000 };
@@ -66,10 +62,7 @@ fn fill(store: &Store, life: u8) {
 }
 
 fn rows(store: &Store) -> Result<Rows, planaria_storage::ReadError> {
-    Ok(Rows {
-        numbers: NUMBERS.scan(store)?,
-        blocks: BLOCKS.scan(store)?,
-    })
+    Ok(Rows { numbers: NUMBERS.scan(store)?, blocks: BLOCKS.scan(store)? })
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -168,11 +161,7 @@ fn open_damaged(dir: &Path, expected: &Rows) -> Result<Outcome, String> {
         (None, Ok(_)) => Err("rows are silently gone or wrong".to_owned()),
         (Some(aside), Ok(found)) if found.numbers.is_empty() && found.blocks.is_empty() => {
             fill(&opened.store, 9);
-            if aside.is_dir() {
-                Ok(Outcome::SetAside)
-            } else {
-                Err("not aside".to_owned())
-            }
+            if aside.is_dir() { Ok(Outcome::SetAside) } else { Err("not aside".to_owned()) }
         }
         (Some(_), Ok(_)) => Err("the new store is not empty".to_owned()),
         (_, Err(error)) => Err(format!("what opening let pass cannot be read: {error}")),

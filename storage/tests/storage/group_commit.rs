@@ -41,19 +41,9 @@ struct Gate {
 fn gated() -> (Store, Gate) {
     let (entered, has_entered) = channel();
     let (let_through, may_pass) = channel();
-    let backend = Gated {
-        rows: MemoryBackend::new(),
-        entered,
-        let_through: Mutex::new(may_pass),
-    };
+    let backend = Gated { rows: MemoryBackend::new(), entered, let_through: Mutex::new(may_pass) };
     let store = Store::on(Arc::new(backend)).unwrap();
-    (
-        store,
-        Gate {
-            entered: has_entered,
-            let_through,
-        },
-    )
+    (store, Gate { entered: has_entered, let_through })
 }
 
 fn row(number: u64) -> Batch {
@@ -76,10 +66,7 @@ fn batches_that_queue_up_during_a_flush_share_the_next() {
         }
     }
     assert_eq!(store.stats().queued, 49);
-    assert!(
-        acknowledged.try_recv().is_err(),
-        "acknowledged before it was durable"
-    );
+    assert!(acknowledged.try_recv().is_err(), "acknowledged before it was durable");
     gate.let_through.send(Ok(())).unwrap();
     assert_eq!(gate.entered.recv(), Ok(49), "those that waited go together");
     gate.let_through.send(Ok(())).unwrap();
@@ -121,15 +108,9 @@ fn after_a_failed_commit_nothing_more_is_taken_and_everyone_is_told() {
     }
     let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
     gate.let_through.send(Err(full.into())).unwrap();
-    assert!(matches!(
-        acknowledged.recv().unwrap(),
-        Err(CommitError::Failed { .. })
-    ));
+    assert!(matches!(acknowledged.recv().unwrap(), Err(CommitError::Failed { .. })));
     for _ in 0..2 {
-        assert!(matches!(
-            acknowledged.recv().unwrap(),
-            Err(CommitError::Stopped { .. })
-        ));
+        assert!(matches!(acknowledged.recv().unwrap(), Err(CommitError::Stopped { .. })));
     }
     let error = store.commit(row(4)).unwrap_err();
     assert!(error.to_string().contains("no storage space"), "{error}");

@@ -42,14 +42,10 @@ fn committing_child() {
             scope.spawn(move || {
                 for number in (next + u64::from(caller)..).step_by(usize::from(CALLERS)) {
                     let mut batch = Batch::new();
-                    batch
-                        .put(&LEFT, &number, &value(number))
-                        .put(&RIGHT, &number, &value(number));
+                    batch.put(&LEFT, &number, &value(number)).put(&RIGHT, &number, &value(number));
                     store.commit(batch).unwrap();
                     // One write per line, so that a kill cannot mix or halve numbers unnoticed.
-                    std::io::stdout()
-                        .write_all(format!("row {number}.\n").as_bytes())
-                        .unwrap();
+                    std::io::stdout().write_all(format!("row {number}.\n").as_bytes()).unwrap();
                 }
             });
         }
@@ -67,9 +63,7 @@ fn what_was_acknowledged_survives_kill_9() {
         let (lines, read) = mpsc::channel();
         let reader = thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let number = line
-                    .strip_prefix("row ")
-                    .and_then(|rest| rest.strip_suffix('.'));
+                let number = line.strip_prefix("row ").and_then(|rest| rest.strip_suffix('.'));
                 if let Some(number) = number {
                     let _ = lines.send(number.parse::<u64>().unwrap());
                 }

@@ -35,25 +35,14 @@ fn a_store_in_use_is_refused_and_left_alone_however_it_looks() {
 
     let mut holder = child::start("opening::holding_child", &path);
     let output = BufReader::new(holder.stdout.take().unwrap());
-    assert!(
-        output
-            .lines()
-            .map_while(Result::ok)
-            .any(|line| line.ends_with("open."))
-    );
+    assert!(output.lines().map_while(Result::ok).any(|line| line.ends_with("open.")));
 
     let refused = |why: &str| {
         let error = Store::open(&path).unwrap_err();
         assert!(matches!(error, OpenError::InUse { .. }), "{why}: {error}");
-        assert!(
-            error
-                .to_string()
-                .ends_with("another planaria node uses this data directory")
-        );
-        let names: Vec<_> = fs::read_dir(dir.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
+        assert!(error.to_string().ends_with("another planaria node uses this data directory"));
+        let names: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["store"], "{why}");
     };
     refused("a sound store");
@@ -67,10 +56,7 @@ fn a_store_in_use_is_refused_and_left_alone_however_it_looks() {
     holder.wait().unwrap();
     let opened = Store::open(&path).unwrap();
     assert_eq!(opened.set_aside, None);
-    assert_eq!(
-        ROWS.get(&opened.store, "key").unwrap().as_deref(),
-        Some("value")
-    );
+    assert_eq!(ROWS.get(&opened.store, "key").unwrap().as_deref(), Some("value"));
 }
 
 #[test]
@@ -143,14 +129,8 @@ fn a_newer_schema_is_refused_and_nothing_is_touched() {
 
     let before = contents(dir.path());
     let error = Store::open(&path).unwrap_err();
-    assert!(
-        matches!(error, OpenError::Newer { found: 2, .. }),
-        "{error}"
-    );
-    assert!(
-        error.to_string().contains("written by a newer planaria"),
-        "{error}"
-    );
+    assert!(matches!(error, OpenError::Newer { found: 2, .. }), "{error}");
+    assert!(error.to_string().contains("written by a newer planaria"), "{error}");
     assert_eq!(contents(dir.path()), before);
 }
 

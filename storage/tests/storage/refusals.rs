@@ -19,17 +19,11 @@ fn what_is_too_large_is_refused_with_nothing_stored() {
     batch.put(&TEXTS, "fits", &String::new());
     batch.put(&TEXTS, "large", &"x".repeat(MAX_BATCH_BYTES));
     let error = store.commit(batch).unwrap_err();
-    assert!(
-        matches!(&error, CommitError::TooLarge { key, .. } if key == "`large`"),
-        "{error}"
-    );
+    assert!(matches!(&error, CommitError::TooLarge { key, .. } if key == "`large`"), "{error}");
 
     let mut batch = Batch::new();
     batch.remove(&TEXTS, &"k".repeat(MAX_KEY_BYTES + 1));
-    assert!(matches!(
-        store.commit(batch),
-        Err(CommitError::TooLarge { .. })
-    ));
+    assert!(matches!(store.commit(batch), Err(CommitError::TooLarge { .. })));
     assert!(TEXTS.scan(&store).unwrap().is_empty());
 }
 
@@ -67,14 +61,9 @@ fn a_value_that_cannot_be_written_is_refused_with_nothing_stored() {
     const NEVER: Table<str, Never> = Table::new("never");
     let store = Store::in_memory();
     let mut batch = Batch::new();
-    batch
-        .put(&NEVER, "key", &Never)
-        .put(&TEXTS, "key", &String::new());
+    batch.put(&NEVER, "key", &Never).put(&TEXTS, "key", &String::new());
     let error = store.commit(batch).unwrap_err();
-    assert!(
-        error.to_string().starts_with("table `never`, row `key`"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("table `never`, row `key`"), "{error}");
     assert!(TEXTS.scan(&store).unwrap().is_empty());
 }
 
@@ -101,14 +90,8 @@ fn child_on_a_full_disk() {
             Err(error) => panic!("{error}"),
         }
     }
-    assert!(matches!(
-        store.commit(Batch::new()),
-        Err(CommitError::Stopped { .. })
-    ));
-    assert!(
-        BLOCKS.scan(&store).unwrap().len() as u64 >= next,
-        "reads go on"
-    );
+    assert!(matches!(store.commit(Batch::new()), Err(CommitError::Stopped { .. })));
+    assert!(BLOCKS.scan(&store).unwrap().len() as u64 >= next, "reads go on");
     drop(store);
     match Store::open(&dir) {
         Ok(opened) => assert_eq!(opened.set_aside, None, "a full disk is not damage"),
@@ -127,18 +110,11 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
         let mut process =
             child::start_with_file_limit("refusals::child_on_a_full_disk", &path, limit);
         let mut output = String::new();
-        process
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut output)
-            .unwrap();
+        process.stdout.take().unwrap().read_to_string(&mut output).unwrap();
         assert!(process.wait().unwrap().success(), "{output}");
         assert!(output.contains("finished."), "{output}");
         for line in output.lines() {
-            let row = line
-                .rsplit_once("row ")
-                .and_then(|(_, rest)| rest.strip_suffix('.'));
+            let row = line.rsplit_once("row ").and_then(|(_, rest)| rest.strip_suffix('.'));
             if let Some(number) = row {
                 let number: u64 = number.parse().unwrap();
                 acknowledged.insert(number, block(number));

@@ -29,15 +29,10 @@ async fn order_is_kept_and_control_passes_bulk() {
             let payload = Bytes::from(vec![1; MIB]);
             while !answered.load(Ordering::Relaxed) {
                 let count = sent.fetch_add(1, Ordering::Relaxed);
-                let frame = Frame {
-                    payload: payload.clone(),
-                    ..frame(count)
-                };
+                let frame = Frame { payload: payload.clone(), ..frame(count) };
                 to_b.send(Lane::Bulk, frame).await.unwrap();
             }
-            to_b.send(Lane::Bulk, sized_frame(u64::MAX, 0))
-                .await
-                .unwrap();
+            to_b.send(Lane::Bulk, sized_frame(u64::MAX, 0)).await.unwrap();
         }
     });
     let echo = tokio::spawn(async move {
@@ -63,8 +58,7 @@ async fn order_is_kept_and_control_passes_bulk() {
     .await;
     for count in 0..200 {
         to_b.try_send(Lane::Control, frame(count)).unwrap();
-        to_b.try_send(Lane::Activation(count % 3), sized_frame(count, 16 << 10))
-            .unwrap();
+        to_b.try_send(Lane::Activation(count % 3), sized_frame(count, 16 << 10)).unwrap();
         for _ in 0..2 {
             assert_eq!(number(&next(&mut from_b).await), count);
         }
@@ -80,12 +74,7 @@ async fn each_lane_keeps_its_order() {
     let (at_a, at_b) = link(&a, &b).await;
     let (to_b, _from_b) = at_a.split();
     let (_to_a, mut from_a) = at_b.split();
-    let lanes = [
-        Lane::Control,
-        Lane::Activation(1),
-        Lane::Activation(2),
-        Lane::Bulk,
-    ];
+    let lanes = [Lane::Control, Lane::Activation(1), Lane::Activation(2), Lane::Bulk];
     let sending = tokio::spawn(async move {
         for count in 0..500 {
             for lane in lanes {
@@ -114,19 +103,14 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
 
     // All lanes, until every one of them has been full for a while.
     let payload = Bytes::from(vec![1; MIB]);
-    let lanes: Vec<Lane> = (0..MAX_ACTIVATION_LANES as u64)
-        .map(Lane::Activation)
-        .chain([Lane::Bulk])
-        .collect();
+    let lanes: Vec<Lane> =
+        (0..MAX_ACTIVATION_LANES as u64).map(Lane::Activation).chain([Lane::Bulk]).collect();
     let mut accepted = 0;
     let mut quiet = 0;
     while quiet < 50 {
         let before = accepted;
         for lane in &lanes {
-            let frame = Frame {
-                payload: payload.clone(),
-                ..frame(0)
-            };
+            let frame = Frame { payload: payload.clone(), ..frame(0) };
             match to_b.try_send(*lane, frame) {
                 Ok(()) => accepted += 1,
                 Err(SendError::Full { .. }) => {}
@@ -139,10 +123,7 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
     // Per lane: 16 MiB (bulk 32) wait here, 2 MiB are under way, one frame is being read; and the
     // receiver's queues hold 64 and 16 MiB.
     let bound = (16 + 2 + 2) * MAX_ACTIVATION_LANES + (32 + 2 + 2) + 64 + 16;
-    assert!(
-        accepted <= bound,
-        "{accepted} MiB are not bounded by {bound}"
-    );
+    assert!(accepted <= bound, "{accepted} MiB are not bounded by {bound}");
 
     for count in 0..100 {
         to_b.try_send(Lane::Control, frame(count)).unwrap();
@@ -162,8 +143,7 @@ async fn the_largest_frames_pass() {
     let (to_b, _from_b) = at_a.split();
     let (_to_a, mut from_a) = at_b.split();
     let largest = |cap: usize| sized_frame(1, cap - 12);
-    to_b.try_send(Lane::Activation(1), largest(ACTIVATION_CAP))
-        .unwrap();
+    to_b.try_send(Lane::Activation(1), largest(ACTIVATION_CAP)).unwrap();
     to_b.try_send(Lane::Control, largest(CONTROL_CAP)).unwrap();
     assert_eq!(next(&mut from_a).await.frame, largest(CONTROL_CAP));
     assert_eq!(next(&mut from_a).await.frame, largest(ACTIVATION_CAP));

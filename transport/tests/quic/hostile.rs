@@ -31,13 +31,7 @@ impl Scene {
         let ours = Authority::new();
         let (here, good) = (ours.node("here"), ours.node("good"));
         let (at_good, at_here) = link(&good, &here).await;
-        Self {
-            ours,
-            here,
-            good: at_here.split(),
-            at_good: at_good.split(),
-            _good: good,
-        }
+        Self { ours, here, good: at_here.split(), at_good: at_good.split(), _good: good }
     }
 
     async fn raw(&self) -> (Raw, Link) {
@@ -46,15 +40,7 @@ impl Scene {
         let (control, mut receiving) = raw_greet(&connection, &HELLO).await;
         let link = soon(self.here.accept()).await.unwrap().unwrap();
         raw_read(&mut receiving).await;
-        (
-            Raw {
-                connection,
-                control,
-                _receiving: receiving,
-                _client: client,
-            },
-            link,
-        )
+        (Raw { connection, control, _receiving: receiving, _client: client }, link)
     }
 
     /// The link to the raw peer ends with these words on both sides; the good one works on, and
@@ -63,10 +49,7 @@ impl Scene {
         let (sender, mut receiver) = link.split();
         let reason = soon(sender.closed()).await;
         assert!(matches!(reason, CloseReason::Violation(_)), "{reason:?}");
-        assert!(
-            reason.to_string().contains(words),
-            "`{reason}` lacks `{words}`"
-        );
+        assert!(reason.to_string().contains(words), "`{reason}` lacks `{words}`");
         while soon(receiver.recv()).await.is_some() {}
         match soon(raw.connection.closed()).await {
             quinn::ConnectionError::ApplicationClosed(close) => {
@@ -97,16 +80,9 @@ fn claim(length: usize) -> [u8; 4] {
 async fn frames_over_the_cap_of_their_lane() {
     let mut scene = Scene::new().await;
     let (mut raw, link) = scene.raw().await;
-    raw.control
-        .write_all(&claim(CONTROL_CAP + 1))
-        .await
-        .unwrap();
+    raw.control.write_all(&claim(CONTROL_CAP + 1)).await.unwrap();
     scene
-        .ends(
-            raw,
-            link,
-            "control lane: a frame of 1048577 bytes is over the cap of 1048576",
-        )
+        .ends(raw, link, "control lane: a frame of 1048577 bytes is over the cap of 1048576")
         .await;
 
     for (class, cap) in [(1, ACTIVATION_CAP), (2, BULK_CAP)] {
@@ -114,9 +90,7 @@ async fn frames_over_the_cap_of_their_lane() {
         let mut stream = raw.connection.open_uni().await.unwrap();
         stream.write_all(&stream_header(class, 0)).await.unwrap();
         stream.write_all(&claim(cap + 1)).await.unwrap();
-        scene
-            .ends(raw, link, &format!("is over the cap of {cap}"))
-            .await;
+        scene.ends(raw, link, &format!("is over the cap of {cap}")).await;
     }
 }
 
@@ -124,13 +98,8 @@ async fn frames_over_the_cap_of_their_lane() {
 async fn malformed_and_truncated_frames() {
     let mut scene = Scene::new().await;
     let (mut raw, link) = scene.raw().await;
-    raw.control
-        .write_all(&[0, 0, 0, 10, 0, 0, 0, 99])
-        .await
-        .unwrap();
-    scene
-        .ends(raw, link, "a frame of 10 bytes claims a header of 99")
-        .await;
+    raw.control.write_all(&[0, 0, 0, 10, 0, 0, 0, 99]).await.unwrap();
+    scene.ends(raw, link, "a frame of 10 bytes claims a header of 99").await;
 
     let (mut raw, link) = scene.raw().await;
     raw.control.write_all(&[0, 0, 0, 0]).await.unwrap();
@@ -141,13 +110,7 @@ async fn malformed_and_truncated_frames() {
     stream.write_all(&stream_header(2, 0)).await.unwrap();
     stream.write_all(&wire(&frame(1))[..13]).await.unwrap();
     stream.finish().unwrap();
-    scene
-        .ends(
-            raw,
-            link,
-            "bulk lane: the stream ended inside a frame, 3 bytes short",
-        )
-        .await;
+    scene.ends(raw, link, "bulk lane: the stream ended inside a frame, 3 bytes short").await;
 
     let (raw, link) = scene.raw().await;
     let mut stream = raw.connection.open_uni().await.unwrap();
@@ -157,10 +120,7 @@ async fn malformed_and_truncated_frames() {
     assert_eq!(number(&next(&mut receiver).await), 1);
     stream.reset(3_u8.into()).unwrap();
     let reason = soon(sender.closed()).await.to_string();
-    assert!(
-        reason.contains("activation lane 0000000000000005"),
-        "{reason}"
-    );
+    assert!(reason.contains("activation lane 0000000000000005"), "{reason}");
     scene.good_goes_on().await;
 }
 
@@ -181,13 +141,7 @@ async fn streams_that_nobody_knows() {
     let mut stream = raw.connection.open_uni().await.unwrap();
     stream.write_all(b"abc").await.unwrap();
     stream.finish().unwrap();
-    scene
-        .ends(
-            raw,
-            link,
-            "a stream ended after 3 of the 9 bytes of its header",
-        )
-        .await;
+    scene.ends(raw, link, "a stream ended after 3 of the 9 bytes of its header").await;
 
     let (mut raw, link) = scene.raw().await;
     raw.control.finish().unwrap();

@@ -39,16 +39,10 @@ async fn two_nodes_know_each_other_and_talk_both_ways() {
 
 #[tokio::test]
 async fn each_may_dial_the_other_and_many_links_live_side_by_side() {
-    let nodes: Vec<_> = ["a", "b", "c", "d"]
-        .iter()
-        .map(|name| node(1, name))
-        .collect();
+    let nodes: Vec<_> = ["a", "b", "c", "d"].iter().map(|name| node(1, name)).collect();
     let mut links = Vec::new();
     for dialer in &nodes {
-        for listener in nodes
-            .iter()
-            .filter(|node| node.node_id() != dialer.node_id())
-        {
+        for listener in nodes.iter().filter(|node| node.node_id() != dialer.node_id()) {
             links.push(link(dialer, listener).await);
         }
     }
@@ -80,15 +74,9 @@ async fn new_info_goes_into_later_greetings() {
     a.set_info(Bytes::from_static(b"new")).unwrap();
     b.set_info(Bytes::from_static(b"also new")).unwrap();
     let (at_a, at_b) = link(&a, &b).await;
-    assert_eq!(
-        (&at_a.peer().info[..], &at_b.peer().info[..]),
-        (&b"also new"[..], &b"new"[..])
-    );
+    assert_eq!((&at_a.peer().info[..], &at_b.peer().info[..]), (&b"also new"[..], &b"new"[..]));
     let length = MAX_INFO + 1;
-    assert_eq!(
-        a.set_info(vec![0; length].into()),
-        Err(InvalidHello::Info { length })
-    );
+    assert_eq!(a.set_info(vec![0; length].into()), Err(InvalidHello::Info { length }));
 }
 
 #[tokio::test]
@@ -98,20 +86,11 @@ async fn a_close_is_told_with_its_reason() {
     let (to_b, mut from_b) = at_a.split();
     let (to_a, mut from_a) = at_b.split();
     to_b.close("plan 7 does not need you");
-    assert_eq!(
-        soon(to_a.closed()).await,
-        CloseReason::Peer("plan 7 does not need you".to_owned())
-    );
-    assert_eq!(
-        soon(to_b.closed()).await,
-        CloseReason::Here("plan 7 does not need you".to_owned())
-    );
+    assert_eq!(soon(to_a.closed()).await, CloseReason::Peer("plan 7 does not need you".to_owned()));
+    assert_eq!(soon(to_b.closed()).await, CloseReason::Here("plan 7 does not need you".to_owned()));
     assert_eq!(soon(from_a.recv()).await, None);
     assert_eq!(soon(from_b.recv()).await, None);
-    assert!(matches!(
-        to_a.try_send(Lane::Control, frame(0)),
-        Err(SendError::Closed(_))
-    ));
+    assert!(matches!(to_a.try_send(Lane::Control, frame(0)), Err(SendError::Closed(_))));
 }
 
 #[tokio::test]
@@ -130,16 +109,10 @@ async fn closing_an_endpoint_closes_its_links_and_nothing_else() {
     let (c_at_b, b_at_c) = link(&b, &c).await;
     let (to_a, _from_a) = a_at_b.split();
     a.close("shutting down").await;
-    assert_eq!(
-        soon(to_a.closed()).await.to_string(),
-        "closed by the peer: shutting down"
-    );
+    assert_eq!(soon(to_a.closed()).await.to_string(), "closed by the peer: shutting down");
     assert!(soon(a.accept()).await.is_none());
     let error = a.dial(b.local_addr()).await.unwrap_err();
-    assert!(
-        error.to_string().contains("this endpoint is closed"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("this endpoint is closed"), "{error}");
 
     let (to_c, _from_c) = c_at_b.split();
     let (_to_b, mut from_b) = b_at_c.split();
@@ -151,10 +124,7 @@ async fn closing_an_endpoint_closes_its_links_and_nothing_else() {
 async fn a_dropped_endpoint_frees_its_address() {
     let identity = Identity::generate().unwrap();
     let first = Endpoint::bind(&credentials(1, &identity), config("first")).unwrap();
-    let again = EndpointConfig {
-        listen: first.local_addr(),
-        ..config("second")
-    };
+    let again = EndpointConfig { listen: first.local_addr(), ..config("second") };
     drop(first);
     soon(async {
         while Endpoint::bind(&credentials(1, &identity), again.clone()).is_err() {
@@ -168,17 +138,11 @@ async fn a_dropped_endpoint_frees_its_address() {
 async fn an_address_in_use_is_named() {
     let first = node(1, "first");
     let identity = Identity::generate().unwrap();
-    let config = EndpointConfig {
-        listen: first.local_addr(),
-        ..config("second")
-    };
+    let config = EndpointConfig { listen: first.local_addr(), ..config("second") };
     let error = Endpoint::bind(&credentials(1, &identity), config).unwrap_err();
     assert!(matches!(error, BindError::InUse { .. }));
     let words = error.to_string();
-    assert!(
-        words.contains(&first.local_addr().to_string()) && words.contains("in use"),
-        "{words}"
-    );
+    assert!(words.contains(&first.local_addr().to_string()) && words.contains("in use"), "{words}");
 }
 
 #[tokio::test]
@@ -188,22 +152,12 @@ async fn a_configuration_that_makes_no_sense_is_refused() {
     };
     let mut unnamed = config("x");
     unnamed.hello.name.clear();
-    assert!(matches!(
-        bind(unnamed),
-        BindError::Hello(InvalidHello::Name)
-    ));
+    assert!(matches!(bind(unnamed), BindError::Hello(InvalidHello::Name)));
     let mut impatient = config("x");
     impatient.limits.idle = impatient.limits.keep_alive;
     assert!(matches!(bind(impatient), BindError::Limits(_)));
-    let elsewhere = EndpointConfig {
-        listen: ([192, 0, 2, 1], 0).into(),
-        ..config("x")
-    };
-    assert!(
-        bind(elsewhere)
-            .to_string()
-            .contains("cannot listen on UDP 192.0.2.1:0")
-    );
+    let elsewhere = EndpointConfig { listen: ([192, 0, 2, 1], 0).into(), ..config("x") };
+    assert!(bind(elsewhere).to_string().contains("cannot listen on UDP 192.0.2.1:0"));
 }
 
 #[test]
@@ -217,12 +171,7 @@ fn an_endpoint_needs_a_runtime() {
 /// answers.
 #[test]
 fn a_frozen_peer_is_noticed() {
-    let runtime = || {
-        tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap()
-    };
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (ours, theirs) = (runtime(), runtime());
     let bind = |name: &str| {
         let credentials = credentials(1, &Identity::generate().unwrap());
@@ -250,10 +199,7 @@ fn a_frozen_peer_is_noticed() {
         freeze.send(()).unwrap();
         let reason = soon(sender.closed()).await;
         assert_eq!(reason, CloseReason::Silent(Duration::from_millis(800)));
-        assert_eq!(
-            reason.to_string(),
-            "nothing was heard from the peer for 800ms"
-        );
+        assert_eq!(reason.to_string(), "nothing was heard from the peer for 800ms");
         assert_eq!(soon(receiver.recv()).await, None);
     });
     let (theirs, held) = peer.join().unwrap();

@@ -13,10 +13,7 @@ use crate::support::{
 };
 
 async fn refused(endpoint: &Endpoint) -> Refused {
-    soon(endpoint.accept())
-        .await
-        .unwrap()
-        .expect_err("it was let in")
+    soon(endpoint.accept()).await.unwrap().expect_err("it was let in")
 }
 
 async fn lets_in(endpoint: &Endpoint, good: &Endpoint) {
@@ -34,25 +31,13 @@ async fn another_cluster_key() {
     assert_eq!(error.refusal, Refusal::OtherCluster { by: Party::Us });
     assert_eq!(error.address, here.local_addr());
     let words = error.to_string();
-    assert!(
-        words.contains("its certificate was not signed by this cluster's key"),
-        "{words}"
-    );
+    assert!(words.contains("its certificate was not signed by this cluster's key"), "{words}");
     let refused = refused(&here).await;
     assert_eq!(refused.refusal, Refusal::OtherCluster { by: Party::Peer });
-    assert_eq!(
-        (refused.address, refused.node),
-        (stranger.local_addr(), None)
-    );
+    assert_eq!((refused.address, refused.node), (stranger.local_addr(), None));
     let words = refused.to_string();
-    assert!(
-        words.contains(&stranger.local_addr().to_string()),
-        "{words}"
-    );
-    assert!(
-        words.contains("our certificate was not signed by its cluster's key"),
-        "{words}"
-    );
+    assert!(words.contains(&stranger.local_addr().to_string()), "{words}");
+    assert!(words.contains("our certificate was not signed by its cluster's key"), "{words}");
     lets_in(&here, &good).await;
 }
 
@@ -77,10 +62,7 @@ async fn no_certificate() {
     let connection = raw_connect(&client, &here).await;
     let refused = refused(&here).await;
     assert_eq!(refused.refusal, Refusal::NoCertificate { by: Party::Us });
-    assert!(
-        refused.to_string().ends_with("it showed no certificate"),
-        "{refused}"
-    );
+    assert!(refused.to_string().ends_with("it showed no certificate"), "{refused}");
     soon(connection.closed()).await;
     lets_in(&here, &ours.node("good")).await;
 }
@@ -107,36 +89,16 @@ async fn another_protocol_in_tls() {
     let connecting = client.connect(here.local_addr(), planaria_transport::CERTIFICATE_NAME);
     assert!(soon(connecting.unwrap()).await.is_err());
     let refused = refused(&here).await;
-    assert!(matches!(
-        refused.refusal,
-        Refusal::OtherProtocol { by: Party::Us, .. }
-    ));
+    assert!(matches!(refused.refusal, Refusal::OtherProtocol { by: Party::Us, .. }));
     let words = refused.to_string();
-    assert!(
-        words.contains("another protocol version than ours (planaria/1)"),
-        "{words}"
-    );
+    assert!(words.contains("another protocol version than ours (planaria/1)"), "{words}");
 
     let server = raw_server(&stranger, &ours, "planaria/2");
     let address = server.local_addr().unwrap();
     let serve = tokio::spawn(async move { server.accept().await.unwrap().await.map(|_| ()) });
     let error = soon(here.dial(address)).await.unwrap_err();
-    assert!(
-        matches!(
-            error.refusal,
-            Refusal::OtherProtocol {
-                by: Party::Peer,
-                ..
-            }
-        ),
-        "{error}"
-    );
-    assert!(
-        error
-            .to_string()
-            .contains("does not speak our protocol version"),
-        "{error}"
-    );
+    assert!(matches!(error.refusal, Refusal::OtherProtocol { by: Party::Peer, .. }), "{error}");
+    assert!(error.to_string().contains("does not speak our protocol version"), "{error}");
     assert!(serve.await.unwrap().is_err());
     lets_in(&here, &ours.node("good")).await;
 }
@@ -157,16 +119,10 @@ async fn another_version_in_the_greeting() {
     let (_sending, mut receiving) = raw_greet(&connection, &RawHello { major: 2, ..HELLO }).await;
     let ack: RawAck = decode_message(&raw_read(&mut receiving).await.header).unwrap();
     let RawAck::Refused { code, reason } = ack;
-    assert_eq!(
-        (code, &reason[..]),
-        (17, "the greeting is of version 2, not 1")
-    );
+    assert_eq!((code, &reason[..]), (17, "the greeting is of version 2, not 1"));
     connection.close(0_u8.into(), b"");
     let refused = refused(&here).await;
-    assert!(matches!(
-        refused.refusal,
-        Refusal::OtherProtocol { by: Party::Us, .. }
-    ));
+    assert!(matches!(refused.refusal, Refusal::OtherProtocol { by: Party::Us, .. }));
     assert_eq!(refused.node, Some(stranger.identity.node_id()));
     lets_in(&here, &ours.node("good")).await;
 }
@@ -179,10 +135,7 @@ async fn answer_with<T: Serialize>(server: quinn::Endpoint, ack: T) {
     receiving.read_exact(&mut header).await.unwrap();
     raw_read(&mut receiving).await;
     let ack = planaria_transport::Frame::message(planaria_transport::encode_message(&ack).unwrap());
-    sending
-        .write_all(&crate::support::wire(&ack))
-        .await
-        .unwrap();
+    sending.write_all(&crate::support::wire(&ack)).await.unwrap();
     connection.closed().await;
 }
 
@@ -193,10 +146,7 @@ async fn a_refusing_answer_reaches_the_dialer() {
     let dial = async |code: u64, reason: &str| {
         let server = raw_server(&ours.certify(), &ours, "planaria/1");
         let address = server.local_addr().unwrap();
-        let ack = RawAck::Refused {
-            code,
-            reason: reason.to_owned(),
-        };
+        let ack = RawAck::Refused { code, reason: reason.to_owned() };
         let serve = tokio::spawn(answer_with(server, ack));
         let error = soon(here.dial(address)).await.unwrap_err();
         soon(serve).await.unwrap();
@@ -204,10 +154,7 @@ async fn a_refusing_answer_reaches_the_dialer() {
     };
     assert_eq!(
         dial(17, "I speak 2").await,
-        Refusal::OtherProtocol {
-            by: Party::Peer,
-            detail: "I speak 2".to_owned()
-        }
+        Refusal::OtherProtocol { by: Party::Peer, detail: "I speak 2".to_owned() }
     );
     let refusal = dial(99, "maintenance\nuntil noon").await;
     assert_eq!(refusal.to_string(), "it declined: maintenance until noon");
@@ -215,10 +162,7 @@ async fn a_refusing_answer_reaches_the_dialer() {
     let address = server.local_addr().unwrap();
     tokio::spawn(answer_with(server, "what?"));
     let error = soon(here.dial(address)).await.unwrap_err();
-    assert!(
-        matches!(error.refusal, Refusal::MalformedHello { by: Party::Us, .. }),
-        "{error}"
-    );
+    assert!(matches!(error.refusal, Refusal::MalformedHello { by: Party::Us, .. }), "{error}");
 }
 
 #[tokio::test]
@@ -228,18 +172,9 @@ async fn malformed_greetings() {
     let oversize = (u32::MAX).to_be_bytes().to_vec();
     let control = stream_header(0, 0);
     let cases: [(Vec<u8>, &str); 5] = [
-        (
-            [control.clone(), oversize].concat(),
-            "a frame of 4294967295 bytes is over the cap",
-        ),
-        (
-            [control.clone(), vec![0, 0, 0, 1]].concat(),
-            "claims a length of 1 bytes",
-        ),
-        (
-            [control, vec![0, 0, 0, 5, 0, 0, 0, 1, 0xc0]].concat(),
-            "not the expected message",
-        ),
+        ([control.clone(), oversize].concat(), "a frame of 4294967295 bytes is over the cap"),
+        ([control.clone(), vec![0, 0, 0, 1]].concat(), "claims a length of 1 bytes"),
+        ([control, vec![0, 0, 0, 5, 0, 0, 0, 1, 0xc0]].concat(), "not the expected message"),
         (stream_header(1, 4), "it began with the activation lane"),
         (stream_header(77, 0), "a stream of unknown class 77"),
     ];
@@ -249,14 +184,8 @@ async fn malformed_greetings() {
         let (mut sending, _receiving) = connection.open_bi().await.unwrap();
         sending.write_all(&bytes).await.unwrap();
         let refused = refused(&here).await;
-        assert!(matches!(
-            refused.refusal,
-            Refusal::MalformedHello { by: Party::Us, .. }
-        ));
-        assert!(
-            refused.to_string().contains(words),
-            "`{refused}` lacks `{words}`"
-        );
+        assert!(matches!(refused.refusal, Refusal::MalformedHello { by: Party::Us, .. }));
+        assert!(refused.to_string().contains(words), "`{refused}` lacks `{words}`");
         soon(connection.closed()).await;
     }
     lets_in(&here, &ours.node("good")).await;
@@ -266,10 +195,7 @@ async fn malformed_greetings() {
 async fn a_caller_that_says_nothing_delays_nobody_and_is_dropped() {
     let ours = Authority::new();
     let mut impatient = config("here");
-    impatient.limits = Limits {
-        handshake: Duration::from_secs(2),
-        ..impatient.limits
-    };
+    impatient.limits = Limits { handshake: Duration::from_secs(2), ..impatient.limits };
     let here = ours.node_with(impatient);
     let good = ours.node("good");
     let client = raw_client(&ours, Some(&ours.certify()), "planaria/1");
@@ -280,16 +206,8 @@ async fn a_caller_that_says_nothing_delays_nobody_and_is_dropped() {
     lets_in(&here, &good).await;
     for connection in silent {
         let refused = refused(&here).await;
-        assert_eq!(
-            refused.refusal,
-            Refusal::TimedOut {
-                after: Duration::from_secs(2)
-            }
-        );
-        assert!(
-            refused.to_string().ends_with("no answer within 2s"),
-            "{refused}"
-        );
+        assert_eq!(refused.refusal, Refusal::TimedOut { after: Duration::from_secs(2) });
+        assert!(refused.to_string().ends_with("no answer within 2s"), "{refused}");
         soon(connection.closed()).await;
     }
 }
@@ -305,17 +223,9 @@ async fn too_many_handshakes_from_one_address_are_turned_away() {
     }
     let error = soon(good.dial(here.local_addr())).await.unwrap_err();
     assert_eq!(error.refusal, Refusal::Busy);
-    assert!(
-        error.to_string().contains("trying again will help"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("trying again will help"), "{error}");
     silent[0].close(0_u8.into(), b"gave up");
-    assert!(
-        refused(&here)
-            .await
-            .to_string()
-            .contains("it declined: gave up")
-    );
+    assert!(refused(&here).await.to_string().contains("it declined: gave up"));
     lets_in(&here, &good).await;
 }
 
@@ -326,18 +236,9 @@ async fn nobody_there() {
     let identity = Identity::generate().unwrap();
     let here = Endpoint::bind(&credentials(1, &identity), impatient).unwrap();
     let mute = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let error = soon(here.dial(mute.local_addr().unwrap()))
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.refusal,
-        Refusal::TimedOut {
-            after: Duration::from_millis(300)
-        }
-    );
-    let error = soon(here.dial("[2001:db8::1]:1".parse().unwrap()))
-        .await
-        .unwrap_err();
+    let error = soon(here.dial(mute.local_addr().unwrap())).await.unwrap_err();
+    assert_eq!(error.refusal, Refusal::TimedOut { after: Duration::from_millis(300) });
+    let error = soon(here.dial("[2001:db8::1]:1".parse().unwrap())).await.unwrap_err();
     assert!(matches!(error.refusal, Refusal::Failed { .. }), "{error}");
 }
 
@@ -349,10 +250,7 @@ async fn oneself_and_ones_double() {
     for dialer in [&here, &double] {
         let error = soon(dialer.dial(here.local_addr())).await.unwrap_err();
         assert_eq!(error.refusal, Refusal::SameIdentity);
-        assert!(
-            error.to_string().contains("data directory was copied"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("data directory was copied"), "{error}");
         assert_eq!(refused(&here).await.refusal, Refusal::SameIdentity);
     }
     lets_in(&here, &node(1, "good")).await;
@@ -373,15 +271,9 @@ async fn the_certificate_says_who_it_is() {
         hello: RawHello,
         node: String,
     }
-    let liar = Liar {
-        hello: HELLO,
-        node: identity.node_id().to_string(),
-    };
+    let liar = Liar { hello: HELLO, node: identity.node_id().to_string() };
     let _streams = raw_greet(&connection, &liar).await;
     let link = soon(here.accept()).await.unwrap().unwrap();
     assert_eq!(link.peer().incarnation.node, stranger.identity.node_id());
-    assert_eq!(
-        (link.peer().incarnation.generation, &link.peer().name[..]),
-        (9, "raw")
-    );
+    assert_eq!((link.peer().incarnation.generation, &link.peer().name[..]), (9, "raw"));
 }

@@ -22,9 +22,7 @@ pub(crate) const LOOPBACK: SocketAddr =
 
 /// Far more than anything here takes, so that only what never happens fails.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(60), future)
-        .await
-        .expect("it never happened")
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it never happened")
 }
 
 pub(crate) fn config(name: &str) -> EndpointConfig {
@@ -98,10 +96,7 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
+        Self { pem, issuer: Issuer::new(params, key) }
     }
 
     pub(crate) fn certify(&self) -> Certified {
@@ -120,20 +115,14 @@ impl Authority {
     }
 
     pub(crate) fn node_with(&self, config: EndpointConfig) -> Endpoint {
-        let Certified {
-            identity,
-            certificate,
-            key,
-        } = self.certify();
+        let Certified { identity, certificate, key } = self.certify();
         let credentials = Credentials::from_pem(&identity, &self.pem, &certificate, &key).unwrap();
         Endpoint::bind(&credentials, config).unwrap()
     }
 
     fn roots(&self) -> rustls::RootCertStore {
         let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap())
-            .unwrap();
+        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
         roots
     }
 }
@@ -165,9 +154,7 @@ pub(crate) fn raw_client(
 /// A QUIC server that shows a certificate and admits clients of another authority, or the same.
 pub(crate) fn raw_server(certified: &Certified, admits: &Authority, alpn: &str) -> quinn::Endpoint {
     let roots = Arc::new(admits.roots());
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
-        .build()
-        .unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build().unwrap();
     let (chain, key) = chain(certified);
     let mut tls = rustls::ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -192,9 +179,7 @@ fn chain(certified: &Certified) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<
 }
 
 pub(crate) async fn raw_connect(client: &quinn::Endpoint, to: &Endpoint) -> quinn::Connection {
-    soon(client.connect(to.local_addr(), CERTIFICATE_NAME).unwrap())
-        .await
-        .unwrap()
+    soon(client.connect(to.local_addr(), CERTIFICATE_NAME).unwrap()).await.unwrap()
 }
 
 /// The greeting, written down a second time: it is the protocol.
@@ -207,13 +192,8 @@ pub(crate) struct RawHello {
     pub(crate) info: Bytes,
 }
 
-pub(crate) const HELLO: RawHello = RawHello {
-    major: 1,
-    minor: 0,
-    generation: 9,
-    name: "raw",
-    info: Bytes::new(),
-};
+pub(crate) const HELLO: RawHello =
+    RawHello { major: 1, minor: 0, generation: 9, name: "raw", info: Bytes::new() };
 
 pub(crate) fn wire(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -246,7 +226,5 @@ pub(crate) async fn raw_read(receiving: &mut quinn::RecvStream) -> Frame {
     let mut bytes = length.to_vec();
     bytes.resize(4 + u32::from_be_bytes(length) as usize, 0);
     soon(receiving.read_exact(&mut bytes[4..])).await.unwrap();
-    Frame::read_from(&mut &bytes[..], usize::MAX)
-        .unwrap()
-        .unwrap()
+    Frame::read_from(&mut &bytes[..], usize::MAX).unwrap().unwrap()
 }
