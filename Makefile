@@ -42,7 +42,7 @@ bench: build setup-bench ## Measure one node beside mlx-lm, and what a hop adds
 lint: setup ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
-	cargo doc --locked --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -135,7 +135,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            HostMessage::Frame(plan, header, payload) => state.take(plan, header, payload),
+            HostMessage::Frame(plan, header, payload) => state.take(plan, &header, payload),
             HostMessage::Members(view) => {
                 for sequence in state.sequences.orphans(&view) {
                     state.release(sequence);
@@ -184,7 +184,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) {
+    fn take(&mut self, plan: Arc<Plan>, header: &DataHeader, payload: Bytes) {
         if let DataBody::Release { .. } = header.body {
             self.release(header.sequence);
             return;
@@ -194,19 +194,19 @@ impl State {
                 ShardState::Loading => "its layers are still being loaded",
                 _ => "its worker is being restarted",
             };
-            self.fail(&header, reason);
+            self.fail(header, reason);
             return;
         }
         let was_idle = self.sequences.is_empty();
-        match self.sequences.take(Instant::now(), plan, &header) {
+        match self.sequences.take(Instant::now(), plan, header) {
             Taken::Compute(command) => {
                 if !self.worker.as_ref().is_some_and(|worker| worker.send(command, payload)) {
                     self.kill("it does not take commands any more");
                 }
             }
             Taken::Drop => {}
-            Taken::Refuse(error) => self.tell_owner(&header, DataBody::Failed(error)),
-            Taken::Unknown(reason) => self.fail(&header, &reason),
+            Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
+            Taken::Unknown(reason) => self.fail(header, &reason),
         }
         if was_idle {
             self.tell_busy();
@@ -215,7 +215,7 @@ impl State {
 
     fn hear(&mut self, myself: &ActorRef<HostMessage>, heard: Heard) {
         match heard {
-            Heard::Event(event, payload) => self.on_event(event, payload),
+            Heard::Event(event, payload) => self.on_event(event, &payload),
             Heard::Unreadable(error) => self.kill(&format!("its words make no sense: {error}")),
             Heard::Exited(status) => {
                 let how = match status {
@@ -227,7 +227,7 @@ impl State {
         }
     }
 
-    fn on_event(&mut self, event: Event, payload: Bytes) {
+    fn on_event(&mut self, event: Event, payload: &Bytes) {
         match event {
             Event::Loading { done, total } => {
                 tracing::debug!(model = %self.key.model, layers = %self.key.layers, done, total,
@@ -253,7 +253,7 @@ impl State {
         }
     }
 
-    fn computed(&mut self, sequence: SequenceId, start: u32, outcome: Outcome, payload: Bytes) {
+    fn computed(&mut self, sequence: SequenceId, start: u32, outcome: Outcome, payload: &Bytes) {
         let Some((plan, header)) = self.sequences.computed(sequence, start) else {
             return;
         };
