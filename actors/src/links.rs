@@ -1,6 +1,6 @@
 //! Actor: keeps one link to every other node.
 //!
-//! Parent: root. Children: a [`peer`] for each link (temporary: a lost link ends its peer, and is
+//! Parent: root. Children: a `peer` for each link (temporary: a lost link ends its peer, and is
 //! dialed again from here). Which addresses to dial and when is decided by [`dialing`], which is
 //! pure. When this actor dies all links close and are made anew.
 

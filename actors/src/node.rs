@@ -1,6 +1,6 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`](crate::supervision::TABLE): ledger, links, membership,
+//! Children, in the order of [`TABLE`]: ledger, links, membership,
 //! scheduler, workers, sequences, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 

@@ -1,6 +1,6 @@
 //! The generations of this node's clients.
 //!
-//! [`machine`] decides, [`admission`] counts, [`actor`] acts for one sequence, and
+//! [`machine`] decides, [`admission`] counts, `actor` acts for one sequence, and
 //! [`SequencesActor`] supervises them all.
 
 mod actor;

@@ -2,7 +2,7 @@
 //! node.
 //!
 //! [`workers`](WorkersActor) supervises one [`host`](HostActor) per shard; the host keeps the child
-//! process and speaks [`protocol`] with [`child`], which runs in it.
+//! process and speaks `protocol` with [`child`], which runs in it.
 
 mod batch;
 pub mod child;
