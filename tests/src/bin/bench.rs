@@ -17,7 +17,7 @@ use tokio::process::Command;
 const PROMPT: usize = 256;
 const DECODE: usize = 64;
 /// The two take turns this often; the median of the ratios counts.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 /// What is measured: a name, and how `make_model.py` makes it.
 const MODELS: [(&str, &[&str]); 2] = [
