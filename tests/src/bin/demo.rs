@@ -58,15 +58,16 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
         "stream_options": {"include_usage": true},
     });
     let start = Instant::now();
-    let mut column = 0;
+    let mut answer = Wrapped::default();
     let streamed = first
         .stream("/v1/chat/completions", &body, async |chunk| {
             if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str) {
-                write_wrapped(&mut column, text)?;
+                answer.push(text)?;
             }
             Ok(())
         })
         .await?;
+    answer.finish()?;
     println!("\n");
     if let Some(error) = streamed.error {
         bail!("the answer broke off: {error}");
@@ -101,20 +102,46 @@ fn indented(text: &str) -> String {
     text.lines().map(|line| format!("  {line}\n")).collect()
 }
 
-/// Writes text as it comes, in lines of at most 76 characters.
-fn write_wrapped(column: &mut usize, text: &str) -> Result<()> {
+/// Writes text as it comes, word by word, in lines of at most 76 characters.
+#[derive(Default)]
+struct Wrapped {
+    column: usize,
+    word: String,
+}
+
+impl Wrapped {
     const WIDTH: usize = 76;
-    let mut out = std::io::stdout().lock();
-    for piece in text.split_inclusive(' ') {
-        if *column == 0 || *column + piece.trim_end().chars().count() > WIDTH {
-            let gap = if *column == 0 { "  " } else { "\n  " };
-            write!(out, "{gap}{}", piece.trim_start())?;
-            *column = piece.chars().count();
-        } else {
-            write!(out, "{piece}")?;
-            *column += piece.chars().count();
+
+    fn push(&mut self, text: &str) -> Result<()> {
+        for character in text.chars() {
+            if character.is_whitespace() {
+                self.finish()?;
+            } else {
+                self.word.push(character);
+            }
         }
+        Ok(())
     }
-    out.flush()?;
-    Ok(())
+
+    /// Writes the word that was begun.
+    fn finish(&mut self) -> Result<()> {
+        if self.word.is_empty() {
+            return Ok(());
+        }
+        let length = self.word.chars().count();
+        let gap = match self.column {
+            0 => "  ",
+            column if column + 1 + length > Self::WIDTH => {
+                self.column = 0;
+                "\n  "
+            }
+            _ => " ",
+        };
+        let mut out = std::io::stdout().lock();
+        write!(out, "{gap}{}", self.word)?;
+        out.flush()?;
+        self.column += length + 1;
+        self.word.clear();
+        Ok(())
+    }
 }
