@@ -81,7 +81,7 @@ clients() {
 bench() {
     python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
     local library
-    library=$(ls /usr/lib/*/openblas-pthread/libblas.so.3 2>/dev/null | head -1 || true)
+    library=$(ls /usr/lib/*/openblas-pthread/libopenblas.so.0 2>/dev/null | head -1 || true)
     if [ -n "$library" ]; then
         for bundled in "$cache"/bench/lib/python*/site-packages/mlx_cpu.libs/libblas-*.so.3*; do
             [ -e "$bundled" ] && ln -sf "$library" "$bundled"

@@ -14,19 +14,15 @@ use planaria_tests::{Cluster, NodeSpec, repository};
 use serde_json::{Value, json};
 use tokio::process::Command;
 
-const PROMPT: usize = 256;
 const DECODE: usize = 64;
 /// The two take turns this often; the median of the ratios counts.
 const ROUNDS: usize = 3;
 
-/// What is measured: a name, and how `make_model.py` makes it.
-const MODELS: [(&str, &[&str]); 2] = [
-    ("40M f32", &["--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192"]),
-    (
-        "40M 4-bit",
-        &["--hidden", "512", "--layers", "12", "--heads", "8", "--vocab", "8192", "--bits", "4"],
-    ),
-];
+/// What is measured: a name, the length of the prompt, and how `make_model.py` makes it.
+const MODELS: [(&str, usize, &[&str]); 2] =
+    [("43M f32", 256, &[]), ("43M 4-bit", 64, &["--bits", "4"])];
+const SHAPE: [&str; 10] =
+    ["--hidden", "512", "--layers", "12", "--heads", "8", "--kv-heads", "4", "--vocab", "8192"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -37,36 +33,45 @@ async fn main() -> Result<()> {
     let python = next("a Python with mlx-lm")?;
     let models = next("a folder for models")?;
 
-    println!(
-        "One sequence on one node, prompt of {PROMPT} tokens, {DECODE} decoded; tokens per second,"
-    );
+    println!("One sequence on one node, {DECODE} tokens decoded; tokens per second,");
     println!(
         "median of {ROUNDS} turns each. Ratio: planaria over mlx-lm, median (least to most).\n"
     );
-    println!("{:<12} {:<8} {:>10} {:>10}   ratio", "model", "phase", "planaria", "mlx-lm");
-    for (name, arguments) in MODELS {
+    println!(
+        "{:<10} {:<7} {:>6} {:>10} {:>10}   ratio",
+        "model", "phase", "tokens", "planaria", "mlx-lm"
+    );
+    for (name, prompt, arguments) in MODELS {
         let dir = models.join(name.replace(' ', "-"));
         if !dir.join("config.json").exists() {
             let script = repository().join("tests/bench/make_model.py");
             let mut make = Command::new(&python);
-            make.arg(script).arg(&dir).args(arguments);
-            ensure!(make.output().await?.status.success(), "{} was not made", dir.display());
+            make.arg(script).arg(&dir).args(SHAPE).args(arguments);
+            std::fs::create_dir_all(&models)?;
+            let made = make.output().await?;
+            ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         }
-        compare(name, &stage, &python, &dir).await?;
+        compare(name, prompt, &stage, &python, &dir).await?;
     }
     hop(&planaria).await
 }
 
-async fn compare(name: &str, stage: &Path, python: &Path, model: &Path) -> Result<()> {
+async fn compare(
+    name: &str,
+    prompt: usize,
+    stage: &Path,
+    python: &Path,
+    model: &Path,
+) -> Result<()> {
     let mut ours = Vec::new();
     let mut theirs = Vec::new();
     for _ in 0..ROUNDS {
         let mut command = Command::new(stage);
-        command.arg(model).args([PROMPT.to_string(), DECODE.to_string(), "3".to_owned()]);
+        command.arg(model).args([prompt.to_string(), DECODE.to_string(), "3".to_owned()]);
         ours.push(measured(command).await?);
         let mut command = Command::new(python);
         command.arg(repository().join("tests/bench/mlx_lm_bench.py")).arg(model);
-        command.args(["--prompt", &PROMPT.to_string(), "--decode", &DECODE.to_string()]);
+        command.args(["--prompt", &prompt.to_string(), "--decode", &DECODE.to_string()]);
         command.args(["--repeat", "3"]);
         theirs.push(measured(command).await?);
     }
@@ -79,8 +84,9 @@ async fn compare(name: &str, stage: &Path, python: &Path, model: &Path) -> Resul
         let (ours, theirs) = (speeds(&ours)?, speeds(&theirs)?);
         let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
         let ratio = median(&mut ratios);
+        let tokens = if phase == "prefill" { prompt } else { DECODE };
         println!(
-            "{name:<12} {phase:<8} {:>10.1} {:>10.1}   {ratio:.2} ({:.2} to {:.2})",
+            "{name:<10} {phase:<7} {tokens:>6} {:>10.1} {:>10.1}   {ratio:.2} ({:.2} to {:.2})",
             median(&mut ours.clone()),
             median(&mut theirs.clone()),
             ratios.first().copied().unwrap_or_default(),
