@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use planaria_tests::{Cluster, NodeSpec, repository};
 use serde_json::{Value, json};
 
-const QUESTION: &str = "Tell me a story about a fox and a lake.";
+const QUESTION: &str = "Tell me a story about a badger in an old mill.";
 
 /// Memory limits, so that the nodes act like machines of different size.
 const NODES: [(&str, &str); 3] = [("mini", "128MiB"), ("laptop", "192MiB"), ("studio", "256MiB")];
