@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use planaria_config::{Incarnation, ModelName};
+use planaria_config::Incarnation;
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -93,23 +93,13 @@ impl LedgerHandle {
 
     /// Remembers the plan that is in force for its model.
     pub fn remember_plan(&self, plan: Arc<Plan>) {
-        self.0.tell(LedgerMessage::Plan(plan));
-    }
-
-    /// Forgets the plan of a model that is not served any more.
-    pub fn forget_plan(&self, model: ModelName) {
-        self.0.tell(LedgerMessage::Forget(model));
+        self.0.tell(LedgerMessage(plan));
     }
 }
 
-/// What the ledger is told.
+/// A plan is in force.
 #[derive(Debug)]
-pub enum LedgerMessage {
-    /// A plan is in force.
-    Plan(Arc<Plan>),
-    /// A model is not served any more.
-    Forget(ModelName),
-}
+pub struct LedgerMessage(Arc<Plan>);
 
 /// The actor.
 #[derive(Debug)]
@@ -131,14 +121,11 @@ impl Actor for LedgerActor {
     async fn handle(
         &self,
         _: ActorRef<LedgerMessage>,
-        message: LedgerMessage,
+        LedgerMessage(plan): LedgerMessage,
         context: &mut Arc<Context>,
     ) -> Result<(), ActorProcessingErr> {
         let mut batch = Batch::new();
-        match message {
-            LedgerMessage::Plan(plan) => batch.put(&PLANS, plan.model().as_str(), &*plan),
-            LedgerMessage::Forget(model) => batch.remove(&PLANS, model.as_str()),
-        };
+        batch.put(&PLANS, plan.model().as_str(), &*plan);
         context.store.commit_then(batch, |result| {
             if let Err(error) = result {
                 tracing::error!(%error, "the plan in force could not be stored");

@@ -90,6 +90,21 @@ pub struct ShardReport {
     pub memory_bytes: u64,
 }
 
+impl ShardReport {
+    /// A shard whose worker has not been started yet.
+    #[must_use]
+    pub fn starting(model: &ModelName, layers: LayerRange) -> Self {
+        Self {
+            model: model.clone(),
+            layers,
+            state: ShardState::Loading,
+            reason: String::new(),
+            pid: None,
+            memory_bytes: 0,
+        }
+    }
+}
+
 /// The header of a frame on an activation stream.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DataHeader {

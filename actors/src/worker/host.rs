@@ -105,14 +105,7 @@ impl Actor for HostActor {
         myself: ActorRef<HostMessage>,
         HostArgs { context, key }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let report = ShardReport {
-            model: key.model.clone(),
-            layers: key.layers,
-            state: ShardState::Loading,
-            reason: String::new(),
-            pid: None,
-            memory_bytes: 0,
-        };
+        let report = ShardReport::starting(&key.model, key.layers);
         let mut state = State {
             sequences: Sequences::default(),
             restarts: Restarts::new(row("worker").intensity),

@@ -249,14 +249,7 @@ impl State {
         let cell = host.get_cell();
         let handle = WorkerHandle::new(host);
         self.context.router.add_worker(key.clone(), handle.clone());
-        let report = ShardReport {
-            model: key.model.clone(),
-            layers: key.layers,
-            state: ShardState::Loading,
-            reason: String::new(),
-            pid: None,
-            memory_bytes: 0,
-        };
+        let report = ShardReport::starting(&key.model, key.layers);
         let shard = self.shards.entry(key).or_insert_with(|| Shard {
             host: None,
             handle: None,
