@@ -30,7 +30,7 @@ demo: build ## Three nodes on this machine answer one question (QUESTION="..." a
 test: setup-tests ## Run every test
 	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 bench: build setup-bench ## Measure one node beside mlx-lm, and what a hop adds
 	@cargo build --release --locked --quiet -p planaria-tests --bin bench

@@ -6,7 +6,7 @@
 //!
 //! It ends when the last [`Writer`] handle is dropped, after committing what is queued. A commit
 //! that fails ends nothing, but every later batch is refused: memory and disk may differ, and only
-//! opening the store anew finds out.
+//! opening the store anew finds out. Reads then give rows or an error, as far as the backend got.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
