@@ -25,9 +25,13 @@ const CACHE_BYTES: u64 = 64 << 20;
 /// the default of 500 keeps disks awake; our flushes do not depend on it.
 const COMPACT_EVERY_MS: u64 = 10_000;
 
-/// How long a sled that this process closed a moment ago may hold its file: background threads
-/// end a little after the handle does.
-const SLED_RELEASE: Duration = Duration::from_secs(5);
+/// How long a store that this process closed a moment ago may still look open: sled's background
+/// threads end a little after its handle does, and a child that is just being started holds every
+/// lock of its parent until it becomes another program.
+const RELEASE: Duration = Duration::from_secs(5);
+
+/// How often to look again meanwhile.
+const RELEASE_POLL: Duration = Duration::from_millis(20);
 
 /// Why a store was not opened.
 #[derive(Debug, Error)]
@@ -101,10 +105,16 @@ pub(super) fn open_or_set_aside(dir: &Path) -> Result<(SledBackend, Option<PathB
 }
 
 fn hold(dir: &Path) -> Result<Directory, OpenError> {
-    match Directory::hold(dir) {
-        Ok(Some(directory)) => Ok(directory),
-        Ok(None) => Err(OpenError::InUse { dir: dir.to_owned() }),
-        Err(source) => Err(OpenError::Io { dir: dir.to_owned(), source }),
+    let start = Instant::now();
+    loop {
+        match Directory::hold(dir) {
+            Ok(Some(directory)) => return Ok(directory),
+            Ok(None) if start.elapsed() > RELEASE => {
+                return Err(OpenError::InUse { dir: dir.to_owned() });
+            }
+            Ok(None) => std::thread::sleep(RELEASE_POLL),
+            Err(source) => return Err(OpenError::Io { dir: dir.to_owned(), source }),
+        }
     }
 }
 
@@ -192,10 +202,10 @@ fn open_sled(path: &Path) -> Result<sled::Db, Refusal> {
     loop {
         match contained(|| config.open()) {
             Err(BackendError::Damaged(reason)) if reason.contains("could not acquire lock") => {
-                if start.elapsed() > SLED_RELEASE {
+                if start.elapsed() > RELEASE {
                     return Err(Refusal::InUse);
                 }
-                std::thread::sleep(Duration::from_millis(20));
+                std::thread::sleep(RELEASE_POLL);
             }
             result => return Ok(result?),
         }
