@@ -8,10 +8,12 @@
 //! Nothing here knows the network, processes or an async runtime. A stage is used on the thread
 //! that loaded it.
 
+pub mod architecture;
 pub mod chat_template;
 pub mod contract;
 pub mod detokenizer;
 pub mod fake;
+mod families;
 pub mod geometry;
 pub mod mlx;
 pub mod model_dir;
@@ -41,7 +43,7 @@ pub fn load_stage(
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Stage>, ModelError> {
     match model.config() {
-        ModelConfig::Llama(_) => Ok(Box::new(mlx::MlxStage::load(model, layers, progress)?)),
+        ModelConfig::Transformer(_) => Ok(Box::new(mlx::MlxStage::load(model, layers, progress)?)),
         ModelConfig::Fake(config) => {
             let bytes = model.geometry().weight_bytes(layers);
             let stage = fake::FakeStage::new(config, layers)?;

@@ -1,8 +1,9 @@
 //! Stages that compute on MLX.
 //!
-//! A family's file (`llama`) reads like its architecture. What families share is beside it, once:
-//! [`linear`](self) and embedding (plain and quantized), norm, rotary positions, attention over a
-//! ragged batch, the gated MLP, the KV cache.
+//! Nothing here knows families: [`model`](self) builds what an
+//! [`Architecture`](crate::architecture::Architecture) describes, of the modules beside it (linear
+//! layers and embedding, plain and packed; norm; rotary positions; attention over a ragged batch;
+//! feed-forward parts and mixtures of experts; the KV cache).
 //!
 //! MLX keeps its default stream by thread, and a lazy array of one thread fails on another. So a
 //! stage lives and dies on the thread that loaded it, always uses that thread's default stream, and
@@ -12,11 +13,14 @@ mod attention;
 mod batch;
 mod bytes;
 mod choice;
+mod experts;
 mod kv_cache;
+mod latent;
 mod linear;
-mod llama;
 mod mlp;
+mod model;
 mod norm;
+mod packed;
 mod rope;
 mod stage;
 mod weights;

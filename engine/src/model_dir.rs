@@ -2,16 +2,18 @@
 //! its weights.
 //!
 //! [`ModelDir::open`] reads `config.json`, `generation_config.json` and the headers of the
-//! safetensors files, and checks that every tensor of the model is there, whole and of the right
-//! shape. What is wrong is said here, naming the file and the key or tensor; whoever loads a shard
-//! afterwards can rely on it.
+//! safetensors files, and checks that every tensor of the model's [`Architecture`] is there, whole
+//! and of the right shape. What is wrong is said here, naming the file and the key or tensor;
+//! whoever loads a shard afterwards can rely on it.
 
 mod config;
 mod digest;
 mod error;
 mod headers;
 pub(crate) mod json;
-mod llama_tensors;
+pub(crate) mod limits;
+mod quantization;
+mod tensors;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,14 +21,17 @@ use std::path::{Path, PathBuf};
 use planaria_config::{LayerRange, ModelName};
 pub use safetensors::Dtype;
 
-pub use self::config::{
-    FakeConfig, LlamaConfig, MAX_LAYERS, ModelConfig, QuantParams, Quantization, RopeScaling,
-};
+pub use self::config::{FakeConfig, ModelConfig};
 pub use self::digest::{InvalidModelDigest, ModelDigest};
 pub use self::error::ModelError;
 pub use self::headers::TensorInfo;
 use self::json::{Section, parse_object, read_bounded};
-use self::llama_tensors::{Part, tensors_of};
+pub use self::limits::MAX_LAYERS;
+use self::quantization::Listed;
+pub use self::quantization::{QuantMode, QuantParams};
+use self::tensors::Shelf;
+pub use self::tensors::{Pick, Piece, Tensor};
+use crate::architecture::{Architecture, Part};
 use crate::geometry::Geometry;
 
 /// Real files have a few KiB; some carry a list per layer.
@@ -39,6 +44,7 @@ pub struct ModelDir {
     config: ModelConfig,
     eos_token_ids: Vec<u32>,
     tensors: BTreeMap<String, TensorInfo>,
+    listed: Listed,
     activation: Dtype,
     geometry: Geometry,
     digest: ModelDigest,
@@ -57,13 +63,17 @@ impl ModelDir {
         }
         let config_bytes = read_bounded(&config_file, MAX_CONFIG_BYTES)?;
         let json = parse_object(&config_file, &config_bytes)?;
-        let config = ModelConfig::parse(&config_file, &json)?;
-        let tensors = match config {
-            ModelConfig::Llama(_) => headers::read_tensors(path)?,
-            ModelConfig::Fake(_) => BTreeMap::new(),
+        let tensors = if ModelConfig::has_weights(&config_file, &json) {
+            headers::read_tensors(path)?
+        } else {
+            BTreeMap::new()
         };
+        let has = |name: &str| tensors.contains_key(name);
+        let config = ModelConfig::parse(&config_file, &json, &has)?;
+        let listed = Listed::read(&Section::root(&config_file, &json))?;
+        let shelf = Shelf { folder: path, stored: &tensors, listed: &listed };
         let (geometry, activation) = match &config {
-            ModelConfig::Llama(config) => llama_geometry(path, config, &tensors)?,
+            ModelConfig::Transformer(model) => transformer_geometry(&shelf, model)?,
             ModelConfig::Fake(config) => (fake_geometry(config), Dtype::F32),
         };
         let mut eos_token_ids = Section::root(&config_file, &json).token_ids("eos_token_id")?;
@@ -73,7 +83,7 @@ impl ModelDir {
         }
         let digest = ModelDigest::of(&config_bytes, &tensors)?;
         let path = path.to_owned();
-        Ok(Self { path, config, eos_token_ids, tensors, activation, geometry, digest })
+        Ok(Self { path, config, eos_token_ids, tensors, listed, activation, geometry, digest })
     }
 
     /// The folder.
@@ -95,7 +105,7 @@ impl ModelDir {
         &self.eos_token_ids
     }
 
-    /// Every tensor in the folder, needed or not, by name.
+    /// Every tensor in the folder, needed or not, by the name that the files give it.
     #[must_use]
     pub const fn tensors(&self) -> &BTreeMap<String, TensorInfo> {
         &self.tensors
@@ -126,26 +136,27 @@ impl ModelDir {
     ///
     /// # Errors
     /// When the model has no such layers, or a tensor is missing or of the wrong shape.
-    pub fn tensors_for(&self, layers: LayerRange) -> Result<Vec<&TensorInfo>, ModelError> {
+    pub fn tensors_for(&self, layers: LayerRange) -> Result<Vec<Tensor>, ModelError> {
         let count = self.config.layers();
         if layers.last() >= count {
             return Err(ModelError::NoSuchLayers { range: layers, layers: count });
         }
-        let ModelConfig::Llama(config) = &self.config else {
+        let ModelConfig::Transformer(model) = &self.config else {
             return Ok(Vec::new());
         };
         let is_last = layers.last() + 1 == count;
         let mut parts = Vec::new();
-        if layers.first() == 0 || (is_last && config.tie_word_embeddings) {
+        if layers.first() == 0 || (is_last && model.head.is_none()) {
             parts.push(Part::Embedding);
         }
         parts.extend(layers.range().map(Part::Layer));
         if is_last {
             parts.push(Part::Head);
         }
+        let shelf = Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed };
         let mut tensors = Vec::new();
         for part in parts {
-            tensors.extend(tensors_of(&self.path, config, &self.tensors, part)?);
+            tensors.extend(shelf.part(model, part)?.into_iter().map(|found| found.tensor));
         }
         Ok(tensors)
     }
@@ -210,37 +221,40 @@ fn generation_eos(folder: &Path) -> Result<Vec<u32>, ModelError> {
     Section::root(&file, &json).token_ids("eos_token_id")
 }
 
-fn llama_geometry(
-    folder: &Path,
-    config: &LlamaConfig,
-    tensors: &BTreeMap<String, TensorInfo>,
+fn transformer_geometry(
+    shelf: &Shelf<'_>,
+    model: &Architecture,
 ) -> Result<(Geometry, Dtype), ModelError> {
     let mut activation = None;
     let mut size_of = |part| {
-        let found = tensors_of(folder, config, tensors, part)?;
-        for tensor in &found {
-            activation = promote(activation, tensor.dtype);
+        let mut bytes = 0;
+        for found in shelf.part(model, part)? {
+            if found.decides_type {
+                activation = promote(activation, found.tensor.dtype);
+            }
+            bytes += found.tensor.byte_count();
         }
-        Ok::<u64, ModelError>(found.iter().map(|tensor| tensor.byte_count()).sum())
+        Ok::<u64, ModelError>(bytes)
     };
     let embed_bytes = size_of(Part::Embedding)?;
     let head_bytes = size_of(Part::Head)?;
-    let bytes_per_layer = (0..config.num_hidden_layers)
+    let bytes_per_layer = (0..model.layer_count())
         .map(|layer| size_of(Part::Layer(layer)))
         .collect::<Result<Vec<u64>, ModelError>>()?;
     let activation = activation.unwrap_or(Dtype::F32);
     let width = if activation == Dtype::F32 { 4 } else { 2 };
-    let keys = u64::from(config.num_key_value_heads) * u64::from(config.head_dim);
+    let kv_bytes = |layer: &crate::architecture::Layer| {
+        u64::from(layer.attention.kv_numbers()) * u64::from(width)
+    };
     let geometry = Geometry {
         bytes_per_layer,
         embed_bytes,
         head_bytes,
-        tied: config.tie_word_embeddings,
-        // Keys and values.
-        kv_bytes_per_token_per_layer: 2 * keys * u64::from(width),
-        hidden_bytes: config.hidden_size * width,
-        max_context: config.max_position_embeddings,
-        vocab: config.vocab_size,
+        tied: model.head.is_none(),
+        kv_bytes_per_token_per_layer: model.layers.iter().map(kv_bytes).max().unwrap_or(0),
+        hidden_bytes: model.hidden_size * width,
+        max_context: model.max_context,
+        vocab: model.vocab_size,
     };
     Ok((geometry, activation))
 }

@@ -38,7 +38,8 @@ fn only_files_with_its_own_tensors_are_opened() {
     let dir = ModelDir::open(copy.path()).unwrap();
     let last = dir.geometry().layers().get() - 1;
     let shard = LayerRange::inclusive(1, 1).unwrap();
-    let needed: Vec<_> = dir.tensors_for(shard).unwrap().iter().map(|t| t.file.clone()).collect();
+    let needed = dir.tensors_for(shard).unwrap().into_iter().flat_map(|tensor| tensor.pieces);
+    let needed: Vec<_> = needed.map(|piece| piece.file).collect();
     let mut others = 0;
     for tensor in dir.tensors().values().filter(|tensor| !needed.contains(&tensor.file)) {
         others += usize::from(fs::remove_file(&tensor.file).is_ok());

@@ -1,14 +1,20 @@
 //! Model folders, sound and otherwise.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests are tests"
+)]
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
 use planaria_config::LayerRange;
+use planaria_engine::architecture::{Attention, GroupedQuery, Speeds};
 use planaria_engine::model_dir::{
-    Dtype, ModelConfig, ModelDir, QuantParams, RopeScaling, list_models,
+    Dtype, ModelConfig, ModelDir, QuantMode, QuantParams, list_models,
 };
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -104,12 +110,19 @@ fn changed(change: impl FnOnce(&mut Value)) -> Value {
     config
 }
 
+fn first_attention(model: &ModelDir) -> &GroupedQuery {
+    let ModelConfig::Transformer(model) = model.config() else { panic!("{:?}", model.config()) };
+    let Attention::Grouped(attention) = &model.layers[0].attention else { panic!("{model:?}") };
+    attention
+}
+
 #[test]
 fn a_sound_folder() {
     let folder = folder(&config(), &tensors());
     let model = open(&folder);
-    let ModelConfig::Llama(llama) = model.config() else { panic!("{:?}", model.config()) };
-    assert_eq!((llama.head_dim, llama.num_key_value_heads, llama.rope_theta), (16, 2, 10_000.0));
+    let attention = first_attention(&model);
+    assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (4, 2, 16));
+    assert_eq!(attention.rope.speeds, Speeds::Base { base: 10_000.0, scale: 1.0 });
     assert_eq!(model.eos_token_ids(), [2]);
     assert_eq!(model.activation(), Dtype::F32);
     let geometry = model.geometry();
@@ -160,7 +173,7 @@ fn tensor_bytes_are_where_the_header_says() {
 
 #[test]
 fn absurd_configurations_are_refused_by_key() {
-    let cases: [(&str, Value, &str); 22] = [
+    let cases: [(&str, Value, &str); 23] = [
         ("num_hidden_layers", json!(0), "is 0; expected a number from 1 to 1024"),
         ("num_hidden_layers", json!(1_000_000_000), "is 1000000000; expected"),
         ("num_hidden_layers", json!(-3), "is -3; expected"),
@@ -177,10 +190,11 @@ fn absurd_configurations_are_refused_by_key() {
         ("eos_token_id", json!([1, -1]), "is -1; expected a token id or a list"),
         ("tie_word_embeddings", json!(1), "is 1; expected true or false"),
         ("rope_theta", json!(0), "is 0; expected"),
-        ("model_type", json!("gpt2"), "`gpt2` is not supported; supported are `llama` and"),
+        ("model_type", json!("gpt2"), "`gpt2` is not supported; supported are `deepseek_v3`, "),
         ("model_type", Value::Null, "is missing"),
         ("hidden_act", json!("gelu"), "`gelu` is not supported"),
-        ("layer_types", json!(["sliding_attention"]), "only `full_attention`"),
+        ("layer_types", json!(["full_attention"]), "has 1 entries for 3 layers"),
+        ("layer_types", json!(["full_attention", "x", "x"]), "names `x`; supported are"),
         ("quantization_config", json!({"quant_method": "gptq"}), "is not MLX's format"),
         ("rope_scaling", json!("llama3"), "is \"llama3\", not an object"),
     ];
@@ -213,40 +227,60 @@ fn files_that_are_no_json_or_too_much_of_it() {
 
 #[test]
 fn rope_scaling_in_all_its_spellings() {
-    let scaling = |key: &str, value: Value| {
+    let rope = |key: &str, value: Value| {
         let folder = folder(&changed(|config| config[key] = value), &tensors());
-        ModelDir::open(folder.path()).map(|model| {
-            let ModelConfig::Llama(llama) = model.config() else { panic!() };
-            (llama.rope_theta, llama.rope_scaling)
-        })
+        ModelDir::open(folder.path()).map(|model| first_attention(&model).rope.clone())
     };
+    let speeds = |key: &str, value: Value| rope(key, value).unwrap().speeds;
+    let base = |base, scale| Speeds::Base { base, scale };
     let llama3 = json!({
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192, "rope_theta": 500_000.0,
     });
-    let expected = RopeScaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_max_position_embeddings: 8192,
+    // The fastest pair keeps its speed, the slowest is slowed by the whole factor.
+    let ends = |speeds, base: f32| match speeds {
+        Speeds::Periods(periods) => {
+            let slowest = base.powf(14.0 / 16.0);
+            (periods.len(), periods[0], (periods[7] / slowest * 1000.0).round() / 1000.0)
+        }
+        Speeds::Base { .. } => panic!("{speeds:?}"),
     };
-    assert_eq!(scaling("rope_scaling", llama3.clone()).unwrap(), (10_000.0, expected));
-    assert_eq!(scaling("rope_parameters", llama3).unwrap(), (500_000.0, expected));
-    let linear = RopeScaling::Linear { factor: 2.0 };
+    assert_eq!(ends(speeds("rope_scaling", llama3.clone()), 10_000.0), (8, 1.0, 8.0));
+    assert_eq!(ends(speeds("rope_parameters", llama3), 500_000.0), (8, 1.0, 8.0));
     let older = json!({"type": "linear", "factor": 2.0});
-    assert_eq!(scaling("rope_scaling", older).unwrap(), (10_000.0, linear));
-    assert_eq!(scaling("rope_scaling", json!({})).unwrap(), (10_000.0, RopeScaling::Default));
-    assert_eq!(scaling("rope_scaling", Value::Null).unwrap(), (10_000.0, RopeScaling::Default));
+    assert_eq!(speeds("rope_scaling", older), base(10_000.0, 0.5));
+    assert_eq!(speeds("rope_scaling", json!({})), base(10_000.0, 1.0));
+    assert_eq!(speeds("rope_scaling", Value::Null), base(10_000.0, 1.0));
+    let yarn = json!({"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32});
+    let yarn = rope("rope_scaling", yarn).unwrap();
+    assert_eq!(ends(yarn.speeds, 10_000.0), (8, 1.0, 4.0));
+    assert_eq!(yarn.amplitude, 0.1 * 4_f32.ln() + 1.0);
+    let long = json!({
+        "type": "longrope", "long_factor": [1, 1, 1, 1, 1, 1, 1, 3], "short_factor": [1],
+        "original_max_position_embeddings": 32,
+    });
+    let long = rope("rope_scaling", long).unwrap();
+    assert_eq!(ends(long.speeds, 10_000.0), (8, 1.0, 3.0));
+    // The context is four times the original one.
+    assert_eq!(long.amplitude, (1.0 + 4_f32.ln() / 32_f32.ln()).sqrt());
     for (value, problem) in [
-        (json!({"type": "yarn"}), "`rope_scaling.type` `yarn` is not supported"),
+        (json!({"type": "spiral"}), "`rope_scaling.type` `spiral` is not supported"),
         (json!({"rope_type": "linear"}), "`rope_scaling.factor` is missing"),
         (json!({"rope_type": "linear", "factor": 0}), "`rope_scaling.factor` is 0; expected"),
         (
             json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": 4}),
             "`rope_scaling.high_freq_factor` is 4; must be larger",
         ),
+        (
+            json!({"type": "longrope", "long_factor": [1, 2]}),
+            "`rope_scaling.long_factor` has 2 entries for 8 pairs",
+        ),
+        (
+            json!({"type": "longrope", "long_factor": ["x"]}),
+            "`rope_scaling.long_factor` holds \"x\"; expected a list of numbers from",
+        ),
     ] {
-        let error = scaling("rope_scaling", value).unwrap_err().to_string();
+        let error = rope("rope_scaling", value).unwrap_err().to_string();
         assert!(error.contains(problem), "{error}");
     }
 }
@@ -334,37 +368,59 @@ fn quantized_by_default_and_by_module() {
     });
     let list = quantized(&[("model.layers.1.mlp.down_proj", Some((32, 8))), ("lm_head", None)]);
     let model = open(&folder(&config, &list));
-    let ModelConfig::Llama(llama) = model.config() else { panic!() };
-    let plain = Some(QuantParams { group_size: 32, bits: 4 });
-    let finer = Some(QuantParams { group_size: 32, bits: 8 });
-    assert_eq!(llama.quantization_of("model.layers.0.mlp.down_proj", true), plain);
-    assert_eq!(llama.quantization_of("model.layers.0.mlp.down_proj", false), None);
-    assert_eq!(llama.quantization_of("model.layers.1.mlp.down_proj", true), finer);
-    assert_eq!(llama.quantization_of("lm_head", true), None);
+    let weights = model.tensors_for(range(0, 2)).unwrap();
+    let packing = |module: &str| {
+        let name = format!("{module}.weight");
+        weights.iter().find(|tensor| tensor.name == name).unwrap().packed
+    };
+    let mode = QuantMode::Affine;
+    let plain = Some(QuantParams { group_size: 32, bits: 4, mode });
+    let finer = Some(QuantParams { group_size: 32, bits: 8, mode });
+    assert_eq!(packing("model.layers.0.mlp.down_proj"), plain);
+    assert_eq!(packing("model.layers.1.mlp.down_proj"), finer);
+    assert_eq!(packing("lm_head"), None);
     let layers = &model.geometry().bytes_per_layer;
     assert!(layers[1] > layers[0] && layers[0] == layers[2], "{layers:?}");
     assert_eq!(model.tensors_for(range(1, 1)).unwrap().len(), 2 + 7 * 3);
 
     let error = refusal(&folder(&config, &quantized(&[("lm_head", None)])));
-    assert!(error.contains("`model.layers.1.mlp.down_proj.weight`"), "{error}");
+    assert!(
+        error.contains(
+            "`quantization.model.layers.1.mlp.down_proj` is affine of 8 bits in groups of 32, but \
+             the files hold affine of 4 bits in groups of 32"
+        ),
+        "{error}"
+    );
 }
 
 #[test]
 fn quantizations_that_are_not_supported_or_do_not_fit() {
     for (quantization, problem) in [
-        (json!({"group_size": 32, "bits": 4, "mode": "mxfp4"}), "`quantization.mode` `mxfp4` is"),
+        (json!({"group_size": 32, "bits": 4, "mode": "int3"}), "`quantization.mode` `int3` is"),
+        (json!({"group_size": 16, "bits": 4, "mode": "mxfp4"}), "`quantization.group_size` is 16"),
         (json!({"group_size": 32, "bits": 7}), "`quantization.bits` is 7; expected one of"),
         (json!({"group_size": 0, "bits": 4}), "`quantization.group_size` is 0; expected"),
         (json!({"bits": 4}), "`quantization.group_size` is missing"),
-        (
-            json!({"group_size": 128, "bits": 4}),
-            "`quantization` does not fit `model.embed_tokens`: groups of 128 weights",
-        ),
     ] {
         let config = changed(|config| config["quantization"] = quantization);
         let error = refusal(&folder(&config, &quantized(&[])));
         assert!(error.contains(problem), "{error}");
     }
+    let mut odd = quantized(&[]);
+    for (name, _, shape) in &mut odd {
+        if name == "lm_head.scales" {
+            shape[1] = 3;
+        }
+    }
+    let error = refusal(&folder(&config(), &odd));
+    assert!(
+        error.contains("`lm_head.scales`: expected a scale for every 16, 32, 64 or 128"),
+        "{error}"
+    );
+    let mut halved = quantized(&[]);
+    halved.retain(|(name, ..)| name != "lm_head.biases");
+    let error = refusal(&folder(&config(), &halved));
+    assert!(error.contains("tensor `lm_head.biases` is missing"), "{error}");
 }
 
 /// The same tensors in two files with an index.

@@ -50,6 +50,7 @@ pub(super) fn mlx_dtype(dtype: Dtype) -> Mlx<mlx_rs::Dtype> {
         Dtype::F16 => Ok(mlx_rs::Dtype::Float16),
         Dtype::BF16 => Ok(mlx_rs::Dtype::Bfloat16),
         Dtype::U32 => Ok(mlx_rs::Dtype::Uint32),
+        Dtype::U8 => Ok(mlx_rs::Dtype::Uint8),
         other => Err(Exception::custom(format!("no tensor has the type {other}"))),
     }
 }

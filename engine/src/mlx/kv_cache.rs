@@ -10,46 +10,64 @@ use super::Mlx;
 /// short sequence to stay small. (mlx-lm grows by as many.)
 const STEP: i32 = 256;
 
-/// Keys and values of every position so far, and room for more behind them.
-#[derive(Default)]
+/// Keys and values of the positions so far, and room for more behind them.
+///
+/// With a window only what a later position may still see is kept: of the positions before the next
+/// one, the last `window - 1`, and sometimes some more.
 pub(super) struct KvCache {
+    window: Option<i32>,
     room: Option<KeysValues>,
+    /// Position of the first that is kept.
+    first: i32,
+    /// How many are kept.
     len: i32,
 }
 
 /// Keys and values, each `[1, kv_heads, positions, head_dim]`.
+///
+/// In latent attention they are compressed vectors and the turned parts of keys.
 pub(super) struct KeysValues {
     pub(super) keys: Array,
     pub(super) values: Array,
 }
 
 impl KvCache {
-    /// Takes in the next positions' keys and values, and gives those of all positions.
-    pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<KeysValues> {
-        let end = self.len + new.positions();
-        let mut room = match self.room.take() {
-            Some(room) => room,
-            None => new.zeros(rounded_up(end))?,
-        };
-        if room.positions() < end {
-            let old = room.first(self.len)?;
-            let more = new.zeros(rounded_up(end) - self.len)?;
-            room.keys = concatenate(&[old.keys, more.keys], 2)?;
-            room.values = concatenate(&[old.values, more.values], 2)?;
-        }
-        // No handle to the former arrays is left, so MLX writes in place.
-        let added = self.len..end;
-        room.keys.try_index_mut((.., .., added.clone(), ..), &new.keys)?;
-        room.values.try_index_mut((.., .., added, ..), &new.values)?;
-        let all = room.first(end)?;
-        self.room = Some(room);
-        self.len = end;
-        Ok(all)
+    pub(super) const fn new(window: Option<i32>) -> Self {
+        Self { window, room: None, first: 0, len: 0 }
     }
 
-    /// Forgets all positions from `len` on. The room stays.
-    pub(super) fn truncate(&mut self, len: i32) {
-        self.len = self.len.min(len);
+    /// Takes in the next positions' keys and values, and gives those of all positions that any of
+    /// them sees.
+    pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<KeysValues> {
+        let added = new.positions();
+        // What the first of the new positions sees before itself.
+        let seen = self.window.map_or(self.len, |window| self.len.min(window - 1));
+        let mut room = match self.room.take() {
+            Some(room) => room,
+            None => new.zeros(rounded_up(added))?,
+        };
+        if room.positions() < self.len + added {
+            let old = room.range(self.len - seen..self.len)?;
+            let more = new.zeros(rounded_up(seen + added) - seen)?;
+            room.keys = concatenate(&[old.keys, more.keys], 2)?;
+            room.values = concatenate(&[old.values, more.values], 2)?;
+            self.first += self.len - seen;
+            self.len = seen;
+        }
+        let end = self.len + added;
+        // No handle to the former arrays is left, so MLX writes in place.
+        room.keys.try_index_mut((.., .., self.len..end, ..), &new.keys)?;
+        room.values.try_index_mut((.., .., self.len..end, ..), &new.values)?;
+        let visible = room.range(self.len - seen..end)?;
+        self.room = Some(room);
+        self.len = end;
+        Ok(visible)
+    }
+
+    /// Forgets all positions from `position` on, which must be those of the last append. The room
+    /// stays.
+    pub(super) fn truncate(&mut self, position: i32) {
+        self.len = self.len.min((position - self.first).max(0));
     }
 
     /// Bytes of its room.
@@ -64,14 +82,20 @@ impl KvCache {
 }
 
 impl KeysValues {
-    fn positions(&self) -> i32 {
+    pub(super) fn positions(&self) -> i32 {
         self.keys.shape().get(2).copied().unwrap_or(0)
     }
 
-    fn first(&self, positions: i32) -> Mlx<Self> {
+    /// Those of the last `count` positions.
+    pub(super) fn last(&self, count: i32) -> Mlx<Self> {
+        let all = self.positions();
+        self.range(all - count..all)
+    }
+
+    fn range(&self, range: std::ops::Range<i32>) -> Mlx<Self> {
         Ok(Self {
-            keys: self.keys.try_index((.., .., ..positions, ..))?,
-            values: self.values.try_index((.., .., ..positions, ..))?,
+            keys: self.keys.try_index((.., .., range.clone(), ..))?,
+            values: self.values.try_index((.., .., range, ..))?,
         })
     }
 
@@ -104,32 +128,48 @@ mod tests {
         KeysValues { keys, values }
     }
 
-    fn assert_holds(all: &KeysValues, len: u16) {
+    fn assert_holds(all: &KeysValues, range: std::ops::Range<u16>) {
         let keys = all.keys.contiguous().unwrap();
         let values = all.values.negative().unwrap().contiguous().unwrap();
-        let expected: Vec<f32> = (0..len).map(f32::from).collect();
+        let expected: Vec<f32> = range.map(f32::from).collect();
         assert_eq!(keys.try_as_slice::<f32>().unwrap(), expected);
         assert_eq!(values.try_as_slice::<f32>().unwrap(), expected);
     }
 
     #[test]
     fn grows_in_steps_and_keeps_everything() {
-        let mut cache = KvCache::default();
+        let mut cache = KvCache::new(None);
         assert_eq!(cache.bytes(), 0);
         let mut len = 0;
         for (added, room) in [(3, 256), (1, 256), (252, 256), (1, 512), (1, 512), (600, 1024)] {
             let all = cache.append(&positions(len..len + added)).unwrap();
             len += added;
-            assert_holds(&all, len);
+            assert_holds(&all, 0..len);
             assert_eq!(cache.bytes(), 2 * 4 * room, "with {len} positions");
         }
     }
 
     #[test]
     fn forgets_what_came_last() {
-        let mut cache = KvCache::default();
+        let mut cache = KvCache::new(None);
         cache.append(&positions(0..9)).unwrap();
         cache.truncate(4);
-        assert_holds(&cache.append(&positions(4..6)).unwrap(), 6);
+        assert_holds(&cache.append(&positions(4..6)).unwrap(), 0..6);
+    }
+
+    #[test]
+    fn a_window_bounds_what_is_kept() {
+        let mut cache = KvCache::new(Some(100));
+        let mut len = 0;
+        for added in [70, 50].into_iter().chain([1; 1000]).chain([300, 7]) {
+            let seen = cache.append(&positions(len..len + added)).unwrap();
+            assert_holds(&seen, len.saturating_sub(99)..len + added);
+            len += added;
+            assert!(cache.bytes() <= 2 * 4 * 512, "{} bytes with {len} positions", cache.bytes());
+        }
+        // What the last append brought can be taken back, and with it nothing else.
+        cache.truncate(i32::from(len - 7));
+        let seen = cache.append(&positions(len - 7..len)).unwrap();
+        assert_holds(&seen, len - 106..len);
     }
 }

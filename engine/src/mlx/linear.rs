@@ -1,63 +1,60 @@
-//! Matrices as models store them, plain or quantized: linear layers and the embedding.
+//! Matrices as models store them, plain or packed: linear layers, stacks of them, the embedding.
 
 use mlx_rs::Array;
-use mlx_rs::ops::{addmm, dequantize, quantized_matmul};
+use mlx_rs::ops::{addmm, gather_mm};
 
 use super::Mlx;
+use super::packed::Packed;
 use super::weights::Weights;
-use crate::model_dir::{ModelError, QuantParams};
+use crate::architecture::{
+    Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
+};
+use crate::model_dir::ModelError;
 
-/// A weight `[out, in]`.
-pub(super) enum Matrix {
+/// A weight `[.., out, in]`.
+enum Matrix {
     /// As it is.
     Plain {
-        /// `[out, in]`.
+        /// `[.., out, in]`.
         weight: Array,
-        /// The same memory seen as `[in, out]`.
+        /// The same memory seen as `[.., in, out]`.
         transposed: Array,
     },
-    /// Affine quantization: groups of `group_size` numbers in a row share a scale and a bias.
-    Quantized {
-        /// `u32 [out, in * bits / 32]`.
-        weight: Array,
-        /// `[out, in / group_size]`.
-        scales: Array,
-        /// `[out, in / group_size]`.
-        biases: Array,
-        group_size: i32,
-        bits: i32,
-    },
+    Packed(Packed),
 }
 
 impl Matrix {
-    /// Takes the weight of `module`, quantized as the configuration says.
-    pub(super) fn take(
-        weights: &mut Weights<'_>,
-        module: &str,
-        quantization: Option<QuantParams>,
-    ) -> Result<Self, ModelError> {
-        let weight = weights.take(&format!("{module}.weight"))?;
-        let Some(QuantParams { group_size, bits }) = quantization else {
-            let transposed = weight.transpose()?;
+    fn take(weights: &mut Weights<'_>, module: &str) -> Result<Self, ModelError> {
+        let name = format!("{module}.weight");
+        let packed = weights.packing_of(&name);
+        let weight = weights.take(&name)?;
+        let Some(params) = packed else {
+            let transposed = weight.swap_axes(-1, -2)?;
             transposed.eval()?;
             return Ok(Self::Plain { weight, transposed });
         };
-        Ok(Self::Quantized {
+        let biases = format!("{module}.biases");
+        Ok(Self::Packed(Packed {
             weight,
             scales: weights.take(&format!("{module}.scales"))?,
-            biases: weights.take(&format!("{module}.biases"))?,
-            group_size: as_dim(group_size)?,
-            bits: as_dim(bits)?,
-        })
+            biases: weights.has(&biases).then(|| weights.take(&biases)).transpose()?,
+            params,
+        }))
     }
 
-    /// `x [rows, in]` times the weight: `[rows, out]`.
+    /// `x [.., in]` to `[.., out]`.
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { transposed, .. } => x.matmul(transposed),
-            Self::Quantized { weight, scales, biases, group_size, bits } => {
-                quantized_matmul(x, weight, scales, biases, true, *group_size, *bits)
-            }
+            Self::Packed(packed) => packed.matmul(x, true),
+        }
+    }
+
+    /// `x [.., out]` to `[.., in]`.
+    fn apply_backwards(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, .. } => x.matmul(weight),
+            Self::Packed(packed) => packed.matmul(x, false),
         }
     }
 
@@ -65,13 +62,7 @@ impl Matrix {
     fn rows(&self, ids: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, .. } => weight.take_axis(ids, 0),
-            Self::Quantized { weight, scales, biases, group_size, bits } => dequantize(
-                weight.take_axis(ids, 0)?,
-                scales.take_axis(ids, 0)?,
-                &biases.take_axis(ids, 0)?,
-                *group_size,
-                *bits,
-            ),
+            Self::Packed(packed) => packed.rows(ids),
         }
     }
 }
@@ -83,13 +74,9 @@ pub(super) struct Linear {
 }
 
 impl Linear {
-    /// `matrix`, with the bias of `module` if it has one.
-    pub(super) fn take(
-        weights: &mut Weights<'_>,
-        module: &str,
-        matrix: Matrix,
-        has_bias: bool,
-    ) -> Result<Self, ModelError> {
+    pub(super) fn take(weights: &mut Weights<'_>, parts: &LinearParts) -> Result<Self, ModelError> {
+        let LinearParts { module, has_bias, .. } = parts;
+        let matrix = Matrix::take(weights, module)?;
         let bias = has_bias.then(|| weights.take(&format!("{module}.bias"))).transpose()?;
         Ok(Self { matrix, bias })
     }
@@ -104,22 +91,69 @@ impl Linear {
     }
 }
 
-/// The token embedding, which is the head as well where weights are tied.
-pub(super) struct Embedding(Matrix);
+/// Several linear layers of one shape.
+pub(super) struct Stack {
+    matrix: Matrix,
+    /// `[count, out]`.
+    bias: Option<Array>,
+}
 
-impl Embedding {
-    pub(super) const fn new(matrix: Matrix) -> Self {
-        Self(matrix)
+impl Stack {
+    pub(super) fn take(weights: &mut Weights<'_>, parts: &StackParts) -> Result<Self, ModelError> {
+        let Linear { matrix, bias } = Linear::take(weights, &parts.each)?;
+        Ok(Self { matrix, bias })
     }
 
-    /// The rows of `ids [rows]`: `[rows, hidden]`.
-    pub(super) fn forward(&self, ids: &Array) -> Mlx<Array> {
-        self.0.rows(ids)
+    /// Every matrix applied to its own `x`: `[1, count, rows, in]` to `[1, count, rows, out]`.
+    pub(super) fn each(&self, x: &Array) -> Mlx<Array> {
+        self.matrix.apply(x)
+    }
+
+    /// The same from the other side: `[1, count or 1, rows, out]` to `[1, count, rows, in]`.
+    pub(super) fn each_backwards(&self, x: &Array) -> Mlx<Array> {
+        self.matrix.apply_backwards(x)
+    }
+
+    /// For every one of `indices [.., n]` the matrix of that number applied to `x [.., 1 or n, 1,
+    /// in]`: `[.., n, 1, out]`. `sorted` says that the indices grow.
+    pub(super) fn chosen(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
+        let products = match &self.matrix {
+            Matrix::Plain { transposed, .. } => gather_mm(x, transposed, None, indices, sorted)?,
+            Matrix::Packed(packed) => packed.gather_matmul(x, indices, sorted)?,
+        };
+        match &self.bias {
+            None => Ok(products),
+            Some(bias) => products.add(bias.take_axis(indices, 0)?.expand_dims(-2)?),
+        }
+    }
+}
+
+/// The token embedding, which is the head as well where weights are tied.
+pub(super) struct Embedding {
+    matrix: Matrix,
+    scale: Option<f32>,
+}
+
+impl Embedding {
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        parts: &EmbeddingParts,
+    ) -> Result<Self, ModelError> {
+        Ok(Self { matrix: Matrix::take(weights, &parts.module)?, scale: parts.scale })
+    }
+
+    /// The rows of `ids [rows]`, `[rows, hidden]`, as numbers of type `dtype`.
+    pub(super) fn forward(&self, ids: &Array, dtype: mlx_rs::Dtype) -> Mlx<Array> {
+        let rows = self.matrix.rows(ids)?.as_dtype(dtype)?;
+        match self.scale {
+            None => Ok(rows),
+            Some(scale) => rows.multiply(Array::from_f32(scale).as_dtype(dtype)?),
+        }
     }
 
     /// Scores of every token for `x [rows, hidden]`: `[rows, vocab]`.
     pub(super) fn as_linear(&self, x: &Array) -> Mlx<Array> {
-        self.0.apply(x)
+        self.matrix.apply(x)
     }
 }
 

@@ -1,23 +1,62 @@
 //! The gated feed-forward part of a layer.
 
+use std::f32::consts::FRAC_2_PI;
+
 use mlx_rs::Array;
-use mlx_rs::ops::sigmoid;
+use mlx_rs::ops::{clip, minimum, sigmoid, tanh};
 
 use super::Mlx;
 use super::linear::Linear;
+use super::weights::Weights;
+use crate::architecture::{Activation, Gated};
+use crate::model_dir::ModelError;
 
-/// `down(silu(gate(x)) * up(x))`.
+/// `down(activation(gate(x), up(x)))`.
 pub(super) struct GatedMlp {
-    pub(super) gate: Linear,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    activation: Activation,
 }
 
 impl GatedMlp {
+    pub(super) fn take(weights: &mut Weights<'_>, gated: &Gated) -> Result<Self, ModelError> {
+        Ok(Self {
+            gate: Linear::take(weights, &gated.gate)?,
+            up: Linear::take(weights, &gated.up)?,
+            down: Linear::take(weights, &gated.down)?,
+            activation: gated.activation,
+        })
+    }
+
     /// `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
-        let gate = self.gate.forward(x)?;
-        let gated = gate.multiply(sigmoid(&gate)?)?.multiply(self.up.forward(x)?)?;
+        let gated = self.activation.combine(&self.gate.forward(x)?, &self.up.forward(x)?)?;
         self.down.forward(&gated)
+    }
+}
+
+impl Activation {
+    /// One number for each gate and value.
+    pub(super) fn combine(self, gate: &Array, up: &Array) -> Mlx<Array> {
+        // Constants take the type of what they meet, as in Python.
+        let number = |value: f32| Array::from_f32(value).as_dtype(gate.dtype());
+        match self {
+            Self::Silu => gate.multiply(sigmoid(gate)?)?.multiply(up),
+            Self::GeluTanh => {
+                let cube = gate.multiply(gate)?.multiply(gate)?;
+                let inner = gate.add(number(0.044_715)?.multiply(cube)?)?;
+                let bent = tanh(number(FRAC_2_PI.sqrt())?.multiply(inner)?)?;
+                let half = number(0.5)?.multiply(gate)?;
+                half.multiply(number(1.0)?.add(bent)?)?.multiply(up)
+            }
+            Self::ClampedSwish { limit } => {
+                let high = number(limit)?;
+                let gate = minimum(gate, &high)?;
+                let up = clip(up, (&number(-limit)?, &high))?;
+                let swish = gate.multiply(sigmoid(number(1.702)?.multiply(&gate)?)?)?;
+                up.add(number(1.0)?)?.multiply(swish)
+            }
+        }
     }
 }

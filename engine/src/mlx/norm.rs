@@ -5,6 +5,7 @@ use mlx_rs::fast::rms_norm;
 
 use super::Mlx;
 use super::weights::Weights;
+use crate::architecture::Norm;
 use crate::model_dir::ModelError;
 
 /// Divides every row by its root mean square and multiplies by a weight.
@@ -14,15 +15,16 @@ pub(super) struct RmsNorm {
 }
 
 impl RmsNorm {
-    pub(super) fn take(
-        weights: &mut Weights<'_>,
-        module: &str,
-        eps: f32,
-    ) -> Result<Self, ModelError> {
-        Ok(Self { weight: weights.take(&format!("{module}.weight"))?, eps })
+    pub(super) fn take(weights: &mut Weights<'_>, norm: &Norm) -> Result<Self, ModelError> {
+        let mut weight = weights.take(&format!("{}.weight", norm.module))?;
+        if norm.from_one {
+            weight = weight.add(Array::from_f32(1.0).as_dtype(weight.dtype())?)?;
+            weight.eval()?;
+        }
+        Ok(Self { weight, eps: norm.eps })
     }
 
-    /// `x [rows, hidden]`, same shape out.
+    /// `x [.., width]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
         rms_norm(x, Some(&self.weight), self.eps)
     }

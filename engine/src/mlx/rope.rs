@@ -1,20 +1,20 @@
 //! Rotary positions.
 
-use std::f32::consts::TAU;
-
 use mlx_rs::fast::rope_dynamic;
-use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
+use mlx_rs::ops::indexing::{Ellipsis, IntoStrideBy, TryIndexOp};
 use mlx_rs::ops::{arange, concatenate, cos, exp, sin, stack};
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
 use super::Mlx;
-use crate::model_dir::RopeScaling;
+use super::linear::as_dim;
+use crate::architecture::{Rope as RopeParts, Speeds as SpeedsParts};
+use crate::model_dir::ModelError;
 
 /// Turns pairs of numbers of queries and keys by angles that grow with the position.
 pub(super) struct Rope {
-    head_dim: i32,
-    /// The pairs are neighbours; otherwise they lie half a head apart.
-    traditional: bool,
+    /// What it was made of; models have one or two.
+    parts: RopeParts,
+    dims: i32,
     speeds: Speeds,
     /// GPUs have a kernel for the whole of it. On CPUs MLX composes it of some twenty operations,
     /// cosines and sines among them, for every call; so there what depends on the positions alone
@@ -22,11 +22,8 @@ pub(super) struct Rope {
     has_kernel: bool,
 }
 
-/// How fast each pair turns.
 enum Speeds {
-    /// Pair `i` of `n` by `scale / base^(i/n)` per position.
     Base { base: f32, scale: f32 },
-    /// Pair `i` by `1 / periods[i]` per position. MLX calls these `freqs`.
     Periods(Array),
 }
 
@@ -34,41 +31,26 @@ enum Speeds {
 pub(super) enum Turns {
     /// Each row's position, `i32 [rows]`.
     Positions(Array),
-    /// What each number and its partner are multiplied by, `[rows, 1, head_dim]`.
+    /// What each number and its partner are multiplied by, `[rows, 1, dims]`.
     Factors { own: Array, partner: Array },
 }
 
 impl Rope {
-    pub(super) fn new(
-        head_dim: i32,
-        base: f32,
-        traditional: bool,
-        scaling: RopeScaling,
-    ) -> Mlx<Self> {
-        let speeds = match scaling {
-            RopeScaling::Default => Speeds::Base { base, scale: 1.0 },
-            RopeScaling::Linear { factor } => Speeds::Base { base, scale: factor.recip() },
-            RopeScaling::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_max_position_embeddings,
-            } => {
-                let llama3 = Llama3 {
-                    factor,
-                    low: low_freq_factor,
-                    high: high_freq_factor,
-                    context: original_max_position_embeddings as f32,
-                };
-                let periods: Vec<f32> = (0..head_dim)
-                    .step_by(2)
-                    .map(|dim| llama3.period(base.powf(dim as f32 / head_dim as f32)))
-                    .collect();
-                Speeds::Periods(Array::from_slice(&periods, &[head_dim / 2]))
+    pub(super) fn new(parts: &RopeParts) -> Result<Self, ModelError> {
+        let dims = as_dim(parts.dims)?;
+        let speeds = match &parts.speeds {
+            SpeedsParts::Base { base, scale } => Speeds::Base { base: *base, scale: *scale },
+            SpeedsParts::Periods(periods) => {
+                Speeds::Periods(Array::from_slice(periods, &[dims / 2]))
             }
         };
         let has_kernel = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
-        Ok(Self { head_dim, traditional, speeds, has_kernel })
+        Ok(Self { parts: parts.clone(), dims, speeds, has_kernel })
+    }
+
+    /// Whether it was made of these.
+    pub(super) fn is(&self, parts: &RopeParts) -> bool {
+        self.parts == *parts
     }
 
     /// What rows at `positions` (`i32 [rows]`) are turned by, for numbers of type `dtype`.
@@ -77,7 +59,7 @@ impl Rope {
             return Ok(Turns::Positions(positions.clone()));
         }
         // Every number and its type as in MLX's own composition, so that results are the same.
-        let pairs = self.head_dim / 2;
+        let pairs = self.dims / 2;
         let (speeds, scale) = match &self.speeds {
             Speeds::Base { base, scale } => {
                 let step = Array::from_f32(base.ln() / pairs as f32);
@@ -96,8 +78,24 @@ impl Rope {
         })
     }
 
-    /// Turns every head of `x [rows, heads, head_dim]`.
+    /// Turns the first numbers of every head of `x [rows, heads, head_dim]`.
     pub(super) fn forward(&self, x: &Array, turns: &Turns) -> Mlx<Array> {
+        if x.shape().last() == Some(&self.dims) {
+            return self.turn(x, turns);
+        }
+        let turned = self.turn(&x.try_index((Ellipsis, ..self.dims))?, turns)?;
+        concatenate(&[turned, x.try_index((Ellipsis, self.dims..))?], -1)
+    }
+
+    /// Turns every head of `x [rows, heads, dims]`.
+    fn turn(&self, x: &Array, turns: &Turns) -> Mlx<Array> {
+        let louder;
+        let x = if self.parts.amplitude == 1.0 {
+            x
+        } else {
+            louder = x.multiply(Array::from_f32(self.parts.amplitude).as_dtype(x.dtype())?)?;
+            &louder
+        };
         match turns {
             Turns::Factors { own, partner } => {
                 let (first, second) = self.halves(x)?;
@@ -112,16 +110,16 @@ impl Rope {
                 // MLX counts positions along the last axis but one, from an offset for each of the
                 // first. Rows of one position each are just that.
                 let x = x.expand_dims(2)?;
-                rope_dynamic(x, self.head_dim, self.traditional, base, scale, positions, periods)?
+                rope_dynamic(x, self.dims, self.parts.traditional, base, scale, positions, periods)?
                     .squeeze_axes(&[2])
             }
         }
     }
 
-    /// The first and the second of every pair, `[.., head_dim / 2]` each.
+    /// The first and the second of every pair, `[.., dims / 2]` each.
     fn halves(&self, x: &Array) -> Mlx<(Array, Array)> {
-        let pairs = self.head_dim / 2;
-        if self.traditional {
+        let pairs = self.dims / 2;
+        if self.parts.traditional {
             let second = x.try_index((.., .., (1..).stride_by(2)))?;
             Ok((x.try_index((.., .., (..).stride_by(2)))?, second))
         } else {
@@ -131,34 +129,10 @@ impl Rope {
 
     /// Puts the firsts and seconds of pairs where [`Self::halves`] takes them from.
     fn pairs(&self, first: &Array, second: &Array) -> Mlx<Array> {
-        if self.traditional {
+        if self.parts.traditional {
             stack(&[first, second], -1)?.flatten(-2, -1)
         } else {
             concatenate(&[first, second], -1)
-        }
-    }
-}
-
-/// The scaling of Llama 3.1 (`apply_scaling` in Meta's llama-models).
-struct Llama3 {
-    factor: f32,
-    low: f32,
-    high: f32,
-    context: f32,
-}
-
-impl Llama3 {
-    /// Pairs that turn less than `low` times in the original context are slowed by `factor`, those
-    /// that turn more than `high` times are left alone, and those between are blended.
-    fn period(&self, period: f32) -> f32 {
-        let turns = self.context / (TAU * period);
-        if turns < self.low {
-            period * self.factor
-        } else if turns > self.high {
-            period
-        } else {
-            let kept = (turns - self.low) / (self.high - self.low);
-            period / ((1.0 - kept) / self.factor + kept)
         }
     }
 }
@@ -169,18 +143,6 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn llama3_slows_the_slow_and_keeps_the_fast() {
-        let llama3 = Llama3 { factor: 8.0, low: 1.0, high: 4.0, context: 8192.0 };
-        let fast = 8192.0 / (5.0 * TAU);
-        let slow = 8192.0 / (0.5 * TAU);
-        assert_eq!(llama3.period(fast), fast);
-        assert_eq!(llama3.period(slow), 8.0 * slow);
-        // Half-way between the two, in turns.
-        let middle = 8192.0 / (2.5 * TAU);
-        assert!((llama3.period(middle) / middle - 1.0 / (0.5 / 8.0 + 0.5)).abs() < 1e-5);
-    }
-
     /// On the CPU both ways can be compared, number by number.
     #[test]
     fn factors_turn_as_mlx_does() {
@@ -188,46 +150,60 @@ mod tests {
     }
 
     fn compare_both_ways() {
-        let llama3 = RopeScaling::Llama3 {
-            factor: 8.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position_embeddings: 64,
-        };
         let numbers: Vec<f32> = (0..48).map(|n| (n as f32 * 0.7).sin()).collect();
         let positions = Array::from_slice(&[0, 7, 3000], &[3]);
+        let base = |scale| SpeedsParts::Base { base: 10_000.0, scale };
+        let periods = SpeedsParts::Periods(vec![1.0, 12.0, 90.0, 4000.0]);
         for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float16] {
             let x = Array::from_slice(&numbers, &[3, 2, 8]).as_dtype(dtype).unwrap();
-            for scaling in [RopeScaling::Default, RopeScaling::Linear { factor: 4.0 }, llama3] {
-                for traditional in [false, true] {
+            for speeds in [base(1.0), base(0.25), periods.clone()] {
+                for (traditional, amplitude) in [(false, 1.0), (true, 1.0), (false, 1.3)] {
+                    let parts =
+                        RopeParts { dims: 8, traditional, speeds: speeds.clone(), amplitude };
                     let turned = [false, true].map(|has_kernel| {
-                        let rope = Rope::new(8, 10_000.0, traditional, scaling).unwrap();
-                        let rope = Rope { has_kernel, ..rope };
+                        let rope = Rope { has_kernel, ..Rope::new(&parts).unwrap() };
                         let turns = rope.turns(&positions, dtype).unwrap();
                         rope.forward(&x, &turns).unwrap()
                     });
                     let [ours, theirs] = turned;
                     assert_eq!(ours.dtype(), dtype);
-                    assert!(ours.eq_exact(theirs).unwrap(), "{dtype:?} {scaling:?} {traditional}");
+                    assert!(ours.eq_exact(theirs).unwrap(), "{dtype:?} {parts:?}");
                 }
             }
         }
     }
 
+    fn plain(dims: u32) -> Rope {
+        let speeds = SpeedsParts::Base { base: 10_000.0, scale: 1.0 };
+        Rope::new(&RopeParts { dims, traditional: false, speeds, amplitude: 1.0 }).unwrap()
+    }
+
     #[test]
     fn a_row_is_turned_by_its_own_position_only() {
-        let rope = Rope::new(8, 10_000.0, false, RopeScaling::Default).unwrap();
+        let rope = plain(8);
         let at = |positions: &[i32]| {
             let rows = i32::try_from(positions.len()).unwrap();
             let positions = Array::from_slice(positions, &[rows]);
-            let x = Array::from_slice(&[0.5_f32; 16], &[1, 2, 8]);
+            let x = Array::from_slice(&[0.5_f32; 48], &[3, 2, 8]).try_index(..rows).unwrap();
             let turns = rope.turns(&positions, Dtype::Float32).unwrap();
             let turned = rope.forward(&x, &turns).unwrap();
-            turned.try_as_slice::<f32>().unwrap().to_vec()
+            turned.contiguous().unwrap().try_as_slice::<f32>().unwrap().to_vec()
         };
         let together = at(&[0, 7, 300]);
         for (row, position) in [0, 7, 300].into_iter().enumerate() {
             assert_eq!(together[row * 16..][..16], at(&[position]));
         }
+    }
+
+    #[test]
+    fn what_is_behind_the_turned_part_of_a_head_stays() {
+        let rope = plain(4);
+        let numbers: Vec<f32> = (0..8).map(|n| n as f32).collect();
+        let x = Array::from_slice(&numbers, &[1, 1, 8]);
+        let turns = rope.turns(&Array::from_slice(&[5], &[1]), Dtype::Float32).unwrap();
+        let turned = rope.forward(&x, &turns).unwrap();
+        let turned = turned.try_as_slice::<f32>().unwrap();
+        assert_eq!(turned[4..], numbers[4..]);
+        assert!(turned[..4].iter().zip(&numbers).all(|(a, b)| a != b), "{turned:?}");
     }
 }

@@ -15,7 +15,7 @@ use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
 use super::choice::{Chooser, choose};
 use super::kv_cache::KvCache;
 use super::linear::as_dim;
-use super::llama::Llama;
+use super::model::Model;
 use super::weights::{LoadProgress, Weights};
 use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use crate::sequence_log::SequenceLogs;
@@ -32,7 +32,7 @@ const MLX_CACHE_BYTES: usize = 256 << 20;
 ///
 /// It stays on the thread that loaded it: MLX's streams do.
 pub struct MlxStage {
-    model: Llama,
+    model: Model,
     hidden_size: i32,
     activation: Dtype,
     weight_bytes: u64,
@@ -53,7 +53,7 @@ impl MlxStage {
         layers: LayerRange,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
-        let ModelConfig::Llama(config) = dir.config() else {
+        let ModelConfig::Transformer(config) = dir.config() else {
             return Err(ModelError::Backend("MLX computes no such model".to_owned()));
         };
         mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES)?;
@@ -62,15 +62,15 @@ impl MlxStage {
         let shape = StageShape {
             layers,
             is_first: layers.first() == 0,
-            is_last: layers.last() + 1 == config.num_hidden_layers,
+            is_last: layers.last() + 1 == config.layer_count(),
             hidden_bytes: dir.geometry().hidden_bytes,
         };
         Ok(Self {
-            model: Llama::take(&mut weights, config, layers)?,
+            model: Model::take(&mut weights, config, layers)?,
             hidden_size: as_dim(config.hidden_size)?,
             activation: dir.activation(),
             weight_bytes,
-            sequences: SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings),
+            sequences: SequenceLogs::new(shape, config.vocab_size, config.max_context),
             stays_here: PhantomData,
         })
     }
@@ -83,11 +83,13 @@ impl MlxStage {
         let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
         let batch = Batch::new(&spans);
         let hidden = self.input(segments)?;
-        let layers = self.sequences.shape().layers.count();
-        let new_caches = || (0..layers).map(|_| KvCache::default()).collect();
         let mut caches: Vec<Vec<KvCache>> = segments
             .iter()
-            .map(|segment| std::mem::take(&mut self.sequences.extend(segment, new_caches).cache))
+            .map(|segment| {
+                std::mem::take(
+                    &mut self.sequences.extend(segment, || self.model.new_caches()).cache,
+                )
+            })
             .collect();
         let hidden = self.model.forward(hidden, &batch, &mut caches)?;
         for (segment, caches) in segments.iter().zip(caches) {
@@ -108,7 +110,7 @@ impl MlxStage {
         if self.sequences.shape().is_first {
             let ids: Vec<u32> = segments.iter().flat_map(|s| &s.tokens).copied().collect();
             let ids = Array::from_slice(&ids, &[small(ids.len())]);
-            return Ok(self.model.embed(&ids)?.as_dtype(dtype)?);
+            return Ok(self.model.embed(&ids, dtype)?);
         }
         let mut parts = Vec::with_capacity(segments.len());
         for segment in segments {

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use mlx_rs::Array;
+use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
 use planaria_config::LayerRange;
 
+use super::Mlx;
 use super::bytes::array_from_bytes;
-use crate::model_dir::{ModelDir, ModelError, TensorInfo};
+use crate::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Tensor};
 
 /// How far the loading of a shard has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +26,8 @@ pub struct LoadProgress {
 /// A shard's tensors, on their way into the modules that take them.
 pub(super) struct Weights<'a> {
     folder: &'a Path,
-    tensors: BTreeMap<&'a str, Array>,
+    tensors: BTreeMap<String, Array>,
+    packed: BTreeMap<String, QuantParams>,
     bytes: u64,
 }
 
@@ -40,17 +43,20 @@ impl<'a> Weights<'a> {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
         let mut wanted = dir.tensors_for(layers)?;
-        wanted.sort_by(|a, b| (&a.file, a.bytes.start).cmp(&(&b.file, b.bytes.start)));
-        let bytes_total = wanted.iter().map(|tensor| tensor.byte_count()).sum();
+        wanted.sort_by(|a, b| place(a).cmp(&place(b)));
+        let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
         let mut reader = Reader::default();
         let mut tensors = BTreeMap::new();
-        for info in wanted {
-            tensors.insert(info.name.as_str(), reader.read(info)?);
-            bytes_loaded += info.byte_count();
+        let mut packed = BTreeMap::new();
+        for tensor in wanted {
+            let array = reader.read(&tensor)?;
+            bytes_loaded += tensor.byte_count();
+            packed.extend(tensor.packed.map(|params| (tensor.name.clone(), params)));
+            tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
-        Ok(Self { folder: dir.path(), tensors, bytes: bytes_total })
+        Ok(Self { folder: dir.path(), tensors, packed, bytes: bytes_total })
     }
 
     /// Bytes of all that was read.
@@ -61,6 +67,11 @@ impl<'a> Weights<'a> {
     /// Whether there is a tensor of this name that nobody has taken yet.
     pub(super) fn has(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
+    }
+
+    /// How the numbers of a tensor are packed, if they are.
+    pub(super) fn packing_of(&self, name: &str) -> Option<QuantParams> {
+        self.packed.get(name).copied()
     }
 
     /// Hands over a tensor. That it is there, and of the type and shape that the configuration
@@ -74,6 +85,11 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// Where the first of a tensor's numbers are.
+fn place(tensor: &Tensor) -> Option<(&Path, u64)> {
+    tensor.pieces.first().map(|piece| (&*piece.file, piece.bytes.start))
+}
+
 /// Keeps the file that was read last open, and its buffer for the next tensor.
 #[derive(Default)]
 struct Reader {
@@ -82,39 +98,58 @@ struct Reader {
 }
 
 impl Reader {
-    fn read(&mut self, info: &TensorInfo) -> Result<Array, ModelError> {
-        self.fill(info).map_err(|source| match source.kind() {
-            ErrorKind::UnexpectedEof => ModelError::Truncated {
-                file: info.file.to_path_buf(),
-                expected: info.bytes.end,
-                found: std::fs::metadata(&info.file).map_or(0, |metadata| metadata.len()),
-            },
-            _ => ModelError::io(&info.file, source),
-        })?;
-        let backend = |problem: String| ModelError::Backend(format!("`{}`: {problem}", info.name));
-        let shape: Vec<i32> = info
-            .shape
+    fn read(&mut self, tensor: &Tensor) -> Result<Array, ModelError> {
+        self.buffer.clear();
+        for piece in &tensor.pieces {
+            self.append(piece).map_err(|source| match source.kind() {
+                ErrorKind::UnexpectedEof => ModelError::Truncated {
+                    file: piece.file.to_path_buf(),
+                    expected: piece.bytes.end,
+                    found: std::fs::metadata(&piece.file).map_or(0, |metadata| metadata.len()),
+                },
+                _ => ModelError::io(&piece.file, source),
+            })?;
+        }
+        let backend =
+            |problem: String| ModelError::Backend(format!("`{}`: {problem}", tensor.name));
+        let stored = tensor.pick.as_ref().map_or(&tensor.shape, |pick| &pick.stored);
+        let shape: Vec<i32> = stored
             .iter()
             .map(|dim| i32::try_from(*dim))
             .collect::<Result<_, _>>()
-            .map_err(|_| backend(format!("the shape {:?} is too large for MLX", info.shape)))?;
-        let array = array_from_bytes(&self.buffer, &shape, info.dtype);
-        array.map_err(|e| backend(e.what().to_owned()))
+            .map_err(|_| backend(format!("the shape {stored:?} is too large for MLX")))?;
+        let array = array_from_bytes(&self.buffer, &shape, tensor.dtype);
+        let picked = array.and_then(|array| match &tensor.pick {
+            None => Ok(array),
+            Some(pick) => picked(&array, pick),
+        });
+        picked.map_err(|e| backend(e.what().to_owned()))
     }
 
-    fn fill(&mut self, info: &TensorInfo) -> std::io::Result<()> {
-        let file = match self.open.take().filter(|(path, _)| *path == info.file) {
+    fn append(&mut self, piece: &Piece) -> std::io::Result<()> {
+        let file = match self.open.take().filter(|(path, _)| *path == piece.file) {
             Some((_, file)) => file,
-            None => File::open(&info.file)?,
+            None => File::open(&piece.file)?,
         };
-        let (_, file) = self.open.insert((Arc::clone(&info.file), file));
-        file.seek(SeekFrom::Start(info.bytes.start))?;
-        self.buffer.clear();
-        file.take(info.byte_count()).read_to_end(&mut self.buffer)?;
-        if self.buffer.len() as u64 == info.byte_count() {
-            Ok(())
-        } else {
-            Err(ErrorKind::UnexpectedEof.into())
-        }
+        let (_, file) = self.open.insert((Arc::clone(&piece.file), file));
+        file.seek(SeekFrom::Start(piece.bytes.start))?;
+        let length = piece.bytes.end - piece.bytes.start;
+        let read = file.take(length).read_to_end(&mut self.buffer)?;
+        if read as u64 == length { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
     }
+}
+
+/// Some rows of every matrix of `stack [matrices, rows, ..]`, in memory of their own.
+fn picked(stack: &Array, pick: &Pick) -> Mlx<Array> {
+    let small = |size: usize| i32::try_from(size).unwrap_or(i32::MAX);
+    let (first, step) = (small(pick.first), small(pick.step));
+    let end = first + small(pick.count) * step;
+    let mut rows = stack.try_index((.., (first..end).stride_by(step)))?;
+    if pick.transposed {
+        rows = rows.swap_axes(-1, -2)?;
+    }
+    let rows = rows.contiguous()?;
+    // Otherwise the whole stack would stay in memory until the rows are needed.
+    rows.eval()?;
+    Ok(rows)
 }

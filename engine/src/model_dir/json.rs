@@ -106,9 +106,7 @@ impl<'a> Section<'a> {
         let Some(value) = self.value(key) else {
             return Ok(None);
         };
-        #[expect(clippy::cast_possible_truncation, reason = "f32 is all that the models use")]
-        let number = value.as_f64().map(|n| n as f32);
-        match number {
+        match as_f32(value) {
             Some(number) if allowed.contains(&number) => Ok(Some(number)),
             _ => {
                 let (low, high) = (allowed.start(), allowed.end());
@@ -145,6 +143,47 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A list of texts.
+    pub(crate) fn texts(&self, key: &str) -> Result<Option<Vec<&'a str>>, ModelError> {
+        self.list(key, "texts", Value::as_str)
+    }
+
+    /// A list of numbers, each within `allowed`.
+    pub(crate) fn numbers(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<f32>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let expected = format!("numbers from {} to {}", allowed.start(), allowed.end());
+        let number = |value: &Value| as_f32(value).filter(|number| allowed.contains(number));
+        self.list(key, &expected, number)?.ok_or_else(|| self.problem(key, "is missing"))
+    }
+
+    /// A list of counts; absent is empty.
+    pub(crate) fn counts(&self, key: &str) -> Result<Vec<u32>, ModelError> {
+        let count = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
+        Ok(self.list(key, "counts", count)?.unwrap_or_default())
+    }
+
+    fn list<T>(
+        &self,
+        key: &str,
+        expected: &str,
+        entry: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, ModelError> {
+        let problem = |value| {
+            self.problem(key, format!("holds {}; expected a list of {expected}", brief(value)))
+        };
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) => {
+                let entries = list.iter().map(|value| entry(value).ok_or_else(|| problem(value)));
+                entries.collect::<Result<_, _>>().map(Some)
+            }
+            Some(other) => Err(problem(other)),
+        }
+    }
+
     /// Ids given as one number or a list of numbers; absent is empty.
     pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>, ModelError> {
         let id = |value: &Value| {
@@ -167,6 +206,11 @@ pub(crate) fn plain_file(folder: &Path, name: &str) -> Option<PathBuf> {
         && !name.contains(['/', '\\', '\0', ':'])
         && Path::new(name).components().count() == 1;
     plain.then(|| folder.join(name))
+}
+
+fn as_f32(value: &Value) -> Option<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "f32 is all that the models use")]
+    value.as_f64().map(|number| number as f32)
 }
 
 /// A value for a message: short whatever a hostile file holds.

@@ -1,0 +1,367 @@
+//! What a model is made of: its layers, their modules, and the names and shapes of their tensors.
+//!
+//! A family (see [`families`](crate::families)) turns a `config.json` into an [`Architecture`].
+//! Everything else is derived from it: which tensors a shard needs and whether a folder has them,
+//! how large they are, how much KV a token takes, and the stage that computes them on MLX. It is
+//! plain data: nothing here reads files or computes.
+
+mod parts;
+
+pub(crate) use self::parts::{Need, Part};
+
+/// A whole model, from the embedding to the head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Architecture {
+    /// Width of a hidden state.
+    pub hidden_size: u32,
+    /// Tokens that the model knows: rows of the embedding.
+    pub vocab_size: u32,
+    /// Longest context in tokens.
+    pub max_context: u32,
+    /// Token ids to hidden states.
+    pub embedding: Embedding,
+    /// At least one.
+    pub layers: Vec<Layer>,
+    /// Before the head.
+    pub norm: Norm,
+    /// Hidden states to scores; `None`: the embedding does that as well.
+    pub head: Option<Linear>,
+    /// Scores are bent to stay within this: `cap * tanh(score / cap)`.
+    pub logit_softcap: Option<f32>,
+}
+
+/// The token embedding `[vocab, hidden]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Its module.
+    pub module: String,
+    /// What hidden states are multiplied by.
+    pub scale: Option<f32>,
+}
+
+/// One layer: `x += attention(norm(x))`, then `x += feed_forward(norm(x))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    /// What goes into attention.
+    pub before_attention: Norm,
+    /// What comes out of it.
+    pub attention: Attention,
+    /// On the result, before it is added (Gemma).
+    pub after_attention: Option<Norm>,
+    /// What goes into the feed-forward part.
+    pub before_feed_forward: Norm,
+    /// What comes out of it.
+    pub feed_forward: FeedForward,
+    /// On the result, before it is added (Gemma).
+    pub after_feed_forward: Option<Norm>,
+    /// Sums of 16-bit floats (F16, not BF16) are kept from becoming infinite (Gemma 3).
+    pub clips_sums: bool,
+}
+
+/// Root mean square norm over the last axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Norm {
+    /// Its module; the tensor is `<module>.weight`, one number for each of `width`.
+    pub module: String,
+    /// Length of that axis.
+    pub width: u32,
+    /// Added to the mean square; above 0.
+    pub eps: f32,
+    /// The weight is stored as its distance from one (Gemma).
+    pub from_one: bool,
+}
+
+/// A matrix `[rows, columns]` that turns `columns` numbers into `rows`, with a bias or without.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// Its module: `<module>.weight`, and `.scales`, `.biases`, `.bias` where there are such.
+    pub module: String,
+    /// Numbers that come out.
+    pub rows: u32,
+    /// Numbers that go in.
+    pub columns: u32,
+    /// Whether `<module>.bias` is added.
+    pub has_bias: bool,
+    /// How files hold it.
+    pub stored: Stored,
+}
+
+/// `count` matrices of one shape in one tensor `[count, rows, columns]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stack {
+    /// How many.
+    pub count: u32,
+    /// Each of them. A bias is `[count, rows]`.
+    pub each: Linear,
+}
+
+/// How files hold a matrix or a stack of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stored {
+    /// Under its own name.
+    Own,
+    /// As some rows of the matrix of another module (Phi).
+    Rows {
+        /// That module.
+        module: String,
+        /// The first of them.
+        first: u32,
+        /// Rows that the other has.
+        of: u32,
+    },
+    /// A stack, of which each matrix is a module of its own (experts as Hugging Face has them).
+    Each(Vec<String>),
+    /// A stack in packed blocks, `<module>_blocks`, `<module>_scales` and `<module>_bias`, as
+    /// OpenAI stores the experts of gpt-oss: bytes of two 4-bit floats, in groups of 32 numbers.
+    Blocks {
+        /// Their common name.
+        module: String,
+        /// The first row of each matrix.
+        first: u32,
+        /// Every so many rows are its own; the others belong to another matrix.
+        step: u32,
+    },
+    /// A stack, as some rows for each of the heads of a matrix `[heads * of, columns]`
+    /// (DeepSeek's `kv_b_proj`).
+    PerHead {
+        /// The module of that matrix.
+        module: String,
+        /// The first of each head's rows.
+        first: u32,
+        /// Rows that the matrix has for each head.
+        of: u32,
+        /// Whether rows and columns change places.
+        transposed: bool,
+    },
+}
+
+/// How a layer looks at other positions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Attention {
+    /// Query heads that share key and value heads.
+    Grouped(Box<GroupedQuery>),
+    /// Keys and values compressed into one vector per token.
+    Latent(Box<Latent>),
+}
+
+/// Grouped-query attention; multi-head attention where there are as many key heads as query heads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupedQuery {
+    /// Query heads.
+    pub heads: u32,
+    /// Key and value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Width of a head.
+    pub head_dim: u32,
+    /// To `heads * head_dim`.
+    pub query: Linear,
+    /// To `kv_heads * head_dim`.
+    pub key: Linear,
+    /// To `kv_heads * head_dim`.
+    pub value: Linear,
+    /// From `heads * head_dim`.
+    pub output: Linear,
+    /// On every query head, before it is turned.
+    pub query_norm: Option<Norm>,
+    /// On every key head, before it is turned.
+    pub key_norm: Option<Norm>,
+    /// What queries and keys are turned by.
+    pub rope: Rope,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+    /// A token sees this many tokens, itself among them; `None` is all before it.
+    pub window: Option<u32>,
+    /// Products are bent to stay within this, as [`Architecture::logit_softcap`].
+    pub softcap: Option<f32>,
+    /// A tensor of one number per query head: the score of looking at nothing.
+    pub sinks: Option<String>,
+}
+
+/// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): a token's keys and values are one
+/// compressed vector, of which every head makes its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Latent {
+    /// Heads.
+    pub heads: u32,
+    /// Width of the part of queries and keys that is not turned.
+    pub plain_dim: u32,
+    /// Width of the part that is turned; one key for all heads.
+    pub turned_dim: u32,
+    /// Width of a value.
+    pub value_dim: u32,
+    /// Width of the compressed vector.
+    pub rank: u32,
+    /// To `heads * (plain_dim + turned_dim)`.
+    pub query: LatentQuery,
+    /// To `rank + turned_dim`.
+    pub compress: Linear,
+    /// On the compressed vector.
+    pub compress_norm: Norm,
+    /// By head: from a compressed vector to the part of the key that is not turned, stored as
+    /// `[heads, rank, plain_dim]`.
+    pub key: Stack,
+    /// By head: from a compressed vector to the value, stored as `[heads, value_dim, rank]`.
+    pub value: Stack,
+    /// From `heads * value_dim`.
+    pub output: Linear,
+    /// What the turned parts are turned by.
+    pub rope: Rope,
+    /// Multiplies the products of queries and keys.
+    pub scale: f32,
+}
+
+/// Where the queries of latent attention come from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LatentQuery {
+    /// At once.
+    Direct(Linear),
+    /// By way of a compressed vector.
+    Compressed {
+        /// To the compressed vector.
+        down: Linear,
+        /// On it.
+        norm: Norm,
+        /// From it.
+        up: Linear,
+    },
+}
+
+/// Rotary positions: pairs of numbers are turned by angles that grow with the position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// How many numbers of a head are turned, from its beginning; even.
+    pub dims: u32,
+    /// The pairs are neighbours; otherwise they lie `dims / 2` apart.
+    pub traditional: bool,
+    /// How fast each pair turns.
+    pub speeds: Speeds,
+    /// What the numbers are multiplied by before they are turned.
+    pub amplitude: f32,
+}
+
+/// How fast each pair turns.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Speeds {
+    /// Pair `i` of `n` by `scale / base^(i/n)` per position.
+    Base {
+        /// `rope_theta`.
+        base: f32,
+        /// Below 1 where positions are stretched.
+        scale: f32,
+    },
+    /// Pair `i` by `1 / periods[i]` per position. MLX calls these `freqs`.
+    Periods(Vec<f32>),
+}
+
+/// What a layer does with each token by itself.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FeedForward {
+    /// For all tokens the same.
+    Gated(Box<Gated>),
+    /// Each token has a few experts of many.
+    Experts(Box<Experts>),
+}
+
+/// `down(activation(gate(x), up(x)))`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gated {
+    /// To the inner width.
+    pub gate: Linear,
+    /// To the inner width.
+    pub up: Linear,
+    /// From the inner width.
+    pub down: Linear,
+    /// How gate and value become one.
+    pub activation: Activation,
+}
+
+/// How a gate and a value become one number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Activation {
+    /// `silu(gate) * up`.
+    Silu,
+    /// `gelu(gate) * up`, by the approximation with a hyperbolic tangent.
+    GeluTanh,
+    /// `gate * sigmoid(1.702 * gate) * (up + 1)`, the gate at most `limit` and the value within it
+    /// (gpt-oss).
+    ClampedSwish {
+        /// The largest gate, and the largest value either way.
+        limit: f32,
+    },
+}
+
+/// A mixture of experts: every token is sent to the `chosen` that the router prefers, and what they
+/// say is added up by weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Experts {
+    /// Scores every expert.
+    pub router: Linear,
+    /// From scores to experts and weights.
+    pub routing: Routing,
+    /// How many experts a token has.
+    pub chosen: u32,
+    /// To the inner width, for every expert.
+    pub gate: Stack,
+    /// To the inner width, for every expert.
+    pub up: Stack,
+    /// From the inner width, for every expert.
+    pub down: Stack,
+    /// How gate and value become one.
+    pub activation: Activation,
+    /// What every token passes besides.
+    pub shared: Option<Gated>,
+}
+
+/// How experts are chosen by their scores, and what they weigh.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Routing {
+    /// The best, weighed by a softmax over them (Mixtral, gpt-oss).
+    ChooseThenSoftmax,
+    /// A softmax over all, of which the best are taken (Qwen).
+    SoftmaxThenChoose {
+        /// Whether the weights of the chosen are made to add up to one.
+        normalized: bool,
+    },
+    /// A sigmoid of each. Who is chosen is decided with a correction added, group by group
+    /// (DeepSeek-V3, arXiv:2412.19437).
+    Sigmoid {
+        /// A tensor of one number per expert, added for the choice only.
+        correction: String,
+        /// Experts are in this many groups; divides their number.
+        groups: u32,
+        /// Only so many groups are chosen from: those whose two best add up to most.
+        chosen_groups: u32,
+        /// Whether the weights of the chosen are made to add up to one.
+        normalized: bool,
+        /// What weights are multiplied by afterwards.
+        scale: f32,
+    },
+}
+
+impl Architecture {
+    /// How many layers there are.
+    #[must_use]
+    pub fn layer_count(&self) -> u32 {
+        u32::try_from(self.layers.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Attention {
+    /// Numbers that a token leaves in the KV cache.
+    #[must_use]
+    pub fn kv_numbers(&self) -> u32 {
+        match self {
+            Self::Grouped(grouped) => 2 * grouped.kv_heads * grouped.head_dim,
+            Self::Latent(latent) => latent.rank + latent.turned_dim,
+        }
+    }
+
+    /// How many tokens it sees; `None` is all.
+    #[must_use]
+    pub fn window(&self) -> Option<u32> {
+        match self {
+            Self::Grouped(grouped) => grouped.window,
+            Self::Latent(_) => None,
+        }
+    }
+}

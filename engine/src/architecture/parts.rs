@@ -1,0 +1,146 @@
+//! The tensors that each part of a model consists of.
+
+use super::{
+    Architecture, Attention, Experts, FeedForward, Gated, GroupedQuery, Latent, LatentQuery, Layer,
+    Linear, Norm, Routing, Stack, Stored,
+};
+
+/// A part of a model that a stage holds as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    /// The token embedding.
+    Embedding,
+    /// One layer.
+    Layer(u32),
+    /// The last norm and, if it is not the embedding, the head.
+    Head,
+}
+
+/// Something that has to be in the model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Need<'a> {
+    /// `<module>.weight` of that shape, or the packed numbers, scales and biases that stand for it;
+    /// and the bias, if there is to be one.
+    Matrix { module: &'a str, shape: Vec<usize>, has_bias: bool, stored: &'a Stored },
+    /// A tensor of floats.
+    Floats {
+        name: String,
+        shape: Vec<usize>,
+        /// Whether hidden states take its type. Corrections of the router are kept at 32 bits
+        /// whatever the model is.
+        decides_type: bool,
+    },
+}
+
+impl Architecture {
+    /// What `part` consists of.
+    pub(crate) fn needs(&self, part: Part) -> Vec<Need<'_>> {
+        let mut needs = Needs::default();
+        match part {
+            Part::Embedding => {
+                let shape = vec![self.vocab_size as usize, self.hidden_size as usize];
+                let module = &self.embedding.module;
+                needs.0.push(Need::Matrix { module, shape, has_bias: false, stored: &Stored::Own });
+            }
+            Part::Layer(layer) => {
+                self.layers.get(layer as usize).into_iter().for_each(|layer| needs.layer(layer));
+            }
+            Part::Head => {
+                needs.norm(&self.norm);
+                self.head.iter().for_each(|head| needs.linear(head));
+            }
+        }
+        needs.0
+    }
+}
+
+#[derive(Default)]
+struct Needs<'a>(Vec<Need<'a>>);
+
+impl<'a> Needs<'a> {
+    fn layer(&mut self, layer: &'a Layer) {
+        self.norm(&layer.before_attention);
+        match &layer.attention {
+            Attention::Grouped(grouped) => self.grouped(grouped),
+            Attention::Latent(latent) => self.latent(latent),
+        }
+        layer.after_attention.iter().for_each(|norm| self.norm(norm));
+        self.norm(&layer.before_feed_forward);
+        match &layer.feed_forward {
+            FeedForward::Gated(gated) => self.gated(gated),
+            FeedForward::Experts(experts) => self.experts(experts),
+        }
+        layer.after_feed_forward.iter().for_each(|norm| self.norm(norm));
+    }
+
+    fn grouped(&mut self, attention: &'a GroupedQuery) {
+        for linear in [&attention.query, &attention.key, &attention.value, &attention.output] {
+            self.linear(linear);
+        }
+        let norms = attention.query_norm.iter().chain(&attention.key_norm);
+        norms.for_each(|norm| self.norm(norm));
+        if let Some(sinks) = &attention.sinks {
+            self.floats(sinks, &[attention.heads], true);
+        }
+    }
+
+    fn latent(&mut self, attention: &'a Latent) {
+        match &attention.query {
+            LatentQuery::Direct(linear) => self.linear(linear),
+            LatentQuery::Compressed { down, norm, up } => {
+                self.linear(down);
+                self.norm(norm);
+                self.linear(up);
+            }
+        }
+        self.linear(&attention.compress);
+        self.norm(&attention.compress_norm);
+        self.stack(&attention.key);
+        self.stack(&attention.value);
+        self.linear(&attention.output);
+    }
+
+    fn gated(&mut self, gated: &'a Gated) {
+        for linear in [&gated.gate, &gated.up, &gated.down] {
+            self.linear(linear);
+        }
+    }
+
+    fn experts(&mut self, experts: &'a Experts) {
+        self.linear(&experts.router);
+        if let Routing::Sigmoid { correction, .. } = &experts.routing {
+            self.floats(correction, &[experts.router.rows], false);
+        }
+        for stack in [&experts.gate, &experts.up, &experts.down] {
+            self.stack(stack);
+        }
+        experts.shared.iter().for_each(|shared| self.gated(shared));
+    }
+
+    fn norm(&mut self, norm: &'a Norm) {
+        self.floats(&format!("{}.weight", norm.module), &[norm.width], true);
+    }
+
+    fn linear(&mut self, linear: &'a Linear) {
+        self.matrix(linear, &[]);
+    }
+
+    fn stack(&mut self, stack: &'a Stack) {
+        self.matrix(&stack.each, &[stack.count]);
+    }
+
+    fn matrix(&mut self, linear: &'a Linear, before: &[u32]) {
+        let own = [linear.rows, linear.columns];
+        self.0.push(Need::Matrix {
+            module: &linear.module,
+            shape: before.iter().chain(&own).map(|dim| *dim as usize).collect(),
+            has_bias: linear.has_bias,
+            stored: &linear.stored,
+        });
+    }
+
+    fn floats(&mut self, name: &str, shape: &[u32], decides_type: bool) {
+        let shape = shape.iter().map(|dim| *dim as usize).collect();
+        self.0.push(Need::Floats { name: name.to_owned(), shape, decides_type });
+    }
+}

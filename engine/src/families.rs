@@ -1,0 +1,72 @@
+//! The model families: from a `config.json` to an [`Architecture`].
+//!
+//! Each family is one file, which says what its models are made of in the order in which a token
+//! passes through them. What families share is in [`decoder`] (the sizes that nearly all have, the
+//! usual modules by their usual names) and [`rope`].
+//!
+//! To add a family, write its file and its line in [`FAMILIES`].
+
+mod decoder;
+mod deepseek_v3;
+mod gemma2;
+mod gemma3;
+mod gpt_oss;
+mod llama;
+mod mistral;
+mod mixtral;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
+mod rope;
+
+use crate::architecture::Architecture;
+use crate::model_dir::ModelError;
+use crate::model_dir::json::Section;
+
+/// Every family by its `model_type`.
+const FAMILIES: &[(&str, Family)] = &[
+    ("deepseek_v3", deepseek_v3::architecture),
+    ("gemma2", gemma2::architecture),
+    ("gemma3", gemma3::inside_multimodal),
+    ("gemma3_text", gemma3::architecture),
+    ("gpt_oss", gpt_oss::architecture),
+    ("llama", llama::architecture),
+    ("mistral", mistral::architecture),
+    ("mixtral", mixtral::architecture),
+    ("phi3", phi3::architecture),
+    ("qwen2", qwen2::architecture),
+    ("qwen3", qwen3::architecture),
+    ("qwen3_moe", qwen3_moe::architecture),
+];
+
+type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;
+
+/// What a family is told of a model.
+pub(crate) struct Source<'a> {
+    /// `config.json`, or the part of it that describes the language model.
+    pub(crate) config: Section<'a>,
+    /// Whether the files hold a tensor of that name.
+    pub(crate) has: &'a dyn Fn(&str) -> bool,
+}
+
+/// The family of that `model_type`.
+pub(crate) fn of(model_type: &str) -> Option<Family> {
+    FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, family)| *family)
+}
+
+/// Every `model_type` that is known here, in order.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|(name, _)| *name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_registry_is_in_order() {
+        assert!(names().is_sorted());
+        assert!(of("qwen3").is_some() && of("qwen").is_none());
+    }
+}

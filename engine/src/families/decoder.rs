@@ -1,0 +1,409 @@
+//! What nearly all decoders share: their sizes, and the usual modules by their usual names.
+
+use std::ops::RangeInclusive;
+
+use super::{Source, rope};
+use crate::architecture::{
+    Activation, Architecture, Attention, Embedding, FeedForward, Gated, GroupedQuery, Layer,
+    Linear, Norm, Rope, Stack, Stored,
+};
+use crate::model_dir::ModelError;
+use crate::model_dir::json::Section;
+use crate::model_dir::limits::{
+    MAX_CONTEXT, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH,
+};
+
+const EPS: RangeInclusive<f32> = f32::MIN_POSITIVE..=1.0;
+
+/// Sizes of a decoder. Names are those of `config.json`.
+#[derive(Debug, Clone)]
+pub(super) struct Decoder {
+    pub(super) hidden_size: u32,
+    pub(super) intermediate_size: u32,
+    pub(super) num_hidden_layers: u32,
+    pub(super) num_attention_heads: u32,
+    pub(super) num_key_value_heads: u32,
+    pub(super) head_dim: u32,
+    pub(super) rms_norm_eps: f32,
+    pub(super) vocab_size: u32,
+    pub(super) max_position_embeddings: u32,
+    pub(super) tie_word_embeddings: bool,
+    /// What every module's name begins with, such as `model`.
+    root: String,
+    /// The head's module.
+    head: String,
+    norms_from_one: bool,
+}
+
+/// What holds where a file is silent; `None` has to be said.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    /// Whether the embedding is the head.
+    pub(super) tied: bool,
+    pub(super) heads: Option<u32>,
+    /// As many as `heads` if neither is said.
+    pub(super) kv_heads: Option<u32>,
+    /// The hidden size divided among the heads if it is not said.
+    pub(super) head_dim: Option<u32>,
+    pub(super) eps: Option<f32>,
+    pub(super) vocab: Option<u32>,
+    /// 2048 if it is not said.
+    pub(super) context: Option<u32>,
+}
+
+impl Defaults {
+    /// Nothing but that the embedding is the head.
+    pub(super) const TIED: Self = Self { tied: true, ..Self::UNTIED };
+    /// Nothing.
+    pub(super) const UNTIED: Self = Self {
+        tied: false,
+        heads: None,
+        kv_heads: None,
+        head_dim: None,
+        eps: None,
+        vocab: None,
+        context: None,
+    };
+}
+
+impl Decoder {
+    /// Reads the sizes.
+    pub(super) fn read(config: &Section<'_>, defaults: &Defaults) -> Result<Self, ModelError> {
+        let count =
+            |key: &str, limit, default: Option<u32>| match config.optional_count(key, 1..=limit)? {
+                Some(count) => Ok(count),
+                None => default.ok_or_else(|| config.problem(key, "is missing")),
+            };
+        let hidden_size = config.count("hidden_size", 1..=MAX_WIDTH)?;
+        let heads = count("num_attention_heads", MAX_HEADS, defaults.heads)?;
+        let kv_heads =
+            count("num_key_value_heads", MAX_HEADS, Some(defaults.kv_heads.unwrap_or(heads)))?;
+        if !heads.is_multiple_of(kv_heads) {
+            let problem = format!("is {kv_heads}, which does not divide {heads} attention heads");
+            return Err(config.problem("num_key_value_heads", problem));
+        }
+        let head_dim = config.optional_count("head_dim", 1..=MAX_HEAD_DIM)?.or(defaults.head_dim);
+        let head_dim = match head_dim {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+            None => {
+                let problem =
+                    format!("is {hidden_size}, which {heads} attention heads do not divide");
+                return Err(config.problem("hidden_size", problem));
+            }
+        };
+        Ok(Self {
+            hidden_size,
+            intermediate_size: config.count("intermediate_size", 1..=MAX_WIDTH)?,
+            num_hidden_layers: config.count("num_hidden_layers", 1..=MAX_LAYERS)?,
+            num_attention_heads: heads,
+            num_key_value_heads: kv_heads,
+            head_dim,
+            rms_norm_eps: match defaults.eps {
+                None => config.number("rms_norm_eps", EPS)?,
+                Some(eps) => config.optional_number("rms_norm_eps", EPS)?.unwrap_or(eps),
+            },
+            vocab_size: count("vocab_size", MAX_VOCAB, defaults.vocab)?,
+            max_position_embeddings: count(
+                "max_position_embeddings",
+                MAX_CONTEXT,
+                Some(defaults.context.unwrap_or(2048)),
+            )?,
+            tie_word_embeddings: config.flag("tie_word_embeddings", defaults.tied)?,
+            root: "model".to_owned(),
+            head: "lm_head".to_owned(),
+            norms_from_one: false,
+        })
+    }
+
+    /// The same with every weight of a norm stored as its distance from one.
+    pub(super) fn with_norms_from_one(mut self) -> Self {
+        self.norms_from_one = true;
+        self
+    }
+
+    /// The same as a part of a larger model, whose names begin with `prefix`.
+    pub(super) fn below(mut self, prefix: &str) -> Self {
+        self.root = format!("{prefix}.{}", self.root);
+        self.head = format!("{prefix}.{}", self.head);
+        self
+    }
+
+    /// The module of the head, if there is one.
+    pub(super) fn head_module(&self) -> &str {
+        &self.head
+    }
+
+    /// The whole, of these layers.
+    pub(super) fn model(
+        &self,
+        layer: impl FnMut(u32) -> Result<Layer, ModelError>,
+    ) -> Result<Architecture, ModelError> {
+        let head = self.linear(&self.head, self.vocab_size, self.hidden_size, false);
+        Ok(Architecture {
+            hidden_size: self.hidden_size,
+            vocab_size: self.vocab_size,
+            max_context: self.max_position_embeddings,
+            embedding: Embedding { module: format!("{}.embed_tokens", self.root), scale: None },
+            layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
+            norm: self.norm(&format!("{}.norm", self.root), self.hidden_size),
+            head: (!self.tie_word_embeddings).then_some(head),
+            logit_softcap: None,
+        })
+    }
+
+    /// The module of a layer.
+    pub(super) fn path(&self, layer: u32) -> String {
+        format!("{}.layers.{layer}", self.root)
+    }
+
+    /// A layer with a norm before each of its two parts.
+    pub(super) fn layer(
+        &self,
+        layer: u32,
+        attention: GroupedQuery,
+        feed_forward: FeedForward,
+    ) -> Layer {
+        self.layer_of(layer, Attention::Grouped(Box::new(attention)), feed_forward)
+    }
+
+    /// The same for any attention.
+    pub(super) fn layer_of(
+        &self,
+        layer: u32,
+        attention: Attention,
+        feed_forward: FeedForward,
+    ) -> Layer {
+        let path = self.path(layer);
+        let norm = |name: &str| self.norm(&format!("{path}.{name}"), self.hidden_size);
+        Layer {
+            before_attention: norm("input_layernorm"),
+            attention,
+            after_attention: None,
+            before_feed_forward: norm("post_attention_layernorm"),
+            feed_forward,
+            after_feed_forward: None,
+            clips_sums: false,
+        }
+    }
+
+    /// A layer of Gemma: norms before and after each of its two parts, and a gate of GELU.
+    pub(super) fn sandwich(&self, layer: u32, attention: GroupedQuery) -> Layer {
+        let path = self.path(layer);
+        let norm = |name: &str| self.norm(&format!("{path}.{name}"), self.hidden_size);
+        let gated = self.gated_at(&format!("{path}.mlp"), self.intermediate_size);
+        let gated = Gated { activation: Activation::GeluTanh, ..gated };
+        Layer {
+            before_attention: norm("input_layernorm"),
+            attention: Attention::Grouped(Box::new(attention)),
+            after_attention: Some(norm("post_attention_layernorm")),
+            before_feed_forward: norm("pre_feedforward_layernorm"),
+            feed_forward: FeedForward::Gated(Box::new(gated)),
+            after_feed_forward: Some(norm("post_feedforward_layernorm")),
+            clips_sums: false,
+        }
+    }
+
+    /// Grouped-query attention over everything, without biases or norms of its own.
+    pub(super) fn attention(&self, layer: u32, rope: &Rope) -> GroupedQuery {
+        let path = format!("{}.self_attn", self.path(layer));
+        let (queries, keys) = (self.query_width(), self.key_width());
+        let linear = |name: &str, rows, columns| {
+            self.linear(&format!("{path}.{name}"), rows, columns, false)
+        };
+        GroupedQuery {
+            heads: self.num_attention_heads,
+            kv_heads: self.num_key_value_heads,
+            head_dim: self.head_dim,
+            query: linear("q_proj", queries, self.hidden_size),
+            key: linear("k_proj", keys, self.hidden_size),
+            value: linear("v_proj", keys, self.hidden_size),
+            output: linear("o_proj", self.hidden_size, queries),
+            query_norm: None,
+            key_norm: None,
+            rope: rope.clone(),
+            scale: (self.head_dim as f32).sqrt().recip(),
+            window: None,
+            softcap: None,
+            sinks: None,
+        }
+    }
+
+    /// The norms on query and key heads.
+    pub(super) fn head_norms(&self, layer: u32) -> [Option<Norm>; 2] {
+        let path = format!("{}.self_attn", self.path(layer));
+        ["q_norm", "k_norm"].map(|name| Some(self.norm(&format!("{path}.{name}"), self.head_dim)))
+    }
+
+    /// The usual feed-forward part, without biases.
+    pub(super) fn gated(&self, layer: u32) -> FeedForward {
+        let path = format!("{}.mlp", self.path(layer));
+        FeedForward::Gated(Box::new(self.gated_at(&path, self.intermediate_size)))
+    }
+
+    /// The same in any place and of any inner width.
+    pub(super) fn gated_at(&self, path: &str, inner: u32) -> Gated {
+        let linear = |name: &str, rows, columns| {
+            self.linear(&format!("{path}.{name}"), rows, columns, false)
+        };
+        Gated {
+            gate: linear("gate_proj", inner, self.hidden_size),
+            up: linear("up_proj", inner, self.hidden_size),
+            down: linear("down_proj", self.hidden_size, inner),
+            activation: Activation::Silu,
+        }
+    }
+
+    /// Gate, up and down of `count` experts, as MLX stacks them (`switch_mlp`) or, if they are not
+    /// there, one by one as `experts.<n>.<name>` with these names.
+    pub(super) fn experts(
+        &self,
+        source: &Source<'_>,
+        path: &str,
+        count: u32,
+        inner: u32,
+        names: [&str; 3],
+    ) -> [Stack; 3] {
+        let widths =
+            [(inner, self.hidden_size), (inner, self.hidden_size), (self.hidden_size, inner)];
+        let mlx_names = ["gate_proj", "up_proj", "down_proj"];
+        let mut pairs = names.into_iter().zip(mlx_names).zip(widths);
+        std::array::from_fn(|_| {
+            let ((name, mlx_name), (rows, columns)) = pairs.next().unwrap_or_default();
+            let mut each =
+                self.linear(&format!("{path}.switch_mlp.{mlx_name}"), rows, columns, false);
+            if !(source.has)(&format!("{}.weight", each.module)) {
+                let module = |expert| format!("{path}.experts.{expert}.{name}");
+                if (source.has)(&format!("{}.weight", module(0))) {
+                    each.stored = Stored::Each((0..count).map(module).collect());
+                }
+            }
+            Stack { count, each }
+        })
+    }
+
+    pub(super) fn linear(&self, module: &str, rows: u32, columns: u32, has_bias: bool) -> Linear {
+        Linear { module: module.to_owned(), rows, columns, has_bias, stored: Stored::Own }
+    }
+
+    pub(super) fn norm(&self, module: &str, width: u32) -> Norm {
+        Norm {
+            module: module.to_owned(),
+            width,
+            eps: self.rms_norm_eps,
+            from_one: self.norms_from_one,
+        }
+    }
+
+    /// Width of all query heads together. Far below what 32 bits hold: see the limits.
+    pub(super) const fn query_width(&self) -> u32 {
+        self.num_attention_heads * self.head_dim
+    }
+
+    /// Width of all key heads together.
+    pub(super) const fn key_width(&self) -> u32 {
+        self.num_key_value_heads * self.head_dim
+    }
+
+    /// The rotary positions that the file describes, over whole heads.
+    pub(super) fn rope(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
+        rope::read(config, self.head_dim, self.max_position_embeddings, rope::DEFAULT_THETA)
+    }
+}
+
+impl GroupedQuery {
+    /// The same with biases on what it takes in, and on what it gives out.
+    pub(super) fn with_biases(mut self, inward: bool, outward: bool) -> Self {
+        for linear in [&mut self.query, &mut self.key, &mut self.value] {
+            linear.has_bias = inward;
+        }
+        self.output.has_bias = outward;
+        self
+    }
+
+    /// The same with norms on query and key heads.
+    pub(super) fn with_head_norms(mut self, [query, key]: [Option<Norm>; 2]) -> Self {
+        (self.query_norm, self.key_norm) = (query, key);
+        self
+    }
+
+    /// The same, seeing no further than `window` tokens.
+    pub(super) const fn within(mut self, window: Option<u32>) -> Self {
+        self.window = window;
+        self
+    }
+}
+
+/// Files mean more by a family's name than is computed here: refuse them, rather than answer
+/// nonsense.
+pub(super) fn expect_activation(config: &Section<'_>, allowed: &[&str]) -> Result<(), ModelError> {
+    for key in ["hidden_act", "hidden_activation"] {
+        if let Some(other) = config.text(key)?.filter(|name| !allowed.contains(name)) {
+            let other: String = other.chars().take(40).collect();
+            let expected = allowed.join("` or `");
+            let problem = format!("`{other}` is not supported; expected `{expected}`");
+            return Err(config.problem(key, problem));
+        }
+    }
+    Ok(())
+}
+
+/// How many experts there are, and how many a token has, under these keys.
+pub(super) fn expert_counts(
+    config: &Section<'_>,
+    count: &str,
+    chosen: &str,
+) -> Result<(u32, u32), ModelError> {
+    let all = config.count(count, 1..=MAX_EXPERTS)?;
+    Ok((all, config.count(chosen, 1..=all)?))
+}
+
+/// Which layers see only the last `sliding_window` tokens: those that `layer_types` calls
+/// `sliding_attention`, or where there is no such list, those that `otherwise` names.
+pub(super) struct Windows {
+    window: Option<u32>,
+    sliding: Vec<bool>,
+}
+
+impl Windows {
+    pub(super) fn read(
+        config: &Section<'_>,
+        layers: u32,
+        otherwise: impl Fn(u32) -> bool,
+    ) -> Result<Self, ModelError> {
+        const KEY: &str = "layer_types";
+        let sliding: Vec<bool> = match config.texts(KEY)? {
+            None => (0..layers).map(otherwise).collect(),
+            Some(types) if types.len() != layers as usize => {
+                let problem = format!("has {} entries for {layers} layers", types.len());
+                return Err(config.problem(KEY, problem));
+            }
+            Some(types) => types
+                .into_iter()
+                .map(|kind| match kind {
+                    "full_attention" => Ok(false),
+                    "sliding_attention" => Ok(true),
+                    other => {
+                        let other: String = other.chars().take(40).collect();
+                        let problem = format!(
+                            "names `{other}`; supported are `full_attention` and \
+                             `sliding_attention`"
+                        );
+                        Err(config.problem(KEY, problem))
+                    }
+                })
+                .collect::<Result<_, _>>()?,
+        };
+        let window = config.optional_count("sliding_window", 1..=MAX_CONTEXT)?;
+        if window.is_none() && config.value(KEY).is_some() && sliding.contains(&true) {
+            return Err(config.problem("sliding_window", "is missing, but some layers slide"));
+        }
+        Ok(Self { window, sliding })
+    }
+
+    /// The window of a layer, if it has one.
+    pub(super) fn of(&self, layer: u32) -> Option<u32> {
+        let slides = self.sliding.get(layer as usize).copied().unwrap_or(false);
+        self.window.filter(|_| slides)
+    }
+}

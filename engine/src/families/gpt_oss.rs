@@ -1,0 +1,57 @@
+//! gpt-oss (arXiv:2508.10925): attention that may look at nothing (sinks), a window on every other
+//! layer, and experts with biases and a clamped gate.
+
+use super::Source;
+use super::decoder::{Decoder, Defaults, Windows, expert_counts};
+use super::rope;
+use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing, Stack, Stored};
+use crate::model_dir::ModelError;
+
+pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    let config = &source.config;
+    let decoder = Decoder::read(config, &Defaults { head_dim: Some(64), ..Defaults::UNTIED })?;
+    let context = decoder.max_position_embeddings;
+    let rope = rope::read(config, decoder.head_dim, context, 150_000.0)?;
+    let windows =
+        Windows::read(config, decoder.num_hidden_layers, |layer| layer.is_multiple_of(2))?;
+    let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
+    decoder.model(|layer| {
+        let path = decoder.path(layer);
+        let mut attention =
+            decoder.attention(layer, &rope).with_biases(true, true).within(windows.of(layer));
+        attention.sinks = Some(format!("{path}.self_attn.sinks"));
+        let [gate, up, down] = experts(source, &decoder, &format!("{path}.mlp.experts"), count);
+        let router =
+            decoder.linear(&format!("{path}.mlp.router"), count, decoder.hidden_size, true);
+        let experts = Experts {
+            router,
+            routing: Routing::ChooseThenSoftmax,
+            chosen,
+            gate,
+            up,
+            down,
+            activation: Activation::ClampedSwish { limit: 7.0 },
+            shared: None,
+        };
+        Ok(decoder.layer(layer, attention, FeedForward::Experts(Box::new(experts))))
+    })
+}
+
+/// Gate, up and down: apart as MLX has them, or in OpenAI's blocks, where the rows of gate and up
+/// take turns.
+fn experts(source: &Source<'_>, decoder: &Decoder, path: &str, count: u32) -> [Stack; 3] {
+    let (hidden, inner) = (decoder.hidden_size, decoder.intermediate_size);
+    let stack = |name: &str, rows, columns, blocks: &str, first, step| {
+        let mut each = decoder.linear(&format!("{path}.{name}"), rows, columns, true);
+        let module = format!("{path}.{blocks}");
+        if (source.has)(&format!("{module}_blocks")) {
+            each.stored = Stored::Blocks { module, first, step };
+        }
+        Stack { count, each }
+    };
+    [
+        stack("gate_proj", inner, hidden, "gate_up_proj", 0, 2),
+        stack("up_proj", inner, hidden, "gate_up_proj", 1, 2),
+        stack("down_proj", hidden, inner, "down_proj", 0, 1),
+    ]
+}

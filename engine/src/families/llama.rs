@@ -1,0 +1,37 @@
+//! Llama (arXiv:2302.13971, arXiv:2407.21783), and the many models that call themselves so.
+
+use super::Source;
+use super::decoder::{Decoder, Defaults, Windows, expect_activation};
+use crate::architecture::{Architecture, FeedForward};
+use crate::model_dir::ModelError;
+
+pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    with_windows(source, |_| false)
+}
+
+/// The same with a window on those layers, where the file gives one.
+pub(super) fn with_windows(
+    Source { config, .. }: &Source<'_>,
+    slides: impl Fn(u32) -> bool,
+) -> Result<Architecture, ModelError> {
+    // mlx-lm's default; Hugging Face's own is false, but files usually say it.
+    let decoder = Decoder::read(config, &Defaults::TIED)?;
+    expect_activation(config, &["silu", "swish"])?;
+    let rope = decoder.rope(config)?;
+    let windows = Windows::read(config, decoder.num_hidden_layers, slides)?;
+    let attention_bias = config.flag("attention_bias", false)?;
+    let mlp_bias = config.flag("mlp_bias", false)?;
+    decoder.model(|layer| {
+        let attention = decoder
+            .attention(layer, &rope)
+            .with_biases(attention_bias, attention_bias)
+            .within(windows.of(layer));
+        let mut feed_forward = decoder.gated(layer);
+        if let FeedForward::Gated(gated) = &mut feed_forward {
+            for linear in [&mut gated.gate, &mut gated.up, &mut gated.down] {
+                linear.has_bias = mlp_bias;
+            }
+        }
+        Ok(decoder.layer(layer, attention, feed_forward))
+    })
+}

@@ -1,0 +1,35 @@
+//! Mixtral (arXiv:2401.04088): a Mistral whose feed-forward part is a mixture of experts, the best
+//! of which are weighed against each other.
+
+use super::Source;
+use super::decoder::{Decoder, Defaults, Windows, expect_activation, expert_counts};
+use super::rope;
+use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing};
+use crate::model_dir::ModelError;
+
+pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    let config = &source.config;
+    let decoder = Decoder::read(config, &Defaults::UNTIED)?;
+    expect_activation(config, &["silu"])?;
+    let context = decoder.max_position_embeddings;
+    let rope = rope::read(config, decoder.head_dim, context, 1_000_000.0)?;
+    let windows = Windows::read(config, decoder.num_hidden_layers, |_| true)?;
+    let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
+    decoder.model(|layer| {
+        let path = format!("{}.block_sparse_moe", decoder.path(layer));
+        let inner = decoder.intermediate_size;
+        let [gate, up, down] = decoder.experts(source, &path, count, inner, ["w1", "w3", "w2"]);
+        let experts = Experts {
+            router: decoder.linear(&format!("{path}.gate"), count, decoder.hidden_size, false),
+            routing: Routing::ChooseThenSoftmax,
+            chosen,
+            gate,
+            up,
+            down,
+            activation: Activation::Silu,
+            shared: None,
+        };
+        let attention = decoder.attention(layer, &rope).within(windows.of(layer));
+        Ok(decoder.layer(layer, attention, FeedForward::Experts(Box::new(experts))))
+    })
+}

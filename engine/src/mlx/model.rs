@@ -1,0 +1,227 @@
+//! A range of a model's layers, as its architecture says.
+
+use mlx_rs::ops::{clip, tanh};
+use mlx_rs::transforms::async_eval;
+use mlx_rs::{Array, Dtype};
+use planaria_config::LayerRange;
+
+use super::Mlx;
+use super::attention::{Attention, StepRows};
+use super::batch::Batch;
+use super::experts::ExpertMlp;
+use super::kv_cache::KvCache;
+use super::linear::{Embedding, Linear};
+use super::mlp::GatedMlp;
+use super::norm::RmsNorm;
+use super::rope::Rope;
+use super::weights::Weights;
+use crate::architecture::{Architecture, FeedForward as FeedForwardParts, Layer as LayerParts};
+use crate::model_dir::ModelError;
+
+/// Some layers, with what stands before the first and after the last.
+pub(super) struct Model {
+    embedding: Option<Embedding>,
+    /// Those that any of the layers uses.
+    ropes: Vec<Rope>,
+    layers: Vec<Layer>,
+    head: Option<Head>,
+}
+
+struct Layer {
+    before_attention: RmsNorm,
+    attention: Attention,
+    after_attention: Option<RmsNorm>,
+    before_feed_forward: RmsNorm,
+    feed_forward: FeedForward,
+    after_feed_forward: Option<RmsNorm>,
+    clips_sums: bool,
+}
+
+enum FeedForward {
+    Gated(GatedMlp),
+    Experts(Box<ExpertMlp>),
+}
+
+struct Head {
+    norm: RmsNorm,
+    /// `None`: the embedding is the head.
+    untied: Option<Linear>,
+    softcap: Option<f32>,
+}
+
+impl Model {
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        model: &Architecture,
+        layers: LayerRange,
+    ) -> Result<Self, ModelError> {
+        let is_last = layers.last() + 1 == model.layer_count();
+        let has_embedding = layers.first() == 0 || (is_last && model.head.is_none());
+        let mut ropes: Vec<Rope> = Vec::new();
+        let mut own = Vec::new();
+        for parts in model.layers.iter().skip(layers.first() as usize).take(layers.count() as usize)
+        {
+            own.push(Layer::take(weights, parts, &mut ropes)?);
+        }
+        Ok(Self {
+            embedding: has_embedding
+                .then(|| Embedding::take(weights, &model.embedding))
+                .transpose()?,
+            ropes,
+            layers: own,
+            head: is_last.then(|| Head::take(weights, model)).transpose()?,
+        })
+    }
+
+    /// Empty caches for a new sequence, one for each layer.
+    pub(super) fn new_caches(&self) -> Vec<KvCache> {
+        self.layers.iter().map(|layer| layer.attention.new_cache()).collect()
+    }
+
+    /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`.
+    pub(super) fn embed(&self, ids: &Array, dtype: Dtype) -> Mlx<Array> {
+        self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
+    }
+
+    /// Takes `hidden [rows, hidden]` through the layers. `caches` has each sequence's, by layer.
+    ///
+    /// Gives the hidden states of all rows, or on the last stage of the rows to be sampled: behind
+    /// the last layer's keys and values nobody needs the others. `None` if there are none.
+    pub(super) fn forward(
+        &self,
+        hidden: Array,
+        batch: &Batch,
+        caches: &mut [Vec<KvCache>],
+    ) -> Mlx<Option<Array>> {
+        let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
+        let all = of_step(batch.all())?;
+        let sampled = batch.sampled().map(of_step).transpose()?;
+        let mut caches: Vec<_> = caches.iter_mut().map(|layers| layers.iter_mut()).collect();
+        let mut hidden = hidden;
+        let mut layers = self.layers.iter().peekable();
+        while let Some(layer) = layers.next() {
+            let mut caches: Vec<&mut KvCache> =
+                caches.iter_mut().filter_map(Iterator::next).collect();
+            let is_final = self.head.is_some() && layers.peek().is_none();
+            let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
+            match layer.forward(&hidden, &all, outputs, &mut caches)? {
+                Some(next) => hidden = next,
+                None => return Ok(None),
+            }
+            // It computes while the layers behind it are still being described.
+            async_eval([&hidden])?;
+        }
+        Ok(Some(hidden))
+    }
+
+    /// Scores of every token after `hidden [rows, hidden]`, on the last stage: `[rows, vocab]`.
+    pub(super) fn logits(&self, hidden: &Array) -> Mlx<Array> {
+        let head = self.head.as_ref().ok_or("no head here").map_err(missing)?;
+        let hidden = head.norm.forward(hidden)?;
+        let logits = match (&head.untied, &self.embedding) {
+            (Some(linear), _) => linear.forward(&hidden)?,
+            (None, Some(embedding)) => embedding.as_linear(&hidden)?,
+            (None, None) => return Err(missing("no embedding here")),
+        };
+        match head.softcap {
+            None => Ok(logits),
+            Some(cap) => {
+                let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+                tanh(logits.divide(&cap)?)?.multiply(cap)
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn take(
+        weights: &mut Weights<'_>,
+        parts: &LayerParts,
+        ropes: &mut Vec<Rope>,
+    ) -> Result<Self, ModelError> {
+        let mut rope_of = |rope: &crate::architecture::Rope| {
+            if let Some(known) = ropes.iter().position(|known| known.is(rope)) {
+                return Ok(known);
+            }
+            ropes.push(Rope::new(rope)?);
+            Ok(ropes.len() - 1)
+        };
+        let attention = Attention::take(weights, &parts.attention, &mut rope_of)?;
+        let mut norm = |norm| RmsNorm::take(weights, norm);
+        Ok(Self {
+            before_attention: norm(&parts.before_attention)?,
+            attention,
+            after_attention: parts.after_attention.as_ref().map(&mut norm).transpose()?,
+            before_feed_forward: norm(&parts.before_feed_forward)?,
+            after_feed_forward: parts.after_feed_forward.as_ref().map(norm).transpose()?,
+            feed_forward: FeedForward::take(weights, &parts.feed_forward)?,
+            clips_sums: parts.clips_sums,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Array,
+        all: &StepRows<'_>,
+        outputs: Option<&StepRows<'_>>,
+        caches: &mut [&mut KvCache],
+    ) -> Mlx<Option<Array>> {
+        let normed = self.before_attention.forward(x)?;
+        let memory = self.attention.remember(&normed, all, caches)?;
+        let Some(outputs) = outputs else {
+            return Ok(None);
+        };
+        let normed = outputs.rows.of(&normed)?;
+        let found = self.attention.attend(&normed, outputs, &memory)?;
+        let x = self.sum(&outputs.rows.of(x)?, found, self.after_attention.as_ref())?;
+        let refined = self.feed_forward.forward(&self.before_feed_forward.forward(&x)?)?;
+        self.sum(&x, refined, self.after_feed_forward.as_ref()).map(Some)
+    }
+
+    /// `x` and what a part of the layer adds to it.
+    fn sum(&self, x: &Array, added: Array, norm: Option<&RmsNorm>) -> Mlx<Array> {
+        const LARGEST_F16: f32 = 65_504.0;
+        let added = match norm {
+            None => added,
+            Some(norm) => norm.forward(&added)?,
+        };
+        if !self.clips_sums || x.dtype() != Dtype::Float16 {
+            return x.add(added);
+        }
+        let sum = x.as_dtype(Dtype::Float32)?.add(added.as_dtype(Dtype::Float32)?)?;
+        let bounds = (&Array::from_f32(-LARGEST_F16), &Array::from_f32(LARGEST_F16));
+        clip(sum, bounds)?.as_dtype(Dtype::Float16)
+    }
+}
+
+impl FeedForward {
+    fn take(weights: &mut Weights<'_>, parts: &FeedForwardParts) -> Result<Self, ModelError> {
+        match parts {
+            FeedForwardParts::Gated(gated) => Ok(Self::Gated(GatedMlp::take(weights, gated)?)),
+            FeedForwardParts::Experts(experts) => {
+                Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts)?)))
+            }
+        }
+    }
+
+    fn forward(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Gated(gated) => gated.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
+    }
+}
+
+impl Head {
+    fn take(weights: &mut Weights<'_>, model: &Architecture) -> Result<Self, ModelError> {
+        Ok(Self {
+            norm: RmsNorm::take(weights, &model.norm)?,
+            untied: model.head.as_ref().map(|head| Linear::take(weights, head)).transpose()?,
+            softcap: model.logit_softcap,
+        })
+    }
+}
+
+fn missing(what: &str) -> mlx_rs::error::Exception {
+    mlx_rs::error::Exception::custom(what)
+}

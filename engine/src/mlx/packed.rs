@@ -1,0 +1,147 @@
+//! Products with packed matrices, in every mode that MLX has.
+//!
+//! mlx-rs 0.33 wraps these for the affine mode only, so they are called here as it calls them.
+
+use std::ffi::CStr;
+
+use mlx_rs::error::Exception;
+use mlx_rs::{Array, Stream};
+use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
+
+use super::Mlx;
+use crate::model_dir::{QuantMode, QuantParams};
+
+/// A packed matrix, or a stack of them.
+pub(super) struct Packed {
+    /// `u32 [.., out, in * bits / 32]`.
+    pub(super) weight: Array,
+    /// `[.., out, in / group_size]`: floats in the affine mode, bytes in the others.
+    pub(super) scales: Array,
+    /// As `scales`; in the affine mode only.
+    pub(super) biases: Option<Array>,
+    pub(super) params: QuantParams,
+}
+
+impl Packed {
+    /// `x [.., rows, in]` times the matrix, `[.., rows, out]`; or, if not `transposed`, from the
+    /// other side: `x [.., rows, out]` to `[.., rows, in]`.
+    pub(super) fn matmul(&self, x: &Array, transposed: bool) -> Mlx<Array> {
+        let Call { biases, group_size, bits, mode, stream } = self.call();
+        #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
+        // SAFETY: every handle is that of an array which outlives the call, or empty where MLX
+        // allows that; the mode is a C string; `result` is a place for one array.
+        output(|result| unsafe {
+            mlx_sys::mlx_quantized_matmul(
+                result,
+                x.as_ptr(),
+                self.weight.as_ptr(),
+                self.scales.as_ptr(),
+                biases,
+                transposed,
+                group_size,
+                bits,
+                mode.as_ptr(),
+                stream.as_ptr(),
+            )
+        })
+    }
+
+    /// For each of `indices`, the matrix of that number applied to its `x`.
+    pub(super) fn gather_matmul(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
+        let Call { biases, group_size, bits, mode, stream } = self.call();
+        #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
+        // SAFETY: as in `matmul`; no indices on the left means all of `x` in order.
+        output(|result| unsafe {
+            mlx_sys::mlx_gather_qmm(
+                result,
+                x.as_ptr(),
+                self.weight.as_ptr(),
+                self.scales.as_ptr(),
+                biases,
+                mlx_array_new(),
+                indices.as_ptr(),
+                true,
+                group_size,
+                bits,
+                mode.as_ptr(),
+                sorted,
+                stream.as_ptr(),
+            )
+        })
+    }
+
+    /// The rows that `ids` name, unpacked: `[ids, in]`.
+    pub(super) fn rows(&self, ids: &Array) -> Mlx<Array> {
+        let rows = Self {
+            weight: self.weight.take_axis(ids, 0)?,
+            scales: self.scales.take_axis(ids, 0)?,
+            biases: self.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?,
+            params: self.params,
+        };
+        let Call { biases, group_size, bits, mode, stream } = rows.call();
+        let same_type = mlx_optional_dtype { value: 0, has_value: false };
+        #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
+        // SAFETY: as in `matmul`; there is no scale of the whole matrix, and no type is asked for.
+        output(|result| unsafe {
+            mlx_sys::mlx_dequantize(
+                result,
+                rows.weight.as_ptr(),
+                rows.scales.as_ptr(),
+                biases,
+                group_size,
+                bits,
+                mode.as_ptr(),
+                mlx_array_new(),
+                same_type,
+                stream.as_ptr(),
+            )
+        })
+    }
+
+    fn call(&self) -> Call {
+        let some = |value: u32| mlx_optional_int {
+            value: i32::try_from(value).unwrap_or(i32::MAX),
+            has_value: true,
+        };
+        #[expect(unsafe_code, reason = "the empty handle has no safe constructor")]
+        // SAFETY: it allocates nothing and may be dropped.
+        let biases = self.biases.as_ref().map_or_else(|| unsafe { mlx_array_new() }, Array::as_ptr);
+        Call {
+            biases,
+            group_size: some(self.params.group_size),
+            bits: some(self.params.bits),
+            mode: match self.params.mode {
+                QuantMode::Affine => c"affine",
+                QuantMode::Mxfp4 => c"mxfp4",
+                QuantMode::Nvfp4 => c"nvfp4",
+                QuantMode::Mxfp8 => c"mxfp8",
+            },
+            stream: Stream::thread_local_or_default(),
+        }
+    }
+}
+
+/// What the three calls have in common. The handles are those of `self`'s arrays.
+struct Call {
+    biases: mlx_array,
+    group_size: mlx_optional_int,
+    bits: mlx_optional_int,
+    mode: &'static CStr,
+    stream: Stream,
+}
+
+/// The array that `call` puts into the place it is given; it returns 0 if it did.
+fn output(call: impl FnOnce(*mut mlx_array) -> i32) -> Mlx<Array> {
+    #[expect(unsafe_code, reason = "mlx-rs keeps its own version of this to itself")]
+    // SAFETY: a new handle is empty. After a success it holds one array, which `Array` frees;
+    // otherwise it is freed here.
+    unsafe {
+        let mut result = mlx_array_new();
+        if call(&raw mut result) == 0 {
+            Ok(Array::from_ptr(result))
+        } else {
+            mlx_array_free(result);
+            Err(Exception::custom("MLX refused a product with a packed matrix"))
+        }
+    }
+}
