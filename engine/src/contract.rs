@@ -4,6 +4,8 @@
 //! of the prompt and the company in a step; a refused segment changes nothing. [`check`] says what
 //! does not hold.
 
+mod reuse;
+
 use std::num::NonZeroU32;
 
 use planaria_config::{LayerRange, SequenceId};
@@ -19,7 +21,7 @@ pub struct ModelFacts {
     pub layers: NonZeroU32,
     /// Tokens that it knows.
     pub vocab: u32,
-    /// Its longest context; at least 64 tokens.
+    /// Its longest context; at least 256 tokens.
     pub max_context: u32,
 }
 
@@ -47,6 +49,7 @@ pub fn check(model: &ModelFacts, make: &mut MakeStage<'_>) -> Result<(), Violati
         contract.refusals_change_nothing(&params, &undisturbed)?;
     }
     contract.release()?;
+    contract.reused()?;
     contract.past_context()
 }
 
@@ -345,6 +348,8 @@ struct Run {
     sequence: SequenceId,
     params: SamplingParams,
     log: Vec<u32>,
+    /// Positions that are taken from former sequences.
+    reused: usize,
     computed: usize,
     generated: Vec<u32>,
 }
@@ -356,6 +361,7 @@ impl Run {
             sequence: SequenceId::from_bits(id),
             params: SamplingParams { prompt_tokens, ..params.clone() },
             log: prompt.to_vec(),
+            reused: 0,
             computed: 0,
             generated: Vec::new(),
         }
@@ -375,7 +381,11 @@ impl Run {
             sequence: self.sequence,
             start: u32::try_from(self.computed).unwrap_or(u32::MAX),
             hidden: None,
-            open: (self.computed == 0).then(|| Box::new(self.params.clone())),
+            open: (self.computed == self.reused).then(|| Box::new(self.params.clone())),
+            prefix: match self.log.get(..self.reused) {
+                Some(prefix) if self.computed == self.reused => prefix.to_vec(),
+                _ => Vec::new(),
+            },
             sample: tokens.len() == waiting.len(),
             tokens,
         }

@@ -18,6 +18,7 @@ use bytes::BytesMut;
 use planaria_config::{LayerRange, SequenceId};
 
 use crate::model_dir::{FakeConfig, ModelError};
+use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigests};
 use crate::sampler::{mix, sample};
 use crate::sequence_log::SequenceLogs;
 use crate::stage::{
@@ -33,6 +34,9 @@ pub struct FakeStage {
     config: FakeConfig,
     /// Each sequence with the hash of what each layer saw of it.
     sequences: SequenceLogs<Vec<u64>>,
+    /// The hash after each block, by layer.
+    prefixes: PrefixCache<u64>,
+    kv_budget: u64,
 }
 
 impl FakeStage {
@@ -52,15 +56,21 @@ impl FakeStage {
             hidden_bytes: config.hidden_size.saturating_mul(4),
         };
         let sequences = SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings);
-        Ok(Self { config: config.clone(), sequences })
+        let prefixes = PrefixCache::new(0);
+        Ok(Self { config: config.clone(), sequences, prefixes, kv_budget: 0 })
     }
 
     fn compute(&mut self, segment: &Segment) -> Result<SegmentOutput, SegmentError> {
         let shape = self.sequences.shape();
         let row_bytes = shape.hidden_bytes.max(1) as usize;
-        let log = self
-            .sequences
-            .extend(segment, || vec![0; usize::try_from(shape.layers.count()).unwrap_or(0)]);
+        let prefixes = &self.prefixes;
+        let begun = PrefixDigests::of(&segment.prefix);
+        let log = self.sequences.extend(segment, || {
+            let last = begun.as_slice().last();
+            let seen = |layer| last.and_then(|digest| prefixes.get(layer, *digest));
+            shape.layers.range().map(|layer| seen(layer).copied().unwrap_or(0)).collect()
+        });
+        log.digests.extend(&log.tokens);
         let mut rows = BytesMut::new();
         for (index, token) in segment.tokens.iter().enumerate() {
             let row = segment.hidden.as_ref().and_then(|h| h.chunks_exact(row_bytes).nth(index));
@@ -73,7 +83,18 @@ impl FakeStage {
                 hidden = spread(*seen, self.config.hidden_size);
             }
             rows.extend_from_slice(&hidden);
+            let end = segment.start + u32::try_from(index).unwrap_or(u32::MAX) + 1;
+            if end.is_multiple_of(BLOCK_TOKENS)
+                && let Some(digest) = log.digests.as_slice().get((end / BLOCK_TOKENS) as usize - 1)
+            {
+                for (layer, seen) in shape.layers.range().zip(&log.cache) {
+                    let bytes = KV_BYTES_PER_TOKEN * u64::from(BLOCK_TOKENS);
+                    self.prefixes.insert(layer, end / BLOCK_TOKENS - 1, *digest, *seen, bytes);
+                }
+            }
         }
+        let digests = log.digests.as_slice();
+        self.prefixes.touch(&reaches(shape.layers), digests);
         if !shape.is_last {
             return Ok(SegmentOutput::Hidden(rows.freeze()));
         }
@@ -91,6 +112,11 @@ impl FakeStage {
     }
 }
 
+/// A hash stands for all that was seen, so the last one is enough.
+fn reaches(layers: LayerRange) -> Vec<LayerReach> {
+    layers.range().map(|layer| LayerReach { layer, blocks: Some(1) }).collect()
+}
+
 impl Stage for FakeStage {
     fn shape(&self) -> StageShape {
         self.sequences.shape()
@@ -102,9 +128,12 @@ impl Stage for FakeStage {
         if !pause.is_zero() {
             std::thread::sleep(pause);
         }
-        let checks = self.sequences.check_step(&step.segments);
+        let checks = self.sequences.check_step(&step.segments, |tokens| self.reusable(tokens));
         let outputs = step.segments.iter().zip(checks);
-        Ok(outputs.map(|(segment, check)| check.and_then(|()| self.compute(segment))).collect())
+        let outputs =
+            outputs.map(|(segment, check)| check.and_then(|()| self.compute(segment))).collect();
+        self.prefixes.set_limit(self.kv_budget.saturating_sub(self.memory().kv));
+        Ok(outputs)
     }
 
     fn release(&mut self, sequence: SequenceId) {
@@ -117,7 +146,20 @@ impl Stage for FakeStage {
         MemoryUse {
             weights: layers * self.config.bytes_per_layer,
             kv: tokens * layers * KV_BYTES_PER_TOKEN,
+            prefixes: self.prefixes.bytes(),
         }
+    }
+
+    fn set_kv_budget(&mut self, bytes: u64) {
+        self.kv_budget = bytes;
+        self.prefixes.set_limit(bytes.saturating_sub(self.memory().kv));
+    }
+
+    fn reusable(&self, tokens: &[u32]) -> u32 {
+        let digests = PrefixDigests::of(tokens);
+        let layers = reaches(self.sequences.shape().layers);
+        let blocks = self.prefixes.longest(&layers, digests.as_slice());
+        u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS
     }
 }
 
@@ -166,7 +208,7 @@ mod tests {
             num_hidden_layers: 5,
             hidden_size: 3,
             vocab_size: 97,
-            max_position_embeddings: 64,
+            max_position_embeddings: 256,
             step_micros: 0,
             bytes_per_layer: 1000,
         }
@@ -178,14 +220,14 @@ mod tests {
 
     #[test]
     fn keeps_the_contract() {
-        let facts = ModelFacts { layers: NonZeroU32::new(5).unwrap(), vocab: 97, max_context: 64 };
+        let facts = ModelFacts { layers: NonZeroU32::new(5).unwrap(), vocab: 97, max_context: 256 };
         contract::check(&facts, &mut |layers| Box::new(stage(layers))).unwrap();
     }
 
     #[test]
     fn a_model_of_one_layer_keeps_the_contract() {
         let config = FakeConfig { num_hidden_layers: 1, hidden_size: 1, ..config() };
-        let facts = ModelFacts { layers: NonZeroU32::MIN, vocab: 97, max_context: 64 };
+        let facts = ModelFacts { layers: NonZeroU32::MIN, vocab: 97, max_context: 256 };
         let mut make =
             |layers| Box::new(FakeStage::new(&config, layers).unwrap()) as Box<dyn Stage>;
         contract::check(&facts, &mut make).unwrap();
@@ -201,6 +243,7 @@ mod tests {
                 tokens: tokens.to_vec(),
                 hidden: hidden.take(),
                 open: Some(Box::new(SamplingParams::greedy())),
+                prefix: Vec::new(),
                 sample: false,
             };
             let mut stage = stage(LayerRange::inclusive(*layer, *layer).unwrap());

@@ -18,6 +18,7 @@ pub mod geometry;
 pub mod mlx;
 pub mod model_dir;
 pub mod partition;
+pub mod prefix_cache;
 pub mod sampler;
 mod sequence_log;
 pub mod stage;

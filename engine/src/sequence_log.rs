@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use planaria_config::SequenceId;
 
+use crate::prefix_cache::PrefixDigests;
 use crate::sampler::SamplingParams;
 use crate::stage::{Segment, SegmentError, StageShape};
 
@@ -20,8 +21,10 @@ pub(crate) struct SequenceLogs<T> {
 /// One sequence.
 #[derive(Debug)]
 pub(crate) struct SequenceLog<T> {
-    /// Every token that was computed, from position 0.
+    /// Every token that was computed or taken from a former sequence, from position 0.
     pub(crate) tokens: Vec<u32>,
+    /// Of its whole blocks, as far as they were stored.
+    pub(crate) digests: PrefixDigests,
     /// How to sample; that of a stage which never samples may be greedy for want of anything else.
     pub(crate) params: SamplingParams,
     /// What the stage keeps.
@@ -37,14 +40,19 @@ impl<T> SequenceLogs<T> {
         self.shape
     }
 
-    /// Why each segment of a step cannot be computed, if it cannot. Changes nothing.
-    pub(crate) fn check_step(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>> {
+    /// Why each segment of a step cannot be computed, if it cannot. Changes nothing. `reusable` is
+    /// [`Stage::reusable`](crate::stage::Stage::reusable).
+    pub(crate) fn check_step(
+        &self,
+        segments: &[Segment],
+        reusable: impl Fn(&[u32]) -> u32,
+    ) -> Vec<Result<(), SegmentError>> {
         let mut seen = HashSet::new();
         segments
             .iter()
             .map(|segment| {
                 if seen.insert(segment.sequence) {
-                    self.check(segment)
+                    self.check(segment, &reusable)
                 } else {
                     Err(malformed("the sequence comes twice in one step"))
                 }
@@ -60,7 +68,8 @@ impl<T> SequenceLogs<T> {
         new_cache: impl FnOnce() -> T,
     ) -> &mut SequenceLog<T> {
         let log = self.sequences.entry(segment.sequence).or_insert_with(|| SequenceLog {
-            tokens: Vec::new(),
+            tokens: segment.prefix.clone(),
+            digests: PrefixDigests::default(),
             params: SamplingParams::greedy(),
             cache: new_cache(),
         });
@@ -87,22 +96,37 @@ impl<T> SequenceLogs<T> {
         self.sequences.values()
     }
 
-    fn check(&self, segment: &Segment) -> Result<(), SegmentError> {
+    fn check(
+        &self,
+        segment: &Segment,
+        reusable: &impl Fn(&[u32]) -> u32,
+    ) -> Result<(), SegmentError> {
         let Ok(count) = u32::try_from(segment.tokens.len()) else {
             return Err(malformed("more tokens than any context holds"));
         };
         if count == 0 {
             return Err(malformed("no tokens"));
         }
-        if let Some(token) = segment.tokens.iter().find(|token| **token >= self.vocab) {
+        let tokens = segment.prefix.iter().chain(&segment.tokens);
+        if let Some(token) = tokens.into_iter().find(|token| **token >= self.vocab) {
             return Err(malformed(format!("token {token} of a vocabulary of {}", self.vocab)));
         }
         self.check_hidden(segment, count)?;
-        let have = self.sequences.get(&segment.sequence).map_or(0, |log| log.tokens.len());
+        let known = self.sequences.get(&segment.sequence);
+        let have = known.map_or(segment.prefix.len(), |log| log.tokens.len());
         // Every log fits the context, which is a u32.
         let have = u32::try_from(have).unwrap_or(u32::MAX);
         if segment.start != have {
             return Err(SegmentError::OutOfOrder { have, got: segment.start });
+        }
+        if !segment.prefix.is_empty() {
+            if known.is_some() {
+                return Err(malformed("a prefix for a sequence that is open"));
+            }
+            let left = reusable(&segment.prefix);
+            if left != have {
+                return Err(SegmentError::PrefixGone { have: left, got: have });
+            }
         }
         if have.checked_add(count).is_none_or(|end| end > self.max_context) {
             return Err(SegmentError::PastContext {
@@ -130,10 +154,12 @@ impl<T> SequenceLogs<T> {
 
     fn check_open(&self, segment: &Segment) -> Result<(), SegmentError> {
         match &segment.open {
-            Some(_) if segment.start > 0 => Err(malformed("sampling parameters past position 0")),
+            Some(_) if self.sequences.contains_key(&segment.sequence) => {
+                Err(malformed("sampling parameters for a sequence that is open"))
+            }
             Some(params) => params.validate(self.vocab).map_err(|e| malformed(e.to_string())),
-            None if segment.start == 0 && self.shape.is_last => {
-                Err(malformed("no sampling parameters at position 0"))
+            None if !self.sequences.contains_key(&segment.sequence) && self.shape.is_last => {
+                Err(malformed("no sampling parameters for a new sequence"))
             }
             None => Ok(()),
         }

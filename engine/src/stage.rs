@@ -24,8 +24,18 @@ pub trait Stage {
     /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
 
-    /// Forgets a sequence and frees its KV cache. Forgetting an unknown sequence does nothing.
+    /// Forgets a sequence and frees its KV cache. Forgetting an unknown sequence does nothing. What
+    /// it began with may stay for others; see [`Stage::reusable`].
     fn release(&mut self, sequence: SequenceId);
+
+    /// How much memory KV may take, in bytes. What running sequences leave of it is filled with the
+    /// beginnings of former ones. At first it is nothing, and nothing is kept.
+    fn set_kv_budget(&mut self, bytes: u64);
+
+    /// How many of the first positions of a sequence that begins with `tokens` need no computing,
+    /// because another began alike: a sequence may be opened there, with what comes before as its
+    /// [`Segment::prefix`].
+    fn reusable(&self, tokens: &[u32]) -> u32;
 
     /// How much memory the stage holds now.
     fn memory(&self) -> MemoryUse;
@@ -64,8 +74,11 @@ pub struct Segment {
     /// Their hidden states, row by row (`[tokens, hidden_size]`, little-endian, the activation
     /// type); `None` exactly on the first stage.
     pub hidden: Option<Bytes>,
-    /// How to sample this sequence; comes with position 0 and holds until release.
+    /// How to sample this sequence; comes with its first segment and holds until release.
     pub open: Option<Box<SamplingParams>>,
+    /// With the first segment, if that does not begin at position 0: every token before it, which
+    /// the stage takes from former sequences; see [`Stage::reusable`].
+    pub prefix: Vec<u32>,
     /// Whether the last stage is to sample the token that follows the last of these.
     pub sample: bool,
 }
@@ -100,6 +113,15 @@ pub enum SegmentError {
         /// Positions that there are.
         limit: u32,
     },
+    /// The stage does not keep (any more) what the sequence is to begin with; begin at `have` or
+    /// before.
+    #[error("the first {got} positions are to be taken from former sequences, which left {have}")]
+    PrefixGone {
+        /// Positions that it could take.
+        have: u32,
+        /// Positions that it was to take.
+        got: u32,
+    },
     /// Ids, hidden states or sampling parameters that cannot belong to this stage.
     #[error("malformed segment: {0}")]
     Malformed(String),
@@ -117,4 +139,7 @@ pub struct MemoryUse {
     pub weights: u64,
     /// KV caches of all sequences.
     pub kv: u64,
+    /// What is kept of former sequences.
+    #[serde(default)]
+    pub prefixes: u64,
 }

@@ -87,6 +87,7 @@ fn weights_that_are_no_numbers() {
         start: 0,
         tokens: vec![7, 8, 9],
         hidden: None,
+        prefix: Vec::new(),
         open: Some(Box::new(SamplingParams::greedy())),
         sample: true,
     };

@@ -136,7 +136,8 @@ fn asking_for_logprobs_changes_no_token() {
 
 #[test]
 fn the_contract_of_a_stage() {
-    for case in cases().iter().filter(|case| ["f32-tied", "bf16-untied"].contains(&&*case.name)) {
+    let kinds = ["f32-tied", "bf16-untied", "gemma3-text", "gpt-oss-mlx", "deepseek-v3-mlx"];
+    for case in cases().iter().filter(|case| kinds.contains(&&*case.name)) {
         let geometry = case.dir.geometry();
         let facts = ModelFacts {
             layers: geometry.layers(),
@@ -255,6 +256,7 @@ impl<'a> Run<'a> {
             sample: self.computed + tokens.len() == self.log.len(),
             tokens,
             hidden: None,
+            prefix: Vec::new(),
             open: (self.computed == 0).then(|| Box::new(SamplingParams::greedy())),
         }
     }

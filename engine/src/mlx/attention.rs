@@ -119,6 +119,14 @@ impl Attention {
         }
     }
 
+    /// How many tokens it sees; `None` is all.
+    pub(super) fn window(&self) -> Option<u32> {
+        match self {
+            Self::Grouped(grouped) => grouped.window.and_then(|window| window.try_into().ok()),
+            Self::Latent(_) => None,
+        }
+    }
+
     /// An empty cache for a new sequence.
     pub(super) const fn new_cache(&self) -> KvCache {
         match self {

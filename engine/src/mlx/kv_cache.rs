@@ -5,15 +5,19 @@ use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::Mlx;
+use crate::prefix_cache::BLOCK_TOKENS;
 
 /// Room grows by this many positions: enough for copying the cache to be rare, little enough for a
 /// short sequence to stay small. (mlx-lm grows by as many.)
 const STEP: i32 = 256;
 
+/// [`BLOCK_TOKENS`] as MLX counts.
+const BLOCK: i32 = BLOCK_TOKENS as i32;
+
 /// Keys and values of the positions so far, and room for more behind them.
 ///
 /// With a window only what a later position may still see is kept: of the positions before the next
-/// one, the last `window - 1`, and sometimes some more.
+/// one, the last `window - 1`, and a block more, so that every block is whole when it ends.
 pub(super) struct KvCache {
     window: Option<i32>,
     room: Option<KeysValues>,
@@ -40,19 +44,20 @@ impl KvCache {
     /// them sees.
     pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<KeysValues> {
         let added = new.positions();
-        // What the first of the new positions sees before itself.
+        // What the first of the new positions sees before itself, and what is kept.
         let seen = self.window.map_or(self.len, |window| self.len.min(window - 1));
+        let kept = self.window.map_or(self.len, |window| self.len.min(window - 1 + BLOCK));
         let mut room = match self.room.take() {
             Some(room) => room,
             None => new.zeros(rounded_up(added))?,
         };
         if room.positions() < self.len + added {
-            let old = room.range(self.len - seen..self.len)?;
-            let more = new.zeros(rounded_up(seen + added) - seen)?;
+            let old = room.range(self.len - kept..self.len)?;
+            let more = new.zeros(rounded_up(kept + added) - kept)?;
             room.keys = concatenate(&[old.keys, more.keys], 2)?;
             room.values = concatenate(&[old.values, more.values], 2)?;
-            self.first += self.len - seen;
-            self.len = seen;
+            self.first += self.len - kept;
+            self.len = kept;
         }
         let end = self.len + added;
         // No handle to the former arrays is left, so MLX writes in place.
@@ -62,6 +67,38 @@ impl KvCache {
         self.room = Some(room);
         self.len = end;
         Ok(visible)
+    }
+
+    /// A copy of the keys and values of these positions, if all of them are kept.
+    pub(super) fn copy_of(&self, positions: std::ops::Range<i32>) -> Mlx<Option<KeysValues>> {
+        let (start, end) = (positions.start - self.first, positions.end - self.first);
+        match &self.room {
+            Some(room) if start >= 0 && end <= self.len => {
+                let KeysValues { keys, values } = room.range(start..end)?;
+                Ok(Some(KeysValues { keys: keys.contiguous()?, values: values.contiguous()? }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// An empty cache's way to be filled with positions that were copied from others: `blocks` end
+    /// at position `end`, one after the other.
+    pub(super) fn fill(&mut self, blocks: &[&KeysValues], end: i32) -> Mlx<()> {
+        let Some(first) = blocks.first() else {
+            self.first = end;
+            return Ok(());
+        };
+        let len: i32 = blocks.iter().map(|block| block.positions()).sum();
+        let more = first.zeros(rounded_up(len + 1) - len)?;
+        let join = |part: fn(&KeysValues) -> &Array| {
+            let parts: Vec<&Array> =
+                blocks.iter().map(|block| part(block)).chain([part(&more)]).collect();
+            concatenate(&parts, 2)
+        };
+        self.room = Some(KeysValues { keys: join(|b| &b.keys)?, values: join(|b| &b.values)? });
+        self.first = end - len;
+        self.len = len;
+        Ok(())
     }
 
     /// Forgets all positions from `position` on, which must be those of the last append. The room
@@ -82,6 +119,10 @@ impl KvCache {
 }
 
 impl KeysValues {
+    pub(super) fn bytes(&self) -> u64 {
+        (self.keys.nbytes() + self.values.nbytes()) as u64
+    }
+
     pub(super) fn positions(&self) -> i32 {
         self.keys.shape().get(2).copied().unwrap_or(0)
     }
@@ -155,6 +196,23 @@ mod tests {
         cache.append(&positions(0..9)).unwrap();
         cache.truncate(4);
         assert_holds(&cache.append(&positions(4..6)).unwrap(), 0..6);
+    }
+
+    #[test]
+    fn copies_fill_another() {
+        let mut cache = KvCache::new(None);
+        cache.append(&positions(0..200)).unwrap();
+        let blocks = [0..64, 64..128].map(|range| cache.copy_of(range).unwrap().unwrap());
+        assert!(cache.copy_of(192..256).unwrap().is_none());
+        let mut other = KvCache::new(None);
+        other.fill(&[&blocks[0], &blocks[1]], 128).unwrap();
+        assert_holds(&other.append(&positions(128..300)).unwrap(), 0..300);
+        // With a window, a filled cache begins in the middle.
+        let mut windowed = KvCache::new(Some(40));
+        windowed.fill(&[&blocks[1]], 128).unwrap();
+        assert_holds(&windowed.append(&positions(128..130)).unwrap(), 89..130);
+        assert_holds(&windowed.copy_of(64..128).unwrap().unwrap(), 64..128);
+        assert!(windowed.copy_of(0..64).unwrap().is_none());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use super::rope::Rope;
 use super::weights::Weights;
 use crate::architecture::{Architecture, FeedForward as FeedForwardParts, Layer as LayerParts};
 use crate::model_dir::ModelError;
+use crate::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
 /// Some layers, with what stands before the first and after the last.
 pub(super) struct Model {
@@ -76,6 +77,17 @@ impl Model {
     /// Empty caches for a new sequence, one for each layer.
     pub(super) fn new_caches(&self) -> Vec<KvCache> {
         self.layers.iter().map(|layer| layer.attention.new_cache()).collect()
+    }
+
+    /// What each layer needs of a prompt's blocks to go on after them; `first` is the number of the
+    /// first layer here.
+    pub(super) fn reaches(&self, first: u32) -> Vec<LayerReach> {
+        let reach = |(layer, own): (u32, &Layer)| LayerReach {
+            layer,
+            // The next position sees itself and `window - 1` before it.
+            blocks: own.attention.window().map(|window| (window - 1).div_ceil(BLOCK_TOKENS)),
+        };
+        (first..).zip(&self.layers).map(reach).collect()
     }
 
     /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`.

@@ -7,17 +7,18 @@ use std::rc::Rc;
 use mlx_rs::Array;
 use mlx_rs::error::{AsSliceError, Exception};
 use mlx_rs::ops::concatenate;
-use mlx_rs::transforms::eval;
+use mlx_rs::transforms::{async_eval, eval};
 use planaria_config::{LayerRange, SequenceId};
 
 use super::batch::{Batch, Span};
 use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
 use super::choice::{Chooser, choose};
-use super::kv_cache::KvCache;
+use super::kv_cache::{KeysValues, KvCache};
 use super::linear::as_dim;
 use super::model::Model;
 use super::weights::{LoadProgress, Weights};
 use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
+use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigest, PrefixDigests};
 use crate::sequence_log::SequenceLogs;
 use crate::stage::{
     MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
@@ -37,7 +38,22 @@ pub struct MlxStage {
     activation: Dtype,
     weight_bytes: u64,
     sequences: SequenceLogs<Vec<KvCache>>,
+    /// Blocks of former sequences, by layer, and what each layer needs of them.
+    prefixes: PrefixCache<KeysValues>,
+    reaches: Vec<LayerReach>,
+    kv_budget: u64,
     stays_here: PhantomData<Rc<()>>,
+}
+
+/// A block on its way into the cache.
+struct NewBlock {
+    /// Which of the step's segments it ends in.
+    segment: usize,
+    layer: u32,
+    /// Which of its sequence's blocks.
+    number: u32,
+    digest: PrefixDigest,
+    block: KeysValues,
 }
 
 type SegmentResult = Result<SegmentOutput, SegmentError>;
@@ -65,8 +81,12 @@ impl MlxStage {
             is_last: layers.last() + 1 == config.layer_count(),
             hidden_bytes: dir.geometry().hidden_bytes,
         };
+        let model = Model::take(&mut weights, config, layers)?;
         Ok(Self {
-            model: Model::take(&mut weights, config, layers)?,
+            reaches: model.reaches(layers.first()),
+            prefixes: PrefixCache::new(0),
+            kv_budget: 0,
+            model,
             hidden_size: as_dim(config.hidden_size)?,
             activation: dir.activation(),
             weight_bytes,
@@ -83,25 +103,112 @@ impl MlxStage {
         let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
         let batch = Batch::new(&spans);
         let hidden = self.input(segments)?;
-        let mut caches: Vec<Vec<KvCache>> = segments
-            .iter()
-            .map(|segment| {
-                std::mem::take(
-                    &mut self.sequences.extend(segment, || self.model.new_caches()).cache,
-                )
-            })
-            .collect();
+        let mut caches = Vec::with_capacity(segments.len());
+        for segment in segments {
+            let begun = match self.sequences.get(segment.sequence) {
+                Some(_) => Vec::new(),
+                None => self.begun(&segment.prefix)?,
+            };
+            let log = self.sequences.extend(segment, || begun);
+            caches.push(std::mem::take(&mut log.cache));
+        }
         let hidden = self.model.forward(hidden, &batch, &mut caches)?;
         for (segment, caches) in segments.iter().zip(caches) {
             if let Some(log) = self.sequences.get_mut(segment.sequence) {
                 log.cache = caches;
             }
         }
-        if self.sequences.shape().is_last {
-            self.finish(segments, hidden)
+        let blocks = self.new_blocks(segments)?;
+        let arrays: Vec<&Array> =
+            blocks.iter().flat_map(|new| [&new.block.keys, &new.block.values]).collect();
+        let results = if self.sequences.shape().is_last {
+            self.finish(segments, hidden, &arrays)?
+        } else if let Some(hidden) = hidden {
+            async_eval(arrays)?;
+            self.hand_over(segments, &hidden)?
         } else {
-            hidden.map_or_else(|| Ok(Vec::new()), |hidden| self.hand_over(segments, &hidden))
+            Vec::new()
+        };
+        self.keep(blocks, segments, &results);
+        Ok(results)
+    }
+
+    /// Caches for a new sequence, filled with the KV of its `prefix`.
+    fn begun(&self, prefix: &[u32]) -> Result<Vec<KvCache>, StageError> {
+        let mut caches = self.model.new_caches();
+        if prefix.is_empty() {
+            return Ok(caches);
         }
+        let digests = PrefixDigests::of(prefix);
+        let digests = digests.as_slice();
+        for (reach, cache) in self.reaches.iter().zip(&mut caches) {
+            let needed = reach.blocks.map_or(digests.len(), |blocks| blocks as usize);
+            let last = digests.get(digests.len().saturating_sub(needed)..).unwrap_or_default();
+            let blocks: Option<Vec<&KeysValues>> =
+                last.iter().map(|digest| self.prefixes.get(reach.layer, *digest)).collect();
+            let blocks = blocks.ok_or_else(|| StageError("a checked prefix is gone".to_owned()))?;
+            cache.fill(&blocks, small(prefix.len()))?;
+        }
+        Ok(caches)
+    }
+
+    /// The blocks that ended with these segments and are not kept yet, on the way to be computed.
+    fn new_blocks(&mut self, segments: &[&Segment]) -> Result<Vec<NewBlock>, StageError> {
+        let mut new = Vec::new();
+        if self.kv_budget == 0 {
+            return Ok(new);
+        }
+        for (index, segment) in segments.iter().enumerate() {
+            let Some(log) = self.sequences.get_mut(segment.sequence) else {
+                continue;
+            };
+            log.digests.extend(&log.tokens);
+            let first = (segment.start / BLOCK_TOKENS) as usize;
+            for (block, digest) in (0_u32..).zip(log.digests.as_slice()).skip(first) {
+                let start = small((block * BLOCK_TOKENS) as usize);
+                let positions = start..start + small(BLOCK_TOKENS as usize);
+                for (reach, cache) in self.reaches.iter().zip(&log.cache) {
+                    if !self.prefixes.contains(reach.layer, *digest)
+                        && let Some(copy) = cache.copy_of(positions.clone())?
+                    {
+                        let (layer, digest) = (reach.layer, *digest);
+                        new.push(NewBlock {
+                            segment: index,
+                            layer,
+                            number: block,
+                            digest,
+                            block: copy,
+                        });
+                    }
+                }
+            }
+        }
+        Ok(new)
+    }
+
+    /// Keeps the blocks of segments that were computed well.
+    fn keep(&mut self, blocks: Vec<NewBlock>, segments: &[&Segment], results: &[SegmentResult]) {
+        if self.kv_budget == 0 {
+            return;
+        }
+        let sound = |index: usize| results.get(index).is_some_and(Result::is_ok);
+        self.prefixes.set_limit(self.kv_budget.saturating_sub(self.kv_bytes()));
+        for NewBlock { segment, layer, number, digest, block } in blocks {
+            if sound(segment) {
+                let bytes = block.bytes();
+                self.prefixes.insert(layer, number, digest, block, bytes);
+            }
+        }
+        // Whatever a running sequence began with is in use.
+        for segment in segments.iter().filter(|s| ends_a_block(s) || !s.prefix.is_empty()) {
+            if let Some(log) = self.sequences.get(segment.sequence) {
+                self.prefixes.touch(&self.reaches, log.digests.as_slice());
+            }
+        }
+    }
+
+    fn kv_bytes(&self) -> u64 {
+        self.sequences.values().flat_map(|log| &log.cache).map(KvCache::bytes).sum()
     }
 
     /// What goes into the first of the layers: `[rows, hidden]`.
@@ -141,13 +248,14 @@ impl MlxStage {
         &mut self,
         segments: &[&Segment],
         hidden: Option<Array>,
+        blocks: &[&Array],
     ) -> Result<Vec<SegmentResult>, StageError> {
         let logs = segments.iter().map(|segment| (segment, self.sequences.get(segment.sequence)));
         let logs = logs.filter_map(|(segment, log)| Some((segment, log?)));
         // No output depends on the last layer's cache of a segment that is not sampled.
         let caches = logs.clone().filter(|(segment, _)| !segment.sample);
         let caches = caches.flat_map(|(_, log)| log.cache.iter().flat_map(KvCache::arrays));
-        let caches: Vec<&Array> = caches.collect();
+        let caches: Vec<&Array> = caches.chain(blocks.iter().copied()).collect();
         let Some(hidden) = hidden else {
             eval(caches)?;
             return Ok(segments.iter().map(|_| Ok(SegmentOutput::Absorbed)).collect());
@@ -175,10 +283,11 @@ impl MlxStage {
 
     /// Makes the state of a segment's sequence as it was before.
     fn retract(&mut self, segment: &Segment) {
-        if segment.start == 0 {
+        if segment.open.is_some() {
             self.sequences.release(segment.sequence);
         } else if let Some(log) = self.sequences.get_mut(segment.sequence) {
             log.tokens.truncate(segment.start as usize);
+            log.digests = PrefixDigests::of(&log.tokens);
             log.cache.iter_mut().for_each(|cache| cache.truncate(span(segment).start));
         }
     }
@@ -190,7 +299,7 @@ impl Stage for MlxStage {
     }
 
     fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
-        let checks = self.sequences.check_step(&step.segments);
+        let checks = self.sequences.check_step(&step.segments, |tokens| self.reusable(tokens));
         let sound = step.segments.iter().zip(&checks).filter(|(_, check)| check.is_ok());
         let sound: Vec<&Segment> = sound.map(|(segment, _)| segment).collect();
         let mut results = self.compute(&sound)?.into_iter();
@@ -208,9 +317,23 @@ impl Stage for MlxStage {
         self.sequences.release(sequence);
     }
 
+    fn set_kv_budget(&mut self, bytes: u64) {
+        self.kv_budget = bytes;
+        self.prefixes.set_limit(bytes.saturating_sub(self.kv_bytes()));
+    }
+
+    fn reusable(&self, tokens: &[u32]) -> u32 {
+        let digests = PrefixDigests::of(tokens);
+        let blocks = self.prefixes.longest(&self.reaches, digests.as_slice());
+        u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS
+    }
+
     fn memory(&self) -> MemoryUse {
-        let caches = self.sequences.values().flat_map(|log| &log.cache);
-        MemoryUse { weights: self.weight_bytes, kv: caches.map(KvCache::bytes).sum() }
+        MemoryUse {
+            weights: self.weight_bytes,
+            kv: self.kv_bytes(),
+            prefixes: self.prefixes.bytes(),
+        }
     }
 }
 
@@ -231,6 +354,11 @@ impl From<AsSliceError> for StageError {
     fn from(error: AsSliceError) -> Self {
         Self(error.to_string())
     }
+}
+
+fn ends_a_block(segment: &Segment) -> bool {
+    let end = segment.start as usize + segment.tokens.len();
+    end / BLOCK_TOKENS as usize > segment.start as usize / BLOCK_TOKENS as usize
 }
 
 fn span(segment: &Segment) -> Span {
