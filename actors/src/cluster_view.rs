@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::context::Context;
 use crate::membership::{Member, View};
 use crate::scheduler::PlanTable;
+use crate::wire::ShardWork;
 
 /// What `GET /cluster` answers and `planaria status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,6 +121,8 @@ pub struct StageView {
     pub layers: LayerRange,
     /// Whether its worker can compute.
     pub state: ShardState,
+    /// What its worker has done since it was loaded.
+    pub work: ShardWork,
 }
 
 /// What a shard's worker is doing.
@@ -198,6 +201,7 @@ pub fn assemble(
                     name: view.name(node),
                     layers: stage.layers,
                     state: shard.map_or(ShardState::Loading, |shard| shard.state),
+                    work: shard.map(|shard| shard.work).unwrap_or_default(),
                 }
             });
             stages.collect()

@@ -49,6 +49,9 @@ pub struct Generation {
 /// Something that happened to a generation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// So many tokens of the prompt needed no computing, because a former one began alike. Comes
+    /// before the first token, if at all.
+    Reused(u32),
     /// The next token, in order, none lost or repeated.
     Token(Token),
     /// All tokens were sent.

@@ -123,7 +123,10 @@ impl Router {
         let stage = match &header.body {
             DataBody::Forward(forward) => forward.stage,
             DataBody::Release { stage } => *stage,
-            DataBody::Absorbed { .. } | DataBody::Accepted { .. } | DataBody::Failed(_) => {
+            DataBody::Absorbed { .. }
+            | DataBody::Accepted { .. }
+            | DataBody::PrefixGone
+            | DataBody::Failed(_) => {
                 self.sequences.frame(header);
                 return;
             }
@@ -275,9 +278,10 @@ fn lane(header: &DataHeader) -> u64 {
         DataBody::Forward(Forward { stage, .. }) | DataBody::Release { stage } => {
             key(header.epoch, Some(*stage))
         }
-        DataBody::Absorbed { .. } | DataBody::Accepted { .. } | DataBody::Failed(_) => {
-            key(header.epoch, None)
-        }
+        DataBody::Absorbed { .. }
+        | DataBody::Accepted { .. }
+        | DataBody::PrefixGone
+        | DataBody::Failed(_) => key(header.epoch, None),
     }
 }
 

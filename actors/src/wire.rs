@@ -86,8 +86,24 @@ pub struct ShardReport {
     pub reason: String,
     /// The worker process, when there is one.
     pub pid: Option<u32>,
-    /// Memory that it takes, weights and KV.
+    /// Memory that it takes: weights, KV, and what is kept of former sequences.
     pub memory_bytes: u64,
+    /// What it has done.
+    #[serde(default)]
+    pub work: ShardWork,
+}
+
+/// What a shard's worker has done since it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ShardWork {
+    /// Microseconds spent computing.
+    pub busy_micros: u64,
+    /// Steps computed.
+    pub steps: u64,
+    /// Tokens of prompts that were computed.
+    pub prompt_tokens: u64,
+    /// Tokens of prompts that needed no computing, because a former one began alike.
+    pub reused_tokens: u64,
 }
 
 impl ShardReport {
@@ -101,6 +117,7 @@ impl ShardReport {
             reason: String::new(),
             pid: None,
             memory_bytes: 0,
+            work: ShardWork::default(),
         }
     }
 }
@@ -114,6 +131,9 @@ pub struct DataHeader {
     pub sequence: SequenceId,
     /// The node whose client waits.
     pub owner: NodeId,
+    /// How often the owner has begun the sequence anew; frames of earlier attempts are dropped.
+    #[serde(default)]
+    pub attempt: u16,
     /// Position of the first token that the frame is about.
     pub position: u32,
     /// What it carries.
@@ -144,7 +164,13 @@ pub enum DataBody {
         logprobs: Option<Logprobs>,
         /// Set on the last token.
         finish: Option<FinishReason>,
+        /// Positions of the prompt that were taken from former sequences.
+        #[serde(default)]
+        reused: u32,
     },
+    /// To the owner: a stage does not keep (any more) what the sequence was to begin with. It has to
+    /// begin anew, and without.
+    PrefixGone,
     /// To the owner: the sequence cannot go on.
     Failed(GenerationError),
 }
@@ -156,10 +182,14 @@ pub struct Forward {
     pub stage: u16,
     /// Their ids.
     pub tokens: Vec<u32>,
-    /// With position 0: what every stage must know of the sequence.
+    /// With the first of a sequence's frames: what every stage must know of it.
     pub open: Option<Box<Opening>>,
     /// Whether the last stage is to sample the next token.
     pub sample: bool,
+    /// Whether what was computed together with this follows at once on the same stream, so that it
+    /// can be computed together again.
+    #[serde(default)]
+    pub more: bool,
 }
 
 /// What every stage must know of a sequence.
@@ -169,6 +199,12 @@ pub struct Opening {
     pub sampling: SamplingParams,
     /// When to end.
     pub until: Until,
+    /// Whether it may begin with what former sequences left on stage 0.
+    #[serde(default)]
+    pub reuse: bool,
+    /// Behind stage 0: the tokens before the frame's, which every stage takes from former sequences.
+    #[serde(default)]
+    pub prefix: Vec<u32>,
 }
 
 impl Opening {

@@ -4,11 +4,12 @@
 //! [`workers`](WorkersActor) supervises one [`host`](HostActor) per shard; the host keeps the child
 //! process and speaks `protocol` with [`child`], which runs in it.
 
-mod batch;
 pub mod child;
 mod host;
+mod pace;
 mod process;
 mod protocol;
+mod queue;
 mod supervisor;
 
 pub use host::{HostActor, WorkerHandle};

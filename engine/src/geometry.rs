@@ -60,11 +60,15 @@ impl Geometry {
     /// all sequences together.
     #[must_use]
     pub fn shard_bytes(&self, layers: LayerRange, context_tokens: u64) -> u64 {
-        let kv = self
-            .kv_bytes_per_token_per_layer
+        self.weight_bytes(layers).saturating_add(self.kv_bytes(layers, context_tokens))
+    }
+
+    /// Bytes of KV for `context_tokens` tokens of all sequences together, in `layers`.
+    #[must_use]
+    pub fn kv_bytes(&self, layers: LayerRange, context_tokens: u64) -> u64 {
+        self.kv_bytes_per_token_per_layer
             .saturating_mul(u64::from(layers.count()))
-            .saturating_mul(context_tokens);
-        self.weight_bytes(layers).saturating_add(kv)
+            .saturating_mul(context_tokens)
     }
 }
 

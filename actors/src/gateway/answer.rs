@@ -18,6 +18,8 @@ pub(super) struct Answer {
     detokenizer: Detokenizer,
     stop: StopStrings,
     tokens: u32,
+    /// Tokens of the prompt that needed no computing.
+    reused: u32,
     /// Of the text, whether shown or held back.
     characters: usize,
 }
@@ -29,23 +31,28 @@ impl Answer {
         detokenizer: Detokenizer,
         stop: StopStrings,
     ) -> Self {
-        Self { tokenizer, detokenizer, stop, tokens: 0, characters: 0 }
+        Self { tokenizer, detokenizer, stop, tokens: 0, reused: 0, characters: 0 }
     }
 
     /// Tokens so far.
-    pub(super) const fn tokens(&self) -> u32 {
-        self.tokens
+    pub(super) const fn counts(&self) -> Counts {
+        Counts { answer: self.tokens, reused: self.reused }
     }
 
-    /// Takes the next event; `None` when there are no more.
-    pub(super) fn on(&mut self, event: Option<Event>) -> Progress {
+    /// Takes the next event; `None` when there are no more. Gives nothing for an event that a client
+    /// does not see.
+    pub(super) fn on(&mut self, event: Option<Event>) -> Option<Progress> {
         let progress = match event {
+            Some(Event::Reused(tokens)) => {
+                self.reused = tokens;
+                return None;
+            }
             Some(Event::Token(token)) => self.token(token),
             Some(Event::Finished(reason)) => self.finished(reason),
-            Some(Event::Failed(error)) => return Progress::Failed(ApiError::ended_early(&error)),
-            None => return Progress::Failed(ApiError::broken_off()),
+            Some(Event::Failed(error)) => Ok(Progress::Failed(ApiError::ended_early(&error))),
+            None => Ok(Progress::Failed(ApiError::broken_off())),
         };
-        progress.unwrap_or_else(|error| Progress::Failed(ApiError::internal(error.to_string())))
+        Some(progress.unwrap_or_else(|e| Progress::Failed(ApiError::internal(e.to_string()))))
     }
 
     fn token(&mut self, token: Token) -> Result<Progress, TokenizerError> {
@@ -98,6 +105,15 @@ impl Piece {
     pub(super) fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|token| token.id).collect()
     }
+}
+
+/// Tokens of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Of the answer itself, so far.
+    pub(super) answer: u32,
+    /// Of its prompt, those that needed no computing.
+    pub(super) reused: u32,
 }
 
 /// What came of an event.

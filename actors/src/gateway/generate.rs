@@ -124,7 +124,7 @@ async fn whole(mut running: Running) -> Result<Response, ApiError> {
             Progress::More(piece) => all.append(piece),
             Progress::Last(piece, reason) => {
                 all.append(piece);
-                let json = running.reply().whole(all, reason, running.tokens());
+                let json = running.reply().whole(all, reason, running.counts());
                 return Ok(([(header::CONTENT_TYPE, JSON)], json).into_response());
             }
             Progress::Failed(error) => return Err(error),

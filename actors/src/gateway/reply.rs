@@ -5,7 +5,7 @@ mod completion;
 
 use serde::Serialize;
 
-use super::answer::Piece;
+use super::answer::{Counts, Piece};
 use super::request::{Delivery, Endpoint};
 use crate::generation::FinishReason;
 
@@ -62,23 +62,18 @@ impl Reply {
     }
 
     /// The chunk that counts tokens, if it was asked for.
-    pub(super) fn usage(&self, completion_tokens: u32) -> Option<String> {
+    pub(super) fn usage(&self, counts: Counts) -> Option<String> {
         self.delivery.include_usage.then(|| {
             let nothing: [(); 0] = [];
-            let usage = Some(Some(self.count(completion_tokens)));
+            let usage = Some(Some(self.count(counts)));
             self.envelope(self.chunk_object(), None, &nothing, usage)
         })
     }
 
     /// The answer in one.
-    pub(super) fn whole(
-        &self,
-        piece: Piece,
-        reason: FinishReason,
-        completion_tokens: u32,
-    ) -> String {
+    pub(super) fn whole(&self, piece: Piece, reason: FinishReason, counts: Counts) -> String {
         let ids = self.delivery.token_ids;
-        let usage = Some(Some(self.count(completion_tokens)));
+        let usage = Some(Some(self.count(counts)));
         match self.endpoint {
             Endpoint::Chat => {
                 let choice = chat::whole(piece, ids, reason);
@@ -109,12 +104,13 @@ impl Reply {
         self.delivery.token_ids.then_some(self.prompt.as_slice())
     }
 
-    fn count(&self, completion_tokens: u32) -> Usage {
+    fn count(&self, counts: Counts) -> Usage {
         let prompt_tokens = self.prompt.len() as u64;
         Usage {
             prompt_tokens,
-            completion_tokens,
-            total_tokens: prompt_tokens + u64::from(completion_tokens),
+            completion_tokens: counts.answer,
+            total_tokens: prompt_tokens + u64::from(counts.answer),
+            prompt_tokens_details: PromptTokens { cached_tokens: counts.reused },
         }
     }
 
@@ -158,6 +154,12 @@ struct Usage {
     prompt_tokens: u64,
     completion_tokens: u32,
     total_tokens: u64,
+    prompt_tokens_details: PromptTokens,
+}
+
+#[derive(Serialize)]
+struct PromptTokens {
+    cached_tokens: u32,
 }
 
 /// OpenAI's `finish_reason`.

@@ -2,7 +2,7 @@
 
 use planaria_config::SequenceId;
 
-use super::answer::{Answer, Progress};
+use super::answer::{Answer, Counts, Progress};
 use super::reply::{Reply, reason_word};
 use crate::generation::Generation;
 
@@ -34,17 +34,21 @@ impl Running {
     }
 
     /// Tokens of the answer so far.
-    pub(super) const fn tokens(&self) -> u32 {
-        self.answer.tokens()
+    pub(super) const fn counts(&self) -> Counts {
+        self.answer.counts()
     }
 
     /// Waits for what comes next. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Progress {
-        let event = match &mut self.generation {
-            Some(generation) => generation.events.recv().await,
-            None => None,
+        let progress = loop {
+            let event = match &mut self.generation {
+                Some(generation) => generation.events.recv().await,
+                None => None,
+            };
+            if let Some(progress) = self.answer.on(event) {
+                break progress;
+            }
         };
-        let progress = self.answer.on(event);
         self.outcome = match &progress {
             Progress::More(_) => return progress,
             Progress::Last(_, reason) => reason_word(*reason),
@@ -63,7 +67,8 @@ impl Drop for Running {
             sequence = %self.id,
             model = self.reply.model,
             prompt_tokens = self.reply.prompt.len(),
-            completion_tokens = self.answer.tokens(),
+            cached_tokens = self.answer.counts().reused,
+            completion_tokens = self.answer.counts().answer,
             outcome = self.outcome,
             "a generation ended"
         );

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::stream::unfold;
 use tokio::time::timeout;
 
-use super::answer::Progress;
+use super::answer::{Counts, Progress};
 use super::error::ApiError;
 use super::reply::Reply;
 use super::running::Running;
@@ -30,7 +30,7 @@ pub(super) async fn respond(
         Progress::Failed(error) => return Err(error),
         progress => {
             let over = matches!(progress, Progress::Last(..));
-            events.extend(written(running.reply(), progress, running.tokens()));
+            events.extend(written(running.reply(), progress, running.counts()));
             over
         }
     };
@@ -75,8 +75,8 @@ impl Stream {
                 return Some(Bytes::from_static(HEARTBEAT));
             };
             self.over = !matches!(progress, Progress::More(_));
-            let tokens = self.running.tokens();
-            self.events.extend(written(self.running.reply(), progress, tokens));
+            let counts = self.running.counts();
+            self.events.extend(written(self.running.reply(), progress, counts));
         }
     }
 }
@@ -85,14 +85,14 @@ impl Stream {
 const HEARTBEAT: &[u8] = b": waiting\n\n";
 
 /// The events that show `progress`.
-fn written(reply: &Reply, progress: Progress, tokens: u32) -> Vec<Bytes> {
+fn written(reply: &Reply, progress: Progress, counts: Counts) -> Vec<Bytes> {
     match progress {
         Progress::More(piece) => reply.piece(piece).map(data).into_iter().collect(),
         Progress::Last(piece, reason) => reply
             .piece(piece)
             .into_iter()
             .chain([reply.closing(reason)])
-            .chain(reply.usage(tokens))
+            .chain(reply.usage(counts))
             .chain(["[DONE]".to_owned()])
             .map(data)
             .collect(),

@@ -107,8 +107,6 @@ impl State {
                         drop(myself.cast(Event::ClientTooSlow));
                     }
                 }
-                // The supervisor does that for every sequence that ends, however it ends.
-                Action::Release => {}
             }
         }
     }

@@ -4,11 +4,15 @@
 //! stage has work and no queue grows. From the last chunk on the pipeline runs by itself: the last
 //! stage hands each token to stage 0 and to the owner. The owner checks that every position comes
 //! exactly once and in order.
+//!
+//! A prompt may begin with what former sequences left on the stages. Stage 0 finds out how much that
+//! is; should another stage not have it, the owner begins anew, and without.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::{NodeId, SequenceId};
+use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token};
 use crate::plan::Plan;
@@ -17,7 +21,7 @@ use crate::wire::{DataBody, DataHeader, Forward, Opening};
 /// What the owner learns about its sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A frame for the owner: `Absorbed`, `Accepted` or `Failed`.
+    /// A frame for the owner: `Absorbed`, `Accepted`, `PrefixGone` or `Failed`.
     Frame(DataHeader),
     /// A node of the plan is lost.
     NodeLost {
@@ -43,8 +47,6 @@ pub enum Action {
     Forward(DataHeader),
     /// Tell the client.
     Tell(Told),
-    /// Nothing more will be asked for: every stage forgets the sequence.
-    Release,
 }
 
 /// How an owner paces a sequence.
@@ -64,6 +66,9 @@ pub struct Sequence {
     request: Request,
     plan: Arc<Plan>,
     pace: Pace,
+    /// How often it began anew, and whether it may begin with what former sequences left.
+    attempt: u16,
+    reuse: bool,
     /// Prompt positions sent to stage 0.
     sent: u32,
     /// Prompt positions that the last stage took in.
@@ -95,6 +100,8 @@ impl Sequence {
             request,
             plan,
             pace,
+            attempt: 0,
+            reuse: true,
             sent: 0,
             absorbed: 0,
             next,
@@ -150,20 +157,28 @@ impl Sequence {
     }
 
     fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<Action> {
-        if header.epoch != self.plan.epoch() || header.sequence != self.id {
+        let is_mine = header.epoch == self.plan.epoch() && header.sequence == self.id;
+        if !is_mine || header.attempt != self.attempt {
             self.stray += 1;
             return Vec::new();
         }
         match header.body {
-            DataBody::Absorbed { end } if header.position == self.absorbed && end <= self.sent => {
-                self.absorbed = end;
+            // What stage 0 had and what the last stage took in is told by different nodes, so one
+            // may overtake the other.
+            DataBody::Absorbed { end } if end <= self.sent => {
+                self.absorbed = self.absorbed.max(end);
                 self.deadline = now + self.pace.step_timeout;
                 self.send_chunks()
             }
-            DataBody::Accepted { token, logprobs, finish } if header.position == self.next => {
+            DataBody::Accepted { token, logprobs, finish, reused }
+                if header.position == self.next =>
+            {
+                let mut actions = Vec::new();
+                if reused > 0 && self.next as usize == self.request.prompt.len() {
+                    actions.push(Action::Tell(Told::Reused(reused)));
+                }
                 self.next += 1;
                 self.deadline = now + self.pace.step_timeout;
-                let mut actions = Vec::new();
                 if finish != Some(FinishReason::Stop) {
                     actions.push(Action::Tell(Told::Token(Token { id: token, logprobs })));
                 }
@@ -172,8 +187,16 @@ impl Sequence {
                 }
                 actions
             }
+            DataBody::PrefixGone if self.reuse => {
+                self.attempt += 1;
+                self.reuse = false;
+                (self.sent, self.absorbed) = (0, 0);
+                self.deadline = now + self.pace.step_timeout;
+                self.send_chunks()
+            }
             DataBody::Failed(error) => self.fail(error),
-            DataBody::Absorbed { .. }
+            DataBody::PrefixGone
+            | DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
             | DataBody::Forward(_)
             | DataBody::Release { .. } => {
@@ -183,10 +206,13 @@ impl Sequence {
         }
     }
 
-    /// Keeps one chunk more in the pipeline than it has stages.
+    /// Keeps one chunk more in the pipeline than it has stages, and at first enough for stage 0 to
+    /// tell whether the prompt begins like a former one.
     fn send_chunks(&mut self) -> Vec<Action> {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
-        let window = self.pace.prefill_chunk.saturating_mul(stages.saturating_add(1));
+        let chunk = self.pace.prefill_chunk;
+        let window = chunk.saturating_mul(stages.saturating_add(1));
+        let window = if self.sent < BLOCK_TOKENS { window.max(BLOCK_TOKENS) } else { window };
         let length = u32::try_from(self.request.prompt.len()).unwrap_or(u32::MAX);
         let mut actions = Vec::new();
         while self.sent < length && self.sent - self.absorbed < window {
@@ -199,14 +225,18 @@ impl Sequence {
                     Box::new(Opening {
                         sampling: self.request.sampling.clone(),
                         until: self.request.until.clone(),
+                        reuse: self.reuse,
+                        prefix: Vec::new(),
                     })
                 }),
                 sample: end == length,
+                more: false,
             };
             actions.push(Action::Forward(DataHeader {
                 epoch: self.plan.epoch(),
                 sequence: self.id,
                 owner: self.owner,
+                attempt: self.attempt,
                 position: self.sent,
                 body: DataBody::Forward(forward),
             }));
@@ -221,7 +251,7 @@ impl Sequence {
 
     fn end(&mut self, last_words: Option<Told>) -> Vec<Action> {
         self.done = true;
-        last_words.map(Action::Tell).into_iter().chain([Action::Release]).collect()
+        last_words.map(Action::Tell).into_iter().collect()
     }
 }
 

@@ -272,6 +272,7 @@ impl State {
                 epoch: plan.epoch(),
                 sequence,
                 owner: self.context.me.node,
+                attempt: 0,
                 position: 0,
                 body: DataBody::Release { stage },
             };

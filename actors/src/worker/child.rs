@@ -4,21 +4,29 @@
 //! however it died, and ends the process even in the middle of a step.
 
 use std::io::{self, BufWriter, Write};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_engine::model_dir::ModelDir;
-use planaria_engine::stage::{Segment, SegmentOutput, Stage};
+use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage};
 use planaria_engine::{LoadProgress, load_stage};
 use planaria_transport::{Frame, decode_message, encode_message};
 
-use super::batch::{Next, Queue, Work};
-use super::protocol::{Command, Event, FRAME_CAP, Outcome};
+use super::protocol::{Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status};
+use super::queue::{Next, Queue, Ticket, Work};
 
 /// Commands that may wait between the reader and the computing thread. The host bounds what is
 /// under way (see `host`), so this only has to be no smaller.
 const WAITING_COMMANDS: usize = 4096;
+
+/// How long a step waits for what was computed together with what is here: it was sent at once,
+/// so it comes soon or its sequence has ended.
+const TOGETHER: Duration = Duration::from_millis(2);
+
+/// How often the node is told what the stage holds and has done, while that changes.
+const STATUS_EVERY: Duration = Duration::from_millis(500);
 
 /// Exit code of a worker that said why it ends.
 const SAID_WHY: i32 = 3;
@@ -78,72 +86,169 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
             drop(say(output, &Event::Loading { done, total }, Bytes::new()));
         })
     });
-    let mut stage = match loaded {
+    let stage = match loaded {
         Ok(stage) => stage,
         Err(error) => {
             say(output, &Event::LoadFailed(error.to_string()), Bytes::new())?;
             std::process::exit(SAID_WHY);
         }
     };
-    let mut memory = stage.memory();
-    say(output, &Event::Loaded { shape: stage.shape(), memory }, Bytes::new())?;
-    let mut queue = Queue::default();
-    while let Ok(first) = commands.recv() {
-        queue.push(to_work(first));
-        while let Some(next) = {
-            commands.try_iter().for_each(|command| queue.push(to_work(command)));
-            queue.next()
-        } {
-            match next {
-                Next::Release(sequence) => stage.release(sequence),
-                Next::Step(step) => compute(&mut *stage, step.segments, output)?,
-            }
-            if stage.memory() != memory {
-                memory = stage.memory();
-                say(output, &Event::Memory(memory), Bytes::new())?;
+    let (shape, memory) = (stage.shape(), stage.memory());
+    say(output, &Event::Loaded { shape, memory }, Bytes::new())?;
+    let queue = Queue::new(shape.is_first);
+    let status = Status { memory, ..Status::default() };
+    let worker = Worker { stage, queue, output, status, said: status, said_at: Instant::now() };
+    worker.run(commands)
+}
+
+/// The computing thread once its layers are loaded.
+struct Worker<'a, W> {
+    stage: Box<dyn Stage>,
+    queue: Queue,
+    output: &'a mut W,
+    status: Status,
+    /// What the node knows of `status`, and since when.
+    said: Status,
+    said_at: Instant,
+}
+
+impl<W: Write> Worker<'_, W> {
+    /// Until there are no more commands.
+    fn run(mut self, commands: &Receiver<(Command, Bytes)>) -> io::Result<()> {
+        loop {
+            // Between two steps whatever has come is taken in; the first of it is waited for.
+            let first = match commands.recv_timeout(STATUS_EVERY) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => {
+                    self.tell_status()?;
+                    continue;
+                }
+            };
+            self.take(first);
+            loop {
+                commands.try_iter().for_each(|command| self.take(command));
+                while self.queue.expects_more() {
+                    match commands.recv_timeout(TOGETHER) {
+                        Ok(command) => self.take(command),
+                        Err(_) => self.queue.expect_no_more(),
+                    }
+                }
+                let Some(next) = self.queue.next(|tokens| self.stage.reusable(tokens)) else {
+                    break;
+                };
+                self.compute(next)?;
             }
         }
     }
-    Ok(())
-}
 
-fn to_work((command, payload): (Command, Bytes)) -> Work {
-    match command {
-        Command::Compute { sequence, start, tokens, open, sample } => {
-            let hidden = (!payload.is_empty()).then_some(payload);
-            Work::Compute(Segment { sequence, start, tokens, hidden, open, sample })
-        }
-        Command::Release(sequence) => Work::Release(sequence),
-        Command::Load { .. } => {
-            tracing::error!("asked to load twice");
-            std::process::exit(1);
+    fn take(&mut self, (command, payload): (Command, Bytes)) {
+        match command {
+            Command::Compute(Compute {
+                sequence,
+                attempt,
+                start,
+                tokens,
+                open,
+                prefix,
+                reuse,
+                sample,
+                more,
+            }) => {
+                let hidden = (!payload.is_empty()).then_some(payload);
+                let segment = Segment { sequence, start, tokens, hidden, open, prefix, sample };
+                self.queue.push(Work { segment, attempt, reuse, more });
+            }
+            Command::Release(sequence) => {
+                self.queue.release(sequence);
+                self.stage.release(sequence);
+            }
+            Command::Adopt { stages, kv_bytes } => {
+                self.queue.set_stages(stages);
+                self.stage.set_kv_budget(kv_bytes);
+            }
+            Command::Load { .. } => {
+                tracing::error!("asked to load twice");
+                std::process::exit(1);
+            }
         }
     }
-}
 
-fn compute(
-    stage: &mut dyn Stage,
-    segments: Vec<Segment>,
-    output: &mut impl Write,
-) -> io::Result<()> {
-    let names: Vec<_> = segments.iter().map(|s| (s.sequence, s.start)).collect();
-    let results = match stage.step(planaria_engine::stage::Step { segments }) {
-        Ok(results) => results,
-        Err(error) => {
-            say(output, &Event::Failed(error.to_string()), Bytes::new())?;
-            std::process::exit(SAID_WHY);
+    fn compute(&mut self, next: Next) -> io::Result<()> {
+        let prompt_tokens = next.prompt_tokens();
+        let Next { reused, step, tickets, answers } = next;
+        for ticket in reused {
+            let (start, count) = (ticket.segment, 0);
+            self.write(ticket, start, count, Outcome::Reused, false, Bytes::new())?;
         }
-    };
-    for ((sequence, start), result) in names.into_iter().zip(results) {
-        let (outcome, payload) = match result {
-            Ok(SegmentOutput::Hidden(hidden)) => (Outcome::Hidden, hidden),
-            Ok(SegmentOutput::Sampled(sampled)) => (Outcome::Sampled(sampled), Bytes::new()),
-            Ok(SegmentOutput::Absorbed) => (Outcome::Absorbed, Bytes::new()),
-            Err(error) => (Outcome::Rejected(error), Bytes::new()),
+        let places: Vec<(u32, u32)> = step
+            .segments
+            .iter()
+            .map(|s| (s.start, u32::try_from(s.tokens.len()).unwrap_or(u32::MAX)))
+            .collect();
+        for segment in &step.segments {
+            self.status.reused_positions += segment.prefix.len() as u64;
+        }
+        self.status.prompt_positions += prompt_tokens as u64;
+        let began = Instant::now();
+        let results = match self.stage.step(step) {
+            Ok(results) => results,
+            Err(error) => {
+                say(self.output, &Event::Failed(error.to_string()), Bytes::new())?;
+                std::process::exit(SAID_WHY);
+            }
         };
-        write_event(output, &Event::Computed { sequence, start, outcome }, payload)?;
+        let took = began.elapsed();
+        self.queue.took(answers, prompt_tokens, took);
+        self.status.steps += 1;
+        self.status.busy_micros += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mut to_come = results.iter().filter(|result| goes_on(result)).count();
+        for ((ticket, (start, count)), result) in tickets.into_iter().zip(places).zip(results) {
+            to_come -= usize::from(goes_on(&result));
+            let more = goes_on(&result) && to_come > 0;
+            let (outcome, payload) = match result {
+                Ok(SegmentOutput::Hidden(hidden)) => (Outcome::Hidden, hidden),
+                Ok(SegmentOutput::Sampled(sampled)) => (Outcome::Sampled(sampled), Bytes::new()),
+                Ok(SegmentOutput::Absorbed) => (Outcome::Absorbed, Bytes::new()),
+                Err(error) => (Outcome::Rejected(error), Bytes::new()),
+            };
+            self.write(ticket, start, count, outcome, more, payload)?;
+        }
+        self.output.flush()?;
+        if self.said_at.elapsed() >= STATUS_EVERY {
+            self.tell_status()?;
+        }
+        Ok(())
     }
-    output.flush()
+
+    fn write(
+        &mut self,
+        ticket: Ticket,
+        start: u32,
+        count: u32,
+        outcome: Outcome,
+        more: bool,
+        payload: Bytes,
+    ) -> io::Result<()> {
+        let Ticket { sequence, attempt, segment } = ticket;
+        let computed = Computed { sequence, attempt, segment, start, count, outcome, more };
+        write_event(self.output, &Event::Computed(computed), payload)
+    }
+
+    fn tell_status(&mut self) -> io::Result<()> {
+        self.status.memory = self.stage.memory();
+        self.said_at = Instant::now();
+        if self.status == self.said {
+            return Ok(());
+        }
+        self.said = self.status;
+        say(self.output, &Event::Status(self.status), Bytes::new())
+    }
+}
+
+/// Whether something for the next stage comes of it, or the next token.
+fn goes_on(result: &Result<SegmentOutput, SegmentError>) -> bool {
+    matches!(result, Ok(SegmentOutput::Hidden(_) | SegmentOutput::Sampled(_)))
 }
 
 fn say(output: &mut impl Write, event: &Event, payload: Bytes) -> io::Result<()> {

@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::SequenceId;
+use planaria_config::{Epoch, SequenceId};
+use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::process::{Heard, Worker};
-use super::protocol::{Command, Event, Outcome};
+use super::protocol::{Command, Computed, Event, Status};
 use crate::cluster_view::ShardState;
 use crate::context::Context;
 use crate::generation::GenerationError;
@@ -23,7 +24,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::ShardKey;
 use crate::supervision::{Restarts, Verdict, row};
-use crate::wire::{DataBody, DataHeader, ShardReport};
+use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 use sequences::{Sequences, Taken};
 
 /// How often the host looks whether the worker is stuck.
@@ -92,7 +93,11 @@ pub struct State {
     started: Instant,
     restarts: Restarts,
     sequences: Sequences,
+    /// The plan that the worker was told of last.
+    adopted: Option<Epoch>,
     report: ShardReport,
+    /// What the supervisor knows of the report.
+    told: ShardReport,
 }
 
 impl Actor for HostActor {
@@ -108,6 +113,8 @@ impl Actor for HostActor {
         let report = ShardReport::starting(&key.model, key.layers);
         let mut state = State {
             sequences: Sequences::default(),
+            adopted: None,
+            told: report.clone(),
             restarts: Restarts::new(row("worker").intensity),
             life: 0,
             worker: None,
@@ -128,7 +135,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            HostMessage::Frame(plan, header, payload) => state.take(plan, &header, payload),
+            HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
             HostMessage::Members(view) => {
                 for sequence in state.sequences.orphans(&view) {
                     state.release(sequence);
@@ -139,7 +146,10 @@ impl Actor for HostActor {
             }
             HostMessage::Heard(..) => {}
             HostMessage::Start => state.start(&myself),
-            HostMessage::Tick => state.look_for_stuck_worker(),
+            HostMessage::Tick => {
+                state.look_for_stuck_worker();
+                state.tell_changes();
+            }
         }
         Ok(())
     }
@@ -177,7 +187,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, plan: Arc<Plan>, header: &DataHeader, payload: Bytes) {
+    fn take(&mut self, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
         if let DataBody::Release { .. } = header.body {
             self.release(header.sequence);
             return;
@@ -191,11 +201,16 @@ impl State {
             return;
         }
         let was_idle = self.sequences.is_empty();
-        match self.sequences.take(Instant::now(), plan, header) {
-            Taken::Compute(command) => {
-                if !self.worker.as_ref().is_some_and(|worker| worker.send(command, payload)) {
-                    self.kill("it does not take commands any more");
+        match self.sequences.take(Instant::now(), Arc::clone(plan), header) {
+            Taken::Compute { anew, command } => {
+                if self.adopted != Some(plan.epoch()) {
+                    self.adopted = Some(plan.epoch());
+                    self.send(self.adopt(plan), Bytes::new());
                 }
+                if anew {
+                    self.send(Command::Release(header.sequence), Bytes::new());
+                }
+                self.send(Command::Compute(*command), payload);
             }
             Taken::Drop => {}
             Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
@@ -203,6 +218,22 @@ impl State {
         }
         if was_idle {
             self.tell_busy();
+        }
+    }
+
+    /// Tells the worker what it needs to know of a plan.
+    fn adopt(&self, plan: &Plan) -> Command {
+        let tokens = u64::from(plan.parts().context) * u64::from(plan.parts().max_sequences);
+        let held = self.context.held.iter().find(|held| held.name == self.key.model);
+        Command::Adopt {
+            stages: u16::try_from(plan.stages().len()).unwrap_or(u16::MAX),
+            kv_bytes: held.map_or(0, |held| held.geometry.kv_bytes(self.key.layers, tokens)),
+        }
+    }
+
+    fn send(&mut self, command: Command, payload: Bytes) {
+        if !self.worker.as_ref().is_some_and(|worker| worker.send(command, payload)) {
+            self.kill("it does not take commands any more");
         }
     }
 
@@ -234,26 +265,24 @@ impl State {
                 self.tell_state(ShardState::Ready, String::new());
             }
             Event::LoadFailed(reason) => self.tell_state(ShardState::Failed, reason),
-            Event::Memory(memory) => self.report.memory_bytes = memory.weights + memory.kv,
+            Event::Status(status) => self.status(status),
             Event::Failed(reason) => {
                 tracing::error!(model = %self.key.model, layers = %self.key.layers, reason,
                     "the backend failed");
                 self.fail_all(&reason);
             }
-            Event::Computed { sequence, start, outcome } => {
-                self.computed(sequence, start, outcome, payload);
-            }
+            Event::Computed(computed) => self.computed(computed, payload),
         }
     }
 
-    fn computed(&mut self, sequence: SequenceId, start: u32, outcome: Outcome, payload: &Bytes) {
-        let Some((plan, header)) = self.sequences.computed(sequence, start) else {
+    fn computed(&mut self, computed: Computed, payload: &Bytes) {
+        let me = self.context.me.node;
+        let Some((header, frames)) = self.sequences.computed(Instant::now(), me, computed) else {
             return;
         };
-        let next = self.sequences.next_frames(self.context.me.node, &plan, &header, outcome);
-        for (to, frame) in next {
+        for (to, frame) in frames {
             if let DataBody::Failed(error) = &frame.body {
-                tracing::warn!(sequence = %sequence, epoch = %frame.epoch, %error,
+                tracing::warn!(sequence = %frame.sequence, epoch = %frame.epoch, %error,
                     "a segment was rejected");
             }
             if let Err(error) = self.context.router.send(to, frame, payload.clone()) {
@@ -264,6 +293,7 @@ impl State {
 
     fn worker_ended(&mut self, myself: &ActorRef<HostMessage>, how: &str) {
         self.worker = None;
+        self.adopted = None;
         self.report.pid = None;
         self.report.memory_bytes = 0;
         tracing::error!(model = %self.key.model, layers = %self.key.layers, how,
@@ -309,12 +339,8 @@ impl State {
 
     fn release(&mut self, sequence: SequenceId) {
         if self.sequences.release(sequence) {
-            if !self
-                .worker
-                .as_ref()
-                .is_none_or(|w| w.send(Command::Release(sequence), Bytes::new()))
-            {
-                self.kill("it does not take commands any more");
+            if self.worker.is_some() {
+                self.send(Command::Release(sequence), Bytes::new());
             }
             if self.sequences.is_empty() {
                 self.tell_busy();
@@ -343,6 +369,7 @@ impl State {
             epoch: header.epoch,
             sequence: header.sequence,
             owner: header.owner,
+            attempt: header.attempt,
             position: header.position,
             body,
         });
@@ -351,7 +378,26 @@ impl State {
     fn tell_state(&mut self, state: ShardState, reason: String) {
         self.report.state = state;
         self.report.reason = reason;
+        self.told = self.report.clone();
         self.context.handles.workers.changed(self.key.clone(), self.report.clone());
+    }
+
+    fn status(&mut self, status: Status) {
+        let MemoryUse { weights, kv, prefixes } = status.memory;
+        self.report.memory_bytes = weights + kv + prefixes;
+        self.report.work = ShardWork {
+            busy_micros: status.busy_micros,
+            steps: status.steps,
+            prompt_tokens: status.prompt_positions,
+            reused_tokens: status.reused_positions,
+        };
+    }
+
+    /// What changes often is told now and then.
+    fn tell_changes(&mut self) {
+        if self.report != self.told {
+            self.tell_state(self.report.state, self.report.reason.clone());
+        }
     }
 
     fn tell_busy(&self) {

@@ -28,7 +28,10 @@ async fn a_chat_is_answered_as_openai_does() {
     );
     assert_eq!(
         answer["usage"],
-        json!({"prompt_tokens": 4, "completion_tokens": 9, "total_tokens": 13})
+        json!({
+            "prompt_tokens": 4, "completion_tokens": 9, "total_tokens": 13,
+            "prompt_tokens_details": {"cached_tokens": 0},
+        })
     );
     let request = server.double.request();
     assert_eq!(request.model.as_str(), NAME);

@@ -85,13 +85,13 @@ impl Listed {
             refuse_other_formats(root)?;
             return Ok(Self::default());
         };
-        params(&section, None)?;
+        params(&section)?;
         let mut listed = BTreeMap::new();
         for (key, value) in section.entries() {
             if let Value::Object(_) = value
                 && let Some(module) = section.section(key)?
             {
-                listed.insert(key.clone(), params(&module, Some(&section))?);
+                listed.insert(key.clone(), params(&module)?);
             }
         }
         Ok(Self(listed))
@@ -118,14 +118,12 @@ fn refuse_other_formats(root: &Section<'_>) -> Result<(), ModelError> {
     }
 }
 
-/// The parameters in `section`; a mode that it does not say is that of `outer`.
-fn params(section: &Section<'_>, outer: Option<&Section<'_>>) -> Result<QuantParams, ModelError> {
-    let named = match (section.text("mode")?, outer) {
-        (None, Some(outer)) => outer.text("mode")?,
-        (named, _) => named,
-    };
+/// The parameters in `section`. Where it says no mode it is affine, for a module too, whatever the
+/// model's is: so mlx-lm has it.
+fn params(section: &Section<'_>) -> Result<QuantParams, ModelError> {
     // (mode, bits, group sizes)
-    let (mode, bits, groups): (_, &[u32], &[u32]) = match named.unwrap_or("affine") {
+    let (mode, bits, groups): (_, &[u32], &[u32]) = match section.text("mode")?.unwrap_or("affine")
+    {
         "affine" => (QuantMode::Affine, &[2, 3, 4, 5, 6, 8], &[32, 64, 128]),
         "mxfp4" => (QuantMode::Mxfp4, &[4], &[32]),
         "nvfp4" => (QuantMode::Nvfp4, &[4], &[16]),

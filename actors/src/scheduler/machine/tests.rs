@@ -350,6 +350,7 @@ fn a_shard_that_was_given_up_is_planned_around() {
         reason: "its worker keeps dying".to_owned(),
         pid: None,
         memory_bytes: 0,
+        work: crate::wire::ShardWork::default(),
     });
     cluster.see(&telling);
     assert!(cluster.layout().iter().all(|(node, _)| *node != lost.0), "{:?}", cluster.layout());

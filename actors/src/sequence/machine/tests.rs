@@ -5,7 +5,7 @@ use super::*;
 use crate::generation::Until;
 use crate::plan::{Assignment, PlanParts};
 
-const PACE: Pace = Pace { prefill_chunk: 4, step_timeout: Duration::from_secs(10) };
+const PACE: Pace = Pace { prefill_chunk: 40, step_timeout: Duration::from_secs(10) };
 
 fn node(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
@@ -50,13 +50,14 @@ fn frame(sequence: &Sequence, position: u32, body: DataBody) -> Event {
         epoch: sequence.plan.epoch(),
         sequence: sequence.id,
         owner: node(5),
+        attempt: sequence.attempt,
         position,
         body,
     })
 }
 
 fn accepted(token: u32, finish: Option<FinishReason>) -> DataBody {
-    DataBody::Accepted { token, logprobs: None, finish }
+    DataBody::Accepted { token, logprobs: None, finish, reused: 0 }
 }
 
 /// The chunks among the actions, as (position, length, opens, samples).
@@ -80,14 +81,27 @@ fn a_short_prompt_is_one_chunk() {
 
 #[test]
 fn a_long_prompt_keeps_one_chunk_more_than_stages_under_way() {
-    let (mut sequence, actions, now) = start(18);
-    assert_eq!(chunks(&actions), [(0, 4, true, false), (4, 4, false, false), (8, 4, false, false)]);
-    let event = frame(&sequence, 0, DataBody::Absorbed { end: 4 });
-    assert_eq!(chunks(&sequence.on(now, event)), [(12, 4, false, false)]);
-    let event = frame(&sequence, 4, DataBody::Absorbed { end: 8 });
-    assert_eq!(chunks(&sequence.on(now, event)), [(16, 2, false, true)]);
-    let event = frame(&sequence, 8, DataBody::Absorbed { end: 12 });
+    let (mut sequence, actions, now) = start(180);
+    assert_eq!(
+        chunks(&actions),
+        [(0, 40, true, false), (40, 40, false, false), (80, 40, false, false)]
+    );
+    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    assert_eq!(chunks(&sequence.on(now, event)), [(120, 40, false, false)]);
+    let event = frame(&sequence, 40, DataBody::Absorbed { end: 80 });
+    assert_eq!(chunks(&sequence.on(now, event)), [(160, 20, false, true)]);
+    let event = frame(&sequence, 80, DataBody::Absorbed { end: 120 });
     assert_eq!(sequence.on(now, event), []);
+}
+
+#[test]
+fn small_chunks_are_sent_until_stage_0_can_tell_a_beginning() {
+    let pace = Pace { prefill_chunk: 5, ..PACE };
+    let (sequence, _, now) = start(180);
+    let (request, plan) = (sequence.request.clone(), plan());
+    let (_, actions) = Sequence::start(now, sequence.id, node(5), request, plan, pace);
+    let sent: usize = chunks(&actions).iter().map(|(_, tokens, ..)| tokens).sum();
+    assert_eq!(sent, 65, "the first multiple of 5 from 64 on");
 }
 
 #[test]
@@ -109,7 +123,7 @@ fn tokens_come_once_and_in_order() {
 fn the_end_of_sequence_token_is_not_told() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(9, Some(FinishReason::Stop)));
-    let end = [Action::Tell(Told::Finished(FinishReason::Stop)), Action::Release];
+    let end = [Action::Tell(Told::Finished(FinishReason::Stop))];
     assert_eq!(sequence.on(now, event), end);
     assert!(sequence.is_done());
 }
@@ -119,7 +133,7 @@ fn the_last_token_of_a_full_answer_is_told() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(20, Some(FinishReason::Length)));
     let actions = sequence.on(now, event);
-    assert_eq!(actions.len(), 3, "token, end, release: {actions:?}");
+    assert_eq!(actions.len(), 2, "token and end: {actions:?}");
 }
 
 #[test]
@@ -131,7 +145,7 @@ fn silence_ends_with_an_error_and_progress_puts_it_off() {
     assert_eq!(sequence.on(later, Event::Tick), []);
     let actions = sequence.on(later + PACE.step_timeout, Event::Tick);
     let error = GenerationError::TimedOut { seconds: 10 };
-    assert_eq!(actions, [Action::Tell(Told::Failed(error)), Action::Release]);
+    assert_eq!(actions, [Action::Tell(Told::Failed(error))]);
 }
 
 #[test]
@@ -141,12 +155,61 @@ fn a_lost_node_matters_only_if_it_holds_layers() {
     assert_eq!(sequence.on(now, lost(9)), []);
     let actions = sequence.on(now, lost(2));
     let error = GenerationError::NodeLost { node: "mini".to_owned(), layers: "4-7".to_owned() };
-    assert_eq!(actions, [Action::Tell(Told::Failed(error)), Action::Release]);
+    assert_eq!(actions, [Action::Tell(Told::Failed(error))]);
     assert_eq!(sequence.on(now, lost(1)), [], "it has ended");
 }
 
 #[test]
 fn a_client_that_leaves_is_told_nothing() {
     let (mut sequence, _, now) = start(3);
-    assert_eq!(sequence.on(now, Event::ClientGone), [Action::Release]);
+    assert_eq!(sequence.on(now, Event::ClientGone), []);
+    assert!(sequence.is_done());
+}
+
+#[test]
+fn what_stage_0_had_counts_as_taken_in_whoever_tells_first() {
+    let (mut sequence, _, now) = start(300);
+    let event = frame(&sequence, 60, DataBody::Absorbed { end: 80 });
+    assert_eq!(
+        chunks(&sequence.on(now, event)),
+        [(120, 40, false, false), (160, 40, false, false)]
+    );
+    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    assert_eq!(sequence.on(now, event), []);
+    let event = frame(&sequence, 80, DataBody::Absorbed { end: 240 });
+    assert_eq!(sequence.on(now, event), [], "more than was sent");
+    assert_eq!(sequence.stray(), 1);
+}
+
+#[test]
+fn reused_tokens_are_told_once_before_the_first_token() {
+    let (mut sequence, _, now) = start(3);
+    let reused = |token| DataBody::Accepted { token, logprobs: None, finish: None, reused: 2 };
+    let token = |id| Action::Tell(Told::Token(Token { id, logprobs: None }));
+    let event = frame(&sequence, 3, reused(20));
+    assert_eq!(sequence.on(now, event), [Action::Tell(Told::Reused(2)), token(20)]);
+    let event = frame(&sequence, 4, reused(21));
+    assert_eq!(sequence.on(now, event), [token(21)]);
+}
+
+#[test]
+fn without_the_prefix_it_begins_anew_once() {
+    let reuses = |actions: &[Action]| match &actions[0] {
+        Action::Forward(DataHeader { attempt, body: DataBody::Forward(f), .. }) => {
+            (*attempt, f.open.as_ref().unwrap().reuse)
+        }
+        other => panic!("{other:?}"),
+    };
+    let (mut sequence, actions, now) = start(180);
+    assert_eq!(reuses(&actions), (0, true));
+    let gone = frame(&sequence, 8, DataBody::PrefixGone);
+    let actions = sequence.on(now, gone.clone());
+    assert_eq!(
+        chunks(&actions),
+        [(0, 40, true, false), (40, 40, false, false), (80, 40, false, false)]
+    );
+    assert_eq!(reuses(&actions), (1, false));
+    assert_eq!(sequence.on(now, gone), [], "of the first attempt");
+    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    assert_eq!(chunks(&sequence.on(now, event)), [(120, 40, false, false)]);
 }

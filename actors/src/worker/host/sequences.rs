@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::{NodeId, SequenceId};
+use planaria_engine::stage::SegmentError;
 
 use crate::cluster_view::NodeState;
 use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
-use crate::worker::protocol::{Command, Outcome};
+use crate::worker::protocol::{Compute, Computed, Outcome};
 
 /// Released sequences that are remembered, so that a frame that comes late does not open one
 /// again. More than can be released while a frame is on its way.
@@ -20,21 +21,41 @@ const REMEMBERED: usize = 4096;
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
     open: BTreeMap<SequenceId, Open>,
-    under_way: BTreeMap<(SequenceId, u32), (DataHeader, Instant)>,
+    /// By the position of their first token.
+    under_way: BTreeMap<(SequenceId, u32), UnderWay>,
     released: VecDeque<SequenceId>,
+    /// When the worker last gave a result.
+    heard: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Open {
     plan: Arc<Plan>,
     owner: NodeId,
+    attempt: u16,
+    /// Its prefix is what former sequences left, as far as is known.
     opening: Box<Opening>,
+    /// Whether anything was computed.
+    begun: bool,
+}
+
+/// A segment that the worker has.
+#[derive(Debug)]
+struct UnderWay {
+    header: DataHeader,
+    since: Instant,
+    /// The position up to which results have come.
+    done: u32,
 }
 
 /// What to do with a frame.
 #[derive(Debug)]
 pub(super) enum Taken {
-    Compute(Command),
+    /// Compute this; before that forget the sequence, if it begins anew.
+    Compute {
+        anew: bool,
+        command: Box<Compute>,
+    },
     /// It is late, or of another epoch than its sequence.
     Drop,
     Refuse(GenerationError),
@@ -57,94 +78,90 @@ impl Sequences {
         if self.released.contains(&header.sequence) {
             return Taken::Drop;
         }
-        if let Some(open) = self.open.get(&header.sequence) {
-            if open.plan.epoch() != header.epoch {
-                return Taken::Drop;
-            }
-        } else {
-            let Some(opening) = forward.open.clone().filter(|_| header.position == 0) else {
+        let known = self.open.get(&header.sequence);
+        if known
+            .is_some_and(|open| open.plan.epoch() != header.epoch || open.attempt > header.attempt)
+        {
+            return Taken::Drop;
+        }
+        let anew = known.is_some_and(|open| open.attempt < header.attempt);
+        if anew || known.is_none() {
+            let begins = |opening: &Opening| opening.prefix.len() == header.position as usize;
+            let Some(opening) = forward.open.clone().filter(|opening| begins(opening)) else {
                 return Taken::Unknown(format!("it does not know sequence {}", header.sequence));
             };
             // Every sequence passes the first stage, and memory was set aside for so many.
             let limit = plan.parts().max_sequences;
-            if forward.stage == 0 && self.open.len() >= limit as usize {
+            if !anew && forward.stage == 0 && self.open.len() >= limit as usize {
                 return Taken::Refuse(GenerationError::NoRoom { limit });
             }
-            self.open.insert(header.sequence, Open { plan, owner: header.owner, opening });
+            self.under_way.retain(|(of, _), _| *of != header.sequence);
+            let (owner, attempt) = (header.owner, header.attempt);
+            let open = Open { plan, owner, attempt, opening, begun: false };
+            self.open.insert(header.sequence, open);
         }
-        self.under_way.insert((header.sequence, header.position), (header.clone(), now));
-        Taken::Compute(Command::Compute {
+        let under_way = UnderWay { header: header.clone(), since: now, done: header.position };
+        self.under_way.insert((header.sequence, header.position), under_way);
+        let opening = forward.open.as_ref();
+        let command = Compute {
             sequence: header.sequence,
+            attempt: header.attempt,
             start: header.position,
             tokens: forward.tokens.clone(),
-            open: forward.open.as_ref().map(|opening| Box::new(opening.sampling.clone())),
+            open: opening.map(|opening| Box::new(opening.sampling.clone())),
+            prefix: opening.map(|opening| opening.prefix.clone()).unwrap_or_default(),
+            reuse: opening.is_some_and(|opening| opening.reuse),
             sample: forward.sample,
-        })
+            more: forward.more,
+        };
+        Taken::Compute { anew, command: Box::new(command) }
     }
 
-    /// What a result is the result of; `None` when its sequence was released meanwhile.
+    /// The frames that follow from a result, and whom they are for; none when its sequence was
+    /// released meanwhile. Only the frame to the next stage carries the payload, and it is then the
+    /// only one. With them the header of what was computed.
     pub(super) fn computed(
         &mut self,
-        sequence: SequenceId,
-        start: u32,
-    ) -> Option<(Arc<Plan>, DataHeader)> {
-        let (header, _) = self.under_way.remove(&(sequence, start))?;
-        let open = self.open.get(&sequence)?;
-        Some((Arc::clone(&open.plan), header))
-    }
-
-    /// The frames that follow from a result, and whom they are for. Only the frame to the next
-    /// stage carries the payload, and it is then the only one.
-    pub(super) fn next_frames(
-        &self,
+        now: Instant,
         me: NodeId,
-        plan: &Plan,
-        header: &DataHeader,
-        outcome: Outcome,
-    ) -> Vec<(NodeId, DataHeader)> {
+        computed: Computed,
+    ) -> Option<(DataHeader, Vec<(NodeId, DataHeader)>)> {
+        self.heard = Some(now);
+        let Computed { sequence, attempt, segment, start, count, outcome, more } = computed;
+        let open = self.open.get_mut(&sequence).filter(|open| open.attempt == attempt)?;
+        let key = (sequence, segment);
+        let under_way = self.under_way.get_mut(&key)?;
+        let header = under_way.header.clone();
         let DataBody::Forward(forward) = &header.body else {
-            return Vec::new();
+            return None;
         };
-        let end = header.position + u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
-        let frame = |position, body| DataHeader { position, body, ..header.clone() };
-        match outcome {
-            Outcome::Hidden => {
-                let stage = forward.stage + 1;
-                let Some(next) = plan.stage(stage) else {
-                    return Vec::new();
-                };
-                let body = DataBody::Forward(Forward { stage, ..forward.clone() });
-                vec![(next.incarnation.node, frame(header.position, body))]
-            }
-            Outcome::Absorbed => {
-                let body = DataBody::Absorbed { end };
-                vec![(header.owner, frame(header.position, body))]
-            }
-            Outcome::Sampled(sampled) => {
-                let token = sampled.token;
-                let opening = self.open.get(&header.sequence).map(|open| &open.opening);
-                let finish =
-                    opening.and_then(|opening| opening.finish(token, end, plan.parts().context));
-                let accepted = DataBody::Accepted { token, logprobs: sampled.logprobs, finish };
-                let mut frames = vec![(header.owner, frame(end, accepted))];
-                if let (None, Some(first)) = (finish, plan.stage(0)) {
-                    let again = Forward { stage: 0, tokens: vec![token], open: None, sample: true };
-                    // The next token first: the owner can wait, the pipeline should not.
-                    let again = frame(end, DataBody::Forward(again));
-                    frames.insert(0, (first.incarnation.node, again));
-                }
-                frames
-            }
-            Outcome::Rejected(error) => {
-                let layers = plan.stage_of(me).map(|(_, stage)| stage.layers.to_string());
-                let body = DataBody::Failed(GenerationError::StageFailed {
-                    node: me.short(),
-                    layers: layers.unwrap_or_default(),
-                    reason: error.to_string(),
-                });
-                vec![(header.owner, frame(header.position, body))]
-            }
+        let ends = segment + u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+        let tokens = |from: u32, to: u32| {
+            forward.tokens.get((from - segment) as usize..(to - segment) as usize)
+        };
+        let (start, end) = match outcome {
+            Outcome::Reused => (ends, ends),
+            _ => (start, start.checked_add(count)?),
+        };
+        // Between two pieces lies what was taken from former sequences.
+        open.opening.prefix.extend_from_slice(tokens(under_way.done, start)?);
+        let is_first = !open.begun;
+        open.begun |= end > start;
+        let piece = Piece {
+            tokens: tokens(start, end)?.to_vec(),
+            start,
+            end,
+            is_first,
+            sample: forward.sample && end == ends,
+            more,
+        };
+        under_way.done = end;
+        under_way.since = now;
+        if end == ends || matches!(outcome, Outcome::Rejected(_)) {
+            self.under_way.remove(&key);
         }
+        let frames = next_frames(me, open, &header, forward.stage, piece, outcome);
+        Some((header, frames))
     }
 
     /// Forgets a sequence; whether it was open.
@@ -166,6 +183,7 @@ impl Sequences {
                 epoch: open.plan.epoch(),
                 sequence,
                 owner: open.owner,
+                attempt: open.attempt,
                 position: 0,
                 body: DataBody::Absorbed { end: 0 },
             })
@@ -178,9 +196,76 @@ impl Sequences {
         self.open.iter().filter(|(_, open)| lost(open.owner)).map(|(id, _)| *id).collect()
     }
 
-    /// How long the oldest segment has been under way.
+    /// How long the worker has owed a result without giving any.
     pub(super) fn longest_wait(&self, now: Instant) -> Duration {
-        let waits = self.under_way.values().map(|(_, since)| now.duration_since(*since));
-        waits.max().unwrap_or_default()
+        let oldest = self.under_way.values().map(|under_way| under_way.since).min();
+        let since = oldest.map(|oldest| self.heard.map_or(oldest, |heard| heard.max(oldest)));
+        since.map(|since| now.duration_since(since)).unwrap_or_default()
+    }
+}
+
+/// A part of a frame's tokens that was computed at once.
+struct Piece {
+    tokens: Vec<u32>,
+    start: u32,
+    end: u32,
+    /// Whether nothing of the sequence was computed before.
+    is_first: bool,
+    sample: bool,
+    more: bool,
+}
+
+fn next_frames(
+    me: NodeId,
+    open: &Open,
+    header: &DataHeader,
+    stage: u16,
+    piece: Piece,
+    outcome: Outcome,
+) -> Vec<(NodeId, DataHeader)> {
+    let frame = |position, body| DataHeader { position, body, ..header.clone() };
+    let Piece { tokens, start, end, is_first, sample, more } = piece;
+    let plan = &open.plan;
+    match outcome {
+        Outcome::Hidden => {
+            let stage = stage + 1;
+            let Some(next) = plan.stage(stage) else {
+                return Vec::new();
+            };
+            let open = is_first.then(|| open.opening.clone());
+            let body = DataBody::Forward(Forward { stage, tokens, open, sample, more });
+            vec![(next.incarnation.node, frame(start, body))]
+        }
+        Outcome::Absorbed | Outcome::Reused => {
+            vec![(header.owner, frame(start, DataBody::Absorbed { end }))]
+        }
+        Outcome::Sampled(sampled) => {
+            let token = sampled.token;
+            let finish = open.opening.finish(token, end, plan.parts().context);
+            let reused = u32::try_from(open.opening.prefix.len()).unwrap_or(u32::MAX);
+            let logprobs = sampled.logprobs;
+            let accepted = DataBody::Accepted { token, logprobs, finish, reused };
+            let mut frames = vec![(header.owner, frame(end, accepted))];
+            if let (None, Some(first)) = (finish, plan.stage(0)) {
+                let again =
+                    Forward { stage: 0, tokens: vec![token], open: None, sample: true, more };
+                // The next token first: the owner can wait, the pipeline should not.
+                let again = frame(end, DataBody::Forward(again));
+                frames.insert(0, (first.incarnation.node, again));
+            }
+            frames
+        }
+        Outcome::Rejected(SegmentError::PrefixGone { .. }) => {
+            vec![(header.owner, frame(start, DataBody::PrefixGone))]
+        }
+        Outcome::Rejected(error) => {
+            let layers = plan.stage_of(me).map(|(_, stage)| stage.layers.to_string());
+            let body = DataBody::Failed(GenerationError::StageFailed {
+                node: me.short(),
+                layers: layers.unwrap_or_default(),
+                reason: error.to_string(),
+            });
+            vec![(header.owner, frame(start, body))]
+        }
     }
 }

@@ -1,0 +1,327 @@
+//! Which of the waiting segments go into the next step. Pure.
+//!
+//! Every step takes a token of each running answer that waits, and fills up with tokens of prompts:
+//! as many as do not hold the answers up (see [`pace`](super::pace)), shared among the prompts that
+//! wait. A segment may so be computed in pieces. On the first of several stages, a step takes only
+//! its share of the running answers, so that every stage has some to work on.
+//!
+//! What the stage kept of former sequences is used here too: a prompt that begins like one of them
+//! begins where they part.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use planaria_config::SequenceId;
+use planaria_engine::prefix_cache::BLOCK_TOKENS;
+use planaria_engine::sampler::SamplingParams;
+use planaria_engine::stage::{Segment, Step};
+
+use super::pace::{self, Pace};
+
+/// A segment that a worker was asked to compute.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub(super) segment: Segment,
+    /// Which of its sequence's attempts it belongs to.
+    pub(super) attempt: u16,
+    /// Whether the sequence may begin with what former ones left.
+    pub(super) reuse: bool,
+    /// Whether what was computed together with it follows at once.
+    pub(super) more: bool,
+}
+
+/// What to do next.
+#[derive(Debug)]
+pub(super) struct Next {
+    /// Segments whose positions are all taken from former sequences.
+    pub(super) reused: Vec<Ticket>,
+    /// The step; empty if there is nothing to compute.
+    pub(super) step: Step,
+    /// For each of its segments, what it is a piece of.
+    pub(super) tickets: Vec<Ticket>,
+    /// How many of its segments are tokens of running answers; they come first.
+    pub(super) answers: usize,
+}
+
+impl Next {
+    /// Tokens of prompts in the step.
+    pub(super) fn prompt_tokens(&self) -> usize {
+        self.step.segments.iter().skip(self.answers).map(|segment| segment.tokens.len()).sum()
+    }
+}
+
+/// What names a segment as it was asked for, of which a step may hold a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) sequence: SequenceId,
+    pub(super) attempt: u16,
+    /// Position of its first token.
+    pub(super) segment: u32,
+}
+
+/// Waiting work.
+#[derive(Debug)]
+pub(super) struct Queue {
+    is_first: bool,
+    stages: usize,
+    pace: Pace,
+    waiting: BTreeMap<SequenceId, Waiting>,
+    /// Sequences that wait, the longest waiting first.
+    order: VecDeque<SequenceId>,
+    /// Sequences whose prompt is done.
+    answering: BTreeSet<SequenceId>,
+    expects_more: bool,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    attempt: u16,
+    segments: VecDeque<Item>,
+    /// Of a sequence of which nothing was computed yet.
+    begin: Option<Begin>,
+}
+
+#[derive(Debug)]
+struct Item {
+    segment: Segment,
+    /// Position of the first token that was asked for with this one.
+    asked: u32,
+}
+
+#[derive(Debug)]
+struct Begin {
+    open: Option<Box<SamplingParams>>,
+    /// Positions that former sequences left, as far as was looked.
+    prefix: Vec<u32>,
+    reuse: bool,
+}
+
+impl Queue {
+    /// Nothing waits. `is_first` says whether the stage embeds tokens.
+    pub(super) fn new(is_first: bool) -> Self {
+        Self {
+            is_first,
+            stages: 1,
+            pace: Pace::default(),
+            waiting: BTreeMap::new(),
+            order: VecDeque::new(),
+            answering: BTreeSet::new(),
+            expects_more: false,
+        }
+    }
+
+    /// How many stages the pipeline has.
+    pub(super) fn set_stages(&mut self, stages: u16) {
+        self.stages = usize::from(stages.max(1));
+    }
+
+    /// Whether what comes next was computed together with what came last, so that a step should
+    /// wait for it.
+    pub(super) const fn expects_more(&self) -> bool {
+        self.expects_more
+    }
+
+    /// What was expected does not come.
+    pub(super) const fn expect_no_more(&mut self) {
+        self.expects_more = false;
+    }
+
+    pub(super) fn push(&mut self, work: Work) {
+        let Work { mut segment, attempt, reuse, more } = work;
+        self.expects_more = more;
+        let sequence = segment.sequence;
+        let waiting = self.waiting.entry(sequence).or_insert_with(|| Waiting {
+            attempt,
+            segments: VecDeque::new(),
+            begin: None,
+        });
+        if waiting.segments.is_empty() && waiting.begin.is_none() {
+            waiting.attempt = attempt;
+            if segment.open.is_some() {
+                let open = segment.open.take();
+                let prefix = std::mem::take(&mut segment.prefix);
+                let reuse = reuse && self.is_first;
+                waiting.begin = Some(Begin { open, prefix, reuse });
+            }
+        }
+        if !self.order.contains(&sequence) {
+            self.order.push_back(sequence);
+        }
+        if is_answer(&segment) && waiting.begin.is_none() {
+            self.answering.insert(sequence);
+        }
+        waiting.segments.push_back(Item { asked: segment.start, segment });
+    }
+
+    /// Forgets a sequence and all that waits of it.
+    pub(super) fn release(&mut self, sequence: SequenceId) {
+        self.waiting.remove(&sequence);
+        self.order.retain(|waiting| *waiting != sequence);
+        self.answering.remove(&sequence);
+    }
+
+    /// Takes in what a step of that many tokens of answers and of prompts took.
+    pub(super) fn took(&mut self, answers: usize, prompts: usize, took: Duration) {
+        self.pace.observe(answers, prompts, took);
+    }
+
+    /// Takes what comes next, if anything waits. `reusable` says how many of the first positions of
+    /// a sequence that begins with these tokens the stage has.
+    pub(super) fn next(&mut self, reusable: impl Fn(&[u32]) -> u32) -> Option<Next> {
+        let (reused, tickets) = (Vec::new(), Vec::new());
+        let mut next = Next { reused, step: Step::default(), tickets, answers: 0 };
+        for sequence in self.order.clone() {
+            if let Some(waiting) = self.waiting.get_mut(&sequence) {
+                waiting.reuse(sequence, &reusable, &mut next.reused);
+            }
+        }
+        self.take_answers(&mut next);
+        self.take_prompts(&mut next);
+        let waiting = &self.waiting;
+        self.order.retain(|sequence| waiting.get(sequence).is_some_and(|w| !w.segments.is_empty()));
+        self.waiting.retain(|_, waiting| !waiting.segments.is_empty() || waiting.begin.is_some());
+        (!next.step.segments.is_empty() || !next.reused.is_empty()).then_some(next)
+    }
+
+    /// A token for each running answer; on the first of several stages only as many as leave the
+    /// others something.
+    fn take_answers(&mut self, next: &mut Next) {
+        let share =
+            if self.is_first { self.answering.len().div_ceil(self.stages) } else { usize::MAX };
+        for sequence in &self.order {
+            if next.step.segments.len() >= share.max(1) {
+                return;
+            }
+            if let Some(waiting) = self.waiting.get_mut(sequence)
+                && waiting.is_answer()
+                && let Some((piece, ticket)) = waiting.take(*sequence, 1)
+            {
+                next.step.segments.push(piece);
+                next.tickets.push(ticket);
+                next.answers += 1;
+            }
+        }
+    }
+
+    /// Tokens of prompts, in equal shares; what one does not need the others get.
+    fn take_prompts(&mut self, next: &mut Next) {
+        let mut budget = if self.answering.is_empty() { pace::MOST } else { self.pace.budget() };
+        let is_prompt =
+            |waiting: &&SequenceId| self.waiting.get(waiting).is_some_and(Waiting::is_prompt);
+        let prompts: Vec<SequenceId> = self.order.iter().filter(is_prompt).copied().collect();
+        for (index, sequence) in prompts.iter().enumerate() {
+            let share = budget.div_ceil(prompts.len() - index);
+            let Some(waiting) = self.waiting.get_mut(sequence).filter(|_| share > 0) else {
+                continue;
+            };
+            if let Some((piece, ticket)) = waiting.take(*sequence, share) {
+                budget -= piece.tokens.len().min(budget);
+                if piece.sample {
+                    self.answering.insert(*sequence);
+                }
+                next.step.segments.push(piece);
+                next.tickets.push(ticket);
+            }
+        }
+    }
+}
+
+impl Waiting {
+    fn is_answer(&self) -> bool {
+        self.begin.is_none() && self.segments.front().is_some_and(|item| is_answer(&item.segment))
+    }
+
+    fn is_prompt(&self) -> bool {
+        !self.segments.is_empty() && !self.is_answer() && !self.is_too_short_to_tell()
+    }
+
+    /// Whether it is not known yet if the sequence begins like a former one, because less than a
+    /// block of it is here. More is on its way: owners send that much at once.
+    fn is_too_short_to_tell(&self) -> bool {
+        let known: usize = self.segments.iter().map(|item| item.segment.tokens.len()).sum();
+        self.begin.as_ref().is_some_and(|begin| begin.reuse && begin.prefix.is_empty())
+            && known < BLOCK_TOKENS as usize
+            && self.segments.back().is_some_and(|item| !item.segment.sample)
+    }
+
+    /// Before anything of the sequence is computed: passes over what former ones left.
+    fn reuse(
+        &mut self,
+        sequence: SequenceId,
+        reusable: &impl Fn(&[u32]) -> u32,
+        reused: &mut Vec<Ticket>,
+    ) {
+        let Some(begin) = self.begin.as_mut().filter(|begin| begin.reuse) else {
+            return;
+        };
+        let mut known = begin.prefix.clone();
+        self.segments.iter().for_each(|item| known.extend_from_slice(&item.segment.tokens));
+        let had = begin.prefix.len();
+        let mut left = reusable(&known) as usize;
+        // After the last token of a prompt comes an answer, and for that it has to be computed.
+        if self.segments.back().is_some_and(|item| item.segment.sample) && left >= known.len() {
+            left =
+                reusable(known.get(..known.len().saturating_sub(1)).unwrap_or_default()) as usize;
+        }
+        if left <= had {
+            return;
+        }
+        begin.prefix = known.get(..left).unwrap_or_default().to_vec();
+        while let Some(item) = self.segments.front_mut() {
+            let start = item.segment.start as usize;
+            let end = start + item.segment.tokens.len();
+            if end <= left {
+                reused.push(Ticket { sequence, attempt: self.attempt, segment: item.asked });
+                self.segments.pop_front();
+                continue;
+            }
+            if start < left {
+                item.segment.tokens.drain(..left - start);
+                item.segment.start = u32::try_from(left).unwrap_or(u32::MAX);
+            }
+            return;
+        }
+    }
+
+    /// Takes the first `count` tokens of what waits, or what there is of the first segment.
+    fn take(&mut self, sequence: SequenceId, count: usize) -> Option<(Segment, Ticket)> {
+        let item = self.segments.front_mut()?;
+        let ticket = Ticket { sequence, attempt: self.attempt, segment: item.asked };
+        let mut piece = if item.segment.tokens.len() <= count {
+            self.segments.pop_front()?.segment
+        } else {
+            cut(&mut item.segment, count)
+        };
+        if let Some(begin) = self.begin.take() {
+            piece.open = begin.open;
+            piece.prefix = begin.prefix;
+        }
+        Some((piece, ticket))
+    }
+}
+
+/// A token after which another is to be sampled, as answers consist of.
+fn is_answer(segment: &Segment) -> bool {
+    segment.sample && segment.tokens.len() == 1
+}
+
+/// Cuts the first `count` tokens off a longer segment.
+fn cut(segment: &mut Segment, count: usize) -> Segment {
+    let row_bytes =
+        segment.hidden.as_ref().map_or(0, |hidden| hidden.len() / segment.tokens.len().max(1));
+    let rest = segment.tokens.split_off(count);
+    let first = Segment {
+        sequence: segment.sequence,
+        start: segment.start,
+        tokens: std::mem::replace(&mut segment.tokens, rest),
+        hidden: segment.hidden.as_mut().map(|hidden| hidden.split_to(count * row_bytes)),
+        open: segment.open.take(),
+        prefix: std::mem::take(&mut segment.prefix),
+        sample: false,
+    };
+    segment.start += u32::try_from(count).unwrap_or(u32::MAX);
+    first
+}
+
+#[cfg(test)]
+mod tests;
