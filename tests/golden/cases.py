@@ -1,0 +1,204 @@
+"""Which golden cases there are: what each model looks like, how it is stored and quantized.
+
+A case is: `family` (a key of FAMILIES; llama without), `config` (what differs from the
+family's), and where they are wanted `dtype` (float32 without), `quantize` and
+`overrides` (for mlx-lm's quantize_model), `only` (a part of the names of what is
+quantized), `layout` (a key of layouts.LAYOUTS; MLX's own names without), `files` (how
+many), `safety` (how many times the noise a margin must be), `gains` (how large a kind
+of random parameter is, see checkpoint.py).
+"""
+
+SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+MERGES = ["Ġ t", "h e", "i n", "e r", "a n", "Ġ a", "o n", "Ġt he", "in g", "Ġ s"]
+VOCAB = len(SPECIAL) + 256 + len(MERGES)
+
+BASE = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": VOCAB, "hidden_size": 48,
+    "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+    "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True,
+    "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32",
+}
+WIDE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 5}
+
+# What every other family starts from: small, for float32 must stay far below 200 KiB.
+SMALL = {key: BASE[key] for key in (
+    "vocab_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+    "rms_norm_eps", "rope_theta", "tie_word_embeddings", "bos_token_id", "eos_token_id", "torch_dtype")}
+SMALL |= {"hidden_size": 32, "intermediate_size": 16, "hidden_act": "silu"}
+
+GEMMA = SMALL | {"hidden_size": 24, "head_dim": 8, "query_pre_attn_scalar": 16,
+                 "hidden_activation": "gelu_pytorch_tanh", "hidden_act": "gelu_pytorch_tanh", "rms_norm_eps": 1e-6}
+GEMMA3_TEXT = GEMMA | {
+    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text",
+    "sliding_window": 32, "sliding_window_pattern": 3, "num_hidden_layers": 5,
+    "rope_theta": 100000.0, "rope_local_base_freq": 1000.0, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+
+FAMILIES = {
+    "llama": BASE,
+    "mistral": SMALL | {"architectures": ["MistralForCausalLM"], "model_type": "mistral", "sliding_window": 32,
+                        "hidden_size": 24, "head_dim": 12},
+    "qwen2": SMALL | {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rope_theta": 1000000.0,
+                      "sliding_window": 32, "use_sliding_window": False, "max_window_layers": 2},
+    "qwen3": SMALL | {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rope_theta": 1000000.0,
+                      "hidden_size": 24, "head_dim": 12, "attention_bias": False},
+    "qwen3_moe": SMALL | {"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe",
+                          "hidden_size": 24, "head_dim": 10, "rope_theta": 1000000.0,
+                          "attention_bias": False, "num_experts": 5,
+                          "num_experts_per_tok": 2, "moe_intermediate_size": 6, "decoder_sparse_step": 1,
+                          "mlp_only_layers": [], "norm_topk_prob": True},
+    "gemma2": GEMMA | {"architectures": ["Gemma2ForCausalLM"], "model_type": "gemma2", "sliding_window": 28,
+                       "attn_logit_softcapping": 6.0, "final_logit_softcapping": 20.0},
+    "gemma3_text": GEMMA3_TEXT,
+    "gemma3": {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "vocab_size": VOCAB,
+               "bos_token_id": 1, "eos_token_id": [2, 0], "torch_dtype": "float32",
+               "text_config": GEMMA3_TEXT | {"num_hidden_layers": 4, "sliding_window_pattern": 2,
+                                             "sliding_window": 20},
+               "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 8, "num_hidden_layers": 1}},
+    "phi3": SMALL | {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", "tie_word_embeddings": False,
+                     "sliding_window": None, "original_max_position_embeddings": 512},
+    "mixtral": SMALL | {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "rope_theta": 1000000.0,
+                        "num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 8,
+                        "sliding_window": None},
+    # The yarn numbers put the ends of the ramp on whole dimensions: mlx-lm ignores
+    # `truncate`, others do not, and here it makes no difference.
+    "gpt_oss": SMALL | {"architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss",
+                        "head_dim": 8, "hidden_size": 24, "tie_word_embeddings": False, "attention_bias": True,
+                        "num_local_experts": 4,
+                        "num_experts_per_tok": 2, "intermediate_size": 8, "sliding_window": 20,
+                        "rope_theta": 151700, "initial_context_length": 124, "swiglu_limit": 7.0,
+                        "layer_types": ["sliding_attention", "full_attention"] * 2,
+                        "rope_scaling": {"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                                         "original_max_position_embeddings": 124, "truncate": False}},
+    "deepseek_v3": SMALL | {
+        "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "tie_word_embeddings": False,
+        "hidden_size": 24, "num_attention_heads": 3, "num_key_value_heads": 3, "q_lora_rank": 16, "kv_lora_rank": 14,
+        "qk_nope_head_dim": 10, "qk_rope_head_dim": 8, "v_head_dim": 9,
+        "n_routed_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
+        "n_shared_experts": 1, "moe_intermediate_size": 4, "first_k_dense_replace": 1,
+        "moe_layer_freq": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5, "scoring_func": "sigmoid",
+        "topk_method": "noaux_tc", "attention_bias": False, "rms_norm_eps": 1e-6,
+        "rope_scaling": {"type": "yarn", "factor": 8.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+                         "mscale_all_dim": 1.0, "original_max_position_embeddings": 64}},
+}
+
+# Models for quantization: widths that groups divide.
+PACKED = SMALL | {"intermediate_size": 32}
+PACKED_MOE = {"hidden_size": 64, "moe_intermediate_size": 32, "num_experts": 4, "num_hidden_layers": 3, "head_dim": 8}
+PACKED_MLA = {"hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 32, "n_routed_experts": 4,
+              "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "num_attention_heads": 2,
+              "num_key_value_heads": 2, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 32,
+              "v_head_dim": 32}
+
+# Prompt lengths. The long one crosses several chunks and, with its answer, grows any KV
+# cache that grows in steps of up to 128. Two are longer than any sliding window here.
+LENGTHS = [1, 2, 7, 17, 40, 150]
+
+
+def steps_for(length, case):
+    """How many tokens to ask for: fewer where clear paths are rare."""
+    if "dtype" not in case:
+        return 26
+    return 10 if length == 1 else 20
+
+
+# Append only: the index of a case decides its seeds.
+CASES = {
+    "f32-tied": {"config": {}},
+    "f32-untied-biases": {"config": {"tie_word_embeddings": False, "num_key_value_heads": 1, "attention_bias": True,
+                                     "mlp_bias": True, "eos_token_id": [2, 0]}},
+    "bf16-untied": {"config": WIDE | {"tie_word_embeddings": False, "num_hidden_layers": 4, "rope_theta": 500000.0,
+                                      "vocab_size": 288}, "dtype": "bfloat16"},
+    "f16-tied": {"config": WIDE | {"num_hidden_layers": 4, "intermediate_size": 96}, "dtype": "float16"},
+    # MLX's CPU backend adds up quantized products in the dtype itself, so bf16 is far from float32 here.
+    "q4-bf16-untied": {"config": WIDE | {"tie_word_embeddings": False, "num_hidden_layers": 4}, "dtype": "bfloat16",
+                       "quantize": {"group_size": 64, "bits": 4}, "safety": 0.6},
+    "q4-f32-untied": {"config": WIDE | {"tie_word_embeddings": False}, "quantize": {"group_size": 64, "bits": 4}},
+    "q8-f32-tied": {"config": WIDE, "quantize": {"group_size": 32, "bits": 8}},
+    "q-mixed-tied": {"config": WIDE | {"num_hidden_layers": 6}, "quantize": {"group_size": 32, "bits": 4}, "overrides": {
+        "model.embed_tokens": {"group_size": 64, "bits": 8},
+        "model.layers.0.mlp.down_proj": {"group_size": 64, "bits": 6},
+        "model.layers.1.self_attn.q_proj": False,
+        "model.layers.3.self_attn.v_proj": {"group_size": 32, "bits": 3},
+        "model.layers.4.mlp.up_proj": False,
+    }},
+    "rope-llama3": {"config": {"rope_theta": 500000.0, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64}}},
+    "rope-linear": {"config": {"rope_scaling": {
+        "type": "linear", "factor": 4.0}}},
+    "head-dim": {"config": {"head_dim": 20}},
+    "sharded-bf16": {"config": WIDE | {"num_hidden_layers": 6, "intermediate_size": 64}, "dtype": "bfloat16",
+                     "files": 3},
+
+    "qwen2-tied": {"family": "qwen2", "config": {}},
+    "qwen2-untied": {"family": "qwen2", "config": {"tie_word_embeddings": False, "hidden_size": 24,
+                                                   "num_attention_heads": 2, "num_key_value_heads": 1}},
+    "qwen3": {"family": "qwen3", "config": {}},
+    "mistral-window": {"family": "mistral", "config": {}},
+    "gemma2": {"family": "gemma2", "config": {}},
+    "gemma3-text": {"family": "gemma3_text", "config": {}},
+    "phi3": {"family": "phi3", "config": {}},
+    "phi3-longrope": {"family": "phi3", "config": {
+        "tie_word_embeddings": True, "num_attention_heads": 2, "num_key_value_heads": 1, "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 64, "rope_scaling": {
+            "type": "longrope", "short_factor": [1.0, 1.05, 1.1, 1.3, 1.5, 2.0],
+            "long_factor": [1.1, 1.6, 2.5, 4.0, 6.0, 8.0]}}},
+    "mixtral-hf": {"family": "mixtral", "config": {}, "layout": "mixtral-hf"},
+    "mixtral-mlx": {"family": "mixtral", "config": {"hidden_size": 24, "num_local_experts": 3,
+                                                    "num_attention_heads": 2, "num_key_value_heads": 1}},
+    "qwen3-moe-mlx": {"family": "qwen3_moe", "config": {}},
+    "qwen3-moe-hf-mixed": {"family": "qwen3_moe", "layout": "experts-apart", "config": {
+        "norm_topk_prob": False, "num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3],
+        "intermediate_size": 12, "head_dim": 8}, "gains": {"gate": 1.5}},
+    "gpt-oss-mlx": {"family": "gpt_oss", "config": {}},
+    "gpt-oss-mxfp4-hf": {"family": "gpt_oss", "layout": "gpt-oss-hf", "config": {
+        "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1},
+                         "quantize": {"group_size": 32, "bits": 4, "mode": "mxfp4"}, "only": "mlp.experts"},
+    "deepseek-v3-mlx": {"family": "deepseek_v3", "config": {}},
+    "deepseek-v3-hf": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": {
+        "q_lora_rank": None, "n_shared_experts": 2, "rope_scaling": FAMILIES["deepseek_v3"]["rope_scaling"] | {
+            "factor": 40.0, "mscale_all_dim": 0.5}}},
+    "q2-f32": {"config": PACKED, "quantize": {"group_size": 32, "bits": 2}},
+    "q3-f32": {"config": PACKED | {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3},
+               "quantize": {"group_size": 64, "bits": 3}},
+    "q5-f32": {"family": "qwen3", "config": PACKED | {"head_dim": 16}, "quantize": {"group_size": 32, "bits": 5}},
+    "q6-f32": {"config": PACKED, "quantize": {"group_size": 32, "bits": 6}},
+    "mxfp4-f32": {"config": PACKED | {"tie_word_embeddings": False, "intermediate_size": 64}, "quantize": {
+        "group_size": 32, "bits": 4, "mode": "mxfp4"}},
+    "nvfp4-f32": {"family": "qwen3", "config": PACKED | {"head_dim": 16}, "quantize": {
+        "group_size": 16, "bits": 4, "mode": "nvfp4"}},
+    "mxfp8-f32": {"config": PACKED | {"intermediate_size": 64}, "quantize": {
+        "group_size": 32, "bits": 8, "mode": "mxfp8"}},
+    # The router stays at 8 bits in groups of 64: mlx-lm's own choice for the family.
+    "q4-moe-f32": {"family": "qwen3_moe", "config": PACKED_MOE, "quantize": {"group_size": 32, "bits": 4}},
+    "mxfp4-mixed-f32": {"config": PACKED | {"intermediate_size": 64}, "quantize": {
+        "group_size": 32, "bits": 4, "mode": "mxfp4"}, "overrides": {
+        "model.embed_tokens": {"group_size": 32, "bits": 8, "mode": "affine"},
+        "model.layers.0.self_attn.v_proj": {"group_size": 16, "bits": 4, "mode": "nvfp4"},
+        "model.layers.1.mlp.down_proj": {"group_size": 32, "bits": 6, "mode": "affine"},
+        "model.layers.2.self_attn.q_proj": {"group_size": 32, "bits": 8, "mode": "mxfp8"},
+        # Without a mode it is affine, whatever the default is.
+        "model.layers.2.mlp.up_proj": {"group_size": 32, "bits": 4},
+        "model.layers.3.mlp.gate_proj": False,
+    }},
+    "q4-deepseek-v3-f32": {"family": "deepseek_v3", "config": PACKED_MLA, "quantize": {"group_size": 32, "bits": 4}},
+    "gemma3-multimodal": {"family": "gemma3", "config": {}, "layout": "gemma3-towers"},
+    "rope-yarn": {"config": SMALL | {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_scaling": {
+        "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}}},
+}
+# A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
+LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}
+# Between the last expert chosen and the first not chosen, in what the router compares; float32 only.
+LOWEST_CHOICE_MARGIN = 5e-4
+SEEDS_PER_CASE = 1000
+
+
+def config_of(case):
+    """The config.json of a case, before it is quantized."""
+    return FAMILIES[case.get("family", "llama")] | case["config"]
+
+
+def text_part(config):
+    """Where a config says what the language model looks like."""
+    return config.get("text_config", config)

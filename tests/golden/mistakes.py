@@ -1,0 +1,449 @@
+"""The proof that the golden tokens would notice a mistake.
+
+One thing at a time is broken in a model that is otherwise right; most prompts must then
+give other tokens. A mistake that a short prompt cannot notice asks for the long ones only.
+"""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map
+from mlx_lm.models.activations import SwigluOAI
+from mlx_lm.models.switch_layers import SwiGLU
+
+from cases import text_part
+from reference import chooser_of, greedy, load, router_of, sparse_blocks
+
+
+def count_noticed(folder, prompts, tokens):
+    """How many prompts notice each mistake, and the mistakes that too few notice."""
+    noticed, missed = {}, []
+    for mistake, break_it in MISTAKES.items():
+        model, config = load(folder)
+        broken = break_it(model, config)
+        if broken is False:
+            continue
+        concerned = list(zip(prompts, tokens))
+        if mistake in WINDOW_MISTAKES:
+            concerned = [(ids, path) for ids, path in concerned if len(ids) > window_of(config)]
+        needed = 1 if mistake in SUBTLE else max(1, len(concerned) - 1)
+        changed = sum(greedy(broken or model, ids, len(path)) != path for ids, path in concerned)
+        noticed[mistake] = changed
+        if changed < needed:
+            missed.append(mistake)
+    return noticed, missed
+
+
+def body_of(model):
+    return getattr(model, "language_model", model).model
+
+
+def window_of(config):
+    return text_part(config).get("sliding_window")
+
+
+# Positions.
+
+def dims_of(rope):
+    return rope.dim if hasattr(rope, "dim") else rope.dims
+
+
+def plain_rope(attention, config, traditional):
+    base = config["rope_theta"]
+    if getattr(attention, "is_sliding", False):
+        base = config["rope_local_base_freq"]
+    return nn.RoPE(dims_of(attention.rope), traditional=traditional, base=base)
+
+
+def is_pairwise(rope):
+    return getattr(rope, "traditional", False)
+
+
+def no_rope(model, _):
+    for layer in model.layers:
+        layer.self_attn.rope = lambda x, offset=0: x
+
+
+def rope_not_scaled(model, config):
+    config = text_part(config)
+    if not config.get("rope_scaling"):
+        return False
+    for layer in model.layers:
+        layer.self_attn.rope = plain_rope(layer.self_attn, config, is_pairwise(layer.self_attn.rope))
+
+
+def rope_of_pairs(model, config):
+    """Neighbours are turned together where halves are to be, and the other way round."""
+    for layer in model.layers:
+        traditional = not is_pairwise(layer.self_attn.rope)
+        layer.self_attn.rope = plain_rope(layer.self_attn, text_part(config), traditional)
+
+
+def rope_stuck(model, _):
+    """Positions stop at five, as if the answer's offset did not grow."""
+    for layer in model.layers:
+        rope = layer.self_attn.rope
+        layer.self_attn.rope = lambda x, offset=0, rope=rope: rope(x, offset=min(offset, 5))
+
+
+def rope_without_mscale(model, _):
+    name = "mscale" if hasattr(model.layers[0].self_attn.rope, "mscale") else "_scale"
+    for layer in model.layers:
+        if getattr(layer.self_attn.rope, name, 1.0) == 1.0:
+            return False
+        setattr(layer.self_attn.rope, name, 1.0)
+
+
+def rope_frequencies_plain(model, config):
+    """The scale of yarn and longrope without their frequencies."""
+    for layer in model.layers:
+        rope = layer.self_attn.rope
+        if not hasattr(rope, "mscale") and not hasattr(rope, "_scale"):
+            return False
+        rope._freqs = text_part(config)["rope_theta"] ** (mx.arange(0, dims_of(rope), 2) / dims_of(rope))
+
+
+def rope_short_factors(model, config):
+    scaling = text_part(config).get("rope_scaling") or {}
+    if "short_factor" not in scaling:
+        return False
+    for layer in model.layers:
+        rope = layer.self_attn.rope
+        rope._freqs = rope._freqs * mx.array(scaling["short_factor"]) / mx.array(scaling["long_factor"])
+
+
+def rope_all_dims(model, config):
+    if config.get("partial_rotary_factor", 1.0) == 1.0:
+        return False
+    for layer in model.layers:
+        rope, rest = layer.self_attn.rope, nn.RoPE(layer.self_attn.head_dim, base=config["rope_theta"])
+        layer.self_attn.rope = lambda x, offset=0, rope=rope, rest=rest: mx.concatenate(
+            [rope(x, offset=offset)[..., :rope.dim], rest(x, offset=offset)[..., rope.dim:]], axis=-1)
+
+
+def rope_mscale_on_all_dims(model, config):
+    if config.get("partial_rotary_factor", 1.0) == 1.0:
+        return False
+    for layer in model.layers:
+        rope = layer.self_attn.rope
+        layer.self_attn.rope = lambda x, offset=0, rope=rope: mx.concatenate(
+            [rope(x, offset=offset)[..., :rope.dim], x[..., rope.dim:] * rope._scale], axis=-1)
+
+
+def rope_global_everywhere(model, config):
+    config = text_part(config)
+    if "rope_local_base_freq" not in config:
+        return False
+    ropes = [layer.self_attn.rope for layer in model.layers if not layer.self_attn.is_sliding]
+    for layer in model.layers:
+        layer.self_attn.rope = ropes[0]
+
+
+# Attention.
+
+def heads_mixed(model, config):
+    """Query heads meet the wrong key heads."""
+    config = text_part(config)
+    heads = config["num_key_value_heads"]
+    if heads in (1, config["num_attention_heads"]):
+        return False
+
+    def turned(weights):
+        return mx.concatenate(mx.split(weights, heads)[::-1])
+
+    for layer in model.layers:
+        if "qkv_proj" in layer.self_attn:
+            module = layer.self_attn.qkv_proj
+            queries, each = config["num_attention_heads"], layer.self_attn.head_dim
+            ends = [each * queries, each * (queries + heads)]
+            module.update(tree_map(lambda w: mx.concatenate(
+                [part if i == 0 else turned(part) for i, part in enumerate(mx.split(w, ends))]), module.parameters()))
+            continue
+        for name in ("k_proj", "v_proj"):
+            module = getattr(layer.self_attn, name)
+            module.update(tree_map(turned, module.parameters()))
+
+
+def latent_heads_mixed(model, _):
+    for layer in model.layers:
+        if "embed_q" not in layer.self_attn:
+            return False
+        module = layer.self_attn.embed_q
+        module.update(tree_map(lambda w: w[::-1], module.parameters()))
+
+
+def scale_of_head_dim(model, config):
+    """The usual scale where the family has its own."""
+    for layer in model.layers:
+        attention = layer.self_attn
+        usual = getattr(attention, "q_head_dim", None) or text_part(config).get("head_dim")
+        if not hasattr(attention, "scale") or not usual or math.isclose(attention.scale, usual ** -0.5):
+            return False
+        attention.scale = usual ** -0.5
+
+
+def no_head_norm(name):
+    def break_it(model, _):
+        for layer in model.layers:
+            if name not in layer.self_attn:
+                return False
+            setattr(layer.self_attn, name, lambda x: x)
+    return break_it
+
+
+def no_softcap(model, _):
+    for layer in model.layers:
+        if not hasattr(layer.self_attn, "attn_logit_softcapping"):
+            return False
+        layer.self_attn.attn_logit_softcapping = 1e6
+
+
+# Others may name a window and not use it.
+WINDOWED = ("mistral", "gemma2", "gemma3", "gemma3_text", "gpt_oss")
+
+
+def other_window(change):
+    """`change` makes of a window the one to use instead; None is none."""
+    def break_it(model, config):
+        if not window_of(config) or config["model_type"] not in WINDOWED:
+            return False
+        window = change(window_of(config)) or 1 << 20
+        body = body_of(model)
+        if config["model_type"] == "gemma2":
+            for layer in model.layers[::2]:
+                layer.self_attn.window = window
+        elif config["model_type"] == "mistral":
+            body.sliding_window = window
+        else:
+            # The caches are made from the arguments.
+            getattr(model, "language_model", model).args.sliding_window = window
+            body.window_size = window
+    return break_it
+
+
+def window_on_other_layers(model, config):
+    if config["model_type"] == "gemma2":
+        attentions = [layer.self_attn for layer in model.layers]
+        for one, two in zip(attentions[::2], attentions[1::2]):
+            two.window = one.window
+            one.__class__, two.__class__ = two.__class__, one.__class__
+    elif config["model_type"] == "gpt_oss":
+        body = model.model
+        body.layer_types = body.layer_types[::-1]
+        body.swa_idx, body.ga_idx = body.ga_idx, body.swa_idx
+    else:
+        return False
+
+
+def sinks_ignored(model, _):
+    for layer in model.layers:
+        if "sinks" not in layer.self_attn:
+            return False
+        layer.self_attn.sinks = mx.full(layer.self_attn.sinks.shape, -1e4)
+
+
+# Layers.
+
+def layers_swapped(model, _):
+    layers = body_of(model).layers
+    layers[1], layers[2] = layers[2], layers[1]
+
+
+def flat(ending, value):
+    """Parameters without their own values; a gemma's norm of one is a zero."""
+    def break_it(model, config):
+        found = [(p, w) for p, w in tree_flatten(model.parameters()) if p.endswith(ending)]
+        if not found:
+            return False
+        gemma = "norm" in ending and config["model_type"].startswith("gemma")
+        model.load_weights([(p, mx.full(w.shape, value - gemma, w.dtype)) for p, w in found], strict=False)
+    return break_it
+
+
+def norms_without_one(model, config):
+    if not config["model_type"].startswith("gemma"):
+        return False
+    model.load_weights([(p, w - 1) for p, w in tree_flatten(model.parameters()) if "norm" in p], strict=False)
+
+
+def embeddings_not_scaled(model, config):
+    if not config["model_type"].startswith("gemma"):
+        return False
+    body_of(model).args.hidden_size = 1
+
+
+def epsilon(model, _):
+    for _, module in model.named_modules():
+        if hasattr(module, "eps"):
+            module.eps = 0.3
+
+
+def gelu_is_silu(model, config):
+    if not config["model_type"].startswith("gemma"):
+        return False
+    for layer in model.layers:
+        mlp = layer.mlp
+        layer.mlp = lambda x, mlp=mlp: mlp.down_proj(nn.silu(mlp.gate_proj(x)) * mlp.up_proj(x))
+
+
+def gate_and_up_swapped(model, _):
+    for _, module in model.named_modules():
+        if "gate_up_proj" in module:
+            fused = module.gate_up_proj
+            fused.update(tree_map(lambda w: mx.concatenate(mx.split(w, 2)[::-1]), fused.parameters()))
+        elif "gate_proj" in module:
+            module.gate_proj, module.up_proj = module.up_proj, module.gate_proj
+
+
+# Experts.
+
+def in_blocks(break_block):
+    """Breaks every block of experts; does not apply where there is none, or to a block that gives False."""
+    def break_it(model, _):
+        blocks = list(sparse_blocks(model))
+        results = [break_block(block) for block in blocks]
+        return False if not blocks or False in results else None
+    return break_it
+
+
+def experts_of(block):
+    return block["switch_mlp"] if "switch_mlp" in block else block["experts"]
+
+
+def experts_turned(block):
+    experts = experts_of(block)
+    experts.update(tree_map(lambda w: mx.roll(w, 1, axis=0), experts.parameters()))
+
+
+def one_expert_less(block):
+    module, name = chooser_of(block)
+    setattr(module, name, getattr(module, name) - 1)
+
+
+def one_expert_more(block):
+    module, name = chooser_of(block)
+    setattr(module, name, getattr(module, name) + 1)
+
+
+def router_halved(block):
+    """The choice stays (without a bias), the weights of the chosen do not."""
+    router = router_of(block)
+    kept = ("weight",) if "scales" in router else ()
+    router.update({name: w * 0.5 for name, w in router.parameters().items() if name not in kept})
+
+
+def experts_not_normalised(block):
+    """Or normalised where they are not to be."""
+    module = router_of(block) if hasattr(router_of(block), "norm_topk_prob") else block
+    if not hasattr(module, "norm_topk_prob"):
+        return False
+    module.norm_topk_prob = not module.norm_topk_prob
+
+
+def no_routed_scale(block):
+    if not hasattr(router_of(block), "routed_scaling_factor"):
+        return False
+    router_of(block).routed_scaling_factor = 1.0
+
+
+def no_groups(block):
+    if not hasattr(router_of(block), "n_group"):
+        return False
+    router_of(block).n_group = 1
+
+
+def bias_in_weights(block):
+    """The correction is for the choice only; here it comes into the weights too."""
+    router = router_of(block)
+    if "e_score_correction_bias" not in router:
+        return False
+
+    class Wrong(type(router)):
+        def __call__(self, x):
+            chosen, _ = super().__call__(x)
+            scores = mx.sigmoid(x @ self.weight.T) + self.e_score_correction_bias
+            weights = mx.take_along_axis(scores, chosen, axis=-1)
+            return chosen, weights / weights.sum(axis=-1, keepdims=True) * self.routed_scaling_factor
+
+    router.__class__ = Wrong
+
+
+def no_shared_experts(block):
+    if "shared_experts" not in block:
+        return False
+    shared = block.shared_experts.down_proj
+    shared.update(tree_map(mx.zeros_like, shared.parameters()))
+
+
+def activation(make):
+    def break_block(block):
+        if not isinstance(experts_of(block).activation, SwigluOAI):
+            return False
+        experts_of(block).activation = make()
+    return in_blocks(break_block)
+
+
+MISTAKES = {
+    "no RoPE": no_rope,
+    "RoPE not scaled": rope_not_scaled,
+    "RoPE of pairs": rope_of_pairs,
+    "offset stands still": rope_stuck,
+    "heads mixed": heads_mixed,
+    "layers swapped": layers_swapped,
+    "no input norm": flat("input_layernorm.weight", 1.0),
+    "no second norm": flat("post_attention_layernorm.weight", 1.0),
+    "no last norm": flat("model.norm.weight", 1.0),
+    "no q bias": flat("q_proj.bias", 0.0),
+    "no v bias": flat("v_proj.bias", 0.0),
+    "no o bias": flat("o_proj.bias", 0.0),
+    "no gate bias": flat("gate_proj.bias", 0.0),
+    "no up bias": flat("up_proj.bias", 0.0),
+    "no down bias": flat("down_proj.bias", 0.0),
+    "epsilon ignored": epsilon,
+
+    "no k bias": flat("k_proj.bias", 0.0),
+    "no router bias": flat("router.bias", 0.0),
+    "no q norm weights": flat("q_norm.weight", 1.0),
+    "no k norm weights": flat("k_norm.weight", 1.0),
+    "no q norm": no_head_norm("q_norm"),
+    "no k norm": no_head_norm("k_norm"),
+    "no norm before the MLP": flat("pre_feedforward_layernorm.weight", 1.0),
+    "no norm after the MLP": flat("post_feedforward_layernorm.weight", 1.0),
+    "no norm of low rank queries": flat("q_a_layernorm.weight", 1.0),
+    "no norm of latents": flat("kv_a_layernorm.weight", 1.0),
+    "no mscale": rope_without_mscale,
+    "frequencies not scaled": rope_frequencies_plain,
+    "short factors": rope_short_factors,
+    "all dimensions turned": rope_all_dims,
+    "mscale on all dimensions": rope_mscale_on_all_dims,
+    "one RoPE for all layers": rope_global_everywhere,
+    "latent heads mixed": latent_heads_mixed,
+    "scale of head_dim": scale_of_head_dim,
+    "no softcap of scores": no_softcap,
+    "no window": other_window(lambda _: None),
+    "window one too large": other_window(lambda window: window + 1),
+    "window one too small": other_window(lambda window: window - 1),
+    "window on the other layers": window_on_other_layers,
+    "sinks ignored": sinks_ignored,
+    "norms without one": norms_without_one,
+    "embeddings not scaled": embeddings_not_scaled,
+    "SiLU for GELU": gelu_is_silu,
+    "gate and up swapped": gate_and_up_swapped,
+    "experts turned": in_blocks(experts_turned),
+    "one expert less": in_blocks(one_expert_less),
+    "one expert more": in_blocks(one_expert_more),
+    "router halved": in_blocks(router_halved),
+    "weights of experts normalised otherwise": in_blocks(experts_not_normalised),
+    "no scale of experts": in_blocks(no_routed_scale),
+    "no groups of experts": in_blocks(no_groups),
+    "no correction of scores": flat("e_score_correction_bias", 0.0),
+    "correction in the weights": in_blocks(bias_in_weights),
+    "no shared experts": in_blocks(no_shared_experts),
+    "plain SwiGLU": activation(SwiGLU),
+    "SwiGLU without limit": activation(lambda: SwigluOAI(limit=1e9)),
+    "SwiGLU without alpha": activation(lambda: SwigluOAI(alpha=1.0)),
+}
+WINDOW_MISTAKES = {"no window", "window one too large", "window one too small", "window on the other layers"}
+# Noticing needs luck: one prompt is enough.
+SUBTLE = {"window one too large", "window one too small"}

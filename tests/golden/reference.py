@@ -1,0 +1,203 @@
+"""The models that golden tokens come from: mlx-lm's, with the windows that it leaves out."""
+
+import contextlib
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_flatten
+from mlx_lm.generate import generate_step
+from mlx_lm.models import gemma2
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.utils import load_model
+
+# Why golden tokens are not mlx-lm's own, by family.
+DIFFERENCES = {
+    "mistral": "Every layer sees the last `sliding_window` positions only, as Mistral AI and Hugging Face transformers "
+               "define the family; mlx-lm loads it as llama and ignores the window.",
+    "gemma2": "Layers with an even index see the last `sliding_window` positions only, as Google and Hugging Face "
+              "transformers define the family; mlx-lm lets every layer see all.",
+}
+
+# mlx-lm 0.32.2 hands its quantized experts' (absent) nvfp4 tensor scale to mlx, and mlx 0.32.2 does not know the
+# argument. Nothing else changes.
+gather_qmm = mx.gather_qmm
+
+
+def gather_qmm_without_scale(*args, global_scale=None, **kwargs):
+    assert global_scale is None
+    return gather_qmm(*args, **kwargs)
+
+
+mx.gather_qmm = gather_qmm_without_scale
+
+
+def load(folder):
+    """mlx-lm's model and config, with windows where the family has them."""
+    model, config = load_model(folder)
+    return with_windows(model, config), config
+
+
+def with_windows(model, config):
+    """Query p sees keys p - window + 1 up to p on the sliding layers of a family."""
+    window = config.get("sliding_window")
+    if not window or config["model_type"] not in DIFFERENCES:
+        return model
+    if config["model_type"] == "mistral":
+        # mlx-lm's llama knows windows; only its config cannot say that all layers have one.
+        model.model.sliding_window, model.model.swa_idx = window, 0
+        for layer in model.layers:
+            layer.use_sliding = True
+    else:
+        for layer in model.layers[::2]:
+            layer.self_attn.__class__ = WindowedGemma2Attention
+            layer.self_attn.window = window
+    return model
+
+
+class WindowedGemma2Attention(gemma2.Attention):
+    def __call__(self, x, mask=None, cache=None):
+        start = cache.offset if cache is not None else 0
+        keys = mx.arange(start + x.shape[1])
+        queries = keys[start:, None]
+        return super().__call__(x, (keys <= queries) & (keys > queries - self.window), cache)
+
+
+def as_float32(model, config):
+    """The same weights computed in float32 (packed weights stay packed, their scales widen)."""
+    other = type(model)(model.args)
+    flat = dict(tree_flatten(model.parameters()))
+    quantized = {path: module for path, module in model.named_modules() if hasattr(module, "bits")}
+    nn.quantize(other, class_predicate=lambda path, _: (
+        {"group_size": quantized[path].group_size, "bits": quantized[path].bits, "mode": quantized[path].mode}
+        if path in quantized else False))
+    other.load_weights([(path, w.astype(mx.float32) if mx.issubdtype(w.dtype, mx.floating) else w)
+                        for path, w in flat.items()])
+    mx.eval(other.parameters())
+    return with_windows(other, config)
+
+
+def greedy(model, ids, count, chunk=2048):
+    """What mlx-lm's own generator says, with the prompt read in chunks."""
+    steps = generate_step(mx.array(ids), model, max_tokens=count, prefill_step_size=chunk)
+    return [int(token) for token, _ in steps]
+
+
+def greedy_rows(model, prompts, count):
+    """Greedy tokens and all logits for rows of equal length at once: for the search only."""
+    cache = make_prompt_cache(model)
+    logits = model(mx.array(prompts), cache=cache)[:, -1].astype(mx.float32)
+    tokens, scores = [], []
+    for _ in range(count):
+        best = mx.argmax(logits, axis=-1)
+        mx.eval(best, logits)
+        tokens.append(np.array(best))
+        scores.append(np.array(logits))
+        logits = model(best[:, None], cache=cache)[:, -1].astype(mx.float32)
+    return np.stack(tokens, 1), np.stack(scores, 1)
+
+
+def margin_and_noise(model, exact, ids, path):
+    """The smallest gap of a path, and how far a gap moves when it is computed in another way.
+
+    For a low precision the other way is float32; for float32 it is one token at a time.
+    """
+    whole = mx.array([ids + path[:-1]])
+    one = model(whole).astype(mx.float32)
+    if exact:
+        other = exact(whole)
+    else:
+        cache = make_prompt_cache(model)
+        other = mx.concatenate([model(whole[:, i:i + 1], cache=cache) for i in range(whole.shape[1])], axis=1)
+    one, other = np.array(one[0, len(ids) - 1:]), np.array(other[0, len(ids) - 1:])
+    steps = np.arange(len(path))
+    order = np.argsort(-one, axis=-1)
+    best, rivals = order[:, 0], order[:, 1:4]
+    gaps = one[steps, best][:, None] - one[steps[:, None], rivals]
+    moved = other[steps, best][:, None] - other[steps[:, None], rivals]
+    return float(gaps.min()), float(np.abs(gaps - moved).max())
+
+
+def logprobs(model, ids, path):
+    """The logarithm of the probability of every token of a path."""
+    logits = model(mx.array([ids + path[:-1]])).astype(mx.float32)[0, len(ids) - 1:]
+    every = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    return [round(float(every[i, token]), 4) for i, token in enumerate(path)]
+
+
+# Experts.
+
+def sparse_blocks(model):
+    """Of every layer with experts the block that chooses among them."""
+    for layer in getattr(model, "language_model", model).layers:
+        block = layer.block_sparse_moe if "block_sparse_moe" in layer else layer.mlp
+        if "gate" in block or "router" in block:
+            yield block
+
+
+def router_of(block):
+    return block["router"] if "router" in block else block["gate"]
+
+
+def chooser_of(block):
+    """(module, attribute) that says how many experts are chosen."""
+    gate = router_of(block)
+    for module in (gate, block):
+        for name in ("top_k", "num_experts_per_tok"):
+            if hasattr(module, name):
+                return module, name
+    raise AttributeError("top_k")
+
+
+def choice_margin(model, ids):
+    """The smallest gap between an expert (or group) that was chosen and one that was not.
+
+    Infinite for a model without experts.
+    """
+    with contextlib.ExitStack() as stack:
+        seen = [(block, stack.enter_context(recorded(router_of(block)))) for block in sparse_blocks(model)]
+        mx.eval(model(mx.array([ids])))
+        return min((gap_of(block, x, y) for block, calls in seen for x, y in calls), default=math.inf)
+
+
+def gap_of(block, x, y):
+    router = router_of(block)
+    count = getattr(*chooser_of(block))
+    if not hasattr(router, "e_score_correction_bias"):
+        return gap_at(np.array(y.astype(mx.float32)), count)
+    scores = np.array(mx.sigmoid(x @ router.weight.T) + router.e_score_correction_bias)[0]
+    smallest = math.inf
+    if router.n_group > 1:
+        groups = scores.reshape(len(scores), router.n_group, -1)
+        strengths = np.sort(groups, axis=-1)[..., -2:].sum(axis=-1)
+        smallest = gap_at(strengths, router.topk_group)
+        kept = strengths >= np.sort(strengths, axis=-1)[:, -router.topk_group][:, None]
+        scores = np.where(kept[..., None], groups, 0).reshape(scores.shape)
+    return min(smallest, gap_at(scores, count))
+
+
+def gap_at(values, count):
+    """The smallest gap between place `count` and the next in any row."""
+    if count >= values.shape[-1]:
+        return math.inf
+    ordered = np.sort(values, axis=-1)
+    return float((ordered[..., -count] - ordered[..., -count - 1]).min())
+
+
+@contextlib.contextmanager
+def recorded(module):
+    """What goes into a module and what comes out, while the context lasts."""
+    kind, calls = type(module), []
+
+    class Recorded(kind):
+        def __call__(self, x):
+            y = super().__call__(x)
+            calls.append((x, y))
+            return y
+
+    module.__class__ = Recorded
+    try:
+        yield calls
+    finally:
+        module.__class__ = kind
