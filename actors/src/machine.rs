@@ -28,6 +28,15 @@ pub(crate) fn memory_bytes() -> Result<u64, sysinfo::Error> {
     Ok(system.total_memory().min(limit))
 }
 
+/// The most memory that this process has taken so far, in bytes, where the system tells.
+pub(crate) fn peak_bytes() -> Option<u64> {
+    // Linux only; `VmHWM:    31204 kB`.
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes << 10)
+}
+
 /// The models in a folder: those that can be used, and those that cannot, with the reason.
 /// Reads headers only.
 #[must_use]

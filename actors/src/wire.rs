@@ -96,6 +96,10 @@ pub struct ShardReport {
 /// What a shard's worker has done since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ShardWork {
+    /// Memory that its process was to take at most, computed beforehand.
+    pub predicted_bytes: u64,
+    /// Memory that its process has taken at most.
+    pub peak_bytes: u64,
     /// Microseconds spent computing.
     pub busy_micros: u64,
     /// Steps computed.

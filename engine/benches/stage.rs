@@ -39,8 +39,10 @@ fn main() -> Result<(), Failure> {
     run(&mut stage, &ids, decode)?;
     let mut prefills = Vec::new();
     let mut decodes = Vec::new();
+    let mut kv = 0;
     for _ in 0..repetitions {
-        let (prefill_seconds, decode_seconds) = run(&mut stage, &ids, decode)?;
+        let (prefill_seconds, decode_seconds, held) = run(&mut stage, &ids, decode)?;
+        kv = held;
         prefills.push(prompt as f64 / prefill_seconds);
         decodes.push(decode as f64 / decode_seconds);
     }
@@ -51,6 +53,8 @@ fn main() -> Result<(), Failure> {
         "repetitions": repetitions,
         "load_seconds": load_seconds,
         "weight_bytes": stage.memory().weights,
+        "peak_bytes": stage.memory().peak,
+        "kv_bytes": kv,
         "prefill_tokens_per_second": median(prefills),
         "decode_tokens_per_second": median(decodes),
     });
@@ -58,8 +62,8 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Seconds of prefill and of decode.
-fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64), Failure> {
+/// Seconds of prefill and of decode, and the bytes of KV at the end.
+fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64, u64), Failure> {
     let sequence = SequenceId::from_bits(1);
     let started = Instant::now();
     let mut next = step(stage, sequence, 0, prompt.to_vec())?;
@@ -69,8 +73,9 @@ fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64)
         next = step(stage, sequence, position, vec![next])?;
     }
     let decoded = Instant::now();
+    let kv = stage.memory().kv;
     stage.release(sequence);
-    Ok(((prefilled - started).as_secs_f64(), (decoded - prefilled).as_secs_f64()))
+    Ok(((prefilled - started).as_secs_f64(), (decoded - prefilled).as_secs_f64(), kv))
 }
 
 fn step(

@@ -6,6 +6,7 @@
 //! plain data: nothing here reads files or computes.
 
 mod parts;
+mod working;
 
 pub(crate) use self::parts::{Need, Part};
 

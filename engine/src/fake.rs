@@ -147,6 +147,7 @@ impl Stage for FakeStage {
             weights: layers * self.config.bytes_per_layer,
             kv: tokens * layers * KV_BYTES_PER_TOKEN,
             prefixes: self.prefixes.bytes(),
+            peak: 0,
         }
     }
 

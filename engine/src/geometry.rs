@@ -27,7 +27,27 @@ pub struct Geometry {
     pub max_context: u32,
     /// Tokens that the model knows.
     pub vocab: u32,
+    /// What a step works with.
+    #[serde(default)]
+    pub working: WorkingSet,
 }
+
+/// What a worker takes besides weights and KV, in bytes; most of it until a step is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct WorkingSet {
+    /// Whatever it does: the process and its libraries.
+    pub always: u64,
+    /// For each token in the step: the numbers of its widest moment.
+    pub per_token: u64,
+    /// For each token and each position that it sees: the scores of all heads, where no kernel does
+    /// without them.
+    pub per_pair: u64,
+    /// For each token after which another is sampled: its scores for the whole vocabulary.
+    pub per_sampled: u64,
+}
+
+/// The most tokens of prompts that come into one step.
+pub const STEP_TOKENS: u32 = 512;
 
 impl Geometry {
     /// How many layers the model has.
@@ -61,6 +81,28 @@ impl Geometry {
     #[must_use]
     pub fn shard_bytes(&self, layers: LayerRange, context_tokens: u64) -> u64 {
         self.weight_bytes(layers).saturating_add(self.kv_bytes(layers, context_tokens))
+    }
+
+    /// Bytes that a worker with `layers` takes at its peak, all of it together: with KV for
+    /// `sequences` sequences of `context_tokens` tokens each.
+    #[must_use]
+    pub fn peak_bytes(&self, layers: LayerRange, context_tokens: u32, sequences: u32) -> u64 {
+        let tokens = u64::from(context_tokens).saturating_mul(u64::from(sequences));
+        self.shard_bytes(layers, tokens)
+            .saturating_add(self.working_bytes(context_tokens, sequences))
+    }
+
+    /// Bytes that a worker takes besides weights and KV, whatever its layers.
+    #[must_use]
+    pub fn working_bytes(&self, context_tokens: u32, sequences: u32) -> u64 {
+        let WorkingSet { always, per_token, per_pair, per_sampled } = self.working;
+        // No step is longer than the context.
+        let tokens = u64::from(STEP_TOKENS.min(context_tokens));
+        let pairs = tokens.saturating_mul(u64::from(context_tokens));
+        always
+            .saturating_add(tokens.saturating_mul(per_token))
+            .saturating_add(pairs.saturating_mul(per_pair))
+            .saturating_add(u64::from(sequences).saturating_mul(per_sampled))
     }
 
     /// Bytes of KV for `context_tokens` tokens of all sequences together, in `layers`.
@@ -102,6 +144,7 @@ mod tests {
             hidden_bytes: 8,
             max_context: 1000,
             vocab: 10,
+            working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40 },
         }
     }
 
@@ -118,6 +161,16 @@ mod tests {
         assert_eq!(untied.weight_bytes(range(2, 2)), 150);
         assert_eq!(untied.weight_bytes(range(0, 2)), 410);
         assert_eq!(untied.shard_bytes(range(0, 1), 10), 50 + 210 + 2 * 2 * 10);
+    }
+
+    #[test]
+    fn a_peak_is_weights_kv_and_what_a_step_works_with() {
+        let untied = geometry(false);
+        let kv = 2 * 2 * 1000 * 4;
+        let working = 512 * 3 + 512 * 1000 * 2 + 4 * 40;
+        let peak = untied.peak_bytes(range(0, 1), 1000, 4);
+        assert_eq!(peak, 50 + 210 + kv + working + 7);
+        assert_eq!(untied.working_bytes(10, 1), 7 + 10 * 3 + 100 * 2 + 40);
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub use self::quantization::{QuantMode, QuantParams};
 use self::tensors::Shelf;
 pub use self::tensors::{Pick, Piece, Tensor};
 use crate::architecture::{Architecture, Part};
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, WorkingSet};
 
 /// Real files have a few KiB; some carry a list per layer.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -255,6 +255,7 @@ fn transformer_geometry(
         hidden_bytes: model.hidden_size * width,
         max_context: model.max_context,
         vocab: model.vocab_size,
+        working: model.working_set(u64::from(width)),
     };
     Ok((geometry, activation))
 }
@@ -280,5 +281,6 @@ fn fake_geometry(config: &FakeConfig) -> Geometry {
         hidden_bytes: config.hidden_size * 4,
         max_context: config.max_position_embeddings,
         vocab: config.vocab_size,
+        working: WorkingSet::default(),
     }
 }

@@ -93,8 +93,8 @@ pub fn ring_shares(members: &[Member]) -> Vec<(NodeId, Range<f64>)> {
 }
 
 /// How many layers of a model a node with `memory` bytes can hold, whichever they are: 80 % of
-/// the memory, less embedding and head (it may come to hold both ends), filled with the largest
-/// layers first, each with KV for `sequences` sequences of `context_tokens` tokens.
+/// the memory, less what a step works with, less embedding and head (it may come to hold both ends),
+/// filled with the largest layers first, each with KV for `sequences` sequences of `context_tokens` tokens.
 #[must_use]
 pub fn layers_that_fit(
     geometry: &Geometry,
@@ -104,12 +104,13 @@ pub fn layers_that_fit(
 ) -> u32 {
     let usable = u128::from(memory) * u128::from(USABLE_PERCENT) / 100;
     let ends = u128::from(geometry.embed_bytes) + u128::from(geometry.head_bytes);
+    let working = u128::from(geometry.working_bytes(context_tokens, sequences));
     // Saturates: the geometry may be another node's.
     let kv = u128::from(geometry.kv_bytes_per_token_per_layer)
         .saturating_mul(u128::from(context_tokens) * u128::from(sequences));
     let mut sizes = geometry.bytes_per_layer.clone();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let mut needed = ends;
+    let mut needed = ends + working;
     let fitting = sizes.into_iter().take_while(|size| {
         needed = needed.saturating_add(u128::from(*size)).saturating_add(kv);
         needed <= usable
@@ -292,6 +293,7 @@ mod tests {
             hidden_bytes: 8,
             max_context: 1000,
             vocab: 10,
+            working: crate::geometry::WorkingSet::default(),
         }
     }
 

@@ -75,14 +75,16 @@ fn prompts_in_chunks() {
     }
 }
 
-/// Every prompt of a case at once: they begin at different steps, in chunks, so that single tokens
-/// and pieces of prompts meet in one step, and leave when they are done.
+/// Eight sequences at once, every prompt of a case and some twice: they begin at different steps, in
+/// chunks, so that single tokens and pieces of prompts meet in one step, and leave when they are
+/// done.
 #[test]
 fn in_company() {
     for case in cases() {
         for cuts in [vec![], vec![1, case.layers() - 1]] {
             let mut stages = case.stages(&cuts);
-            let mut runs: Vec<Run<'_>> = case.prompts.iter().zip(1..).map(Run::new).collect();
+            let prompts = case.prompts.iter().cycle().take(8);
+            let mut runs: Vec<Run<'_>> = prompts.zip(1..).map(Run::new).collect();
             let mut round = 0;
             while runs.iter().any(|run| !run.is_done()) {
                 let mut present: Vec<&mut Run<'_>> = runs
@@ -125,6 +127,12 @@ fn asking_for_logprobs_changes_no_token() {
                     assert_eq!(logprobs.top.len(), 2);
                     assert_eq!(logprobs.top[0], (sampled.token, logprobs.chosen));
                     assert!(logprobs.chosen < 0.0 && logprobs.top[1].1 < logprobs.chosen);
+                    if let Some(expected) = &prompt.logprobs {
+                        let (position, name) = (run.answer().len(), &case.name);
+                        let expected = expected[position];
+                        let error = (logprobs.chosen - expected).abs();
+                        assert!(error < 1e-3, "{name}: {} is not {expected}", logprobs.chosen);
+                    }
                 }
                 run.take(usize::MAX, output);
             }
@@ -180,6 +188,8 @@ struct Case {
 struct Prompt {
     ids: Vec<u32>,
     answer: Vec<u32>,
+    /// Of the answer, where the greedy tokens alone would not show a mistake.
+    logprobs: Option<Vec<f32>>,
 }
 
 impl Case {
@@ -189,11 +199,18 @@ impl Case {
         let lists = |key: &str| -> Vec<Vec<u32>> {
             serde_json::from_value(golden.get(key).unwrap().clone()).unwrap()
         };
-        let prompts = lists("prompts").into_iter().zip(lists("tokens"));
+        let logprobs = golden.get("logprobs").cloned();
+        let logprobs: Option<Vec<Vec<f32>>> = logprobs.map(|l| serde_json::from_value(l).unwrap());
+        let prompts = lists("prompts").into_iter().zip(lists("tokens")).enumerate();
         Self {
             name: folder.file_name().unwrap().to_str().unwrap().to_owned(),
             dir: ModelDir::open(folder).unwrap(),
-            prompts: prompts.map(|(ids, answer)| Prompt { ids, answer }).collect(),
+            prompts: prompts
+                .map(|(index, (ids, answer))| {
+                    let logprobs = logprobs.as_ref().map(|all| all[index].clone());
+                    Prompt { ids, answer, logprobs }
+                })
+                .collect(),
         }
     }
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use planaria_actors::cluster_view::{ClusterView, ModelState};
+use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView};
+use planaria_actors::wire::ShardWork;
 use tempfile::TempDir;
 
 use crate::api::Api;
@@ -19,13 +20,23 @@ pub struct NodeSpec {
     pub memory: String,
     /// Further arguments.
     pub arguments: Vec<String>,
+    /// Environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl NodeSpec {
     /// A node with this much memory.
     #[must_use]
     pub fn new(name: &str, memory: &str) -> Self {
-        Self { name: name.to_owned(), memory: memory.to_owned(), arguments: Vec::new() }
+        let (name, memory) = (name.to_owned(), memory.to_owned());
+        Self { name, memory, arguments: Vec::new(), env: Vec::new() }
+    }
+
+    /// With an environment variable.
+    #[must_use]
+    pub fn with_env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
     }
 
     /// With further arguments.
@@ -127,7 +138,7 @@ impl Cluster {
     /// When it does not come up; with what it logged.
     pub async fn start(&mut self, spec: NodeSpec) -> Result<usize> {
         let arguments = self.arguments(&spec);
-        let mut process = Process::start(&self.binary, &arguments)?;
+        let mut process = Process::start(&self.binary, &arguments, &spec.env)?;
         let api = process.logged_field("planaria serves", "api").await?;
         let listen = process.logged_field("planaria serves", "listen").await?;
         self.nodes.push(Node { spec, process, api: Api::at(&api), listen });
@@ -188,6 +199,7 @@ impl Cluster {
             let plans: Vec<_> = views
                 .iter()
                 .map(|view| view.models.iter().find(|m| m.name.as_str() == model).cloned())
+                .map(|model| model.map(without_counts))
                 .collect();
             seen = plans.clone();
             let ready = plans.iter().all(|plan| {
@@ -206,4 +218,12 @@ impl Cluster {
             format!("{model} over {stages} nodes; seen: {seen:?}\n{}", logs.join("\n"))
         })
     }
+}
+
+/// A model without what its stages have done, which every node learns at another time.
+fn without_counts(mut model: ModelView) -> ModelView {
+    for stage in &mut model.stages {
+        stage.work = ShardWork::default();
+    }
+    model
 }

@@ -20,13 +20,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `binary` with these arguments, logging JSON.
+    /// Starts `binary` with these arguments and environment variables, logging JSON.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(binary: &Path, arguments: &[String]) -> Result<Self> {
+    pub fn start(binary: &Path, arguments: &[String], env: &[(String, String)]) -> Result<Self> {
         let mut child = Command::new(binary)
             .args(arguments)
+            .envs(env.iter().map(|(name, value)| (name, value)))
             .env("PLANARIA_LOG_FORMAT", "json")
             .env_remove("PLANARIA_CONFIG")
             .stdin(Stdio::null())

@@ -51,10 +51,10 @@ pub fn place_all(
         .map(|model| {
             let layout = place(view, sizing, unfit, &free, &model);
             if let Ok((layout, geometry)) = &layout {
-                let tokens = u64::from(layout.context) * u64::from(sizing.max_sequences);
                 for stage in &layout.stages {
                     if let Some(free) = free.get_mut(&stage.incarnation.node) {
-                        let taken = geometry.shard_bytes(stage.layers, tokens);
+                        let taken =
+                            geometry.peak_bytes(stage.layers, layout.context, sizing.max_sequences);
                         *free = free.saturating_sub(taken);
                     }
                 }
@@ -94,10 +94,7 @@ fn place(
     let Strategy::RingMemoryWeighted = sizing.strategy;
     let ranges = partition::ring_memory_weighted(&members, geometry.layers()).map_err(|error| {
         let offered: u64 = members.iter().map(|member| member.memory).sum();
-        let all = geometry.shard_bytes(
-            geometry.all_layers(),
-            u64::from(context) * u64::from(sizing.max_sequences),
-        );
+        let all = geometry.peak_bytes(geometry.all_layers(), context, sizing.max_sequences);
         let nodes = if members.len() == 1 { "member" } else { "members" };
         let mut reason = format!(
             "{error}: with KV cache for {} sequences of {context} tokens the model takes {}, and \

@@ -16,6 +16,7 @@ use planaria_transport::{Frame, decode_message, encode_message};
 
 use super::protocol::{Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status};
 use super::queue::{Next, Queue, Ticket, Work};
+use crate::machine;
 
 /// Commands that may wait between the reader and the computing thread. The host bounds what is
 /// under way (see `host`), so this only has to be no smaller.
@@ -237,6 +238,7 @@ impl<W: Write> Worker<'_, W> {
 
     fn tell_status(&mut self) -> io::Result<()> {
         self.status.memory = self.stage.memory();
+        self.status.peak_bytes = machine::peak_bytes().unwrap_or(self.status.memory.peak);
         self.said_at = Instant::now();
         if self.status == self.said {
             return Ok(());

@@ -205,7 +205,8 @@ impl State {
             Taken::Compute { anew, command } => {
                 if self.adopted != Some(plan.epoch()) {
                     self.adopted = Some(plan.epoch());
-                    self.send(self.adopt(plan), Bytes::new());
+                    let adopt = self.adopt(plan);
+                    self.send(adopt, Bytes::new());
                 }
                 if anew {
                     self.send(Command::Release(header.sequence), Bytes::new());
@@ -221,14 +222,18 @@ impl State {
         }
     }
 
-    /// Tells the worker what it needs to know of a plan.
-    fn adopt(&self, plan: &Plan) -> Command {
-        let tokens = u64::from(plan.parts().context) * u64::from(plan.parts().max_sequences);
-        let held = self.context.held.iter().find(|held| held.name == self.key.model);
-        Command::Adopt {
-            stages: u16::try_from(plan.stages().len()).unwrap_or(u16::MAX),
-            kv_bytes: held.map_or(0, |held| held.geometry.kv_bytes(self.key.layers, tokens)),
+    /// What the worker needs to know of a plan.
+    fn adopt(&mut self, plan: &Plan) -> Command {
+        let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+        let mut kv_bytes = 0;
+        if let Some(held) = self.context.held.iter().find(|held| held.name == self.key.model) {
+            let tokens = u64::from(context) * u64::from(sequences);
+            kv_bytes = held.geometry.kv_bytes(self.key.layers, tokens);
+            self.report.work.predicted_bytes =
+                held.geometry.peak_bytes(self.key.layers, context, sequences);
         }
+        let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
+        Command::Adopt { stages, kv_bytes }
     }
 
     fn send(&mut self, command: Command, payload: Bytes) {
@@ -383,9 +388,11 @@ impl State {
     }
 
     fn status(&mut self, status: Status) {
-        let MemoryUse { weights, kv, prefixes } = status.memory;
+        let MemoryUse { weights, kv, prefixes, .. } = status.memory;
         self.report.memory_bytes = weights + kv + prefixes;
         self.report.work = ShardWork {
+            predicted_bytes: self.report.work.predicted_bytes,
+            peak_bytes: status.peak_bytes,
             busy_micros: status.busy_micros,
             steps: status.steps,
             prompt_tokens: status.prompt_positions,

@@ -87,6 +87,8 @@ pub(super) struct Computed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Status {
     pub(super) memory: MemoryUse,
+    /// Memory that the process has taken at most, as far as the system says.
+    pub(super) peak_bytes: u64,
     /// Microseconds spent in steps.
     pub(super) busy_micros: u64,
     pub(super) steps: u64,

@@ -333,6 +333,8 @@ impl Stage for MlxStage {
             weights: self.weight_bytes,
             kv: self.kv_bytes(),
             prefixes: self.prefixes.bytes(),
+            // Without a figure there is nothing to tell.
+            peak: mlx_rs::memory::peak_memory().map_or(0, |bytes| bytes as u64),
         }
     }
 }

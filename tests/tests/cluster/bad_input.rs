@@ -10,7 +10,7 @@ use crate::{binary, demo_models};
 
 /// Starts a node that must end by itself; its exit code and last words.
 async fn fails(arguments: &[String]) -> Result<(i32, String)> {
-    let mut process = Process::start(binary(), arguments)?;
+    let mut process = Process::start(binary(), arguments, &[])?;
     let status = process.ended().await?;
     // Its standard error closes with it.
     process

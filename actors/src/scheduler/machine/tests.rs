@@ -38,6 +38,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         hidden_bytes: 64,
         max_context: 1024,
         vocab: 100,
+        working: planaria_engine::geometry::WorkingSet::default(),
     };
     let report = Report {
         name: format!("node-{byte}"),
