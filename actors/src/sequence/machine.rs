@@ -206,13 +206,12 @@ impl Sequence {
         }
     }
 
-    /// Keeps one chunk more in the pipeline than it has stages, and at first enough for stage 0 to
-    /// tell whether the prompt begins like a former one.
+    /// Keeps one chunk more in the pipeline than it has stages, and enough for stage 0 to tell
+    /// whether the prompt begins like a former one.
     fn send_chunks(&mut self) -> Vec<Action> {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
         let chunk = self.pace.prefill_chunk;
-        let window = chunk.saturating_mul(stages.saturating_add(1));
-        let window = if self.sent < BLOCK_TOKENS { window.max(BLOCK_TOKENS) } else { window };
+        let window = chunk.saturating_mul(stages.saturating_add(1)).max(BLOCK_TOKENS);
         let length = u32::try_from(self.request.prompt.len()).unwrap_or(u32::MAX);
         let mut actions = Vec::new();
         while self.sent < length && self.sent - self.absorbed < window {

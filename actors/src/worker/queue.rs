@@ -235,12 +235,12 @@ impl Waiting {
         !self.segments.is_empty() && !self.is_answer() && !self.is_too_short_to_tell()
     }
 
-    /// Whether it is not known yet if the sequence begins like a former one, because less than a
-    /// block of it is here. More is on its way: owners send that much at once.
+    /// Whether it is not known yet if the sequence goes on like a former one, because less than a
+    /// block more of it is here. More is on its way: owners send that much at once.
     fn is_too_short_to_tell(&self) -> bool {
-        let known: usize = self.segments.iter().map(|item| item.segment.tokens.len()).sum();
-        self.begin.as_ref().is_some_and(|begin| begin.reuse && begin.prefix.is_empty())
-            && known < BLOCK_TOKENS as usize
+        let more: usize = self.segments.iter().map(|item| item.segment.tokens.len()).sum();
+        self.begin.as_ref().is_some_and(|begin| begin.reuse)
+            && more < BLOCK_TOKENS as usize
             && self.segments.back().is_some_and(|item| !item.segment.sample)
     }
 

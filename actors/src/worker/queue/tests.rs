@@ -176,10 +176,13 @@ fn a_beginning_waits_until_it_can_be_told_from_others() {
     let mut queue = Queue::new(true);
     queue.push(prompt(1, 0..40, false));
     assert!(queue.next(counting(256)).is_none());
-    queue.push(prompt(1, 40..80, true));
+    queue.push(prompt(1, 40..80, false));
+    let next = queue.next(counting(256)).unwrap();
+    assert_eq!((next.reused.len(), next.step.segments.len()), (1, 0), "less than a block more");
+    queue.push(prompt(1, 80..150, true));
     let next = queue.next(counting(256)).unwrap();
     let segment = &next.step.segments[0];
-    assert_eq!((segment.start, next.tickets[0].segment, next.reused.len()), (64, 40, 1));
+    assert_eq!((segment.start, next.tickets[0].segment, next.reused.len()), (128, 80, 1));
     // A short prompt is all there is.
     let mut queue = Queue::new(true);
     queue.push(prompt(2, 0..40, true));
