@@ -13,6 +13,7 @@ mod attention;
 mod batch;
 mod bytes;
 mod choice;
+mod direct;
 mod experts;
 mod kv_cache;
 mod latent;

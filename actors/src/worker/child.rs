@@ -98,13 +98,23 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
     say(output, &Event::Loaded { shape, memory }, Bytes::new())?;
     let queue = Queue::new(shape.is_first);
     let status = Status { memory, ..Status::default() };
-    let worker = Worker { stage, queue, output, status, said: status, said_at: Instant::now() };
+    let worker = Worker {
+        is_whole: shape.is_first && shape.is_last,
+        stage,
+        queue,
+        output,
+        status,
+        said: status,
+        said_at: Instant::now(),
+    };
     worker.run(commands)
 }
 
 /// The computing thread once its layers are loaded.
 struct Worker<'a, W> {
     stage: Box<dyn Stage>,
+    /// Whether it holds all layers.
+    is_whole: bool,
     queue: Queue,
     output: &'a mut W,
     status: Status,
@@ -200,12 +210,16 @@ impl<W: Write> Worker<'_, W> {
             }
         };
         let took = began.elapsed();
+        tracing::debug!(answers, prompt_tokens, ?took, "step");
         self.queue.took(answers, prompt_tokens, took);
         self.status.steps += 1;
         self.status.busy_micros += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let mut to_come = results.iter().filter(|result| goes_on(result)).count();
         for ((ticket, (start, count)), result) in tickets.into_iter().zip(places).zip(results) {
             to_come -= usize::from(goes_on(&result));
+            if self.is_whole && matches!(result, Ok(SegmentOutput::Sampled(_))) {
+                self.queue.expect_back(ticket.sequence);
+            }
             let more = goes_on(&result) && to_come > 0;
             let (outcome, payload) = match result {
                 Ok(SegmentOutput::Hidden(hidden)) => (Outcome::Hidden, hidden),

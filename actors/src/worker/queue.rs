@@ -16,7 +16,7 @@ use planaria_engine::prefix_cache::BLOCK_TOKENS;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, Step};
 
-use super::pace::{self, Pace};
+use super::pace::Pace;
 
 /// A segment that a worker was asked to compute.
 #[derive(Debug)]
@@ -71,6 +71,8 @@ pub(super) struct Queue {
     /// Sequences whose prompt is done.
     answering: BTreeSet<SequenceId>,
     expects_more: bool,
+    /// Sequences whose next token is on its way back here.
+    returning: BTreeSet<SequenceId>,
 }
 
 #[derive(Debug)]
@@ -107,6 +109,7 @@ impl Queue {
             order: VecDeque::new(),
             answering: BTreeSet::new(),
             expects_more: false,
+            returning: BTreeSet::new(),
         }
     }
 
@@ -115,21 +118,29 @@ impl Queue {
         self.stages = usize::from(stages.max(1));
     }
 
-    /// Whether what comes next was computed together with what came last, so that a step should
-    /// wait for it.
-    pub(super) const fn expects_more(&self) -> bool {
-        self.expects_more
+    /// Whether a step should wait for something that comes at once: what was computed together with
+    /// what came last, or tokens that this stage itself sampled.
+    pub(super) fn expects_more(&self) -> bool {
+        self.expects_more || !self.returning.is_empty()
     }
 
     /// What was expected does not come.
-    pub(super) const fn expect_no_more(&mut self) {
+    pub(super) fn expect_no_more(&mut self) {
         self.expects_more = false;
+        self.returning.clear();
+    }
+
+    /// The only stage of a pipeline sampled a token, which comes back to it, unless it was the last.
+    /// Without it a step would hold nothing but prompts, and the answer would wait for two.
+    pub(super) fn expect_back(&mut self, sequence: SequenceId) {
+        self.returning.insert(sequence);
     }
 
     pub(super) fn push(&mut self, work: Work) {
         let Work { mut segment, attempt, reuse, more } = work;
         self.expects_more = more;
         let sequence = segment.sequence;
+        self.returning.remove(&sequence);
         let waiting = self.waiting.entry(sequence).or_insert_with(|| Waiting {
             attempt,
             segments: VecDeque::new(),
@@ -158,6 +169,7 @@ impl Queue {
         self.waiting.remove(&sequence);
         self.order.retain(|waiting| *waiting != sequence);
         self.answering.remove(&sequence);
+        self.returning.remove(&sequence);
     }
 
     /// Takes in what a step of that many tokens of answers and of prompts took.
@@ -205,10 +217,10 @@ impl Queue {
 
     /// Tokens of prompts, in equal shares; what one does not need the others get.
     fn take_prompts(&mut self, next: &mut Next) {
-        let mut budget = if self.answering.is_empty() { pace::MOST } else { self.pace.budget() };
         let is_prompt =
             |waiting: &&SequenceId| self.waiting.get(waiting).is_some_and(Waiting::is_prompt);
         let prompts: Vec<SequenceId> = self.order.iter().filter(is_prompt).copied().collect();
+        let mut budget = self.pace.budget(prompts.len(), self.answering.len());
         for (index, sequence) in prompts.iter().enumerate() {
             let share = budget.div_ceil(prompts.len() - index);
             let Some(waiting) = self.waiting.get_mut(sequence).filter(|_| share > 0) else {

@@ -49,8 +49,8 @@ impl<'a> StepRows<'a> {
         }
     }
 
-    /// Calls `look` for every sequence with its part of each of `queries` (first axis: these rows),
-    /// and what it remembers; gives what it gave, `[rows, ..]`, in order.
+    /// Calls `look` for every sequence with its part of each of `queries [1, heads, rows, ..]` and
+    /// what it remembers, and joins what it gave, shaped as the queries: `[rows, heads * ..]`.
     pub(super) fn by_sequence<const N: usize>(
         &self,
         queries: [&Array; N],
@@ -71,10 +71,12 @@ impl<'a> StepRows<'a> {
             })?;
             found.push(look(*span, own, memory)?);
         }
-        match found.as_slice() {
-            [one] => Ok(one.clone()),
-            many => concatenate(many, 0),
-        }
+        let found = match found.as_slice() {
+            [one] => one.clone(),
+            many => concatenate(many, 2)?,
+        };
+        let rows = found.shape().get(2).copied().unwrap_or(0);
+        found.transpose_axes(&[0, 2, 1, 3])?.reshape(&[rows, -1])
     }
 
     /// `bool [queries, keys]`: which key each query sees. Made once per step for all layers.
@@ -147,14 +149,12 @@ impl Attention {
             Self::Grouped(grouped) => grouped.keys_values(x, rows)?,
             Self::Latent(latent) => latent.keys_values(x, rows)?,
         };
-        let keys = rows.rows.split(&keys)?;
-        let values = rows.rows.split(&values)?;
-        keys.iter()
-            .zip(&values)
+        let keys = rows.rows.split(&by_head(&keys)?)?;
+        let values = rows.rows.split(&by_head(&values)?)?;
+        keys.into_iter()
+            .zip(values)
             .zip(caches)
-            .map(|((keys, values), cache)| {
-                cache.append(&KeysValues { keys: by_head(keys)?, values: by_head(values)? })
-            })
+            .map(|((keys, values), cache)| cache.append(&KeysValues { keys, values }))
             .collect()
     }
 
@@ -223,11 +223,9 @@ impl GroupedQuery {
 
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[KeysValues]) -> Mlx<Array> {
         let queries = normed(self.query_norm.as_ref(), self.in_heads(&self.query.forward(x)?)?)?;
-        let queries = rows.turn(&queries, self.rope)?;
+        let queries = by_head(&rows.turn(&queries, self.rope)?)?;
         let found = rows.by_sequence([&queries], memory, |span, [queries], memory| {
-            let queries = by_head(&queries)?;
-            let found = self.look(&queries, span.count, memory, rows)?;
-            found.transpose_axes(&[0, 2, 1, 3])?.reshape(&[span.count, -1])
+            self.look(&queries, span.count, memory, rows)
         })?;
         self.output.forward(&found)
     }
@@ -303,7 +301,7 @@ fn normed(norm: Option<&RmsNorm>, x: Array) -> Mlx<Array> {
     }
 }
 
-/// `[rows, heads, head_dim]` of one sequence as `[1, heads, rows, head_dim]`.
+/// `[rows, heads, head_dim]` as `[1, heads, rows, head_dim]`.
 pub(super) fn by_head(x: &Array) -> Mlx<Array> {
     x.expand_dims(0)?.transpose_axes(&[0, 2, 1, 3])
 }

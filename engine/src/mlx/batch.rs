@@ -83,7 +83,7 @@ impl Rows {
         }
     }
 
-    /// `x`, whose first axis is these rows, cut at the ends of sequences; in the order of `spans`.
+    /// `x [1, heads, rows, ..]` of these rows, cut at the ends of sequences; in the order of `spans`.
     pub(super) fn split(&self, x: &Array) -> Mlx<Vec<Array>> {
         if self.spans.len() == 1 {
             return Ok(vec![x.clone()]);
@@ -91,7 +91,7 @@ impl Rows {
         let mut start = 0;
         let mut parts = Vec::with_capacity(self.spans.len());
         for span in &self.spans {
-            parts.push(x.try_index(start..start + span.count)?);
+            parts.push(x.try_index((.., .., start..start + span.count))?);
             start += span.count;
         }
         Ok(parts)
@@ -149,7 +149,7 @@ mod tests {
         let all = batch.all();
         assert_eq!(numbers(&all.positions), [5, 6, 7, 0, 1, 9]);
         assert_eq!(numbers(&all.of(&step).unwrap()), numbers(&step));
-        let parts = all.split(&step).unwrap();
+        let parts = all.split(&step.reshape(&[1, 1, 6]).unwrap()).unwrap();
         let parts: Vec<Vec<i32>> = parts.iter().map(numbers).collect();
         assert_eq!(parts, [vec![10, 11, 12], vec![20, 21], vec![30]]);
 

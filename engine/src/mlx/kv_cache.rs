@@ -1,15 +1,19 @@
 //! What attention remembers of one sequence in one layer.
 
 use mlx_rs::Array;
-use mlx_rs::ops::indexing::{TryIndexMutOp, TryIndexOp};
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::Mlx;
+use super::direct::write_at;
 use crate::prefix_cache::BLOCK_TOKENS;
 
 /// Room grows by this many positions: enough for copying the cache to be rare, little enough for a
 /// short sequence to stay small. (mlx-lm grows by as many.)
 const STEP: i32 = 256;
+
+/// The axis of positions.
+const POSITIONS: usize = 2;
 
 /// [`BLOCK_TOKENS`] as MLX counts.
 const BLOCK: i32 = BLOCK_TOKENS as i32;
@@ -61,8 +65,8 @@ impl KvCache {
         }
         let end = self.len + added;
         // No handle to the former arrays is left, so MLX writes in place.
-        room.keys.try_index_mut((.., .., self.len..end, ..), &new.keys)?;
-        room.values.try_index_mut((.., .., self.len..end, ..), &new.values)?;
+        room.keys = write_at(&room.keys, &new.keys, POSITIONS, self.len)?;
+        room.values = write_at(&room.values, &new.values, POSITIONS, self.len)?;
         let visible = room.range(self.len - seen..end)?;
         self.room = Some(room);
         self.len = end;

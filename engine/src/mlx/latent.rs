@@ -89,12 +89,10 @@ impl LatentAttention {
         let queries = queries.reshape(&[count, self.heads, -1])?;
         let plain = queries.try_index((Ellipsis, ..self.plain_dim))?;
         let turned = rows.turn(&queries.try_index((Ellipsis, self.plain_dim..))?, self.rope)?;
-        let found =
-            rows.by_sequence([&plain, &turned], memory, |span, [plain, turned], memory| {
-                let found =
-                    self.look(&by_head(&plain)?, &by_head(&turned)?, span.count, memory, rows)?;
-                found.transpose_axes(&[0, 2, 1, 3])?.reshape(&[span.count, -1])
-            })?;
+        let queries = [&by_head(&plain)?, &by_head(&turned)?];
+        let found = rows.by_sequence(queries, memory, |span, [plain, turned], memory| {
+            self.look(&plain, &turned, span.count, memory, rows)
+        })?;
         self.output.forward(&found)
     }
 

@@ -4,11 +4,11 @@
 
 use std::ffi::CStr;
 
-use mlx_rs::error::Exception;
 use mlx_rs::{Array, Stream};
-use mlx_sys::{mlx_array, mlx_array_free, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
+use mlx_sys::{mlx_array, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
 
 use super::Mlx;
+use super::direct::output;
 use crate::model_dir::{QuantMode, QuantParams};
 
 /// A packed matrix, or a stack of them.
@@ -128,20 +128,4 @@ struct Call {
     bits: mlx_optional_int,
     mode: &'static CStr,
     stream: Stream,
-}
-
-/// The array that `call` puts into the place it is given; it returns 0 if it did.
-fn output(call: impl FnOnce(*mut mlx_array) -> i32) -> Mlx<Array> {
-    #[expect(unsafe_code, reason = "mlx-rs keeps its own version of this to itself")]
-    // SAFETY: a new handle is empty. After a success it holds one array, which `Array` frees;
-    // otherwise it is freed here.
-    unsafe {
-        let mut result = mlx_array_new();
-        if call(&raw mut result) == 0 {
-            Ok(Array::from_ptr(result))
-        } else {
-            mlx_array_free(result);
-            Err(Exception::custom("MLX refused a product with a packed matrix"))
-        }
-    }
 }

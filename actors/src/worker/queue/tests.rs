@@ -102,7 +102,7 @@ fn prompts_share_what_answers_leave() {
     for (sequence, length) in [(2, 500), (3, 6), (4, 500)] {
         queue.push(prompt(sequence, 0..length, true));
     }
-    assert_eq!(take(&mut queue), [(2, 0..11), (3, 0..6), (4, 0..15)]);
+    assert_eq!(take(&mut queue), [(2, 0..32), (3, 0..6), (4, 0..58)]);
 }
 
 #[test]

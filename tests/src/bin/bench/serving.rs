@@ -22,11 +22,15 @@ const LONG: usize = 2000;
 /// The beginning that prompts share, and what is each one's own.
 const SHARED: usize = 1500;
 const OWN: usize = 20;
+/// Room for the long prompt and its answer.
+const CONTEXT: &str = "context=2304";
 
 pub(crate) async fn compare(planaria: &Path, python: &Path, model: &Path) -> Result<()> {
     let name = model.file_name().and_then(|name| name.to_str()).context("a model's name")?;
     let mut cluster = Cluster::new(planaria, model.parent().context("its folder")?).await?;
-    cluster.start(NodeSpec::new("alone", "4GiB").with(&["--model", name])).await?;
+    // So little room for KV that what follows fills it.
+    let arguments = ["--model", name, "--set", CONTEXT, "--set", "max-sequences=8"];
+    cluster.start(NodeSpec::new("alone", "4GiB").with(&arguments)).await?;
     cluster.ready(name, 1).await?;
     let ours = cluster.node(0)?.api.clone();
     let theirs = MlxServer::start(python, model).await?;
@@ -52,6 +56,7 @@ async fn many_clients(ours: &Api, theirs: &MlxServer, name: &str) -> Result<()> 
         their_speeds.push(throughput(&theirs.api, &requests(round, &theirs.model)).await?);
     }
     let mut ratios: Vec<f64> = speeds.iter().zip(&their_speeds).map(|(a, b)| a / b).collect();
+    eprintln!("{speeds:?} {their_speeds:?}");
     println!(
         "\n{CLIENTS} clients at once over HTTP, prompts of 32 to {} tokens, {DECODE} tokens each: {:.1} tokens\n\
          per second in all, mlx-lm's server {:.1}, ratio {:.2} ({:.2} to {:.2}).",
@@ -68,7 +73,7 @@ async fn many_clients(ours: &Api, theirs: &MlxServer, name: &str) -> Result<()> 
 /// Four answers run; a long prompt arrives. How long are they kept waiting for their next tokens?
 async fn long_prompt(api: &Api, name: &str) -> Result<()> {
     const RUNNING: usize = 4;
-    const TOKENS: usize = 400;
+    const TOKENS: usize = 700;
     const BEFORE: Duration = Duration::from_secs(5);
     let mut ratios = Vec::new();
     let (mut alone, mut beside) = (Vec::new(), Vec::new());
