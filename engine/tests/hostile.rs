@@ -323,6 +323,33 @@ fn lists_by_layer_of_another_length() {
     );
 }
 
+/// A missing tensor is asked for as the files would hold it, not as the model sees it.
+#[test]
+fn a_matrix_that_lies_in_another() {
+    let config = with("phi3", &json!({"num_key_value_heads": 2, "tie_word_embeddings": true}));
+    let one = json!({
+        "model.embed_tokens.weight": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]},
+    });
+    let refused = refusal_of(&folder(&config, one.to_string().as_bytes(), 0));
+    assert!(refused.starts_with("DIR/model.safetensors: tensor `model.embed_tokens.weight`: "));
+    let mut header = serde_json::Map::new();
+    let mut end = 0;
+    for (name, shape) in
+        [("embed_tokens", vec![40, 64]), ("norm", vec![64]), ("layers.0.input_layernorm", vec![64])]
+    {
+        let begin = end;
+        end += 4 * shape.iter().product::<usize>();
+        let entry = json!({"dtype": "F32", "shape": shape, "data_offsets": [begin, end]});
+        header.insert(format!("model.{name}.weight"), entry);
+    }
+    let header = Value::Object(header).to_string();
+    assert_eq!(
+        refusal_of(&folder(&config, header.as_bytes(), end)),
+        "DIR: tensor `model.layers.0.self_attn.qkv_proj.weight` is missing, expected F32 or F16 \
+         or BF16 [128, 64]"
+    );
+}
+
 #[test]
 fn stretched_positions_that_would_be_no_numbers() {
     let yarn = json!({"rope_theta": 1, "rope_scaling": {"type": "yarn", "factor": 4}});

@@ -187,7 +187,13 @@ impl Matrix<'_> {
         dtypes: &[Dtype],
         shape: &[usize],
     ) -> Result<Tensor, ModelError> {
-        let missing = || self.shelf.missing(&self.stored_name(kind), dtypes, shape);
+        let missing = || {
+            let mut shape = shape.to_vec();
+            if let (Stored::Rows { of, .. }, Some(rows)) = (self.stored, shape.first_mut()) {
+                *rows = *of as usize;
+            }
+            self.shelf.missing(&self.stored_name(kind), dtypes, &shape)
+        };
         let tensor = tensor.ok_or_else(missing)?;
         expect(&tensor, dtypes, shape)?;
         Ok(tensor)

@@ -105,7 +105,9 @@ impl Sequences {
         let DataBody::Forward(forward) = &header.body else {
             return Vec::new();
         };
-        let end = header.position + u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+        // A peer's position can be any number; a stage takes none past its context.
+        let tokens = u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+        let end = header.position.saturating_add(tokens);
         let frame = |position, body| DataHeader { position, body, ..header.clone() };
         match outcome {
             Outcome::Hidden => {
