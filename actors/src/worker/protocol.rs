@@ -10,19 +10,29 @@ use serde::{Deserialize, Serialize};
 
 /// Cap on a frame in either direction: that of an activation frame between nodes, since every
 /// frame from a peer goes through here.
-pub(super) const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
+pub const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 
 /// From the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Command {
+pub enum Command {
     /// First of all: load these layers.
-    Load { model_dir: PathBuf, layers: LayerRange },
+    Load {
+        /// The model's folder.
+        model_dir: PathBuf,
+        /// Which of its layers.
+        layers: LayerRange,
+    },
     /// Compute a segment. The payload holds its hidden states, except on stage 0.
     Compute {
+        /// The sequence.
         sequence: SequenceId,
+        /// Position of the first token.
         start: u32,
+        /// Their ids.
         tokens: Vec<u32>,
+        /// With position 0: how to sample.
         open: Option<Box<SamplingParams>>,
+        /// Whether the last stage is to sample the next token.
         sample: bool,
     },
     /// Forget a sequence.
@@ -31,15 +41,32 @@ pub(super) enum Command {
 
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Event {
+pub enum Event {
     /// Loading goes on.
-    Loading { done: u64, total: u64 },
+    Loading {
+        /// Bytes of weights so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// It can compute.
-    Loaded { shape: StageShape, memory: MemoryUse },
+    Loaded {
+        /// What it holds.
+        shape: StageShape,
+        /// What that takes.
+        memory: MemoryUse,
+    },
     /// It cannot; the process ends. Trying again would not help unless files change.
     LoadFailed(String),
     /// What came of a segment.
-    Computed { sequence: SequenceId, start: u32, outcome: Outcome },
+    Computed {
+        /// The sequence.
+        sequence: SequenceId,
+        /// Position of the segment's first token.
+        start: u32,
+        /// What came of it.
+        outcome: Outcome,
+    },
     /// Memory that the stage holds, when it changed.
     Memory(MemoryUse),
     /// The backend failed; the process ends.
@@ -48,7 +75,7 @@ pub(super) enum Event {
 
 /// What came of a segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The payload holds the hidden states for the next stage.
     Hidden,
     /// The next token.
