@@ -6,6 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use planaria_engine::chat_template::{ChatError, ChatMessage, ChatTemplate};
 use planaria_engine::model_dir::ModelDir;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -365,4 +366,87 @@ fn stretched_positions_that_would_be_no_numbers() {
         "DIR/config.json: `rope_scaling.original_max_position_embeddings` is 1; `longrope` needs \
          more"
     );
+}
+
+/// What becomes of a template, on a stack of the size that requests have.
+fn rendered(source: &str) -> Result<String, ChatError> {
+    let config = json!({
+        "model_type": "planaria_fake", "num_hidden_layers": 1, "hidden_size": 1, "vocab_size": 1,
+        "max_position_embeddings": 1,
+    });
+    let folder = folder(&config.to_string(), b"{}", 0);
+    fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
+    let template = ChatTemplate::open(&ModelDir::open(folder.path()).unwrap()).unwrap();
+    let messages = vec![ChatMessage { role: "user".to_owned(), content: "x".to_owned() }];
+    let begun = Instant::now();
+    let render = move || template.render(&messages, true, 0);
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(render).unwrap();
+    let outcome = thread.join().unwrap();
+    assert!(begun.elapsed() < AT_ONCE, "it took {:?}: {source}", begun.elapsed());
+    outcome
+}
+
+#[test]
+fn templates_that_end_only_with_the_memory_or_the_stack() {
+    let loops = "{% set ns = namespace(a=[], s='x') %}{% for i in range(N) %}{% set ns.a = A %}\
+        {% endfor %}";
+    let nested = |count: &str, a: &str| loops.replace('N', count).replace('A', a);
+    let tree = nested("60", "[ns.a, ns.a]");
+    let circle = "{% set ns = namespace() %}{% set ns.a = [ns] %}";
+    let long = "{% set s = 'x' * 1000000 %}{% set a = [s] * 40000 %}";
+    let unrolled = format!("{{% set a = [] %}}{}", "{% set a = [a] %}".repeat(20_000));
+    let called = "{% macro f(x, n) %}{% if n %}{{ f([x, x], n - 1) }}{% else %}{{ x }}{% endif %}\
+        {% endmacro %}{{ f(1, 60) }}";
+    for (before, after) in [
+        (nested("20000", "[ns.a]").as_str(), ""),
+        (&nested("20000", "{'a': ns.a}"), ""),
+        (&nested("20000", "(ns.a,)"), "{{ ns.a == ns.a }}"),
+        (&unrolled, ""),
+        (called, ""),
+        (&tree, "{{ ns.a }}"),
+        (&tree, "{{ ns.a | tojson }}"),
+        (&tree, "{{ ns.a | upper | length }}"),
+        (&tree, "{{ ','.join(ns.a) | length }}"),
+        (&tree, "{{ '{}'.format(ns.a) | length }}"),
+        (long, "{{ a }}"),
+        (long, "{% set x %}{{ a }}{% endset %}"),
+        (long, "{{ a | tojson | length }}"),
+        (long, "{{ a | trim | length }}"),
+        (long, "{{ '%s' | format(a) | length }}"),
+        (long, "{{ s.replace('x', s) | length }}"),
+        (long, "{{ s.join(range(100000)) | length }}"),
+        (long, "{{ s.split('') | length }}"),
+        (long, "{{ s.strip(('y' * 1000000) ~ 'x') }}"),
+        (long, "{{ ('{0}' * 10000).format(s) | length }}"),
+        (long, "{% set l = [0] * 100000 %}{% for i in l %}{{ (l | list).count(1) }}{% endfor %}"),
+        ("", "{{ '{:>9999999999}'.format(1) | length }}"),
+        ("", "{{ '{:.99999999999999999999}'.format(1) }}"),
+    ] {
+        let error = rendered(&format!("{before}{after}")).unwrap_err();
+        assert!(matches!(error, ChatError::Runaway(_)), "{after}: {error}");
+    }
+    for within in ["{{ ns }}", "{{ ns == ns.a }}", "{{ ns | tojson }}"] {
+        let error = rendered(&format!("{circle}{within}")).unwrap_err().to_string();
+        assert!(error.contains("a namespace cannot be kept within a namespace"), "{error}");
+    }
+    let error = rendered("{{ [1] | tojson(indent=9999999999) }}").unwrap_err();
+    assert!(error.to_string().contains("an indent of more than 16"), "{error}");
+}
+
+#[test]
+fn templates_may_still_write_what_they_have() {
+    for (source, expected) in [
+        ("{{ [1, ['a', {'b': none}]] }}", "[1, ['a', {'b': None}]]"),
+        ("{{ messages }}", "[{'role': 'user', 'content': 'x'}]"),
+        ("{{ {'a': [1]} | tojson(indent=4) }}", "{\n    \"a\": [\n        1\n    ]\n}"),
+        ("{{ 'a-b-c'.split('-') | join('+') }}{{ 'aXbX'.replace('X', '--', 1) }}", "a+b+ca--bX"),
+        ("{{ ', '.join(['a', 'b']) }}{{ '{:>4}|{}'.format(1, 'é') }}", "a, b   1|é"),
+        ("{{ '  x '.strip() }}{{ 'xyx'.strip('x') }}{{ [1, 2, 1].count(1) }}", "xy2"),
+        (
+            "{{ 'é' | upper }}{{ ' a ' | trim }}{{ 'a b' | title }}{{ '%s!' | format('a') }}",
+            "ÉaA Ba!",
+        ),
+    ] {
+        assert_eq!(rendered(source).as_deref(), Ok(expected), "{source}");
+    }
 }
