@@ -1,7 +1,7 @@
 //! Checkpoints that mean harm, beside those in `model_dir.rs` and `broken_files.rs`: each is
 //! refused, at once, with an error that names the file and the key or tensor.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::time::{Duration, Instant};
