@@ -14,8 +14,13 @@ readonly longest_input=4096
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 if (($# == 0)); then
-    # shellcheck disable=SC2046 # one word each
-    set -- $(PLANARIA_FUZZ_TARGET=list "$program")
+    # What libFuzzer says on the way is that sanitizers are missing, which stable Rust has not.
+    targets=$(PLANARIA_FUZZ_TARGET=list "$program" 2>/dev/null) || {
+        echo "$program does not run" >&2
+        exit 1
+    }
+    # shellcheck disable=SC2086 # one word each
+    set -- $targets
 fi
 
 # One target; its log is kept beside its corpus.
