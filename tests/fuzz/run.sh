@@ -23,6 +23,11 @@ if (($# == 0)); then
     set -- $targets
 fi
 
+# The targets' files, in memory where the system has such. They leave them behind.
+TMPDIR=$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
+
 # One target; its log is kept beside its corpus.
 fuzz() {
     local target=$1 log="$folder/log/$1"

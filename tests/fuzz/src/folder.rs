@@ -1,4 +1,4 @@
-//! A folder in memory where the system has such, used again for every input.
+//! A folder that is used again for every input.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -6,14 +6,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-/// Removed with the process, if that ends by itself.
+/// libFuzzer ends the process without removing it; `run.sh` does that.
 pub(crate) struct Folder(TempDir);
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        let memory = Path::new("/dev/shm");
-        let folder = if memory.is_dir() { TempDir::new_in(memory) } else { TempDir::new() };
-        Self(folder.unwrap())
+        Self(TempDir::new().unwrap())
     }
 
     pub(crate) fn path(&self) -> &Path {
