@@ -2,11 +2,13 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build demo test bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build demo test fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 QUESTION ?=
+FUZZ_SECONDS ?= 10
+FUZZ_TARGETS ?=
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +33,11 @@ test: setup-tests ## Run every test
 	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
 	cargo test --locked --workspace --no-fail-fast
+
+fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
+	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
+	cargo build --locked --quiet -p planaria-fuzz
+	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: build setup-bench ## Measure one node beside mlx-lm, and what a hop adds
 	@cargo build --release --locked --quiet -p planaria-tests --bin bench

@@ -224,7 +224,8 @@ pub fn assemble(
 
 fn node_view(member: &Member) -> NodeView {
     let report = &member.report;
-    let taken: u64 = report.shards.iter().map(|shard| shard.memory_bytes).sum();
+    // A member says what it likes of itself.
+    let taken = report.shards.iter().fold(0_u64, |sum, s| sum.saturating_add(s.memory_bytes));
     NodeView {
         id: member.incarnation.node,
         name: report.name.clone(),

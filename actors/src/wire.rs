@@ -217,13 +217,29 @@ impl Opening {
     /// A function of the token log alone, so that whoever samples comes to the same end.
     #[must_use]
     pub fn finish(&self, token: u32, position: u32, context: u32) -> Option<FinishReason> {
-        let generated = position.saturating_sub(self.sampling.prompt_tokens) + 1;
+        // A peer's position can be any number.
+        let generated = position.saturating_sub(self.sampling.prompt_tokens).saturating_add(1);
         if self.until.eos.contains(&token) {
             Some(FinishReason::Stop)
-        } else if generated >= self.until.max_tokens || position + 1 >= context {
+        } else if generated >= self.until.max_tokens || position.saturating_add(1) >= context {
             Some(FinishReason::Length)
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_past_every_context_is_the_last() {
+        let until = Until { eos: vec![2], max_tokens: u32::MAX };
+        let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
+        let opening = Opening { sampling, until, reuse: false, prefix };
+        assert_eq!(opening.finish(2, u32::MAX, u32::MAX), Some(FinishReason::Stop));
+        assert_eq!(opening.finish(1, u32::MAX, u32::MAX), Some(FinishReason::Length));
+        assert_eq!(opening.finish(1, u32::MAX - 2, u32::MAX), None);
     }
 }

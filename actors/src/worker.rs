@@ -2,13 +2,13 @@
 //! node.
 //!
 //! [`workers`](WorkersActor) supervises one [`host`](HostActor) per shard; the host keeps the child
-//! process and speaks `protocol` with [`child`], which runs in it.
+//! process and speaks [`protocol`] with [`child`], which runs in it.
 
 pub mod child;
 mod host;
 mod pace;
 mod process;
-mod protocol;
+pub mod protocol;
 mod queue;
 mod supervisor;
 

@@ -112,9 +112,10 @@ pub struct Epoch {
 
 impl Epoch {
     /// The epoch that `planner` gives to its next plan, newer than `self` whoever made that one.
+    /// (No honest counter comes near its end, where nothing is newer.)
     #[must_use]
     pub const fn next(self, planner: NodeId) -> Self {
-        Self { counter: self.counter + 1, planner }
+        Self { counter: self.counter.saturating_add(1), planner }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a model is made of: its layers, their modules, and the names and shapes of their tensors.
 //!
-//! A family (see [`families`](crate::families)) turns a `config.json` into an [`Architecture`].
+//! A family (see `families`) turns a `config.json` into an [`Architecture`].
 //! Everything else is derived from it: which tensors a shard needs and whether a folder has them,
 //! how large they are, how much KV a token takes, and the stage that computes them on MLX. It is
 //! plain data: nothing here reads files or computes.

@@ -5,8 +5,10 @@
 //! template never comes from a request.
 
 mod calendar;
+mod cost;
 mod environment;
 mod source;
+mod stored;
 
 use std::io;
 

@@ -4,6 +4,7 @@ mod settings;
 mod token_bytes;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -41,8 +42,8 @@ impl Tokenizer {
     pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
         let file = tokenizer_file(model)?;
         let bytes = read_bounded(&file, MAX_TOKENIZER_BYTES)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|e| ModelError::malformed(&file, format!("is no tokenizer: {e}")))?;
+        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(|e| ModelError::malformed(&file, format!("is no tokenizer: {}", e.0)))?;
         // Some files come with the padding and truncation of their training.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| ModelError::malformed(&file, e.to_string()))?;
@@ -103,7 +104,7 @@ impl Tokenizer {
     /// # Errors
     /// When the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, skip_special).map_err(|e| TokenizerError(e.to_string()))
+        guarded(|| self.inner.decode(ids, skip_special))
     }
 
     /// The bytes that a token stands for, not always UTF-8 by themselves; empty for an unknown id.
@@ -138,9 +139,17 @@ fn encode(
     text: &str,
     add_special: bool,
 ) -> Result<Vec<u32>, TokenizerError> {
-    let encoding =
-        tokenizer.encode_fast(text, add_special).map_err(|e| TokenizerError(e.to_string()))?;
+    let encoding = guarded(|| tokenizer.encode_fast(text, add_special))?;
     Ok(encoding.get_ids().to_vec())
+}
+
+/// The library trusts its files: it panics over some that make no sense, when it reads them or when
+/// it uses them.
+fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, TokenizerError> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(|error| TokenizerError(error.to_string())),
+        Err(_) => Err(TokenizerError("its settings make no sense".to_owned())),
+    }
 }
 
 fn tokenizer_file(model: &ModelDir) -> Result<PathBuf, ModelError> {

@@ -203,6 +203,16 @@ fn a_tokenizer_that_is_missing_or_broken() {
         let error = Tokenizer::open(&broken).unwrap_err().to_string();
         assert!(error.contains("tokenizer.json: is no tokenizer: "), "{error}");
     }
+    // The library panics over a decoder that is no JSON.
+    let (folder, sound) = model(&[("tokenizer.json", byte_level())]);
+    let file = folder.path().join("tokenizer.json");
+    let broken = fs::read_to_string(&file).unwrap().replace("\"decoder\":{", "\"decoder\":{\"x\"");
+    fs::write(&file, broken).unwrap();
+    let error = Tokenizer::open(&sound).unwrap_err().to_string();
+    assert!(
+        error.ends_with("tokenizer.json: is no tokenizer: its settings make no sense"),
+        "{error}"
+    );
     let files = [("tokenizer.json", byte_level()), ("tokenizer_config.json", json!("{"))];
     let (_folder, broken) = model(&files);
     assert!(Tokenizer::open(&broken).unwrap_err().to_string().contains("tokenizer_config.json"));

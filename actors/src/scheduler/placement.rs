@@ -93,7 +93,8 @@ fn place(
     }
     let Strategy::RingMemoryWeighted = sizing.strategy;
     let ranges = partition::ring_memory_weighted(&members, geometry.layers()).map_err(|error| {
-        let offered: u64 = members.iter().map(|member| member.memory).sum();
+        // Members say what they like of themselves.
+        let offered = members.iter().fold(0_u64, |sum, m| sum.saturating_add(m.memory));
         let all = geometry.peak_bytes(geometry.all_layers(), context, sizing.max_sequences);
         let nodes = if members.len() == 1 { "member" } else { "members" };
         let mut reason = format!(

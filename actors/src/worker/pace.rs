@@ -118,7 +118,7 @@ mod tests {
         pace.observe(8, 10, 81 * MS);
         assert_eq!(pace.budget(1, 8), 18);
         // The others end, one runs on for long, and then many come again.
-        (0..100).for_each(|_| pace.observe(1, 0, 20 * MS));
+        (0..100).for_each(|_| pace.observe(1, 0, 21 * MS));
         assert_eq!((pace.budget(1, 8), pace.budget(1, 1)), (18, 6));
         pace.observe(8, 10, 81 * MS);
         pace.observe(4, 10, 60 * MS);

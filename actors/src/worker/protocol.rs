@@ -10,13 +10,18 @@ use serde::{Deserialize, Serialize};
 
 /// Cap on a frame in either direction: that of an activation frame between nodes, since every
 /// frame from a peer goes through here.
-pub(super) const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
+pub const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 
 /// From the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Command {
+pub enum Command {
     /// First of all: load these layers.
-    Load { model_dir: PathBuf, layers: LayerRange },
+    Load {
+        /// The model's folder.
+        model_dir: PathBuf,
+        /// Which of its layers.
+        layers: LayerRange,
+    },
     /// The plan under which frames come from now on.
     Adopt {
         /// Stages of the pipeline.
@@ -33,30 +38,44 @@ pub(super) enum Command {
 
 /// A segment to compute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Compute {
-    pub(super) sequence: SequenceId,
+pub struct Compute {
+    /// The sequence.
+    pub sequence: SequenceId,
     /// Which of the owner's attempts at the sequence; the answer says the same.
-    pub(super) attempt: u16,
-    pub(super) start: u32,
-    pub(super) tokens: Vec<u32>,
+    pub attempt: u16,
+    /// Position of the first token.
+    pub start: u32,
+    /// Their ids.
+    pub tokens: Vec<u32>,
     /// With a sequence's first segment.
-    pub(super) open: Option<Box<SamplingParams>>,
+    pub open: Option<Box<SamplingParams>>,
     /// With a sequence's first segment: the tokens before it, which former sequences left.
-    pub(super) prefix: Vec<u32>,
+    pub prefix: Vec<u32>,
     /// On stage 0: whether the sequence may begin with what former ones left.
-    pub(super) reuse: bool,
-    pub(super) sample: bool,
+    pub reuse: bool,
+    /// Whether the last stage is to sample the next token.
+    pub sample: bool,
     /// Whether what was computed together with this follows at once.
-    pub(super) more: bool,
+    pub more: bool,
 }
 
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Event {
+pub enum Event {
     /// Loading goes on.
-    Loading { done: u64, total: u64 },
+    Loading {
+        /// Bytes of weights so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// It can compute.
-    Loaded { shape: StageShape, memory: MemoryUse },
+    Loaded {
+        /// What it holds.
+        shape: StageShape,
+        /// What that takes.
+        memory: MemoryUse,
+    },
     /// It cannot; the process ends. Trying again would not help unless files change.
     LoadFailed(String),
     /// What came of a segment, or of a piece of it.
@@ -69,38 +88,43 @@ pub(super) enum Event {
 
 /// What came of a segment, or of a piece of it. Pieces come in order.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Computed {
-    pub(super) sequence: SequenceId,
-    pub(super) attempt: u16,
+pub struct Computed {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Which of the owner's attempts at it.
+    pub attempt: u16,
     /// Where the segment began as it was asked for.
-    pub(super) segment: u32,
+    pub segment: u32,
     /// Position of the piece's first token.
-    pub(super) start: u32,
+    pub start: u32,
     /// Tokens in the piece.
-    pub(super) count: u32,
-    pub(super) outcome: Outcome,
+    pub count: u32,
+    /// What came of it.
+    pub outcome: Outcome,
     /// Whether another result that goes the same way was computed together with this and follows.
-    pub(super) more: bool,
+    pub more: bool,
 }
 
 /// What a stage holds and has done since it was loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) struct Status {
-    pub(super) memory: MemoryUse,
+pub struct Status {
+    /// Memory that it holds.
+    pub memory: MemoryUse,
     /// Memory that the process has taken at most, as far as the system says.
-    pub(super) peak_bytes: u64,
+    pub peak_bytes: u64,
     /// Microseconds spent in steps.
-    pub(super) busy_micros: u64,
-    pub(super) steps: u64,
+    pub busy_micros: u64,
+    /// Steps computed.
+    pub steps: u64,
     /// Positions that sequences began with, taken from former ones.
-    pub(super) reused_positions: u64,
+    pub reused_positions: u64,
     /// Positions of prompts that came.
-    pub(super) prompt_positions: u64,
+    pub prompt_positions: u64,
 }
 
 /// What came of a segment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) enum Outcome {
+pub enum Outcome {
     /// The payload holds the hidden states for the next stage.
     Hidden,
     /// The next token.

@@ -331,7 +331,8 @@ fn cut(segment: &mut Segment, count: usize) -> Segment {
         prefix: std::mem::take(&mut segment.prefix),
         sample: false,
     };
-    segment.start += u32::try_from(count).unwrap_or(u32::MAX);
+    // A peer's position can be any number; a stage takes none past its context.
+    segment.start = segment.start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
     first
 }
 

@@ -5,10 +5,9 @@ use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use super::ChatError;
-use super::calendar;
+use super::{ChatError, calendar, cost, stored};
 
 /// Under which the template is kept in its environment.
 pub(super) const NAME: &str = "chat_template";
@@ -33,11 +32,15 @@ pub(super) fn compile(source: &str) -> Result<Environment<'static>, ChatError> {
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
     environment.set_syntax(syntax.map_err(|error| ChatError::Broken(error.to_string()))?);
     environment.set_recursion_limit(MAX_RECURSION);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    cost::measure_what_is_written(&mut environment);
+    stored::add_filters(&mut environment);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", tojson);
     environment
-        .add_template_owned(NAME, without_generation_blocks(source))
+        .add_template_owned(
+            NAME,
+            stored::with_measured_assignments(&without_generation_blocks(source)),
+        )
         .map_err(|error| ChatError::Broken(error.to_string()))?;
     Ok(environment)
 }
@@ -61,7 +64,21 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
 
 /// As Python's `json.dumps(value, ensure_ascii=False)`: unlike Jinja's own filter, nothing is
 /// escaped for HTML.
-fn tojson(value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+fn tojson(
+    state: &State<'_, '_>,
+    value: &Value,
+    indent: Option<Value>,
+    options: Kwargs,
+) -> Result<Value, Error> {
+    /// Deeper than the values that are written, so that no line is mostly spaces.
+    const MAX_INDENT: usize = 16;
+    cost::charge_all(state, std::slice::from_ref(value))?;
+    let given: Option<Value> = options.get("indent")?;
+    let width = indent.as_ref().or(given.as_ref()).and_then(Value::as_usize);
+    if width.is_some_and(|width| width > MAX_INDENT) {
+        let problem = format!("tojson: an indent of more than {MAX_INDENT}");
+        return Err(Error::new(ErrorKind::InvalidOperation, problem));
+    }
     // Says how Python would write what needs no saying here.
     let _: Option<Value> = options.get("ensure_ascii")?;
     let _: Option<Value> = options.get("sort_keys")?;

@@ -91,6 +91,10 @@ fn stretch(
         }
         Some("yarn" | "deepseek_yarn") => {
             let yarn = Yarn::read(scaling)?;
+            // Pairs are told apart by how much more often one turns than the next.
+            if theta <= 1.0 {
+                return Err(config.problem("rope_theta", "is 1; `yarn` needs more"));
+            }
             rope.speeds = Speeds::Periods(yarn.periods(theta, &periods().collect::<Vec<_>>()));
             rope.amplitude = yarn.amplitude();
         }
@@ -228,6 +232,10 @@ fn long_amplitude(
     let written = original_context(scaling, 4096)?;
     let original = original_context(config, written)? as f32;
     let factor = max_context as f32 / original;
+    if original <= 1.0 && factor > 1.0 {
+        let problem = "is 1; `longrope` needs more";
+        return Err(scaling.problem("original_max_position_embeddings", problem));
+    }
     Ok(if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() })
 }
 

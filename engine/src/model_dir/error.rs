@@ -94,6 +94,18 @@ impl ModelError {
     }
 
     pub(crate) fn malformed(file: &Path, problem: impl Into<String>) -> Self {
-        Self::Malformed { file: file.to_owned(), problem: problem.into() }
+        Self::Malformed { file: file.to_owned(), problem: shown(problem.into()) }
+    }
+}
+
+/// Far more than any sentence of ours needs.
+const MOST_SHOWN: usize = 600;
+
+/// A text for a message, cut where it is too long. Names, keys and shapes come from files, and a
+/// message goes into logs and to every node of the cluster.
+pub(super) fn shown(text: String) -> String {
+    match text.char_indices().nth(MOST_SHOWN) {
+        None => text,
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
     }
 }

@@ -1,6 +1,8 @@
 //! Reading the JSON files of a model folder without trusting them: bounded in size and depth, and
 //! every mistake names the file and the key.
 
+mod strict;
+
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
@@ -8,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use self::strict::{Strict, foreign_number};
+
 use super::ModelError;
+use super::error::shown;
 
 /// Reads a file that must not be longer than `limit` bytes.
 pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
@@ -22,15 +27,22 @@ pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
     File::open(file).map_err(io)?.take(limit + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > limit {
         let problem = format!("is longer than {limit} bytes");
-        return Err(ModelError::Malformed { file: file.to_owned(), problem });
+        return Err(ModelError::malformed(file, problem));
     }
     Ok(bytes)
 }
 
-/// Parses an object. Depth is bounded by `serde_json`, which refuses more than 128 levels.
+/// Parses an object, in which no name may come twice. Depth is bounded by `serde_json`, which
+/// refuses more than 128 levels.
 pub(crate) fn parse_object(file: &Path, bytes: &[u8]) -> Result<Map<String, Value>, ModelError> {
-    serde_json::from_slice(bytes)
-        .map_err(|e| ModelError::Malformed { file: file.to_owned(), problem: e.to_string() })
+    match serde_json::from_slice(bytes) {
+        Ok(Strict(Value::Object(map))) => Ok(map),
+        Ok(Strict(other)) => Err(ModelError::malformed(file, format!("is {}", brief(&other)))),
+        Err(error) => {
+            let problem = foreign_number(bytes, &error).unwrap_or_else(|| error.to_string());
+            Err(ModelError::malformed(file, problem))
+        }
+    }
 }
 
 /// One object of a JSON file, with its place in it for messages.
@@ -49,8 +61,8 @@ impl<'a> Section<'a> {
     pub(crate) fn problem(&self, key: &str, problem: impl Into<String>) -> ModelError {
         ModelError::Config {
             file: self.file.to_owned(),
-            key: format!("{}{key}", self.prefix),
-            problem: problem.into(),
+            key: shown(format!("{}{key}", self.prefix)),
+            problem: shown(problem.into()),
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
+use super::error::shown;
 use super::quantization::{Listed, QuantParams};
 use super::{ModelError, TensorInfo};
 use crate::architecture::{Architecture, Need, Part, Stored};
@@ -109,8 +110,8 @@ impl Shelf<'_> {
     fn missing(&self, name: &str, dtypes: &[Dtype], shape: &[usize]) -> ModelError {
         ModelError::MissingTensor {
             folder: self.folder.to_owned(),
-            name: name.to_owned(),
-            expected: describe(dtypes, shape),
+            name: shown(name.to_owned()),
+            expected: shown(describe(dtypes, shape)),
         }
     }
 }
@@ -186,7 +187,13 @@ impl Matrix<'_> {
         dtypes: &[Dtype],
         shape: &[usize],
     ) -> Result<Tensor, ModelError> {
-        let missing = || self.shelf.missing(&self.stored_name(kind), dtypes, shape);
+        let missing = || {
+            let mut shape = shape.to_vec();
+            if let (Stored::Rows { of, .. }, Some(rows)) = (self.stored, shape.first_mut()) {
+                *rows = *of as usize;
+            }
+            self.shelf.missing(&self.stored_name(kind), dtypes, &shape)
+        };
         let tensor = tensor.ok_or_else(missing)?;
         expect(&tensor, dtypes, shape)?;
         Ok(tensor)
@@ -366,9 +373,9 @@ fn describe(dtypes: &[Dtype], shape: &[usize]) -> String {
 fn wrong(tensor: &Tensor, expected: String) -> ModelError {
     ModelError::WrongTensor {
         file: tensor.pieces.first().map(|piece| piece.file.to_path_buf()).unwrap_or_default(),
-        name: tensor.name.clone(),
-        expected,
-        found: describe(&[tensor.dtype], &tensor.shape),
+        name: shown(tensor.name.clone()),
+        expected: shown(expected),
+        found: shown(describe(&[tensor.dtype], &tensor.shape)),
     }
 }
 

@@ -68,11 +68,12 @@ fn objection(member: &str, name: &str) -> Option<String> {
         .then(|| format!("`{member}` must not know `{name}`; do this in `actors` and pass it in"))
 }
 
-/// Members that the workspace lists are those of the layers.
+/// Members that the workspace lists are those of the layers, or lie within one of them and belong
+/// to its layer.
 fn known_members(_: &str, text: &str) -> Vec<Finding> {
     members(text)
         .into_iter()
-        .filter(|(_, name)| layer(name).is_none())
+        .filter(|(_, name)| layer(member_of(name)).is_none())
         .map(|(line, name)| Finding {
             line,
             what: format!(
@@ -154,8 +155,11 @@ mod planted {
 
     #[test]
     fn a_member_without_a_layer_is_found() {
-        let found = known_members("Cargo.toml", "members = [\n\"config\",\n\"extra\",\n]");
-        assert_eq!(lines(&found), [3]);
+        let found = known_members(
+            "Cargo.toml",
+            "members = [\n\"config\",\n\"extra\",\n\"extra/a\",\n\"tests/a\",\n]",
+        );
+        assert_eq!(lines(&found), [3, 4]);
     }
 
     #[test]

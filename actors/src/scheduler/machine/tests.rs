@@ -370,3 +370,25 @@ fn epochs_grow_across_a_restart() {
     again.pass(PATIENCE.settle);
     assert!(again.adopted.last().unwrap().1.epoch() > remembered.epoch());
 }
+
+#[test]
+fn members_that_boast_change_no_sums() {
+    let mut boasting = [member(1, 1, 1), member(2, 1, 1)];
+    for member in &mut boasting {
+        let report = Arc::make_mut(&mut member.report);
+        report.memory_bytes = u64::MAX;
+        report.models[0].geometry.bytes_per_layer = vec![u64::MAX; 12];
+    }
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&boasting);
+    cluster.pass(PATIENCE.settle);
+    let (state, reason) = cluster.schedulers[&id(1)].state(&model());
+    assert_eq!(state, ModelState::Unavailable, "{reason}");
+    assert!(reason.contains("2 members offer"), "{reason}");
+}
+
+#[test]
+fn after_the_last_epoch_there_is_none_newer() {
+    let last = Epoch { counter: u64::MAX, planner: id(1) };
+    assert_eq!(last.next(id(1)), last);
+}

@@ -135,9 +135,12 @@ impl Sequences {
         let DataBody::Forward(forward) = &header.body else {
             return None;
         };
-        let ends = segment + u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+        // A peer's position can be any number; a stage takes none past its context.
+        let length = u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+        let ends = segment.saturating_add(length);
         let tokens = |from: u32, to: u32| {
-            forward.tokens.get((from - segment) as usize..(to - segment) as usize)
+            let (from, to) = (from.checked_sub(segment)?, to.checked_sub(segment)?);
+            forward.tokens.get(from as usize..to as usize)
         };
         let (start, end) = match outcome {
             Outcome::Reused => (ends, ends),

@@ -1,0 +1,247 @@
+//! What other nodes say of themselves and want, and what membership and the scheduler decide
+//! after it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use planaria_actors::cluster_view::{SequenceCounts, ShardState};
+use planaria_actors::generation::{FinishReason, GenerationError, Until};
+use planaria_actors::membership::{self, Members};
+use planaria_actors::plan::{Assignment, Plan, PlanParts};
+use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
+use planaria_actors::scheduler::placement::Sizing;
+use planaria_actors::wire::{
+    Control, DataBody, DataHeader, Forward, HeldModel, Opening, Report, ShardReport, ShardWork,
+};
+use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy};
+use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::sampler::{Logprobs, SamplingParams};
+use planaria_transport::{decode_message, encode_message};
+
+use crate::decisions::Decisions;
+
+const MODELS: [&str; 2] = ["a", "org/b"];
+const NODES: u8 = 3;
+
+fn node(id: u8) -> NodeId {
+    NodeId::from_bytes([id; 32])
+}
+
+fn address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 7000))
+}
+
+fn model(decisions: &mut Decisions<'_>) -> ModelName {
+    decisions.one_of(&MODELS).parse().unwrap()
+}
+
+fn digest() -> ModelDigest {
+    "ab".repeat(32).parse().unwrap()
+}
+
+pub(crate) fn run(input: &[u8]) {
+    let mut decisions = Decisions::new(input);
+    let patience = Patience {
+        settle: Duration::from_secs(1),
+        resend: Duration::from_secs(1),
+        load: Duration::from_secs(60),
+        unfit: Duration::from_secs(30),
+    };
+    let sizing = Sizing {
+        strategy: Strategy::RingMemoryWeighted,
+        context: decisions.number32(),
+        max_sequences: decisions.number32(),
+    };
+    let me = Incarnation { node: node(0), generation: 1 };
+    let mut members = Members::new(me, address());
+    let mut scheduler = Scheduler::new(me.node, sizing, patience, &[]);
+    let mut now = Instant::now();
+    let mut steps = 0;
+    while decisions.are_left() && steps < 40 {
+        steps += 1;
+        now += Duration::from_millis(decisions.up_to(5000) as u64);
+        let event = match decisions.up_to(5) {
+            0 => {
+                let peer = incarnation(&mut decisions);
+                let link = membership::Event::LinkUp(peer, address());
+                members.on(link);
+                let report = report(&mut decisions);
+                let said = membership::Event::Reported(peer, report);
+                members.on(said).map(Event::Members)
+            }
+            1 => members.on(membership::Event::Own(report(&mut decisions))).map(Event::Members),
+            2 => members
+                .on(membership::Event::LinkDown(incarnation(&mut decisions)))
+                .map(Event::Members),
+            3 => any_plan(&mut decisions).map(|plan| Event::Commit(Box::new(plan))),
+            4 => any_plan(&mut decisions)
+                .map(|plan| Event::Prepare { from: node(1), plan: Box::new(plan) }),
+            _ => Some(Event::Tick),
+        };
+        let Some(event) = event else {
+            continue;
+        };
+        let mut actions = scheduler.on(now, event);
+        // This node answers itself at once.
+        while let Some(action) = actions.pop() {
+            if let Action::Send { message, .. } = &action
+                && let Message::Prepare(plan) = &**message
+            {
+                let result = if decisions.rarely(4) { Err("no".to_owned()) } else { Ok(()) };
+                let answer = Event::Prepared { from: me.node, epoch: plan.epoch(), result };
+                actions.extend(scheduler.on(now, answer));
+            }
+            assert!(actions.len() < 10_000, "decisions that do not end");
+        }
+        for name in MODELS {
+            let _state = scheduler.state(&name.parse().unwrap());
+        }
+        for plan in scheduler.plans() {
+            let mut next = 0;
+            for stage in plan.stages() {
+                assert_eq!(stage.layers.first(), next);
+                next = stage.layers.last() + 1;
+            }
+        }
+        let _at = scheduler.wake_at();
+    }
+}
+
+fn incarnation(decisions: &mut Decisions<'_>) -> Incarnation {
+    let id = u8::try_from(decisions.up_to(usize::from(NODES))).unwrap();
+    Incarnation { node: node(id), generation: decisions.number() }
+}
+
+fn any_plan(decisions: &mut Decisions<'_>) -> Option<Plan> {
+    let layers = 1 + u32::try_from(decisions.up_to(8)).unwrap();
+    let cut = u32::try_from(decisions.up_to(8)).unwrap();
+    let ranges = [LayerRange::half_open(0, cut.min(layers)), LayerRange::half_open(cut, layers)];
+    let stages = ranges.into_iter().flatten();
+    let parts = PlanParts {
+        epoch: Epoch { counter: decisions.number(), planner: node(1) },
+        model: model(decisions),
+        digest: digest(),
+        layers: if decisions.rarely(8) { decisions.number32() } else { layers },
+        strategy: Strategy::RingMemoryWeighted,
+        context: decisions.number32(),
+        max_sequences: decisions.number32(),
+        stages: stages
+            .map(|layers| Assignment { incarnation: incarnation(decisions), layers })
+            .collect(),
+    };
+    // As it comes from a peer.
+    decode_message(&encode_message(&parts).unwrap()).ok()
+}
+
+fn report(decisions: &mut Decisions<'_>) -> Report {
+    Report {
+        name: decisions.text(8),
+        pid: 1,
+        port: 1,
+        memory_bytes: decisions.number(),
+        desired: (0..decisions.up_to(2)).map(|_| model(decisions)).collect(),
+        models: (0..decisions.up_to(2))
+            .map(|_| HeldModel {
+                name: model(decisions),
+                digest: digest(),
+                geometry: Geometry {
+                    bytes_per_layer: (0..=decisions.up_to(6)).map(|_| decisions.number()).collect(),
+                    embed_bytes: decisions.number(),
+                    head_bytes: decisions.number(),
+                    tied: decisions.rarely(2),
+                    kv_bytes_per_token_per_layer: decisions.number(),
+                    hidden_bytes: decisions.number32(),
+                    max_context: decisions.number32(),
+                    vocab: decisions.number32(),
+                    working: WorkingSet {
+                        always: decisions.number(),
+                        per_token: decisions.number(),
+                        per_pair: decisions.number(),
+                        per_sampled: decisions.number(),
+                    },
+                },
+            })
+            .collect(),
+        unusable: (0..decisions.up_to(1))
+            .map(|_| (model(decisions), "broken".to_owned()))
+            .collect(),
+        shards: (0..decisions.up_to(2))
+            .map(|_| ShardReport {
+                model: model(decisions),
+                layers: LayerRange::inclusive(0, 0).unwrap(),
+                state: *decisions.one_of(&[ShardState::Ready, ShardState::Failed]),
+                reason: String::new(),
+                pid: None,
+                memory_bytes: decisions.number(),
+                work: ShardWork::default(),
+            })
+            .collect(),
+        plans: (0..decisions.up_to(2)).filter_map(|_| any_plan(decisions)).collect(),
+        sequences: SequenceCounts::default(),
+        neighbours: Vec::new(),
+    }
+}
+
+/// A plan for one node.
+pub(crate) fn plan(counter: u64) -> Plan {
+    let incarnation = Incarnation { node: node(1), generation: 1 };
+    Plan::new(PlanParts {
+        epoch: Epoch { counter, planner: node(1) },
+        model: "a".parse().unwrap(),
+        digest: digest(),
+        layers: 2,
+        strategy: Strategy::RingMemoryWeighted,
+        context: 64,
+        max_sequences: 2,
+        stages: vec![Assignment { incarnation, layers: LayerRange::inclusive(0, 1).unwrap() }],
+    })
+    .unwrap()
+}
+
+/// One message of each kind.
+pub(crate) fn messages() -> Vec<Bytes> {
+    let mut decisions = Decisions::new(&[7; 200]);
+    let until = Until { eos: vec![2], max_tokens: 5 };
+    let (sampling, prefix) = (SamplingParams::greedy(), vec![3; 64]);
+    let opening = Opening { sampling, until, reuse: true, prefix };
+    let (tokens, open) = (vec![1, 2], Some(Box::new(opening)));
+    let forward = Forward { stage: 0, tokens, open, sample: true, more: true };
+    let logprobs = Logprobs { chosen: -0.5, top: vec![(1, -0.5)] };
+    let controls = [
+        Control::Report(Box::new(report(&mut decisions))),
+        Control::Prepare(Box::new(plan(1))),
+        Control::Prepared { epoch: plan(1).epoch(), result: Err("no".to_owned()) },
+        Control::Commit(Box::new(plan(2))),
+    ];
+    let bodies = [
+        DataBody::Forward(forward),
+        DataBody::Release { stage: 1 },
+        DataBody::Absorbed { end: 4 },
+        DataBody::Accepted {
+            token: 1,
+            logprobs: Some(logprobs),
+            finish: Some(FinishReason::Length),
+            reused: 64,
+        },
+        DataBody::PrefixGone,
+        DataBody::Failed(GenerationError::NoRoom { limit: 3 }),
+    ];
+    let headers = bodies.map(|body| DataHeader {
+        epoch: plan(1).epoch(),
+        sequence: SequenceId::from_bits(9),
+        owner: node(1),
+        attempt: 1,
+        position: u32::MAX,
+        body,
+    });
+    let controls = controls.iter().map(|control| encode_message(control).unwrap());
+    controls.chain(headers.iter().map(|header| encode_message(header).unwrap())).collect()
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let repeated: BTreeMap<u8, Vec<u8>> = (0..16).map(|byte| (byte, vec![byte; 300])).collect();
+    repeated.into_values().collect()
+}

@@ -1,0 +1,157 @@
+//! A small sound model of every family, to be broken.
+//!
+//! Only configurations are written down here. Which tensors belong to them the product says itself:
+//! what it misses is added until the model opens.
+
+use std::sync::LazyLock;
+
+use planaria_engine::model_dir::{ModelDir, ModelError};
+use serde_json::{Map, Value, json};
+
+use crate::checkpoint::{Entry, FOLDER, write_weights};
+
+/// A model that opens.
+pub(crate) struct Seed {
+    pub(crate) config: Map<String, Value>,
+    pub(crate) tensors: Vec<Entry>,
+}
+
+pub(crate) static SEEDS: LazyLock<Vec<Seed>> = LazyLock::new(|| {
+    let seeds: Vec<Seed> =
+        variants().into_iter().map(|(config, has)| complete(config, has)).collect();
+    let has_seed = |name: &&str| {
+        let of = |seed: &Seed| seed.config.get("model_type").and_then(Value::as_str) == Some(*name);
+        seeds.iter().any(of)
+    };
+    let missing: Vec<String> =
+        families().into_iter().filter(|name| !has_seed(&name.as_str())).collect();
+    assert!(missing.is_empty(), "give a configuration for {missing:?}");
+    seeds
+});
+
+/// Configurations, each with tensors that lead to another way of storing the same model.
+fn variants() -> Vec<(Value, Vec<Entry>)> {
+    let sizes = |family: &str, more: Value| {
+        let mut config = json!({
+            "model_type": family, "hidden_size": 32, "intermediate_size": 32,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1,
+            "head_dim": 16, "rms_norm_eps": 1e-5, "vocab_size": 32,
+            "max_position_embeddings": 64, "tie_word_embeddings": true,
+        });
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        config
+    };
+    let float = |name: &str, shape: &[u64]| Entry::new(name, "F32", shape);
+    let layer = "model.layers.0.";
+    let yarn = json!({"rope_scaling": {
+        "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32, "mscale": 1.0,
+        "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1,
+    }});
+    let llama3 = json!({"rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }, "tie_word_embeddings": false, "attention_bias": true, "mlp_bias": true});
+    let long = json!({"rope_scaling": {
+        "type": "longrope", "long_factor": [1, 1, 1, 1, 1, 1, 1, 2], "short_factor": [1],
+    }, "original_max_position_embeddings": 32, "partial_rotary_factor": 1.0});
+    let quantized = json!({"quantization": {"group_size": 32, "bits": 4, "mode": "affine"}});
+    let experts = json!({
+        "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "norm_topk_prob": true, "decoder_sparse_step": 1,
+        "mlp_only_layers": [1], "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": 16,
+    });
+    let mut deepseek = json!({
+        "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "kv_lora_rank": 16,
+        "q_lora_rank": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
+        "topk_group": 1, "n_shared_experts": 1, "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1, "moe_layer_freq": 1, "num_key_value_heads": 2,
+        "routed_scaling_factor": 2.5, "topk_method": "noaux_tc", "scoring_func": "sigmoid",
+    });
+    deepseek.as_object_mut().unwrap().extend(yarn.as_object().unwrap().clone());
+    let text = sizes("gemma3_text", json!({"sliding_window": 8, "sliding_window_pattern": 2}));
+    let inside = json!({"model_type": "gemma3", "vocab_size": 32, "text_config": text});
+    let fake = json!({"bytes_per_layer": 1000, "step_micros": 0});
+    let kv_b = (0..2)
+        .map(|layer| float(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), &[64, 16]));
+    let blocks = |name: &str, rows: u64| {
+        let path = format!("{layer}mlp.experts.{name}");
+        [
+            Entry::new(&format!("{path}_blocks"), "U8", &[4, rows, 1, 16]),
+            Entry::new(&format!("{path}_scales"), "U8", &[4, rows, 1]),
+            Entry::new(&format!("{path}_bias"), "BF16", &[4, rows]),
+        ]
+    };
+    let packed = |module: &str, kind: &str, bits: u64| {
+        let path = format!("{layer}{module}");
+        [
+            Entry::new(&format!("{path}.weight"), "U32", &[32, bits]),
+            Entry::new(&format!("{path}.scales"), kind, &[32, 1]),
+            Entry::new(&format!("{path}.biases"), kind, &[32, 1]),
+        ]
+    };
+    vec![
+        (sizes("llama", json!({})), Vec::new()),
+        (sizes("llama", llama3), Vec::new()),
+        (
+            sizes("llama", quantized),
+            [packed("mlp.up_proj", "F16", 4), packed("mlp.down_proj", "F16", 8)].concat(),
+        ),
+        (sizes("llama", json!({})), packed("mlp.gate_proj", "U8", 4).to_vec()),
+        (sizes("mistral", yarn), Vec::new()),
+        (sizes("qwen2", json!({"use_sliding_window": true, "sliding_window": 8})), Vec::new()),
+        (sizes("qwen3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}})), Vec::new()),
+        (sizes("qwen3_moe", experts.clone()), Vec::new()),
+        (
+            sizes("qwen3_moe", experts.clone()),
+            vec![float(&format!("{layer}mlp.experts.0.gate_proj.weight"), &[32, 32])],
+        ),
+        (sizes("mixtral", experts.clone()), Vec::new()),
+        (
+            sizes("mixtral", experts.clone()),
+            ["w1", "w2", "w3"]
+                .map(|name| {
+                    float(&format!("{layer}block_sparse_moe.experts.0.{name}.weight"), &[32, 32])
+                })
+                .to_vec(),
+        ),
+        (sizes("phi3", long), Vec::new()),
+        (sizes("gemma2", json!({"final_logit_softcapping": 30.0})), Vec::new()),
+        (text, Vec::new()),
+        (inside, Vec::new()),
+        (sizes("gpt_oss", experts.clone()), Vec::new()),
+        (sizes("gpt_oss", experts), [blocks("gate_up_proj", 64), blocks("down_proj", 32)].concat()),
+        (sizes("deepseek_v3", deepseek.clone()), Vec::new()),
+        (sizes("deepseek_v3", deepseek), kv_b.collect()),
+        (sizes("planaria_fake", fake), Vec::new()),
+    ]
+}
+
+/// Every family, as the product lists them when it is given another.
+fn families() -> Vec<String> {
+    FOLDER.write("config.json", br#"{"model_type": "?"}"#);
+    write_weights(&FOLDER, "model.safetensors", &[]);
+    let refusal = ModelDir::open(FOLDER.path()).unwrap_err().to_string();
+    let list = refusal.split_once("supported are ").expect("the list of families").1;
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn complete(config: Value, mut tensors: Vec<Entry>) -> Seed {
+    let Value::Object(config) = config else { panic!("{config}") };
+    loop {
+        FOLDER.write("config.json", Value::Object(config.clone()).to_string().as_bytes());
+        write_weights(&FOLDER, "model.safetensors", &tensors);
+        match ModelDir::open(FOLDER.path()) {
+            Ok(_) => return Seed { config, tensors },
+            // Such as "F32 or F16 or BF16 [40, 64]".
+            Err(ModelError::MissingTensor { name, expected, .. }) => {
+                let (types, shape) = expected.split_once(" [").unwrap();
+                let numbers = shape.trim_end_matches(']').split(", ");
+                let shape: Vec<u64> = numbers.map(|number| number.parse().unwrap()).collect();
+                let dtype = types.split(' ').next().unwrap();
+                tensors.push(Entry::new(&name, dtype, &shape));
+            }
+            Err(other) => panic!("{other}: {}", Value::Object(config)),
+        }
+    }
+}

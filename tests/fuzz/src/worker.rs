@@ -1,0 +1,130 @@
+//! What a host and its worker say to each other, and what a stage makes of it.
+
+use planaria_actors::worker::protocol::{Command, Compute, Event};
+use planaria_config::SequenceId;
+use planaria_engine::fake::FakeStage;
+use planaria_engine::model_dir::FakeConfig;
+use planaria_engine::sampler::{SamplingParams, sample};
+use planaria_engine::stage::{Segment, Stage, Step};
+use planaria_transport::{Frame, decode_message, encode_message};
+
+use crate::decisions::Decisions;
+
+const CAP: usize = 1 << 16;
+
+pub(crate) fn run(mut input: &[u8]) {
+    let mut stages = [(0, 1), (2, 3)].map(|(first, last)| {
+        let layers = planaria_config::LayerRange::inclusive(first, last).unwrap();
+        FakeStage::new(&config(), layers).unwrap()
+    });
+    while let Ok(Some(frame)) = Frame::read_from(&mut input, CAP) {
+        drop(decode_message::<Event>(&frame.header));
+        let Ok(command) = decode_message::<Command>(&frame.header) else {
+            continue;
+        };
+        for stage in &mut stages {
+            match command.clone() {
+                Command::Load { .. } => {}
+                Command::Release(sequence) => stage.release(sequence),
+                Command::Adopt { kv_bytes, .. } => stage.set_kv_budget(kv_bytes),
+                Command::Compute(compute) => {
+                    let hidden = (!frame.payload.is_empty()).then(|| frame.payload.clone());
+                    let Compute { sequence, start, tokens, open, prefix, sample, .. } = compute;
+                    let segment = Segment { sequence, start, tokens, hidden, open, prefix, sample };
+                    let step = Step { segments: vec![segment.clone(), segment] };
+                    let outputs = stage.step(step).unwrap();
+                    assert!(outputs.len() == 2 && outputs[1].is_err(), "one part of a sequence");
+                }
+            }
+            assert!(stage.memory().kv <= 1 << 20);
+        }
+    }
+    sampler(Decisions::new(input));
+}
+
+fn config() -> FakeConfig {
+    FakeConfig {
+        num_hidden_layers: 4,
+        hidden_size: 2,
+        vocab_size: 40,
+        max_position_embeddings: 64,
+        step_micros: 0,
+        bytes_per_layer: 1,
+    }
+}
+
+/// Parameters that were found sound choose a token, whatever the logits.
+fn sampler(mut decisions: Decisions<'_>) {
+    let params = SamplingParams {
+        temperature: decisions.float(),
+        top_k: decisions.number32(),
+        top_p: decisions.float(),
+        min_p: decisions.float(),
+        presence_penalty: decisions.float(),
+        frequency_penalty: decisions.float(),
+        repetition_penalty: decisions.float(),
+        logit_bias: (0..decisions.up_to(3))
+            .map(|_| (decisions.number32(), decisions.float()))
+            .collect(),
+        seed: decisions.number(),
+        top_logprobs: decisions.rarely(2).then(|| u8::try_from(decisions.up_to(30)).unwrap()),
+        prompt_tokens: decisions.number32(),
+    };
+    let mut logits: Vec<f32> = (0..decisions.up_to(40)).map(|_| decisions.float()).collect();
+    let vocab = u32::try_from(logits.len()).unwrap();
+    let log: Vec<u32> = (0..decisions.up_to(8)).map(|_| decisions.number32()).collect();
+    if params.validate(vocab).is_ok()
+        && let Ok(sampled) = sample(&mut logits, &params, &log, decisions.number32())
+    {
+        assert!(sampled.token < vocab);
+    }
+}
+
+pub(crate) fn seeds() -> Vec<Vec<u8>> {
+    let sequence = SequenceId::from_bits(1);
+    let compute = |start: u32, open: bool| {
+        Command::Compute(Compute {
+            sequence,
+            attempt: 0,
+            start,
+            tokens: vec![1, 2, 3],
+            open: open.then(|| Box::new(SamplingParams::greedy())),
+            prefix: vec![1; if open { start as usize } else { 0 }],
+            reuse: open,
+            sample: true,
+            more: false,
+        })
+    };
+    let load = Command::Load {
+        model_dir: "/models/a".into(),
+        layers: planaria_config::LayerRange::inclusive(0, 1).unwrap(),
+    };
+    let mut stream = Vec::new();
+    let mut seeds = Vec::new();
+    for (command, payload) in [
+        (load, 0),
+        (Command::Adopt { stages: 2, kv_bytes: 1 << 16 }, 0),
+        (compute(0, true), 0),
+        (compute(64, true), 0),
+        (compute(0, true), 24),
+        (compute(3, false), 0),
+        (compute(3, false), 24),
+        (Command::Release(sequence), 0),
+    ] {
+        let header = encode_message(&command).unwrap();
+        let frame = Frame { header, payload: vec![0; payload].into() };
+        frame.write_to(&mut stream, CAP).unwrap();
+        seeds.push(stream.clone());
+    }
+    for event in [
+        Event::Loading { done: 1, total: 2 },
+        Event::LoadFailed("x".to_owned()),
+        Event::Failed("x".to_owned()),
+    ] {
+        let mut stream = Vec::new();
+        let header = encode_message(&event).unwrap();
+        Frame::message(header).write_to(&mut stream, CAP).unwrap();
+        seeds.push(stream);
+    }
+    seeds
+}
