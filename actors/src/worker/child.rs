@@ -139,8 +139,9 @@ impl<W: Write> Worker<'_, W> {
             self.take(first);
             loop {
                 commands.try_iter().for_each(|command| self.take(command));
+                let until = Instant::now() + TOGETHER;
                 while self.queue.expects_more() {
-                    match commands.recv_timeout(TOGETHER) {
+                    match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
                         Ok(command) => self.take(command),
                         Err(_) => self.queue.expect_no_more(),
                     }

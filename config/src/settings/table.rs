@@ -112,7 +112,8 @@ pub const SETTINGS: &[SettingDoc] = &[
         "8192",
         "Longest sequence, prompt and answer together (tokens)",
         "Memory for the KV cache of max-sequences such sequences is kept free on every node, so \
-         raising it leaves less for layers. The model's own limit holds if it is lower.",
+         raising it leaves less for layers. What running sequences leave of it holds the beginnings \
+         of former ones. The model's own limit holds if it is lower.",
     ),
     one(
         "max-sequences",
@@ -132,7 +133,7 @@ pub const SETTINGS: &[SettingDoc] = &[
         "256",
         "Tokens of a prompt that pass through the pipeline at once",
         "Larger chunks compute more efficiently; smaller ones keep several stages busy with one \
-         prompt and delay other sequences less.",
+         prompt. While answers are running, steps take smaller pieces by themselves.",
     ),
     one(
         "step-timeout",

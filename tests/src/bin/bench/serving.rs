@@ -56,7 +56,6 @@ async fn many_clients(ours: &Api, theirs: &MlxServer, name: &str) -> Result<()> 
         their_speeds.push(throughput(&theirs.api, &requests(round, &theirs.model)).await?);
     }
     let mut ratios: Vec<f64> = speeds.iter().zip(&their_speeds).map(|(a, b)| a / b).collect();
-    eprintln!("{speeds:?} {their_speeds:?}");
     println!(
         "\n{CLIENTS} clients at once over HTTP, prompts of 32 to {} tokens, {DECODE} tokens each: {:.1} tokens\n\
          per second in all, mlx-lm's server {:.1}, ratio {:.2} ({:.2} to {:.2}).",
