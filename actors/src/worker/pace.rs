@@ -11,26 +11,32 @@ use planaria_engine::geometry::STEP_TOKENS;
 const MOST: usize = STEP_TOKENS as usize;
 
 /// Fewest, so that a prompt always gets on.
-const FEWEST: usize = 1;
+const FEWEST: usize = 4;
 
 /// Before anything was measured: little enough not to be felt, enough to measure by.
 const FIRST: usize = 32;
 
 /// By how much a prompt may lengthen a step that also holds a token of every running answer. The
-/// aim is that nobody's next token takes more than twice as long; a step has other costs, and
-/// estimates err, so less than all of that is spent.
-const ALLOWANCE: f64 = 0.6;
+/// aim is that nobody's next token takes more than twice as long; estimates err, so less than all
+/// of that is spent.
+const ALLOWANCE: f64 = 0.7;
 
 /// Weight of the newest measurement.
 const NEW: f64 = 0.2;
 
-/// What steps have cost so far.
+/// What steps have cost so far, in seconds.
+///
+/// A step is taken to cost what one without prompts costs, and something for having any prompt in
+/// it, and something for each of its tokens.
 #[derive(Debug, Default)]
 pub(super) struct Pace {
-    /// Seconds of a step without tokens of prompts, by how many answers were in it.
+    /// A step without tokens of prompts, by how many answers were in it.
     plain: BTreeMap<usize, f64>,
-    /// Seconds that each token of a prompt adds.
-    per_token: Option<f64>,
+    /// Each token of a prompt, as learnt from steps with nothing else in them; and of how many
+    /// tokens the largest of those was, for small ones say little.
+    per_token: Option<(f64, usize)>,
+    /// Any prompt at all beside answers.
+    any: f64,
 }
 
 impl Pace {
@@ -38,21 +44,20 @@ impl Pace {
     pub(super) fn observe(&mut self, answers: usize, prompts: usize, took: Duration) {
         let took = took.as_secs_f64();
         if prompts == 0 {
-            let average = self.plain.entry(answers).or_insert(took);
-            *average += NEW * (took - *average);
-            return;
+            blend(self.plain.entry(answers).or_insert(took), took);
+        } else if answers == 0 {
+            let new = took / prompts as f64;
+            let (average, largest) = self.per_token.get_or_insert((new, prompts));
+            if prompts >= *largest / 2 {
+                blend(average, new);
+                *largest = prompts.max(*largest);
+            }
+        } else if let (Some((per_token, _)), Some((alike, plain))) =
+            (self.per_token, self.plain_of(answers))
+            && alike.abs_diff(answers) <= 1 + answers / 4
+        {
+            blend(&mut self.any, (took - plain - per_token * prompts as f64).max(0.0));
         }
-        // A step costs something even if it is small, which is not its tokens' fault. A step that
-        // cannot be compared with one like it teaches nothing, unless nothing is known at all.
-        let plain = match self.plain_of(answers) {
-            Some((alike, plain)) if alike.abs_diff(answers) <= 1 + answers / 4 => plain,
-            Some(_) if self.per_token.is_some() => return,
-            Some((_, plain)) => plain,
-            None => 0.0,
-        };
-        let new = (took - plain).max(0.0) / prompts as f64;
-        let average = self.per_token.get_or_insert(new);
-        *average += NEW * (new - *average);
     }
 
     /// Tokens of prompts that may join the next step, while so many prompts wait and so many
@@ -64,8 +69,9 @@ impl Pace {
         }
         let allowance = ALLOWANCE * (waiting as f64 / running as f64).max(1.0);
         match (self.plain_of(running), self.per_token) {
-            (Some((_, plain)), Some(per_token)) => {
-                let tokens = allowance * plain / per_token.max(f64::MIN_POSITIVE);
+            (Some((_, plain)), Some((per_token, _))) => {
+                let spare = allowance * plain - self.any;
+                let tokens = spare / per_token.max(f64::MIN_POSITIVE);
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
@@ -88,41 +94,82 @@ impl Pace {
     }
 }
 
+fn blend(average: &mut f64, new: f64) {
+    *average += NEW * (new - *average);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
 
+    /// A machine: what a step takes in milliseconds.
+    struct Machine {
+        plain: u32,
+        any: u32,
+        per_token: u32,
+    }
+
+    impl Machine {
+        fn step(&self, pace: &mut Pace, answers: usize, prompts: usize) -> Duration {
+            let tokens = u32::try_from(prompts).unwrap();
+            let plain = if answers > 0 { self.plain } else { 0 };
+            let any = if answers > 0 && prompts > 0 { self.any } else { 0 };
+            let took = (plain + any + tokens * self.per_token) * MS;
+            pace.observe(answers, prompts, took);
+            took
+        }
+    }
+
     #[test]
     fn a_mixed_step_takes_at_most_so_much_longer() {
-        for (plain, per_token) in [(30, 2), (10, 1), (200, 3)] {
+        for (plain, any, per_token) in [(30, 0, 2), (40, 20, 2), (200, 30, 3), (300, 0, 1)] {
+            let machine = Machine { plain, any, per_token };
             let mut pace = Pace::default();
-            assert_eq!(pace.budget(1, 4), FIRST);
-            for _ in 0..20 {
-                pace.observe(4, 0, plain * MS);
+            machine.step(&mut pace, 0, 100);
+            machine.step(&mut pace, 4, 0);
+            let mut took = Duration::ZERO;
+            for _ in 0..60 {
                 let prompts = pace.budget(1, 4);
-                let tokens = u32::try_from(prompts).unwrap();
-                pace.observe(4, prompts, plain * MS + tokens * per_token * MS);
+                took = machine.step(&mut pace, 4, prompts);
             }
-            let extra = u32::try_from(pace.budget(1, 4)).unwrap() * per_token * MS;
-            assert!(extra <= plain * MS * 7 / 10, "{extra:?} on top of {plain} ms");
-            assert!(extra >= plain * MS * 4 / 10, "{extra:?} on top of {plain} ms");
+            assert!(took <= plain * MS * 18 / 10, "{took:?} instead of {plain} ms");
+            assert!(took >= plain * MS * 15 / 10, "{took:?} instead of {plain} ms: too shy");
         }
+    }
+
+    #[test]
+    fn a_prompt_gets_on_however_dear_its_tokens_are() {
+        let machine = Machine { plain: 10, any: 50, per_token: 20 };
+        let mut pace = Pace::default();
+        machine.step(&mut pace, 0, 64);
+        machine.step(&mut pace, 2, 0);
+        let took = machine.step(&mut pace, 2, FEWEST);
+        assert!(took > 10 * MS);
+        assert_eq!(pace.budget(1, 2), FEWEST);
     }
 
     #[test]
     fn steps_of_few_answers_say_nothing_of_steps_of_many() {
         let mut pace = Pace::default();
+        pace.observe(0, 100, 200 * MS);
         pace.observe(8, 0, 61 * MS);
-        pace.observe(8, 10, 81 * MS);
-        assert_eq!(pace.budget(1, 8), 18);
+        assert_eq!(pace.budget(1, 8), 21);
         // The others end, one runs on for long, and then many come again.
         (0..100).for_each(|_| pace.observe(1, 0, 21 * MS));
-        assert_eq!((pace.budget(1, 8), pace.budget(1, 1)), (18, 6));
-        pace.observe(8, 10, 81 * MS);
-        pace.observe(4, 10, 60 * MS);
-        assert_eq!(pace.budget(1, 8), 18);
+        assert_eq!((pace.budget(1, 8), pace.budget(1, 1)), (21, 7));
+        pace.observe(4, 10, 90 * MS);
+        assert_eq!(pace.budget(1, 8), 21);
+    }
+
+    #[test]
+    fn small_prompts_say_little_of_what_a_token_costs() {
+        let mut pace = Pace::default();
+        pace.observe(1, 0, 31 * MS);
+        pace.observe(0, 200, 400 * MS);
+        pace.observe(0, 2, 30 * MS);
+        assert_eq!(pace.budget(1, 1), 10);
     }
 
     #[test]
@@ -130,18 +177,7 @@ mod tests {
         let mut pace = Pace::default();
         assert_eq!((pace.budget(7, 0), pace.budget(7, 2)), (MOST, 4 * FIRST));
         pace.observe(1, 0, 31 * MS);
-        pace.observe(1, 20, 71 * MS);
-        assert_eq!((pace.budget(1, 1), pace.budget(1, 5), pace.budget(6, 2)), (9, 9, 27));
-    }
-
-    #[test]
-    fn tokens_that_cost_nothing_are_taken_and_dear_ones_still_get_on() {
-        let mut pace = Pace::default();
-        pace.observe(1, 0, 10 * MS);
-        pace.observe(1, 32, 9 * MS);
-        assert_eq!(pace.budget(1, 4), MOST);
-        pace.observe(0, 1, 1000 * MS);
-        pace.observe(0, 1, 1000 * MS);
-        assert_eq!(pace.budget(1, 4), FEWEST);
+        pace.observe(0, 100, 200 * MS);
+        assert_eq!((pace.budget(1, 1), pace.budget(1, 5), pace.budget(6, 2)), (10, 10, 32));
     }
 }
