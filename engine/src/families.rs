@@ -2,7 +2,7 @@
 //!
 //! Each family is one file, which says what its models are made of in the order in which a token
 //! passes through them. What families share is in [`decoder`] (the sizes that nearly all have, the
-//! usual modules by their usual names) and [`rope`].
+//! usual modules by their usual names), [`mixture`] and [`rope`].
 //!
 //! To add a family, write its file and its line in [`FAMILIES`].
 
@@ -14,6 +14,7 @@ mod gpt_oss;
 mod llama;
 mod mistral;
 mod mixtral;
+mod mixture;
 mod phi3;
 mod qwen2;
 mod qwen3;

@@ -91,12 +91,6 @@ impl<B> PrefixCache<B> {
         self.bytes
     }
 
-    /// What it may hold.
-    #[must_use]
-    pub const fn limit(&self) -> u64 {
-        self.limit
-    }
-
     /// Counts since it was made.
     #[must_use]
     pub const fn stats(&self) -> PrefixStats {
@@ -113,9 +107,7 @@ impl<B> PrefixCache<B> {
     #[must_use]
     pub fn longest(&self, layers: &[LayerReach], digests: &[PrefixDigest]) -> usize {
         let has = |layer: u32, block: usize| {
-            digests
-                .get(block)
-                .is_some_and(|digest| self.blocks.contains_key(&Key { layer, digest: *digest }))
+            digests.get(block).is_some_and(|digest| self.contains(layer, *digest))
         };
         let mut count = digests.len();
         for reach in layers.iter().filter(|reach| reach.blocks.is_none()) {

@@ -2,15 +2,15 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Source, rope};
+use super::rope;
 use crate::architecture::{
     Activation, Architecture, Attention, Embedding, FeedForward, Gated, GroupedQuery, Layer,
-    Linear, Norm, Rope, Stack, Stored,
+    Linear, Norm, Rope, Stored,
 };
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
 use crate::model_dir::limits::{
-    MAX_CONTEXT, MAX_EXPERTS, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH,
+    MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH,
 };
 
 const EPS: RangeInclusive<f32> = f32::MIN_POSITIVE..=1.0;
@@ -254,34 +254,6 @@ impl Decoder {
         }
     }
 
-    /// Gate, up and down of `count` experts, as MLX stacks them (`switch_mlp`) or, if they are not
-    /// there, one by one as `experts.<n>.<name>` with these names.
-    pub(super) fn experts(
-        &self,
-        source: &Source<'_>,
-        path: &str,
-        count: u32,
-        inner: u32,
-        names: [&str; 3],
-    ) -> [Stack; 3] {
-        let widths =
-            [(inner, self.hidden_size), (inner, self.hidden_size), (self.hidden_size, inner)];
-        let mlx_names = ["gate_proj", "up_proj", "down_proj"];
-        let mut pairs = names.into_iter().zip(mlx_names).zip(widths);
-        std::array::from_fn(|_| {
-            let ((name, mlx_name), (rows, columns)) = pairs.next().unwrap_or_default();
-            let mut each =
-                self.linear(&format!("{path}.switch_mlp.{mlx_name}"), rows, columns, false);
-            if !(source.has)(&format!("{}.weight", each.module)) {
-                let module = |expert| format!("{path}.experts.{expert}.{name}");
-                if (source.has)(&format!("{}.weight", module(0))) {
-                    each.stored = Stored::Each((0..count).map(module).collect());
-                }
-            }
-            Stack { count, each }
-        })
-    }
-
     pub(super) fn linear(&self, module: &str, rows: u32, columns: u32, has_bias: bool) -> Linear {
         Linear { module: module.to_owned(), rows, columns, has_bias, stored: Stored::Own }
     }
@@ -346,16 +318,6 @@ pub(super) fn expect_activation(config: &Section<'_>, allowed: &[&str]) -> Resul
         }
     }
     Ok(())
-}
-
-/// How many experts there are, and how many a token has, under these keys.
-pub(super) fn expert_counts(
-    config: &Section<'_>,
-    count: &str,
-    chosen: &str,
-) -> Result<(u32, u32), ModelError> {
-    let all = config.count(count, 1..=MAX_EXPERTS)?;
-    Ok((all, config.count(chosen, 1..=all)?))
 }
 
 /// Which layers see only the last `sliding_window` tokens: those that `layer_types` calls

@@ -2,11 +2,11 @@
 //! chosen group by group, beside one that every token passes.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, expect_activation, expert_counts};
+use super::decoder::{Decoder, Defaults, expect_activation};
+use super::mixture::{Mixture, USUAL_NAMES, expert_counts};
 use super::rope;
 use crate::architecture::{
-    Activation, Architecture, Attention, Experts, FeedForward, Latent, LatentQuery, Norm, Rope,
-    Routing, Stack, Stored,
+    Architecture, Attention, FeedForward, Latent, LatentQuery, Norm, Rope, Routing, Stack, Stored,
 };
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
@@ -121,9 +121,7 @@ impl LatentSizes {
 }
 
 struct ExpertSizes {
-    count: u32,
-    chosen: u32,
-    inner: u32,
+    mixture: Mixture,
     shared: Option<u32>,
     groups: u32,
     chosen_groups: u32,
@@ -150,10 +148,9 @@ impl ExpertSizes {
             let problem = format!("is {chosen_groups}, too few groups for {chosen} experts");
             return Err(config.problem("topk_group", problem));
         }
+        let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
         Ok(Self {
-            count,
-            chosen,
-            inner: config.count("moe_intermediate_size", 1..=MAX_WIDTH)?,
+            mixture: Mixture { count, chosen, inner, names: USUAL_NAMES },
             shared: config.optional_count("n_shared_experts", 1..=MAX_EXPERTS)?,
             groups,
             chosen_groups,
@@ -164,28 +161,17 @@ impl ExpertSizes {
 
     fn of(&self, source: &Source<'_>, decoder: &Decoder, layer: u32) -> FeedForward {
         let path = format!("{}.mlp", decoder.path(layer));
-        let router =
-            decoder.linear(&format!("{path}.gate"), self.count, decoder.hidden_size, false);
-        let names = ["gate_proj", "up_proj", "down_proj"];
-        let [gate, up, down] = decoder.experts(source, &path, self.count, self.inner, names);
-        let shared = self.shared.map(|experts| {
-            decoder.gated_at(&format!("{path}.shared_experts"), experts * self.inner)
+        let routing = Routing::Sigmoid {
+            correction: format!("{path}.gate.e_score_correction_bias"),
+            groups: self.groups,
+            chosen_groups: self.chosen_groups,
+            normalized: self.normalized,
+            scale: self.scale,
+        };
+        let mut experts = self.mixture.experts(source, decoder, &path, routing);
+        experts.shared = self.shared.map(|experts| {
+            decoder.gated_at(&format!("{path}.shared_experts"), experts * self.mixture.inner)
         });
-        FeedForward::Experts(Box::new(Experts {
-            routing: Routing::Sigmoid {
-                correction: format!("{path}.gate.e_score_correction_bias"),
-                groups: self.groups,
-                chosen_groups: self.chosen_groups,
-                normalized: self.normalized,
-                scale: self.scale,
-            },
-            router,
-            chosen: self.chosen,
-            gate,
-            up,
-            down,
-            activation: Activation::Silu,
-            shared,
-        }))
+        FeedForward::Experts(Box::new(experts))
     }
 }

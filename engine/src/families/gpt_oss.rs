@@ -2,7 +2,8 @@
 //! layer, and experts with biases and a clamped gate.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expert_counts};
+use super::decoder::{Decoder, Defaults, Windows};
+use super::mixture::expert_counts;
 use super::rope;
 use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing, Stack, Stored};
 use crate::model_dir::ModelError;

@@ -2,9 +2,10 @@
 //! of which are weighed against each other.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_activation, expert_counts};
+use super::decoder::{Decoder, Defaults, Windows, expect_activation};
+use super::mixture::{Mixture, expert_counts};
 use super::rope;
-use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing};
+use crate::architecture::{Architecture, FeedForward, Routing};
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
@@ -15,20 +16,11 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let rope = rope::read(config, decoder.head_dim, context, 1_000_000.0)?;
     let windows = Windows::read(config, decoder.num_hidden_layers, |_| true)?;
     let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
+    let (inner, names) = (decoder.intermediate_size, ["w1", "w3", "w2"]);
+    let mixture = Mixture { count, chosen, inner, names };
     decoder.model(|layer| {
         let path = format!("{}.block_sparse_moe", decoder.path(layer));
-        let inner = decoder.intermediate_size;
-        let [gate, up, down] = decoder.experts(source, &path, count, inner, ["w1", "w3", "w2"]);
-        let experts = Experts {
-            router: decoder.linear(&format!("{path}.gate"), count, decoder.hidden_size, false),
-            routing: Routing::ChooseThenSoftmax,
-            chosen,
-            gate,
-            up,
-            down,
-            activation: Activation::Silu,
-            shared: None,
-        };
+        let experts = mixture.experts(source, &decoder, &path, Routing::ChooseThenSoftmax);
         let attention = decoder.attention(layer, &rope).within(windows.of(layer));
         Ok(decoder.layer(layer, attention, FeedForward::Experts(Box::new(experts))))
     })

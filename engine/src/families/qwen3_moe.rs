@@ -2,9 +2,10 @@
 //! mixture of experts, chosen by a softmax over all of them.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, expect_activation, expert_counts};
+use super::decoder::{Decoder, Defaults, expect_activation};
+use super::mixture::{Mixture, USUAL_NAMES, expert_counts};
 use super::qwen2;
-use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing};
+use crate::architecture::{Architecture, FeedForward, Routing};
 use crate::model_dir::ModelError;
 use crate::model_dir::limits::{MAX_LAYERS, MAX_WIDTH};
 
@@ -17,6 +18,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let biased = config.flag("attention_bias", false)?;
     let (count, chosen) = expert_counts(config, "num_experts", "num_experts_per_tok")?;
     let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
+    let mixture = Mixture { count, chosen, inner, names: USUAL_NAMES };
     let normalized = config.flag("norm_topk_prob", false)?;
     let step = config.optional_count("decoder_sparse_step", 1..=MAX_LAYERS)?.unwrap_or(1);
     let dense = config.counts("mlp_only_layers")?;
@@ -29,18 +31,8 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         let is_sparse = !dense.contains(&layer) && (layer + 1).is_multiple_of(step);
         let feed_forward = if is_sparse {
             let path = format!("{}.mlp", decoder.path(layer));
-            let names = ["gate_proj", "up_proj", "down_proj"];
-            let [gate, up, down] = decoder.experts(source, &path, count, inner, names);
-            FeedForward::Experts(Box::new(Experts {
-                router: decoder.linear(&format!("{path}.gate"), count, decoder.hidden_size, false),
-                routing: Routing::SoftmaxThenChoose { normalized },
-                chosen,
-                gate,
-                up,
-                down,
-                activation: Activation::Silu,
-                shared: None,
-            }))
+            let routing = Routing::SoftmaxThenChoose { normalized };
+            FeedForward::Experts(Box::new(mixture.experts(source, &decoder, &path, routing)))
         } else {
             decoder.gated(layer)
         };
