@@ -77,6 +77,13 @@ async fn model(python: &Path, models: &Path, name: &str, arguments: &[&str]) -> 
     Ok(dir)
 }
 
+/// The median of some ratios, and the least and the most of them.
+fn spread(ratios: &mut [f64]) -> String {
+    let median = median(ratios);
+    let (least, most) = (ratios.first().copied(), ratios.last().copied());
+    format!("{median:.2} ({:.2} to {:.2})", least.unwrap_or_default(), most.unwrap_or_default())
+}
+
 fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()

@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::streams::{arrivals, prompt, request, throughput};
-use crate::{DECODE, ROUNDS, median};
+use crate::{DECODE, ROUNDS, median, spread};
 
 /// Clients at once.
 const CLIENTS: usize = 8;
@@ -58,13 +58,11 @@ async fn many_clients(ours: &Api, theirs: &MlxServer, name: &str) -> Result<()> 
     let mut ratios: Vec<f64> = speeds.iter().zip(&their_speeds).map(|(a, b)| a / b).collect();
     println!(
         "\n{CLIENTS} clients at once over HTTP, prompts of 32 to {} tokens, {DECODE} tokens each: {:.1} tokens\n\
-         per second in all, mlx-lm's server {:.1}, ratio {:.2} ({:.2} to {:.2}).",
+         per second in all, mlx-lm's server {:.1}, ratio {}.",
         32 + 24 * (CLIENTS - 1),
         median(&mut speeds),
         median(&mut their_speeds),
-        median(&mut ratios),
-        ratios.first().copied().unwrap_or_default(),
-        ratios.last().copied().unwrap_or_default(),
+        spread(&mut ratios),
     );
     Ok(())
 }
@@ -113,12 +111,10 @@ async fn long_prompt(api: &Api, name: &str) -> Result<()> {
     }
     println!(
         "\n{RUNNING} answers run, a prompt of {LONG} tokens arrives: p95 between their tokens {:.1} ms before,\n\
-         {:.1} ms until its first token, ratio {:.2} ({:.2} to {:.2}).",
+         {:.1} ms until its first token, ratio {}.",
         median(&mut alone),
         median(&mut beside),
-        median(&mut ratios),
-        ratios.first().copied().unwrap_or_default(),
-        ratios.last().copied().unwrap_or_default(),
+        spread(&mut ratios),
     );
     Ok(())
 }
@@ -143,12 +139,10 @@ async fn shared_beginning(api: &Api, name: &str) -> Result<()> {
     }
     println!(
         "\nTwo prompts that share {SHARED} tokens and have {OWN} of their own: first token after {:.0} ms and\n\
-         {:.0} ms, ratio {:.1} ({:.1} to {:.1}).",
+         {:.0} ms, ratio {}.",
         median(&mut first),
         median(&mut second),
-        median(&mut ratios),
-        ratios.first().copied().unwrap_or_default(),
-        ratios.last().copied().unwrap_or_default(),
+        spread(&mut ratios),
     );
     Ok(())
 }

@@ -7,7 +7,7 @@ use planaria_tests::repository;
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::{DECODE, ROUNDS, median};
+use crate::{DECODE, ROUNDS, median, spread};
 
 pub(crate) fn print_head() {
     println!("One sequence on one node, {DECODE} tokens decoded; tokens per second,");
@@ -45,14 +45,12 @@ pub(crate) async fn compare(
         };
         let (ours, theirs) = (speeds(&ours)?, speeds(&theirs)?);
         let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
-        let ratio = median(&mut ratios);
         let tokens = if phase == "prefill" { prompt } else { DECODE };
         println!(
-            "{name:<10} {phase:<7} {tokens:>6} {:>10.1} {:>10.1}   {ratio:.2} ({:.2} to {:.2})",
+            "{name:<10} {phase:<7} {tokens:>6} {:>10.1} {:>10.1}   {}",
             median(&mut ours.clone()),
             median(&mut theirs.clone()),
-            ratios.first().copied().unwrap_or_default(),
-            ratios.last().copied().unwrap_or_default(),
+            spread(&mut ratios),
         );
     }
     Ok(())
