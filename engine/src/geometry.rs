@@ -49,6 +49,10 @@ pub struct WorkingSet {
 /// The most tokens of prompts that come into one step.
 pub const STEP_TOKENS: u32 = 512;
 
+/// A sequence's KV grows by room for this many tokens: enough for copying it to be rare, little
+/// enough for a short sequence to stay small. (mlx-lm grows by as many.)
+pub const ROOM_TOKENS: u32 = 256;
+
 impl Geometry {
     /// How many layers the model has.
     #[must_use]
@@ -84,11 +88,11 @@ impl Geometry {
     }
 
     /// Bytes that a worker with `layers` takes at its peak, all of it together: with KV for
-    /// `sequences` sequences of `context_tokens` tokens each.
+    /// `sequences` sequences of `context_tokens` tokens each, and the holes that it leaves in memory
+    /// when all of them need more room in the same step.
     #[must_use]
     pub fn peak_bytes(&self, layers: LayerRange, context_tokens: u32, sequences: u32) -> u64 {
-        let tokens = u64::from(context_tokens).saturating_mul(u64::from(sequences));
-        self.shard_bytes(layers, tokens)
+        self.shard_bytes(layers, kv_tokens(context_tokens, sequences))
             .saturating_add(self.working_bytes(context_tokens, sequences))
     }
 
@@ -112,6 +116,12 @@ impl Geometry {
             .saturating_mul(u64::from(layers.count()))
             .saturating_mul(context_tokens)
     }
+}
+
+/// For how many tokens KV takes memory at its peak; see [`Geometry::peak_bytes`].
+pub(crate) fn kv_tokens(context_tokens: u32, sequences: u32) -> u64 {
+    let holes = ROOM_TOKENS.min(context_tokens);
+    (u64::from(context_tokens) + u64::from(holes)).saturating_mul(u64::from(sequences))
 }
 
 /// Layer 0 alone, which every model has.
@@ -164,9 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peak_is_weights_kv_and_what_a_step_works_with() {
+    fn a_peak_is_weights_kv_its_holes_and_what_a_step_works_with() {
         let untied = geometry(false);
-        let kv = 2 * 2 * 1000 * 4;
+        let kv = 2 * 2 * (1000 + 256) * 4;
         let working = 512 * 3 + 512 * 1000 * 2 + 4 * 40;
         let peak = untied.peak_bytes(range(0, 1), 1000, 4);
         assert_eq!(peak, 50 + 210 + kv + working + 7);

@@ -15,6 +15,7 @@ mod bytes;
 mod choice;
 mod direct;
 mod experts;
+mod heap;
 mod kv_cache;
 mod latent;
 mod linear;

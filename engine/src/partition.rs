@@ -9,7 +9,7 @@ use std::ops::Range;
 use planaria_config::{LayerRange, NodeId};
 use thiserror::Error;
 
-use crate::geometry::Geometry;
+use crate::geometry::{Geometry, kv_tokens};
 
 /// Of a node's memory, this many percent are given to weights and KV; the rest is left to the
 /// runtime, to activations and to whatever else runs there.
@@ -94,7 +94,8 @@ pub fn ring_shares(members: &[Member]) -> Vec<(NodeId, Range<f64>)> {
 
 /// How many layers of a model a node with `memory` bytes can hold, whichever they are: 80 % of
 /// the memory, less what a step works with, less embedding and head (it may come to hold both ends),
-/// filled with the largest layers first, each with KV for `sequences` sequences of `context_tokens` tokens.
+/// filled with the largest layers first, each with KV for `sequences` sequences of `context_tokens`
+/// tokens and what it leaves unused as it grows.
 #[must_use]
 pub fn layers_that_fit(
     geometry: &Geometry,
@@ -107,7 +108,7 @@ pub fn layers_that_fit(
     let working = u128::from(geometry.working_bytes(context_tokens, sequences));
     // Saturates: the geometry may be another node's.
     let kv = u128::from(geometry.kv_bytes_per_token_per_layer)
-        .saturating_mul(u128::from(context_tokens) * u128::from(sequences));
+        .saturating_mul(u128::from(kv_tokens(context_tokens, sequences)));
     let mut sizes = geometry.bytes_per_layer.clone();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let mut needed = ends + working;
@@ -300,11 +301,11 @@ mod tests {
     #[test]
     fn memory_holds_the_largest_layers_first() {
         let fit = |memory| layers_that_fit(&geometry(), memory, 5, 2);
-        // Layers cost 220, 120, 120, 120 with their KV, and the ends 80: all are 660.
-        assert_eq!(fit(825), 4);
-        assert_eq!(fit(824), 3);
-        assert_eq!(fit(375), 1);
-        assert_eq!(fit(374), 0);
+        // Layers cost 240, 140, 140, 140 with KV and its holes, and the ends 80: all are 740.
+        assert_eq!(fit(925), 4);
+        assert_eq!(fit(924), 3);
+        assert_eq!(fit(400), 1);
+        assert_eq!(fit(399), 0);
         assert_eq!(fit(u64::MAX), 4);
     }
 

@@ -259,6 +259,7 @@ impl<W: Write> Worker<'_, W> {
             return Ok(());
         }
         self.said = self.status;
+        tracing::debug!(status = ?self.status, "status");
         say(self.output, &Event::Status(self.status), Bytes::new())
     }
 }

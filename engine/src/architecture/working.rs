@@ -9,7 +9,14 @@ use crate::geometry::WorkingSet;
 const KEEPS_SCORES: bool = !cfg!(target_os = "macos");
 
 /// What a worker process takes before it has loaded anything: as measured, with MLX on the CPU.
-const RUNTIME_BYTES: u64 = 32 << 20;
+pub(crate) const PROCESS_BYTES: u64 = 32 << 20;
+
+/// How much freed memory MLX may keep for its next arrays. Its own limit on CPUs; with more, steps
+/// were no faster.
+pub(crate) const MLX_CACHE_BYTES: u32 = 32 << 20;
+
+/// How much freed memory the process may keep besides.
+pub(crate) const HEAP_SLACK_BYTES: u64 = 32 << 20;
 
 impl Architecture {
     /// What a step works with, of numbers of `width` bytes. MLX frees what no later operation needs,
@@ -43,7 +50,7 @@ impl Architecture {
         let feed_forward = 4 * u64::from(inner) + 3 * u64::from(self.hidden_size);
         let attention = 2 * u64::from(projected) + 3 * u64::from(self.hidden_size);
         WorkingSet {
-            always: RUNTIME_BYTES,
+            always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES,
             per_token: width * feed_forward.max(attention),
             // Before and after the softmax, one of them on its way out.
             per_pair: if KEEPS_SCORES { u64::from(heads) * 5 } else { 0 },

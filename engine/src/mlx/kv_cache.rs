@@ -6,11 +6,11 @@ use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use super::Mlx;
 use super::direct::write_at;
+use crate::geometry::ROOM_TOKENS;
 use crate::prefix_cache::BLOCK_TOKENS;
 
-/// Room grows by this many positions: enough for copying the cache to be rare, little enough for a
-/// short sequence to stay small. (mlx-lm grows by as many.)
-const STEP: i32 = 256;
+/// [`ROOM_TOKENS`] as MLX counts.
+const STEP: i32 = ROOM_TOKENS as i32;
 
 /// The axis of positions.
 const POSITIONS: usize = 2;
@@ -103,6 +103,12 @@ impl KvCache {
         self.first = end - len;
         self.len = len;
         Ok(())
+    }
+
+    /// How many positions there is room for in a cache that holds the first `positions` of a
+    /// sequence; with a window at most.
+    pub(super) const fn room_for(positions: u32) -> u32 {
+        positions.next_multiple_of(ROOM_TOKENS)
     }
 
     /// Forgets all positions from `position` on, which must be those of the last append. The room

@@ -13,21 +13,18 @@ use planaria_config::{LayerRange, SequenceId};
 use super::batch::{Batch, Span};
 use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
 use super::choice::{Chooser, choose};
+use super::heap::Heap;
 use super::kv_cache::{KeysValues, KvCache};
 use super::linear::as_dim;
 use super::model::Model;
 use super::weights::{LoadProgress, Weights};
+use crate::architecture::MLX_CACHE_BYTES;
 use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigest, PrefixDigests};
 use crate::sequence_log::SequenceLogs;
 use crate::stage::{
     MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
 };
-
-/// How much freed memory MLX may keep for its next step: enough for what a step works with, so that
-/// the KV cache of a long sequence goes back to the system when the sequence ends. (MLX's own limit
-/// is most of the machine's memory.)
-const MLX_CACHE_BYTES: usize = 256 << 20;
 
 /// A range of a model's layers in memory.
 ///
@@ -42,6 +39,8 @@ pub struct MlxStage {
     prefixes: PrefixCache<KeysValues>,
     reaches: Vec<LayerReach>,
     kv_budget: u64,
+    kv_bytes_per_token: u64,
+    heap: Heap,
     stays_here: PhantomData<Rc<()>>,
 }
 
@@ -72,7 +71,7 @@ impl MlxStage {
         let ModelConfig::Transformer(config) = dir.config() else {
             return Err(ModelError::Backend("MLX computes no such model".to_owned()));
         };
-        mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES)?;
+        mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES as usize)?;
         let mut weights = Weights::read(dir, layers, progress)?;
         let weight_bytes = weights.bytes();
         let shape = StageShape {
@@ -86,6 +85,8 @@ impl MlxStage {
             reaches: model.reaches(layers.first()),
             prefixes: PrefixCache::new(0),
             kv_budget: 0,
+            kv_bytes_per_token: dir.geometry().kv_bytes(layers, 1),
+            heap: Heap::default(),
             model,
             hidden_size: as_dim(config.hidden_size)?,
             activation: dir.activation(),
@@ -103,6 +104,7 @@ impl MlxStage {
         let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
         let batch = Batch::new(&spans);
         let hidden = self.input(segments)?;
+        let kv_bytes = self.kv_bytes() + self.growth(segments);
         let mut caches = Vec::with_capacity(segments.len());
         for segment in segments {
             let begun = match self.sequences.get(segment.sequence) {
@@ -112,6 +114,8 @@ impl MlxStage {
             let log = self.sequences.extend(segment, || begun);
             caches.push(std::mem::take(&mut log.cache));
         }
+        // Before the step takes its room, not after; what is begun with is held by now.
+        self.prefixes.set_limit(self.kv_budget.saturating_sub(kv_bytes));
         let hidden = self.model.forward(hidden, &batch, &mut caches)?;
         for (segment, caches) in segments.iter().zip(caches) {
             if let Some(log) = self.sequences.get_mut(segment.sequence) {
@@ -130,6 +134,7 @@ impl MlxStage {
             Vec::new()
         };
         self.keep(blocks, segments, &results);
+        self.heap.give_back();
         Ok(results)
     }
 
@@ -205,6 +210,21 @@ impl MlxStage {
                 self.prefixes.touch(&self.reaches, log.digests.as_slice());
             }
         }
+    }
+
+    /// How many bytes these segments add to what there is, at most: more room for KV, and the blocks
+    /// that are copied from it.
+    fn growth(&self, segments: &[&Segment]) -> u64 {
+        let growth = |segment: &&Segment| {
+            let end = segment.start.saturating_add(small(segment.tokens.len()).unsigned_abs());
+            let room = KvCache::room_for(end);
+            let known = self.sequences.get(segment.sequence).is_some();
+            let had = if known { KvCache::room_for(segment.start).min(room) } else { 0 };
+            let blocks = end / BLOCK_TOKENS - segment.start / BLOCK_TOKENS;
+            room - had + blocks * BLOCK_TOKENS
+        };
+        let positions: u64 = segments.iter().map(|segment| u64::from(growth(segment))).sum();
+        positions * self.kv_bytes_per_token
     }
 
     fn kv_bytes(&self) -> u64 {

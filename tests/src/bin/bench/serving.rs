@@ -23,13 +23,13 @@ const LONG: usize = 2000;
 const SHARED: usize = 1500;
 const OWN: usize = 20;
 /// Room for the long prompt and its answer.
-const CONTEXT: &str = "context=2304";
+const CONTEXT: usize = 2304;
 
 pub(crate) async fn compare(planaria: &Path, python: &Path, model: &Path) -> Result<()> {
     let name = model.file_name().and_then(|name| name.to_str()).context("a model's name")?;
     let mut cluster = Cluster::new(planaria, model.parent().context("its folder")?).await?;
-    // So little room for KV that what follows fills it.
-    let arguments = ["--model", name, "--set", CONTEXT, "--set", "max-sequences=8"];
+    let (context, sequences) = (format!("context={CONTEXT}"), format!("max-sequences={CLIENTS}"));
+    let arguments = ["--model", name, "--set", &context, "--set", &sequences];
     cluster.start(NodeSpec::new("alone", "4GiB").with(&arguments)).await?;
     cluster.ready(name, 1).await?;
     let ours = cluster.node(0)?.api.clone();
@@ -39,7 +39,7 @@ pub(crate) async fn compare(planaria: &Path, python: &Path, model: &Path) -> Res
     drop(theirs);
     long_prompt(&ours, name).await?;
     shared_beginning(&ours, name).await?;
-    memory(&ours).await
+    memory(&ours, name).await
 }
 
 async fn many_clients(ours: &Api, theirs: &MlxServer, name: &str) -> Result<()> {
@@ -147,13 +147,21 @@ async fn shared_beginning(api: &Api, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// After all of the above.
-async fn memory(api: &Api) -> Result<()> {
+/// After all of the above, and as many sequences at once as are admitted, each as long as it may be.
+async fn memory(api: &Api, name: &str) -> Result<()> {
+    /// What a chat template, or a special token, adds to a prompt at most.
+    const SPARE: usize = 8;
+    let longest =
+        |client: usize| request(name, &prompt(9000 + client as u64, LONG), CONTEXT - LONG - SPARE);
+    throughput(api, &(0..CLIENTS).map(longest).collect::<Vec<_>>()).await?;
+    // The node hears from its worker twice a second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
     let view = api.cluster().await?;
     let stage = view.models.iter().flat_map(|model| &model.stages).next().context("a stage")?;
     let (predicted, peak) = (stage.work.predicted_bytes as f64, stage.work.peak_bytes as f64);
     println!(
-        "\nMemory of the worker: predicted {:.1} MiB, measured {:.1} MiB at its peak, ratio {:.3}.",
+        "\nMemory of the worker, {CLIENTS} contexts of {CONTEXT} tokens filled: predicted {:.1} MiB, measured\n\
+         {:.1} MiB at its peak, ratio {:.3}.",
         predicted / f64::from(1 << 20),
         peak / f64::from(1 << 20),
         peak / predicted,

@@ -1,0 +1,64 @@
+//! What the process keeps of arrays that MLX has freed.
+//!
+//! MLX keeps some of it for the next arrays, up to a limit. The rest it frees; but glibc gives memory
+//! back only from the end of its heap, and KV that grows among blocks that stay leaves holes as large
+//! as itself. (Mapping every array by itself, the other way out, costs a sixth of the speed: each page
+//! is then faulted in and cleared anew. `tests/bench/README.md` has the figures.)
+
+use std::time::{Duration, Instant};
+
+use crate::architecture::{HEAP_SLACK_BYTES, PROCESS_BYTES};
+
+/// Holes are looked for no more often than this: giving them back takes one to two milliseconds.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// When holes were last given back.
+#[derive(Debug, Default)]
+pub(super) struct Heap(Option<Instant>);
+
+impl Heap {
+    /// Gives holes back to the system if they have become many.
+    pub(super) fn give_back(&mut self) {
+        if self.0.is_some_and(|last| last.elapsed() < EVERY) {
+            return;
+        }
+        if let (Some(resident), Some(held)) = (resident_bytes(), held_by_mlx())
+            && resident > held + PROCESS_BYTES + HEAP_SLACK_BYTES
+        {
+            trim();
+            self.0 = Some(Instant::now());
+        }
+    }
+}
+
+/// Bytes of arrays and of what MLX keeps for the next ones.
+fn held_by_mlx() -> Option<u64> {
+    let active = mlx_rs::memory::active_memory().ok()?;
+    let cached = mlx_rs::memory::cache_memory().ok()?;
+    Some((active + cached) as u64)
+}
+
+/// Bytes of this process in memory. On Linux; elsewhere nobody asks.
+fn resident_bytes() -> Option<u64> {
+    // In pages: all of it, what is resident, what is shared, ...
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let resident: u64 = pages.split(' ').nth(1)?.parse().ok()?;
+    Some(resident * PAGE_BYTES)
+}
+
+/// The page of every Linux that MLX's wheels are built for. (A larger one makes `resident` too
+/// little, and nothing is given back.)
+const PAGE_BYTES: u64 = 4096;
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn trim() {
+    #[expect(unsafe_code, reason = "no crate wraps it")]
+    // SAFETY: it only looks at memory that is free, under the allocator's own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Other allocators have their own ways.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn trim() {}
