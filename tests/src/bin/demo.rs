@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 const QUESTION: &str = "Tell me a story about a badger in an old mill.";
 
 /// Memory limits, so that the nodes act like machines of different size.
-const NODES: [(&str, &str); 3] = [("mini", "128MiB"), ("laptop", "192MiB"), ("studio", "256MiB")];
+const NODES: [(&str, &str); 3] = [("mini", "256MiB"), ("laptop", "384MiB"), ("studio", "512MiB")];
 
 #[tokio::main]
 async fn main() -> Result<()> {

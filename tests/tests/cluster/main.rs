@@ -26,7 +26,7 @@ fn demo_models() -> PathBuf {
 /// Three nodes of different size that serve the demo model.
 async fn demo_cluster() -> Result<Cluster> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
-    for (name, memory) in [("small", "128MiB"), ("middle", "192MiB"), ("large", "256MiB")] {
+    for (name, memory) in [("small", "256MiB"), ("middle", "384MiB"), ("large", "512MiB")] {
         cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
     }
     cluster.ready("demo", 3).await?;

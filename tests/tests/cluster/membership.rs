@@ -11,7 +11,7 @@ async fn three_nodes_share_the_layers_by_memory() -> Result<()> {
     let view = cluster.ready("demo", 3).await?;
     let model = view.models.first().context("a model")?;
     let stages: Vec<_> = model.stages.iter().map(|s| (s.name.as_str(), s.layers.count())).collect();
-    // 256 : 192 : 128 MiB of 12 layers; the largest comes first.
+    // 512 : 384 : 256 MiB of 12 layers; the largest comes first.
     ensure!(stages == [("large", 5), ("middle", 4), ("small", 3)], "{stages:?}");
     let (status, ready) = cluster.nodes.first().context("a node")?.api.get("/ready").await?;
     ensure!(status == 200, "{ready}");
