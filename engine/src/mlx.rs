@@ -13,6 +13,7 @@ mod attention;
 mod batch;
 mod bytes;
 mod choice;
+mod cpu_attention;
 mod direct;
 mod experts;
 mod heap;

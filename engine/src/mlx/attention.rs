@@ -4,9 +4,8 @@ use std::cell::RefCell;
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::{arange, concatenate, select, softmax_axis, tanh};
-use mlx_rs::{Array, Dtype};
+use mlx_rs::{Array, Device, DeviceType, Dtype};
 
-use super::Mlx;
 use super::batch::{RowSpan, Rows};
 use super::kv_cache::{KeysValues, KvCache};
 use super::latent::LatentAttention;
@@ -14,6 +13,7 @@ use super::linear::{Linear, as_dim};
 use super::norm::RmsNorm;
 use super::rope::{Rope, Turns};
 use super::weights::Weights;
+use super::{Mlx, cpu_attention};
 use crate::architecture::{Attention as AttentionParts, GroupedQuery as GroupedQueryParts};
 use crate::model_dir::ModelError;
 
@@ -188,6 +188,8 @@ pub(super) struct GroupedQuery {
     window: Option<i32>,
     softcap: Option<f32>,
     sinks: Option<Array>,
+    /// Whether MLX has a kernel for it here.
+    has_kernel: bool,
 }
 
 impl GroupedQuery {
@@ -213,6 +215,7 @@ impl GroupedQuery {
             window: parts.window.map(as_dim).transpose()?,
             softcap: parts.softcap,
             sinks: parts.sinks.as_ref().map(|name| weights.take(name)).transpose()?,
+            has_kernel: matches!(Device::try_default()?.get_type()?, DeviceType::Gpu),
         })
     }
 
@@ -249,11 +252,15 @@ impl GroupedQuery {
             _ => memory,
         };
         let is_cut = self.window.is_some_and(|window| count > 1 && positions > window);
-        if let Some(cap) = self.softcap {
+        if self.softcap.is_some() || (!self.has_kernel && queries.dtype() == Dtype::Float32) {
             let mask = (count > 1)
                 .then(|| rows.mask(count, memory.positions(), self.window.filter(|_| is_cut)))
                 .transpose()?;
-            return self.look_with_bent_scores(queries, count, memory, mask.as_ref(), cap);
+            let (mask, sinks) = (mask.as_ref(), self.sinks.as_ref());
+            return match self.softcap {
+                Some(cap) => self.look_with_bent_scores(queries, count, memory, mask, cap),
+                None => cpu_attention::look(queries, memory, self.sharing, self.scale, mask, sinks),
+            };
         }
         let cut = is_cut.then(|| rows.mask(count, positions, self.window)).transpose()?;
         let mask = match &cut {
