@@ -1,4 +1,4 @@
-//! How the layers of a model are divided among nodes in proportion to their memory.
+//! The division in proportion to memory.
 //!
 //! Pure and exact: whole numbers throughout, so that every node computes the same division from
 //! the same members, in whatever order it learned of them.
@@ -7,13 +7,8 @@ use std::num::NonZeroU32;
 use std::ops::Range;
 
 use planaria_config::{LayerRange, NodeId};
-use thiserror::Error;
 
-use crate::geometry::{Geometry, kv_tokens};
-
-/// Of a node's memory, this many percent are given to weights and KV; the rest is left to the
-/// runtime, to activations and to whatever else runs there.
-const USABLE_PERCENT: u64 = 80;
+use super::Infeasible;
 
 /// A node that may hold layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +17,8 @@ pub struct Member {
     pub memory: u64,
     /// Who it is.
     pub id: NodeId,
-    /// The most layers that it can hold ([`layers_that_fit`]); `None` when nothing limits it.
+    /// The most layers that it can hold ([`layers_that_fit`](super::layers_that_fit)); `None` when nothing limits it.
     pub max_layers: Option<u32>,
-}
-
-/// The members cannot hold the model together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("only {fit} of the model's {layers} layers fit")]
-pub struct Infeasible {
-    /// Layers that the members can hold together.
-    pub fit: u32,
-    /// Layers that the model has.
-    pub layers: u32,
 }
 
 /// Divides `layers` among `members`: those with more memory first (ties by id, the larger first),
@@ -90,33 +75,6 @@ pub fn ring_shares(members: &[Member]) -> Vec<(NodeId, Range<f64>)> {
             (member.id, start..reached as f64 / total)
         })
         .collect()
-}
-
-/// How many layers of a model a node with `memory` bytes can hold, whichever they are: 80 % of
-/// the memory, less what a step works with, less embedding and head (it may come to hold both ends),
-/// filled with the largest layers first, each with KV for `sequences` sequences of `context_tokens`
-/// tokens and what it leaves unused as it grows.
-#[must_use]
-pub fn layers_that_fit(
-    geometry: &Geometry,
-    memory: u64,
-    context_tokens: u32,
-    sequences: u32,
-) -> u32 {
-    let usable = u128::from(memory) * u128::from(USABLE_PERCENT) / 100;
-    let ends = u128::from(geometry.embed_bytes) + u128::from(geometry.head_bytes);
-    let working = u128::from(geometry.working_bytes(context_tokens, sequences));
-    // Saturates: the geometry may be another node's.
-    let kv = u128::from(geometry.kv_bytes_per_token_per_layer)
-        .saturating_mul(u128::from(kv_tokens(context_tokens, sequences)));
-    let mut sizes = geometry.bytes_per_layer.clone();
-    sizes.sort_unstable_by(|a, b| b.cmp(a));
-    let mut needed = ends + working;
-    let fitting = sizes.into_iter().take_while(|size| {
-        needed = needed.saturating_add(u128::from(*size)).saturating_add(kv);
-        needed <= usable
-    });
-    u32::try_from(fitting.count()).unwrap_or(u32::MAX)
 }
 
 fn ordered(members: &[Member]) -> Vec<Member> {
@@ -282,43 +240,6 @@ mod tests {
     fn extreme_memory_does_not_overflow() {
         let members = [member(1, u64::MAX, None), member(2, u64::MAX, None), member(3, 1, None)];
         assert_eq!(divide(&members, 1000), [(2, 0, 499), (1, 500, 999)]);
-    }
-
-    fn geometry() -> Geometry {
-        Geometry {
-            bytes_per_layer: vec![100, 100, 200, 100],
-            embed_bytes: 50,
-            head_bytes: 30,
-            tied: false,
-            kv_bytes_per_token_per_layer: 2,
-            hidden_bytes: 8,
-            max_context: 1000,
-            vocab: 10,
-            working: crate::geometry::WorkingSet::default(),
-        }
-    }
-
-    #[test]
-    fn memory_holds_the_largest_layers_first() {
-        let fit = |memory| layers_that_fit(&geometry(), memory, 5, 2);
-        // Layers cost 240, 140, 140, 140 with KV and its holes, and the ends 80: all are 740.
-        assert_eq!(fit(925), 4);
-        assert_eq!(fit(924), 3);
-        assert_eq!(fit(400), 1);
-        assert_eq!(fit(399), 0);
-        assert_eq!(fit(u64::MAX), 4);
-    }
-
-    #[test]
-    fn absurd_geometry_does_not_overflow() {
-        let absurd = Geometry {
-            bytes_per_layer: vec![u64::MAX; 3],
-            embed_bytes: u64::MAX,
-            kv_bytes_per_token_per_layer: u64::MAX,
-            ..geometry()
-        };
-        assert_eq!(layers_that_fit(&absurd, u64::MAX, u32::MAX, u32::MAX), 0);
-        assert_eq!(absurd.shard_bytes(absurd.all_layers(), u64::MAX), u64::MAX);
     }
 
     fn any_members() -> impl Strategy<Value = Vec<Member>> {
