@@ -52,8 +52,8 @@ impl Architecture {
         WorkingSet {
             always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES,
             per_token: width * feed_forward.max(attention),
-            // Before and after the softmax, one of them on its way out.
-            per_pair: if KEEPS_SCORES { u64::from(heads) * 5 } else { 0 },
+            // Scores, and their powers on the way.
+            per_pair: if KEEPS_SCORES { u64::from(heads) * 8 } else { 0 },
             // Scores, log-probabilities, and a row for the sampler.
             per_sampled: u64::from(self.vocab_size) * 12,
         }
