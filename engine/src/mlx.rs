@@ -18,6 +18,7 @@ mod direct;
 mod experts;
 mod heap;
 mod kv_cache;
+mod lanes;
 mod latent;
 mod linear;
 mod mlp;

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use crate::architecture::{HEAP_SLACK_BYTES, PROCESS_BYTES};
 
-/// Holes are looked for no more often than this: giving them back takes one to two milliseconds.
+/// Holes are looked for no more often than this: giving them back takes one to two milliseconds,
+/// telling whether there are any a read of a file.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// When holes were last given back.
+/// When holes were last looked for.
 #[derive(Debug, Default)]
 pub(super) struct Heap(Option<Instant>);
 
@@ -22,11 +23,11 @@ impl Heap {
         if self.0.is_some_and(|last| last.elapsed() < EVERY) {
             return;
         }
+        self.0 = Some(Instant::now());
         if let (Some(resident), Some(held)) = (resident_bytes(), held_by_mlx())
             && resident > held + PROCESS_BYTES + HEAP_SLACK_BYTES
         {
             trim();
-            self.0 = Some(Instant::now());
         }
     }
 }

@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::ops::{addmm, gather_mm};
 
 use super::Mlx;
-use super::packed::Packed;
+use super::packed::{Packed, Part};
 use super::weights::Weights;
 use crate::architecture::{
     Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
@@ -34,19 +34,19 @@ impl Matrix {
             return Ok(Self::Plain { weight, transposed });
         };
         let biases = format!("{module}.biases");
-        Ok(Self::Packed(Packed {
+        Ok(Self::Packed(Packed::new(Part {
             weight,
             scales: weights.take(&format!("{module}.scales"))?,
             biases: weights.has(&biases).then(|| weights.take(&biases)).transpose()?,
             params,
-        }))
+        })?))
     }
 
     /// `x [.., in]` to `[.., out]`.
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { transposed, .. } => x.matmul(transposed),
-            Self::Packed(packed) => packed.matmul(x, true),
+            Self::Packed(packed) => packed.matmul(x),
         }
     }
 
@@ -54,7 +54,7 @@ impl Matrix {
     fn apply_backwards(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, .. } => x.matmul(weight),
-            Self::Packed(packed) => packed.matmul(x, false),
+            Self::Packed(packed) => packed.matmul_backwards(x),
         }
     }
 

@@ -39,7 +39,7 @@ struct Layer {
 }
 
 enum FeedForward {
-    Gated(GatedMlp),
+    Gated(Box<GatedMlp>),
     Experts(Box<ExpertMlp>),
 }
 
@@ -209,7 +209,9 @@ impl Layer {
 impl FeedForward {
     fn take(weights: &mut Weights<'_>, parts: &FeedForwardParts) -> Result<Self, ModelError> {
         match parts {
-            FeedForwardParts::Gated(gated) => Ok(Self::Gated(GatedMlp::take(weights, gated)?)),
+            FeedForwardParts::Gated(gated) => {
+                Ok(Self::Gated(Box::new(GatedMlp::take(weights, gated)?)))
+            }
             FeedForwardParts::Experts(experts) => {
                 Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts)?)))
             }

@@ -1,0 +1,51 @@
+//! More than one core for one product on a CPU.
+//!
+//! There MLX computes all of a stream on one thread, and a packed product uses no other. So packed
+//! matrices are cut along their rows, and each part is multiplied on a stream of its own. MLX makes
+//! one stream wait for another where an operation needs what the other computes.
+
+use std::cell::OnceCell;
+use std::thread::available_parallelism;
+
+use mlx_rs::{Device, DeviceType, Stream};
+
+use super::Mlx;
+
+/// For fewer weights a lane costs more than it saves: it is handed its part and waited for in some
+/// tens of microseconds, and a weight takes about a nanosecond.
+const FEWEST_WEIGHTS: usize = 1 << 17;
+
+/// More cores than this wait for memory.
+const MOST: usize = 8;
+
+thread_local! {
+    // MLX keeps the thread of a stream for ever, so stages of one thread share them.
+    static STREAMS: OnceCell<Vec<Stream>> = const { OnceCell::new() };
+}
+
+/// The streams that share the product with a matrix of so many weights; none if it is best computed
+/// on the default stream alone.
+pub(super) fn for_weights(weights: usize) -> Mlx<Vec<Stream>> {
+    let device = Device::try_default()?;
+    if matches!(device.get_type()?, DeviceType::Gpu) {
+        return Ok(Vec::new());
+    }
+    let lanes = cores().min(weights / FEWEST_WEIGHTS);
+    if lanes < 2 {
+        return Ok(Vec::new());
+    }
+    STREAMS.with(|streams| {
+        let streams = streams.get_or_init(|| {
+            let others = (1..cores()).map(|_| Stream::new_with_device(&device));
+            std::iter::once(Stream::default()).chain(others).collect()
+        });
+        Ok(streams.iter().take(lanes).cloned().collect())
+    })
+}
+
+/// How many cores a stage may use: all, or as many as OpenBLAS was told.
+fn cores() -> usize {
+    let cores = available_parallelism().map_or(1, Into::into).min(MOST);
+    let told = std::env::var("OPENBLAS_NUM_THREADS").ok().and_then(|told| told.parse().ok());
+    told.filter(|told| *told > 0).map_or(cores, |told: usize| told.min(cores))
+}
