@@ -57,6 +57,10 @@ pub struct Settings {
     pub context: u32,
     /// Key `max-sequences`.
     pub max_sequences: u32,
+    /// Key `plan-streams`.
+    pub plan_streams: u32,
+    /// Key `replan-after`.
+    pub replan_after: Duration,
     /// Key `max-queued`.
     pub max_queued: u32,
     /// Key `prefill-chunk`.
@@ -65,6 +69,8 @@ pub struct Settings {
     pub step_timeout: Duration,
     /// Key `load-timeout`.
     pub load_timeout: Duration,
+    /// Key `drain-timeout`.
+    pub drain_timeout: Duration,
     /// Key `log`.
     pub log: String,
     /// Key `log-format`.
@@ -75,6 +81,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
+    /// The division with the least time per token, over as many nodes as that takes.
+    Latency,
     /// Contiguous ranges in proportion to memory, over every node.
     RingMemoryWeighted,
 }
@@ -84,6 +92,7 @@ impl Strategy {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Latency => "latency",
             Self::RingMemoryWeighted => "ring-memory-weighted",
         }
     }
@@ -94,8 +103,11 @@ impl FromStr for Strategy {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
+            "latency" => Ok(Self::Latency),
             "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
-            _ => Err(format!("`{text}` is not a strategy; there is `ring-memory-weighted`")),
+            _ => Err(format!(
+                "`{text}` is not a strategy; there are `latency` and `ring-memory-weighted`"
+            )),
         }
     }
 }
@@ -276,10 +288,13 @@ impl Settings {
         let cors_origins = layers.many("cors-origins", origin);
         let context = layers.one("context", |text| whole_number(text, 16, 1 << 24));
         let max_sequences = layers.one("max-sequences", |text| whole_number(text, 1, 4096));
+        let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1, 4096));
+        let replan_after = layers.one("replan-after", duration);
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0, 65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1, 65_536));
         let step_timeout = layers.one("step-timeout", duration);
         let load_timeout = layers.one("load-timeout", duration);
+        let drain_timeout = layers.one("drain-timeout", duration);
         let log = layers.one("log", text);
         let log_format = layers.one("log-format", str::parse);
         Some(Self {
@@ -298,10 +313,13 @@ impl Settings {
             cors_origins: cors_origins?,
             context: context?,
             max_sequences: max_sequences?,
+            plan_streams: plan_streams?,
+            replan_after: replan_after?,
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
             step_timeout: step_timeout?,
             load_timeout: load_timeout?,
+            drain_timeout: drain_timeout?,
             log: log?,
             log_format: log_format?,
         })

@@ -21,13 +21,14 @@ pub mod partition;
 pub mod prefix_cache;
 pub mod sampler;
 mod sequence_log;
+pub mod speed;
 pub mod stage;
 pub mod stop;
 pub mod tokenizer;
 
 use planaria_config::LayerRange;
 
-pub use self::mlx::LoadProgress;
+pub use self::mlx::{LoadProgress, measure_speed};
 use self::model_dir::{ModelConfig, ModelDir, ModelError};
 use self::stage::Stage;
 

@@ -25,10 +25,12 @@ mod mlp;
 mod model;
 mod norm;
 mod packed;
+mod probe;
 mod rope;
 mod stage;
 mod weights;
 
+pub use self::probe::measure_speed;
 pub use self::stage::MlxStage;
 pub use self::weights::LoadProgress;
 

@@ -83,9 +83,11 @@ pub const SETTINGS: &[SettingDoc] = &[
     ),
     one(
         "strategy",
-        "ring-memory-weighted",
+        "latency",
         "How layers are dealt out to nodes",
-        "`ring-memory-weighted` gives every node a contiguous range in proportion to its memory.",
+        "`latency` finds the division with the least time per token by what nodes and links were \
+         measured to do; a model that one fast node can hold stays on that node. \
+         `ring-memory-weighted` gives every node a contiguous range in proportion to its memory.",
     ),
     one(
         "memory-limit",
@@ -123,6 +125,20 @@ pub const SETTINGS: &[SettingDoc] = &[
          caches.",
     ),
     one(
+        "plan-streams",
+        "1",
+        "Answers at once that the strategy `latency` plans for",
+        "With one, an answer comes as fast as it can. With more, layers are spread so that no node \
+         holds up the others while so many answers run, each of which may be slower.",
+    ),
+    one(
+        "replan-after",
+        "30s",
+        "How long a better division must stay better before it is adopted",
+        "Better means a time per token that is at least 15 % shorter. Lower, a cluster uses a new \
+         node sooner; higher, it does not follow every change. After a loss it plans at once.",
+    ),
+    one(
         "max-queued",
         "32",
         "Requests that wait for a free place before clients get 429",
@@ -147,6 +163,13 @@ pub const SETTINGS: &[SettingDoc] = &[
         "10m",
         "Longest time for a node to load its layers",
         "Past it the node is left out of that plan. Large models on slow disks need more.",
+    ),
+    one(
+        "drain-timeout",
+        "60s",
+        "Longest time that a node which was asked to stop stays for others",
+        "It stops as soon as others hold its layers and no answer passes through it. Past this time \
+         it stops all the same, and answers that pass through it fail.",
     ),
     one(
         "log",

@@ -173,6 +173,24 @@ pub fn cost(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> Option<Co
     Some(Cost { latency, bottleneck, objective, stages: costs })
 }
 
+/// How much work these layers of a model are, in layers of average size: the head, in the last stage,
+/// counts by its weights. `None` if the model has no such layers.
+#[must_use]
+pub fn work(geometry: &Geometry, layers: LayerRange) -> Option<f64> {
+    Loads::of(geometry, 0, 0).work(layers)
+}
+
+/// Whether all nodes of a division have memory for their stages.
+#[must_use]
+pub fn fits(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {
+    let loads = Loads::of(problem.geometry, problem.context, problem.sequences);
+    stages.iter().all(|(id, layers)| {
+        let node = problem.nodes.iter().find(|node| node.id == *id);
+        let (start, end) = (layers.first() as usize, layers.last() as usize + 1);
+        node.is_some_and(|node| loads.fit(node.memory, start, end))
+    })
+}
+
 impl Problem<'_> {
     fn streams(&self) -> f64 {
         f64::from(self.streams.max(1))

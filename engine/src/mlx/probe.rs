@@ -1,0 +1,70 @@
+//! What the device does in a second.
+
+use std::time::{Duration, Instant};
+
+use mlx_rs::Array;
+use mlx_rs::ops::ones;
+
+use super::Mlx;
+use crate::model_dir::ModelError;
+use crate::speed::Speed;
+
+/// Rows and columns of the matrix: 64 MiB, more than caches hold.
+const SIDE: i32 = 4096;
+
+/// Rows of the large product.
+const ROWS: i32 = 64;
+
+/// Each product is computed as often; the fastest counts, since others only disturb.
+const TURNS: u32 = 4;
+
+/// Measures it, in some tenths of a second.
+///
+/// # Errors
+/// When the device computes nothing.
+pub fn measure_speed() -> Result<Speed, ModelError> {
+    let matrix = ones::<f32>(&[SIDE, SIDE])?;
+    matrix.eval()?;
+    let reading = fastest(&matrix, 1)?;
+    let computing = fastest(&matrix, ROWS)?;
+    let weights = f64::from(SIDE) * f64::from(SIDE);
+    Ok(Speed {
+        bytes_per_second: per_second(weights * 4.0, reading),
+        flops_per_second: per_second(weights * 2.0 * f64::from(ROWS), computing),
+    })
+}
+
+fn fastest(matrix: &Array, rows: i32) -> Mlx<Duration> {
+    let x = ones::<f32>(&[rows, SIDE])?;
+    x.eval()?;
+    let mut fastest = Duration::MAX;
+    for _ in 0..TURNS {
+        let begun = Instant::now();
+        x.matmul(matrix)?.eval()?;
+        fastest = fastest.min(begun.elapsed());
+    }
+    Ok(fastest)
+}
+
+fn per_second(count: f64, took: Duration) -> u64 {
+    let rate = count / took.as_secs_f64().max(1e-9);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive; `as` saturates"
+    )]
+    let rate = rate as u64;
+    rate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_neither_stopped_nor_magic() {
+        let Speed { bytes_per_second, flops_per_second } = measure_speed().unwrap();
+        assert!((50_000_000..10_000_000_000_000).contains(&bytes_per_second), "{bytes_per_second}");
+        assert!((50_000_000..u64::MAX).contains(&flops_per_second), "{flops_per_second}");
+    }
+}
