@@ -1,9 +1,11 @@
 //! The command line.
 
+mod api;
 mod cluster;
 mod config;
 mod flags;
 mod logging;
+mod plan;
 mod serve;
 mod status;
 mod table;
@@ -37,6 +39,8 @@ enum Command {
     Cluster(ClusterCommand),
     /// Show nodes, models, plans and sequences.
     Status(status::StatusFlags),
+    /// Show how a model would be divided and what that would cost; changes nothing.
+    Plan(plan::PlanFlags),
     /// Show the effective settings and where each came from.
     Config(config::ConfigFlags),
     /// The process that computes a shard; started by `serve`.
@@ -63,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags),
         Command::Cluster(ClusterCommand::New(flags)) => cluster::new(&flags),
         Command::Status(flags) => status::run(&flags),
+        Command::Plan(flags) => plan::run(&flags),
         Command::Config(flags) => config::run(&flags),
         Command::Worker => {
             logging::start_worker();

@@ -1,11 +1,16 @@
 //! The cluster as one node sees it, in the shape of `GET /cluster`.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
 use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
 use crate::membership::{Member, View};
-use crate::scheduler::PlanTable;
+use crate::plan::{Assignment, Plan};
+use crate::scheduler::placement::costs::hop_seconds;
+use crate::scheduler::{ModelPlan, PlanTable};
 use crate::wire::ShardWork;
 
 /// What `GET /cluster` answers and `planaria status` shows.
@@ -80,6 +85,22 @@ pub struct ModelView {
     pub epoch: Option<Epoch>,
     /// The running plan.
     pub stages: Vec<StageView>,
+    /// Whether there would be a plan whichever of its nodes died.
+    pub n_minus_1_safe: bool,
+    /// For each of its nodes, by name: the plan if that one died, `null` if there would be none.
+    pub failover: BTreeMap<String, Option<Vec<FailoverStage>>>,
+}
+
+/// A stage of a plan that may come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverStage {
+    /// Who would hold it.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// Its layers: `first_layer` and `last_layer`.
+    #[serde(flatten)]
+    pub layers: LayerRange,
 }
 
 impl ModelView {
@@ -93,6 +114,8 @@ impl ModelView {
             strategy,
             epoch: None,
             stages: Vec::new(),
+            n_minus_1_safe: false,
+            failover: BTreeMap::new(),
         }
     }
 }
@@ -123,6 +146,9 @@ pub struct StageView {
     pub state: ShardState,
     /// What its worker has done since it was loaded.
     pub work: ShardWork,
+    /// Microseconds to the next stage, from the last one to the first; `null` if there is no other, or
+    /// the link was not measured.
+    pub hop_micros: Option<u32>,
 }
 
 /// What a shard's worker is doing.
@@ -186,27 +212,7 @@ pub fn assemble(
     let me = context.me;
     let mut nodes: Vec<NodeView> = view.all().map(node_view).collect();
     nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
-    let models = table.models.iter().map(|(name, model)| ModelView {
-        name: name.clone(),
-        state: model.state,
-        reason: model.reason.clone(),
-        strategy: model.plan.as_ref().map_or(strategy, |plan| plan.parts().strategy),
-        epoch: model.plan.as_ref().map(|plan| plan.epoch()),
-        stages: model.plan.as_ref().map_or_else(Vec::new, |plan| {
-            let stages = plan.stages().iter().map(|stage| {
-                let node = stage.incarnation.node;
-                let shard = view.member(node).and_then(|m| m.shard(name, stage.layers));
-                StageView {
-                    node,
-                    name: view.name(node),
-                    layers: stage.layers,
-                    state: shard.map_or(ShardState::Loading, |shard| shard.state),
-                    work: shard.map(|shard| shard.work).unwrap_or_default(),
-                }
-            });
-            stages.collect()
-        }),
-    });
+    let models = table.models.iter().map(|(name, model)| model_view(view, name, model, strategy));
     ClusterView {
         node: ThisNode {
             id: me.node,
@@ -220,6 +226,62 @@ pub fn assemble(
             .map_or_else(SequenceCounts::default, |member| member.report.sequences),
         recoveries: Vec::new(),
     }
+}
+
+fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strategy) -> ModelView {
+    let failover: BTreeMap<String, Option<Vec<FailoverStage>>> = model
+        .failovers
+        .iter()
+        .map(|(node, stages)| (view.name(*node), stages.as_deref().map(|s| failover(view, s))))
+        .collect();
+    let plan = model.plan.as_deref();
+    ModelView {
+        name: name.clone(),
+        state: model.state,
+        reason: model.reason.clone(),
+        strategy: plan.map_or(strategy, |plan| plan.parts().strategy),
+        epoch: plan.map(Plan::epoch),
+        stages: plan.map_or_else(Vec::new, |plan| stage_views(view, plan)),
+        n_minus_1_safe: !failover.is_empty() && failover.values().all(Option::is_some),
+        failover,
+    }
+}
+
+fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
+    let nexts = plan.nodes().collect::<Vec<_>>().into_iter().cycle().skip(1);
+    plan.stages()
+        .iter()
+        .zip(nexts)
+        .map(|(stage, next)| {
+            let node = stage.incarnation.node;
+            let shard = view.member(node).and_then(|m| m.shard(plan.model(), stage.layers));
+            StageView {
+                node,
+                name: view.name(node),
+                layers: stage.layers,
+                state: shard.map_or(ShardState::Loading, |shard| shard.state),
+                work: shard.map(|shard| shard.work).unwrap_or_default(),
+                hop_micros: hop_micros(view, plan, node, next),
+            }
+        })
+        .collect()
+}
+
+fn hop_micros(view: &View, plan: &Plan, from: NodeId, to: NodeId) -> Option<u32> {
+    let report = &view.member(from)?.report;
+    let model = report.models.iter().find(|model| model.digest == plan.parts().digest)?;
+    let seconds = hop_seconds(view, from, to, model.geometry.hidden_bytes)?;
+    let micros = Duration::try_from_secs_f64(seconds).ok()?.as_micros();
+    (from != to).then_some(u32::try_from(micros).ok()?)
+}
+
+fn failover(view: &View, stages: &[Assignment]) -> Vec<FailoverStage> {
+    let stages = stages.iter().map(|stage| FailoverStage {
+        node: stage.incarnation.node,
+        name: view.name(stage.incarnation.node),
+        layers: stage.layers,
+    });
+    stages.collect()
 }
 
 fn node_view(member: &Member) -> NodeView {

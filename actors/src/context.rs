@@ -7,6 +7,7 @@ use planaria_storage::Store;
 use planaria_transport::Endpoint;
 use tokio::sync::watch;
 
+use crate::capabilities::CapabilitiesHandle;
 use crate::cluster_view::ClusterView;
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;
@@ -55,6 +56,8 @@ pub struct Handles {
     pub links: LinksHandle,
     /// Knows who is there.
     pub membership: MembershipHandle,
+    /// Measures this node and its links.
+    pub capabilities: CapabilitiesHandle,
     /// Makes and follows plans.
     pub scheduler: SchedulerHandle,
     /// Keeps the worker processes.
@@ -71,6 +74,7 @@ impl Handles {
             ledger: LedgerHandle::vacant(),
             links: LinksHandle::vacant(),
             membership: MembershipHandle::vacant(),
+            capabilities: CapabilitiesHandle::vacant(),
             scheduler: SchedulerHandle::vacant(),
             workers: WorkersHandle::vacant(),
             sequences: SequencesHandle::vacant(),

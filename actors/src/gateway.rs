@@ -43,6 +43,7 @@ use self::origin::AllowedOrigins;
 pub use self::server::serve;
 use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
+use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
 
 /// What the gateway needs of its node.
@@ -60,6 +61,8 @@ pub struct State {
     pub allowed_hosts: Vec<String>,
     /// Setting `cors-origins`.
     pub cors_origins: Vec<String>,
+    /// Who answers what a plan would be.
+    pub previewer: Previewer,
     /// Setting `context`: longest sequence in tokens.
     pub context: u32,
     /// Bounds on what clients may take up.
@@ -115,6 +118,7 @@ struct Parts {
     api_key: Option<ApiKey>,
     allowed_hosts: AllowedHosts,
     allowed_origins: AllowedOrigins,
+    previewer: Previewer,
     context: u32,
     limits: Limits,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
@@ -136,6 +140,7 @@ pub fn router(state: State) -> Router {
         api_key: state.api_key,
         allowed_hosts: AllowedHosts::new(&state.allowed_hosts),
         allowed_origins: AllowedOrigins::new(&state.cors_origins),
+        previewer: state.previewer,
         context: state.context,
         limits: state.limits,
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
@@ -149,6 +154,7 @@ pub fn router(state: State) -> Router {
         .route("/health", get(cluster::health))
         .route("/ready", get(cluster::ready))
         .route("/cluster", get(cluster::cluster))
+        .route("/cluster/plan", get(cluster::plan))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the first to see a request.

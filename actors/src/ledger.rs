@@ -4,12 +4,16 @@
 //! the actor only writes, through the store's own writer thread, so no handler waits for a disk.
 //! When it dies nothing is lost: what was acknowledged is on disk.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use planaria_config::Incarnation;
+use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::speed::Speed;
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::context::Context;
@@ -19,6 +23,7 @@ use crate::slot::Slot;
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
 const GENERATION: Table<str, u64> = Table::new("generation");
 const PLANS: Table<str, Plan> = Table::new("plan");
+const MEASURED: Table<str, Measured> = Table::new("measured");
 
 /// The key of the only row of a table.
 const ONLY: &str = "self";
@@ -32,6 +37,17 @@ pub struct Memory {
     pub incarnation: Incarnation,
     /// The last plans that it followed.
     pub plans: Vec<Plan>,
+    /// What it found out about its machine.
+    pub measured: Measured,
+}
+
+/// What a node found out about its machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What a probe found.
+    pub speed: Option<Speed>,
+    /// Of models that it has computed: seconds of a token in a layer of average size.
+    pub layer_seconds: BTreeMap<ModelDigest, f64>,
 }
 
 /// Why the node cannot know who it is.
@@ -78,7 +94,8 @@ impl Memory {
         store.commit(batch)?;
         let plans = PLANS.scan(store)?.into_iter().map(|(_, plan)| plan).collect();
         let incarnation = Incarnation { node: identity.node_id(), generation };
-        Ok(Self { identity, incarnation, plans })
+        let measured = MEASURED.get(store, ONLY)?.unwrap_or_default();
+        Ok(Self { identity, incarnation, plans, measured })
     }
 }
 
@@ -93,13 +110,23 @@ impl LedgerHandle {
 
     /// Remembers the plan that is in force for its model.
     pub fn remember_plan(&self, plan: Arc<Plan>) {
-        self.0.tell(LedgerMessage(plan));
+        self.0.tell(LedgerMessage::Plan(plan));
+    }
+
+    /// Remembers what was measured of this machine.
+    pub fn remember_measures(&self, measured: Measured) {
+        self.0.tell(LedgerMessage::Measured(measured));
     }
 }
 
-/// A plan is in force.
+/// What the ledger is to remember.
 #[derive(Debug)]
-pub struct LedgerMessage(Arc<Plan>);
+pub enum LedgerMessage {
+    /// The plan that is in force for its model.
+    Plan(Arc<Plan>),
+    /// What was measured of this machine.
+    Measured(Measured),
+}
 
 /// The actor.
 #[derive(Debug)]
@@ -121,14 +148,23 @@ impl Actor for LedgerActor {
     async fn handle(
         &self,
         _: ActorRef<LedgerMessage>,
-        LedgerMessage(plan): LedgerMessage,
+        message: LedgerMessage,
         context: &mut Arc<Context>,
     ) -> Result<(), ActorProcessingErr> {
         let mut batch = Batch::new();
-        batch.put(&PLANS, plan.model().as_str(), &*plan);
-        context.store.commit_then(batch, |result| {
+        let what = match message {
+            LedgerMessage::Plan(plan) => {
+                batch.put(&PLANS, plan.model().as_str(), &*plan);
+                "the plan in force"
+            }
+            LedgerMessage::Measured(measured) => {
+                batch.put(&MEASURED, ONLY, &measured);
+                "what was measured"
+            }
+        };
+        context.store.commit_then(batch, move |result| {
             if let Err(error) = result {
-                tracing::error!(%error, "the plan in force could not be stored");
+                tracing::error!(%error, what, "it could not be stored");
             }
         });
         Ok(())

@@ -214,7 +214,8 @@ impl State {
         }
         self.dialing.linked(incarnation.node, true);
         self.context.router.add_link(sender.clone());
-        self.context.handles.membership.link_up(sender);
+        self.context.handles.membership.link_up(sender.clone());
+        self.context.handles.capabilities.link_up(sender);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use planaria_config::ModelName;
 use planaria_engine::model_dir::list_models;
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::wire::HeldModel;
 
@@ -35,6 +35,16 @@ pub(crate) fn peak_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes << 10)
+}
+
+/// What the machine computes on, for people; empty where the system does not tell.
+#[must_use]
+pub(crate) fn chip() -> String {
+    let cpus = RefreshKind::nothing().with_cpu(CpuRefreshKind::nothing());
+    let Ok(system) = System::new_with_specifics(cpus) else {
+        return String::new();
+    };
+    system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default()
 }
 
 /// The models in a folder: those that can be used, and those that cannot, with the reason.

@@ -46,7 +46,7 @@ impl Member {
 }
 
 /// What placement depends on of one member.
-pub type PlacementFacts<'a> = (u64, &'a [HeldModel], &'a [ModelName]);
+pub type PlacementFacts<'a> = (u64, bool, &'a [HeldModel], &'a [ModelName]);
 
 impl View {
     /// A view of these members.
@@ -100,6 +100,16 @@ impl View {
         })
     }
 
+    /// The same cluster with this node down.
+    #[must_use]
+    pub fn without(&self, node: NodeId) -> Self {
+        let mut members = BTreeMap::clone(&self.members);
+        if let Some(member) = members.get_mut(&node) {
+            member.state = NodeState::Down;
+        }
+        Self { members: Arc::new(members) }
+    }
+
     /// Whether every incarnation of a plan lives.
     #[must_use]
     pub fn is_alive_plan(&self, plan: &Plan) -> bool {
@@ -118,8 +128,8 @@ impl View {
         self.all()
             .map(|member| {
                 let report = &member.report;
-                let facts =
-                    (report.memory_bytes, report.models.as_slice(), report.desired.as_slice());
+                let (models, desired) = (report.models.as_slice(), report.desired.as_slice());
+                let facts = (report.memory_bytes, report.leaving, models, desired);
                 ((member.state, member.incarnation), facts)
             })
             .collect()

@@ -1,6 +1,6 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`]: ledger, links, membership,
+//! Children, in the order of [`TABLE`]: ledger, links, membership, capabilities,
 //! scheduler, workers, sequences, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
+use crate::capabilities::{CapabilitiesActor, CapabilitiesArgs};
 use crate::context::Context;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
-use crate::ledger::LedgerActor;
+use crate::ledger::{LedgerActor, Measured};
 use crate::links::LinksActor;
 use crate::membership::MembershipActor;
 use crate::plan::Plan;
@@ -48,6 +49,8 @@ pub struct NodeArgs {
     pub context: Arc<Context>,
     /// The plans that it remembers.
     pub remembered: Vec<Plan>,
+    /// What it remembers of its machine.
+    pub measured: Measured,
     /// Where the API listens.
     pub api: TcpListener,
     /// What the API needs.
@@ -194,6 +197,13 @@ impl RootState {
             "membership" => {
                 let (actor, _) = Actor::spawn_linked(None, MembershipActor, context, root).await?;
                 handles.membership.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "capabilities" => {
+                let remembered = self.args.measured.clone();
+                let args = CapabilitiesArgs { context, remembered };
+                let (actor, _) = Actor::spawn_linked(None, CapabilitiesActor, args, root).await?;
+                handles.capabilities.0.fill(actor.clone());
                 actor.get_cell()
             }
             "scheduler" => {

@@ -12,6 +12,7 @@ use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::Capabilities;
 use crate::cluster_view::{SequenceCounts, ShardState};
 use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
@@ -33,6 +34,23 @@ pub enum Control {
     },
     /// The plan is in force.
     Commit(Box<Plan>),
+    /// The last frame of a sample is here: what all of them held, and the time since the first.
+    Arrived {
+        /// Without the first frame's.
+        bytes: u64,
+        /// In microseconds.
+        micros: u64,
+    },
+}
+
+/// A message on a link's bulk stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bulk {
+    /// A part of a sample that measures the link. The payload means nothing.
+    Sample {
+        /// How many parts follow.
+        left: u32,
+    },
 }
 
 /// A node's description of itself.
@@ -60,6 +78,12 @@ pub struct Report {
     pub sequences: SequenceCounts,
     /// Other members that it has links to, and where it reaches them.
     pub neighbours: Vec<(NodeId, SocketAddr)>,
+    /// What it was measured to do.
+    #[serde(default)]
+    pub capabilities: Capabilities,
+    /// Whether it is about to stop, and wants to hold nothing any more.
+    #[serde(default)]
+    pub leaving: bool,
 }
 
 /// A model that a node has on disk.
@@ -108,6 +132,9 @@ pub struct ShardWork {
     pub prompt_tokens: u64,
     /// Tokens of prompts that needed no computing, because a former one began alike.
     pub reused_tokens: u64,
+    /// Microseconds of a step with one answer in it, or with as few as there were; 0 before the first.
+    #[serde(default)]
+    pub step_micros: u32,
 }
 
 impl ShardReport {

@@ -7,6 +7,7 @@
 pub mod child;
 mod host;
 mod pace;
+pub(crate) mod probe;
 mod process;
 pub mod protocol;
 mod queue;

@@ -220,10 +220,14 @@ impl Cluster {
     }
 }
 
-/// A model without what its stages have done, which every node learns at another time.
+/// A model without what its stages have done and what was measured and foreseen, which every node
+/// learns at another time.
 fn without_counts(mut model: ModelView) -> ModelView {
     for stage in &mut model.stages {
         stage.work = ShardWork::default();
+        stage.hop_micros = None;
     }
+    model.failover.clear();
+    model.n_minus_1_safe = false;
     model
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use serde_json::Value;
 
 /// Longest wait for anything that should happen: generous, since machines are shared and slow. A
 /// test that passes never waits this long.
@@ -24,6 +25,26 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub fn repository() -> PathBuf {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     tests.parent().unwrap_or(tests).to_owned()
+}
+
+/// Makes a model `name` in `folder` that computes nothing: `sizes` are those of its configuration
+/// (see the engine's `fake`), its tokenizer is the demo model's.
+///
+/// # Errors
+/// When files cannot be written.
+pub fn write_fake_model(folder: &Path, name: &str, sizes: Value) -> Result<()> {
+    let model = folder.join(name);
+    std::fs::create_dir(&model)?;
+    let mut config = sizes;
+    if let Some(config) = config.as_object_mut() {
+        config.insert("model_type".to_owned(), "planaria_fake".into());
+    }
+    std::fs::write(model.join("config.json"), config.to_string())?;
+    let tokenizer = repository().join("engine/models/demo");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tokenizer.join(file), model.join(file))?;
+    }
+    Ok(())
 }
 
 /// Waits until `condition` gives something. `what` names it when it does not.

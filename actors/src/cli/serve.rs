@@ -17,6 +17,7 @@ use super::flags::SettingFlags;
 use super::{EXIT_MELTED, logging};
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
+use crate::drain::drain;
 use crate::gateway::{self, ApiKey};
 use crate::ledger::Memory;
 use crate::machine;
@@ -24,6 +25,8 @@ use crate::membership::View;
 use crate::node::{Node, NodeArgs, Outcome};
 use crate::router::Router;
 use crate::scheduler::PlanTable;
+use crate::scheduler::placement::Sizing;
+use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
 
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
@@ -79,7 +82,11 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
+    let (view, view_seen) = watch::channel(View::default());
+    let (plans, plans_seen) = watch::channel(PlanTable::default());
+    let previewer = Previewer { view: view_seen, plans: plans_seen, sizing: Sizing::of(&settings) };
     let gateway = gateway::State {
+        previewer,
         generator: Arc::new(handles.sequences.clone()),
         view: cluster_seen,
         models: Arc::new(ServedModels::new(settings.models_dir.clone())),
@@ -100,12 +107,18 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         unusable,
         endpoint,
         store,
-        view: watch::Sender::new(View::default()),
-        plans: watch::Sender::new(PlanTable::default()),
+        view,
+        plans,
         cluster,
         handles,
     });
-    let args = NodeArgs { context, remembered: memory.plans, api, gateway };
+    let args = NodeArgs {
+        context: Arc::clone(&context),
+        remembered: memory.plans,
+        measured: memory.measured,
+        api,
+        gateway,
+    };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
@@ -114,7 +127,15 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    tracing::info!("stopping: running answers may end; a second signal stops at once");
+    tracing::info!(
+        "stopping: others take over, running answers may end; a second signal stops at once"
+    );
+    tokio::select! {
+        outcome = node.ended() => return Ok(outcome),
+        () = drain(&context, context.settings.drain_timeout) => {}
+        _ = interrupt.recv() => bail!("stopped at once; running answers were cut"),
+        _ = terminate.recv() => bail!("stopped at once; running answers were cut"),
+    }
     node.stop();
     tokio::select! {
         outcome = node.ended() => Ok(outcome),

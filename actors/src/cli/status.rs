@@ -1,63 +1,53 @@
 //! `planaria status`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use planaria_config::ByteSize;
 
+use super::api::ApiFlags;
 use super::table;
-use crate::cluster_view::{ClusterView, ModelState, NodeState, ShardState};
-
-/// A node that takes longer than this to say how it is, is not well.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::cluster_view::{ClusterView, ModelState, ModelView, NodeState, ShardState};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
-    /// The API of any node.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8420", env = "PLANARIA_URL")]
-    api: String,
-    /// File with the API key, where one is needed.
-    #[arg(long, value_name = "FILE", env = "PLANARIA_API_KEY_FILE")]
-    api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    api: ApiFlags,
     /// As JSON, as `GET /cluster` answers it.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = runtime.block_on(fetch(flags))?;
+    let text = flags.api.get("/cluster", &[])?;
     let mut out = std::io::stdout().lock();
     if flags.json {
         writeln!(out, "{text}")?;
     } else {
         let view = serde_json::from_str(&text)
-            .with_context(|| format!("{} answered something else than a cluster", flags.api))?;
+            .with_context(|| format!("{} answered something else than a cluster", flags.api.api))?;
         write!(out, "{}", describe(&view))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn fetch(flags: &StatusFlags) -> anyhow::Result<String> {
-    let url = format!("{}/cluster", flags.api.trim_end_matches('/'));
-    let mut request = reqwest::Client::builder().timeout(PATIENCE).build()?.get(&url);
-    if let Some(path) = &flags.api_key_file {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
+/// What becomes of a model if one of its nodes dies.
+fn without_one(model: &ModelView) -> String {
+    let fatal: Vec<_> = model
+        .failover
+        .iter()
+        .filter(|(_, stages)| stages.is_none())
+        .map(|(name, _)| name.as_str())
+        .collect();
+    if model.n_minus_1_safe {
+        "N-1 safe: any one of these nodes may die.\n".to_owned()
+    } else if fatal.is_empty() {
+        String::new()
+    } else {
+        format!("Not N-1 safe: without {} there is no plan.\n", fatal.join(" or "))
     }
-    let answer = request.send().await.with_context(|| {
-        format!("no node answers at {}; is `planaria serve` running there?", flags.api)
-    })?;
-    let status = answer.status();
-    let text = answer.text().await?;
-    if !status.is_success() {
-        bail!("{url} answered {status}: {}", text.trim());
-    }
-    Ok(text)
 }
 
 /// A cluster for a person to read.
@@ -91,7 +81,7 @@ fn describe(view: &ClusterView) -> String {
         let epoch = model.epoch.map_or(String::new(), |epoch| format!(", epoch {epoch}"));
         text.push_str(&format!("\n{} ({}{epoch}): {state}\n", model.name, model.strategy.name()));
         if !model.stages.is_empty() {
-            let mut stages = table::plain(&["STAGE", "NODE", "LAYERS", "STATE"]);
+            let mut stages = table::plain(&["STAGE", "NODE", "LAYERS", "STATE", "STEP", "HOP"]);
             for (index, stage) in model.stages.iter().enumerate() {
                 let state = match stage.state {
                     ShardState::Loading => "loading",
@@ -99,10 +89,21 @@ fn describe(view: &ClusterView) -> String {
                     ShardState::Restarting => "restarting",
                     ShardState::Failed => "failed",
                 };
-                let layers = stage.layers.to_string();
-                stages.add_row([&index.to_string(), &stage.name, &layers, state]);
+                let known = |micros: Option<u32>| {
+                    let micros = micros.filter(|micros| *micros > 0);
+                    micros.map_or("-".to_owned(), |m| table::milliseconds(f64::from(m) / 1e3))
+                };
+                stages.add_row([
+                    index.to_string(),
+                    stage.name.clone(),
+                    stage.layers.to_string(),
+                    state.to_owned(),
+                    known(Some(stage.work.step_micros)),
+                    known(stage.hop_micros),
+                ]);
             }
             text.push_str(&format!("{}\n", stages.trim_fmt()));
+            text.push_str(&without_one(model));
         }
     }
     let counts = view.sequences;

@@ -12,3 +12,14 @@ pub(super) fn plain(header: &[&str]) -> Table {
     }
     table
 }
+
+/// A short time, with as many digits as say something.
+pub(super) fn milliseconds(ms: f64) -> String {
+    if ms >= 100.0 {
+        format!("{ms:.0} ms")
+    } else if ms >= 10.0 {
+        format!("{ms:.1} ms")
+    } else {
+        format!("{ms:.2} ms")
+    }
+}

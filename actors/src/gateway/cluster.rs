@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
-use serde::Serialize;
+use planaria_config::{InvalidModelName, ModelName, Strategy};
+use serde::{Deserialize, Serialize};
 
 use super::Shared;
+use super::error::ApiError;
 use crate::cluster_view::{ClusterView, ModelState, NodeState};
+use crate::scheduler::preview::{Preview, Question};
 
 /// Answer of `/health`.
 #[derive(Serialize)]
@@ -51,6 +55,34 @@ pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Rea
 /// The cluster as this node sees it.
 pub(super) async fn cluster(State(shared): State<Shared>) -> Json<Arc<ClusterView>> {
     Json(current(&shared))
+}
+
+/// A question to `/cluster/plan`.
+#[derive(Deserialize)]
+pub(super) struct PlanQuery {
+    model: String,
+    strategy: Option<String>,
+    without: Option<String>,
+}
+
+/// What a model's plan would be.
+pub(super) async fn plan(
+    State(shared): State<Shared>,
+    query: Result<Query<PlanQuery>, QueryRejection>,
+) -> Result<Json<Preview>, ApiError> {
+    let wrong = |param: &'static str, problem: String| ApiError::invalid(param, problem);
+    let Query(PlanQuery { model, strategy, without }) =
+        query.map_err(|error| wrong("model", error.body_text()))?;
+    let model: ModelName =
+        model.parse().map_err(|e: InvalidModelName| wrong("model", e.to_string()))?;
+    let strategy = strategy.map(|strategy| strategy.parse::<Strategy>()).transpose();
+    let strategy = strategy.map_err(|problem| wrong("strategy", problem))?;
+    let question = Question { model, strategy, without };
+    let previewer = shared.previewer.clone();
+    // Some milliseconds of computing.
+    let preview = tokio::task::spawn_blocking(move || previewer.preview(&question)).await;
+    let preview = preview.map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(Json(preview.map_err(|error| wrong("without", error.to_string()))?))
 }
 
 fn current(shared: &Shared) -> Arc<ClusterView> {

@@ -1,16 +1,18 @@
 //! Actor: one link to one peer.
 //!
-//! Parent: links. Children: none, but three tasks that end with it: control messages, data
-//! frames, and the link's end. When it dies the link closes.
+//! Parent: links. Children: none, but four tasks that end with it: control messages, data
+//! frames, samples, and the link's end. When it dies the link closes.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use planaria_transport::{LaneReceiver, LinkReceiver, LinkSender, decode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinSet;
 
 use crate::context::Context;
-use crate::wire::{Control, DataHeader};
+use crate::membership::send_control;
+use crate::wire::{Bulk, Control, DataHeader};
 
 /// What a peer starts from.
 #[derive(Debug)]
@@ -48,10 +50,9 @@ impl Actor for PeerActor {
         let mut tasks = JoinSet::new();
         tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
         tasks.spawn(take_data(context, link.clone(), activation));
+        tasks.spawn(take_bulk(link.clone(), bulk));
         let watched = link.clone();
         tasks.spawn(async move {
-            // Nothing travels in bulk yet; dropping its receiver would close the link.
-            let _bulk = bulk;
             let reason = watched.closed().await;
             drop(myself.cast(Gone(reason.to_string())));
         });
@@ -81,6 +82,9 @@ async fn take_control(context: Arc<Context>, link: LinkSender, mut control: Lane
                 handles.scheduler.prepared(from.node, epoch, result);
             }
             Ok(Control::Commit(plan)) => handles.scheduler.commit(plan),
+            Ok(Control::Arrived { bytes, micros }) => {
+                handles.capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
+            }
             Err(error) => {
                 link.close(&format!("a control message could not be read: {error}"));
                 return;
@@ -96,6 +100,33 @@ async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: Lane
             Err(error) => {
                 link.close(&format!("a data header could not be read: {error}"));
                 return;
+            }
+        }
+    }
+}
+
+/// Answers samples with how long they took.
+async fn take_bulk(link: LinkSender, mut bulk: LaneReceiver) {
+    let mut first: Option<Instant> = None;
+    let mut bytes = 0_u64;
+    while let Some(inbound) = bulk.recv().await {
+        let left = match decode_message(&inbound.frame.header) {
+            Ok(Bulk::Sample { left }) => left,
+            Err(error) => {
+                link.close(&format!("a bulk message could not be read: {error}"));
+                return;
+            }
+        };
+        let Some(begun) = first else {
+            (first, bytes) = (Some(Instant::now()), 0);
+            continue;
+        };
+        bytes += inbound.frame.payload.len() as u64;
+        if left == 0 {
+            first = None;
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            if let Err(error) = send_control(&link, &Control::Arrived { bytes, micros }) {
+                tracing::debug!(peer = %link.peer().incarnation, error, "a sample is not answered");
             }
         }
     }

@@ -13,6 +13,7 @@ use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Event, Members, View};
+use crate::capabilities::Capabilities;
 use crate::cluster_view::SequenceCounts;
 use crate::context::Context;
 use crate::plan::Plan;
@@ -57,6 +58,16 @@ impl MembershipHandle {
         self.0.tell(MembershipMessage::OwnPlans(plans));
     }
 
+    /// What this node was measured to do changed.
+    pub fn own_capabilities(&self, capabilities: Capabilities) {
+        self.0.tell(MembershipMessage::OwnCapabilities(Box::new(capabilities)));
+    }
+
+    /// This node is about to stop.
+    pub fn own_leaving(&self) {
+        self.0.tell(MembershipMessage::OwnLeaving);
+    }
+
     /// The number of this node's sequences changed.
     pub fn own_sequences(&self, counts: SequenceCounts) {
         self.0.tell(MembershipMessage::OwnSequences(counts));
@@ -76,6 +87,10 @@ pub enum MembershipMessage {
     OwnShards(Vec<ShardReport>),
     /// The plans in force.
     OwnPlans(Vec<Plan>),
+    /// What this node was measured to do.
+    OwnCapabilities(Box<Capabilities>),
+    /// This node is about to stop.
+    OwnLeaving,
     /// This node's sequences.
     OwnSequences(SequenceCounts),
     /// A second passed.
@@ -119,6 +134,8 @@ impl Actor for MembershipActor {
                 plans: Vec::new(),
                 sequences: SequenceCounts::default(),
                 neighbours: Vec::new(),
+                capabilities: Capabilities::default(),
+                leaving: false,
             },
             context,
         };
@@ -147,11 +164,20 @@ impl Actor for MembershipActor {
                 state.take(Event::Reported(from, *report));
             }
             MembershipMessage::OwnShards(shards) => {
+                state.context.handles.capabilities.own_shards(shards.clone());
                 state.own.shards = shards;
                 state.tell_everybody();
             }
             MembershipMessage::OwnPlans(plans) => {
                 state.own.plans = plans;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnCapabilities(capabilities) => {
+                state.own.capabilities = *capabilities;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnLeaving => {
+                state.own.leaving = true;
                 state.tell_everybody();
             }
             // Peers can wait a second for a number.

@@ -15,7 +15,7 @@ use super::placement::Sizing;
 use crate::cluster_view::{ClusterView, ModelState, assemble};
 use crate::context::Context;
 use crate::membership::{View, send_control};
-use crate::plan::Plan;
+use crate::plan::{Assignment, Plan};
 use crate::slot::Slot;
 
 /// How often deadlines are looked at.
@@ -31,6 +31,9 @@ const RESEND: Duration = Duration::from_secs(1);
 
 /// How long a node that could not load a model is left out of it, unless it restarts.
 const UNFIT: Duration = Duration::from_secs(30);
+
+/// How often what was measured is looked at again.
+const APPRAISE: Duration = Duration::from_secs(5);
 
 /// Speaks to the scheduler.
 #[derive(Debug, Clone)]
@@ -91,6 +94,10 @@ pub struct ModelPlan {
     pub state: ModelState,
     /// Why not, in words.
     pub reason: String,
+    /// Why no other plan could be made, if none could.
+    pub obstacle: Option<String>,
+    /// For each of its nodes: its stages if that one died, `None` if there would be none.
+    pub failovers: Vec<(NodeId, Option<Vec<Assignment>>)>,
 }
 
 /// The actor.
@@ -127,17 +134,15 @@ impl Actor for SchedulerActor {
         SchedulerArgs { context, remembered }: SchedulerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
-        let sizing = Sizing {
-            strategy: settings.strategy,
-            context: settings.context,
-            max_sequences: settings.max_sequences,
-        };
+        let sizing = Sizing::of(settings);
         let patience = Patience {
             settle: SETTLE,
             // The worker gives up first and says why; this is for nodes that say nothing.
             resend: RESEND,
             load: settings.load_timeout + Duration::from_secs(5),
             unfit: UNFIT,
+            dwell: settings.replan_after,
+            appraise: APPRAISE,
         };
         let scheduler = Scheduler::new(context.me.node, sizing, patience, &remembered);
         let view = context.view.borrow().clone();
@@ -180,6 +185,14 @@ impl State {
                 Action::Adopt(plan) => {
                     tracing::info!(%plan, "in force");
                     self.context.handles.ledger.remember_plan(Arc::new(*plan));
+                }
+                Action::Foresee(foresight) => {
+                    let inbox = myself.clone();
+                    tokio::task::spawn_blocking(move || {
+                        let (number, failovers) = (foresight.number, foresight.failovers());
+                        // Without an inbox the node is ending.
+                        drop(inbox.cast(SchedulerMessage(Event::Foreseen { number, failovers })));
+                    });
                 }
             }
         }
@@ -228,7 +241,14 @@ impl State {
         let models = self.view.desired().into_iter().map(|model| {
             let plan = self.scheduler.plan(&model).cloned().map(Arc::new);
             let (state, reason) = self.scheduler.state(&model);
-            (model, ModelPlan { plan, state, reason })
+            let failovers = self.scheduler.failovers(&model);
+            let failovers = failovers.map(|(node, layout)| {
+                let stages = layout.map(|layout| layout.stages.clone());
+                (node, stages)
+            });
+            let failovers = failovers.collect();
+            let obstacle = self.scheduler.obstacle(&model).map(str::to_owned);
+            (model, ModelPlan { plan, state, reason, obstacle, failovers })
         });
         let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;

@@ -1,18 +1,24 @@
 //! Which member gets which layers of which model: from a view of the cluster to a layout or the
 //! true reason why there is none.
 
+pub mod costs;
+
 use std::collections::BTreeMap;
 
-use planaria_config::{ByteSize, Incarnation, ModelName, NodeId, Strategy};
+use planaria_config::{ByteSize, Incarnation, LayerRange, ModelName, NodeId, Settings, Strategy};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::partition::latency::{
+    Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency,
+};
 use planaria_engine::partition::{self, Member};
 
+use crate::capabilities::LayerSpeeds;
 use crate::membership::View;
-use crate::plan::Assignment;
+use crate::plan::{Assignment, Plan};
 
 /// What placement needs to know besides the members.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizing {
     /// How layers are dealt out.
     pub strategy: Strategy,
@@ -20,6 +26,37 @@ pub struct Sizing {
     pub context: u32,
     /// Number of such sequences at once.
     pub max_sequences: u32,
+    /// Number of streams that the strategy `latency` plans for.
+    pub streams: u32,
+}
+
+impl Sizing {
+    /// What a node's settings say.
+    #[must_use]
+    pub const fn of(settings: &Settings) -> Self {
+        Self {
+            strategy: settings.strategy,
+            context: settings.context,
+            max_sequences: settings.max_sequences,
+            streams: settings.plan_streams,
+        }
+    }
+}
+
+/// Which member must not hold which model, and why.
+pub type Unfit = BTreeMap<(Incarnation, ModelName), String>;
+
+/// What placement begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The members.
+    pub view: &'a View,
+    /// What is to be placed, and how.
+    pub sizing: Sizing,
+    /// Who is left out.
+    pub unfit: &'a Unfit,
+    /// The plans in force: what their nodes hold need not be loaded.
+    pub in_force: &'a BTreeMap<ModelName, Plan>,
 }
 
 /// A model's layers dealt out, before it has an epoch.
@@ -35,89 +72,186 @@ pub struct Layout {
     pub stages: Vec<Assignment>,
 }
 
-/// Deals out every desired model, in the order of their names. Each takes its bytes from what the
-/// members offer, so that the models together fit.
-///
-/// `unfit` says which member must not hold which model, and why.
-pub fn place_all(
-    view: &View,
-    sizing: Sizing,
-    unfit: &BTreeMap<(Incarnation, ModelName), String>,
-) -> BTreeMap<ModelName, Result<Layout, String>> {
-    let mut free: BTreeMap<NodeId, u64> =
-        view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
-    view.desired()
-        .into_iter()
-        .map(|model| {
-            let layout = place(view, sizing, unfit, &free, &model);
-            if let Ok((layout, geometry)) = &layout {
-                for stage in &layout.stages {
-                    if let Some(free) = free.get_mut(&stage.incarnation.node) {
-                        let taken =
-                            geometry.peak_bytes(stage.layers, layout.context, sizing.max_sequences);
-                        *free = free.saturating_sub(taken);
-                    }
-                }
-            }
-            (model, layout.map(|(layout, _)| layout))
-        })
-        .collect()
+/// A layout among others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// It.
+    pub layout: Layout,
+    /// What it costs.
+    pub cost: Cost,
+    /// Bytes that each of its stages takes at its peak.
+    pub stage_bytes: Vec<u64>,
+    /// What the plan in force costs, in the same terms; `None` if there is none or it is not possible
+    /// any more.
+    pub in_force: Option<Cost>,
+    /// Whether its nodes have memory for their new layers beside what they hold now.
+    pub fits_beside: bool,
 }
 
+/// Deals out every desired model, in the order of their names. Each takes its bytes from what the
+/// members offer, so that the models together fit.
+#[must_use]
+pub fn place_all(situation: Situation<'_>) -> BTreeMap<ModelName, Result<Placed, String>> {
+    place_models(situation, situation.view.desired())
+}
+
+/// The same for these models, whether they are desired or not.
+#[must_use]
+pub fn place_models(
+    situation: Situation<'_>,
+    models: impl IntoIterator<Item = ModelName>,
+) -> BTreeMap<ModelName, Result<Placed, String>> {
+    let view = situation.view;
+    let mut free: BTreeMap<NodeId, u64> =
+        view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
+    let mut placed = BTreeMap::new();
+    for model in models {
+        let found = place(situation, &free, &model);
+        if let Ok(found) = &found {
+            for (stage, bytes) in found.layout.stages.iter().zip(&found.stage_bytes) {
+                if let Some(free) = free.get_mut(&stage.incarnation.node) {
+                    *free = free.saturating_sub(*bytes);
+                }
+            }
+        }
+        placed.insert(model, found);
+    }
+    placed
+}
+
+/// Deals out one model. `free` is what members have for it.
 fn place(
-    view: &View,
-    sizing: Sizing,
-    unfit: &BTreeMap<(Incarnation, ModelName), String>,
+    situation: Situation<'_>,
     free: &BTreeMap<NodeId, u64>,
     model: &ModelName,
-) -> Result<(Layout, Geometry), String> {
+) -> Result<Placed, String> {
+    let Situation { view, sizing, in_force, .. } = situation;
     let (digest, geometry) = agreed_files(view, model).ok_or_else(|| why_no_files(view, model))?;
     let context = sizing.context.min(geometry.max_context);
-    let mut left_out = Vec::new();
-    let mut members = Vec::new();
-    for member in view.alive() {
-        let incarnation = member.incarnation;
-        let held = member.report.models.iter().find(|held| held.name == *model);
-        if held.is_none() {
-            left_out.push(format!("{} lacks its files", member.report.name));
-        } else if held.is_some_and(|held| held.digest != digest) {
-            left_out.push(format!("{} has other files under that name", member.report.name));
-        } else if let Some(reason) = unfit.get(&(incarnation, model.clone())) {
-            left_out.push(format!("{}: {reason}", member.report.name));
-        } else {
-            let memory = free.get(&incarnation.node).copied().unwrap_or(0);
-            let max_layers =
-                partition::layers_that_fit(&geometry, memory, context, sizing.max_sequences);
-            members.push(Member { memory, id: incarnation.node, max_layers: Some(max_layers) });
-        }
-    }
-    let Strategy::RingMemoryWeighted = sizing.strategy;
-    let ranges = partition::ring_memory_weighted(&members, geometry.layers()).map_err(|error| {
-        // Members say what they like of themselves.
-        let offered = members.iter().fold(0_u64, |sum, m| sum.saturating_add(m.memory));
-        let all = geometry.peak_bytes(geometry.all_layers(), context, sizing.max_sequences);
-        let nodes = if members.len() == 1 { "member" } else { "members" };
-        let mut reason = format!(
-            "{error}: with KV cache for {} sequences of {context} tokens the model takes {}, and \
-             {} {nodes} offer {}, a fifth of it in reserve",
-            sizing.max_sequences,
-            ByteSize(all),
-            members.len(),
-            ByteSize(offered),
-        );
-        if !left_out.is_empty() {
-            reason = format!("{reason} ({})", left_out.join("; "));
-        }
-        reason
-    })?;
-    let stages = ranges
+    let in_force = in_force
+        .get(model)
+        .map(Plan::parts)
+        .filter(|plan| plan.digest == digest && plan.context == context);
+    let held = in_force.map_or(&[][..], |plan| &plan.stages);
+    let (nodes, left_out) = candidates(situation, free, model, digest, &geometry, held);
+    let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
+    let problem = Problem {
+        geometry: &geometry,
+        context,
+        sequences: sizing.max_sequences,
+        streams: sizing.streams,
+        nodes: &nodes,
+        hops: &hops,
+    };
+    let stages =
+        divide(sizing.strategy, &problem).map_err(|error| explain(&error, &problem, &left_out))?;
+    let cost_of = |stages: &[(NodeId, LayerRange)]| cost(&problem, stages);
+    let price = cost_of(&stages).ok_or("a stage is on a node that is not there")?;
+    let named = |stages: &[Assignment]| -> Option<Vec<_>> {
+        stages
+            .iter()
+            .map(|s| view.is_alive(s.incarnation).then_some((s.incarnation.node, s.layers)))
+            .collect()
+    };
+    let as_it_is = in_force
+        .filter(|plan| plan.max_sequences == sizing.max_sequences)
+        .and_then(|plan| named(&plan.stages))
+        .filter(|stages| fits(&problem, stages))
+        .and_then(|stages| cost_of(&stages));
+    let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
+    let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
+    let fits_beside = stages.iter().zip(&stage_bytes).all(|((node, layers), new)| {
+        let old = held.iter().find(|stage| stage.incarnation.node == *node);
+        let old = old.filter(|stage| stage.layers != *layers).map_or(0, |s| bytes(s.layers));
+        free.get(node).is_some_and(|free| old.saturating_add(*new) <= *free)
+    });
+    let stages = stages
         .into_iter()
         .filter_map(|(node, layers)| {
             view.member(node).map(|m| Assignment { incarnation: m.incarnation, layers })
         })
         .collect();
     let layers = geometry.layers().get();
-    Ok((Layout { digest, layers, context, stages }, geometry))
+    let layout = Layout { digest, layers, context, stages };
+    Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside })
+}
+
+/// The members that may hold layers of a model, and why the others may not.
+fn candidates(
+    situation: Situation<'_>,
+    free: &BTreeMap<NodeId, u64>,
+    model: &ModelName,
+    digest: ModelDigest,
+    geometry: &Geometry,
+    held: &[Assignment],
+) -> (Vec<Candidate>, Vec<String>) {
+    let (mut left_out, mut nodes) = (Vec::new(), Vec::new());
+    let all = situation.view.alive().map(|member| &member.report.capabilities);
+    let speeds = LayerSpeeds::of(all, digest, geometry);
+    for member in situation.view.alive() {
+        let (incarnation, report) = (member.incarnation, &member.report);
+        let files = report.models.iter().find(|held| held.name == *model);
+        if files.is_none() {
+            left_out.push(format!("{} lacks its files", report.name));
+        } else if files.is_some_and(|held| held.digest != digest) {
+            left_out.push(format!("{} has other files under that name", report.name));
+        } else if report.leaving {
+            left_out.push(format!("{} is leaving", report.name));
+        } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
+            left_out.push(format!("{}: {reason}", report.name));
+        } else {
+            nodes.push(Candidate {
+                id: incarnation.node,
+                memory: free.get(&incarnation.node).copied().unwrap_or(0),
+                layer_seconds: speeds.on(&report.capabilities),
+                stage_seconds: 0.0,
+                held: held.iter().find(|s| s.incarnation == incarnation).map(|s| s.layers),
+            });
+        }
+    }
+    (nodes, left_out)
+}
+
+fn divide(
+    strategy: Strategy,
+    problem: &Problem<'_>,
+) -> Result<Vec<(NodeId, LayerRange)>, NoPlacement> {
+    match strategy {
+        Strategy::Latency => Ok(least_latency(problem)?.stages),
+        Strategy::RingMemoryWeighted => {
+            let Problem { geometry, context, sequences, .. } = *problem;
+            let members = problem.nodes.iter().map(|node| {
+                let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);
+                Member { memory: node.memory, id: node.id, max_layers: Some(fit) }
+            });
+            let members: Vec<_> = members.collect();
+            Ok(partition::ring_memory_weighted(&members, geometry.layers())?)
+        }
+    }
+}
+
+fn explain(error: &NoPlacement, problem: &Problem<'_>, left_out: &[String]) -> String {
+    let Problem { geometry, context, sequences, nodes, .. } = *problem;
+    let mut reason = match error {
+        NoPlacement::Apart => error.to_string(),
+        NoPlacement::TooLarge(_) => {
+            // Members say what they like of themselves.
+            let offered = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.memory));
+            let all = geometry.peak_bytes(geometry.all_layers(), context, sequences);
+            let members = if nodes.len() == 1 { "member offers" } else { "members offer" };
+            format!(
+                "{error}: with KV cache for {sequences} sequences of {context} tokens the model takes \
+                 {}, and {} {members} {}, a fifth of it in reserve",
+                ByteSize(all),
+                nodes.len(),
+                ByteSize(offered),
+            )
+        }
+    };
+    if !left_out.is_empty() {
+        reason = format!("{reason} ({})", left_out.join("; "));
+    }
+    reason
 }
 
 fn why_no_files(view: &View, model: &ModelName) -> String {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage};
-use planaria_engine::{LoadProgress, load_stage};
+use planaria_engine::{LoadProgress, load_stage, measure_speed};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use super::protocol::{Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status};
@@ -78,8 +78,13 @@ fn read_commands(sender: &SyncSender<(Command, Bytes)>) {
 }
 
 fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::Result<()> {
-    let Ok((Command::Load { model_dir, layers }, _)) = commands.recv() else {
-        return Err(io::Error::other("the first command was not to load"));
+    let (model_dir, layers) = match commands.recv() {
+        Ok((Command::Load { model_dir, layers }, _)) => (model_dir, layers),
+        Ok((Command::Probe, _)) => {
+            let speed = measure_speed().map_err(|error| error.to_string());
+            return say(output, &Event::Probed(speed), Bytes::new());
+        }
+        _ => return Err(io::Error::other("the first command was not to load")),
     };
     let loaded = ModelDir::open(&model_dir).and_then(|dir| {
         load_stage(&dir, layers, &mut |LoadProgress { bytes_loaded: done, bytes_total: total }| {
@@ -179,8 +184,8 @@ impl<W: Write> Worker<'_, W> {
                 self.queue.set_stages(stages);
                 self.stage.set_kv_budget(kv_bytes);
             }
-            Command::Load { .. } => {
-                tracing::error!("asked to load twice");
+            Command::Load { .. } | Command::Probe => {
+                tracing::error!("asked to begin twice");
                 std::process::exit(1);
             }
         }
@@ -254,6 +259,8 @@ impl<W: Write> Worker<'_, W> {
     fn tell_status(&mut self) -> io::Result<()> {
         self.status.memory = self.stage.memory();
         self.status.peak_bytes = machine::peak_bytes().unwrap_or(self.status.memory.peak);
+        let step_micros = self.queue.plain_step().map_or(0, |step| step.as_micros());
+        self.status.step_micros = u32::try_from(step_micros).unwrap_or(u32::MAX);
         self.said_at = Instant::now();
         if self.status == self.said {
             return Ok(());

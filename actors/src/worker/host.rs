@@ -269,6 +269,8 @@ impl State {
                 self.report.memory_bytes = memory.weights + memory.kv;
                 self.tell_state(ShardState::Ready, String::new());
             }
+            // Nobody asked it to measure.
+            Event::Probed(_) => {}
             Event::LoadFailed(reason) => self.tell_state(ShardState::Failed, reason),
             Event::Status(status) => self.status(status),
             Event::Failed(reason) => {
@@ -397,6 +399,7 @@ impl State {
             steps: status.steps,
             prompt_tokens: status.prompt_positions,
             reused_tokens: status.reused_positions,
+            step_micros: status.step_micros,
         };
     }
 

@@ -60,6 +60,11 @@ impl Pace {
         }
     }
 
+    /// What a step takes that has one answer in it and no prompt, or as few answers as there were.
+    pub(super) fn plain(&self) -> Option<Duration> {
+        self.plain_of(1).and_then(|(_, seconds)| Duration::try_from_secs_f64(seconds).ok())
+    }
+
     /// Tokens of prompts that may join the next step, while so many prompts wait and so many
     /// answers run. Where more wait than run, it is the waiting that should be short: the allowance
     /// grows with them.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::sampler::{Sampled, SamplingParams};
+use planaria_engine::speed::Speed;
 use planaria_engine::stage::{MemoryUse, SegmentError, StageShape};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,8 @@ pub const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 /// From the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Command {
+    /// Instead of all else: measure the device, and end.
+    Probe,
     /// First of all: load these layers.
     Load {
         /// The model's folder.
@@ -62,6 +65,8 @@ pub struct Compute {
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
+    /// How fast the device is; the process ends. `Err` says why it is not known.
+    Probed(Result<Speed, String>),
     /// Loading goes on.
     Loading {
         /// Bytes of weights so far.
@@ -120,6 +125,9 @@ pub struct Status {
     pub reused_positions: u64,
     /// Positions of prompts that came.
     pub prompt_positions: u64,
+    /// Microseconds of a step with one answer in it and nothing else, or with as few as there were:
+    /// an average in which newer steps weigh more. 0 before the first.
+    pub step_micros: u32,
 }
 
 /// What came of a segment.

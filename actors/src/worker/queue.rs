@@ -177,6 +177,11 @@ impl Queue {
         self.pace.observe(answers, prompts, took);
     }
 
+    /// What a step takes that has one answer in it and no prompt, or as few answers as there were.
+    pub(super) fn plain_step(&self) -> Option<Duration> {
+        self.pace.plain()
+    }
+
     /// Takes what comes next, if anything waits. `reusable` says how many of the first positions of
     /// a sequence that begins with these tokens the stage has.
     pub(super) fn next(&mut self, reusable: impl Fn(&[u32]) -> u32) -> Option<Next> {

@@ -1,11 +1,16 @@
 //! A gateway on a loopback port.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
+use planaria_actors::membership::View;
+use planaria_actors::scheduler::PlanTable;
+use planaria_actors::scheduler::placement::Sizing;
+use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_config::{NodeId, Strategy};
 use tokio::net::TcpListener;
@@ -69,6 +74,7 @@ pub(crate) async fn start_with(
         generator: Arc::clone(&double) as Arc<_>,
         view: seen,
         models: Arc::new(ServedModels::new(&models_dir)),
+        previewer: previewer(),
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,
@@ -102,7 +108,17 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         strategy: Strategy::RingMemoryWeighted,
         epoch: None,
         stages: Vec::new(),
+        n_minus_1_safe: false,
+        failover: BTreeMap::new(),
     }
+}
+
+/// Knows of no member.
+fn previewer() -> Previewer {
+    let sizing = Sizing { strategy: Strategy::Latency, context: 64, max_sequences: 1, streams: 1 };
+    let (_, view) = watch::channel(View::default());
+    let (_, plans) = watch::channel(PlanTable::default());
+    Previewer { view, plans, sizing }
 }
 
 impl Server {

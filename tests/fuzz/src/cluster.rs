@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use planaria_actors::capabilities::{Capabilities, LinkSpeed};
 use planaria_actors::cluster_view::{SequenceCounts, ShardState};
 use planaria_actors::generation::{FinishReason, GenerationError, Until};
 use planaria_actors::membership::{self, Members};
@@ -19,12 +20,14 @@ use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, Sequenc
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
+use planaria_engine::speed::Speed;
 use planaria_transport::{decode_message, encode_message};
 
 use crate::decisions::Decisions;
 
 const MODELS: [&str; 2] = ["a", "org/b"];
 const NODES: u8 = 3;
+const STRATEGIES: [Strategy; 2] = [Strategy::Latency, Strategy::RingMemoryWeighted];
 
 fn node(id: u8) -> NodeId {
     NodeId::from_bytes([id; 32])
@@ -49,11 +52,14 @@ pub(crate) fn run(input: &[u8]) {
         resend: Duration::from_secs(1),
         load: Duration::from_secs(60),
         unfit: Duration::from_secs(30),
+        dwell: Duration::from_secs(10),
+        appraise: Duration::from_secs(5),
     };
     let sizing = Sizing {
-        strategy: Strategy::RingMemoryWeighted,
+        strategy: *decisions.one_of(&STRATEGIES),
         context: decisions.number32(),
         max_sequences: decisions.number32(),
+        streams: decisions.number32(),
     };
     let me = Incarnation { node: node(0), generation: 1 };
     let mut members = Members::new(me, address());
@@ -87,6 +93,10 @@ pub(crate) fn run(input: &[u8]) {
         let mut actions = scheduler.on(now, event);
         // This node answers itself at once.
         while let Some(action) = actions.pop() {
+            if let Action::Foresee(foresight) = &action {
+                let (number, failovers) = (foresight.number, foresight.failovers());
+                actions.extend(scheduler.on(now, Event::Foreseen { number, failovers }));
+            }
             if let Action::Send { message, .. } = &action
                 && let Message::Prepare(plan) = &**message
             {
@@ -97,7 +107,9 @@ pub(crate) fn run(input: &[u8]) {
             assert!(actions.len() < 10_000, "decisions that do not end");
         }
         for name in MODELS {
-            let _state = scheduler.state(&name.parse().unwrap());
+            let name = name.parse().unwrap();
+            let _state = scheduler.state(&name);
+            assert!(scheduler.failovers(&name).count() <= usize::from(NODES) + 1);
         }
         for plan in scheduler.plans() {
             let mut next = 0;
@@ -182,6 +194,26 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         plans: (0..decisions.up_to(2)).filter_map(|_| any_plan(decisions)).collect(),
         sequences: SequenceCounts::default(),
         neighbours: Vec::new(),
+        capabilities: capabilities(decisions),
+        leaving: decisions.rarely(8),
+    }
+}
+
+fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
+    let link = |decisions: &mut Decisions<'_>| LinkSpeed {
+        rtt_micros: decisions.number32(),
+        bytes_per_second: decisions.rarely(2).then(|| decisions.number()),
+    };
+    Capabilities {
+        chip: decisions.text(8),
+        speed: decisions.rarely(2).then(|| Speed {
+            bytes_per_second: decisions.number(),
+            flops_per_second: decisions.number(),
+        }),
+        layer_seconds: (0..decisions.up_to(1))
+            .map(|_| (digest(), f64::from(decisions.float())))
+            .collect(),
+        links: (0..NODES).map(|id| (node(id), link(decisions))).collect(),
     }
 }
 
@@ -215,6 +247,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
         Control::Prepare(Box::new(plan(1))),
         Control::Prepared { epoch: plan(1).epoch(), result: Err("no".to_owned()) },
         Control::Commit(Box::new(plan(2))),
+        Control::Arrived { bytes: 1, micros: 0 },
     ];
     let bodies = [
         DataBody::Forward(forward),

@@ -14,6 +14,10 @@ use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::generation::{
     Event, FinishReason, Generation, Generator, Request as Asked, SubmitError, Token,
 };
+use planaria_actors::membership::View;
+use planaria_actors::scheduler::PlanTable;
+use planaria_actors::scheduler::placement::Sizing;
+use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_config::{ModelName, NodeId, SequenceId, Strategy};
 use planaria_engine::sampler::Logprobs;
@@ -52,6 +56,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         generator: Arc::new(Echo),
         view: seen,
         models: Arc::new(ServedModels::new(models.path())),
+        previewer: previewer(),
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
         cors_origins: vec!["https://example.org".to_owned()],
@@ -61,6 +66,15 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Server { runtime, router: gateway::router(state), _models: models, _view: view }
 });
+
+/// Knows of no member.
+fn previewer() -> Previewer {
+    let sizing =
+        Sizing { strategy: Strategy::Latency, context: CONTEXT, max_sequences: 1, streams: 1 };
+    let (_, view) = watch::channel(View::default());
+    let (_, plans) = watch::channel(PlanTable::default());
+    Previewer { view, plans, sizing }
+}
 
 /// Checks what it is asked and answers with the prompt.
 struct Echo;
@@ -249,6 +263,7 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
         "/health",
         "/ready",
         "/cluster",
+        "/cluster/plan?model=a&strategy=latency&without=b",
         "/v1/completions?a=b",
         "/",
         "*",

@@ -24,7 +24,7 @@ pub(crate) fn run(mut input: &[u8]) {
         };
         for stage in &mut stages {
             match command.clone() {
-                Command::Load { .. } => {}
+                Command::Load { .. } | Command::Probe => {}
                 Command::Release(sequence) => stage.release(sequence),
                 Command::Adopt { kv_bytes, .. } => stage.set_kv_budget(kv_bytes),
                 Command::Compute(compute) => {

@@ -31,6 +31,40 @@ async fn status_shows_nodes_layers_and_state() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn plan_shows_what_would_be_and_changes_nothing() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let api = cluster.node(1)?.api.clone();
+    let before = api.cluster().await?.models.first().and_then(|model| model.epoch);
+    let plan = |more: &[&'static str]| {
+        let arguments = [&["plan", "demo", "--api", api.url()][..], more].concat();
+        let arguments: Vec<String> = arguments.into_iter().map(str::to_owned).collect();
+        async move { planaria(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await }
+    };
+    let shown = text(&plan(&[]).await?.stdout);
+    for part in
+        ["demo (ring-memory-weighted)", "0-4", "5-8", "9-11", "tokens per second", "in force"]
+    {
+        ensure!(shown.contains(part), "{part:?} is missing in:\n{shown}");
+    }
+    let shown = text(&plan(&["--strategy", "latency"]).await?.stdout);
+    ensure!(shown.contains("0-11") && shown.contains("The plan in force"), "{shown}");
+    let json = plan(&["--without", "large", "--json"]).await?.stdout;
+    let json: serde_json::Value = serde_json::from_slice(&json)?;
+    ensure!(
+        json["stages"][0]["name"] == "middle" && json["stages"][1]["name"] == "small",
+        "{json}"
+    );
+    let wrong = plan(&["--without", "huge"]).await?;
+    let said = text(&wrong.stderr);
+    ensure!(!wrong.status.success() && said.contains("no node `huge`"), "{said}");
+    let wrong = text(&plan(&["--strategy", "fastest"]).await?.stderr);
+    ensure!(wrong.contains("`latency` and `ring-memory-weighted`"), "{wrong}");
+    let after = api.cluster().await?.models.first().and_then(|model| model.epoch);
+    ensure!(before == after, "{before:?}, now {after:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn status_without_a_node_says_what_to_do() -> Result<()> {
     // Port 1 is nobody's.
     let output = planaria(&["status", "--api", "http://127.0.0.1:1"]).await?;

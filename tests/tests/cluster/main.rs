@@ -6,6 +6,7 @@ mod commands;
 mod golden;
 mod loss;
 mod membership;
+mod planning;
 mod prefix;
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Cluster, NodeSpec, repository};
+use planaria_tests::{Cluster, NodeSpec, write_fake_model};
 use serde_json::json;
 
 use crate::{ROUNDS, median};
@@ -13,17 +13,11 @@ use crate::{ROUNDS, median};
 pub(crate) async fn measure(planaria: &Path) -> Result<()> {
     const TOKENS: usize = 400;
     let folder = tempfile::tempdir()?;
-    let model = folder.path().join("hollow");
-    std::fs::create_dir(&model)?;
-    let config = json!({
-        "model_type": "planaria_fake", "num_hidden_layers": 12, "hidden_size": 1024,
-        "vocab_size": 256, "max_position_embeddings": 4096,
+    let sizes = json!({
+        "num_hidden_layers": 12, "hidden_size": 1024, "vocab_size": 256,
+        "max_position_embeddings": 4096,
     });
-    std::fs::write(model.join("config.json"), config.to_string())?;
-    let tokenizer = repository().join("engine/models/demo");
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(tokenizer.join(file), model.join(file))?;
-    }
+    write_fake_model(folder.path(), "hollow", sizes)?;
     let mut per_token = Vec::new();
     for nodes in [1, 3] {
         let mut cluster = Cluster::new(planaria, folder.path()).await?;

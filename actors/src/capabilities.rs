@@ -1,0 +1,210 @@
+//! What nodes and the links between them can do, measured.
+//!
+//! Pure part: [`Measures`] takes in what the actor finds out about this node and its links, and says
+//! when peers should know. How long a layer takes is at first taken from a short probe of the device,
+//! and from then on from the steps that workers compute.
+
+mod actor;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use planaria_config::NodeId;
+use planaria_engine::geometry::Geometry;
+use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::partition::latency;
+use planaria_engine::speed::Speed;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::{HeldModel, ShardReport};
+
+pub use actor::{CapabilitiesActor, CapabilitiesArgs, CapabilitiesHandle, CapabilitiesMessage};
+
+/// What a node can do, in its own words.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// What it computes on, for people.
+    pub chip: String,
+    /// What a probe found; `None` while it runs.
+    pub speed: Option<Speed>,
+    /// Of models that it has computed: seconds of a token in a layer of average size.
+    pub layer_seconds: BTreeMap<ModelDigest, f64>,
+    /// Its links.
+    pub links: BTreeMap<NodeId, LinkSpeed>,
+}
+
+/// What a link was measured to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpeed {
+    /// There and back, in microseconds.
+    pub rtt_micros: u32,
+    /// In this direction; `None` until measured.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// What a node is taken to compute with until it says more: a modest machine.
+const UNKNOWN: Speed = Speed { bytes_per_second: 10_000_000_000, flops_per_second: 50_000_000_000 };
+
+/// What a link is taken to carry until it was measured: Ethernet.
+const UNMEASURED: u64 = 100_000_000;
+
+/// Changes by less than this part are not worth telling.
+const NOTICEABLE: f64 = 0.1;
+
+/// Round trips that differ by less are equal.
+const SAME_RTT: Duration = Duration::from_micros(100);
+
+impl Capabilities {
+    fn measured(&self, digest: ModelDigest) -> Option<f64> {
+        self.layer_seconds.get(&digest).copied().filter(|seconds| is_sound(*seconds))
+    }
+
+    fn estimated(&self, geometry: &Geometry) -> f64 {
+        self.speed.unwrap_or(UNKNOWN).layer_seconds(geometry)
+    }
+}
+
+/// What layers of a model take, on any node.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerSpeeds<'a> {
+    digest: ModelDigest,
+    geometry: &'a Geometry,
+    /// How many times as long as estimated it has taken where it was measured.
+    correction: f64,
+}
+
+impl<'a> LayerSpeeds<'a> {
+    /// From what all nodes say. Where some have computed the model, the estimates for the others are
+    /// corrected by as much as those of the former were wrong (their median): else who has computed
+    /// and who has not could not be compared.
+    #[must_use]
+    pub fn of<'b>(
+        nodes: impl Iterator<Item = &'b Capabilities>,
+        digest: ModelDigest,
+        geometry: &'a Geometry,
+    ) -> Self {
+        let wrong = |node: &Capabilities| Some(node.measured(digest)? / node.estimated(geometry));
+        let mut ratios: Vec<f64> = nodes.filter_map(wrong).collect();
+        ratios.sort_unstable_by(f64::total_cmp);
+        let correction = ratios.get(ratios.len() / 2).copied().unwrap_or(1.0);
+        Self { digest, geometry, correction }
+    }
+
+    /// Seconds of a token in a layer of average size on this node.
+    #[must_use]
+    pub fn on(&self, node: &Capabilities) -> f64 {
+        let estimate = || node.estimated(self.geometry) * self.correction;
+        node.measured(self.digest).unwrap_or_else(estimate)
+    }
+}
+
+impl LinkSpeed {
+    /// Seconds until `bytes` have arrived: half a round trip, and the time on the wire.
+    #[must_use]
+    pub fn seconds(&self, bytes: u32) -> f64 {
+        let rate = self.bytes_per_second.unwrap_or(UNMEASURED).max(1);
+        f64::from(self.rtt_micros) / 2e6 + f64::from(bytes) / rate as f64
+    }
+}
+
+/// The state behind a node's capabilities.
+#[derive(Debug, Default)]
+pub struct Measures(Capabilities);
+
+impl Measures {
+    /// Begins with what a former life of the node found out.
+    #[must_use]
+    pub fn new(chip: String, speed: Option<Speed>, layers: BTreeMap<ModelDigest, f64>) -> Self {
+        let layer_seconds = layers.into_iter().filter(|(_, seconds)| is_sound(*seconds)).collect();
+        Self(Capabilities { chip, speed, layer_seconds, links: BTreeMap::new() })
+    }
+
+    /// All of it.
+    #[must_use]
+    pub const fn known(&self) -> &Capabilities {
+        &self.0
+    }
+
+    /// A probe of the device ended. Whether that is news, as with all that follow.
+    pub fn probed(&mut self, speed: Speed) -> bool {
+        self.0.speed.replace(speed) != Some(speed)
+    }
+
+    /// The round trips of all links as they are now.
+    pub fn round_trips(&mut self, links: impl IntoIterator<Item = (NodeId, Duration)>) -> bool {
+        let links: BTreeMap<NodeId, Duration> = links.into_iter().collect();
+        let before = self.0.links.len();
+        self.0.links.retain(|node, _| links.contains_key(node));
+        let mut news = self.0.links.len() < before;
+        for (node, rtt) in links {
+            let rtt_micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+            let new = LinkSpeed { rtt_micros, bytes_per_second: None };
+            match self.0.links.get_mut(&node) {
+                None => {
+                    self.0.links.insert(node, new);
+                    news = true;
+                }
+                Some(known) if is_other_rtt(known.rtt_micros, rtt_micros) => {
+                    known.rtt_micros = rtt_micros;
+                    news = true;
+                }
+                Some(_) => {}
+            }
+        }
+        news
+    }
+
+    /// So many bytes arrived at `node` within that time.
+    pub fn arrived(&mut self, node: NodeId, bytes: u64, within: Duration) -> bool {
+        let seconds = within.as_secs_f64().max(1e-6);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "`as` saturates"
+        )]
+        let rate = (bytes as f64 / seconds) as u64;
+        let Some(link) = self.0.links.get_mut(&node) else {
+            return false;
+        };
+        let news = link.bytes_per_second.is_none_or(|known| is_other(known as f64, rate as f64));
+        if news {
+            link.bytes_per_second = Some(rate);
+        }
+        news
+    }
+
+    /// What workers say of their steps.
+    pub fn shards(&mut self, shards: &[ShardReport], held: &[HeldModel]) -> bool {
+        let mut news = false;
+        for shard in shards.iter().filter(|shard| shard.work.step_micros > 0) {
+            let Some(model) = held.iter().find(|model| model.name == shard.model) else {
+                continue;
+            };
+            let work = latency::work(&model.geometry, shard.layers).unwrap_or(0.0);
+            let seconds = f64::from(shard.work.step_micros) / 1e6 / work;
+            let known = self.0.layer_seconds.get(&model.digest);
+            if is_sound(seconds) && known.is_none_or(|known| is_other(*known, seconds)) {
+                self.0.layer_seconds.insert(model.digest, seconds);
+                news = true;
+            }
+        }
+        news
+    }
+}
+
+fn is_sound(seconds: f64) -> bool {
+    seconds.is_finite() && seconds > 0.0
+}
+
+fn is_other(known: f64, new: f64) -> bool {
+    (new - known).abs() > NOTICEABLE * known.abs()
+}
+
+/// A round trip is as long as the hosts at its ends are slow, so it has to differ by much.
+fn is_other_rtt(known: u32, new: u32) -> bool {
+    let differ = Duration::from_micros(known.abs_diff(new).into());
+    differ > SAME_RTT && differ.as_micros() > u128::from(known) / 2
+}
+
+#[cfg(test)]
+mod tests;

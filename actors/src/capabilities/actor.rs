@@ -1,0 +1,220 @@
+//! Actor: measures what this node and its links can do, and tells membership.
+//!
+//! Parent: root. Children: none, but a worker process for the probe, once in the life of a data
+//! folder. When it dies links are measured anew; what the store holds is not lost.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use planaria_config::NodeId;
+use planaria_engine::speed::Speed;
+use planaria_transport::{Frame, Lane, LinkSender, encode_message};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use super::Measures;
+use crate::context::Context;
+use crate::machine;
+use crate::slot::Slot;
+use crate::wire::{Bulk, ShardReport};
+use crate::worker::probe;
+
+/// How often round trips are looked at. QUIC measures them with every packet.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How often the bandwidth of links is measured anew.
+const SAMPLE_EVERY: Duration = Duration::from_secs(300);
+
+/// A sample: 256 KiB, in frames that travel at the lowest priority. Long enough for QUIC to come up
+/// to speed on a LAN, and two seconds on a line of a megabit.
+const SAMPLE_FRAMES: u32 = 16;
+const SAMPLE_FRAME_BYTES: usize = 16 << 10;
+
+/// Speaks to capabilities.
+#[derive(Debug, Clone)]
+pub struct CapabilitiesHandle(pub(crate) Slot<CapabilitiesMessage>);
+
+impl CapabilitiesHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// A link to a peer is up.
+    pub fn link_up(&self, link: LinkSender) {
+        self.0.tell(CapabilitiesMessage::LinkUp(link));
+    }
+
+    /// A sample for a peer has arrived there.
+    pub fn arrived(&self, node: NodeId, bytes: u64, within: Duration) {
+        self.0.tell(CapabilitiesMessage::Arrived(node, bytes, within));
+    }
+
+    /// This node's shards changed.
+    pub fn own_shards(&self, shards: Vec<ShardReport>) {
+        self.0.tell(CapabilitiesMessage::Shards(shards));
+    }
+}
+
+/// What capabilities is told.
+#[derive(Debug)]
+pub enum CapabilitiesMessage {
+    /// A link is up.
+    LinkUp(LinkSender),
+    /// A sample has arrived at a peer: its bytes, and the time from its first to its last frame.
+    Arrived(NodeId, u64, Duration),
+    /// This node's shards.
+    Shards(Vec<ShardReport>),
+    /// The probe of the device ended.
+    Probed(Result<Speed, String>),
+    /// Time to look at round trips.
+    Look,
+    /// Time to measure bandwidths.
+    Sample,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct CapabilitiesActor;
+
+/// What it starts from.
+#[derive(Debug)]
+pub struct CapabilitiesArgs {
+    /// The node.
+    pub context: Arc<Context>,
+    /// What the node remembers of its machine.
+    pub remembered: crate::ledger::Measured,
+}
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    measures: Measures,
+    /// Peers whose first sample was sent.
+    sampled: BTreeSet<NodeId>,
+}
+
+impl Actor for CapabilitiesActor {
+    type Msg = CapabilitiesMessage;
+    type State = State;
+    type Arguments = CapabilitiesArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<CapabilitiesMessage>,
+        CapabilitiesArgs { context, remembered }: CapabilitiesArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let measures = Measures::new(machine::chip(), remembered.speed, remembered.layer_seconds);
+        if remembered.speed.is_none() {
+            let inbox = myself.clone();
+            tokio::spawn(async move {
+                // Without an inbox the node is ending.
+                drop(inbox.cast(CapabilitiesMessage::Probed(probe::measure().await)));
+            });
+        }
+        myself.send_interval(LOOK, || CapabilitiesMessage::Look);
+        myself.send_interval(SAMPLE_EVERY, || CapabilitiesMessage::Sample);
+        let mut state = State { context, measures, sampled: BTreeSet::new() };
+        // After a restart of this actor alone, links are still up.
+        for link in state.context.router.links() {
+            state.link_up(&link);
+        }
+        state.tell();
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<CapabilitiesMessage>,
+        message: CapabilitiesMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let news = match message {
+            CapabilitiesMessage::LinkUp(link) => state.link_up(&link),
+            CapabilitiesMessage::Arrived(node, bytes, within) => {
+                state.measures.arrived(node, bytes, within)
+            }
+            CapabilitiesMessage::Shards(shards) => {
+                let news = state.measures.shards(&shards, &state.context.held);
+                if news {
+                    state.remember();
+                }
+                news
+            }
+            CapabilitiesMessage::Probed(Ok(speed)) => {
+                tracing::info!(
+                    bytes_per_second = speed.bytes_per_second,
+                    flops_per_second = speed.flops_per_second,
+                    "measured this machine"
+                );
+                let news = state.measures.probed(speed);
+                state.remember();
+                news
+            }
+            CapabilitiesMessage::Probed(Err(problem)) => {
+                tracing::warn!(
+                    problem,
+                    "could not measure this machine; plans take it for a modest one"
+                );
+                false
+            }
+            CapabilitiesMessage::Look => state.look(),
+            CapabilitiesMessage::Sample => {
+                for link in state.context.router.links() {
+                    send_sample(&link);
+                }
+                false
+            }
+        };
+        if news {
+            state.tell();
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn link_up(&mut self, link: &LinkSender) -> bool {
+        if self.sampled.insert(link.peer().incarnation.node) {
+            send_sample(link);
+        }
+        self.look()
+    }
+
+    fn look(&mut self) -> bool {
+        let links = self.context.router.links();
+        let round_trips = links.iter().map(|link| (link.peer().incarnation.node, link.rtt()));
+        let news = self.measures.round_trips(round_trips);
+        let known = self.measures.known();
+        self.sampled.retain(|node| known.links.contains_key(node));
+        news
+    }
+
+    fn tell(&self) {
+        self.context.handles.membership.own_capabilities(self.measures.known().clone());
+    }
+
+    fn remember(&self) {
+        let known = self.measures.known();
+        self.context.handles.ledger.remember_measures(crate::ledger::Measured {
+            speed: known.speed,
+            layer_seconds: known.layer_seconds.clone(),
+        });
+    }
+}
+
+fn send_sample(link: &LinkSender) {
+    let payload = Bytes::from_static(&[0; SAMPLE_FRAME_BYTES]);
+    for left in (0..SAMPLE_FRAMES).rev() {
+        let sent = encode_message(&Bulk::Sample { left }).map_err(|error| error.to_string());
+        let sent = sent.and_then(|header| {
+            let frame = Frame { header, payload: payload.clone() };
+            link.try_send(Lane::Bulk, frame).map_err(|error| error.to_string())
+        });
+        if let Err(error) = sent {
+            tracing::debug!(peer = %link.peer().incarnation, error, "a link could not be measured");
+            return;
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What a plan would be, and what it would cost: for `planaria plan`. Changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use planaria_engine::partition::latency::Cost;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use tokio::sync::watch;
+
+use super::PlanTable;
+use super::placement::{Placed, Situation, Sizing, Unfit, place_models};
+use crate::membership::View;
+
+/// A question to be answered by a [`Preview`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The model, whether the cluster is asked to serve it or not.
+    pub model: ModelName,
+    /// Another strategy than the cluster's.
+    pub strategy: Option<Strategy>,
+    /// A node that is to be taken for dead, by name, id, or the beginning of its id.
+    pub without: Option<String>,
+}
+
+/// What a plan would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The model.
+    pub model: ModelName,
+    /// How its layers would be dealt out.
+    pub strategy: Strategy,
+    /// Whether it could be served.
+    pub feasible: bool,
+    /// Why not, in words.
+    pub reason: String,
+    /// Answers at once that it is planned for.
+    pub streams: u32,
+    /// The stages.
+    pub stages: Vec<PreviewStage>,
+    /// Milliseconds from one token of an answer to its next.
+    pub token_ms: f64,
+    /// Milliseconds that the busiest stage takes for a token.
+    pub bottleneck_ms: f64,
+    /// What is in force, if anything is, priced alike.
+    pub in_force: Option<PreviewInForce>,
+}
+
+/// A stage that would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreviewStage {
+    /// Who would hold it.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// Its layers: `first_layer` and `last_layer`.
+    #[serde(flatten)]
+    pub layers: LayerRange,
+    /// Memory that it would take at most.
+    pub bytes: u64,
+    /// Milliseconds for a token.
+    pub layers_ms: f64,
+    /// Milliseconds to the next stage, from the last one to the first; 0 if there is only one.
+    pub hop_ms: f64,
+}
+
+/// The plan in force, for comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PreviewInForce {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Milliseconds from one token of an answer to its next.
+    pub token_ms: f64,
+    /// Whether it is the very division that is previewed.
+    pub same: bool,
+}
+
+/// A question that makes no sense here.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PreviewError {
+    /// Nobody goes by that name.
+    #[error("there is no node `{wanted}` here; there are {}", known.join(", "))]
+    UnknownNode {
+        /// What was asked for.
+        wanted: String,
+        /// Who there is.
+        known: Vec<String>,
+    },
+}
+
+/// Answers questions from what a node knows.
+#[derive(Debug, Clone)]
+pub struct Previewer {
+    /// The members.
+    pub view: watch::Receiver<View>,
+    /// The plans in force.
+    pub plans: watch::Receiver<PlanTable>,
+    /// What this node would plan with.
+    pub sizing: Sizing,
+}
+
+impl Previewer {
+    /// What the plan would be now. Takes as long as a search for one.
+    ///
+    /// # Errors
+    /// When the question names a node that is not there.
+    pub fn preview(&self, question: &Question) -> Result<Preview, PreviewError> {
+        let mut view = self.view.borrow().clone();
+        let table = self.plans.borrow().clone();
+        let in_force = table
+            .models
+            .into_iter()
+            .filter_map(|(model, known)| known.plan.map(|plan| (model, (*plan).clone())))
+            .collect();
+        if let Some(wanted) = &question.without {
+            view = view.without(node_of(&view, wanted)?);
+        }
+        let strategy = question.strategy.unwrap_or(self.sizing.strategy);
+        let sizing = Sizing { strategy, ..self.sizing };
+        let model = &question.model;
+        let mut models: BTreeSet<ModelName> = view.desired();
+        models.insert(model.clone());
+        let unfit = Unfit::new();
+        let situation = Situation { view: &view, sizing, unfit: &unfit, in_force: &in_force };
+        let placed = place_models(situation, models).remove(model);
+        let nothing = || Err("the model was not considered".to_owned());
+        Ok(match placed.unwrap_or_else(nothing) {
+            Ok(placed) => feasible(&view, model, sizing, &placed, &in_force),
+            Err(reason) => Preview {
+                model: model.clone(),
+                strategy,
+                feasible: false,
+                reason,
+                streams: sizing.streams,
+                stages: Vec::new(),
+                token_ms: 0.0,
+                bottleneck_ms: 0.0,
+                in_force: None,
+            },
+        })
+    }
+}
+
+fn feasible(
+    view: &View,
+    model: &ModelName,
+    sizing: Sizing,
+    placed: &Placed,
+    in_force: &BTreeMap<ModelName, crate::plan::Plan>,
+) -> Preview {
+    let Placed { layout, cost, stage_bytes, .. } = placed;
+    let stages = layout.stages.iter().zip(&cost.stages).zip(stage_bytes);
+    let stages = stages.map(|((stage, cost), bytes)| PreviewStage {
+        node: stage.incarnation.node,
+        name: view.name(stage.incarnation.node),
+        layers: stage.layers,
+        bytes: *bytes,
+        layers_ms: cost.layers * 1e3,
+        hop_ms: cost.hop * 1e3,
+    });
+    let known = in_force.get(model).zip(placed.in_force.as_ref());
+    Preview {
+        model: model.clone(),
+        strategy: sizing.strategy,
+        feasible: true,
+        reason: String::new(),
+        streams: sizing.streams,
+        stages: stages.collect(),
+        token_ms: per_token(cost),
+        bottleneck_ms: cost.bottleneck * 1e3,
+        in_force: known.map(|(plan, cost)| PreviewInForce {
+            epoch: plan.epoch(),
+            token_ms: per_token(cost),
+            same: plan.stages() == layout.stages,
+        }),
+    }
+}
+
+fn per_token(cost: &Cost) -> f64 {
+    cost.latency * 1e3
+}
+
+fn node_of(view: &View, wanted: &str) -> Result<NodeId, PreviewError> {
+    let is_it = |node: NodeId, name: &str| {
+        name == wanted || (wanted.len() >= 4 && node.to_string().starts_with(wanted))
+    };
+    let found = view.all().find(|m| is_it(m.incarnation.node, &m.report.name));
+    found.map(|member| member.incarnation.node).ok_or_else(|| PreviewError::UnknownNode {
+        wanted: wanted.to_owned(),
+        known: view.all().map(|member| member.report.name.clone()).collect(),
+    })
+}

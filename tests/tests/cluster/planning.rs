@@ -1,0 +1,145 @@
+//! When plans change, and that nobody notices.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use anyhow::{Context as _, Result, ensure};
+use planaria_actors::cluster_view::ClusterView;
+use planaria_actors::scheduler::preview::Preview;
+use planaria_tests::api::Api;
+use planaria_tests::{Cluster, NodeSpec, wait_for, write_fake_model};
+use serde_json::json;
+use tokio::task::JoinHandle;
+
+use crate::{binary, demo_cluster, demo_models};
+
+/// Answers that are asked for one after the other.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Load {
+    /// Every answer must have these tokens.
+    fn on(api: Api, model: &'static str, tokens: Vec<u64>) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (asked, counted) = (Arc::clone(&stop), Arc::clone(&answered));
+        let task = tokio::spawn(async move {
+            while !asked.load(Ordering::Relaxed) {
+                let answer = api.greedy(model, &[5, 6, 7], tokens.len()).await?;
+                ensure!(answer == tokens, "{answer:?}, not {tokens:?}");
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Self { stop, answered, task }
+    }
+
+    /// Waits for so many more answers.
+    async fn answers(&self, more: usize) -> Result<()> {
+        let wanted = self.answered.load(Ordering::Relaxed) + more;
+        wait_for("answers", async || {
+            let enough = self.answered.load(Ordering::Relaxed) >= wanted || self.task.is_finished();
+            Ok(enough.then_some(()))
+        })
+        .await
+    }
+
+    async fn end(self) -> Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await?
+    }
+}
+
+/// The nodes of the only model's plan, in order.
+fn stages(view: &ClusterView) -> Vec<&str> {
+    let model = view.models.first();
+    model.map_or_else(Vec::new, |model| model.stages.iter().map(|s| s.name.as_str()).collect())
+}
+
+/// A model that computes next to nothing. A layer takes 16 MiB for the KV of 8 contexts of 2^18
+/// tokens, so a node of 200 MiB holds 9 of 12.
+fn hollow(folder: &Path) -> Result<()> {
+    let sizes = json!({
+        "num_hidden_layers": 12, "hidden_size": 64, "vocab_size": 256,
+        "max_position_embeddings": 1 << 18,
+    });
+    write_fake_model(folder, "hollow", sizes)
+}
+
+fn by_latency(name: &str, memory: &str) -> NodeSpec {
+    let settings = ["strategy=latency", "replan-after=1s", "context=262144"];
+    NodeSpec::new(name, memory).with(&settings.map(|setting| ["--set", setting]).concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bigger_node_that_joins_takes_over_and_no_request_fails() -> Result<()> {
+    let models = tempfile::tempdir()?;
+    hollow(models.path())?;
+    let mut cluster = Cluster::new(binary(), models.path()).await?;
+    cluster.start(by_latency("first", "200MiB").with(&["--model", "hollow"])).await?;
+    cluster.start(by_latency("second", "200MiB")).await?;
+    cluster.ready("hollow", 2).await?;
+    let api = cluster.node(0)?.api.clone();
+    let tokens = api.greedy("hollow", &[5, 6, 7], 24).await?;
+    let load = Load::on(api.clone(), "hollow", tokens);
+    load.answers(1).await?;
+    cluster.start(by_latency("third", "1GiB")).await?;
+    let view = cluster.ready("hollow", 1).await?;
+    ensure!(stages(&view) == ["third"], "{:?}", view.models);
+    load.answers(2).await?;
+    load.end().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_leaves_hands_over_and_no_request_fails() -> Result<()> {
+    // Each has memory for two workers at once.
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    for (name, memory) in [("small", "512MiB"), ("middle", "768MiB"), ("large", "1GiB")] {
+        cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
+    }
+    cluster.ready("demo", 3).await?;
+    let api = cluster.node(0)?.api.clone();
+    let tokens = api.greedy("demo", &[5, 6, 7], 24).await?;
+    let load = Load::on(api.clone(), "demo", tokens);
+    load.answers(1).await?;
+    cluster.node(1)?.process.terminate()?;
+    let status = cluster.node(1)?.process.ended().await?;
+    ensure!(status.success(), "{status}");
+    let left = cluster.nodes.remove(1);
+    let log = left.process.log();
+    ensure!(log.iter().any(|line| line.contains("nothing depends on this node")), "{log:?}");
+    load.answers(2).await?;
+    load.end().await?;
+    let view = cluster.ready("demo", 2).await?;
+    ensure!(stages(&view) == ["large", "small"], "{:?}", view.models);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_without_a_node_is_known_beforehand() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let api = cluster.node(0)?.api.clone();
+    let view = wait_for("what is foreseen", async || {
+        let view = api.cluster().await?;
+        Ok(view.models.first().is_some_and(|m| m.failover.len() == 3).then_some(view))
+    })
+    .await?;
+    let model = view.models.first().context("a model")?;
+    ensure!(model.n_minus_1_safe, "{model:?}");
+    let foreseen: Vec<_> = model.failover.get("middle").cloned().flatten().context("middle")?;
+    let expected: Vec<_> = foreseen.iter().map(|s| (s.name.clone(), s.layers)).collect();
+    let previewed = api.get("/cluster/plan?model=demo&without=middle").await?;
+    let preview: Preview = serde_json::from_str(&previewed.1).context(previewed.1)?;
+    let previewed: Vec<_> = preview.stages.iter().map(|s| (s.name.clone(), s.layers)).collect();
+    ensure!(previewed == expected, "{preview:?}");
+    cluster.node(1)?.process.kill().await?;
+    cluster.nodes.remove(1);
+    let view = cluster.ready("demo", 2).await?;
+    let model = view.models.first().context("a model")?;
+    let found: Vec<_> = model.stages.iter().map(|s| (s.name.clone(), s.layers)).collect();
+    ensure!(found == expected, "{found:?}, not {expected:?}");
+    Ok(())
+}
