@@ -18,6 +18,7 @@ use crate::gate::{Gate, MAX_HANDSHAKES, Verdict};
 use crate::handshake::{self, Local, canonical};
 use crate::hello::{InvalidHello, LocalHello, check_info};
 use crate::link::Link;
+use crate::path_socket::PathSocket;
 use crate::quic_config::{InvalidLimits, Limits, transport_config};
 use crate::refusal::{CLOSED, DialError, Refusal, Refused};
 
@@ -98,11 +99,17 @@ impl Endpoint {
             _ => BindError::Listen { address, source },
         };
         let socket = UdpSocket::bind(address).map_err(listen)?;
-        let quic =
-            quinn::Endpoint::new(quinn::EndpointConfig::default(), Some(server), socket, runtime)
-                .map_err(listen)?;
-        let address = quic.local_addr().map_err(listen)?;
         let local = Arc::new(Local::new(credentials.node_id(), config.limits, config.hello));
+        let inner = runtime.wrap_udp_socket(socket).map_err(listen)?;
+        let socket = Arc::new(PathSocket { inner, paths: local.paths.clone() });
+        let quic = quinn::Endpoint::new_with_abstract_socket(
+            quinn::EndpointConfig::default(),
+            Some(server),
+            socket,
+            runtime,
+        )
+        .map_err(listen)?;
+        let address = quic.local_addr().map_err(listen)?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
         tokio::spawn(answer_callers(quic.clone(), Arc::clone(&local), arrived));
         let arrivals = tokio::sync::Mutex::new(arrivals);

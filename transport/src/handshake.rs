@@ -21,6 +21,7 @@ use crate::hello::{HELLO_CAP, Hello, HelloAck, LocalHello, judge_ack, judge_hell
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{Link, Peer};
 use crate::message::encode_message;
+use crate::path_socket::SharedPaths;
 use crate::quic_config::Limits;
 use crate::quic_link::{ControlStream, establish};
 use crate::refusal::{Party, Refusal};
@@ -29,12 +30,13 @@ use crate::refusal::{Party, Refusal};
 pub(crate) struct Local {
     pub(crate) node: NodeId,
     pub(crate) limits: Limits,
+    pub(crate) paths: SharedPaths,
     hello: Mutex<LocalHello>,
 }
 
 impl Local {
     pub(crate) fn new(node: NodeId, limits: Limits, hello: LocalHello) -> Self {
-        Self { node, limits, hello: Mutex::new(hello) }
+        Self { node, limits, paths: SharedPaths::default(), hello: Mutex::new(hello) }
     }
 
     pub(crate) fn set_info(&self, info: Bytes) {
@@ -95,7 +97,8 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
                 info: hello.info,
                 address: canonical(connection.remote_address()),
             };
-            Ok(establish(connection, peer, dialing, control, local.limits.idle))
+            let paths = local.paths.clone();
+            Ok(establish(connection, peer, dialing, control, local.limits.idle, paths))
         }
         Err(refusal) => Err(reject(&connection, Some(node), refusal)),
     }

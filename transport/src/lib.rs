@@ -25,6 +25,8 @@ mod link;
 mod link_core;
 mod memory;
 mod message;
+mod path_socket;
+mod paths;
 mod peer_text;
 mod queue;
 mod quic_config;

@@ -151,6 +151,11 @@ impl Link {
         self.sender.rtt()
     }
 
+    /// See [`LinkSender::set_alternates`].
+    pub fn set_alternates(&self, addresses: &[SocketAddr]) {
+        self.sender.set_alternates(addresses);
+    }
+
     /// The two halves, for different tasks.
     #[must_use]
     pub fn split(self) -> (LinkSender, LinkReceiver) {
@@ -175,6 +180,13 @@ impl LinkSender {
     #[must_use]
     pub fn rtt(&self) -> Duration {
         self.core.rtt()
+    }
+
+    /// The peer can be reached at these addresses as well, and at no others that were said before.
+    /// When it does not answer where it was last heard from, it is tried at all of them, so that the
+    /// link outlives the loss of a path; what was lost with it is sent again. At most eight count.
+    pub fn set_alternates(&self, addresses: &[SocketAddr]) {
+        self.core.set_alternates(addresses);
     }
 
     /// Queues a frame and returns at once. `Ok` promises nothing about its arrival.

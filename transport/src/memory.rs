@@ -1,5 +1,6 @@
 //! Links within a process, for simulation and tests: the same [`Link`], no network.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -75,6 +76,8 @@ impl Carrier for Arc<Side> {
     fn rtt(&self) -> Duration {
         Duration::ZERO
     }
+
+    fn set_alternates(&self, _: &[SocketAddr]) {}
 }
 
 async fn carry(core: Arc<Core>, lane: Lane, mut outgoing: queue::Receiver<Frame>, inlets: Inlets) {

@@ -4,6 +4,7 @@
 //! stream that the sender opens with the lane's first frame. Each stream has one task at each
 //! end, all of which end with the link.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::frame_reader::FrameReader;
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
 use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
+use crate::path_socket::SharedPaths;
 use crate::peer_text::readable;
 use crate::queue;
 use crate::refusal::{CLOSED, VIOLATION};
@@ -32,6 +34,7 @@ pub(crate) fn establish(
     dialed_by_us: bool,
     control: ControlStream,
     idle: Duration,
+    paths: SharedPaths,
 ) -> Link {
     let ControlStream { sending, mut receiving } = control;
     receiving.set_cap(Lane::Control.cap());
@@ -39,6 +42,7 @@ pub(crate) fn establish(
         connection: connection.clone(),
         runtime: Handle::current(),
         control: Mutex::new(Some(sending)),
+        paths,
     };
     let core = Core::new(peer, dialed_by_us, Box::new(carrier));
     let (inlets, outlets) = inbound_queues();
@@ -59,6 +63,7 @@ struct QuicCarrier {
     runtime: Handle,
     /// Until the control lane is first used.
     control: Mutex<Option<SendStream>>,
+    paths: SharedPaths,
 }
 
 impl Carrier for QuicCarrier {
@@ -72,6 +77,8 @@ impl Carrier for QuicCarrier {
     }
 
     fn close(&self, reason: &CloseReason) {
+        // Another link to the same address sets its own again.
+        self.paths.lock().forget(self.connection.remote_address());
         match reason {
             CloseReason::Violation(words) => self.connection.close(VIOLATION, words.as_bytes()),
             CloseReason::Here(words) => self.connection.close(CLOSED, words.as_bytes()),
@@ -81,6 +88,10 @@ impl Carrier for QuicCarrier {
 
     fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    fn set_alternates(&self, addresses: &[SocketAddr]) {
+        self.paths.lock().set(self.connection.remote_address(), addresses);
     }
 }
 

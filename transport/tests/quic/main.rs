@@ -11,5 +11,6 @@
 mod flow;
 mod hostile;
 mod links;
+mod paths;
 mod refusals;
 mod support;

@@ -1,0 +1,257 @@
+//! Several ways to one peer. Pure.
+//!
+//! QUIC knows a peer by one address, the *primary*. Where the peer can be reached by others as well,
+//! datagrams are sent to whichever of them it was last heard from; when it does not answer for a
+//! while, to all of them, until it is heard again. What comes from any of them counts as coming from
+//! the primary. So a connection outlives the loss of a path, and QUIC sends again what was lost with
+//! it. Who sent a datagram is proved by its contents, not by its address: a wrong address here costs
+//! datagrams, never secrets.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::handshake::canonical;
+
+/// As many ways to a peer as are kept, besides the primary.
+pub(crate) const MOST_ALTERNATES: usize = 8;
+
+/// A peer that has not answered for so long may be tried by all ways: longer than between two proofs
+/// that a quiet link lives, short enough for a client not to notice.
+const SILENCE: Duration = Duration::from_millis(300);
+
+/// So many times the usual wait for an answer is not unusual.
+const PATIENCE: u32 = 4;
+
+/// The peers that have several addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Paths {
+    /// By primary, in its canonical form.
+    peers: HashMap<SocketAddr, Ways>,
+    /// The primary that an alternate stands for; both in their canonical form.
+    primaries: HashMap<SocketAddr, SocketAddr>,
+}
+
+/// The ways to one peer.
+#[derive(Debug)]
+struct Ways {
+    /// As QUIC knows it.
+    primary: SocketAddr,
+    alternates: Vec<SocketAddr>,
+    /// Where it was last heard from.
+    current: SocketAddr,
+    /// The first datagram since then.
+    unanswered_since: Option<Instant>,
+    /// How long it usually takes to answer.
+    usual: Duration,
+}
+
+/// Where a datagram goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// First of all.
+    pub(crate) to: SocketAddr,
+    /// Copies, while it is not known which way works.
+    pub(crate) copies: Vec<SocketAddr>,
+}
+
+impl Paths {
+    /// The peer behind `primary` can be reached at these addresses as well, and at no others.
+    pub(crate) fn set(&mut self, primary: SocketAddr, alternates: &[SocketAddr]) {
+        let key = canonical(primary);
+        let usable = alternates.iter().map(|address| canonical(*address));
+        // The address of a peer is its own, whatever another says.
+        let usable = usable.filter(|address| {
+            *address != key
+                && !self.peers.contains_key(address)
+                && self.primaries.get(address).is_none_or(|owner| *owner == key)
+                && like(primary, *address).is_some()
+        });
+        let mut usable: Vec<SocketAddr> = usable.collect();
+        usable.sort_unstable();
+        usable.dedup();
+        usable.truncate(MOST_ALTERNATES);
+        self.primaries.retain(|_, owner| *owner != key);
+        if usable.is_empty() {
+            self.peers.remove(&key);
+            return;
+        }
+        // It was an alternate of somebody until now.
+        self.primaries.remove(&key);
+        self.primaries.extend(usable.iter().map(|address| (*address, key)));
+        let ways = self.peers.entry(key).or_insert_with(|| Ways {
+            primary,
+            alternates: Vec::new(),
+            current: primary,
+            unanswered_since: None,
+            usual: Duration::ZERO,
+        });
+        ways.alternates = usable.iter().filter_map(|address| like(primary, *address)).collect();
+        if ways.current != primary && !ways.alternates.contains(&ways.current) {
+            ways.current = primary;
+        }
+    }
+
+    /// The link to the peer is gone.
+    pub(crate) fn forget(&mut self, primary: SocketAddr) {
+        self.set(primary, &[]);
+    }
+
+    /// Where to send a datagram for the peer that QUIC knows by this address.
+    pub(crate) fn route(&mut self, primary: SocketAddr, now: Instant) -> Route {
+        let Some(ways) = self.peers.get_mut(&canonical(primary)) else {
+            return Route { to: primary, copies: Vec::new() };
+        };
+        let since = *ways.unanswered_since.get_or_insert(now);
+        let is_lost = now.saturating_duration_since(since) > SILENCE.max(ways.usual * PATIENCE);
+        let all = std::iter::once(ways.primary).chain(ways.alternates.iter().copied());
+        let copies = all.filter(|address| is_lost && *address != ways.current).collect();
+        Route { to: ways.current, copies }
+    }
+
+    /// The address by which QUIC knows who sent a datagram from `source`.
+    pub(crate) fn heard(&mut self, source: SocketAddr, now: Instant) -> SocketAddr {
+        let key = canonical(source);
+        let key = self.primaries.get(&key).copied().unwrap_or(key);
+        let Some(ways) = self.peers.get_mut(&key) else {
+            return source;
+        };
+        if let Some(since) = ways.unanswered_since.take() {
+            // A silence is not a habit.
+            let took = now.saturating_duration_since(since).min(SILENCE);
+            ways.usual = (ways.usual * 3 + took) / 4;
+        }
+        if ways.current != source {
+            tracing::debug!(peer = %ways.primary, from = %ways.current, to = %source, "another path");
+            ways.current = source;
+        }
+        ways.primary
+    }
+}
+
+/// `address` in the form in which a socket that knows a peer by `primary` can reach it.
+fn like(primary: SocketAddr, address: SocketAddr) -> Option<SocketAddr> {
+    match (primary, address) {
+        (SocketAddr::V4(_), SocketAddr::V6(_)) => None,
+        (SocketAddr::V6(_), SocketAddr::V4(v4)) => {
+            Some(SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()))
+        }
+        _ => Some(address),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A peer on two networks.
+    fn two_ways() -> (Paths, SocketAddr, SocketAddr) {
+        let (first, second) = (at("10.0.0.2:8421"), at("10.1.0.2:8421"));
+        let mut paths = Paths::default();
+        paths.set(first, &[second]);
+        (paths, first, second)
+    }
+
+    #[test]
+    fn who_has_one_address_is_left_alone() {
+        let mut paths = Paths::default();
+        let (peer, now) = (at("10.0.0.2:8421"), Instant::now());
+        assert_eq!(paths.route(peer, now), Route { to: peer, copies: Vec::new() });
+        assert_eq!(paths.heard(peer, now), peer);
+    }
+
+    #[test]
+    fn who_does_not_answer_is_tried_by_all_ways_until_heard() {
+        let (mut paths, first, second) = two_ways();
+        let start = Instant::now();
+        assert_eq!(paths.route(first, start), Route { to: first, copies: Vec::new() });
+        paths.heard(first, start + MS);
+        assert_eq!(paths.route(first, start + 100 * MS).copies, []);
+        // The first path is cut here.
+        assert_eq!(paths.route(first, start + 350 * MS).copies, []);
+        assert_eq!(paths.route(first, start + 450 * MS).copies, [second]);
+        assert_eq!(paths.heard(second, start + 451 * MS), first, "QUIC sees no difference");
+        let route = paths.route(first, start + 452 * MS);
+        assert_eq!(route, Route { to: second, copies: Vec::new() });
+        // Back again when that one is cut.
+        assert_eq!(paths.route(first, start + 800 * MS).copies, [first]);
+        paths.heard(first, start + 801 * MS);
+        assert_eq!(paths.route(first, start + 802 * MS).to, first);
+    }
+
+    #[test]
+    fn a_quiet_link_is_not_a_lost_one() {
+        let (mut paths, first, _) = two_ways();
+        let start = Instant::now();
+        for beat in 0..100_u32 {
+            let now = start + beat * 1000 * MS;
+            assert_eq!(paths.route(first, now).copies, []);
+            paths.heard(first, now + MS);
+        }
+    }
+
+    #[test]
+    fn who_is_far_away_is_given_time() {
+        let (mut paths, first, _) = two_ways();
+        let mut now = Instant::now();
+        for _ in 0..20 {
+            paths.route(first, now);
+            now += 200 * MS;
+            paths.heard(first, now);
+        }
+        paths.route(first, now);
+        assert_eq!(paths.route(first, now + 600 * MS).copies, []);
+        assert_ne!(paths.route(first, now + 900 * MS).copies, []);
+    }
+
+    #[test]
+    fn nobody_can_take_the_address_of_another() {
+        let (mut paths, first, second) = two_ways();
+        let (third, now) = (at("10.0.0.3:8421"), Instant::now());
+        paths.set(third, &[first, second, third]);
+        assert_eq!(paths.heard(first, now), first);
+        assert_eq!(paths.heard(second, now), first);
+        assert_eq!(paths.heard(third, now), third);
+    }
+
+    #[test]
+    fn what_is_gone_is_forgotten() {
+        let (mut paths, first, second) = two_ways();
+        let now = Instant::now();
+        paths.heard(second, now);
+        paths.set(first, &[at("10.2.0.2:8421")]);
+        assert_eq!(paths.route(first, now).to, first, "the way in use is no way any more");
+        paths.forget(first);
+        assert_eq!(paths.heard(at("10.2.0.2:8421"), now), at("10.2.0.2:8421"));
+        assert!(paths.peers.is_empty() && paths.primaries.is_empty());
+    }
+
+    #[test]
+    fn addresses_take_the_form_of_the_socket() {
+        let mut paths = Paths::default();
+        let (mapped, now) = (at("[::ffff:10.0.0.2]:8421"), Instant::now());
+        paths.set(mapped, &[at("10.1.0.2:8421"), at("[fd00::2]:8421")]);
+        paths.route(mapped, now);
+        let copies = paths.route(mapped, now + 1000 * MS).copies;
+        assert_eq!(copies, [at("[::ffff:10.1.0.2]:8421"), at("[fd00::2]:8421")]);
+        assert_eq!(paths.heard(at("[::ffff:10.1.0.2]:8421"), now), mapped);
+        // An IPv4 socket reaches no IPv6 address.
+        let mut paths = Paths::default();
+        paths.set(at("10.0.0.2:8421"), &[at("[fd00::2]:8421")]);
+        assert!(paths.peers.is_empty());
+    }
+
+    #[test]
+    fn a_peer_cannot_have_any_number_of_addresses() {
+        let mut paths = Paths::default();
+        let many: Vec<_> = (0..200_u8).map(|n| at(&format!("10.1.0.{n}:8421"))).collect();
+        paths.set(at("10.0.0.2:8421"), &many);
+        assert_eq!(paths.primaries.len(), MOST_ALTERNATES);
+    }
+}
