@@ -1,6 +1,7 @@
 //! The command line.
 
 mod api;
+mod backup;
 mod cluster;
 mod config;
 mod flags;
@@ -41,6 +42,10 @@ enum Command {
     Status(status::StatusFlags),
     /// Show how a model would be divided and what that would cost; changes nothing.
     Plan(plan::PlanFlags),
+    /// Write what a node remembers to a file.
+    Backup(backup::BackupFlags),
+    /// Make a node's memory of such a file; the node must not run.
+    Restore(backup::RestoreFlags),
     /// Show the effective settings and where each came from.
     Config(config::ConfigFlags),
     /// The process that computes a shard; started by `serve`.
@@ -68,6 +73,8 @@ pub fn main() -> ExitCode {
         Command::Cluster(ClusterCommand::New(flags)) => cluster::new(&flags),
         Command::Status(flags) => status::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
+        Command::Backup(flags) => backup::backup_store(&flags),
+        Command::Restore(flags) => backup::restore_store(&flags),
         Command::Config(flags) => config::run(&flags),
         Command::Worker => {
             logging::start_worker();

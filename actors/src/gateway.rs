@@ -41,6 +41,7 @@ use self::error::ApiError;
 use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
 pub use self::server::serve;
+use crate::backups::Backups;
 use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
 use crate::scheduler::preview::Previewer;
@@ -63,6 +64,8 @@ pub struct State {
     pub cors_origins: Vec<String>,
     /// Who answers what a plan would be.
     pub previewer: Previewer,
+    /// Who copies what the node remembers.
+    pub backups: Backups,
     /// Setting `context`: longest sequence in tokens.
     pub context: u32,
     /// Bounds on what clients may take up.
@@ -119,6 +122,7 @@ struct Parts {
     allowed_hosts: AllowedHosts,
     allowed_origins: AllowedOrigins,
     previewer: Previewer,
+    backups: Backups,
     context: u32,
     limits: Limits,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
@@ -141,6 +145,7 @@ pub fn router(state: State) -> Router {
         allowed_hosts: AllowedHosts::new(&state.allowed_hosts),
         allowed_origins: AllowedOrigins::new(&state.cors_origins),
         previewer: state.previewer,
+        backups: state.backups,
         context: state.context,
         limits: state.limits,
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
@@ -155,6 +160,7 @@ pub fn router(state: State) -> Router {
         .route("/ready", get(cluster::ready))
         .route("/cluster", get(cluster::cluster))
         .route("/cluster/plan", get(cluster::plan))
+        .route("/cluster/backup", post(cluster::backup))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the first to see a request.

@@ -99,6 +99,21 @@ impl Memory {
     }
 }
 
+/// Makes the next life of a node that was restored from a backup younger than any before: lives since
+/// the backup are not in it, and peers would take a life that they know for a ghost. A generation
+/// counts starts, of which there is less than one each second, so the seconds since 1970 are more
+/// than any former one.
+///
+/// # Errors
+/// When the store cannot be read or written.
+pub fn begin_after_restore(store: &Store, unix_seconds: u64) -> Result<(), RecallError> {
+    let former = GENERATION.get(store, ONLY)?.unwrap_or(0);
+    let mut batch = Batch::new();
+    batch.put(&GENERATION, ONLY, &former.max(unix_seconds));
+    store.commit(batch)?;
+    Ok(())
+}
+
 /// Speaks to the ledger.
 #[derive(Debug, Clone)]
 pub struct LedgerHandle(pub(crate) Slot<LedgerMessage>);

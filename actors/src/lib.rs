@@ -4,6 +4,7 @@
 //! [`sequence::admission`], [`membership::Members`], [`capabilities::Measures`], [`links::dialing`], [`supervision`]. The
 //! actors around them receive, ask them, and act; each says in its `//!` what it is for.
 
+pub mod backups;
 pub mod capabilities;
 pub mod cli;
 pub mod cluster_view;

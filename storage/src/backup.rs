@@ -6,6 +6,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -85,7 +86,10 @@ pub enum RestoreError {
 pub fn backup(store: &Store, to: &Path) -> Result<(), BackupError> {
     let bytes = encode(&store.backend().scan(b"")?);
     let partial = with_suffix(to, ".partial");
-    let written = File::create(&partial).and_then(|mut file| {
+    // What is in it may be a secret.
+    let private =
+        || File::options().write(true).create(true).truncate(true).mode(0o600).open(&partial);
+    let written = private().and_then(|mut file| {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&partial, to)?;

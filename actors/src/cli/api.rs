@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use reqwest::Method;
 
 /// A node that takes longer than this to say how it is, is not well.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,14 +27,31 @@ impl ApiFlags {
     /// # Errors
     /// When nobody answers, or with an error; then with what it said.
     pub(super) fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.ask(path, query))
+        self.ask(Method::GET, path, query)
     }
 
-    async fn ask(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<String> {
+    /// What the node answers to an empty `POST` to a path.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) fn post(&self, path: &str) -> anyhow::Result<String> {
+        self.ask(Method::POST, path, &[])
+    }
+
+    fn ask(&self, method: Method, path: &str, query: &[(&str, String)]) -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.exchange(method, path, query))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+    ) -> anyhow::Result<String> {
         let url = format!("{}{path}", self.api.trim_end_matches('/'));
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        let mut request = client.get(&url).query(query);
+        let mut request = client.request(method, &url).query(query);
         if let Some(path) = &self.api_key_file {
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());

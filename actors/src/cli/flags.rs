@@ -58,6 +58,11 @@ pub(super) struct SettingFlags {
 }
 
 impl SettingFlags {
+    /// Those of a command that is about a node's folder and nothing else.
+    pub(super) fn of_data_dir(config: Option<PathBuf>, data_dir: Option<String>) -> Self {
+        Self { config, data_dir, ..Self::default() }
+    }
+
     /// Puts all layers together.
     pub(super) fn resolve(&self) -> anyhow::Result<(Settings, Vec<SettingValue>)> {
         let environment: Environment = std::env::vars().collect();

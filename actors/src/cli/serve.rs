@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::flags::SettingFlags;
 use super::{EXIT_MELTED, logging};
+use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
 use crate::drain::drain;
@@ -87,6 +88,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let previewer = Previewer { view: view_seen, plans: plans_seen, sizing: Sizing::of(&settings) };
     let gateway = gateway::State {
         previewer,
+        backups: Backups::of(store.clone(), &settings.data_dir),
         generator: Arc::new(handles.sequences.clone()),
         view: cluster_seen,
         models: Arc::new(ServedModels::new(settings.models_dir.clone())),
@@ -155,7 +157,7 @@ fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
 
 /// One node for each data folder. The lock belongs to the open file, so the system gives it back
 /// even after `kill -9`.
-fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
+pub(super) fn lock(dir: &Path) -> anyhow::Result<std::fs::File> {
     let path = dir.join("lock");
     let file = std::fs::File::options().create(true).append(true).open(&path);
     let file = file.with_context(|| path.display().to_string())?;

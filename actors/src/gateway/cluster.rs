@@ -1,5 +1,6 @@
 //! What people and scripts ask a node about itself and its cluster.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Json;
@@ -83,6 +84,22 @@ pub(super) async fn plan(
     let preview = tokio::task::spawn_blocking(move || previewer.preview(&question)).await;
     let preview = preview.map_err(|error| ApiError::internal(error.to_string()))?;
     Ok(Json(preview.map_err(|error| wrong("without", error.to_string()))?))
+}
+
+/// Answer of `/cluster/backup`.
+#[derive(Serialize)]
+pub(super) struct Written {
+    path: PathBuf,
+}
+
+/// Has the node copy what it remembers into a file of its own. The file holds its key, so it is not
+/// sent.
+pub(super) async fn backup(State(shared): State<Shared>) -> Result<Json<Written>, ApiError> {
+    let backups = shared.backups.clone();
+    let written = tokio::task::spawn_blocking(move || backups.write()).await;
+    let failed = |error: String| ApiError::internal(error);
+    let written = written.map_err(|error| failed(error.to_string()))?;
+    Ok(Json(Written { path: written.map_err(|error| failed(error.to_string()))? }))
 }
 
 fn current(shared: &Shared) -> Arc<ClusterView> {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use planaria_actors::backups::Backups;
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::membership::View;
@@ -13,6 +14,7 @@ use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_config::{NodeId, Strategy};
+use planaria_storage::Store;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
@@ -75,6 +77,7 @@ pub(crate) async fn start_with(
         view: seen,
         models: Arc::new(ServedModels::new(&models_dir)),
         previewer: previewer(),
+        backups: Backups::of(Store::in_memory(), &models_dir),
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,

@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use planaria_actors::backups::Backups;
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::generation::{
@@ -21,6 +22,7 @@ use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_config::{ModelName, NodeId, SequenceId, Strategy};
 use planaria_engine::sampler::Logprobs;
+use planaria_storage::Store;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -57,6 +59,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         view: seen,
         models: Arc::new(ServedModels::new(models.path())),
         previewer: previewer(),
+        backups: Backups::of(Store::in_memory(), models.path()),
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
         cors_origins: vec!["https://example.org".to_owned()],

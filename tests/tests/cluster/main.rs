@@ -1,5 +1,6 @@
 //! Scenarios on real `planaria` processes. Needs nothing but what `make test` installs.
 
+mod backup;
 mod bad_input;
 mod clients;
 mod commands;
