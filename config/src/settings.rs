@@ -61,6 +61,8 @@ pub struct Settings {
     pub plan_streams: u32,
     /// Key `replan-after`.
     pub replan_after: Duration,
+    /// Key `standby`.
+    pub standby: bool,
     /// Key `max-queued`.
     pub max_queued: u32,
     /// Key `prefill-chunk`.
@@ -290,6 +292,7 @@ impl Settings {
         let max_sequences = layers.one("max-sequences", |text| whole_number(text, 1, 4096));
         let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1, 4096));
         let replan_after = layers.one("replan-after", duration);
+        let standby = layers.one("standby", switch);
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0, 65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1, 65_536));
         let step_timeout = layers.one("step-timeout", duration);
@@ -315,6 +318,7 @@ impl Settings {
             max_sequences: max_sequences?,
             plan_streams: plan_streams?,
             replan_after: replan_after?,
+            standby: standby?,
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
             step_timeout: step_timeout?,
@@ -393,6 +397,14 @@ fn origin(text: &str) -> Result<String, String> {
         Ok(text.to_owned())
     } else {
         Err(format!("`{text}` is not an origin: write `https://host` or `http://host:port`"))
+    }
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(format!("`{text}` is neither `on` nor `off`")),
     }
 }
 

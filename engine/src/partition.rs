@@ -50,8 +50,9 @@ pub fn layers_that_fit(
     u32::try_from(fitting.count()).unwrap_or(u32::MAX)
 }
 
-/// What of a node's memory may be taken.
-fn usable(memory: u64) -> u128 {
+/// What of a node's memory may be taken, in bytes.
+#[must_use]
+pub fn usable(memory: u64) -> u128 {
     u128::from(memory) * USABLE_PERCENT / 100
 }
 

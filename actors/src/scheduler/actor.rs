@@ -188,8 +188,13 @@ impl State {
                 }
                 Action::Foresee(foresight) => {
                     let inbox = myself.clone();
+                    let context = Arc::clone(&self.context);
                     tokio::task::spawn_blocking(move || {
                         let (number, failovers) = (foresight.number, foresight.failovers());
+                        if context.settings.standby {
+                            let shards = foresight.standby(context.me.node, &failovers);
+                            context.handles.workers.standby(shards);
+                        }
                         // Without an inbox the node is ending.
                         drop(inbox.cast(SchedulerMessage(Event::Foreseen { number, failovers })));
                     });

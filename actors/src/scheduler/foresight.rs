@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use planaria_config::{ModelName, NodeId};
+use planaria_engine::partition::usable;
 
 use super::placement::{Layout, Situation, Sizing, Unfit, place_all};
 use crate::membership::View;
 use crate::plan::Plan;
+use crate::router::ShardKey;
 
 /// What there is to foresee, and from what. It takes as long as a plan for each node, so it is not
 /// worked out by an actor.
@@ -49,5 +51,47 @@ impl Foresight {
         };
         let placed = place_all(situation).into_iter();
         placed.map(|(model, placed)| (model, placed.ok().map(|placed| placed.layout))).collect()
+    }
+}
+
+impl Foresight {
+    /// The shards that `me` would need without one of the others and can hold besides those that it has:
+    /// those that serve most losses first, then the smallest.
+    #[must_use]
+    pub fn standby(&self, me: NodeId, failovers: &Failovers) -> Vec<ShardKey> {
+        let Some(own) = self.view.member(me).map(|member| &member.report) else {
+            return Vec::new();
+        };
+        let bytes = |key: &ShardKey| {
+            let held = own.models.iter().find(|held| held.digest == key.digest)?;
+            let context = self.sizing.context.min(held.geometry.max_context);
+            Some(held.geometry.peak_bytes(key.layers, context, self.sizing.max_sequences))
+        };
+        let current: Vec<ShardKey> =
+            self.in_force.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
+        let mut losses: BTreeMap<ShardKey, usize> = BTreeMap::new();
+        for (model, layout) in failovers.values().flatten() {
+            let stages = layout.iter().flat_map(|layout| &layout.stages);
+            let mine = stages.filter(|stage| stage.incarnation.node == me);
+            for (stage, layout) in mine.zip(layout) {
+                let (model, digest) = (model.clone(), layout.digest);
+                let key = ShardKey { model, digest, layers: stage.layers };
+                if !current.contains(&key) {
+                    *losses.entry(key).or_default() += 1;
+                }
+            }
+        }
+        let mut taken: u64 = current.iter().filter_map(bytes).sum();
+        let mut wanted: Vec<(usize, u64, ShardKey)> =
+            losses.into_iter().filter_map(|(key, n)| Some((n, bytes(&key)?, key))).collect();
+        wanted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let fits = |(_, bytes, key): (usize, u64, ShardKey)| {
+            let sum = taken.saturating_add(bytes);
+            (u128::from(sum) <= usable(own.memory_bytes)).then(|| {
+                taken = sum;
+                key
+            })
+        };
+        wanted.into_iter().filter_map(fits).collect()
     }
 }

@@ -47,6 +47,11 @@ impl WorkersHandle {
         self.0.tell(WorkersMessage::InForce(plans));
     }
 
+    /// Keep these shards, and no others, for plans that may come.
+    pub fn standby(&self, shards: Vec<ShardKey>) {
+        self.0.tell(WorkersMessage::Standby(shards));
+    }
+
     /// The cluster changed.
     pub fn members(&self, view: View) {
         self.0.tell(WorkersMessage::Members(view));
@@ -68,6 +73,8 @@ pub enum WorkersMessage {
     Load(Arc<Plan>),
     /// These plans are in force.
     InForce(Vec<Plan>),
+    /// Keep these shards for plans that may come.
+    Standby(Vec<ShardKey>),
     /// The cluster changed.
     Members(View),
     /// A shard's state changed.
@@ -95,6 +102,8 @@ pub struct State {
     /// planner may wait long for another node.
     prepared: BTreeMap<ModelName, Arc<Plan>>,
     wanted: Vec<ShardKey>,
+    /// For plans that may come.
+    standby: Vec<ShardKey>,
 }
 
 #[derive(Debug)]
@@ -135,6 +144,7 @@ impl Actor for WorkersActor {
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
             wanted: Vec::new(),
+            standby: Vec::new(),
         })
     }
 
@@ -148,6 +158,15 @@ impl Actor for WorkersActor {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
             WorkersMessage::InForce(plans) => {
                 state.in_force(&plans);
+            }
+            WorkersMessage::Standby(shards) => {
+                for key in &shards {
+                    if !state.shards.contains_key(key) {
+                        tracing::info!(model = %key.model, layers = %key.layers, "standby");
+                        state.start(&myself, key.clone()).await?;
+                    }
+                }
+                state.standby = shards;
             }
             WorkersMessage::Members(view) => {
                 for shard in state.shards.values().filter_map(|shard| shard.handle.as_ref()) {
@@ -319,7 +338,9 @@ impl State {
         let me = self.context.me.node;
         let prepared: Vec<_> =
             self.prepared.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
-        let wanted = |key: &ShardKey| self.wanted.contains(key) || prepared.contains(key);
+        let wanted = |key: &ShardKey| {
+            self.wanted.contains(key) || prepared.contains(key) || self.standby.contains(key)
+        };
         let unwanted: Vec<_> = self
             .shards
             .iter()
@@ -334,7 +355,7 @@ impl State {
         }
         // What is wanted now starts its grace anew once it is not.
         for (key, shard) in &mut self.shards {
-            if self.wanted.contains(key) || prepared.contains(key) {
+            if self.wanted.contains(key) || prepared.contains(key) || self.standby.contains(key) {
                 shard.idle_since = Instant::now();
             }
         }

@@ -139,6 +139,13 @@ pub const SETTINGS: &[SettingDoc] = &[
          node sooner; higher, it does not follow every change. After a loss it plans at once.",
     ),
     one(
+        "standby",
+        "off",
+        "Whether layers for the loss of another node are loaded beforehand (`on`, `off`)",
+        "On, what this node would hold without any one of the others is loaded into memory that is \
+         free, as far as it goes: after a loss nothing has to be loaded first.",
+    ),
+    one(
         "max-queued",
         "32",
         "Requests that wait for a free place before clients get 429",

@@ -1,5 +1,6 @@
 //! When plans change, and that nobody notices.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -115,6 +116,49 @@ async fn a_node_that_leaves_hands_over_and_no_request_fails() -> Result<()> {
     load.end().await?;
     let view = cluster.ready("demo", 2).await?;
     ensure!(stages(&view) == ["large", "small"], "{:?}", view.models);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_on_standby_need_not_be_loaded_after_a_loss() -> Result<()> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    for name in ["first", "second", "third"] {
+        let spec = NodeSpec::new(name, "1GiB").with(&["--model", "demo", "--set", "standby=on"]);
+        cluster.start(spec).await?;
+    }
+    let view = cluster.ready("demo", 3).await?;
+    let last = view.models.first().and_then(|m| m.stages.last()).context("a stage")?.name.clone();
+    let index = cluster.nodes.iter().position(|node| node.spec.name == last).context("last")?;
+    let mut lost = cluster.nodes.remove(index);
+    // Besides its own: the first stage's node would hold the first half whichever other died; the
+    // second's would hold the first half or the last.
+    let all = wait_for("standby shards", async || {
+        let mut workers = BTreeSet::new();
+        for node in &cluster.nodes {
+            let view = node.api.cluster().await?;
+            for seen in view.nodes.iter().filter(|seen| seen.id == view.node.id) {
+                workers.extend(seen.worker_pids.iter().copied());
+            }
+        }
+        Ok((workers.len() == 5).then_some(workers))
+    })
+    .await?;
+    let before = view.models.first().and_then(|model| model.epoch);
+    lost.process.kill().await?;
+    let after = cluster.ready("demo", 2).await?;
+    ensure!(after.models.first().and_then(|model| model.epoch) > before);
+    for node in &cluster.nodes {
+        let in_force = node.process.log();
+        let plans = in_force.iter().filter(|line| line.contains("in force"));
+        ensure!(plans.count() >= 2, "{in_force:?}");
+    }
+    let stages = &after.models.first().context("a model")?.stages;
+    for stage in stages {
+        let seen = after.nodes.iter().find(|node| node.id == stage.node).context("a node")?;
+        ensure!(seen.worker_pids.iter().any(|pid| all.contains(pid)), "{seen:?}, {all:?}");
+    }
+    let tokens = cluster.node(0)?.api.greedy("demo", &[5, 6, 7], 4).await?;
+    ensure!(tokens.len() == 4, "{tokens:?}");
     Ok(())
 }
 
