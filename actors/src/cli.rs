@@ -4,6 +4,7 @@ mod cluster;
 mod config;
 mod flags;
 mod logging;
+mod node_api;
 mod serve;
 mod status;
 mod table;

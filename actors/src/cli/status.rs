@@ -1,63 +1,37 @@
 //! `planaria status`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use planaria_config::ByteSize;
 
+use super::node_api::NodeApi;
 use super::table;
 use crate::cluster_view::{ClusterView, ModelState, NodeState, ShardState};
 
-/// A node that takes longer than this to say how it is, is not well.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
-    /// The API of any node.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8420", env = "PLANARIA_URL")]
-    api: String,
-    /// File with the API key, where one is needed.
-    #[arg(long, value_name = "FILE", env = "PLANARIA_API_KEY_FILE")]
-    api_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    node: NodeApi,
     /// As JSON, as `GET /cluster` answers it.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let text = runtime.block_on(fetch(flags))?;
+    let text = flags.node.get("/cluster")?;
     let mut out = std::io::stdout().lock();
     if flags.json {
         writeln!(out, "{text}")?;
     } else {
-        let view = serde_json::from_str(&text)
-            .with_context(|| format!("{} answered something else than a cluster", flags.api))?;
+        let view = serde_json::from_str(&text).with_context(|| {
+            format!("{} answered something else than a cluster", flags.node.url())
+        })?;
         write!(out, "{}", describe(&view))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn fetch(flags: &StatusFlags) -> anyhow::Result<String> {
-    let url = format!("{}/cluster", flags.api.trim_end_matches('/'));
-    let mut request = reqwest::Client::builder().timeout(PATIENCE).build()?.get(&url);
-    if let Some(path) = &flags.api_key_file {
-        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-        request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
-    }
-    let answer = request.send().await.with_context(|| {
-        format!("no node answers at {}; is `planaria serve` running there?", flags.api)
-    })?;
-    let status = answer.status();
-    let text = answer.text().await?;
-    if !status.is_success() {
-        bail!("{url} answered {status}: {}", text.trim());
-    }
-    Ok(text)
 }
 
 /// A cluster for a person to read.
