@@ -8,13 +8,14 @@ use planaria_transport::Endpoint;
 use tokio::sync::watch;
 
 use crate::cluster_view::ClusterView;
+use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;
 use crate::membership::{MembershipHandle, View};
 use crate::router::Router;
 use crate::scheduler::{PlanTable, SchedulerHandle};
 use crate::sequence::SequencesHandle;
-use crate::wire::HeldModel;
+use crate::served::ServedModels;
 use crate::worker::WorkersHandle;
 
 /// One node, from the inside.
@@ -26,10 +27,10 @@ pub struct Context {
     pub settings: Settings,
     /// Memory that it offers, in bytes.
     pub memory_bytes: u64,
-    /// The models that it has on disk.
-    pub held: Vec<HeldModel>,
-    /// The models that it has on disk and cannot use, with the reason.
-    pub unusable: Vec<(ModelName, String)>,
+    /// The models that it has on disk, kept by the inventory.
+    pub inventory: watch::Sender<Arc<Inventory>>,
+    /// Tokenizers and templates of those models.
+    pub served: Arc<ServedModels>,
     /// Its QUIC endpoint.
     pub endpoint: Endpoint,
     /// Its store.
@@ -61,6 +62,8 @@ pub struct Handles {
     pub workers: WorkersHandle,
     /// Runs the generations of this node's clients.
     pub sequences: SequencesHandle,
+    /// Looks for models on the disk.
+    pub inventory: InventoryHandle,
 }
 
 impl Handles {
@@ -74,6 +77,7 @@ impl Handles {
             scheduler: SchedulerHandle::vacant(),
             workers: WorkersHandle::vacant(),
             sequences: SequencesHandle::vacant(),
+            inventory: InventoryHandle::vacant(),
         }
     }
 }

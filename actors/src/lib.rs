@@ -10,6 +10,7 @@ pub mod context;
 pub mod gateway;
 mod gateway_actor;
 pub mod generation;
+pub mod inventory;
 pub mod ledger;
 pub mod links;
 mod machine;

@@ -1,7 +1,7 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
 //! Children, in the order of [`TABLE`]: ledger, links, membership,
-//! scheduler, workers, sequences, gateway. Rest-for-one: when one dies, it and all that were
+//! scheduler, workers, sequences, inventory, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
 use std::net::TcpListener;
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::context::Context;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
+use crate::inventory::InventoryActor;
 use crate::ledger::LedgerActor;
 use crate::links::LinksActor;
 use crate::membership::MembershipActor;
@@ -211,6 +212,11 @@ impl RootState {
             "sequences" => {
                 let (actor, _) = Actor::spawn_linked(None, SequencesActor, context, root).await?;
                 handles.sequences.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "inventory" => {
+                let (actor, _) = Actor::spawn_linked(None, InventoryActor, context, root).await?;
+                handles.inventory.0.fill(actor.clone());
                 actor.get_cell()
             }
             _ => {

@@ -18,6 +18,7 @@ use super::{EXIT_MELTED, logging};
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
 use crate::gateway::{self, ApiKey};
+use crate::inventory::Inventory;
 use crate::ledger::Memory;
 use crate::machine;
 use crate::membership::View;
@@ -60,8 +61,8 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;
     let models_dir = settings.models_dir.clone();
-    let (held, unusable) =
-        tokio::task::spawn_blocking(move || machine::models(&models_dir)).await?;
+    let look = move || Inventory::look(&models_dir, &Inventory::default());
+    let inventory = tokio::task::spawn_blocking(look).await?;
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
     let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));
 
@@ -79,10 +80,11 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
+    let served = Arc::new(ServedModels::new(settings.models_dir.clone()));
     let gateway = gateway::State {
         generator: Arc::new(handles.sequences.clone()),
         view: cluster_seen,
-        models: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        models: Arc::clone(&served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),
         cors_origins: settings.cors_origins.clone(),
@@ -90,14 +92,14 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         limits: gateway::Limits::default(),
     };
     tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
-        listen = %endpoint.local_addr(), memory = limit, models = held.len(), "planaria serves");
+        listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
     let context = Arc::new(Context {
         router: Router::new(me.node, handles.sequences.clone()),
         me,
         settings,
         memory_bytes: limit,
-        held,
-        unusable,
+        inventory: watch::Sender::new(Arc::new(inventory)),
+        served,
         endpoint,
         store,
         view: watch::Sender::new(View::default()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, NodeId};
+use planaria_config::{Incarnation, ModelName, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -17,7 +17,7 @@ use crate::cluster_view::SequenceCounts;
 use crate::context::Context;
 use crate::plan::Plan;
 use crate::slot::Slot;
-use crate::wire::{Control, Report, ShardReport};
+use crate::wire::{Control, HeldModel, Report, ShardReport};
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
 /// far too seldom to matter to a network.
@@ -57,6 +57,11 @@ impl MembershipHandle {
         self.0.tell(MembershipMessage::OwnPlans(plans));
     }
 
+    /// The models on this node's disk changed: those that can be used, and the others.
+    pub fn own_models(&self, held: Vec<HeldModel>, unusable: Vec<(ModelName, String)>) {
+        self.0.tell(MembershipMessage::OwnModels(held, unusable));
+    }
+
     /// The number of this node's sequences changed.
     pub fn own_sequences(&self, counts: SequenceCounts) {
         self.0.tell(MembershipMessage::OwnSequences(counts));
@@ -76,6 +81,8 @@ pub enum MembershipMessage {
     OwnShards(Vec<ShardReport>),
     /// The plans in force.
     OwnPlans(Vec<Plan>),
+    /// The models on this node's disk, usable and not.
+    OwnModels(Vec<HeldModel>, Vec<(ModelName, String)>),
     /// This node's sequences.
     OwnSequences(SequenceCounts),
     /// A second passed.
@@ -105,6 +112,7 @@ impl Actor for MembershipActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         let address = context.endpoint.local_addr();
+        let inventory = context.inventory.borrow().clone();
         let mut state = State {
             members: Members::new(context.me, address),
             own: Report {
@@ -113,8 +121,8 @@ impl Actor for MembershipActor {
                 port: address.port(),
                 memory_bytes: context.memory_bytes,
                 desired: context.settings.models.clone(),
-                models: context.held.clone(),
-                unusable: context.unusable.clone(),
+                models: inventory.held(),
+                unusable: inventory.unusable(),
                 shards: Vec::new(),
                 plans: Vec::new(),
                 sequences: SequenceCounts::default(),
@@ -152,6 +160,11 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::OwnPlans(plans) => {
                 state.own.plans = plans;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnModels(held, unusable) => {
+                state.own.models = held;
+                state.own.unusable = unusable;
                 state.tell_everybody();
             }
             // Peers can wait a second for a number.
