@@ -78,6 +78,9 @@ pub struct ModelView {
     pub strategy: Strategy,
     /// The running plan's epoch.
     pub epoch: Option<Epoch>,
+    /// Longest sequence that the running plan has memory for, in tokens.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// The running plan.
     pub stages: Vec<StageView>,
 }
@@ -92,6 +95,7 @@ impl ModelView {
             reason: "the node is starting".to_owned(),
             strategy,
             epoch: None,
+            context: None,
             stages: Vec::new(),
         }
     }
@@ -190,8 +194,12 @@ pub fn assemble(
         name: name.clone(),
         state: model.state,
         reason: model.reason.clone(),
-        strategy: model.plan.as_ref().map_or(strategy, |plan| plan.parts().strategy),
+        strategy: model.plan.as_ref().map_or_else(
+            || view.desired().get(name).and_then(|wanted| wanted.strategy).unwrap_or(strategy),
+            |plan| plan.parts().strategy,
+        ),
         epoch: model.plan.as_ref().map(|plan| plan.epoch()),
+        context: model.plan.as_ref().map(|plan| plan.parts().context),
         stages: model.plan.as_ref().map_or_else(Vec::new, |plan| {
             let stages = plan.stages().iter().map(|stage| {
                 let node = stage.incarnation.node;

@@ -8,6 +8,7 @@ use planaria_transport::Endpoint;
 use tokio::sync::watch;
 
 use crate::cluster_view::ClusterView;
+use crate::desired::{DesiredHandle, DesiredMap};
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;
@@ -37,6 +38,8 @@ pub struct Context {
     pub store: Store,
     /// The way of data frames.
     pub router: Router,
+    /// What the cluster is to serve, as it lies on disk, kept by the desired state's actor.
+    pub desired: watch::Sender<DesiredMap>,
     /// The members, kept by membership.
     pub view: watch::Sender<View>,
     /// The plans in force and the states of models, kept by the scheduler.
@@ -64,6 +67,8 @@ pub struct Handles {
     pub sequences: SequencesHandle,
     /// Looks for models on the disk.
     pub inventory: InventoryHandle,
+    /// Keeps what the cluster is to serve.
+    pub desired: DesiredHandle,
 }
 
 impl Handles {
@@ -78,6 +83,7 @@ impl Handles {
             workers: WorkersHandle::vacant(),
             sequences: SequencesHandle::vacant(),
             inventory: InventoryHandle::vacant(),
+            desired: DesiredHandle::vacant(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
 //! Children, in the order of [`TABLE`]: ledger, links, membership,
-//! scheduler, workers, sequences, inventory, gateway. Rest-for-one: when one dies, it and all that were
+//! scheduler, workers, sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
 use std::net::TcpListener;
@@ -12,6 +12,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::context::Context;
+use crate::desired::DesiredActor;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
 use crate::inventory::InventoryActor;
@@ -217,6 +218,11 @@ impl RootState {
             "inventory" => {
                 let (actor, _) = Actor::spawn_linked(None, InventoryActor, context, root).await?;
                 handles.inventory.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "desired" => {
+                let (actor, _) = Actor::spawn_linked(None, DesiredActor, context, root).await?;
+                handles.desired.0.fill(actor.clone());
                 actor.get_cell()
             }
             _ => {

@@ -17,6 +17,7 @@ use super::flags::SettingFlags;
 use super::{EXIT_MELTED, logging};
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
+use crate::desired;
 use crate::gateway::{self, ApiKey};
 use crate::inventory::Inventory;
 use crate::ledger::Memory;
@@ -51,7 +52,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let api_key = settings.api_key_file.as_deref().map(read_api_key).transpose()?;
     let api = listen(&settings)?;
     let store = open_store(&settings.data_dir)?;
-    let memory = Memory::recall(&store)?;
+    let memory = Memory::recall(&store, &settings.models, desired::now())?;
     let credentials = Credentials::derive(&key, &memory.identity)?;
     let hello = LocalHello {
         generation: memory.incarnation.generation,
@@ -72,34 +73,26 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         node: ThisNode { id: me.node, name: settings.name.clone(), incarnation: me.generation },
         nodes: Vec::new(),
         // Not ready until the scheduler says so.
-        models: settings
-            .models
-            .iter()
-            .map(|name| ModelView::starting(name, settings.strategy))
+        models: memory
+            .desired
+            .wanted()
+            .map(|(name, wanted)| {
+                ModelView::starting(name, wanted.strategy.unwrap_or(settings.strategy))
+            })
             .collect(),
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
-    let served = Arc::new(ServedModels::new(settings.models_dir.clone()));
-    let gateway = gateway::State {
-        generator: Arc::new(handles.sequences.clone()),
-        view: cluster_seen,
-        models: Arc::clone(&served),
-        api_key,
-        allowed_hosts: settings.allowed_hosts.clone(),
-        cors_origins: settings.cors_origins.clone(),
-        context: settings.context,
-        limits: gateway::Limits::default(),
-    };
     tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
     let context = Arc::new(Context {
         router: Router::new(me.node, handles.sequences.clone()),
         me,
-        settings,
         memory_bytes: limit,
+        served: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        settings,
         inventory: watch::Sender::new(Arc::new(inventory)),
-        served,
+        desired: watch::Sender::new(memory.desired),
         endpoint,
         store,
         view: watch::Sender::new(View::default()),
@@ -107,6 +100,17 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         cluster,
         handles,
     });
+    let settings = &context.settings;
+    let gateway = gateway::State {
+        generator: Arc::new(context.handles.sequences.clone()),
+        view: cluster_seen,
+        models: Arc::clone(&context.served),
+        api_key,
+        allowed_hosts: settings.allowed_hosts.clone(),
+        cors_origins: settings.cors_origins.clone(),
+        context: settings.context,
+        limits: gateway::Limits::default(),
+    };
     let args = NodeArgs { context, remembered: memory.plans, api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let (mut interrupt, mut terminate) =

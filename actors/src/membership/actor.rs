@@ -3,6 +3,7 @@
 //! Parent: root. Children: none. Others tell it what changed on this node; it tells peers at
 //! once, and again every second. When it dies, peers report again within a second.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use super::{Event, Members, View};
 use crate::cluster_view::SequenceCounts;
 use crate::context::Context;
+use crate::desired::DesiredMap;
 use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::wire::{Control, HeldModel, Report, ShardReport};
@@ -57,6 +59,11 @@ impl MembershipHandle {
         self.0.tell(MembershipMessage::OwnPlans(plans));
     }
 
+    /// What the cluster is to serve changed.
+    pub fn own_desired(&self, desired: DesiredMap) {
+        self.0.tell(MembershipMessage::OwnDesired(desired));
+    }
+
     /// The models on this node's disk changed: those that can be used, and the others.
     pub fn own_models(&self, held: Vec<HeldModel>, unusable: Vec<(ModelName, String)>) {
         self.0.tell(MembershipMessage::OwnModels(held, unusable));
@@ -81,6 +88,8 @@ pub enum MembershipMessage {
     OwnShards(Vec<ShardReport>),
     /// The plans in force.
     OwnPlans(Vec<Plan>),
+    /// What the cluster is to serve.
+    OwnDesired(DesiredMap),
     /// The models on this node's disk, usable and not.
     OwnModels(Vec<HeldModel>, Vec<(ModelName, String)>),
     /// This node's sequences.
@@ -99,6 +108,8 @@ pub struct State {
     context: Arc<Context>,
     members: Members,
     own: Report,
+    /// Peers whose desired state was refused, so that it is said once.
+    refused: BTreeSet<Incarnation>,
 }
 
 impl Actor for MembershipActor {
@@ -113,14 +124,16 @@ impl Actor for MembershipActor {
     ) -> Result<State, ActorProcessingErr> {
         let address = context.endpoint.local_addr();
         let inventory = context.inventory.borrow().clone();
+        let desired = context.desired.borrow().clone();
         let mut state = State {
+            refused: BTreeSet::new(),
             members: Members::new(context.me, address),
             own: Report {
                 name: context.settings.name.clone(),
                 pid: std::process::id(),
                 port: address.port(),
                 memory_bytes: context.memory_bytes,
-                desired: context.settings.models.clone(),
+                desired,
                 models: inventory.held(),
                 unusable: inventory.unusable(),
                 shards: Vec::new(),
@@ -152,7 +165,8 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::LinkDown(incarnation) => state.take(Event::LinkDown(incarnation)),
             MembershipMessage::Reported(from, report) => {
-                state.take(Event::Reported(from, *report));
+                let report = state.hear_desired(from, *report);
+                state.take(Event::Reported(from, report));
             }
             MembershipMessage::OwnShards(shards) => {
                 state.own.shards = shards;
@@ -160,6 +174,10 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::OwnPlans(plans) => {
                 state.own.plans = plans;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnDesired(desired) => {
+                state.own.desired = desired;
                 state.tell_everybody();
             }
             MembershipMessage::OwnModels(held, unusable) => {
@@ -197,6 +215,23 @@ impl State {
         handles.scheduler.members(view.clone());
         handles.workers.members(view.clone());
         handles.sequences.members(view);
+    }
+
+    /// Passes on what a peer wants served, or refuses it.
+    fn hear_desired(&mut self, from: Incarnation, mut report: Report) -> Report {
+        match report.desired.check() {
+            Ok(()) if report.desired != self.own.desired => {
+                self.context.handles.desired.heard(report.desired.clone());
+            }
+            Ok(()) => {}
+            Err(reason) => {
+                if self.refused.insert(from) {
+                    tracing::error!(peer = %from, %reason, "a peer's desired state is refused");
+                }
+                report.desired = DesiredMap::default();
+            }
+        }
+        report
     }
 
     fn tell_everybody(&mut self) {

@@ -225,10 +225,10 @@ impl State {
     }
 
     fn publish(&self) {
-        let models = self.view.desired().into_iter().map(|model| {
-            let plan = self.scheduler.plan(&model).cloned().map(Arc::new);
-            let (state, reason) = self.scheduler.state(&model);
-            (model, ModelPlan { plan, state, reason })
+        let models = self.view.desired().keys().map(|model| {
+            let plan = self.scheduler.plan(model).cloned().map(Arc::new);
+            let (state, reason) = self.scheduler.state(model);
+            (model.clone(), ModelPlan { plan, state, reason })
         });
         let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;

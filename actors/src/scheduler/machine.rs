@@ -189,10 +189,13 @@ impl Scheduler {
         self.plans.get(model).filter(|plan| self.view.is_alive_plan(plan))
     }
 
-    /// The plans in force, none of whose incarnations is over. One of them may not have been seen
-    /// yet by this node.
+    /// The plans in force, of models that are wanted, none of whose incarnations is over. One of
+    /// them may not have been seen yet by this node.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        let is_over = |plan: &Plan| plan.stages().iter().any(|s| self.view.is_dead(s.incarnation));
+        let is_over = |plan: &Plan| {
+            !self.view.desired().contains_key(plan.model())
+                || plan.stages().iter().any(|s| self.view.is_dead(s.incarnation))
+        };
         self.plans.values().filter(move |plan| !is_over(plan))
     }
 
@@ -324,6 +327,10 @@ impl Scheduler {
 
     fn adopt(&mut self, now: Instant, plan: Plan, actions: &mut Vec<Action>) {
         self.highest = self.highest.max(plan.epoch());
+        if !self.view.desired().contains_key(plan.model()) {
+            // Removed, or the wish for it comes with the report that names the plan again.
+            return;
+        }
         let known = self.plans.get(plan.model()).map(Plan::epoch);
         if known.is_none_or(|known| plan.epoch() > known) {
             let overtaken = self
@@ -385,6 +392,7 @@ impl Scheduler {
             self.unfit.iter().map(|(key, (_, reason))| (key.clone(), reason.clone())).collect();
         let layouts = place_all(&self.view, self.sizing, &unfit);
         self.preparing.retain(|model, _| layouts.contains_key(model));
+        self.plans.retain(|model, _| layouts.contains_key(model));
         let planner = self.view.alive().map(|member| member.incarnation.node).min();
         for (model, layout) in layouts {
             match layout {
@@ -416,9 +424,9 @@ impl Scheduler {
             model: model.clone(),
             digest: layout.digest,
             layers: layout.layers,
-            strategy: self.sizing.strategy,
+            strategy: layout.strategy,
             context: layout.context,
-            max_sequences: self.sizing.max_sequences,
+            max_sequences: layout.max_sequences,
             stages: layout.stages,
         });
         let plan = match plan {

@@ -8,6 +8,7 @@ use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::{self, Member};
 
+use crate::desired::Wanted;
 use crate::membership::View;
 use crate::plan::Assignment;
 
@@ -22,6 +23,18 @@ pub struct Sizing {
     pub max_sequences: u32,
 }
 
+impl Sizing {
+    /// The same with what a model is wanted with.
+    #[must_use]
+    pub fn with(self, wanted: &Wanted) -> Self {
+        Self {
+            strategy: wanted.strategy.unwrap_or(self.strategy),
+            context: wanted.context.unwrap_or(self.context),
+            max_sequences: wanted.max_sequences.unwrap_or(self.max_sequences),
+        }
+    }
+}
+
 /// A model's layers dealt out, before it has an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
@@ -29,8 +42,12 @@ pub struct Layout {
     pub digest: ModelDigest,
     /// The number of layers.
     pub layers: u32,
+    /// How they were dealt out.
+    pub strategy: Strategy,
     /// Longest sequence, in tokens.
     pub context: u32,
+    /// Number of such sequences at once.
+    pub max_sequences: u32,
     /// The stages.
     pub stages: Vec<Assignment>,
 }
@@ -47,9 +64,10 @@ pub fn place_all(
     let mut free: BTreeMap<NodeId, u64> =
         view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
     view.desired()
-        .into_iter()
-        .map(|model| {
-            let layout = place(view, sizing, unfit, &free, &model);
+        .iter()
+        .map(|(model, wanted)| {
+            let sizing = sizing.with(wanted);
+            let layout = place(view, sizing, unfit, &free, model);
             if let Ok((layout, geometry)) = &layout {
                 for stage in &layout.stages {
                     if let Some(free) = free.get_mut(&stage.incarnation.node) {
@@ -59,7 +77,7 @@ pub fn place_all(
                     }
                 }
             }
-            (model, layout.map(|(layout, _)| layout))
+            (model.clone(), layout.map(|(layout, _)| layout))
         })
         .collect()
 }
@@ -117,7 +135,8 @@ fn place(
         })
         .collect();
     let layers = geometry.layers().get();
-    Ok((Layout { digest, layers, context, stages }, geometry))
+    let Sizing { strategy, max_sequences, .. } = sizing;
+    Ok((Layout { digest, layers, strategy, context, max_sequences, stages }, geometry))
 }
 
 fn why_no_files(view: &View, model: &ModelName) -> String {

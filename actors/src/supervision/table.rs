@@ -59,6 +59,7 @@ pub const TABLE: &[Row] = &[
     part("workers", "the worker processes and with them the KV caches"),
     part("sequences", "the running sequences: their clients get an error"),
     part("inventory", "nothing: the models folder is read again"),
+    part("desired", "changes that were not acknowledged yet; the map is on disk and at the peers"),
     part("gateway", "open HTTP connections"),
     Row {
         actor: "peer",

@@ -101,6 +101,7 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         reason: String::new(),
         strategy: Strategy::RingMemoryWeighted,
         epoch: None,
+        context: None,
         stages: Vec::new(),
     }
 }
