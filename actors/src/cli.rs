@@ -4,6 +4,7 @@ mod cluster;
 mod config;
 mod flags;
 mod logging;
+mod models;
 mod node_api;
 mod serve;
 mod status;
@@ -38,6 +39,9 @@ enum Command {
     Cluster(ClusterCommand),
     /// Show nodes, models, plans and sequences.
     Status(status::StatusFlags),
+    /// Show and change which models the cluster serves.
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
     /// Show the effective settings and where each came from.
     Config(config::ConfigFlags),
     /// The process that computes a shard; started by `serve`.
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags),
         Command::Cluster(ClusterCommand::New(flags)) => cluster::new(&flags),
         Command::Status(flags) => status::run(&flags),
+        Command::Models(command) => models::run(&command),
         Command::Config(flags) => config::run(&flags),
         Command::Worker => {
             logging::start_worker();

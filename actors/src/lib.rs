@@ -5,6 +5,7 @@
 //! [`supervision`]. The actors around them receive, ask them, and act; each says in its `//!` what
 //! it is for.
 
+pub mod catalog;
 pub mod cli;
 pub mod cluster_view;
 pub mod context;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use reqwest::Method;
 use serde_json::Value;
 
 /// A node that takes longer than this is not well. Storing a change may take most of it.
@@ -29,20 +30,39 @@ impl NodeApi {
 
     /// Asks for what is at `path`.
     pub(super) fn get(&self, path: &str) -> anyhow::Result<String> {
-        self.ask(path)
+        self.ask(Method::GET, path, None)
     }
 
-    fn ask(&self, path: &str) -> anyhow::Result<String> {
+    /// Puts `body` at `path`.
+    pub(super) fn put(&self, path: &str, body: &Value) -> anyhow::Result<String> {
+        self.ask(Method::PUT, path, Some(body))
+    }
+
+    /// Removes what is at `path`.
+    pub(super) fn delete(&self, path: &str) -> anyhow::Result<String> {
+        self.ask(Method::DELETE, path, None)
+    }
+
+    fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.send(path))
+        runtime.block_on(self.send(method, path, body))
     }
 
-    async fn send(&self, path: &str) -> anyhow::Result<String> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<String> {
         let url = format!("{}{path}", self.api.trim_end_matches('/'));
-        let mut request = reqwest::Client::builder().timeout(PATIENCE).build()?.get(&url);
+        let mut request =
+            reqwest::Client::builder().timeout(PATIENCE).build()?.request(method, &url);
         if let Some(path) = &self.api_key_file {
             let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
         }
         let answer = request.send().await.with_context(|| {
             format!("no node answers at {}; is `planaria serve` running there?", self.api)

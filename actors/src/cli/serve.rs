@@ -104,6 +104,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let gateway = gateway::State {
         generator: Arc::new(context.handles.sequences.clone()),
         view: cluster_seen,
+        catalog: Arc::new(Arc::clone(&context)),
         models: Arc::clone(&context.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),

@@ -54,7 +54,7 @@ fn describe(view: &ClusterView) -> String {
     }
     let mut text = format!("{}\n", nodes.trim_fmt());
     if view.models.is_empty() {
-        text.push_str("\nNo model is asked for: start a node with --model NAME.\n");
+        text.push_str("\nNo model is asked for: `planaria models add NAME` asks for one.\n");
     }
     for model in &view.models {
         let state = match model.state {

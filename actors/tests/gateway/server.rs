@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use planaria_actors::catalog::{CatalogModel, Holding, ModelList};
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::served::ServedModels;
@@ -13,13 +14,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
-use crate::double::{Double, Script};
+use crate::double::{CatalogDouble, Double, Script};
 use crate::model;
 
 /// Ends with the test.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) double: Arc<Double>,
+    pub(crate) catalog: Arc<CatalogDouble>,
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
     pub(crate) models_dir: PathBuf,
     pub(crate) shutdown: Option<oneshot::Sender<()>>,
@@ -64,10 +66,12 @@ pub(crate) async fn start_with(
     let double = Double::new(scripts);
     let models_dir = model::models_dir();
     model::write(&models_dir);
+    let catalog = Arc::new(CatalogDouble::new(list()));
     let (view, seen) = watch::channel(Arc::new(cluster()));
     let state = State {
         generator: Arc::clone(&double) as Arc<_>,
         view: seen,
+        catalog: Arc::clone(&catalog) as Arc<_>,
         models: Arc::new(ServedModels::new(&models_dir)),
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
@@ -79,7 +83,7 @@ pub(crate) async fn start_with(
     let task = tokio::spawn(gateway::serve(listener, state, async {
         drop(asked.await);
     }));
-    Server { address, double, view, models_dir, shutdown: Some(shutdown), task }
+    Server { address, double, catalog, view, models_dir, shutdown: Some(shutdown), task }
 }
 
 /// One node that can answer.
@@ -104,6 +108,27 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         context: None,
         stages: Vec::new(),
     }
+}
+
+/// One model that is held and wanted by nobody.
+fn list() -> ModelList {
+    let held = CatalogModel {
+        name: model::NAME.parse().unwrap(),
+        wanted: None,
+        changed: None,
+        state: None,
+        reason: String::new(),
+        held: vec![Holding {
+            node: NodeId::from_bytes([1; 32]),
+            name: "a".to_owned(),
+            digest: "ab".repeat(32).parse().unwrap(),
+            layers: 4,
+            bytes: 1 << 20,
+            context: 1000,
+        }],
+        unusable: Vec::new(),
+    };
+    ModelList { models: vec![held], models_dir: "/models".into() }
 }
 
 impl Server {

@@ -9,7 +9,10 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
+use planaria_actors::catalog::{Catalog, ModelList};
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
+use planaria_actors::desired::Wanted;
+use planaria_actors::desired::machine::ChangeError;
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::generation::{
     Event, FinishReason, Generation, Generator, Request as Asked, SubmitError, Token,
@@ -51,6 +54,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let state = State {
         generator: Arc::new(Echo),
         view: seen,
+        catalog: Arc::new(Empty),
         models: Arc::new(ServedModels::new(models.path())),
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
@@ -61,6 +65,29 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Server { runtime, router: gateway::router(state), _models: models, _view: view }
 });
+
+/// No model is held; whatever is wanted is stored nowhere.
+struct Empty;
+
+impl Catalog for Empty {
+    fn list(&self) -> ModelList {
+        ModelList { models: Vec::new(), models_dir: "/models".into() }
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn change(
+        &self,
+        _: ModelName,
+        wanted: Option<Wanted>,
+    ) -> BoxFuture<'_, Result<(), ChangeError>> {
+        let context = wanted.and_then(|wanted| wanted.context);
+        assert!(context.is_none_or(|tokens| tokens >= 16), "{context:?} was let through");
+        async { Ok(()) }.boxed()
+    }
+}
 
 /// Checks what it is asked and answers with the prompt.
 struct Echo;
@@ -249,6 +276,8 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
         "/health",
         "/ready",
         "/cluster",
+        "/cluster/models",
+        "/cluster/models/fuzz/model?force=true",
         "/v1/completions?a=b",
         "/",
         "*",
@@ -269,7 +298,14 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
         2 => {
             *request.uri_mut() = Uri::from_static(decisions.word(PATHS));
             *request.method_mut() = decisions
-                .one_of(&[Method::GET, Method::POST, Method::OPTIONS, Method::HEAD])
+                .one_of(&[
+                    Method::GET,
+                    Method::POST,
+                    Method::PUT,
+                    Method::DELETE,
+                    Method::OPTIONS,
+                    Method::HEAD,
+                ])
                 .clone();
         }
         _ => {

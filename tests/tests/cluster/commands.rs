@@ -7,11 +7,11 @@ use tokio::process::Command;
 
 use crate::{binary, demo_cluster};
 
-async fn planaria(arguments: &[&str]) -> Result<Output> {
+pub(crate) async fn planaria(arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(binary()).args(arguments).env("HOME", "/nonexistent").output().await?)
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
