@@ -1,11 +1,12 @@
 //! The command line.
 
-mod api;
 mod backup;
 mod cluster;
 mod config;
 mod flags;
 mod logging;
+mod models;
+mod node_api;
 mod plan;
 mod serve;
 mod status;
@@ -46,6 +47,9 @@ enum Command {
     Backup(backup::BackupFlags),
     /// Make a node's memory of such a file; the node must not run.
     Restore(backup::RestoreFlags),
+    /// Show and change which models the cluster serves.
+    #[command(subcommand)]
+    Models(models::ModelsCommand),
     /// Show the effective settings and where each came from.
     Config(config::ConfigFlags),
     /// The process that computes a shard; started by `serve`.
@@ -75,6 +79,7 @@ pub fn main() -> ExitCode {
         Command::Plan(flags) => plan::run(&flags),
         Command::Backup(flags) => backup::backup_store(&flags),
         Command::Restore(flags) => backup::restore_store(&flags),
+        Command::Models(command) => models::run(&command),
         Command::Config(flags) => config::run(&flags),
         Command::Worker => {
             logging::start_worker();

@@ -83,6 +83,9 @@ pub struct ModelView {
     pub strategy: Strategy,
     /// The running plan's epoch.
     pub epoch: Option<Epoch>,
+    /// Longest sequence that the running plan has memory for, in tokens.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// The running plan.
     pub stages: Vec<StageView>,
     /// Whether there would be a plan whichever of its nodes died.
@@ -113,6 +116,7 @@ impl ModelView {
             reason: "the node is starting".to_owned(),
             strategy,
             epoch: None,
+            context: None,
             stages: Vec::new(),
             n_minus_1_safe: false,
             failover: BTreeMap::new(),
@@ -239,8 +243,12 @@ fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strate
         name: name.clone(),
         state: model.state,
         reason: model.reason.clone(),
-        strategy: plan.map_or(strategy, |plan| plan.parts().strategy),
+        strategy: plan.map_or_else(
+            || view.desired().get(name).and_then(|wanted| wanted.strategy).unwrap_or(strategy),
+            |plan| plan.parts().strategy,
+        ),
         epoch: plan.map(Plan::epoch),
+        context: plan.map(|plan| plan.parts().context),
         stages: plan.map_or_else(Vec::new, |plan| stage_views(view, plan)),
         n_minus_1_safe: !failover.is_empty() && failover.values().all(Option::is_some),
         failover,

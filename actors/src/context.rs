@@ -9,13 +9,15 @@ use tokio::sync::watch;
 
 use crate::capabilities::CapabilitiesHandle;
 use crate::cluster_view::ClusterView;
+use crate::desired::{DesiredHandle, DesiredMap};
+use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;
 use crate::membership::{MembershipHandle, View};
 use crate::router::Router;
 use crate::scheduler::{PlanTable, SchedulerHandle};
 use crate::sequence::SequencesHandle;
-use crate::wire::HeldModel;
+use crate::served::ServedModels;
 use crate::worker::WorkersHandle;
 
 /// One node, from the inside.
@@ -27,16 +29,18 @@ pub struct Context {
     pub settings: Settings,
     /// Memory that it offers, in bytes.
     pub memory_bytes: u64,
-    /// The models that it has on disk.
-    pub held: Vec<HeldModel>,
-    /// The models that it has on disk and cannot use, with the reason.
-    pub unusable: Vec<(ModelName, String)>,
+    /// The models that it has on disk, kept by the inventory.
+    pub inventory: watch::Sender<Arc<Inventory>>,
+    /// Tokenizers and templates of those models.
+    pub served: Arc<ServedModels>,
     /// Its QUIC endpoint.
     pub endpoint: Endpoint,
     /// Its store.
     pub store: Store,
     /// The way of data frames.
     pub router: Router,
+    /// What the cluster is to serve, as it lies on disk, kept by the desired state's actor.
+    pub desired: watch::Sender<DesiredMap>,
     /// The members, kept by membership.
     pub view: watch::Sender<View>,
     /// The plans in force and the states of models, kept by the scheduler.
@@ -64,6 +68,10 @@ pub struct Handles {
     pub workers: WorkersHandle,
     /// Runs the generations of this node's clients.
     pub sequences: SequencesHandle,
+    /// Looks for models on the disk.
+    pub inventory: InventoryHandle,
+    /// Keeps what the cluster is to serve.
+    pub desired: DesiredHandle,
 }
 
 impl Handles {
@@ -78,6 +86,8 @@ impl Handles {
             scheduler: SchedulerHandle::vacant(),
             workers: WorkersHandle::vacant(),
             sequences: SequencesHandle::vacant(),
+            inventory: InventoryHandle::vacant(),
+            desired: DesiredHandle::vacant(),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! (has it the key?) and then a route. An answer is made in four steps, each with a module:
 //! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
-//! sends them as they come. `models` and `cluster` hold the other routes, `server` the
+//! sends them as they come. `models`, `cluster` and `catalog` hold the other routes, `server` the
 //! connections, `error` all that can go wrong.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
@@ -14,6 +14,7 @@
 mod answer;
 mod auth;
 mod body;
+mod catalog;
 mod cluster;
 mod error;
 mod generate;
@@ -33,7 +34,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tokio::sync::{Semaphore, watch};
 
 pub use self::auth::{ApiKey, InvalidApiKey};
@@ -42,6 +43,7 @@ use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
 pub use self::server::serve;
 use crate::backups::Backups;
+use crate::catalog::Catalog;
 use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
 use crate::scheduler::preview::Previewer;
@@ -54,6 +56,8 @@ pub struct State {
     pub generator: Arc<dyn Generator>,
     /// The cluster as this node sees it.
     pub view: watch::Receiver<Arc<ClusterView>>,
+    /// The models of the cluster.
+    pub catalog: Arc<dyn Catalog>,
     /// Tokenizers and templates of the models on this node.
     pub models: Arc<ServedModels>,
     /// The key that every route but `/health` demands.
@@ -66,7 +70,7 @@ pub struct State {
     pub previewer: Previewer,
     /// Who copies what the node remembers.
     pub backups: Backups,
-    /// Setting `context`: longest sequence in tokens.
+    /// Setting `context`: longest sequence in tokens of a model that has no plan yet.
     pub context: u32,
     /// Bounds on what clients may take up.
     pub limits: Limits,
@@ -117,6 +121,7 @@ type Shared = Arc<Parts>;
 struct Parts {
     generator: Arc<dyn Generator>,
     view: watch::Receiver<Arc<ClusterView>>,
+    catalog: Arc<dyn Catalog>,
     models: Arc<ServedModels>,
     api_key: Option<ApiKey>,
     allowed_hosts: AllowedHosts,
@@ -140,6 +145,7 @@ pub fn router(state: State) -> Router {
     let shared = Arc::new(Parts {
         generator: state.generator,
         view: state.view,
+        catalog: state.catalog,
         models: state.models,
         api_key: state.api_key,
         allowed_hosts: AllowedHosts::new(&state.allowed_hosts),
@@ -161,6 +167,8 @@ pub fn router(state: State) -> Router {
         .route("/cluster", get(cluster::cluster))
         .route("/cluster/plan", get(cluster::plan))
         .route("/cluster/backup", post(cluster::backup))
+        .route("/cluster/models", get(catalog::list))
+        .route("/cluster/models/{*name}", put(catalog::put).delete(catalog::delete))
         .fallback(no_such_route)
         .method_not_allowed_fallback(wrong_method)
         // The last layer is the first to see a request.

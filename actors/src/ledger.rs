@@ -4,10 +4,10 @@
 //! the actor only writes, through the store's own writer thread, so no handler waits for a disk.
 //! When it dies nothing is lost: what was acknowledged is on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use planaria_config::Incarnation;
+use planaria_config::{Incarnation, ModelName};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::speed::Speed;
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::context::Context;
+use crate::desired::{self, DesiredMap, Entry};
 use crate::plan::Plan;
 use crate::slot::Slot;
 
@@ -24,6 +25,9 @@ const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
 const GENERATION: Table<str, u64> = Table::new("generation");
 const PLANS: Table<str, Plan> = Table::new("plan");
 const MEASURED: Table<str, Measured> = Table::new("measured");
+const DESIRED: Table<str, Entry> = Table::new("desired");
+/// The models that the node's settings have asserted.
+const ASSERTED: Table<str, ()> = Table::new("asserted");
 
 /// The key of the only row of a table.
 const ONLY: &str = "self";
@@ -39,6 +43,8 @@ pub struct Memory {
     pub plans: Vec<Plan>,
     /// What it found out about its machine.
     pub measured: Measured,
+    /// What the cluster is to serve, with what the settings assert.
+    pub desired: DesiredMap,
 }
 
 /// What a node found out about its machine.
@@ -71,11 +77,12 @@ pub enum RecallError {
 
 impl Memory {
     /// Reads the store, and begins a new life of the node in it: on return the new generation is
-    /// on disk, so no two lives can share one.
+    /// on disk, so no two lives can share one, and so is what the `named` models of the settings
+    /// change in the desired state `now` (milliseconds since 1970).
     ///
     /// # Errors
     /// When the store cannot be read or written, or holds a damaged key.
-    pub fn recall(store: &Store) -> Result<Self, RecallError> {
+    pub fn recall(store: &Store, named: &[ModelName], now: u64) -> Result<Self, RecallError> {
         let mut batch = Batch::new();
         let identity = match IDENTITY.get(store, ONLY)? {
             Some(seed) => {
@@ -91,11 +98,12 @@ impl Memory {
         };
         let generation = GENERATION.get(store, ONLY)?.unwrap_or(0) + 1;
         batch.put(&GENERATION, ONLY, &generation);
+        let incarnation = Incarnation { node: identity.node_id(), generation };
+        let desired = recall_desired(store, incarnation, named, now, &mut batch)?;
         store.commit(batch)?;
         let plans = PLANS.scan(store)?.into_iter().map(|(_, plan)| plan).collect();
-        let incarnation = Incarnation { node: identity.node_id(), generation };
         let measured = MEASURED.get(store, ONLY)?.unwrap_or_default();
-        Ok(Self { identity, incarnation, plans, measured })
+        Ok(Self { identity, incarnation, plans, measured, desired })
     }
 }
 
@@ -112,6 +120,61 @@ pub fn begin_after_restore(store: &Store, unix_seconds: u64) -> Result<(), Recal
     batch.put(&GENERATION, ONLY, &former.max(unix_seconds));
     store.commit(batch)?;
     Ok(())
+}
+
+fn recall_desired(
+    store: &Store,
+    me: Incarnation,
+    named: &[ModelName],
+    now: u64,
+    batch: &mut Batch,
+) -> Result<DesiredMap, ReadError> {
+    // A row under what is no model's name is from nowhere; it names no model to serve either.
+    let model = |name: String| name.parse::<ModelName>().ok();
+    let rows = DESIRED.scan(store)?.into_iter();
+    let mut map: DesiredMap =
+        rows.filter_map(|(name, entry)| Some((model(name)?, entry))).collect();
+    let asserted: BTreeSet<ModelName> =
+        ASSERTED.scan(store)?.into_iter().filter_map(|(name, ())| model(name)).collect();
+    let assertion = desired::settings::assert(me.node, now, &map, &asserted, named);
+    for (model, entry) in &assertion.put {
+        map.put(model, *entry);
+        batch.put(&DESIRED, model.as_str(), entry);
+    }
+    for model in &assertion.asserted {
+        batch.put(&ASSERTED, model.as_str(), &());
+    }
+    for (model, is_forgotten) in &assertion.dropped {
+        batch.remove(&ASSERTED, model.as_str());
+        if *is_forgotten {
+            map.forget(model);
+            batch.remove(&DESIRED, model.as_str());
+        }
+        tracing::info!(%model, forgotten = is_forgotten, "the settings name this model no more; \
+            where others ask for it, `planaria models rm` removes it");
+    }
+    for (model, entry) in &assertion.overruled {
+        tracing::warn!(%model, peer = ?entry.stamp.node(), "the settings name a model that was \
+            removed from the cluster: `planaria models add` brings it back");
+    }
+    Ok(map)
+}
+
+/// Writes entries of the desired state and removes others, and calls `then` on the store's thread.
+pub(crate) fn store_desired(
+    store: &Store,
+    put: &[(ModelName, Entry)],
+    forget: &[ModelName],
+    then: impl FnOnce(Result<(), CommitError>) + Send + 'static,
+) {
+    let mut batch = Batch::new();
+    for (model, entry) in put {
+        batch.put(&DESIRED, model.as_str(), entry);
+    }
+    for model in forget {
+        batch.remove(&DESIRED, model.as_str());
+    }
+    store.commit_then(batch, then);
 }
 
 /// Speaks to the ledger.
@@ -183,5 +246,66 @@ impl Actor for LedgerActor {
             }
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::{Stamp, Wanted};
+
+    const NOON: u64 = 1_800_000_000_000;
+
+    fn named() -> Vec<ModelName> {
+        vec!["a".parse().unwrap(), "org/b".parse().unwrap()]
+    }
+
+    #[test]
+    fn a_node_recalls_who_it_is_and_what_the_cluster_serves() {
+        let store = Store::in_memory();
+        let first = Memory::recall(&store, &named(), NOON).unwrap();
+        assert_eq!(first.desired, DesiredMap::granted(first.incarnation.node, named()));
+        let second = Memory::recall(&store, &named(), NOON).unwrap();
+        assert_eq!(second.desired, first.desired);
+        assert_eq!(second.incarnation.node, first.incarnation.node);
+        assert_eq!(second.incarnation.generation, first.incarnation.generation + 1);
+    }
+
+    #[test]
+    fn settings_of_a_node_alone_are_followed() {
+        let store = Store::in_memory();
+        let mut models = named();
+        Memory::recall(&store, &models, NOON).unwrap();
+        models.remove(0);
+        for _ in 0..2 {
+            let memory = Memory::recall(&store, &models, NOON).unwrap();
+            assert_eq!(
+                memory.desired.wanted().map(|(model, _)| model).collect::<Vec<_>>(),
+                [&models[0]]
+            );
+        }
+    }
+
+    #[test]
+    fn a_removed_model_stays_removed_until_the_settings_are_changed() {
+        let store = Store::in_memory();
+        let first = Memory::recall(&store, &named(), NOON).unwrap();
+        let model: ModelName = "org/b".parse().unwrap();
+        let stamp = desired::clock::Clock::new(first.incarnation.node).tick(NOON, None);
+        let (told, hear) = std::sync::mpsc::channel();
+        let gone = [(model.clone(), Entry { stamp, wanted: None })];
+        store_desired(&store, &gone, &["a".parse().unwrap()], move |result| {
+            told.send(result).unwrap();
+        });
+        hear.recv().unwrap().unwrap();
+        let again = Memory::recall(&store, &named(), NOON).unwrap().desired;
+        assert_eq!(again, DesiredMap::from_iter(gone));
+
+        // Named no more, and then again.
+        Memory::recall(&store, &[], NOON).unwrap();
+        let back = Memory::recall(&store, &named(), NOON + 1).unwrap().desired;
+        let entry = back.get(&model).unwrap();
+        assert_eq!(entry.wanted, Some(Wanted::default()));
+        assert!(entry.stamp > stamp && entry.stamp != Stamp::unsaid(first.incarnation.node));
     }
 }

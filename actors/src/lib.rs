@@ -1,18 +1,22 @@
 //! The supervision tree of a node, and the `planaria` binary.
 //!
 //! Decisions are pure: [`scheduler::machine`], [`scheduler::placement`], [`sequence::machine`],
-//! [`sequence::admission`], [`membership::Members`], [`capabilities::Measures`], [`links::dialing`], [`supervision`]. The
-//! actors around them receive, ask them, and act; each says in its `//!` what it is for.
+//! [`sequence::admission`], [`membership::Members`], [`capabilities::Measures`], [`desired::machine`],
+//! [`links::dialing`], [`supervision`]. The actors around them receive, ask them, and act; each says
+//! in its `//!` what it is for.
 
 pub mod backups;
 pub mod capabilities;
+pub mod catalog;
 pub mod cli;
 pub mod cluster_view;
 pub mod context;
+pub mod desired;
 mod drain;
 pub mod gateway;
 mod gateway_actor;
 pub mod generation;
+pub mod inventory;
 pub mod ledger;
 pub mod links;
 mod machine;

@@ -1,12 +1,6 @@
-//! What this machine offers: its name, its memory, the models on its disk.
+//! What this machine offers: its name and its memory.
 
-use std::path::Path;
-
-use planaria_config::ModelName;
-use planaria_engine::model_dir::list_models;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
-
-use crate::wire::HeldModel;
 
 /// The machine's name, shortened to what a node's name may be.
 #[must_use]
@@ -45,31 +39,4 @@ pub(crate) fn chip() -> String {
         return String::new();
     };
     system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default()
-}
-
-/// The models in a folder: those that can be used, and those that cannot, with the reason.
-/// Reads headers only.
-#[must_use]
-pub(crate) fn models(dir: &Path) -> (Vec<HeldModel>, Vec<(ModelName, String)>) {
-    let found = match list_models(dir) {
-        Ok(found) => found,
-        Err(error) => {
-            tracing::warn!(dir = %dir.display(), %error, "the models folder cannot be read");
-            return (Vec::new(), Vec::new());
-        }
-    };
-    let (mut held, mut unusable) = (Vec::new(), Vec::new());
-    for (name, model) in found {
-        match model {
-            Ok(model) => {
-                let geometry = model.geometry().clone();
-                held.push(HeldModel { name, digest: model.digest(), geometry });
-            }
-            Err(error) => {
-                tracing::warn!(model = %name, %error, "a model cannot be used");
-                unusable.push((name, error.to_string()));
-            }
-        }
-    }
-    (held, unusable)
 }

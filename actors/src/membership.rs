@@ -2,17 +2,18 @@
 //!
 //! Pure part: [`Members`] takes in links that come and go and what peers report, and gives a
 //! [`View`]. A member is alive while its link is up and it has reported; a lost one stays listed
-//! as down, and its wishes stay, until it is back.
+//! as down until it is back. What is to be served is what the living members know together.
 
 mod actor;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use planaria_config::{Incarnation, LayerRange, ModelName, NodeId};
 
 use crate::cluster_view::NodeState;
+use crate::desired::{DesiredMap, Wanted};
 use crate::plan::Plan;
 use crate::wire::{HeldModel, Report, ShardReport};
 
@@ -22,6 +23,7 @@ pub use actor::{MembershipActor, MembershipHandle, MembershipMessage, send_contr
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     members: Arc<BTreeMap<NodeId, Member>>,
+    desired: Arc<BTreeMap<ModelName, Wanted>>,
 }
 
 /// A member.
@@ -45,15 +47,28 @@ impl Member {
     }
 }
 
-/// What placement depends on of one member.
-pub type PlacementFacts<'a> = (u64, bool, &'a [HeldModel], &'a [ModelName]);
+/// What placement depends on of one member: its memory, whether it is leaving, and its models, usable
+/// and not.
+pub type MemberFacts<'a> = (u64, bool, &'a [HeldModel], &'a [(ModelName, String)]);
+
+/// What placement depends on: each member, and what is to be served.
+pub type PlacementFacts<'a> =
+    (BTreeMap<(NodeState, Incarnation), MemberFacts<'a>>, &'a BTreeMap<ModelName, Wanted>);
 
 impl View {
     /// A view of these members.
     #[must_use]
     pub fn of(members: impl IntoIterator<Item = Member>) -> Self {
-        let members = members.into_iter().map(|member| (member.incarnation.node, member));
-        Self { members: Arc::new(members.collect()) }
+        Self::new(members.into_iter().map(|member| (member.incarnation.node, member)).collect())
+    }
+
+    fn new(members: BTreeMap<NodeId, Member>) -> Self {
+        let mut desired = DesiredMap::default();
+        for member in members.values().filter(|member| member.state == NodeState::Alive) {
+            desired.merge(&member.report.desired);
+        }
+        let wanted = desired.wanted().map(|(model, wanted)| (model.clone(), *wanted)).collect();
+        Self { members: Arc::new(members), desired: Arc::new(wanted) }
     }
 
     /// All members, down ones too.
@@ -107,7 +122,7 @@ impl View {
         if let Some(member) = members.get_mut(&node) {
             member.state = NodeState::Down;
         }
-        Self { members: Arc::new(members) }
+        Self { members: Arc::new(members), desired: Arc::clone(&self.desired) }
     }
 
     /// Whether every incarnation of a plan lives.
@@ -116,23 +131,22 @@ impl View {
         plan.stages().iter().all(|stage| self.is_alive(stage.incarnation))
     }
 
-    /// The models that any member was asked to serve.
+    /// The models that the cluster is to serve, by name.
     #[must_use]
-    pub fn desired(&self) -> BTreeSet<ModelName> {
-        self.all().flat_map(|member| member.report.desired.iter().cloned()).collect()
+    pub fn desired(&self) -> &BTreeMap<ModelName, Wanted> {
+        &self.desired
     }
 
     /// What a new plan would depend on: when it is equal, so is the plan.
     #[must_use]
-    pub fn placement_facts(&self) -> BTreeMap<(NodeState, Incarnation), PlacementFacts<'_>> {
-        self.all()
-            .map(|member| {
-                let report = &member.report;
-                let (models, desired) = (report.models.as_slice(), report.desired.as_slice());
-                let facts = (report.memory_bytes, report.leaving, models, desired);
-                ((member.state, member.incarnation), facts)
-            })
-            .collect()
+    pub fn placement_facts(&self) -> PlacementFacts<'_> {
+        let members = self.all().map(|member| {
+            let report = &member.report;
+            let (held, unusable) = (report.models.as_slice(), report.unusable.as_slice());
+            let facts = (report.memory_bytes, report.leaving, held, unusable);
+            ((member.state, member.incarnation), facts)
+        });
+        (members.collect(), &self.desired)
     }
 }
 
@@ -199,7 +213,7 @@ impl Members {
             }
             Event::Own(report) => self.put(self.me, self.address, report)?,
         }
-        Some(View { members: Arc::new(self.members.clone()) })
+        Some(View::new(self.members.clone()))
     }
 
     /// `None` when nothing changed.

@@ -1,7 +1,7 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`]: ledger, links, membership, capabilities,
-//! scheduler, workers, sequences, gateway. Rest-for-one: when one dies, it and all that were
+//! Children, in the order of [`TABLE`]: ledger, links, membership, capabilities, scheduler, workers,
+//! sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
 use std::net::TcpListener;
@@ -13,8 +13,10 @@ use tokio::sync::oneshot;
 
 use crate::capabilities::{CapabilitiesActor, CapabilitiesArgs};
 use crate::context::Context;
+use crate::desired::DesiredActor;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
+use crate::inventory::InventoryActor;
 use crate::ledger::{LedgerActor, Measured};
 use crate::links::LinksActor;
 use crate::membership::MembershipActor;
@@ -221,6 +223,16 @@ impl RootState {
             "sequences" => {
                 let (actor, _) = Actor::spawn_linked(None, SequencesActor, context, root).await?;
                 handles.sequences.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "inventory" => {
+                let (actor, _) = Actor::spawn_linked(None, InventoryActor, context, root).await?;
+                handles.inventory.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "desired" => {
+                let (actor, _) = Actor::spawn_linked(None, DesiredActor, context, root).await?;
+                handles.desired.0.fill(actor.clone());
                 actor.get_cell()
             }
             _ => {

@@ -122,12 +122,13 @@ impl Plan {
         self.parts.stages.iter().map(|stage| stage.incarnation.node)
     }
 
-    /// Whether both deal out the same layers of the same model to the same incarnations, whatever
-    /// their epochs.
+    /// Whether both deal out the same layers of the same model to the same incarnations in the
+    /// same way, whatever their epochs.
     #[must_use]
     pub fn same_layout(&self, other: &Self) -> bool {
         self.parts.model == other.parts.model
             && self.parts.digest == other.parts.digest
+            && self.parts.strategy == other.parts.strategy
             && self.parts.context == other.parts.context
             && self.parts.max_sequences == other.parts.max_sequences
             && self.parts.stages == other.parts.stages

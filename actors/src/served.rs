@@ -111,6 +111,11 @@ impl ServedModels {
         Ok(Arc::clone(model))
     }
 
+    /// Reads a model anew when it is asked for next: its files have changed.
+    pub fn forget(&self, name: &ModelName) {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).by_name.remove(name);
+    }
+
     async fn read(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
         let folder = self.folder.join(name.as_str());
         let owned = name.clone();

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Capabilities;
 use crate::cluster_view::{SequenceCounts, ShardState};
+use crate::desired::DesiredMap;
 use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
 
@@ -64,8 +65,9 @@ pub struct Report {
     pub port: u16,
     /// Memory that it offers.
     pub memory_bytes: u64,
-    /// The models that were asked for on this node.
-    pub desired: Vec<ModelName>,
+    /// What the cluster is to serve, as far as it knows.
+    #[serde(default)]
+    pub desired: DesiredMap,
     /// The models whose files it has.
     pub models: Vec<HeldModel>,
     /// The models that it has on disk and cannot use, with the reason.

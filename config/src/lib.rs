@@ -16,7 +16,7 @@ pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId};
 pub use layers::{InvalidLayerRange, LayerRange};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
-    Environment, InvalidSettings, LogFormat, Mistake, Origin, Overrides, PeerAddress, SETTINGS,
-    SettingDoc, SettingValue, Settings, Strategy,
+    CONTEXT_TOKENS, Environment, InvalidSettings, LogFormat, Mistake, Origin, Overrides,
+    PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings, Strategy,
 };
 pub use units::{ByteSize, InvalidByteSize};

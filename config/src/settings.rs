@@ -7,6 +7,7 @@ mod table;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -17,6 +18,12 @@ use thiserror::Error;
 use crate::{ByteSize, ModelName};
 use layers::Layers;
 pub use table::{SETTINGS, SettingDoc};
+
+/// Longest sequence that can be asked for, in tokens.
+pub const CONTEXT_TOKENS: RangeInclusive<u32> = 16..=1 << 24;
+
+/// Sequences at once that can be asked for.
+pub const SEQUENCES: RangeInclusive<u32> = 1..=4096;
 
 /// Environment variables, as an argument so that tests and simulations have their own.
 pub type Environment = BTreeMap<String, String>;
@@ -288,13 +295,13 @@ impl Settings {
         let api_key_file = layers.optional("api-key-file", path);
         let allowed_hosts = layers.many("allowed-hosts", text);
         let cors_origins = layers.many("cors-origins", origin);
-        let context = layers.one("context", |text| whole_number(text, 16, 1 << 24));
-        let max_sequences = layers.one("max-sequences", |text| whole_number(text, 1, 4096));
-        let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1, 4096));
+        let context = layers.one("context", |text| whole_number(text, CONTEXT_TOKENS));
+        let max_sequences = layers.one("max-sequences", |text| whole_number(text, SEQUENCES));
+        let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1..=4096));
         let replan_after = layers.one("replan-after", duration);
         let standby = layers.one("standby", switch);
-        let max_queued = layers.one("max-queued", |text| whole_number(text, 0, 65_536));
-        let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1, 65_536));
+        let max_queued = layers.one("max-queued", |text| whole_number(text, 0..=65_536));
+        let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1..=65_536));
         let step_timeout = layers.one("step-timeout", duration);
         let load_timeout = layers.one("load-timeout", duration);
         let drain_timeout = layers.one("drain-timeout", duration);
@@ -408,9 +415,10 @@ fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-fn whole_number(text: &str, least: u32, most: u32) -> Result<u32, String> {
+fn whole_number(text: &str, range: RangeInclusive<u32>) -> Result<u32, String> {
+    let (least, most) = (range.start(), range.end());
     match text.parse() {
-        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Ok(number) if range.contains(&number) => Ok(number),
         _ => Err(format!("`{text}` is not a whole number from {least} to {most}")),
     }
 }

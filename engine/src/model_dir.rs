@@ -162,15 +162,13 @@ impl ModelDir {
     }
 }
 
-/// Every model below `models_dir`, by name: folders, and folders in folders (`organisation/name`),
-/// that hold a `config.json`. Folders whose names are no model names are passed over.
+/// The names of all models below `models_dir`, in order: folders, and folders in folders
+/// (`organisation/name`), that hold a `config.json`. Folders whose names are no model names are
+/// passed over. Whether a model can be used is for [`ModelDir::open`] to say.
 ///
 /// # Errors
-/// When `models_dir` itself cannot be read. What is wrong with one model stands beside its name.
-#[expect(clippy::type_complexity, reason = "a list of names with what came of each")]
-pub fn list_models(
-    models_dir: &Path,
-) -> Result<Vec<(ModelName, Result<ModelDir, ModelError>)>, ModelError> {
+/// When `models_dir` itself cannot be read.
+pub fn model_names(models_dir: &Path) -> Result<Vec<ModelName>, ModelError> {
     let mut names = Vec::new();
     for folder in folder_names(models_dir)? {
         if models_dir.join(&folder).join("config.json").exists() {
@@ -184,16 +182,10 @@ pub fn list_models(
             );
         }
     }
-    let mut models: Vec<_> = names
-        .into_iter()
-        .filter_map(|name| name.parse::<ModelName>().ok())
-        .map(|name| {
-            let opened = ModelDir::open(&models_dir.join(name.as_str()));
-            (name, opened)
-        })
-        .collect();
-    models.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(models)
+    let mut names: Vec<ModelName> =
+        names.into_iter().filter_map(|name| name.parse().ok()).collect();
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// The folders in `folder` whose names can be a part of a model's name.

@@ -136,7 +136,8 @@ impl Actor for CapabilitiesActor {
                 state.measures.arrived(node, bytes, within)
             }
             CapabilitiesMessage::Shards(shards) => {
-                let news = state.measures.shards(&shards, &state.context.held);
+                let inventory = Arc::clone(&state.context.inventory.borrow());
+                let news = state.measures.shards(&shards, &inventory.held());
                 if news {
                     state.remember();
                 }

@@ -12,8 +12,8 @@ use planaria_config::Settings;
 use planaria_storage::{Store, backup, restore};
 use serde::Deserialize;
 
-use super::api::ApiFlags;
 use super::flags::SettingFlags;
+use super::node_api::NodeApi;
 use super::serve::lock;
 use crate::ledger;
 
@@ -24,7 +24,7 @@ pub(super) struct BackupFlags {
     #[command(flatten)]
     node: NodeFlags,
     #[command(flatten)]
-    api: ApiFlags,
+    api: NodeApi,
 }
 
 #[derive(Debug, Args)]

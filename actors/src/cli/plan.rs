@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::Args;
 use planaria_config::{ByteSize, Strategy};
 
-use super::api::ApiFlags;
+use super::node_api::NodeApi;
 use super::table;
 use crate::scheduler::preview::Preview;
 
@@ -22,7 +22,7 @@ pub(super) struct PlanFlags {
     #[arg(long, value_name = "NODE")]
     without: Option<String>,
     #[command(flatten)]
-    api: ApiFlags,
+    api: NodeApi,
     /// As JSON.
     #[arg(long)]
     json: bool,

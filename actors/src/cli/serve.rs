@@ -18,8 +18,10 @@ use super::{EXIT_MELTED, logging};
 use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
+use crate::desired;
 use crate::drain::drain;
 use crate::gateway::{self, ApiKey};
+use crate::inventory::Inventory;
 use crate::ledger::Memory;
 use crate::machine;
 use crate::membership::View;
@@ -54,7 +56,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let api_key = settings.api_key_file.as_deref().map(read_api_key).transpose()?;
     let api = listen(&settings)?;
     let store = open_store(&settings.data_dir)?;
-    let memory = Memory::recall(&store)?;
+    let memory = Memory::recall(&store, &settings.models, desired::now())?;
     let credentials = Credentials::derive(&key, &memory.identity)?;
     let hello = LocalHello {
         generation: memory.incarnation.generation,
@@ -64,8 +66,8 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;
     let models_dir = settings.models_dir.clone();
-    let (held, unusable) =
-        tokio::task::spawn_blocking(move || machine::models(&models_dir)).await?;
+    let look = move || Inventory::look(&models_dir, &Inventory::default());
+    let inventory = tokio::task::spawn_blocking(look).await?;
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
     let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));
 
@@ -75,45 +77,52 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         node: ThisNode { id: me.node, name: settings.name.clone(), incarnation: me.generation },
         nodes: Vec::new(),
         // Not ready until the scheduler says so.
-        models: settings
-            .models
-            .iter()
-            .map(|name| ModelView::starting(name, settings.strategy))
+        models: memory
+            .desired
+            .wanted()
+            .map(|(name, wanted)| {
+                ModelView::starting(name, wanted.strategy.unwrap_or(settings.strategy))
+            })
             .collect(),
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
-    let (view, view_seen) = watch::channel(View::default());
-    let (plans, plans_seen) = watch::channel(PlanTable::default());
-    let previewer = Previewer { view: view_seen, plans: plans_seen, sizing: Sizing::of(&settings) };
+    tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
+        listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
+    let context = Arc::new(Context {
+        router: Router::new(me.node, handles.sequences.clone()),
+        me,
+        memory_bytes: limit,
+        served: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        settings,
+        inventory: watch::Sender::new(Arc::new(inventory)),
+        desired: watch::Sender::new(memory.desired),
+        endpoint,
+        store,
+        view: watch::Sender::new(View::default()),
+        plans: watch::Sender::new(PlanTable::default()),
+        cluster,
+        handles,
+    });
+    let settings = &context.settings;
+    let previewer = Previewer {
+        view: context.view.subscribe(),
+        plans: context.plans.subscribe(),
+        sizing: Sizing::of(settings),
+    };
     let gateway = gateway::State {
-        previewer,
-        backups: Backups::of(store.clone(), &settings.data_dir),
-        generator: Arc::new(handles.sequences.clone()),
+        generator: Arc::new(context.handles.sequences.clone()),
         view: cluster_seen,
-        models: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        catalog: Arc::new(Arc::clone(&context)),
+        previewer,
+        backups: Backups::of(context.store.clone(), &settings.data_dir),
+        models: Arc::clone(&context.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),
         cors_origins: settings.cors_origins.clone(),
         context: settings.context,
         limits: gateway::Limits::default(),
     };
-    tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
-        listen = %endpoint.local_addr(), memory = limit, models = held.len(), "planaria serves");
-    let context = Arc::new(Context {
-        router: Router::new(me.node, handles.sequences.clone()),
-        me,
-        settings,
-        memory_bytes: limit,
-        held,
-        unusable,
-        endpoint,
-        store,
-        view,
-        plans,
-        cluster,
-        handles,
-    });
     let args = NodeArgs {
         context: Arc::clone(&context),
         remembered: memory.plans,

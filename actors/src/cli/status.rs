@@ -7,27 +7,28 @@ use anyhow::Context as _;
 use clap::Args;
 use planaria_config::ByteSize;
 
-use super::api::ApiFlags;
+use super::node_api::NodeApi;
 use super::table;
 use crate::cluster_view::{ClusterView, ModelState, ModelView, NodeState, ShardState};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
     #[command(flatten)]
-    api: ApiFlags,
+    node: NodeApi,
     /// As JSON, as `GET /cluster` answers it.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
-    let text = flags.api.get("/cluster", &[])?;
+    let text = flags.node.get("/cluster", &[])?;
     let mut out = std::io::stdout().lock();
     if flags.json {
         writeln!(out, "{text}")?;
     } else {
-        let view = serde_json::from_str(&text)
-            .with_context(|| format!("{} answered something else than a cluster", flags.api.api))?;
+        let view = serde_json::from_str(&text).with_context(|| {
+            format!("{} answered something else than a cluster", flags.node.url())
+        })?;
         write!(out, "{}", describe(&view))?;
     }
     Ok(ExitCode::SUCCESS)
@@ -70,7 +71,7 @@ fn describe(view: &ClusterView) -> String {
     }
     let mut text = format!("{}\n", nodes.trim_fmt());
     if view.models.is_empty() {
-        text.push_str("\nNo model is asked for: start a node with --model NAME.\n");
+        text.push_str("\nNo model is asked for: `planaria models add NAME` asks for one.\n");
     }
     for model in &view.models {
         let state = match model.state {

@@ -72,7 +72,7 @@ impl ApiError {
     /// The cluster is not asked to serve such a model.
     pub(crate) fn unknown_model(name: &str, served: &[ModelName]) -> Self {
         let served = if served.is_empty() {
-            "no model is served: start a node with `--model NAME`".to_owned()
+            "no model is served: `planaria models add NAME` asks for one".to_owned()
         } else {
             let names: Vec<_> = served.iter().map(ModelName::as_str).collect();
             format!("served are: {}", names.join(", "))
@@ -80,6 +80,16 @@ impl ApiError {
         // A name can be as long as a body.
         let name: String = name.chars().take(200).collect();
         Self::model_not_found(format!("the model `{name}` is not served here; {served}"))
+    }
+
+    /// There is no such model to change anything about.
+    pub(crate) fn no_such_model(message: String) -> Self {
+        Self::model_not_found(message)
+    }
+
+    /// A part of this node does not answer.
+    pub(crate) fn node_unavailable(message: String) -> Self {
+        Self::unavailable(message, "node_unavailable")
     }
 
     fn model_not_found(message: String) -> Self {

@@ -62,7 +62,7 @@ async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Pre
     let name = shared.served_name(&asked.model)?;
     let model = shared.models.get(&name).await.map_err(|error| ApiError::model_not_here(&error))?;
     let given = Given {
-        context: shared.context,
+        context: shared.context_of(&name),
         draw: rand::random(),
         now: i64::try_from(unix_seconds()).unwrap_or(i64::MAX),
     };

@@ -51,6 +51,13 @@ impl super::Parts {
             .ok_or_else(|| ApiError::unknown_model(name, &names))
     }
 
+    /// Longest sequence of a model, in tokens.
+    pub(super) fn context_of(&self, model: &ModelName) -> u32 {
+        let view = self.view.borrow();
+        let planned = view.models.iter().find(|seen| seen.name == *model);
+        planned.and_then(|planned| planned.context).unwrap_or(self.context)
+    }
+
     fn served_names(&self) -> Vec<ModelName> {
         let view = self.view.borrow();
         view.models.iter().map(|model| model.name.clone()).collect()

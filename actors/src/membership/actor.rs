@@ -3,12 +3,13 @@
 //! Parent: root. Children: none. Others tell it what changed on this node; it tells peers at
 //! once, and again every second. When it dies, peers report again within a second.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, NodeId};
+use planaria_config::{Incarnation, ModelName, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -16,9 +17,10 @@ use super::{Event, Members, View};
 use crate::capabilities::Capabilities;
 use crate::cluster_view::SequenceCounts;
 use crate::context::Context;
+use crate::desired::DesiredMap;
 use crate::plan::Plan;
 use crate::slot::Slot;
-use crate::wire::{Control, Report, ShardReport};
+use crate::wire::{Control, HeldModel, Report, ShardReport};
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
 /// far too seldom to matter to a network.
@@ -68,6 +70,16 @@ impl MembershipHandle {
         self.0.tell(MembershipMessage::OwnLeaving);
     }
 
+    /// What the cluster is to serve changed.
+    pub fn own_desired(&self, desired: DesiredMap) {
+        self.0.tell(MembershipMessage::OwnDesired(desired));
+    }
+
+    /// The models on this node's disk changed: those that can be used, and the others.
+    pub fn own_models(&self, held: Vec<HeldModel>, unusable: Vec<(ModelName, String)>) {
+        self.0.tell(MembershipMessage::OwnModels(held, unusable));
+    }
+
     /// The number of this node's sequences changed.
     pub fn own_sequences(&self, counts: SequenceCounts) {
         self.0.tell(MembershipMessage::OwnSequences(counts));
@@ -91,6 +103,10 @@ pub enum MembershipMessage {
     OwnCapabilities(Box<Capabilities>),
     /// This node is about to stop.
     OwnLeaving,
+    /// What the cluster is to serve.
+    OwnDesired(DesiredMap),
+    /// The models on this node's disk, usable and not.
+    OwnModels(Vec<HeldModel>, Vec<(ModelName, String)>),
     /// This node's sequences.
     OwnSequences(SequenceCounts),
     /// A second passed.
@@ -107,6 +123,8 @@ pub struct State {
     context: Arc<Context>,
     members: Members,
     own: Report,
+    /// Peers whose desired state was refused, so that it is said once.
+    refused: BTreeSet<Incarnation>,
 }
 
 impl Actor for MembershipActor {
@@ -120,16 +138,19 @@ impl Actor for MembershipActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         let address = context.endpoint.local_addr();
+        let inventory = context.inventory.borrow().clone();
+        let desired = context.desired.borrow().clone();
         let mut state = State {
+            refused: BTreeSet::new(),
             members: Members::new(context.me, address),
             own: Report {
                 name: context.settings.name.clone(),
                 pid: std::process::id(),
                 port: address.port(),
                 memory_bytes: context.memory_bytes,
-                desired: context.settings.models.clone(),
-                models: context.held.clone(),
-                unusable: context.unusable.clone(),
+                desired,
+                models: inventory.held(),
+                unusable: inventory.unusable(),
                 shards: Vec::new(),
                 plans: Vec::new(),
                 sequences: SequenceCounts::default(),
@@ -161,7 +182,8 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::LinkDown(incarnation) => state.take(Event::LinkDown(incarnation)),
             MembershipMessage::Reported(from, report) => {
-                state.take(Event::Reported(from, *report));
+                let report = state.hear_desired(from, *report);
+                state.take(Event::Reported(from, report));
             }
             MembershipMessage::OwnShards(shards) => {
                 state.context.handles.capabilities.own_shards(shards.clone());
@@ -178,6 +200,15 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::OwnLeaving => {
                 state.own.leaving = true;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnDesired(desired) => {
+                state.own.desired = desired;
+                state.tell_everybody();
+            }
+            MembershipMessage::OwnModels(held, unusable) => {
+                state.own.models = held;
+                state.own.unusable = unusable;
                 state.tell_everybody();
             }
             // Peers can wait a second for a number.
@@ -210,6 +241,23 @@ impl State {
         handles.scheduler.members(view.clone());
         handles.workers.members(view.clone());
         handles.sequences.members(view);
+    }
+
+    /// Passes on what a peer wants served, or refuses it.
+    fn hear_desired(&mut self, from: Incarnation, mut report: Report) -> Report {
+        match report.desired.check() {
+            Ok(()) if report.desired != self.own.desired => {
+                self.context.handles.desired.heard(report.desired.clone());
+            }
+            Ok(()) => {}
+            Err(reason) => {
+                if self.refused.insert(from) {
+                    tracing::error!(peer = %from, %reason, "a peer's desired state is refused");
+                }
+                report.desired = DesiredMap::default();
+            }
+        }
+        report
     }
 
     fn tell_everybody(&mut self) {

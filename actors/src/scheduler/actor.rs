@@ -243,17 +243,17 @@ impl State {
     }
 
     fn publish(&self) {
-        let models = self.view.desired().into_iter().map(|model| {
-            let plan = self.scheduler.plan(&model).cloned().map(Arc::new);
-            let (state, reason) = self.scheduler.state(&model);
-            let failovers = self.scheduler.failovers(&model);
+        let models = self.view.desired().keys().map(|model| {
+            let plan = self.scheduler.plan(model).cloned().map(Arc::new);
+            let (state, reason) = self.scheduler.state(model);
+            let failovers = self.scheduler.failovers(model);
             let failovers = failovers.map(|(node, layout)| {
                 let stages = layout.map(|layout| layout.stages.clone());
                 (node, stages)
             });
             let failovers = failovers.collect();
-            let obstacle = self.scheduler.obstacle(&model).map(str::to_owned);
-            (model, ModelPlan { plan, state, reason, obstacle, failovers })
+            let obstacle = self.scheduler.obstacle(model).map(str::to_owned);
+            (model.clone(), ModelPlan { plan, state, reason, obstacle, failovers })
         });
         let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use planaria_config::{ModelName, NodeId};
 use planaria_engine::partition::usable;
 
-use super::placement::{Layout, Situation, Sizing, Unfit, place_all};
+use super::placement::{Layout, Situation, Sizing, Unfit, place_all, sizings};
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::ShardKey;
@@ -62,10 +62,12 @@ impl Foresight {
         let Some(own) = self.view.member(me).map(|member| &member.report) else {
             return Vec::new();
         };
+        let sizings = sizings(&self.view, self.sizing);
         let bytes = |key: &ShardKey| {
+            let Sizing { context, max_sequences, .. } = *sizings.get(&key.model)?;
             let held = own.models.iter().find(|held| held.digest == key.digest)?;
-            let context = self.sizing.context.min(held.geometry.max_context);
-            Some(held.geometry.peak_bytes(key.layers, context, self.sizing.max_sequences))
+            let context = context.min(held.geometry.max_context);
+            Some(held.geometry.peak_bytes(key.layers, context, max_sequences))
         };
         let current: Vec<ShardKey> =
             self.in_force.values().filter_map(|plan| ShardKey::of(plan, me)).collect();

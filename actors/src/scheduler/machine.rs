@@ -255,10 +255,13 @@ impl Scheduler {
         self.plans.get(model).filter(|plan| self.view.is_alive_plan(plan))
     }
 
-    /// The plans in force, none of whose incarnations is over. One of them may not have been seen
-    /// yet by this node.
+    /// The plans in force, of models that are wanted, none of whose incarnations is over. One of
+    /// them may not have been seen yet by this node.
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
-        let is_over = |plan: &Plan| plan.stages().iter().any(|s| self.view.is_dead(s.incarnation));
+        let is_over = |plan: &Plan| {
+            !self.view.desired().contains_key(plan.model())
+                || plan.stages().iter().any(|s| self.view.is_dead(s.incarnation))
+        };
         self.plans.values().filter(move |plan| !is_over(plan))
     }
 
@@ -392,6 +395,10 @@ impl Scheduler {
 
     fn adopt(&mut self, now: Instant, plan: Plan, actions: &mut Vec<Action>) {
         self.highest = self.highest.max(plan.epoch());
+        if !self.view.desired().contains_key(plan.model()) {
+            // Removed, or the wish for it comes with the report that names the plan again.
+            return;
+        }
         let known = self.plans.get(plan.model()).map(Plan::epoch);
         if known.is_none_or(|known| plan.epoch() > known) {
             let overtaken = self
@@ -458,6 +465,7 @@ impl Scheduler {
         };
         let placed = place_all(situation);
         self.preparing.retain(|model, _| placed.contains_key(model));
+        self.plans.retain(|model, _| placed.contains_key(model));
         self.better_since.retain(|model, _| placed.contains_key(model));
         for (model, placed) in placed {
             match placed {
@@ -495,17 +503,18 @@ impl Scheduler {
     fn choose(&mut self, now: Instant, model: &ModelName, placed: Placed) -> Option<Layout> {
         let is_on_its_way =
             self.preparing.get(model).is_some_and(|p| self.view.is_alive_plan(&p.plan));
-        if is_on_its_way && self.sizing.strategy == Strategy::Latency {
+        let strategy = placed.layout.strategy;
+        if is_on_its_way && strategy == Strategy::Latency {
             // Measures change all the time; who loads is not sent another way for that.
             return None;
         }
         let known = self.plans.get(model).map(Plan::parts);
-        let is_otherwise = known.is_none_or(|plan| plan.strategy != self.sizing.strategy);
+        let is_otherwise = known.is_none_or(|plan| plan.strategy != strategy);
         let Some(in_force) = placed.in_force.filter(|_| !is_otherwise) else {
             self.better_since.remove(model);
             return Some(self.foreseen_layout(model).unwrap_or(placed.layout));
         };
-        let is_better = match self.sizing.strategy {
+        let is_better = match strategy {
             Strategy::Latency => placed.cost.objective < BETTER * in_force.objective,
             // It knows no better and worse: there is one division, and it is to be in force.
             Strategy::RingMemoryWeighted => return Some(placed.layout),
@@ -579,9 +588,9 @@ impl Scheduler {
             model: model.clone(),
             digest: layout.digest,
             layers: layout.layers,
-            strategy: self.sizing.strategy,
+            strategy: layout.strategy,
             context: layout.context,
-            max_sequences: self.sizing.max_sequences,
+            max_sequences: layout.max_sequences,
             stages: layout.stages,
         });
         let plan = match plan {

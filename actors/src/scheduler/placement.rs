@@ -14,6 +14,7 @@ use planaria_engine::partition::latency::{
 use planaria_engine::partition::{self, Member};
 
 use crate::capabilities::LayerSpeeds;
+use crate::desired::Wanted;
 use crate::membership::View;
 use crate::plan::{Assignment, Plan};
 
@@ -41,6 +42,17 @@ impl Sizing {
             streams: settings.plan_streams,
         }
     }
+
+    /// The same with what a model is wanted with.
+    #[must_use]
+    pub fn with(self, wanted: &Wanted) -> Self {
+        Self {
+            strategy: wanted.strategy.unwrap_or(self.strategy),
+            context: wanted.context.unwrap_or(self.context),
+            max_sequences: wanted.max_sequences.unwrap_or(self.max_sequences),
+            ..self
+        }
+    }
 }
 
 /// Which member must not hold which model, and why.
@@ -66,8 +78,12 @@ pub struct Layout {
     pub digest: ModelDigest,
     /// The number of layers.
     pub layers: u32,
+    /// How they were dealt out.
+    pub strategy: Strategy,
     /// Longest sequence, in tokens.
     pub context: u32,
+    /// Number of such sequences at once.
+    pub max_sequences: u32,
     /// The stages.
     pub stages: Vec<Assignment>,
 }
@@ -92,21 +108,29 @@ pub struct Placed {
 /// members offer, so that the models together fit.
 #[must_use]
 pub fn place_all(situation: Situation<'_>) -> BTreeMap<ModelName, Result<Placed, String>> {
-    place_models(situation, situation.view.desired())
+    place_models(situation, sizings(situation.view, situation.sizing))
 }
 
-/// The same for these models, whether they are desired or not.
+/// How each desired model is to be placed, where `sizing` is what holds for those of which nothing else
+/// was said.
+#[must_use]
+pub fn sizings(view: &View, sizing: Sizing) -> BTreeMap<ModelName, Sizing> {
+    let desired = view.desired().iter();
+    desired.map(|(model, wanted)| (model.clone(), sizing.with(wanted))).collect()
+}
+
+/// The same as [`place_all`] for these models, whether they are desired or not.
 #[must_use]
 pub fn place_models(
     situation: Situation<'_>,
-    models: impl IntoIterator<Item = ModelName>,
+    models: BTreeMap<ModelName, Sizing>,
 ) -> BTreeMap<ModelName, Result<Placed, String>> {
     let view = situation.view;
     let mut free: BTreeMap<NodeId, u64> =
         view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
     let mut placed = BTreeMap::new();
-    for model in models {
-        let found = place(situation, &free, &model);
+    for (model, sizing) in models {
+        let found = place(Situation { sizing, ..situation }, &free, &model);
         if let Ok(found) = &found {
             for (stage, bytes) in found.layout.stages.iter().zip(&found.stage_bytes) {
                 if let Some(free) = free.get_mut(&stage.incarnation.node) {
@@ -172,7 +196,8 @@ fn place(
         })
         .collect();
     let layers = geometry.layers().get();
-    let layout = Layout { digest, layers, context, stages };
+    let Sizing { strategy, max_sequences, .. } = sizing;
+    let layout = Layout { digest, layers, strategy, context, max_sequences, stages };
     Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside })
 }
 

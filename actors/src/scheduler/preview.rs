@@ -1,6 +1,6 @@
 //! What a plan would be, and what it would cost: for `planaria plan`. Changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
 use planaria_engine::partition::latency::Cost;
@@ -9,7 +9,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use super::PlanTable;
-use super::placement::{Placed, Situation, Sizing, Unfit, place_models};
+use super::placement::{Placed, Situation, Sizing, Unfit, place_models, sizings};
 use crate::membership::View;
 
 /// A question to be answered by a [`Preview`].
@@ -115,11 +115,11 @@ impl Previewer {
         if let Some(wanted) = &question.without {
             view = view.without(node_of(&view, wanted)?);
         }
-        let strategy = question.strategy.unwrap_or(self.sizing.strategy);
-        let sizing = Sizing { strategy, ..self.sizing };
         let model = &question.model;
-        let mut models: BTreeSet<ModelName> = view.desired();
-        models.insert(model.clone());
+        let mut models = sizings(&view, self.sizing);
+        let sizing = models.entry(model.clone()).or_insert(self.sizing);
+        sizing.strategy = question.strategy.unwrap_or(sizing.strategy);
+        let sizing = *sizing;
         let unfit = Unfit::new();
         let situation = Situation { view: &view, sizing, unfit: &unfit, in_force: &in_force };
         let placed = place_models(situation, models).remove(model);
@@ -128,7 +128,7 @@ impl Previewer {
             Ok(placed) => feasible(&view, model, sizing, &placed, &in_force),
             Err(reason) => Preview {
                 model: model.clone(),
-                strategy,
+                strategy: sizing.strategy,
                 feasible: false,
                 reason,
                 streams: sizing.streams,

@@ -59,6 +59,8 @@ pub const TABLE: &[Row] = &[
     part("scheduler", "a plan in preparation; plans in force come back from the ledger and peers"),
     part("workers", "the worker processes and with them the KV caches"),
     part("sequences", "the running sequences: their clients get an error"),
+    part("inventory", "nothing: the models folder is read again"),
+    part("desired", "changes that were not acknowledged yet; the map is on disk and at the peers"),
     part("gateway", "open HTTP connections"),
     Row {
         actor: "peer",

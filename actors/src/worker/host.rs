@@ -226,7 +226,7 @@ impl State {
     fn adopt(&mut self, plan: &Plan) -> Command {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
         let mut kv_bytes = 0;
-        if let Some(held) = self.context.held.iter().find(|held| held.name == self.key.model) {
+        if let Some(held) = self.context.inventory.borrow().get(&self.key.model) {
             let tokens = u64::from(context) * u64::from(sequences);
             kv_bytes = held.geometry.kv_bytes(self.key.layers, tokens);
             self.report.work.predicted_bytes =

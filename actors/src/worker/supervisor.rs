@@ -4,7 +4,7 @@
 //! ask for, keeps what plans in force want, and stops what nobody wants any more and no sequence
 //! uses. When it dies all workers die, and are loaded again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,6 +101,8 @@ pub struct State {
     /// The newest plan that was prepared for each model, until it or a newer one is in force: the
     /// planner may wait long for another node.
     prepared: BTreeMap<ModelName, Arc<Plan>>,
+    /// The models that the cluster was last asked to serve.
+    desired: BTreeSet<ModelName>,
     wanted: Vec<ShardKey>,
     /// For plans that may come.
     standby: Vec<ShardKey>,
@@ -143,6 +145,7 @@ impl Actor for WorkersActor {
             shards: BTreeMap::new(),
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
+            desired: BTreeSet::new(),
             wanted: Vec::new(),
             standby: Vec::new(),
         })
@@ -172,6 +175,7 @@ impl Actor for WorkersActor {
                 for shard in state.shards.values().filter_map(|shard| shard.handle.as_ref()) {
                     shard.members(view.clone());
                 }
+                state.desire(&view);
             }
             WorkersMessage::Changed(key, report) => {
                 if let Some(shard) = state.shards.get_mut(&key) {
@@ -279,6 +283,15 @@ impl State {
         });
         shard.host = Some(cell);
         shard.handle = Some(handle);
+    }
+
+    /// What was prepared for a model that was removed since will never be in force. (For one that
+    /// this node has yet to hear of, it may.)
+    fn desire(&mut self, view: &View) {
+        let desired: BTreeSet<ModelName> = view.desired().keys().cloned().collect();
+        let removed = |model: &ModelName| self.desired.contains(model) && !desired.contains(model);
+        self.prepared.retain(|model, _| !removed(model));
+        self.desired = desired;
     }
 
     fn in_force(&mut self, plans: &[Plan]) {

@@ -1,15 +1,19 @@
-//! A generator that plays a script and remembers what it was asked.
+//! A generator that plays a script and remembers what it was asked, and a catalog that only lists.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use planaria_actors::catalog::{Catalog, CatalogModel, ModelList};
+use planaria_actors::desired::Wanted;
+use planaria_actors::desired::machine::ChangeError;
 use planaria_actors::generation::{
     Event, FinishReason, Generation, GenerationError, Generator, Request, SubmitError, Token,
 };
-use planaria_config::SequenceId;
+use planaria_config::{ModelName, SequenceId};
 use planaria_engine::sampler::Logprobs;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
@@ -183,5 +187,62 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         self.0.add_permits(1);
+    }
+}
+
+/// A catalog whose wishes come true at once.
+pub(crate) struct CatalogDouble {
+    list: Mutex<ModelList>,
+    looks: AtomicUsize,
+}
+
+impl CatalogDouble {
+    pub(crate) fn new(list: ModelList) -> Self {
+        Self { list: Mutex::new(list), looks: AtomicUsize::new(0) }
+    }
+
+    /// How often the models folder was looked into.
+    pub(crate) fn looks(&self) -> usize {
+        self.looks.load(Ordering::SeqCst)
+    }
+}
+
+impl Catalog for CatalogDouble {
+    fn list(&self) -> ModelList {
+        self.list.lock().unwrap().clone()
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(()).boxed()
+    }
+
+    fn change(
+        &self,
+        model: ModelName,
+        wanted: Option<Wanted>,
+    ) -> BoxFuture<'_, Result<(), ChangeError>> {
+        let models = &mut self.list.lock().unwrap().models;
+        let known = models.iter_mut().find(|known| known.name == model);
+        let result = match known {
+            Some(known) if wanted.is_some() || known.wanted.is_some() => {
+                known.wanted = wanted;
+                Ok(())
+            }
+            None if wanted.is_some() => {
+                models.push(CatalogModel {
+                    name: model,
+                    wanted,
+                    changed: None,
+                    state: None,
+                    reason: String::new(),
+                    held: Vec::new(),
+                    unusable: Vec::new(),
+                });
+                Ok(())
+            }
+            _ => Err(ChangeError::NotWanted(model)),
+        };
+        std::future::ready(result).boxed()
     }
 }

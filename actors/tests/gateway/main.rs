@@ -10,6 +10,7 @@
 
 mod access;
 mod answers;
+mod catalog;
 mod client;
 mod cluster;
 mod connections;

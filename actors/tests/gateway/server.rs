@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use planaria_actors::backups::Backups;
+use planaria_actors::catalog::{CatalogModel, Holding, ModelList};
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::membership::View;
@@ -20,13 +21,14 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::client::Client;
-use crate::double::{Double, Script};
+use crate::double::{CatalogDouble, Double, Script};
 use crate::model;
 
 /// Ends with the test.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     pub(crate) double: Arc<Double>,
+    pub(crate) catalog: Arc<CatalogDouble>,
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
     pub(crate) models_dir: PathBuf,
     pub(crate) shutdown: Option<oneshot::Sender<()>>,
@@ -71,10 +73,12 @@ pub(crate) async fn start_with(
     let double = Double::new(scripts);
     let models_dir = model::models_dir();
     model::write(&models_dir);
+    let catalog = Arc::new(CatalogDouble::new(list()));
     let (view, seen) = watch::channel(Arc::new(cluster()));
     let state = State {
         generator: Arc::clone(&double) as Arc<_>,
         view: seen,
+        catalog: Arc::clone(&catalog) as Arc<_>,
         models: Arc::new(ServedModels::new(&models_dir)),
         previewer: previewer(),
         backups: Backups::of(Store::in_memory(), &models_dir),
@@ -88,7 +92,7 @@ pub(crate) async fn start_with(
     let task = tokio::spawn(gateway::serve(listener, state, async {
         drop(asked.await);
     }));
-    Server { address, double, view, models_dir, shutdown: Some(shutdown), task }
+    Server { address, double, catalog, view, models_dir, shutdown: Some(shutdown), task }
 }
 
 /// One node that can answer.
@@ -110,6 +114,7 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         reason: String::new(),
         strategy: Strategy::RingMemoryWeighted,
         epoch: None,
+        context: None,
         stages: Vec::new(),
         n_minus_1_safe: false,
         failover: BTreeMap::new(),
@@ -122,6 +127,27 @@ fn previewer() -> Previewer {
     let (_, view) = watch::channel(View::default());
     let (_, plans) = watch::channel(PlanTable::default());
     Previewer { view, plans, sizing }
+}
+
+/// One model that is held and wanted by nobody.
+fn list() -> ModelList {
+    let held = CatalogModel {
+        name: model::NAME.parse().unwrap(),
+        wanted: None,
+        changed: None,
+        state: None,
+        reason: String::new(),
+        held: vec![Holding {
+            node: NodeId::from_bytes([1; 32]),
+            name: "a".to_owned(),
+            digest: "ab".repeat(32).parse().unwrap(),
+            layers: 4,
+            bytes: 1 << 20,
+            context: 1000,
+        }],
+        unusable: Vec::new(),
+    };
+    ModelList { models: vec![held], models_dir: "/models".into() }
 }
 
 impl Server {

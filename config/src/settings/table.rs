@@ -79,7 +79,11 @@ pub const SETTINGS: &[SettingDoc] = &[
     list(
         "model",
         "Models that the cluster is to serve",
-        "A model is served when any member asks for it. /ready waits for all of them.",
+        "When a node's settings begin to name a model, the cluster is asked to serve it, unless \
+         somebody has said otherwise. After that `planaria models add` and `planaria models rm`, on \
+         any node, have the last word: no restart undoes them. A name that is taken out of the \
+         settings is forgotten if neither a command nor another node has asked for it; else \
+         `planaria models rm` removes it. /ready waits for all models that are asked for.",
     ),
     one(
         "strategy",
@@ -87,7 +91,10 @@ pub const SETTINGS: &[SettingDoc] = &[
         "How layers are dealt out to nodes",
         "`latency` finds the division with the least time per token by what nodes and links were \
          measured to do; a model that one fast node can hold stays on that node. \
-         `ring-memory-weighted` gives every node a contiguous range in proportion to its memory.",
+         `ring-memory-weighted` gives every node a contiguous range in proportion to its memory. \
+         `planaria models add --strategy` chooses for one model; for the others the setting of the \
+         node that plans holds, the living one with the lowest id. So it is for context and \
+         max-sequences: give all nodes the same.",
     ),
     one(
         "memory-limit",

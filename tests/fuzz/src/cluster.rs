@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_actors::capabilities::{Capabilities, LinkSpeed};
 use planaria_actors::cluster_view::{SequenceCounts, ShardState};
+use planaria_actors::desired::clock::Clock;
+use planaria_actors::desired::{DesiredMap, Entry, Wanted};
 use planaria_actors::generation::{FinishReason, GenerationError, Until};
 use planaria_actors::membership::{self, Members};
 use planaria_actors::plan::{Assignment, Plan, PlanParts};
@@ -154,7 +156,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         pid: 1,
         port: 1,
         memory_bytes: decisions.number(),
-        desired: (0..decisions.up_to(2)).map(|_| model(decisions)).collect(),
+        desired: desired(decisions),
         models: (0..decisions.up_to(2))
             .map(|_| HeldModel {
                 name: model(decisions),
@@ -215,6 +217,19 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
             .collect(),
         links: (0..NODES).map(|id| (node(id), link(decisions))).collect(),
     }
+}
+
+/// As it comes from a peer.
+fn desired(decisions: &mut Decisions<'_>) -> DesiredMap {
+    let mut number = |most| (!decisions.rarely(2)).then(|| decisions.number32() % most);
+    let (context, max_sequences) = (number(u32::MAX), number(u32::MAX));
+    let wanted = Wanted { strategy: Some(Strategy::RingMemoryWeighted), context, max_sequences };
+    let models = (0..decisions.up_to(2)).map(|_| {
+        let stamp = Clock::new(node(1)).tick(decisions.number(), None);
+        let wanted = (!decisions.rarely(4)).then_some(wanted);
+        (model(decisions), Entry { stamp, wanted })
+    });
+    models.collect()
 }
 
 /// A plan for one node.

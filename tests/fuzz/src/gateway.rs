@@ -10,7 +10,10 @@ use futures::future::BoxFuture;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use planaria_actors::backups::Backups;
+use planaria_actors::catalog::{Catalog, ModelList};
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
+use planaria_actors::desired::Wanted;
+use planaria_actors::desired::machine::ChangeError;
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::generation::{
     Event, FinishReason, Generation, Generator, Request as Asked, SubmitError, Token,
@@ -57,6 +60,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
     let state = State {
         generator: Arc::new(Echo),
         view: seen,
+        catalog: Arc::new(Empty),
         models: Arc::new(ServedModels::new(models.path())),
         previewer: previewer(),
         backups: Backups::of(Store::in_memory(), models.path()),
@@ -77,6 +81,29 @@ fn previewer() -> Previewer {
     let (_, view) = watch::channel(View::default());
     let (_, plans) = watch::channel(PlanTable::default());
     Previewer { view, plans, sizing }
+}
+
+/// No model is held; whatever is wanted is stored nowhere.
+struct Empty;
+
+impl Catalog for Empty {
+    fn list(&self) -> ModelList {
+        ModelList { models: Vec::new(), models_dir: "/models".into() }
+    }
+
+    fn refresh(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+
+    fn change(
+        &self,
+        _: ModelName,
+        wanted: Option<Wanted>,
+    ) -> BoxFuture<'_, Result<(), ChangeError>> {
+        let context = wanted.and_then(|wanted| wanted.context);
+        assert!(context.is_none_or(|tokens| tokens >= 16), "{context:?} was let through");
+        async { Ok(()) }.boxed()
+    }
 }
 
 /// Checks what it is asked and answers with the prompt.
@@ -267,6 +294,8 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
         "/ready",
         "/cluster",
         "/cluster/plan?model=a&strategy=latency&without=b",
+        "/cluster/models",
+        "/cluster/models/fuzz/model?force=true",
         "/v1/completions?a=b",
         "/",
         "*",
@@ -287,7 +316,14 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
         2 => {
             *request.uri_mut() = Uri::from_static(decisions.word(PATHS));
             *request.method_mut() = decisions
-                .one_of(&[Method::GET, Method::POST, Method::OPTIONS, Method::HEAD])
+                .one_of(&[
+                    Method::GET,
+                    Method::POST,
+                    Method::PUT,
+                    Method::DELETE,
+                    Method::OPTIONS,
+                    Method::HEAD,
+                ])
                 .clone();
         }
         _ => {

@@ -4,6 +4,7 @@ mod backup;
 mod bad_input;
 mod clients;
 mod commands;
+mod desired;
 mod golden;
 mod loss;
 mod membership;

@@ -7,6 +7,8 @@ use planaria_engine::geometry::Geometry;
 use super::*;
 use crate::capabilities::Capabilities;
 use crate::cluster_view::{NodeState, SequenceCounts};
+use crate::desired::clock::Clock;
+use crate::desired::{DesiredMap, Entry, Wanted};
 use crate::membership::Member;
 use crate::wire::{HeldModel, Report, ShardReport};
 
@@ -50,7 +52,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         pid: 1,
         port: 1,
         memory_bytes: ByteSize::mib(memory).bytes(),
-        desired: vec![model()],
+        desired: DesiredMap::granted(id(byte), [model()]),
         models: vec![HeldModel {
             name: model(),
             digest: "11".repeat(32).parse().unwrap(),
@@ -406,4 +408,68 @@ fn members_that_boast_change_no_sums() {
 fn after_the_last_epoch_there_is_none_newer() {
     let last = Epoch { counter: u64::MAX, planner: id(1) };
     assert_eq!(last.next(id(1)), last);
+}
+
+/// Has members say of the model, `at` a time, how it is wanted.
+fn say(members: &mut [Member], at: u64, wanted: Option<Wanted>) {
+    let stamp = Clock::new(id(1)).tick(at, None);
+    for member in members {
+        Arc::make_mut(&mut member.report).desired.put(&model(), Entry { stamp, wanted });
+    }
+}
+
+#[test]
+fn a_model_is_sized_as_it_is_wanted_and_else_as_the_settings_have_it() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let mut members = [member(1, 1, 100), member(2, 1, 100)];
+    let wanted = Wanted { context: Some(64), ..Wanted::default() };
+    // One member has heard of it.
+    say(&mut members[1..], 1, Some(wanted));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let parts = cluster.adopted.last().unwrap().1.parts().clone();
+    assert_eq!((parts.context, parts.max_sequences), (64, SIZING.max_sequences));
+    say(&mut members, 2, Some(Wanted { max_sequences: Some(3), ..Wanted::default() }));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let parts = cluster.adopted.last().unwrap().1.parts().clone();
+    assert_eq!((parts.context, parts.max_sequences), (SIZING.context, 3));
+}
+
+#[test]
+fn a_removed_model_is_let_go_and_loaded_anew_when_it_is_wanted_again() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let mut members = [member(1, 1, 100), member(2, 1, 100)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let (_, former) = cluster.adopted.last().unwrap().clone();
+    say(&mut members, 1, None);
+    // The others' reports still name the plan.
+    Arc::make_mut(&mut members[1].report).plans.push(former.clone());
+    cluster.see(&members);
+    assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
+    cluster.pass(PATIENCE.settle);
+    cluster.tell(id(2), Event::Commit(Box::new(former.clone())));
+    assert!(cluster.layout().is_empty());
+
+    Arc::make_mut(&mut members[1].report).plans.clear();
+    say(&mut members, 2, Some(Wanted::default()));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(cluster.layout().len(), 2);
+    let (_, anew) = cluster.adopted.last().unwrap();
+    assert!(anew.epoch() > former.epoch(), "prepared, since the workers were stopped");
+}
+
+#[test]
+fn who_is_gone_has_no_say_in_what_is_served() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let mut members = [member(1, 1, 200), member(2, 1, 200)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    members[1].state = NodeState::Down;
+    say(&mut members[..1], 1, None);
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
 }

@@ -1,0 +1,95 @@
+//! The API of a node, as the commands ask it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use reqwest::Method;
+use serde_json::Value;
+
+/// A node that takes longer than this is not well. Storing a change may take most of it.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Which node, and how to be let in.
+#[derive(Debug, Args)]
+pub(super) struct NodeApi {
+    /// The API of any node.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8420", env = "PLANARIA_URL")]
+    api: String,
+    /// File with the API key, where one is needed.
+    #[arg(long, value_name = "FILE", env = "PLANARIA_API_KEY_FILE")]
+    api_key_file: Option<PathBuf>,
+}
+
+impl NodeApi {
+    /// The URL that the person gave.
+    pub(super) fn url(&self) -> &str {
+        &self.api
+    }
+
+    /// Asks for what is at `path`, with these parameters.
+    pub(super) fn get(&self, path: &str, query: &[(&str, String)]) -> anyhow::Result<String> {
+        self.ask(Method::GET, path, query, None)
+    }
+
+    /// Asks for what is at `path` to be done.
+    pub(super) fn post(&self, path: &str) -> anyhow::Result<String> {
+        self.ask(Method::POST, path, &[], None)
+    }
+
+    /// Puts `body` at `path`.
+    pub(super) fn put(&self, path: &str, body: &Value) -> anyhow::Result<String> {
+        self.ask(Method::PUT, path, &[], Some(body))
+    }
+
+    /// Removes what is at `path`.
+    pub(super) fn delete(&self, path: &str) -> anyhow::Result<String> {
+        self.ask(Method::DELETE, path, &[], None)
+    }
+
+    fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.send(method, path, query, body))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> anyhow::Result<String> {
+        let url = format!("{}{path}", self.api.trim_end_matches('/'));
+        let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+        let mut request = client.request(method, &url).query(query);
+        if let Some(path) = &self.api_key_file {
+            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.with_context(|| {
+            format!("no node answers at {}; is `planaria serve` running there?", self.api)
+        })?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        if !status.is_success() {
+            // What the node says for people, if it is a node.
+            let error: Option<Value> = serde_json::from_str(&text).ok();
+            let message = error.as_ref().and_then(|e| e.pointer("/error/message")?.as_str());
+            match message {
+                Some(message) => bail!("{message}"),
+                None => bail!("{url} answered {status}: {}", text.trim()),
+            }
+        }
+        Ok(text)
+    }
+}

@@ -1,0 +1,17 @@
+//! What the cluster is to serve: a map that every node holds, changes and passes on.
+//!
+//! [`clock`] says when a change was made, [`map`] which of two changes holds, [`machine`] what a
+//! node does about changes of its own and of others, [`settings`] what the models in a node's
+//! settings mean beside it; [`DesiredActor`] acts. The map travels in every
+//! [`Report`](crate::wire::Report) and lies in the ledger.
+
+mod actor;
+pub mod clock;
+pub mod machine;
+pub mod map;
+pub mod settings;
+
+pub(crate) use actor::now;
+pub use actor::{DesiredActor, DesiredHandle, DesiredMessage};
+pub use clock::Stamp;
+pub use map::{DesiredMap, Entry, Wanted};
