@@ -1,10 +1,11 @@
 //! Several ways to one peer. Pure.
 //!
-//! QUIC knows a peer by one address, the *primary*. Where the peer can be reached by others as well,
-//! datagrams are sent to whichever of them it was last heard from; when it does not answer for a
-//! while, to all of them, until it is heard again. What comes from any of them counts as coming from
-//! the primary. So a connection outlives the loss of a path, and QUIC sends again what was lost with
-//! it. Who sent a datagram is proved by its contents, not by its address: a wrong address here costs
+//! QUIC knows a peer by one address, the *primary*. Where the peer can be reached by others as well and
+//! does not answer for a while, it is tried by all of them, and what it answers from carries on. What
+//! comes from any of them counts as coming from the primary. So a connection outlives the loss of a
+//! path, and QUIC sends again what was lost with it. While another way is in use, a copy of a datagram
+//! goes to the primary now and then; both sides return to it once it was heard often enough. Who sent a
+//! datagram is proved by its contents, not by its address: a wrong address here costs
 //! datagrams, never secrets.
 
 use std::collections::HashMap;
@@ -19,6 +20,12 @@ pub(crate) const MOST_ALTERNATES: usize = 8;
 /// A peer that has not answered for so long may be tried by all ways: longer than between two proofs
 /// that a quiet link lives, short enough for a client not to notice.
 const SILENCE: Duration = Duration::from_millis(300);
+
+/// How often the primary is tried while another way is in use.
+const TRY_PRIMARY: Duration = Duration::from_secs(1);
+
+/// Heard so many times on the primary, no two of them further apart than two tries, it is well again.
+const WELL: u32 = 4;
 
 /// So many times the usual wait for an answer is not unusual.
 const PATIENCE: u32 = 4;
@@ -38,8 +45,15 @@ struct Ways {
     /// As QUIC knows it.
     primary: SocketAddr,
     alternates: Vec<SocketAddr>,
-    /// Where it was last heard from.
+    /// The way in use.
     current: SocketAddr,
+    /// When it was heard there.
+    heard_at: Option<Instant>,
+    /// While another is in use: when a copy went to the primary, when it was heard there, and how many
+    /// times in a row.
+    tried_primary: Option<Instant>,
+    primary_heard: Option<Instant>,
+    primary_count: u32,
     /// The first datagram since then.
     unanswered_since: Option<Instant>,
     /// How long it usually takes to answer.
@@ -83,12 +97,16 @@ impl Paths {
             primary,
             alternates: Vec::new(),
             current: primary,
+            heard_at: None,
+            tried_primary: None,
+            primary_heard: None,
+            primary_count: 0,
             unanswered_since: None,
             usual: Duration::ZERO,
         });
         ways.alternates = usable.iter().filter_map(|address| like(primary, *address)).collect();
         if ways.current != primary && !ways.alternates.contains(&ways.current) {
-            ways.current = primary;
+            ways.go_by(primary);
         }
     }
 
@@ -105,7 +123,13 @@ impl Paths {
         let since = *ways.unanswered_since.get_or_insert(now);
         let is_lost = now.saturating_duration_since(since) > SILENCE.max(ways.usual * PATIENCE);
         let all = std::iter::once(ways.primary).chain(ways.alternates.iter().copied());
-        let copies = all.filter(|address| is_lost && *address != ways.current).collect();
+        let mut copies: Vec<SocketAddr> =
+            all.filter(|address| is_lost && *address != ways.current).collect();
+        let is_due = ways.tried_primary.is_none_or(|at| now.duration_since(at) >= TRY_PRIMARY);
+        if ways.current != ways.primary && copies.is_empty() && is_due {
+            ways.tried_primary = Some(now);
+            copies.push(ways.primary);
+        }
         Route { to: ways.current, copies }
     }
 
@@ -121,11 +145,39 @@ impl Paths {
             let took = now.saturating_duration_since(since).min(SILENCE);
             ways.usual = (ways.usual * 3 + took) / 4;
         }
-        if ways.current != source {
-            tracing::debug!(peer = %ways.primary, from = %ways.current, to = %source, "another path");
-            ways.current = source;
+        if ways.current == source {
+            ways.heard_at = Some(now);
+        } else if ways.heard_at.is_none_or(|at| now.saturating_duration_since(at) > SILENCE)
+            || ways.is_primary_well(source, now)
+        {
+            tracing::info!(peer = %ways.primary, from = %ways.current, to = %source, "another path");
+            ways.go_by(source);
+            ways.heard_at = Some(now);
         }
         ways.primary
+    }
+}
+
+impl Ways {
+    fn go_by(&mut self, way: SocketAddr) {
+        self.current = way;
+        (self.tried_primary, self.primary_heard, self.primary_count) = (None, None, 0);
+    }
+
+    /// Takes in that the peer was heard from `source`, which is not the way in use.
+    fn is_primary_well(&mut self, source: SocketAddr, now: Instant) -> bool {
+        if source != self.primary {
+            return false;
+        }
+        let gap = self.primary_heard.map(|at| now.saturating_duration_since(at));
+        match gap {
+            Some(gap) if gap > 2 * TRY_PRIMARY => self.primary_count = 1,
+            // Several at once say no more than one.
+            Some(gap) if gap < TRY_PRIMARY / 2 => return false,
+            _ => self.primary_count += 1,
+        }
+        self.primary_heard = Some(now);
+        self.primary_count >= WELL
     }
 }
 
@@ -178,11 +230,51 @@ mod tests {
         assert_eq!(paths.route(first, start + 450 * MS).copies, [second]);
         assert_eq!(paths.heard(second, start + 451 * MS), first, "QUIC sees no difference");
         let route = paths.route(first, start + 452 * MS);
-        assert_eq!(route, Route { to: second, copies: Vec::new() });
+        assert_eq!(route, Route { to: second, copies: vec![first] }, "is the first well again?");
+        assert_eq!(paths.route(first, start + 453 * MS).copies, []);
         // Back again when that one is cut.
         assert_eq!(paths.route(first, start + 800 * MS).copies, [first]);
         paths.heard(first, start + 801 * MS);
         assert_eq!(paths.route(first, start + 802 * MS).to, first);
+    }
+
+    #[test]
+    fn traffic_returns_to_the_primary_when_it_is_well_again() {
+        let (mut paths, first, second) = two_ways();
+        let mut now = Instant::now();
+        paths.route(first, now);
+        now += 400 * MS;
+        paths.heard(second, now);
+        let mut copies = 0;
+        // The peer does as this side does.
+        for beat in 1..=50 {
+            now += 100 * MS;
+            let route = paths.route(first, now);
+            assert_eq!(route.to, if copies < 4 { second } else { first }, "beat {beat}");
+            paths.heard(route.to, now + MS);
+            if route.copies == [first] {
+                copies += 1;
+                paths.heard(first, now + 2 * MS);
+            }
+        }
+        assert_eq!(copies, 4);
+    }
+
+    #[test]
+    fn a_primary_that_is_heard_now_and_then_is_not_well() {
+        let (mut paths, first, second) = two_ways();
+        let mut now = Instant::now();
+        paths.route(first, now);
+        now += 400 * MS;
+        paths.heard(second, now);
+        for _ in 0..100 {
+            for _ in 0..25 {
+                now += 100 * MS;
+                assert_eq!(paths.route(first, now).to, second);
+                paths.heard(second, now + MS);
+            }
+            paths.heard(first, now + 2 * MS);
+        }
     }
 
     #[test]
@@ -225,6 +317,7 @@ mod tests {
         let (mut paths, first, second) = two_ways();
         let now = Instant::now();
         paths.heard(second, now);
+        assert_eq!(paths.route(first, now).to, second);
         paths.set(first, &[at("10.2.0.2:8421")]);
         assert_eq!(paths.route(first, now).to, first, "the way in use is no way any more");
         paths.forget(first);
