@@ -177,6 +177,12 @@ impl LinkSender {
         self.core.rtt()
     }
 
+    /// Where the peer is now: a node that dialed and then gets another address keeps its links.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.core.address()
+    }
+
     /// Queues a frame and returns at once. `Ok` promises nothing about its arrival.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What the halves of a link and its carrier share: the open lanes, the queues, the end.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ pub(crate) trait Carrier: Send + Sync {
     /// Tells the other side that the link is over.
     fn close(&self, reason: &CloseReason);
     fn rtt(&self) -> Duration;
+    /// Where the other side is now, if that can change.
+    fn address(&self) -> Option<SocketAddr>;
 }
 
 /// A link, as its halves and its carrier's tasks see it.
@@ -46,6 +49,10 @@ impl Core {
 
     pub(crate) fn rtt(&self) -> Duration {
         self.carrier.rtt()
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.carrier.address().unwrap_or(self.peer.address)
     }
 
     /// Ends the link; the first reason stands.

@@ -1,5 +1,6 @@
 //! Links within a process, for simulation and tests: the same [`Link`], no network.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -74,6 +75,10 @@ impl Carrier for Arc<Side> {
 
     fn rtt(&self) -> Duration {
         Duration::ZERO
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        None
     }
 }
 

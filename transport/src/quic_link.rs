@@ -4,6 +4,7 @@
 //! stream that the sender opens with the lane's first frame. Each stream has one task at each
 //! end, all of which end with the link.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::frame::{Frame, FrameError};
 use crate::frame_reader::FrameReader;
+use crate::handshake::canonical;
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
 use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
@@ -81,6 +83,10 @@ impl Carrier for QuicCarrier {
 
     fn rtt(&self) -> Duration {
         self.connection.rtt()
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        Some(canonical(self.connection.remote_address()))
     }
 }
 
