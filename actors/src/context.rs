@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName, Settings};
 use planaria_storage::Store;
-use planaria_transport::Endpoint;
+use planaria_transport::{AnnouncementKey, Endpoint};
 use tokio::sync::watch;
 
 use crate::cluster_view::ClusterView;
@@ -32,6 +32,8 @@ pub struct Context {
     pub unusable: Vec<(ModelName, String)>,
     /// Its QUIC endpoint.
     pub endpoint: Endpoint,
+    /// What its announcements are tagged with.
+    pub announcing: AnnouncementKey,
     /// Its store.
     pub store: Store,
     /// The way of data frames.

@@ -1,12 +1,14 @@
 //! The supervision tree of a node, and the `planaria` binary.
 //!
 //! Decisions are pure: [`scheduler::machine`], [`scheduler::placement`], [`sequence::machine`],
-//! [`sequence::admission`], [`membership::Members`], [`links::dialing`], [`supervision`]. The
-//! actors around them receive, ask them, and act; each says in its `//!` what it is for.
+//! [`sequence::admission`], [`membership::Members`], [`discovery::Discovery`], [`links::dialing`],
+//! [`supervision`]. The actors around them receive, ask them, and act; each says in its `//!` what
+//! it is for.
 
 pub mod cli;
 pub mod cluster_view;
 pub mod context;
+pub mod discovery;
 pub mod gateway;
 mod gateway_actor;
 pub mod generation;

@@ -1,6 +1,6 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`]: ledger, links, membership,
+//! Children, in the order of [`TABLE`]: ledger, links, discovery, membership,
 //! scheduler, workers, sequences, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
@@ -12,6 +12,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::context::Context;
+use crate::discovery::DiscoveryActor;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
 use crate::ledger::LedgerActor;
@@ -189,6 +190,10 @@ impl RootState {
             "links" => {
                 let (actor, _) = Actor::spawn_linked(None, LinksActor, context, root).await?;
                 handles.links.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "discovery" => {
+                let (actor, _) = Actor::spawn_linked(None, DiscoveryActor, context, root).await?;
                 actor.get_cell()
             }
             "membership" => {
