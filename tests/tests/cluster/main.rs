@@ -3,6 +3,7 @@
 mod bad_input;
 mod clients;
 mod commands;
+mod discovery;
 mod golden;
 mod loss;
 mod membership;
