@@ -77,6 +77,11 @@ clients() {
     fi
 }
 
+# Networks of several machines within one.
+network() {
+    [ "$(uname -s)" != Linux ] || have ip || apt_install iproute2
+}
+
 # mlx-lm to measure beside, on the same fast BLAS.
 bench() {
     python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
@@ -91,7 +96,7 @@ bench() {
 
 case "${1:-}" in
     build) build ;;
-    tests) clients ;;
+    tests) clients; network ;;
     bench) bench ;;
     *) fail "usage: setup.sh build|tests|bench" ;;
 esac

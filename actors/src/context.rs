@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName, Settings};
 use planaria_storage::Store;
-use planaria_transport::Endpoint;
+use planaria_transport::{AnnouncementKey, Endpoint};
 use tokio::sync::watch;
 
 use crate::capabilities::CapabilitiesHandle;
@@ -35,6 +35,8 @@ pub struct Context {
     pub served: Arc<ServedModels>,
     /// Its QUIC endpoint.
     pub endpoint: Endpoint,
+    /// What its announcements are tagged with.
+    pub announcing: AnnouncementKey,
     /// Its store.
     pub store: Store,
     /// The way of data frames.

@@ -2,8 +2,8 @@
 //!
 //! Decisions are pure: [`scheduler::machine`], [`scheduler::placement`], [`sequence::machine`],
 //! [`sequence::admission`], [`membership::Members`], [`capabilities::Measures`], [`desired::machine`],
-//! [`links::dialing`], [`supervision`]. The actors around them receive, ask them, and act; each says
-//! in its `//!` what it is for.
+//! [`discovery::Discovery`], [`links::dialing`], [`supervision`]. The actors around them receive, ask
+//! them, and act; each says in its `//!` what it is for.
 
 pub mod backups;
 pub mod capabilities;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod cluster_view;
 pub mod context;
 pub mod desired;
+pub mod discovery;
 mod drain;
 pub mod gateway;
 mod gateway_actor;

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{NodeId, PeerAddress};
+use planaria_config::{Incarnation, NodeId, PeerAddress};
 use planaria_transport::{DialError, Link, LinkSender, Refused};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
@@ -38,17 +38,24 @@ impl LinksHandle {
         Self(Slot::vacant())
     }
 
-    /// Nodes were heard of at these addresses.
+    /// Members say that nodes are, or were, at these addresses.
     pub fn learn(&self, addresses: Vec<(NodeId, SocketAddr)>) {
         self.0.tell(LinksMessage::Learn(addresses));
+    }
+
+    /// A node announced itself, with all addresses that it has.
+    pub fn announced(&self, incarnation: Incarnation, addresses: Vec<SocketAddr>) {
+        self.0.tell(LinksMessage::Announced(incarnation, addresses));
     }
 }
 
 /// What links is told.
 #[derive(Debug)]
 pub enum LinksMessage {
-    /// Nodes were heard of at these addresses.
+    /// Members say that nodes are, or were, at these addresses.
     Learn(Vec<(NodeId, SocketAddr)>),
+    /// A node announced itself, with all addresses that it has.
+    Announced(Incarnation, Vec<SocketAddr>),
     /// A link is made, by whichever side.
     Linked(Option<Target>, Box<Link>),
     /// A dial came to nothing.
@@ -105,7 +112,7 @@ impl Actor for LinksActor {
         });
         myself.send_interval(TICK, || LinksMessage::Tick);
         let seeds = context.settings.join.clone();
-        let dialing = Dialing::new(context.me.node, seeds);
+        let dialing = Dialing::new(context.me.node, context.endpoint.local_addr().ip(), seeds);
         Ok(State { context, dialing, peers: BTreeMap::new(), tasks })
     }
 
@@ -116,7 +123,14 @@ impl Actor for LinksActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            LinksMessage::Learn(addresses) => state.dialing.learn(addresses),
+            LinksMessage::Learn(addresses) => {
+                state.dialing.learn(Instant::now(), addresses);
+                state.dial_due(&myself);
+            }
+            LinksMessage::Announced(incarnation, addresses) => {
+                state.dialing.announced(Instant::now(), incarnation, addresses);
+                state.dial_due(&myself);
+            }
             LinksMessage::Linked(target, link) => state.linked(&myself, target, *link).await?,
             LinksMessage::DialFailed(target, reason) => {
                 if state.dialing.failed(Instant::now(), &target) {
@@ -212,7 +226,7 @@ impl State {
                 self.context.handles.membership.link_down(former);
             }
         }
-        self.dialing.linked(incarnation.node, true);
+        self.dialing.linked(Instant::now(), incarnation, true);
         self.context.router.add_link(sender.clone());
         self.context.handles.membership.link_up(sender.clone());
         self.context.handles.capabilities.link_up(sender);
@@ -238,7 +252,7 @@ impl State {
         };
         let incarnation = connected.link.peer().incarnation;
         connected.link.close("its actor ended");
-        self.dialing.linked(incarnation.node, false);
+        self.dialing.linked(Instant::now(), incarnation, false);
         self.context.router.remove_link(&connected.link);
         self.context.handles.membership.link_down(incarnation);
     }

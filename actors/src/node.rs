@@ -1,7 +1,7 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`]: ledger, links, membership, capabilities, scheduler, workers,
-//! sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
+//! Children, in the order of [`TABLE`]: ledger, links, discovery, membership, capabilities, scheduler,
+//! workers, sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
 use std::net::TcpListener;
@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::capabilities::{CapabilitiesActor, CapabilitiesArgs};
 use crate::context::Context;
 use crate::desired::DesiredActor;
+use crate::discovery::DiscoveryActor;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
 use crate::inventory::InventoryActor;
@@ -194,6 +195,10 @@ impl RootState {
             "links" => {
                 let (actor, _) = Actor::spawn_linked(None, LinksActor, context, root).await?;
                 handles.links.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "discovery" => {
+                let (actor, _) = Actor::spawn_linked(None, DiscoveryActor, context, root).await?;
                 actor.get_cell()
             }
             "membership" => {

@@ -48,6 +48,8 @@ pub struct Settings {
     pub api: SocketAddr,
     /// Key `join`.
     pub join: Vec<PeerAddress>,
+    /// Key `mdns`.
+    pub mdns: bool,
     /// Key `model`.
     pub models: Vec<ModelName>,
     /// Key `strategy`.
@@ -289,6 +291,7 @@ impl Settings {
         let listen = layers.one("listen", socket_address);
         let api = layers.one("api", socket_address);
         let join = layers.many("join", str::parse);
+        let mdns = layers.one("mdns", on_or_off);
         let models = layers.many("model", |text| text.parse().map_err(said));
         let strategy = layers.one("strategy", str::parse);
         let memory_limit = layers.optional("memory-limit", memory_limit);
@@ -315,6 +318,7 @@ impl Settings {
             listen: listen?,
             api: api?,
             join: join?,
+            mdns: mdns?,
             models: models?,
             strategy: strategy?,
             memory_limit: memory_limit?,
@@ -388,6 +392,15 @@ fn node_name(text: &str) -> Result<String, String> {
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address: write IP:PORT"))
+}
+
+/// `true` and `false` are how TOML says it.
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err(format!("`{text}` is neither `on` nor `off`")),
+    }
 }
 
 fn memory_limit(text: &str) -> Result<ByteSize, String> {

@@ -45,7 +45,7 @@ report() {
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
     # The last such line: "#123 REDUCE cov: 45 ft: 67 corp: 8/9b ..."
     covered=$(grep -o 'cov: [0-9]* ft: [0-9]* corp: [0-9]*' "$log" | tail -1 || true)
-    printf '%-12s %-7s %9s runs  %s\n' "$target" "$state" "${runs:-?}" "$covered"
+    printf '%-13s %-7s %9s runs  %s\n' "$target" "$state" "${runs:-?}" "$covered"
 }
 
 # As many at once as there are cores.

@@ -1,15 +1,22 @@
 //! A node's HTTP API, as any client sees it.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use planaria_actors::cluster_view::ClusterView;
 use serde_json::{Value, json};
+
+use crate::lan::Machine;
 
 /// The API of one node.
 #[derive(Debug, Clone)]
 pub struct Api {
     url: String,
     client: reqwest::Client,
+    /// Where it is, when that is not this machine: then only `get` gets there.
+    machine: Option<Machine>,
 }
 
 /// What a stream of server-sent events brought.
@@ -43,7 +50,14 @@ impl Api {
     /// The API at `host:port`.
     #[must_use]
     pub fn at(address: &str) -> Self {
-        Self { url: format!("http://{address}"), client: reqwest::Client::new() }
+        Self { url: format!("http://{address}"), client: reqwest::Client::new(), machine: None }
+    }
+
+    /// The same address on another machine.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.machine = Some(machine.clone());
+        self
     }
 
     /// Its base URL, without `/v1`.
@@ -57,6 +71,11 @@ impl Api {
     /// # Errors
     /// When the node does not answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        if let Some(machine) = &self.machine {
+            let address = self.url.trim_start_matches("http://").to_owned();
+            let path = path.to_owned();
+            return machine.within(move || get(&address, &path)).await;
+        }
         let answer = self.client.get(format!("{}{path}", self.url)).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
@@ -141,4 +160,15 @@ impl Api {
         ensure!(buffer.is_empty(), "the stream was cut in the middle of an event");
         Ok(streamed)
     }
+}
+
+/// `GET` as simple as it can be, for threads on other machines.
+fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Ok((status.with_context(|| head.to_owned())?, body.to_owned()))
 }

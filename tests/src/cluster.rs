@@ -1,13 +1,14 @@
-//! Several nodes on loopback, as a person would start them.
+//! Several nodes, as a person would start them: on loopback, or each on a machine of its own.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView};
+use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, NodeState};
 use planaria_actors::wire::ShardWork;
 use tempfile::TempDir;
 
 use crate::api::Api;
+use crate::lan::Machine;
 use crate::process::Process;
 use crate::wait_for;
 
@@ -22,6 +23,10 @@ pub struct NodeSpec {
     pub arguments: Vec<String>,
     /// Environment variables.
     pub env: Vec<(String, String)>,
+    /// The machine that it runs on; `None` means this one, on loopback.
+    pub machine: Option<Machine>,
+    /// Whether it finds others by mDNS, and not by `--join`.
+    pub mdns: bool,
 }
 
 impl NodeSpec {
@@ -29,7 +34,22 @@ impl NodeSpec {
     #[must_use]
     pub fn new(name: &str, memory: &str) -> Self {
         let (name, memory) = (name.to_owned(), memory.to_owned());
-        Self { name, memory, arguments: Vec::new(), env: Vec::new() }
+        let (arguments, env) = (Vec::new(), Vec::new());
+        Self { name, memory, arguments, env, machine: None, mdns: false }
+    }
+
+    /// On a machine of its own.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.machine = Some(machine.clone());
+        self
+    }
+
+    /// Finding others by mDNS, and not by `--join`.
+    #[must_use]
+    pub const fn by_mdns(mut self) -> Self {
+        self.mdns = true;
+        self
     }
 
     /// With an environment variable.
@@ -114,18 +134,18 @@ impl Cluster {
             "--cluster-key",
             &self.folder.path().join("cluster.key").display().to_string(),
             "--listen",
-            "127.0.0.1:0",
+            if spec.machine.is_some() { "0.0.0.0:0" } else { "127.0.0.1:0" },
             "--api",
             "127.0.0.1:0",
             "--memory-limit",
             &spec.memory,
             "--strategy",
             "ring-memory-weighted",
-            "--no-mdns",
+            if spec.mdns { "--mdns" } else { "--no-mdns" },
         ]
         .map(str::to_owned)
         .into();
-        if let Some(seed) = self.nodes.first() {
+        if let Some(seed) = self.nodes.first().filter(|_| !spec.mdns) {
             arguments.extend(["--join".to_owned(), seed.listen.clone()]);
         }
         arguments.extend(spec.arguments.iter().cloned());
@@ -137,12 +157,62 @@ impl Cluster {
     /// # Errors
     /// When it does not come up; with what it logged.
     pub async fn start(&mut self, spec: NodeSpec) -> Result<usize> {
-        let arguments = self.arguments(&spec);
-        let mut process = Process::start(&self.binary, &arguments, &spec.env)?;
-        let api = process.logged_field("planaria serves", "api").await?;
-        let listen = process.logged_field("planaria serves", "listen").await?;
-        self.nodes.push(Node { spec, process, api: Api::at(&api), listen });
+        let process = self.spawn(&spec)?;
+        self.adopt(spec, process).await
+    }
+
+    /// Starts a node and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn(&self, spec: &NodeSpec) -> Result<Process> {
+        let own = self.arguments(spec);
+        let Some(machine) = &spec.machine else {
+            return Process::start(&self.binary, &own, &spec.env);
+        };
+        let (binary, mut arguments) = machine.command(&self.binary);
+        arguments.extend(own);
+        Process::start(binary, &arguments, &spec.env)
+    }
+
+    /// Takes in a node that was spawned, once its API is there.
+    ///
+    /// # Errors
+    /// When it does not come up; with what it logged.
+    pub async fn adopt(&mut self, spec: NodeSpec, mut process: Process) -> Result<usize> {
+        let mut api = Api::at(&process.logged_field("planaria serves", "api").await?);
+        let mut listen = process.logged_field("planaria serves", "listen").await?;
+        if let Some(machine) = &spec.machine {
+            api = api.on(machine);
+            listen = listen.replace("0.0.0.0", &machine.address().to_string());
+        }
+        self.nodes.push(Node { spec, process, api, listen });
         Ok(self.nodes.len() - 1)
+    }
+
+    /// Waits until every node sees exactly the nodes of this cluster, all alive.
+    ///
+    /// # Errors
+    /// When that does not come about; with what the nodes see and logged.
+    pub async fn met(&self) -> Result<()> {
+        let mut seen = Vec::new();
+        let all = wait_for("all nodes to see each other", async || {
+            seen.clear();
+            for node in &self.nodes {
+                let view = node.api.cluster().await?;
+                let alive = view.nodes.iter().filter(|node| node.state == NodeState::Alive);
+                seen.push(alive.map(|node| node.name.clone()).collect::<Vec<_>>());
+            }
+            let all = seen.iter().all(|alive| alive.len() == self.nodes.len());
+            Ok(all.then_some(()))
+        });
+        all.await.with_context(|| format!("seen alive: {seen:?}\n{}", self.logs()))
+    }
+
+    /// The last of what every node logged.
+    fn logs(&self) -> String {
+        let log = |node: &Node| format!("--- {} ---\n{}", node.spec.name, node.process.shown());
+        self.nodes.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 
     /// Starts a node again in place of one that ended. It joins the first other node.
@@ -210,12 +280,7 @@ impl Cluster {
             Ok((ready && same).then(|| views.into_iter().next()).flatten())
         });
         agreed.await.with_context(|| {
-            let logs = self
-                .nodes
-                .iter()
-                .map(|node| format!("--- {} ---\n{}", node.spec.name, node.process.shown()));
-            let logs: Vec<_> = logs.collect();
-            format!("{model} over {stages} nodes; seen: {seen:?}\n{}", logs.join("\n"))
+            format!("{model} over {stages} nodes; seen: {seen:?}\n{}", self.logs())
         })
     }
 }

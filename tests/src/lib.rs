@@ -1,13 +1,16 @@
-//! The harness: real `planaria` processes on loopback, started, watched, killed and cleaned up.
+//! The harness: real `planaria` processes on loopback or on a network of their own, started,
+//! watched, killed and cleaned up.
 //!
 //! Whatever a test does, its processes end with it: every [`Process`] is killed when dropped, and
 //! its workers end when it does.
 
 pub mod api;
 pub mod cluster;
+pub mod lan;
 pub mod process;
 
 pub use cluster::{Cluster, NodeSpec};
+pub use lan::{Lan, Machine};
 pub use process::Process;
 
 use std::path::{Path, PathBuf};

@@ -83,7 +83,7 @@ fn derivation(error: rcgen::Error) -> CredentialsError {
 }
 
 // All of these are part of the protocol: nodes that differ in one of them do not trust each other.
-const HKDF_SALT: &[u8] = b"planaria cluster key";
+pub(crate) const HKDF_SALT: &[u8] = b"planaria cluster key";
 const HKDF_INFO: &[u8] = b"planaria/1 certificate authority ed25519 seed";
 const CA_SUBJECT: &str = "Planaria cluster CA";
 const NODE_SUBJECT: &str = "Planaria node";

@@ -10,6 +10,7 @@
 //!
 //! This crate knows nothing of models, requests or plans. It is the only one that names quinn.
 
+mod announcement;
 mod authority;
 mod credentials;
 mod endpoint;
@@ -33,6 +34,7 @@ mod quic_config;
 mod quic_link;
 mod refusal;
 
+pub use announcement::AnnouncementKey;
 pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};
 pub use endpoint::{BindError, Endpoint, EndpointConfig};
 pub use frame::{Frame, FrameError};

@@ -189,6 +189,12 @@ impl LinkSender {
         self.core.set_alternates(addresses);
     }
 
+    /// Where the peer is now: a node that dialed and then gets another address keeps its links.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.core.address()
+    }
+
     /// Queues a frame and returns at once. `Ok` promises nothing about its arrival.
     ///
     /// # Errors

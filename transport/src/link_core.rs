@@ -21,6 +21,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn rtt(&self) -> Duration;
     /// The peer can be reached at these addresses as well.
     fn set_alternates(&self, addresses: &[SocketAddr]);
+    /// Where the other side is now, if that can change.
+    fn address(&self) -> Option<SocketAddr>;
 }
 
 /// A link, as its halves and its carrier's tasks see it.
@@ -53,6 +55,10 @@ impl Core {
 
     pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {
         self.carrier.set_alternates(addresses);
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.carrier.address().unwrap_or(self.peer.address)
     }
 
     /// Ends the link; the first reason stands.

@@ -78,6 +78,9 @@ impl Carrier for Arc<Side> {
     }
 
     fn set_alternates(&self, _: &[SocketAddr]) {}
+    fn address(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 async fn carry(core: Arc<Core>, lane: Lane, mut outgoing: queue::Receiver<Frame>, inlets: Inlets) {

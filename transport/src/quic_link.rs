@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 
 use crate::frame::{Frame, FrameError};
 use crate::frame_reader::FrameReader;
+use crate::handshake::canonical;
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
 use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
@@ -92,6 +93,10 @@ impl Carrier for QuicCarrier {
 
     fn set_alternates(&self, addresses: &[SocketAddr]) {
         self.paths.lock().set(self.connection.remote_address(), addresses);
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        Some(canonical(self.connection.remote_address()))
     }
 }
 

@@ -48,9 +48,11 @@ pub(super) struct SettingFlags {
     /// File with the key that API clients must send.
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<String>,
-    /// Do not look for nodes by mDNS. This version finds nodes by --join only, so the flag
-    /// changes nothing yet.
-    #[arg(long)]
+    /// Announce this node by mDNS and look for others (the default).
+    #[arg(long, overrides_with = "no_mdns")]
+    mdns: bool,
+    /// Neither announce this node by mDNS nor look for others.
+    #[arg(long, overrides_with = "mdns")]
     no_mdns: bool,
     /// Any other setting, as KEY=VALUE; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
@@ -89,6 +91,11 @@ impl SettingFlags {
     fn overrides(&self) -> anyhow::Result<Overrides> {
         let one = |key, value: &Option<String>| value.clone().map(|value| (key, vec![value]));
         let many = |key, values: &[String]| (!values.is_empty()).then(|| (key, values.to_vec()));
+        let mdns = match (self.mdns, self.no_mdns) {
+            (true, _) => Some("on".to_owned()),
+            (false, true) => Some("off".to_owned()),
+            (false, false) => None,
+        };
         let mut overrides: Overrides = [
             one("name", &self.name),
             one("data-dir", &self.data_dir),
@@ -97,6 +104,7 @@ impl SettingFlags {
             one("listen", &self.listen),
             one("api", &self.api),
             many("join", &self.join),
+            one("mdns", &mdns),
             many("model", &self.model),
             one("strategy", &self.strategy),
             one("memory-limit", &self.memory_limit),

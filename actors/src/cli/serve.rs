@@ -9,7 +9,9 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use planaria_config::{ClusterKey, ClusterKeyError, Settings};
 use planaria_storage::Store;
-use planaria_transport::{Credentials, Endpoint, EndpointConfig, Limits, LocalHello};
+use planaria_transport::{
+    AnnouncementKey, Credentials, Endpoint, EndpointConfig, Limits, LocalHello,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -58,6 +60,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let store = open_store(&settings.data_dir)?;
     let memory = Memory::recall(&store, &settings.models, desired::now())?;
     let credentials = Credentials::derive(&key, &memory.identity)?;
+    let announcing = AnnouncementKey::derive(&key)?;
     let hello = LocalHello {
         generation: memory.incarnation.generation,
         name: settings.name.clone(),
@@ -98,6 +101,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         inventory: watch::Sender::new(Arc::new(inventory)),
         desired: watch::Sender::new(memory.desired),
         endpoint,
+        announcing,
         store,
         view: watch::Sender::new(View::default()),
         plans: watch::Sender::new(PlanTable::default()),

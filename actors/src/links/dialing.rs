@@ -1,15 +1,16 @@
 //! Which addresses to dial, and when. Pure.
 //!
 //! Seeds are dialed until the node behind them is known and linked. Of two nodes that know of each
-//! other the one with the smaller id dials, so that they do not meet half-way; if they do, both
-//! keep the same link.
+//! other the one with the smaller id dials first, so that they do not meet half-way; if they do,
+//! both keep the same link. A node may have several addresses, of which perhaps one works: they
+//! are tried in turn, and kept while the node is linked, for when it no longer is.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use planaria_config::{NodeId, PeerAddress};
+use planaria_config::{Incarnation, NodeId, PeerAddress};
 use planaria_transport::LinkSender;
 
 /// The wait after the first failed dial; each further one doubles it. Short, for nodes that start
@@ -17,6 +18,14 @@ use planaria_transport::LinkSender;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// The longest wait: a node that comes back is found within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long a node's next address waits for the one before: a dial that goes nowhere takes
+/// seconds to fail, one that succeeds takes some round trips. RFC 8305 recommends this much.
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+/// How long the node with the larger id leaves dialing to the other, which may not know of it, or
+/// may not reach it: longer than a dial takes on a LAN, shorter than people wait.
+const HEAD_START: Duration = Duration::from_millis(300);
+/// Addresses kept of a node: IPv4 and two of IPv6 on each of a few interfaces.
+pub const MAX_ADDRESSES: usize = 8;
 
 /// Something to dial.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,10 +49,36 @@ impl fmt::Display for Target {
 #[derive(Debug)]
 pub struct Dialing {
     me: NodeId,
-    targets: BTreeMap<Target, Attempts>,
+    listen: IpAddr,
+    seeds: BTreeMap<PeerAddress, Seed>,
+    nodes: BTreeMap<NodeId, Known>,
     linked: BTreeSet<NodeId>,
-    /// Which node was found behind a seed.
-    behind: BTreeMap<PeerAddress, NodeId>,
+}
+
+#[derive(Debug, Default)]
+struct Seed {
+    attempts: Attempts,
+    /// Which node was found there.
+    behind: Option<NodeId>,
+}
+
+/// A node that others know.
+#[derive(Debug, Default)]
+struct Known {
+    /// The latest life that was heard of; 0 when nobody said which.
+    generation: u64,
+    /// At most [`MAX_ADDRESSES`].
+    addresses: Vec<Address>,
+    /// When the next address has its turn.
+    not_before: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Address {
+    at: SocketAddr,
+    /// Whether the node itself announced it, rather than somebody who was there once.
+    announced: bool,
+    attempts: Attempts,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,87 +88,217 @@ struct Attempts {
     not_before: Option<Instant>,
 }
 
-impl Dialing {
-    /// Seeds are due at once.
-    #[must_use]
-    pub fn new(me: NodeId, seeds: impl IntoIterator<Item = PeerAddress>) -> Self {
-        let targets = seeds.into_iter().map(|seed| (Target::Seed(seed), Attempts::default()));
-        Self { me, targets: targets.collect(), linked: BTreeSet::new(), behind: BTreeMap::new() }
+impl Attempts {
+    fn may_begin(&self, now: Instant) -> bool {
+        !self.under_way && self.not_before.is_none_or(|at| at <= now)
     }
 
-    /// Nodes were heard of. A node's last address replaces those before.
-    pub fn learn(&mut self, addresses: impl IntoIterator<Item = (NodeId, SocketAddr)>) {
-        for (node, address) in addresses {
-            if self.me >= node || self.linked.contains(&node) {
-                continue;
+    fn failed(&mut self, now: Instant) -> bool {
+        self.under_way = false;
+        self.failures = self.failures.saturating_add(1);
+        let doubled = FIRST_WAIT.saturating_mul(1 << (self.failures - 1).min(16));
+        self.not_before = Some(now + doubled.min(LONGEST_WAIT));
+        self.failures.is_power_of_two()
+    }
+}
+
+impl Known {
+    /// Takes note of a life. The addresses of an older one are forgotten; `false` when this is
+    /// the older one.
+    fn lives(&mut self, generation: u64) -> bool {
+        if generation > self.generation {
+            if self.generation != 0 {
+                self.addresses.clear();
             }
-            let target = Target::Node(node, address);
-            if !self.targets.contains_key(&target) {
-                self.targets.retain(|known, attempts| {
-                    attempts.under_way || !matches!(known, Target::Node(other, _) if *other == node)
-                });
-                self.targets.insert(target, Attempts::default());
+            self.generation = generation;
+        }
+        generation == self.generation
+    }
+
+    fn address(&mut self, at: SocketAddr) -> Option<&mut Address> {
+        self.addresses.iter_mut().find(|address| address.at == at)
+    }
+
+    /// Somebody was there once: when all places are taken, only an address that failed makes room.
+    fn hear(&mut self, at: SocketAddr) {
+        if self.address(at).is_some() {
+            return;
+        }
+        if self.addresses.len() >= MAX_ADDRESSES {
+            let idle = |(_, address): &(usize, &Address)| {
+                !address.attempts.under_way && address.attempts.failures > 0
+            };
+            let worst = self.addresses.iter().enumerate().filter(idle);
+            let Some((worst, _)) = worst.max_by_key(|(_, address)| address.attempts.failures)
+            else {
+                return;
+            };
+            self.addresses.swap_remove(worst);
+        }
+        self.addresses.push(Address { at, announced: false, attempts: Attempts::default() });
+    }
+
+    /// The node itself says where it is: what it no longer says is forgotten.
+    fn announce(&mut self, places: impl Iterator<Item = SocketAddr>) {
+        let announced = places.take(MAX_ADDRESSES).map(|at| {
+            let attempts = self.address(at).map(|known| known.attempts).unwrap_or_default();
+            Address { at, announced: true, attempts }
+        });
+        let mut addresses: Vec<Address> = announced.collect();
+        let is_new = |address: &Address| addresses.iter().all(|new| new.at != address.at);
+        let heard: Vec<Address> =
+            self.addresses.drain(..).filter(|old| !old.announced && is_new(old)).collect();
+        addresses.extend(heard);
+        addresses.truncate(MAX_ADDRESSES);
+        self.addresses = addresses;
+    }
+}
+
+impl Dialing {
+    /// Seeds are due at once. `listen` is the address that dials come from.
+    #[must_use]
+    pub fn new(me: NodeId, listen: IpAddr, seeds: impl IntoIterator<Item = PeerAddress>) -> Self {
+        let seeds = seeds.into_iter().map(|seed| (seed, Seed::default())).collect();
+        Self { me, listen, seeds, nodes: BTreeMap::new(), linked: BTreeSet::new() }
+    }
+
+    /// Members say that nodes are, or were, at these addresses.
+    pub fn learn(
+        &mut self,
+        now: Instant,
+        addresses: impl IntoIterator<Item = (NodeId, SocketAddr)>,
+    ) {
+        for (node, address) in addresses {
+            if node != self.me && can_dial(self.listen, address) {
+                self.known(now, node).hear(address);
             }
         }
+    }
+
+    /// A node announced itself, with all addresses that it has. Those that it had announced
+    /// before and those of former lives are forgotten.
+    pub fn announced(
+        &mut self,
+        now: Instant,
+        incarnation: Incarnation,
+        addresses: impl IntoIterator<Item = SocketAddr>,
+    ) {
+        if incarnation.node == self.me {
+            return;
+        }
+        let listen = self.listen;
+        let known = self.known(now, incarnation.node);
+        if known.lives(incarnation.generation) {
+            known.announce(addresses.into_iter().filter(|address| can_dial(listen, *address)));
+        }
+    }
+
+    fn known(&mut self, now: Instant, node: NodeId) -> &mut Known {
+        let not_before = self.first_turn(now, node);
+        self.nodes.entry(node).or_insert_with(|| Known { not_before, ..Known::default() })
+    }
+
+    fn first_turn(&self, now: Instant, node: NodeId) -> Option<Instant> {
+        (self.me > node).then(|| now + HEAD_START)
     }
 
     /// What to dial now. Each target is under way until `reached` or `failed`.
     pub fn due(&mut self, now: Instant) -> Vec<Target> {
         let mut due = Vec::new();
-        for (target, attempts) in &mut self.targets {
-            let node = match target {
-                Target::Seed(seed) => self.behind.get(seed).copied(),
-                Target::Node(node, _) => Some(*node),
-            };
-            let idle = node == Some(self.me) || node.is_some_and(|n| self.linked.contains(&n));
-            let waiting = attempts.not_before.is_some_and(|at| at > now);
-            if !idle && !waiting && !attempts.under_way {
+        for (seed, Seed { attempts, behind }) in &mut self.seeds {
+            let is_met = |node: &NodeId| *node == self.me || self.linked.contains(node);
+            if !behind.as_ref().is_some_and(is_met) && attempts.may_begin(now) {
                 attempts.under_way = true;
-                due.push(target.clone());
+                due.push(Target::Seed(seed.clone()));
+            }
+        }
+        for (node, known) in &mut self.nodes {
+            if self.linked.contains(node) || known.not_before.is_some_and(|at| at > now) {
+                continue;
+            }
+            let idle = known.addresses.iter_mut().filter(|a| a.attempts.may_begin(now));
+            if let Some(address) = idle.min_by_key(|address| address.attempts.failures) {
+                address.attempts.under_way = true;
+                known.not_before = Some(now + NEXT_ADDRESS);
+                due.push(Target::Node(*node, address.at));
             }
         }
         due
     }
 
     /// A dial came to nothing. Whether this is worth telling a person: the first time, and then
-    /// as often as the wait has doubled.
+    /// as often as the wait has doubled, unless the node was found elsewhere.
     pub fn failed(&mut self, now: Instant, target: &Target) -> bool {
-        let Some(attempts) = self.targets.get_mut(target) else {
-            return false;
-        };
-        attempts.under_way = false;
-        attempts.failures += 1;
-        let doubled = FIRST_WAIT.saturating_mul(1 << (attempts.failures - 1).min(16));
-        attempts.not_before = Some(now + doubled.min(LONGEST_WAIT));
-        attempts.failures.is_power_of_two()
+        match target {
+            Target::Seed(seed) => {
+                self.seeds.get_mut(seed).is_some_and(|seed| seed.attempts.failed(now))
+            }
+            Target::Node(node, address) => {
+                let known = self.nodes.get_mut(node).and_then(|known| known.address(*address));
+                let telling = known.is_some_and(|address| address.attempts.failed(now));
+                telling && !self.linked.contains(node)
+            }
+        }
     }
 
     /// A dial found this node.
     pub fn reached(&mut self, target: &Target, node: NodeId) {
-        if let Some(attempts) = self.targets.get_mut(target) {
-            *attempts = Attempts::default();
-        }
         match target {
             Target::Seed(seed) => {
-                self.behind.insert(seed.clone(), node);
+                if let Some(seed) = self.seeds.get_mut(seed) {
+                    *seed = Seed { attempts: Attempts::default(), behind: Some(node) };
+                }
             }
-            Target::Node(expected, _) if *expected != node => {
-                self.targets.remove(target);
+            Target::Node(expected, address) => {
+                let Some(known) = self.nodes.get_mut(expected) else {
+                    return;
+                };
+                if *expected != node {
+                    known.addresses.retain(|known| known.at != *address);
+                } else if let Some(address) = known.address(*address) {
+                    address.attempts = Attempts::default();
+                }
             }
-            Target::Node(..) => {}
         }
     }
 
-    /// The link to a node is up, or lost.
-    pub fn linked(&mut self, node: NodeId, up: bool) {
+    /// The link to this life of a node is up, or lost.
+    pub fn linked(&mut self, now: Instant, incarnation: Incarnation, up: bool) {
+        let node = incarnation.node;
+        let first_turn = self.first_turn(now, node);
+        let known = self.known(now, node);
         if up {
+            known.lives(incarnation.generation);
             self.linked.insert(node);
         } else {
+            known.not_before = first_turn;
             self.linked.remove(&node);
             // Behind that seed there may be another node from now on.
-            self.behind.retain(|_, behind| *behind != node);
+            for seed in self.seeds.values_mut().filter(|seed| seed.behind == Some(node)) {
+                seed.behind = None;
+            }
         }
     }
+}
+
+/// Whether a node that listens at `listen` can dial an address at all.
+#[must_use]
+pub fn can_dial(listen: IpAddr, address: SocketAddr) -> bool {
+    let (from, to) = (listen.to_canonical(), address.ip().to_canonical());
+    let families = match (from, to) {
+        // A socket that listens on all of IPv6 has IPv4 too.
+        (IpAddr::V6(from), IpAddr::V4(_)) => from.is_unspecified(),
+        (IpAddr::V4(_), IpAddr::V6(_)) => false,
+        _ => true,
+    };
+    let scoped = match address {
+        // Without the interface, such an address could be anywhere.
+        SocketAddr::V6(v6) => !v6.ip().is_unicast_link_local() || v6.scope_id() != 0,
+        SocketAddr::V4(v4) => !v4.ip().is_broadcast(),
+    };
+    let somewhere = address.port() != 0 && !to.is_unspecified() && !to.is_multicast();
+    // What listens on loopback gets no further.
+    families && scoped && somewhere && (!from.is_loopback() || to.is_loopback())
 }
 
 /// Whether a new link to a node replaces the one there is. Both sides come to the same answer.
@@ -149,62 +314,4 @@ pub fn keep_new(me: NodeId, known: &LinkSender, new: &LinkSender) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn node(byte: u8) -> NodeId {
-        NodeId::from_bytes([byte; 32])
-    }
-
-    fn address(port: u16) -> SocketAddr {
-        ([127, 0, 0, 1], port).into()
-    }
-
-    #[test]
-    fn a_seed_is_dialed_until_linked_and_again_when_lost() {
-        let now = Instant::now();
-        let seed: PeerAddress = "somewhere:1".parse().unwrap();
-        let mut dialing = Dialing::new(node(5), [seed.clone()]);
-        let target = Target::Seed(seed);
-        assert_eq!(dialing.due(now), std::slice::from_ref(&target));
-        assert!(dialing.due(now).is_empty(), "it is under way");
-        assert!(dialing.failed(now, &target));
-        assert!(dialing.due(now).is_empty(), "it waits");
-        assert_eq!(dialing.due(now + FIRST_WAIT).len(), 1);
-        dialing.reached(&target, node(9));
-        dialing.linked(node(9), true);
-        assert!(dialing.due(now + LONGEST_WAIT).is_empty());
-        dialing.linked(node(9), false);
-        assert_eq!(dialing.due(now + LONGEST_WAIT), [target]);
-    }
-
-    #[test]
-    fn a_seed_that_is_the_node_itself_is_left_alone() {
-        let seed: PeerAddress = "me:1".parse().unwrap();
-        let mut dialing = Dialing::new(node(5), [seed]);
-        let target = dialing.due(Instant::now()).pop().unwrap();
-        dialing.reached(&target, node(5));
-        assert!(dialing.due(Instant::now()).is_empty());
-    }
-
-    #[test]
-    fn only_the_smaller_id_dials_and_the_latest_address_counts() {
-        let now = Instant::now();
-        let mut dialing = Dialing::new(node(5), []);
-        dialing.learn([(node(3), address(3)), (node(7), address(7))]);
-        dialing.learn([(node(7), address(8))]);
-        assert_eq!(dialing.due(now), [Target::Node(node(7), address(8))]);
-    }
-
-    #[test]
-    fn waits_are_bounded() {
-        let mut now = Instant::now();
-        let mut dialing = Dialing::new(node(1), []);
-        dialing.learn([(node(2), address(2))]);
-        for _ in 0..40 {
-            let target = dialing.due(now).pop().unwrap();
-            dialing.failed(now, &target);
-            now += LONGEST_WAIT;
-        }
-    }
-}
+mod tests;

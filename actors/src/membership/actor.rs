@@ -162,7 +162,7 @@ impl Actor for MembershipActor {
         };
         // After a restart of this actor alone, links are still up.
         for link in state.context.router.links() {
-            state.take(Event::LinkUp(link.peer().incarnation, link.peer().address));
+            state.take(Event::LinkUp(link.peer().incarnation, link.address()));
         }
         state.take(Event::Own(state.own.clone()));
         myself.send_interval(REPORT_EVERY, || MembershipMessage::Beat);
@@ -177,13 +177,23 @@ impl Actor for MembershipActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             MembershipMessage::LinkUp(link) => {
-                state.take(Event::LinkUp(link.peer().incarnation, link.peer().address));
+                state.take(Event::LinkUp(link.peer().incarnation, link.address()));
                 state.report_to(&link);
             }
             MembershipMessage::LinkDown(incarnation) => state.take(Event::LinkDown(incarnation)),
             MembershipMessage::Reported(from, report) => {
+                // It may have moved and taken the link along.
+                let link = state.context.router.link(from.node);
+                if let Some(link) = link.filter(|link| link.peer().incarnation == from) {
+                    state.take(Event::LinkUp(from, link.address()));
+                }
+                let was_alive = state.context.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
                 state.take(Event::Reported(from, report));
+                if !was_alive && state.context.view.borrow().is_alive(from) {
+                    // So that those who know this node learn of each other at once.
+                    state.tell_everybody();
+                }
             }
             MembershipMessage::OwnShards(shards) => {
                 state.context.handles.capabilities.own_shards(shards.clone());
@@ -293,7 +303,13 @@ pub fn send_control(link: &LinkSender, message: &Control) -> Result<(), String> 
 
 /// Where every other node was heard of.
 fn addresses(view: &View, me: NodeId) -> Vec<(NodeId, SocketAddr)> {
-    let reported = view.alive().flat_map(|member| member.report.neighbours.iter().copied());
+    let reported = view.alive().flat_map(|member| {
+        // What a member reaches on its loopback is on its machine, which is this one only when
+        // the member is reached that way too.
+        let is_here = member.address.ip().is_loopback();
+        let neighbours = member.report.neighbours.iter().copied();
+        neighbours.filter(move |(_, address)| is_here || !address.ip().is_loopback())
+    });
     let linked = view.all().map(|member| (member.incarnation.node, member.address));
     linked.chain(reported).filter(|(node, _)| *node != me).collect()
 }

@@ -76,6 +76,13 @@ pub const SETTINGS: &[SettingDoc] = &[
         "One living member is enough: the others are learnt from it. Unreachable ones are tried \
          again for ever.",
     ),
+    one(
+        "mdns",
+        "on",
+        "Whether nodes of a network find each other by themselves: `on` or `off`",
+        "On, the node announces itself by mDNS to its network and looks for nodes with the same \
+         cluster key. Off, nothing is sent or heard; nodes are found by join alone.",
+    ),
     list(
         "model",
         "Models that the cluster is to serve",

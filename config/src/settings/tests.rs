@@ -74,6 +74,18 @@ fn an_api_beyond_loopback_needs_a_key() {
 }
 
 #[test]
+fn mdns_is_on_unless_any_layer_says_off() {
+    let mdns = |flags: &[_], variables: &[_], file| {
+        resolve(flags, variables, file).map(|(settings, _)| settings.mdns)
+    };
+    assert_eq!(mdns(&[], &[], ""), Ok(true));
+    assert_eq!(mdns(&[], &[], "mdns = false"), Ok(false));
+    assert_eq!(mdns(&[], &[("PLANARIA_MDNS", "off")], "mdns = true"), Ok(false));
+    assert_eq!(mdns(&[("mdns", "on")], &[], "mdns = 'off'"), Ok(true));
+    assert!(mdns(&[("mdns", "maybe")], &[], "").is_err());
+}
+
+#[test]
 fn times_have_units() {
     for (text, millis) in [("250ms", 250), ("30s", 30_000), ("5m", 300_000)] {
         assert_eq!(duration(text), Ok(Duration::from_millis(millis)));

@@ -22,6 +22,7 @@
     reason = "a target fails by panicking, and this program is a tool"
 )]
 
+mod announcements;
 mod checkpoint;
 mod cluster;
 mod decisions;
@@ -49,6 +50,7 @@ struct Target {
 }
 
 const TARGETS: &[Target] = &[
+    Target { name: "announcements", run: announcements::run, seeds: announcements::seeds },
     Target { name: "checkpoint", run: checkpoint::run, seeds: checkpoint::seeds },
     Target { name: "cluster", run: cluster::run, seeds: cluster::seeds },
     Target { name: "frames", run: frames::run, seeds: frames::seeds },

@@ -5,6 +5,7 @@ mod bad_input;
 mod clients;
 mod commands;
 mod desired;
+mod discovery;
 mod golden;
 mod loss;
 mod membership;

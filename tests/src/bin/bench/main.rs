@@ -1,14 +1,15 @@
-//! `make bench`: how fast Planaria is beside mlx-lm, what a pipeline adds and gives, and how much
-//! memory it takes, in one run.
+//! `make bench`: how fast Planaria is beside mlx-lm, what a pipeline adds and gives, how much
+//! memory it takes, and how soon nodes find each other, in one run.
 //!
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm, and a folder for the models that are measured; then the names of the parts to run, or
-//! none for all of them (`single`, `serving`, `stages`, `hop`).
+//! none for all of them (`single`, `serving`, `stages`, `hop`, `join`).
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod hop;
+mod join;
 mod serving;
 mod single;
 mod stages;
@@ -50,15 +51,19 @@ async fn main() -> Result<()> {
         }
     }
     let (name, _, arguments) = MODELS[0];
-    let dir = model(&python, &models, name, arguments).await?;
     if wanted("serving") {
+        let dir = model(&python, &models, name, arguments).await?;
         serving::compare(&planaria, &python, &dir).await?;
     }
     if wanted("stages") {
+        let dir = model(&python, &models, name, arguments).await?;
         stages::measure(&planaria, &dir).await?;
     }
     if wanted("hop") {
         hop::measure(&planaria).await?;
+    }
+    if wanted("join") {
+        join::measure(&planaria).await?;
     }
     Ok(())
 }
