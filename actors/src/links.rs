@@ -140,7 +140,10 @@ impl Actor for LinksActor {
             LinksMessage::Refused(refused) => {
                 tracing::warn!(reason = %refused, "refused a node");
             }
-            LinksMessage::Tick => state.dial_due(&myself),
+            LinksMessage::Tick => {
+                state.dial_due(&myself);
+                state.tell_ways();
+            }
         }
         Ok(())
     }
@@ -172,6 +175,14 @@ impl Actor for LinksActor {
 }
 
 impl State {
+    /// Links outlive the loss of a path to a peer that has others. Told again and again: a link that
+    /// ends takes along what was said for another to the same address.
+    fn tell_ways(&self) {
+        for (node, connected) in &self.peers {
+            connected.link.set_alternates(&self.dialing.addresses(*node));
+        }
+    }
+
     fn dial_due(&mut self, myself: &ActorRef<LinksMessage>) {
         while self.tasks.try_join_next().is_some() {}
         for target in self.dialing.due(Instant::now()) {

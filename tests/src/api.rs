@@ -1,11 +1,9 @@
 //! A node's HTTP API, as any client sees it.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::StreamExt as _;
 use planaria_actors::cluster_view::ClusterView;
+use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
 use crate::lan::Machine;
@@ -14,8 +12,8 @@ use crate::lan::Machine;
 #[derive(Debug, Clone)]
 pub struct Api {
     url: String,
-    client: reqwest::Client,
-    /// Where it is, when that is not this machine: then only `get` gets there.
+    client: Client,
+    /// Where it is, when that is not this machine: then only `get` and `post` get there.
     machine: Option<Machine>,
 }
 
@@ -50,7 +48,7 @@ impl Api {
     /// The API at `host:port`.
     #[must_use]
     pub fn at(address: &str) -> Self {
-        Self { url: format!("http://{address}"), client: reqwest::Client::new(), machine: None }
+        Self { url: format!("http://{address}"), client: Client::new(), machine: None }
     }
 
     /// The same address on another machine.
@@ -71,13 +69,7 @@ impl Api {
     /// # Errors
     /// When the node does not answer.
     pub async fn get(&self, path: &str) -> Result<(u16, String)> {
-        if let Some(machine) = &self.machine {
-            let address = self.url.trim_start_matches("http://").to_owned();
-            let path = path.to_owned();
-            return machine.within(move || get(&address, &path)).await;
-        }
-        let answer = self.client.get(format!("{}{path}", self.url)).send().await?;
-        Ok((answer.status().as_u16(), answer.text().await?))
+        self.exchange(Method::GET, path, None).await
     }
 
     /// `POST` of JSON: status and body, which must be JSON too.
@@ -85,11 +77,35 @@ impl Api {
     /// # Errors
     /// When the node does not answer in JSON.
     pub async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
-        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await?;
+        let (status, text) = self.exchange(Method::POST, path, Some(body.clone())).await?;
         let json = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;
         Ok((status, json))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, String)> {
+        let url = format!("{}{path}", self.url);
+        let exchange = async move |client: Client| {
+            let mut request = client.request(method, url);
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let answer = request.send().await?;
+            anyhow::Ok((answer.status().as_u16(), answer.text().await?))
+        };
+        let Some(machine) = &self.machine else {
+            return exchange(self.client.clone()).await;
+        };
+        // Connections are made on the thread that went there, and by a client of its own.
+        let there = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(exchange(Client::new()))
+        };
+        machine.within(there).await
     }
 
     /// `GET /cluster`.
@@ -160,15 +176,4 @@ impl Api {
         ensure!(buffer.is_empty(), "the stream was cut in the middle of an event");
         Ok(streamed)
     }
-}
-
-/// `GET` as simple as it can be, for threads on other machines.
-fn get(address: &str, path: &str) -> Result<(u16, String)> {
-    let mut stream = TcpStream::connect(address)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok((status.with_context(|| head.to_owned())?, body.to_owned()))
 }

@@ -19,6 +19,8 @@ use crate::process::is_running;
 const PREFIX: &str = "planaria-";
 /// The network interface of every machine.
 const INTERFACE: &str = "eth0";
+/// That of a machine on two networks to the second.
+const SECOND_INTERFACE: &str = "eth1";
 
 /// Machines on one switch. Removed when dropped.
 #[derive(Debug)]
@@ -31,6 +33,7 @@ pub struct Lan {
 #[derive(Debug, Clone)]
 pub struct Machine {
     namespace: String,
+    number: u8,
     address: IpAddr,
 }
 
@@ -79,17 +82,32 @@ impl Lan {
         let namespace = format!("{}-{number}", self.name);
         ip(&["netns", "add", &namespace])?;
         self.machines.push(namespace.clone());
-        let machine = Machine { namespace, address: IpAddr::from([10, 77, 0, number]) };
-        let (switch, port) = (self.name.as_str(), format!("port{number}"));
+        let machine = Machine { namespace, number, address: IpAddr::from([10, 77, 0, number]) };
+        machine.ip(&["link", "set", "lo", "up"])?;
+        self.connect(&machine, INTERFACE)?;
+        Ok(machine)
+    }
+
+    /// Connects a machine of another network with this one as well: by an interface `eth1`, with an
+    /// address of 10.78.0.0/24. This network must have no machines of its own.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn plug(&self, machine: &Machine) -> Result<()> {
+        self.connect(machine, SECOND_INTERFACE)?;
+        let address = format!("10.78.0.{}/24", machine.number);
+        machine.ip(&["addr", "add", &address, "dev", SECOND_INTERFACE])
+    }
+
+    fn connect(&self, machine: &Machine, interface: &str) -> Result<()> {
+        let (switch, port) = (self.name.as_str(), format!("port{}", machine.number));
         let namespace = machine.namespace.as_str();
         ip(&[
-            "link", "add", INTERFACE, "netns", namespace, "type", "veth", "peer", "name", &port,
+            "link", "add", interface, "netns", namespace, "type", "veth", "peer", "name", &port,
             "netns", switch,
         ])?;
         ip(&["-n", switch, "link", "set", &port, "master", "br0", "up"])?;
-        machine.ip(&["link", "set", "lo", "up"])?;
-        machine.ip(&["link", "set", INTERFACE, "up"])?;
-        Ok(machine)
+        machine.ip(&["link", "set", interface, "up"])
     }
 }
 

@@ -79,7 +79,8 @@ impl Carrier for QuicCarrier {
 
     fn close(&self, reason: &CloseReason) {
         // Another link to the same address sets its own again.
-        self.paths.lock().forget(self.connection.remote_address());
+        let primary = self.connection.remote_address();
+        self.paths.lock().forget(primary);
         match reason {
             CloseReason::Violation(words) => self.connection.close(VIOLATION, words.as_bytes()),
             CloseReason::Here(words) => self.connection.close(CLOSED, words.as_bytes()),
@@ -92,7 +93,10 @@ impl Carrier for QuicCarrier {
     }
 
     fn set_alternates(&self, addresses: &[SocketAddr]) {
-        self.paths.lock().set(self.connection.remote_address(), addresses);
+        // Not while the paths are locked: QUIC sends, and so locks them, while it holds what is asked
+        // for here.
+        let primary = self.connection.remote_address();
+        self.paths.lock().set(primary, addresses);
     }
 
     fn address(&self) -> Option<SocketAddr> {

@@ -202,6 +202,13 @@ impl Dialing {
         (self.me > node).then(|| now + HEAD_START)
     }
 
+    /// All addresses that are known of a node.
+    #[must_use]
+    pub fn addresses(&self, node: NodeId) -> Vec<SocketAddr> {
+        let known = self.nodes.get(&node);
+        known.map_or_else(Vec::new, |known| known.addresses.iter().map(|a| a.at).collect())
+    }
+
     /// What to dial now. Each target is under way until `reached` or `failed`.
     pub fn due(&mut self, now: Instant) -> Vec<Target> {
         let mut due = Vec::new();

@@ -7,8 +7,10 @@ mod commands;
 mod desired;
 mod discovery;
 mod golden;
+mod load;
 mod loss;
 mod membership;
+mod paths;
 mod planning;
 mod prefix;
 

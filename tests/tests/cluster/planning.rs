@@ -2,57 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::ClusterView;
 use planaria_actors::scheduler::preview::Preview;
-use planaria_tests::api::Api;
 use planaria_tests::{Cluster, NodeSpec, wait_for, write_fake_model};
 use serde_json::json;
-use tokio::task::JoinHandle;
 
+use crate::load::Load;
 use crate::{binary, demo_cluster, demo_models};
-
-/// Answers that are asked for one after the other.
-struct Load {
-    stop: Arc<AtomicBool>,
-    answered: Arc<AtomicUsize>,
-    task: JoinHandle<Result<()>>,
-}
-
-impl Load {
-    /// Every answer must have these tokens.
-    fn on(api: Api, model: &'static str, tokens: Vec<u64>) -> Self {
-        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-        let (asked, counted) = (Arc::clone(&stop), Arc::clone(&answered));
-        let task = tokio::spawn(async move {
-            while !asked.load(Ordering::Relaxed) {
-                let answer = api.greedy(model, &[5, 6, 7], tokens.len()).await?;
-                ensure!(answer == tokens, "{answer:?}, not {tokens:?}");
-                counted.fetch_add(1, Ordering::Relaxed);
-            }
-            Ok(())
-        });
-        Self { stop, answered, task }
-    }
-
-    /// Waits for so many more answers.
-    async fn answers(&self, more: usize) -> Result<()> {
-        let wanted = self.answered.load(Ordering::Relaxed) + more;
-        wait_for("answers", async || {
-            let enough = self.answered.load(Ordering::Relaxed) >= wanted || self.task.is_finished();
-            Ok(enough.then_some(()))
-        })
-        .await
-    }
-
-    async fn end(self) -> Result<()> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.task.await?
-    }
-}
 
 /// The nodes of the only model's plan, in order.
 fn stages(view: &ClusterView) -> Vec<&str> {
