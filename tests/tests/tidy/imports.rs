@@ -22,6 +22,7 @@ const HIDDEN: &[(&str, &str)] = &[
     ("mlx_rs", "engine"),
     ("mlx_sys", "engine"),
     ("ractor", "actors"),
+    ("foca", "actors"),
 ];
 
 /// What a member must not know, whoever else does. Paths of the standard library are allowed in a
