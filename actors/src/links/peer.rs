@@ -46,13 +46,15 @@ impl Actor for PeerActor {
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let PeerArgs { context, link, receiver } = args;
-        let LinkReceiver { control, activation, bulk } = receiver;
+        let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
         tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
         tasks.spawn(take_data(context, link.clone(), activation));
         tasks.spawn(take_bulk(link.clone(), bulk));
         let watched = link.clone();
         tasks.spawn(async move {
+            // Nothing travels there yet; dropping the receiver would close the link.
+            let _idle = datagrams;
             let reason = watched.closed().await;
             drop(myself.cast(Gone(reason.to_string())));
         });
