@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build demo test fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build demo test simulate fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -33,6 +33,10 @@ test: setup-tests ## Run every test
 	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
 	cargo test --locked --workspace --no-fail-fast
+
+simulate: setup ## An hour of virtual time for a hundred members on a bad network
+	PLANARIA_SIMULATED_SECONDS=3600 cargo test --release --locked -p planaria-actors --lib \
+	membership::swim::simulation -- --nocapture
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \

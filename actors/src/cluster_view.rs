@@ -46,7 +46,7 @@ pub struct NodeView {
     pub id: NodeId,
     /// Its name.
     pub name: String,
-    /// Whether it can be reached.
+    /// What the cluster thinks of it.
     pub state: NodeState,
     /// `IP:PORT` for other nodes.
     pub address: String,
@@ -60,14 +60,27 @@ pub struct NodeView {
     pub worker_pids: Vec<u32>,
 }
 
-/// Whether a node can be reached.
+/// What the cluster thinks of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
-    /// Its link is up.
+    /// It answers, and the link to it is up.
     Alive,
-    /// Its link is lost.
+    /// It does not answer, or the link to it is lost: it may be dead. It keeps its place in plans
+    /// until that is known.
+    Suspect,
+    /// It has not answered for so long that it counts as dead.
     Down,
+    /// It stopped in order.
+    Left,
+}
+
+impl NodeState {
+    /// Whether nothing more is expected of it.
+    #[must_use]
+    pub const fn is_over(self) -> bool {
+        matches!(self, Self::Down | Self::Left)
+    }
 }
 
 /// A model.
@@ -305,8 +318,10 @@ fn node_view(member: &Member) -> NodeView {
         memory_free_bytes: report.memory_bytes.saturating_sub(taken),
         pid: report.pid,
         worker_pids: match member.state {
-            NodeState::Alive => report.shards.iter().filter_map(|shard| shard.pid).collect(),
-            NodeState::Down => Vec::new(),
+            NodeState::Alive | NodeState::Suspect => {
+                report.shards.iter().filter_map(|shard| shard.pid).collect()
+            }
+            NodeState::Down | NodeState::Left => Vec::new(),
         },
     }
 }

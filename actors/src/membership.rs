@@ -1,10 +1,16 @@
 //! Who is in the cluster, as far as this node knows.
 //!
-//! Pure part: [`Members`] takes in links that come and go and what peers report, and gives a
-//! [`View`]. A member is alive while its link is up and it has reported; a lost one stays listed
-//! as down until it is back. What is to be served is what the living members know together.
+//! Two pure parts. [`swim`] finds out who lives. [`Members`] joins that with links that come and
+//! go and with what peers report, and gives a [`View`]. A member is alive while SWIM says so, its
+//! link is up and it has reported. It is suspect when SWIM says so or its link is lost; that alone
+//! moves nothing: a suspect keeps its place in plans until it is down, or cannot be reached from
+//! here for [`CUT_OFF`], though nothing is sent to one without a link. Who is down or has left
+//! stays listed until it is back or [`FORGET`] has passed. What is to be served is what the living
+//! members know together.
 
 mod actor;
+mod members;
+pub mod swim;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,12 +24,16 @@ use crate::plan::Plan;
 use crate::wire::{HeldModel, Report, ShardReport};
 
 pub use actor::{MembershipActor, MembershipHandle, MembershipMessage, send_control};
+pub use members::{CUT_OFF, Event, FORGET, MAX_OVER, Members};
 
 /// The members of the cluster at one moment. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     members: Arc<BTreeMap<NodeId, Member>>,
     desired: Arc<BTreeMap<ModelName, Wanted>>,
+    /// Members that are not over and have no link to this node, and whether that has been so for
+    /// [`CUT_OFF`].
+    unlinked: Arc<BTreeMap<NodeId, bool>>,
 }
 
 /// A member.
@@ -31,7 +41,7 @@ pub struct View {
 pub struct Member {
     /// Which life of which node.
     pub incarnation: Incarnation,
-    /// Whether its link is up.
+    /// What the cluster thinks of it.
     pub state: NodeState,
     /// Where it takes links.
     pub address: SocketAddr,
@@ -59,16 +69,18 @@ impl View {
     /// A view of these members.
     #[must_use]
     pub fn of(members: impl IntoIterator<Item = Member>) -> Self {
-        Self::new(members.into_iter().map(|member| (member.incarnation.node, member)).collect())
+        let members = members.into_iter().map(|member| (member.incarnation.node, member));
+        Self::new(members.collect(), BTreeMap::new())
     }
 
-    fn new(members: BTreeMap<NodeId, Member>) -> Self {
+    fn new(members: BTreeMap<NodeId, Member>, unlinked: BTreeMap<NodeId, bool>) -> Self {
         let mut desired = DesiredMap::default();
-        for member in members.values().filter(|member| member.state == NodeState::Alive) {
+        for member in members.values().filter(|member| !member.state.is_over()) {
             desired.merge(&member.report.desired);
         }
         let wanted = desired.wanted().map(|(model, wanted)| (model.clone(), *wanted)).collect();
-        Self { members: Arc::new(members), desired: Arc::new(wanted) }
+        let (members, desired) = (Arc::new(members), Arc::new(wanted));
+        Self { members, desired, unlinked: Arc::new(unlinked) }
     }
 
     /// All members, down ones too.
@@ -76,18 +88,18 @@ impl View {
         self.members.values()
     }
 
-    /// The members that can be reached.
+    /// The members that count as living: alive, or suspect and not cut off from here for long.
     pub fn alive(&self) -> impl Iterator<Item = &Member> {
-        self.all().filter(|member| member.state == NodeState::Alive)
+        self.all().filter(|member| self.counts(member))
     }
 
     /// A living member.
     #[must_use]
     pub fn member(&self, node: NodeId) -> Option<&Member> {
-        self.members.get(&node).filter(|member| member.state == NodeState::Alive)
+        self.members.get(&node).filter(|member| self.counts(member))
     }
 
-    /// Which life of a node was seen last, and whether it can be reached.
+    /// Which life of a node was seen last, and what the cluster thinks of it.
     #[must_use]
     pub fn state_of(&self, node: NodeId) -> Option<(Incarnation, NodeState)> {
         self.members.get(&node).map(|member| (member.incarnation, member.state))
@@ -105,14 +117,22 @@ impl View {
         self.member(incarnation.node).is_some_and(|member| member.incarnation == incarnation)
     }
 
-    /// Whether this incarnation is known to be over: it is down, or another life of its node was
-    /// seen. One that was not seen yet is not.
+    /// Whether nothing more can be sent to this incarnation or expected of it: it is over, another
+    /// life of its node was seen, or the link to it is lost. One that was not seen yet is not.
     #[must_use]
     pub fn is_dead(&self, incarnation: Incarnation) -> bool {
-        self.state_of(incarnation.node).is_some_and(|(seen, state)| {
+        self.state_of(incarnation.node).is_some_and(|(seen, _)| {
             seen.generation > incarnation.generation
-                || (seen == incarnation && state == NodeState::Down)
+                || (seen == incarnation && self.is_lost(incarnation.node))
         })
+    }
+
+    /// Whether nothing more can be sent to this node or expected of it: it is over, or the link to
+    /// it is lost.
+    #[must_use]
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        let state = self.members.get(&node).map(|member| member.state);
+        state.is_some_and(NodeState::is_over) || self.unlinked.contains_key(&node)
     }
 
     /// The same cluster with this node down.
@@ -122,7 +142,7 @@ impl View {
         if let Some(member) = members.get_mut(&node) {
             member.state = NodeState::Down;
         }
-        Self { members: Arc::new(members), desired: Arc::clone(&self.desired) }
+        Self { members: Arc::new(members), ..self.clone() }
     }
 
     /// Whether every incarnation of a plan lives.
@@ -137,93 +157,21 @@ impl View {
         &self.desired
     }
 
-    /// What a new plan would depend on: when it is equal, so is the plan.
+    /// What a new plan would depend on: when it is equal, so is the plan. Suspicion changes nothing.
     #[must_use]
     pub fn placement_facts(&self) -> PlacementFacts<'_> {
         let members = self.all().map(|member| {
             let report = &member.report;
             let (held, unusable) = (report.models.as_slice(), report.unusable.as_slice());
             let facts = (report.memory_bytes, report.leaving, held, unusable);
-            ((member.state, member.incarnation), facts)
+            let counts = if self.counts(member) { NodeState::Alive } else { NodeState::Down };
+            ((counts, member.incarnation), facts)
         });
         (members.collect(), &self.desired)
     }
-}
 
-/// What membership is told.
-#[derive(Debug, Clone)]
-pub enum Event {
-    /// A link to this incarnation is up.
-    LinkUp(Incarnation, SocketAddr),
-    /// The link to this incarnation is lost.
-    LinkDown(Incarnation),
-    /// A peer described itself.
-    Reported(Incarnation, Report),
-    /// This node's own description changed.
-    Own(Report),
-}
-
-/// The state behind the views.
-#[derive(Debug)]
-pub struct Members {
-    me: Incarnation,
-    address: SocketAddr,
-    linked: BTreeMap<NodeId, (Incarnation, SocketAddr)>,
-    members: BTreeMap<NodeId, Member>,
-}
-
-impl Members {
-    /// Knows nobody yet, not even this node, which joins with its first `Own` report.
-    #[must_use]
-    pub const fn new(me: Incarnation, address: SocketAddr) -> Self {
-        Self { me, address, linked: BTreeMap::new(), members: BTreeMap::new() }
-    }
-
-    /// Takes in an event; the new view when it changed.
-    pub fn on(&mut self, event: Event) -> Option<View> {
-        match event {
-            Event::LinkUp(incarnation, address) => {
-                self.linked.insert(incarnation.node, (incarnation, address));
-                // The reports of a former life say nothing about this one.
-                let former = self.members.get_mut(&incarnation.node)?;
-                if former.incarnation == incarnation || former.state == NodeState::Down {
-                    return None;
-                }
-                former.state = NodeState::Down;
-            }
-            Event::LinkDown(incarnation) => {
-                let is_linked =
-                    self.linked.get(&incarnation.node).is_some_and(|(up, _)| *up == incarnation);
-                if is_linked {
-                    self.linked.remove(&incarnation.node);
-                }
-                let member = self.members.get_mut(&incarnation.node)?;
-                if member.incarnation != incarnation || member.state == NodeState::Down {
-                    return None;
-                }
-                member.state = NodeState::Down;
-            }
-            Event::Reported(incarnation, report) => {
-                let (up, address) = *self.linked.get(&incarnation.node)?;
-                if up != incarnation {
-                    return None;
-                }
-                let address = SocketAddr::new(address.ip(), report.port);
-                self.put(incarnation, address, report)?;
-            }
-            Event::Own(report) => self.put(self.me, self.address, report)?,
-        }
-        Some(View::new(self.members.clone()))
-    }
-
-    /// `None` when nothing changed.
-    fn put(&mut self, incarnation: Incarnation, address: SocketAddr, report: Report) -> Option<()> {
-        let state = NodeState::Alive;
-        let member = Member { incarnation, state, address, report: Arc::new(report) };
-        if self.members.get(&incarnation.node) == Some(&member) {
-            return None;
-        }
-        self.members.insert(incarnation.node, member);
-        Some(())
+    fn counts(&self, member: &Member) -> bool {
+        let cut_off = self.unlinked.get(&member.incarnation.node).copied().unwrap_or(false);
+        !member.state.is_over() && !cut_off
     }
 }

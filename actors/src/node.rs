@@ -286,6 +286,10 @@ impl RootState {
     }
 
     async fn end(&mut self, myself: &ActorRef<RootMessage>, outcome: Outcome) {
+        // Those who need others stop first; then the others are told, while there are links.
+        let membership = self.children.iter().position(|child| child.row.actor == "membership");
+        self.stop(membership.map_or(0, |at| at + 1)..self.children.len()).await;
+        self.args.context.handles.membership.leave().await;
         self.stop(0..self.children.len()).await;
         self.args.context.endpoint.close("the node is shutting down").await;
         if let Some(tell) = self.outcome.take() {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rand::TryRngCore;
+use rand::TryRng as _;
 use thiserror::Error;
 use zeroize::ZeroizeOnDrop;
 
@@ -52,7 +52,7 @@ impl ClusterKey {
     /// When the operating system has no randomness to give.
     pub fn generate() -> io::Result<Self> {
         let mut bytes = [0; 32];
-        rand::rngs::OsRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
+        rand::rngs::SysRng.try_fill_bytes(&mut bytes).map_err(io::Error::other)?;
         Ok(Self(bytes))
     }
 

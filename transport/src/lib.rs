@@ -2,7 +2,7 @@
 //!
 //! From the bottom up: an [`Identity`] is a node's key, [`Credentials`] are what it proves itself
 //! with, an [`Endpoint`] is its socket, a [`Link`] is a connected peer, a [`Lane`] is an ordered
-//! stream of [`Frame`]s on a link.
+//! stream of [`Frame`]s on a link, and beside the lanes it carries datagrams, which may be lost.
 //!
 //! A link exists only between two nodes whose certificates the same authority signed, that speak
 //! the same major version, and that have greeted each other; everybody else gets a [`Refusal`]
@@ -13,6 +13,7 @@
 mod announcement;
 mod authority;
 mod credentials;
+mod datagram;
 mod endpoint;
 mod frame;
 mod frame_codec;
@@ -36,6 +37,7 @@ mod refusal;
 
 pub use announcement::AnnouncementKey;
 pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};
+pub use datagram::{DATAGRAM_CAP, DatagramError, DatagramReceiver};
 pub use endpoint::{BindError, Endpoint, EndpointConfig};
 pub use frame::{Frame, FrameError};
 pub use frame_codec::FrameCodec;

@@ -4,7 +4,7 @@
 //! [`memory_pair`](crate::memory_pair) (within a process); what follows is the same for both.
 //! Sending never blocks: each lane has a bounded queue, and a carrier moves its frames. Receiving
 //! comes from bounded queues too, one for each class of lane, so whoever does not receive slows
-//! the sender of that class down and nobody else.
+//! the sender of that class down and nobody else. Datagrams slow nobody down: they are dropped.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use planaria_config::Incarnation;
 use thiserror::Error;
 
+use crate::datagram::{DatagramError, DatagramReceiver};
 use crate::frame::Frame;
 use crate::lane::{Lane, MAX_ACTIVATION_LANES};
 use crate::link_core::{Core, Outlets};
@@ -56,6 +57,8 @@ pub struct LinkReceiver {
     pub activation: LaneReceiver,
     /// Frames of the bulk lane.
     pub bulk: LaneReceiver,
+    /// Datagrams.
+    pub datagrams: DatagramReceiver,
 }
 
 /// Receives the lanes of one class, each in order.
@@ -129,6 +132,7 @@ impl Link {
             control: lane(outlets.control),
             activation: lane(outlets.activation),
             bulk: lane(outlets.bulk),
+            datagrams: DatagramReceiver::new(Arc::clone(&core), outlets.datagrams),
         };
         Self { sender: LinkSender { core }, receiver }
     }
@@ -215,6 +219,15 @@ impl LinkSender {
         queue.push(length, frame).await.map_err(|error| self.core.send_error(lane, error))
     }
 
+    /// Sends a datagram if it can be sent now or soon; when datagrams pile up, the oldest are
+    /// dropped. Returns at once. `Ok` promises nothing about its arrival.
+    ///
+    /// # Errors
+    /// When it is too long for the path, the peer takes none, or the link is gone.
+    pub fn try_send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
+        self.core.send_datagram(datagram)
+    }
+
     /// Ends an activation lane after what is queued on it. A later frame with the same key opens
     /// a new stream, unordered with the old one.
     pub fn finish_lane(&self, key: u64) {
@@ -234,7 +247,8 @@ impl LinkSender {
 
 impl LinkReceiver {
     /// The next frame: control before activations before bulk, each lane in order. `None` once
-    /// the link is gone and everything that had arrived is taken. Cancel-safe.
+    /// the link is gone and everything that had arrived is taken. Datagrams are not among them.
+    /// Cancel-safe.
     pub async fn recv(&mut self) -> Option<Inbound> {
         tokio::select! {
             biased;

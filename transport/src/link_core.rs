@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
+use crate::datagram::{DatagramError, DatagramInlet, datagram_queue};
 use crate::frame::Frame;
 use crate::lane::{Lane, MAX_ACTIVATION_LANES};
 use crate::link::{CloseReason, Inbound, Peer, SendError};
@@ -16,6 +18,8 @@ use crate::queue::{self, PushError};
 pub(crate) trait Carrier: Send + Sync {
     /// Begins to carry what comes out of `outgoing`, until it or the link ends.
     fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>);
+    /// Sends a datagram or drops it, without waiting.
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), Undelivered>;
     /// Tells the other side that the link is over.
     fn close(&self, reason: &CloseReason);
     fn rtt(&self) -> Duration;
@@ -23,6 +27,13 @@ pub(crate) trait Carrier: Send + Sync {
     fn set_alternates(&self, addresses: &[SocketAddr]);
     /// Where the other side is now, if that can change.
     fn address(&self) -> Option<SocketAddr>;
+}
+
+/// Why a carrier did not send a datagram.
+pub(crate) enum Undelivered {
+    TooLarge { limit: usize },
+    Unsupported,
+    Gone,
 }
 
 /// A link, as its halves and its carrier's tasks see it.
@@ -93,6 +104,19 @@ impl Core {
         seen.ok().and_then(|end| end.clone()).unwrap_or_else(gone)
     }
 
+    pub(crate) fn send_datagram(&self, datagram: Bytes) -> Result<(), DatagramError> {
+        let ended = self.end.borrow().clone();
+        if let Some(reason) = ended {
+            return Err(DatagramError::Closed(reason));
+        }
+        let length = datagram.len();
+        self.carrier.send_datagram(datagram).map_err(|why| match why {
+            Undelivered::TooLarge { limit } => DatagramError::TooLarge { length, limit },
+            Undelivered::Unsupported => DatagramError::Unsupported,
+            Undelivered::Gone => DatagramError::Closed(gone()),
+        })
+    }
+
     /// Ends a lane after what is queued on it.
     pub(crate) fn finish(&self, lane: Lane) {
         if let Some(lanes) = self.lanes().as_mut() {
@@ -146,6 +170,7 @@ pub(crate) struct Inlets {
     control: queue::Sender<Inbound>,
     activation: queue::Sender<Inbound>,
     bulk: queue::Sender<Inbound>,
+    pub(crate) datagrams: DatagramInlet,
 }
 
 /// Where a link's receiver takes it from. It ends when all clones of the inlets are gone.
@@ -153,15 +178,22 @@ pub(crate) struct Outlets {
     pub(crate) control: queue::Receiver<Inbound>,
     pub(crate) activation: queue::Receiver<Inbound>,
     pub(crate) bulk: queue::Receiver<Inbound>,
+    pub(crate) datagrams: queue::Receiver<Bytes>,
 }
 
 pub(crate) fn inbound_queues() -> (Inlets, Outlets) {
     let (control, control_out) = queue::queue(Lane::Control.receive_queue());
     let (activation, activation_out) = queue::queue(Lane::Activation(0).receive_queue());
     let (bulk, bulk_out) = queue::queue(Lane::Bulk.receive_queue());
+    let (datagrams, datagrams_out) = datagram_queue();
     (
-        Inlets { control, activation, bulk },
-        Outlets { control: control_out, activation: activation_out, bulk: bulk_out },
+        Inlets { control, activation, bulk, datagrams },
+        Outlets {
+            control: control_out,
+            activation: activation_out,
+            bulk: bulk_out,
+            datagrams: datagrams_out,
+        },
     )
 }
 

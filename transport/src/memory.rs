@@ -4,19 +4,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
+use crate::datagram::DATAGRAM_CAP;
 use crate::frame::Frame;
 use crate::lane::Lane;
 use crate::link::{CloseReason, Link, Peer};
-use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
+use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
 use crate::queue;
 
 /// Two ends of one link: `left` and `right` say who is at each end, so the first link's peer is
 /// `right`. The left end counts as the one that dialed.
 ///
-/// Order, bounds and reasons are those of a link over QUIC; nothing is lost or delayed. Each
-/// frame crosses in a task of the current runtime.
+/// Order, bounds and reasons are those of a link over QUIC; nothing is lost or delayed, but for
+/// datagrams that nobody takes. Each frame crosses in a task of the current runtime.
 ///
 /// # Panics
 /// Outside a tokio runtime.
@@ -61,6 +63,14 @@ impl Carrier for Arc<Side> {
         if let Some(inlets) = self.inlets().clone() {
             self.runtime.spawn(carry(Arc::clone(core), lane, outgoing, inlets));
         }
+    }
+
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), Undelivered> {
+        if datagram.len() > DATAGRAM_CAP {
+            return Err(Undelivered::TooLarge { limit: DATAGRAM_CAP });
+        }
+        self.inlets().as_ref().ok_or(Undelivered::Gone)?.datagrams.put(datagram);
+        Ok(())
     }
 
     fn close(&self, reason: &CloseReason) {
@@ -204,6 +214,34 @@ mod tests {
         from_left.bulk.recv().await.unwrap();
         left.send(Lane::Bulk, big).await.unwrap();
         assert!(sent > 0);
+    }
+
+    #[tokio::test]
+    async fn datagrams_cross_and_are_dropped_when_nobody_takes_them() {
+        let (left, right) = memory_pair(peer(1), peer(2));
+        let (left, _from_right) = left.split();
+        let (_right, mut from_left) = right.split();
+        left.try_send_datagram(Bytes::new()).unwrap();
+        left.try_send_datagram(vec![7; DATAGRAM_CAP].into()).unwrap();
+        assert_eq!(from_left.datagrams.recv().await, Some(Bytes::new()));
+        assert_eq!(from_left.datagrams.recv().await, Some(vec![7; DATAGRAM_CAP].into()));
+        let error = left.try_send_datagram(vec![7; DATAGRAM_CAP + 1].into()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a datagram of 1101 bytes is longer than the 1100 that the path carries"
+        );
+        for number in 0..10_000_u32 {
+            left.try_send_datagram(Bytes::copy_from_slice(&number.to_be_bytes())).unwrap();
+        }
+        left.close("enough");
+        let mut kept = 0;
+        while let Some(datagram) = from_left.datagrams.recv().await {
+            assert_eq!(datagram[..], u32::to_be_bytes(kept));
+            kept += 1;
+        }
+        assert!((100..10_000).contains(&kept), "{kept}");
+        let error = left.try_send_datagram(Bytes::new()).unwrap_err();
+        assert_eq!(error.to_string(), "the link is gone: closed here: enough");
     }
 
     #[tokio::test]

@@ -89,8 +89,9 @@ const STREAM_WINDOW: u32 = 2 << 20;
 /// all streams together. So streams that nobody reads never use up the room of the control
 /// stream, neither at the receiver nor at the sender.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_UNI_STREAMS + 1);
-/// Datagrams are heartbeats: a few hundred bytes, worthless when they are late.
-const DATAGRAM_BUFFER: usize = 256 << 10;
+/// Datagrams of a peer that were not read yet, or not sent: a few hundred small ones. They are
+/// worthless when late, so more would help nobody; past it the oldest are dropped.
+const DATAGRAM_BUFFER: usize = 64 << 10;
 
 #[cfg(test)]
 mod tests {

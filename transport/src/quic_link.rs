@@ -2,21 +2,25 @@
 //!
 //! Control is the bidirectional stream of the greeting; every other lane is a unidirectional
 //! stream that the sender opens with the lane's first frame. Each stream has one task at each
-//! end, all of which end with the link.
+//! end, all of which end with the link. Datagrams are QUIC's own.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, ReadExactError, RecvStream, SendStream};
+use bytes::Bytes;
+use quinn::{
+    Connection, ConnectionError, ReadExactError, RecvStream, SendDatagramError, SendStream,
+};
 use tokio::runtime::Handle;
 
+use crate::datagram::DatagramInlet;
 use crate::frame::{Frame, FrameError};
 use crate::frame_reader::FrameReader;
 use crate::handshake::canonical;
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
-use crate::link_core::{Carrier, Core, Inlets, inbound_queues};
+use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
 use crate::path_socket::SharedPaths;
 use crate::peer_text::readable;
 use crate::queue;
@@ -54,6 +58,10 @@ pub(crate) fn establish(
     ));
     tokio::spawn(until_ended(
         Arc::clone(&core),
+        receive_datagrams(inlets.datagrams.clone(), connection.clone()),
+    ));
+    tokio::spawn(until_ended(
+        Arc::clone(&core),
         accept_streams(Arc::clone(&core), inlets, connection),
     ));
     Link::new(core, outlets)
@@ -75,6 +83,17 @@ impl Carrier for QuicCarrier {
         };
         let send = send_lane(Arc::clone(core), self.connection.clone(), lane, stream, outgoing);
         self.runtime.spawn(until_ended(Arc::clone(core), send));
+    }
+
+    fn send_datagram(&self, datagram: Bytes) -> Result<(), Undelivered> {
+        let limit = self.connection.max_datagram_size().unwrap_or_default();
+        self.connection.send_datagram(datagram).map_err(|error| match error {
+            SendDatagramError::TooLarge => Undelivered::TooLarge { limit },
+            SendDatagramError::UnsupportedByPeer | SendDatagramError::Disabled => {
+                Undelivered::Unsupported
+            }
+            SendDatagramError::ConnectionLost(_) => Undelivered::Gone,
+        })
     }
 
     fn close(&self, reason: &CloseReason) {
@@ -177,6 +196,12 @@ async fn open_stream(connection: &Connection, lane: Lane) -> std::io::Result<Sen
     stream.set_priority(lane.priority())?;
     stream.write_all(&lane.stream_header()).await?;
     Ok(stream)
+}
+
+async fn receive_datagrams(inlet: DatagramInlet, connection: Connection) {
+    while let Ok(datagram) = connection.read_datagram().await {
+        inlet.put(datagram);
+    }
 }
 
 async fn accept_streams(core: Arc<Core>, inlets: Inlets, connection: Connection) {

@@ -57,7 +57,9 @@ fn describe(view: &ClusterView) -> String {
     for node in &view.nodes {
         let state = match node.state {
             NodeState::Alive => "alive",
+            NodeState::Suspect => "suspect",
             NodeState::Down => "down",
+            NodeState::Left => "left",
         };
         let me = if node.id == view.node.id { " (this)" } else { "" };
         nodes.add_row([

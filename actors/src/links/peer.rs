@@ -1,18 +1,25 @@
 //! Actor: one link to one peer.
 //!
-//! Parent: links. Children: none, but four tasks that end with it: control messages, data
-//! frames, samples, and the link's end. When it dies the link closes.
+//! Parent: links. Children: none, but five tasks that end with it: control messages, data
+//! frames, samples, datagrams, and the link's end. When it dies the link closes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_transport::{LaneReceiver, LinkReceiver, LinkSender, decode_message};
+use planaria_transport::{
+    DatagramReceiver, LaneReceiver, LinkReceiver, LinkSender, decode_message,
+};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::membership::send_control;
 use crate::wire::{Bulk, Control, DataHeader};
+
+/// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
+/// there. A healthy peer sends fewer in a second.
+const DATAGRAMS: usize = 64;
 
 /// What a peer starts from.
 #[derive(Debug)]
@@ -46,10 +53,11 @@ impl Actor for PeerActor {
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let PeerArgs { context, link, receiver } = args;
-        let LinkReceiver { control, activation, bulk } = receiver;
+        let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
         tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
-        tasks.spawn(take_data(context, link.clone(), activation));
+        tasks.spawn(take_data(Arc::clone(&context), link.clone(), activation));
+        tasks.spawn(take_datagrams(context, link.clone(), datagrams));
         tasks.spawn(take_bulk(link.clone(), bulk));
         let watched = link.clone();
         tasks.spawn(async move {
@@ -90,6 +98,18 @@ async fn take_control(context: Arc<Context>, link: LinkSender, mut control: Lane
                 return;
             }
         }
+    }
+}
+
+async fn take_datagrams(context: Arc<Context>, link: LinkSender, mut datagrams: DatagramReceiver) {
+    let from = link.peer().incarnation;
+    let room = Arc::new(Semaphore::new(DATAGRAMS));
+    while let Some(datagram) = datagrams.recv().await {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        context.handles.membership.datagram(from, datagram, permit);
     }
 }
 

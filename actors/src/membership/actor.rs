@@ -1,18 +1,21 @@
-//! Actor: keeps the view of the cluster and tells peers about this node.
+//! Actor: finds out who lives, keeps the view of the cluster, and tells peers about this node.
 //!
 //! Parent: root. Children: none. Others tell it what changed on this node; it tells peers at
-//! once, and again every second. When it dies, peers report again within a second.
+//! once, and again every second. When it dies, peers answer and report again within a second.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Incarnation, ModelName, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinHandle;
 
+use super::swim::{self, Swim};
 use super::{Event, Members, View};
 use crate::capabilities::Capabilities;
 use crate::cluster_view::SequenceCounts;
@@ -25,6 +28,10 @@ use crate::wire::{Control, HeldModel, Report, ShardReport};
 /// How often a node describes itself when nothing changes: often enough for people who watch,
 /// far too seldom to matter to a network.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a node that leaves waits for its farewell to be sent: a datagram is gone in a fraction
+/// of it.
+const FAREWELL: Duration = Duration::from_millis(50);
 
 /// Speaks to membership.
 #[derive(Debug, Clone)]
@@ -43,6 +50,29 @@ impl MembershipHandle {
     /// The link to this incarnation is lost.
     pub fn link_down(&self, incarnation: Incarnation) {
         self.0.tell(MembershipMessage::LinkDown(incarnation));
+    }
+
+    /// Something suggests that this node may be dead: a deadline was missed, a frame was not taken.
+    /// It is asked at once; nothing else follows from the hint alone.
+    pub fn hint(&self, node: NodeId) {
+        self.0.tell(MembershipMessage::Hint(node));
+    }
+
+    /// A datagram came from a peer. The permit bounds how many of them wait here.
+    pub(crate) fn datagram(
+        &self,
+        from: Incarnation,
+        datagram: Bytes,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.0.tell(MembershipMessage::Datagram(from, datagram, permit));
+    }
+
+    /// Tells the others that this node stops now, in order, and gives that a moment to be sent.
+    pub(crate) async fn leave(&self) {
+        if self.0.ask(FAREWELL, MembershipMessage::Leave).await.is_ok() {
+            tokio::time::sleep(FAREWELL).await;
+        }
     }
 
     /// A peer described itself.
@@ -93,6 +123,14 @@ pub enum MembershipMessage {
     LinkUp(LinkSender),
     /// A link is lost.
     LinkDown(Incarnation),
+    /// A node may be dead.
+    Hint(NodeId),
+    /// A datagram came.
+    Datagram(Incarnation, Bytes, OwnedSemaphorePermit),
+    /// It is time for SWIM.
+    Wake,
+    /// The node stops.
+    Leave(RpcReplyPort<()>),
     /// A peer described itself.
     Reported(Incarnation, Box<Report>),
     /// This node's shards.
@@ -121,6 +159,9 @@ pub struct MembershipActor;
 #[derive(Debug)]
 pub struct State {
     context: Arc<Context>,
+    swim: Swim,
+    /// When SWIM is woken next, and the task that does it.
+    wake: Option<(Instant, JoinHandle<()>)>,
     members: Members,
     own: Report,
     /// Peers whose desired state was refused, so that it is said once.
@@ -142,6 +183,8 @@ impl Actor for MembershipActor {
         let desired = context.desired.borrow().clone();
         let mut state = State {
             refused: BTreeSet::new(),
+            swim: Swim::new(Instant::now(), context.me, rand::random()),
+            wake: None,
             members: Members::new(context.me, address),
             own: Report {
                 name: context.settings.name.clone(),
@@ -162,34 +205,51 @@ impl Actor for MembershipActor {
         };
         // After a restart of this actor alone, links are still up.
         for link in state.context.router.links() {
-            state.take(Event::LinkUp(link.peer().incarnation, link.address()));
+            state.linked(&myself, &link);
         }
-        state.take(Event::Own(state.own.clone()));
+        state.take([Event::Own(state.own.clone())]);
+        state.wake_in_time(&myself);
         myself.send_interval(REPORT_EVERY, || MembershipMessage::Beat);
         Ok(state)
     }
 
     async fn handle(
         &self,
-        _: ActorRef<MembershipMessage>,
+        myself: ActorRef<MembershipMessage>,
         message: MembershipMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
             MembershipMessage::LinkUp(link) => {
-                state.take(Event::LinkUp(link.peer().incarnation, link.address()));
+                state.linked(&myself, &link);
                 state.report_to(&link);
             }
-            MembershipMessage::LinkDown(incarnation) => state.take(Event::LinkDown(incarnation)),
+            MembershipMessage::LinkDown(incarnation) => {
+                state.take([Event::LinkDown(incarnation)]);
+                state.swim(&myself, swim::Event::LinkDown(incarnation));
+            }
+            MembershipMessage::Hint(node) => state.swim(&myself, swim::Event::Hint(node)),
+            MembershipMessage::Datagram(from, datagram, _permit) => {
+                state.swim(&myself, swim::Event::Datagram(from, datagram));
+            }
+            MembershipMessage::Wake => {
+                state.wake = None;
+                state.swim(&myself, swim::Event::Tick);
+            }
+            MembershipMessage::Leave(reply) => {
+                state.swim(&myself, swim::Event::Leave);
+                // Who asked may have given up waiting.
+                drop(reply.send(()));
+            }
             MembershipMessage::Reported(from, report) => {
                 // It may have moved and taken the link along.
                 let link = state.context.router.link(from.node);
                 if let Some(link) = link.filter(|link| link.peer().incarnation == from) {
-                    state.take(Event::LinkUp(from, link.address()));
+                    state.take([Event::LinkUp(from, link.address())]);
                 }
                 let was_alive = state.context.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
-                state.take(Event::Reported(from, report));
+                state.take([Event::Reported(from, report)]);
                 if !was_alive && state.context.view.borrow().is_alive(from) {
                     // So that those who know this node learn of each other at once.
                     state.tell_everybody();
@@ -224,17 +284,74 @@ impl Actor for MembershipActor {
             // Peers can wait a second for a number.
             MembershipMessage::OwnSequences(counts) => {
                 state.own.sequences = counts;
-                state.take(Event::Own(state.own.clone()));
+                state.take([Event::Own(state.own.clone())]);
             }
-            MembershipMessage::Beat => state.tell_everybody(),
+            MembershipMessage::Beat => {
+                state.take([Event::Tick]);
+                state.tell_everybody();
+            }
         }
         Ok(())
     }
 }
 
 impl State {
-    fn take(&mut self, event: Event) {
-        let Some(view) = self.members.on(event) else {
+    fn linked(&mut self, myself: &ActorRef<MembershipMessage>, link: &LinkSender) {
+        let incarnation = link.peer().incarnation;
+        self.take([Event::LinkUp(incarnation, link.address())]);
+        self.swim(myself, swim::Event::LinkUp(incarnation, link.rtt()));
+    }
+
+    fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: swim::Event) {
+        let refused = self.swim.refused();
+        let mut news = Vec::new();
+        for action in self.swim.on(Instant::now(), event) {
+            match action {
+                swim::Action::Send { to, datagram } => self.send(to, datagram),
+                swim::Action::Became(life, state) => news.push(Event::Became(life, state)),
+                swim::Action::Forgot(node) => news.push(Event::Forgotten(node)),
+            }
+        }
+        if self.swim.refused() > refused && self.swim.refused().is_power_of_two() {
+            tracing::warn!(refused = self.swim.refused(), "a peer's datagrams are not believed");
+        }
+        self.wake_in_time(myself);
+        self.take(news);
+    }
+
+    fn send(&self, to: NodeId, datagram: Bytes) {
+        let Some(link) = self.context.router.link(to) else {
+            return;
+        };
+        if let Err(error) = link.try_send_datagram(datagram) {
+            tracing::debug!(peer = %link.peer().incarnation, %error, "a datagram was not sent");
+        }
+    }
+
+    /// Has SWIM woken when it wants to be.
+    fn wake_in_time(&mut self, myself: &ActorRef<MembershipMessage>) {
+        let Some(at) = self.swim.wake_at() else {
+            return;
+        };
+        if self.wake.as_ref().is_some_and(|(set, _)| *set <= at) {
+            return;
+        }
+        if let Some((_, later)) = self.wake.take() {
+            later.abort();
+        }
+        let inbox = myself.clone();
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            // Without an inbox this actor is gone.
+            drop(inbox.cast(MembershipMessage::Wake));
+        });
+        self.wake = Some((at, task));
+    }
+
+    fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+        let now = Instant::now();
+        let views = events.into_iter().filter_map(|event| self.members.on(now, event));
+        let Some(view) = views.last() else {
             return;
         };
         for member in view.all() {
@@ -277,7 +394,7 @@ impl State {
             .filter(|member| member.incarnation != self.context.me)
             .map(|member| (member.incarnation.node, member.address))
             .collect();
-        self.take(Event::Own(self.own.clone()));
+        self.take([Event::Own(self.own.clone())]);
         for link in self.context.router.links() {
             self.report_to(&link);
         }

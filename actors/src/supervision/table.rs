@@ -55,7 +55,7 @@ pub const TABLE: &[Row] = &[
     part("ledger", "nothing: every acknowledged write is on disk"),
     part("links", "all links, which are dialled again"),
     part("discovery", "nothing: what others announce is asked for again"),
-    part("membership", "what peers reported, which they report again within a second"),
+    part("membership", "who lives and what peers reported, both known again within a second"),
     part("capabilities", "nothing that is not measured again"),
     part("scheduler", "a plan in preparation; plans in force come back from the ledger and peers"),
     part("workers", "the worker processes and with them the KV caches"),

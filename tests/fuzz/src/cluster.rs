@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_actors::capabilities::{Capabilities, LinkSpeed};
-use planaria_actors::cluster_view::{SequenceCounts, ShardState};
+use planaria_actors::cluster_view::{NodeState, SequenceCounts, ShardState};
 use planaria_actors::desired::clock::Clock;
 use planaria_actors::desired::{DesiredMap, Entry, Wanted};
 use planaria_actors::generation::{FinishReason, GenerationError, Until};
@@ -29,6 +29,8 @@ use crate::decisions::Decisions;
 
 const MODELS: [&str; 2] = ["a", "org/b"];
 const NODES: u8 = 3;
+const STATES: [NodeState; 4] =
+    [NodeState::Alive, NodeState::Suspect, NodeState::Down, NodeState::Left];
 const STRATEGIES: [Strategy; 2] = [Strategy::Latency, Strategy::RingMemoryWeighted];
 
 fn node(id: u8) -> NodeId {
@@ -75,14 +77,18 @@ pub(crate) fn run(input: &[u8]) {
             0 => {
                 let peer = incarnation(&mut decisions);
                 let link = membership::Event::LinkUp(peer, address());
-                members.on(link);
+                members.on(now, link);
+                let state = *decisions.one_of(&STATES);
+                members.on(now, membership::Event::Became(peer, state));
                 let report = report(&mut decisions);
                 let said = membership::Event::Reported(peer, report);
-                members.on(said).map(Event::Members)
+                members.on(now, said).map(Event::Members)
             }
-            1 => members.on(membership::Event::Own(report(&mut decisions))).map(Event::Members),
+            1 => {
+                members.on(now, membership::Event::Own(report(&mut decisions))).map(Event::Members)
+            }
             2 => members
-                .on(membership::Event::LinkDown(incarnation(&mut decisions)))
+                .on(now, membership::Event::LinkDown(incarnation(&mut decisions)))
                 .map(Event::Members),
             3 => any_plan(&mut decisions).map(|plan| Event::Commit(Box::new(plan))),
             4 => any_plan(&mut decisions)

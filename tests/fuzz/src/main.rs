@@ -33,6 +33,7 @@ mod model_seeds;
 mod settings;
 mod stage;
 mod storage;
+mod swim;
 mod template;
 mod tokenizer;
 mod worker;
@@ -58,6 +59,7 @@ const TARGETS: &[Target] = &[
     Target { name: "settings", run: settings::run, seeds: settings::seeds },
     Target { name: "stage", run: stage::run, seeds: checkpoint::seeds },
     Target { name: "storage", run: storage::run, seeds: storage::seeds },
+    Target { name: "swim", run: swim::run, seeds: swim::seeds },
     Target { name: "template", run: template::run, seeds: template::seeds },
     Target { name: "tokenizer", run: tokenizer::run, seeds: tokenizer::seeds },
     Target { name: "worker", run: worker::run, seeds: worker::seeds },

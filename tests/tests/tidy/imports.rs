@@ -23,6 +23,7 @@ const HIDDEN: &[(&str, &str)] = &[
     ("mlx_sys", "engine"),
     ("ractor", "actors"),
     ("mdns_sd", "actors"),
+    ("foca", "actors"),
 ];
 
 /// What a member must not know, whoever else does. Paths of the standard library are allowed in a

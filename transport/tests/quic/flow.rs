@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use planaria_transport::{
-    ACTIVATION_CAP, CONTROL_CAP, Frame, Lane, MAX_ACTIVATION_LANES, SendError,
+    ACTIVATION_CAP, CONTROL_CAP, DATAGRAM_CAP, DatagramError, Frame, Lane, MAX_ACTIVATION_LANES,
+    SendError,
 };
 
 use crate::support::{frame, link, next, node, number, sized_frame, soon};
@@ -169,4 +170,76 @@ async fn finished_lanes_make_room_for_others() {
         seen[usize::try_from(number(&inbound)).unwrap()] += 1;
     }
     assert_eq!(seen, vec![2; 200]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn datagrams_pass_while_bulk_fills_the_link() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, mut from_b) = at_a.split();
+    let (to_a, from_a) = at_b.split();
+    let bulk = tokio::spawn({
+        let to_b = to_b.clone();
+        async move {
+            let payload = Bytes::from(vec![1; MIB]);
+            while to_b
+                .send(Lane::Bulk, Frame { payload: payload.clone(), ..frame(0) })
+                .await
+                .is_ok()
+            {}
+        }
+    });
+    let (mut lane, mut datagrams) = (from_a.bulk, from_a.datagrams);
+    let taken = tokio::spawn(async move { while lane.recv().await.is_some() {} });
+    let echo = tokio::spawn(async move {
+        while let Some(datagram) = datagrams.recv().await {
+            if to_a.try_send_datagram(datagram).is_err() {
+                break;
+            }
+        }
+    });
+    for number in 0..100_u8 {
+        // One may be lost even here, so each is asked for until it comes.
+        let asked = Bytes::from(vec![number; DATAGRAM_CAP]);
+        let answered = async {
+            loop {
+                to_b.try_send_datagram(asked.clone()).unwrap();
+                let wait = Duration::from_millis(100);
+                match tokio::time::timeout(wait, from_b.datagrams.recv()).await {
+                    Ok(Some(answer)) if answer == asked => return,
+                    Ok(None) => panic!("the link ended"),
+                    _ => {}
+                }
+            }
+        };
+        soon(answered).await;
+    }
+    to_b.close("enough");
+    for task in [bulk, taken, echo] {
+        soon(task).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn datagrams_that_no_packet_holds_are_refused_in_words() {
+    let (a, b) = (node(1, "a"), node(1, "b"));
+    let (at_a, at_b) = link(&a, &b).await;
+    let (to_b, _from_b) = at_a.split();
+    let (_to_a, mut from_a) = at_b.split();
+    let error = to_b.try_send_datagram(vec![0; 60_000].into()).unwrap_err();
+    assert!(matches!(error, DatagramError::TooLarge { length: 60_000, .. }), "{error}");
+    soon(async {
+        while to_b.try_send_datagram(Bytes::new()).is_ok() {
+            let wait = Duration::from_millis(100);
+            if let Ok(got) = tokio::time::timeout(wait, from_a.datagrams.recv()).await {
+                assert_eq!(got, Some(Bytes::new()));
+                return;
+            }
+        }
+        panic!("the link ended");
+    })
+    .await;
+    to_b.close("enough");
+    let error = to_b.try_send_datagram(Bytes::new()).unwrap_err();
+    assert_eq!(error.to_string(), "the link is gone: closed here: enough");
 }

@@ -1,12 +1,12 @@
 //! A peer with valid credentials that breaks the protocol loses its own link and nothing else.
 
 use planaria_transport::{
-    ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, CloseReason, Endpoint, Lane, Link, LinkReceiver,
-    LinkSender,
+    ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, CloseReason, DatagramError, Endpoint, Lane, Link,
+    LinkReceiver, LinkSender,
 };
 
 use crate::support::{
-    Authority, HELLO, frame, link, next, number, raw_client, raw_connect, raw_greet, raw_read,
+    Authority, HELLO, frame, link, next, number, raw_client_with, raw_connect, raw_greet, raw_read,
     soon, stream_header, wire,
 };
 
@@ -35,7 +35,12 @@ impl Scene {
     }
 
     async fn raw(&self) -> (Raw, Link) {
-        let client = raw_client(&self.ours, Some(&self.ours.certify()), "planaria/1");
+        self.raw_with(quinn::TransportConfig::default()).await
+    }
+
+    async fn raw_with(&self, transport: quinn::TransportConfig) -> (Raw, Link) {
+        let certified = self.ours.certify();
+        let client = raw_client_with(transport, &self.ours, Some(&certified), "planaria/1");
         let connection = raw_connect(&client, &self.here).await;
         let (control, mut receiving) = raw_greet(&connection, &HELLO).await;
         let link = soon(self.here.accept()).await.unwrap().unwrap();
@@ -189,5 +194,43 @@ async fn datagrams_and_streams_that_never_speak_do_no_harm() {
     raw.control.write_all(&wire(&frame(4))).await.unwrap();
     let (_sender, mut receiver) = link.split();
     assert_eq!(number(&next(&mut receiver).await), 4);
+    scene.good_goes_on().await;
+    // What was kept of the datagrams is bounded.
+    raw.connection.close(0_u8.into(), b"");
+    let mut kept = 0;
+    while soon(receiver.datagrams.recv()).await.is_some() {
+        kept += 1;
+    }
+    assert!(kept <= 2 * (64 << 10) / 1000, "{kept}");
+}
+
+#[tokio::test]
+async fn datagrams_larger_than_any_of_ours_arrive_or_are_dropped() {
+    let mut scene = Scene::new().await;
+    let (raw, link) = scene.raw().await;
+    let (_sender, mut receiver) = link.split();
+    let largest = raw.connection.max_datagram_size().unwrap();
+    soon(async {
+        loop {
+            raw.connection.send_datagram(vec![9; largest.min(1162)].into()).unwrap();
+            let wait = std::time::Duration::from_millis(100);
+            if let Ok(got) = tokio::time::timeout(wait, receiver.datagrams.recv()).await {
+                assert_eq!(got.unwrap().len(), largest.min(1162));
+                return;
+            }
+        }
+    })
+    .await;
+    scene.good_goes_on().await;
+}
+
+#[tokio::test]
+async fn a_peer_without_datagrams_is_told_apart() {
+    let mut scene = Scene::new().await;
+    let mut without = quinn::TransportConfig::default();
+    without.datagram_receive_buffer_size(None);
+    let (_raw, link) = scene.raw_with(without).await;
+    let (sender, _receiver) = link.split();
+    assert_eq!(sender.try_send_datagram(vec![1].into()), Err(DatagramError::Unsupported));
     scene.good_goes_on().await;
 }

@@ -133,6 +133,16 @@ pub(crate) fn raw_client(
     certified: Option<&Certified>,
     alpn: &str,
 ) -> quinn::Endpoint {
+    raw_client_with(quinn::TransportConfig::default(), authority, certified, alpn)
+}
+
+/// The same with its own transport parameters.
+pub(crate) fn raw_client_with(
+    transport: quinn::TransportConfig,
+    authority: &Authority,
+    certified: Option<&Certified>,
+    alpn: &str,
+) -> quinn::Endpoint {
     let builder = rustls::ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .unwrap()
@@ -147,7 +157,9 @@ pub(crate) fn raw_client(
     tls.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     let mut endpoint = quinn::Endpoint::client(LOOPBACK).unwrap();
     let tls = QuicClientConfig::try_from(tls).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
     endpoint
 }
 

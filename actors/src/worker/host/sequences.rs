@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use planaria_config::{NodeId, SequenceId};
 use planaria_engine::stage::SegmentError;
 
-use crate::cluster_view::NodeState;
 use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
@@ -195,8 +194,7 @@ impl Sequences {
 
     /// Open sequences whose owner is lost.
     pub(super) fn orphans(&self, view: &View) -> Vec<SequenceId> {
-        let lost = |owner| matches!(view.state_of(owner), Some((_, NodeState::Down)));
-        self.open.iter().filter(|(_, open)| lost(open.owner)).map(|(id, _)| *id).collect()
+        self.open.iter().filter(|(_, open)| view.is_lost(open.owner)).map(|(id, _)| *id).collect()
     }
 
     /// How long the worker has owed a result without giving any.

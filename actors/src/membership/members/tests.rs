@@ -1,0 +1,171 @@
+use super::*;
+use crate::capabilities::Capabilities;
+use crate::cluster_view::SequenceCounts;
+use crate::desired::DesiredMap;
+
+fn life(byte: u8, generation: u64) -> Incarnation {
+    Incarnation { node: NodeId::from_bytes([byte; 32]), generation }
+}
+
+fn address(port: u16) -> SocketAddr {
+    ([10, 0, 0, 1], port).into()
+}
+
+fn report(name: &str) -> Report {
+    Report {
+        name: name.to_owned(),
+        pid: 1,
+        port: 8421,
+        memory_bytes: 1,
+        desired: DesiredMap::default(),
+        models: Vec::new(),
+        unusable: Vec::new(),
+        shards: Vec::new(),
+        plans: Vec::new(),
+        sequences: SequenceCounts::default(),
+        neighbours: Vec::new(),
+        capabilities: Capabilities::default(),
+        leaving: false,
+    }
+}
+
+struct Scene {
+    now: Instant,
+    members: Members,
+    view: View,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let members = Members::new(life(0, 1), address(1));
+        let mut scene = Self { now: Instant::now(), members, view: View::default() };
+        scene.take(Event::Own(report("me")));
+        scene
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Some(view) = self.members.on(self.now, event) {
+            self.view = view;
+        }
+    }
+
+    fn joins(&mut self, life: Incarnation) {
+        self.take(Event::LinkUp(life, address(2)));
+        self.take(Event::Reported(life, report("peer")));
+        self.take(Event::Became(life, NodeState::Alive));
+    }
+
+    fn state(&self, byte: u8) -> Option<(u64, NodeState)> {
+        let (life, state) = self.view.state_of(life(byte, 0).node)?;
+        Some((life.generation, state))
+    }
+}
+
+#[test]
+fn alive_is_who_answers_is_linked_and_has_reported() {
+    let all = [
+        Event::LinkUp(life(1, 1), address(2)),
+        Event::Reported(life(1, 1), report("peer")),
+        Event::Became(life(1, 1), NodeState::Alive),
+    ];
+    for missing in 0..3 {
+        let mut scene = Scene::new();
+        let some = all.iter().enumerate().filter(|(at, _)| *at != missing);
+        some.for_each(|(_, event)| scene.take(event.clone()));
+        assert_eq!(scene.state(1), None, "{missing}");
+    }
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    assert_eq!(scene.state(1), Some((1, NodeState::Alive)));
+    assert_eq!(scene.view.member(life(1, 1).node).unwrap().address, address(8421));
+}
+
+#[test]
+fn a_suspect_keeps_its_place_and_the_dead_does_not() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    let before = scene.view.clone();
+    scene.take(Event::Became(life(1, 1), NodeState::Suspect));
+    assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
+    assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
+    assert_eq!(scene.view.placement_facts(), before.placement_facts());
+    for over in [NodeState::Down, NodeState::Left] {
+        scene.take(Event::Became(life(1, 1), over));
+        assert_eq!(scene.state(1), Some((1, over)));
+        assert!(!scene.view.is_alive(life(1, 1)) && scene.view.is_dead(life(1, 1)));
+        assert_ne!(scene.view.placement_facts(), before.placement_facts());
+    }
+    // Taken for dead, and back.
+    scene.take(Event::Became(life(1, 1), NodeState::Alive));
+    assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
+}
+
+#[test]
+fn without_a_link_a_member_is_suspect_and_after_a_while_left_out() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    scene.take(Event::LinkDown(life(1, 1)));
+    assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
+    // Nothing can be sent to it, but it keeps its place.
+    assert!(scene.view.is_dead(life(1, 1)) && scene.view.is_alive(life(1, 1)));
+    scene.now += CUT_OFF;
+    scene.take(Event::Tick);
+    assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
+    assert!(!scene.view.is_alive(life(1, 1)));
+    scene.take(Event::LinkUp(life(1, 1), address(2)));
+    assert_eq!(scene.state(1), Some((1, NodeState::Alive)));
+    assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
+}
+
+#[test]
+fn a_new_life_ends_the_former_one_at_once() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    scene.take(Event::LinkUp(life(1, 2), address(3)));
+    assert_eq!(scene.state(1), Some((1, NodeState::Down)));
+    scene.take(Event::Reported(life(1, 2), report("peer")));
+    assert_eq!(scene.state(1), Some((1, NodeState::Down)));
+    scene.take(Event::Became(life(1, 2), NodeState::Alive));
+    assert_eq!(scene.state(1), Some((2, NodeState::Alive)));
+    assert!(scene.view.is_dead(life(1, 1)));
+}
+
+#[test]
+fn a_ghost_cannot_come_back() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 2));
+    let before = scene.view.clone();
+    scene.joins(life(1, 1));
+    scene.take(Event::LinkDown(life(1, 1)));
+    scene.take(Event::Became(life(1, 1), NodeState::Down));
+    assert_eq!(scene.view, before);
+}
+
+#[test]
+fn the_dead_are_forgotten_in_the_end_and_when_they_are_many() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    scene.take(Event::Became(life(1, 1), NodeState::Down));
+    scene.now += FORGET / 2;
+    scene.take(Event::Tick);
+    assert_eq!(scene.state(1), Some((1, NodeState::Down)));
+    scene.now += FORGET / 2;
+    scene.take(Event::Tick);
+    assert_eq!(scene.state(1), None);
+
+    let node = |at: u16| {
+        let mut digest = [9; 32];
+        digest[..2].copy_from_slice(&at.to_be_bytes());
+        Incarnation { node: NodeId::from_bytes(digest), generation: 1 }
+    };
+    let many = u16::try_from(MAX_OVER).unwrap() + 10;
+    for at in 0..many {
+        scene.joins(node(at));
+        scene.now += Duration::from_millis(1);
+        scene.take(Event::Became(node(at), NodeState::Down));
+    }
+    scene.take(Event::Tick);
+    assert_eq!(scene.view.all().count(), MAX_OVER + 1, "and this node");
+    assert!(scene.view.state_of(node(9).node).is_none());
+    assert!(scene.view.state_of(node(10).node).is_some());
+}
