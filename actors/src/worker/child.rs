@@ -56,10 +56,10 @@ fn read_commands(sender: &SyncSender<(Command, Bytes)>) {
     loop {
         let frame = match Frame::read_from(&mut input, FRAME_CAP) {
             Ok(Some(frame)) => frame,
-            Ok(None) => std::process::exit(0),
+            Ok(None) => end_at_once(),
             Err(error) => {
                 tracing::error!(%error, "a command could not be read");
-                std::process::exit(1);
+                end_at_once();
             }
         };
         match decode_message::<Command>(&frame.header) {
@@ -71,10 +71,19 @@ fn read_commands(sender: &SyncSender<(Command, Bytes)>) {
             }
             Err(error) => {
                 tracing::error!(%error, "a command could not be understood");
-                std::process::exit(1);
+                end_at_once();
             }
         }
     }
+}
+
+/// Ends the process and nothing else. An orderly exit runs MLX's destructors, which wait for threads
+/// that may wait for this one: orphans were found that never ended.
+fn end_at_once() -> ! {
+    use rustix::process::{Signal, getpid, kill_process};
+    // It cannot fail; if it did, this would end the process as well.
+    kill_process(getpid(), Signal::KILL).ok();
+    std::process::abort()
 }
 
 fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::Result<()> {

@@ -33,6 +33,7 @@ async fn a_node_is_restored_as_itself_and_taken_for_no_ghost() -> Result<()> {
     ensure!(!refused.status.success() && said.contains("another planaria node runs"), "{said}");
 
     // It lives on for a while, so that the backup is older than its last life.
+    cluster.node(1)?.process.kill().await?;
     cluster.restart(1).await?;
     cluster.ready("demo", 2).await?;
     let before = cluster.node(1)?.api.cluster().await?.node;

@@ -143,7 +143,7 @@ async fn a_model_larger_than_the_cluster_says_how_much_is_missing() -> Result<()
     let api = cluster.node(0)?.api.clone();
     let said = wait_for("the reason", async || {
         let (status, text) = api.get("/ready").await?;
-        Ok((status == 503 && text.contains("offer 2 MiB")).then_some(text))
+        Ok((status == 503 && text.contains("offers 2 MiB")).then_some(text))
     });
     said.await?;
     let body = json!({"model": "demo", "messages": [{"role": "user", "content": "Hello"}]});
