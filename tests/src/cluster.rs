@@ -210,7 +210,8 @@ impl Cluster {
     }
 
     /// The last of what every node logged.
-    fn logs(&self) -> String {
+    #[must_use]
+    pub fn logs(&self) -> String {
         let log = |node: &Node| format!("--- {} ---\n{}", node.spec.name, node.process.shown());
         self.nodes.iter().map(log).collect::<Vec<_>>().join("\n")
     }
@@ -242,16 +243,18 @@ impl Cluster {
     /// # Errors
     /// When that does not come about.
     pub async fn settled(&self) -> Result<()> {
-        wait_for("one worker on each node", async || {
+        let mut seen = Vec::new();
+        let settled = wait_for("one worker on each node", async || {
             for node in &self.nodes {
                 let view = node.api.cluster().await?;
                 if view.nodes.iter().any(|n| n.worker_pids.len() != 1) {
+                    seen = view.nodes;
                     return Ok(None);
                 }
             }
             Ok(Some(()))
-        })
-        .await
+        });
+        settled.await.with_context(|| format!("seen: {seen:?}\n{}", self.logs()))
     }
 
     /// Waits until every node sees `model` ready, split over exactly `stages` nodes, and all have

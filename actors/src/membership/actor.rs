@@ -225,8 +225,7 @@ impl Actor for MembershipActor {
                 state.report_to(&link);
             }
             MembershipMessage::LinkDown(incarnation) => {
-                state.take([Event::LinkDown(incarnation)]);
-                state.swim(&myself, swim::Event::LinkDown(incarnation));
+                state.unlinked(&myself, incarnation);
             }
             MembershipMessage::Hint(node) => state.swim(&myself, swim::Event::Hint(node)),
             MembershipMessage::Datagram(from, datagram, _permit) => {
@@ -288,6 +287,7 @@ impl Actor for MembershipActor {
             }
             MembershipMessage::Beat => {
                 state.take([Event::Tick]);
+                state.catch_up_on_links(&myself);
                 state.tell_everybody();
             }
         }
@@ -300,6 +300,26 @@ impl State {
         let incarnation = link.peer().incarnation;
         self.take([Event::LinkUp(incarnation, link.address())]);
         self.swim(myself, swim::Event::LinkUp(incarnation, link.rtt()));
+    }
+
+    /// What links tell while this actor starts may be lost.
+    fn catch_up_on_links(&mut self, myself: &ActorRef<MembershipMessage>) {
+        let links = self.context.router.links();
+        for link in &links {
+            if !self.members.is_linked(link.peer().incarnation) {
+                self.linked(myself, link);
+            }
+        }
+        let is_up = |life: &Incarnation| links.iter().any(|link| link.peer().incarnation == *life);
+        let gone: Vec<Incarnation> = self.members.linked().filter(|life| !is_up(life)).collect();
+        for life in gone {
+            self.unlinked(myself, life);
+        }
+    }
+
+    fn unlinked(&mut self, myself: &ActorRef<MembershipMessage>, life: Incarnation) {
+        self.take([Event::LinkDown(life)]);
+        self.swim(myself, swim::Event::LinkDown(life));
     }
 
     fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: swim::Event) {

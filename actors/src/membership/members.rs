@@ -86,7 +86,7 @@ impl Members {
                 self.refresh(now, life.node)
             }
             Event::LinkDown(life) => {
-                if self.linked.get(&life.node).is_some_and(|(up, _)| *up == life) {
+                if self.is_linked(life) {
                     self.linked.remove(&life.node);
                     self.lost_at.insert(life.node, now);
                 }
@@ -120,6 +120,17 @@ impl Members {
         let relinked = self.unlinked != unlinked;
         self.unlinked = unlinked;
         (changed || relinked).then(|| View::new(self.members.clone(), self.unlinked.clone()))
+    }
+
+    /// Whether the link to this incarnation is known to be up.
+    #[must_use]
+    pub fn is_linked(&self, life: Incarnation) -> bool {
+        self.linked.get(&life.node).is_some_and(|(linked, _)| *linked == life)
+    }
+
+    /// The incarnations that are linked, as far as is known.
+    pub fn linked(&self) -> impl Iterator<Item = Incarnation> {
+        self.linked.values().map(|(life, _)| *life)
     }
 
     /// Whether a later life of the node was seen.

@@ -74,10 +74,7 @@ async fn listed(cluster: &Cluster, name: &str, state: NodeState, gone: &[&str]) 
         Ok(Some(()))
     })
     .await
-    .with_context(|| {
-        let logs = cluster.nodes.iter().map(|node| node.process.shown());
-        format!("{name} as {state:?}\n{}", logs.collect::<Vec<_>>().join("\n---\n"))
-    })
+    .with_context(|| format!("{name} as {state:?}\n{}", cluster.logs()))
 }
 
 /// How often nodes said that another one is down.
