@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, ModelName};
+use planaria_config::{Epoch, ModelName, NodeId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::host::{HostActor, HostArgs, HostMessage, WorkerHandle};
@@ -24,6 +24,10 @@ use crate::wire::ShardReport;
 /// How long a shard must have been idle and unwanted before it is stopped: longer than a frame
 /// that was sent under the last plan can be on its way.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// A planner gives up on a plan that is not loaded within the load timeout, and says so to nobody: what
+/// was prepared for it is let go so much later.
+const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// How often unwanted shards are looked for.
 const TICK: Duration = Duration::from_millis(500);
@@ -98,9 +102,10 @@ pub struct State {
     shards: BTreeMap<ShardKey, Shard>,
     /// Plans whose loading the scheduler waits for.
     awaited: Vec<Arc<Plan>>,
-    /// The newest plan that was prepared for each model, until it or a newer one is in force: the
-    /// planner may wait long for another node.
-    prepared: BTreeMap<ModelName, Arc<Plan>>,
+    /// The newest plan that each planner has had prepared for each model, and when, until it or a newer
+    /// one is in force: the planner may wait long for another node. Two may plan while they do not know
+    /// of each other yet, and either plan may be the one that comes into force.
+    prepared: BTreeMap<(ModelName, NodeId), (Arc<Plan>, Instant)>,
     /// The models that the cluster was last asked to serve.
     desired: BTreeSet<ModelName>,
     wanted: Vec<ShardKey>,
@@ -159,9 +164,7 @@ impl Actor for WorkersActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
-            WorkersMessage::InForce(plans) => {
-                state.in_force(&plans);
-            }
+            WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await?,
             WorkersMessage::Standby(shards) => {
                 for key in &shards {
                     if !state.shards.contains_key(key) {
@@ -245,9 +248,10 @@ impl State {
             self.stop(&key);
             self.start(myself, key).await?;
         }
-        let newest = self.prepared.entry(plan.model().clone()).or_insert_with(|| Arc::clone(&plan));
-        if newest.epoch() < plan.epoch() {
-            *newest = Arc::clone(&plan);
+        let planner = (plan.model().clone(), plan.epoch().planner);
+        let newest = self.prepared.get(&planner);
+        if newest.is_none_or(|(newest, _)| newest.epoch() <= plan.epoch()) {
+            self.prepared.insert(planner, (Arc::clone(&plan), Instant::now()));
         }
         if !self.awaited.contains(&plan) {
             self.awaited.push(plan);
@@ -290,16 +294,30 @@ impl State {
     fn desire(&mut self, view: &View) {
         let desired: BTreeSet<ModelName> = view.desired().keys().cloned().collect();
         let removed = |model: &ModelName| self.desired.contains(model) && !desired.contains(model);
-        self.prepared.retain(|model, _| !removed(model));
+        self.prepared.retain(|(model, _), _| !removed(model));
         self.desired = desired;
     }
 
-    fn in_force(&mut self, plans: &[Plan]) {
-        let me = self.context.me.node;
-        self.wanted = plans.iter().filter_map(|plan| ShardKey::of(plan, me)).collect();
-        self.prepared.retain(|model, prepared| {
+    async fn in_force(
+        &mut self,
+        myself: &ActorRef<WorkersMessage>,
+        plans: &[Plan],
+    ) -> Result<(), ActorProcessingErr> {
+        let me = self.context.me;
+        self.wanted = plans.iter().filter_map(|plan| ShardKey::of(plan, me.node)).collect();
+        self.prepared.retain(|(model, _), (prepared, _)| {
             !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
         });
+        // What was prepared may have been collected before the plan came into force after all.
+        for plan in plans {
+            let is_mine = plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
+            if let Some(key) = ShardKey::of(plan, me.node).filter(|_| is_mine)
+                && !self.shards.contains_key(&key)
+            {
+                self.start(myself, key).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Tells the scheduler of every awaited plan whose shard is loaded or lost.
@@ -349,8 +367,10 @@ impl State {
 
     fn stop_unwanted(&mut self) {
         let me = self.context.me.node;
+        let given_up = self.context.settings.load_timeout + GIVEN_UP;
+        self.prepared.retain(|_, (_, since)| since.elapsed() < given_up);
         let prepared: Vec<_> =
-            self.prepared.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
+            self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me)).collect();
         let wanted = |key: &ShardKey| {
             self.wanted.contains(key) || prepared.contains(key) || self.standby.contains(key)
         };
