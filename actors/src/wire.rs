@@ -30,8 +30,8 @@ pub enum Control {
     Prepared {
         /// The plan's epoch.
         epoch: Epoch,
-        /// `Err` says why not, in words.
-        result: Result<(), String>,
+        /// `Err` says why not.
+        result: Result<(), NotPrepared>,
     },
     /// The plan is in force.
     Commit(Box<Plan>),
@@ -42,6 +42,16 @@ pub enum Control {
         /// In microseconds.
         micros: u64,
     },
+}
+
+/// Why a node did not prepare a plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NotPrepared {
+    /// It knows of another plan for the model with this epoch, which is not lower. The planner does
+    /// not: it has restarted, or was restored from a backup, or was cut off.
+    Overtaken(Epoch),
+    /// It cannot, for this reason.
+    Unable(String),
 }
 
 /// A message on a link's bulk stream.
@@ -76,6 +86,9 @@ pub struct Report {
     pub shards: Vec<ShardReport>,
     /// The plans that it knows to be in force.
     pub plans: Vec<Plan>,
+    /// The highest epoch that it has seen, so that no planner uses one twice.
+    #[serde(default)]
+    pub highest_epoch: Option<Epoch>,
     /// Sequences of its own clients.
     pub sequences: SequenceCounts,
     /// Other members that it has links to, and where it reaches them.

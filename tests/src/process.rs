@@ -1,5 +1,7 @@
 //! One `planaria serve` process and what it logs.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +41,7 @@ impl Process {
         let pid = child.id().context("the process ended at once")?;
         let stderr = child.stderr.take().context("the process has no standard error")?;
         let log = Arc::new(Mutex::new(Vec::new()));
-        tokio::spawn(keep_log(stderr, Arc::clone(&log)));
+        tokio::spawn(keep_log(stderr, Arc::clone(&log), whole_log(pid)?));
         Ok(Self { child, pid, log })
     }
 
@@ -147,9 +149,23 @@ pub fn is_running(pid: u32) -> bool {
     }
 }
 
-async fn keep_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>) {
+/// A file for all that a process logs, in the folder that `PLANARIA_TEST_LOGS` names, if it does.
+fn whole_log(pid: u32) -> Result<Option<File>> {
+    let Some(folder) = std::env::var_os("PLANARIA_TEST_LOGS") else {
+        return Ok(None);
+    };
+    let path = Path::new(&folder).join(format!("{pid}.log"));
+    let file = File::create(&path).with_context(|| path.display().to_string())?;
+    Ok(Some(file))
+}
+
+async fn keep_log(stderr: ChildStderr, log: Arc<Mutex<Vec<String>>>, mut whole: Option<File>) {
     let mut lines = BufReader::new(stderr).lines();
     while let Ok(Some(line)) = lines.next_line().await {
+        if let Some(file) = &mut whole {
+            // A full disk must not stop the process that is read here.
+            drop(writeln!(file, "{line}"));
+        }
         log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }

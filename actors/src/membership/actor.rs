@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, ModelName, NodeId};
+use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
@@ -85,9 +85,9 @@ impl MembershipHandle {
         self.0.tell(MembershipMessage::OwnShards(shards));
     }
 
-    /// The plans in force changed.
-    pub fn own_plans(&self, plans: Vec<Plan>) {
-        self.0.tell(MembershipMessage::OwnPlans(plans));
+    /// The plans in force changed, or the highest epoch that was seen.
+    pub fn own_plans(&self, plans: Vec<Plan>, highest: Option<Epoch>) {
+        self.0.tell(MembershipMessage::OwnPlans(plans, highest));
     }
 
     /// What this node was measured to do changed.
@@ -135,8 +135,8 @@ pub enum MembershipMessage {
     Reported(Incarnation, Box<Report>),
     /// This node's shards.
     OwnShards(Vec<ShardReport>),
-    /// The plans in force.
-    OwnPlans(Vec<Plan>),
+    /// The plans in force, and the highest epoch.
+    OwnPlans(Vec<Plan>, Option<Epoch>),
     /// What this node was measured to do.
     OwnCapabilities(Box<Capabilities>),
     /// This node is about to stop.
@@ -196,6 +196,7 @@ impl Actor for MembershipActor {
                 unusable: inventory.unusable(),
                 shards: Vec::new(),
                 plans: Vec::new(),
+                highest_epoch: None,
                 sequences: SequenceCounts::default(),
                 neighbours: Vec::new(),
                 capabilities: Capabilities::default(),
@@ -241,10 +242,11 @@ impl Actor for MembershipActor {
                 drop(reply.send(()));
             }
             MembershipMessage::Reported(from, report) => {
-                // It may have moved and taken the link along.
+                // It may have moved and taken the link along, and this actor may have started too
+                // late to be told of the link.
                 let link = state.context.router.link(from.node);
                 if let Some(link) = link.filter(|link| link.peer().incarnation == from) {
-                    state.take([Event::LinkUp(from, link.address())]);
+                    state.linked(&myself, &link);
                 }
                 let was_alive = state.context.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
@@ -259,8 +261,9 @@ impl Actor for MembershipActor {
                 state.own.shards = shards;
                 state.tell_everybody();
             }
-            MembershipMessage::OwnPlans(plans) => {
+            MembershipMessage::OwnPlans(plans, highest) => {
                 state.own.plans = plans;
+                state.own.highest_epoch = highest;
                 state.tell_everybody();
             }
             MembershipMessage::OwnCapabilities(capabilities) => {
@@ -296,6 +299,7 @@ impl Actor for MembershipActor {
 }
 
 impl State {
+    /// A link is up, or still is. Members and SWIM always hear of it together.
     fn linked(&mut self, myself: &ActorRef<MembershipMessage>, link: &LinkSender) {
         let incarnation = link.peer().incarnation;
         self.take([Event::LinkUp(incarnation, link.address())]);

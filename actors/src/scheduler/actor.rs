@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::membership::{View, send_control};
 use crate::plan::{Assignment, Plan};
 use crate::slot::Slot;
+use crate::wire::NotPrepared;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
@@ -55,7 +56,7 @@ impl SchedulerHandle {
     }
 
     /// A node answered.
-    pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), String>) {
+    pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), NotPrepared>) {
         self.tell(Event::Prepared { from, epoch, result });
     }
 
@@ -119,8 +120,8 @@ pub struct State {
     context: Arc<Context>,
     scheduler: Scheduler,
     view: View,
-    /// What the other parts were last told.
-    in_force: Vec<Plan>,
+    /// What the other parts were last told: the plans in force, and the highest epoch.
+    known: (Vec<Plan>, Option<Epoch>),
 }
 
 impl Actor for SchedulerActor {
@@ -146,7 +147,8 @@ impl Actor for SchedulerActor {
         };
         let scheduler = Scheduler::new(context.me.node, sizing, patience, &remembered);
         let view = context.view.borrow().clone();
-        let mut state = State { context, scheduler, view: View::default(), in_force: Vec::new() };
+        let known = (Vec::new(), None);
+        let mut state = State { context, scheduler, view: View::default(), known };
         state.take(&myself, Event::Members(view));
         myself.send_interval(TICK, || SchedulerMessage(Event::Tick));
         Ok(state)
@@ -235,10 +237,13 @@ impl State {
                 self.context.router.admit_plan(Arc::new(plan.clone()));
             }
         }
-        if in_force != self.in_force {
-            self.in_force.clone_from(&in_force);
-            self.context.handles.workers.in_force(in_force.clone());
-            self.context.handles.membership.own_plans(in_force);
+        let known = (in_force, Some(self.scheduler.highest()));
+        if known.0 != self.known.0 {
+            self.context.handles.workers.in_force(known.0.clone());
+        }
+        if known != self.known {
+            self.context.handles.membership.own_plans(known.0.clone(), known.1);
+            self.known = known;
         }
     }
 

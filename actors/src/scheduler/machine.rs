@@ -19,7 +19,7 @@ use super::placement::{Layout, Placed, Situation, Sizing, Unfit, place_all};
 use crate::cluster_view::{ModelState, ShardState};
 use crate::membership::View;
 use crate::plan::{Plan, PlanParts};
-use crate::wire::Control;
+use crate::wire::{Control, NotPrepared};
 
 /// What the scheduler is told.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ pub enum Event {
         /// The plan's epoch.
         epoch: Epoch,
         /// `Err` says why not.
-        result: Result<(), String>,
+        result: Result<(), NotPrepared>,
     },
     /// A plan is in force.
     Commit(Box<Plan>),
@@ -86,7 +86,7 @@ pub enum Message {
     /// See [`Control::Prepare`].
     Prepare(Plan),
     /// See [`Control::Prepared`].
-    Prepared(Epoch, Result<(), String>),
+    Prepared(Epoch, Result<(), NotPrepared>),
     /// See [`Control::Commit`].
     Commit(Plan),
 }
@@ -133,6 +133,8 @@ pub struct Scheduler {
     highest: Epoch,
     /// The plan in force, by model.
     plans: BTreeMap<ModelName, Plan>,
+    /// The newest plan that this node has begun to load, by model.
+    begun: BTreeMap<ModelName, Plan>,
     /// Plans of this planner that wait for answers.
     preparing: BTreeMap<ModelName, Preparing>,
     /// Who must not hold which model, until when, and why.
@@ -172,6 +174,7 @@ impl Scheduler {
             view: View::default(),
             highest: highest.unwrap_or(Epoch { counter: 0, planner: me }),
             plans: BTreeMap::new(),
+            begun: BTreeMap::new(),
             preparing: BTreeMap::new(),
             unfit: BTreeMap::new(),
             obstacles: BTreeMap::new(),
@@ -191,7 +194,7 @@ impl Scheduler {
             Event::Prepare { from, plan } => self.on_prepare(from, *plan, &mut actions),
             Event::ShardsLoaded { epoch, result } => actions.push(Action::Send {
                 to: epoch.planner,
-                message: Box::new(Message::Prepared(epoch, result)),
+                message: Box::new(Message::Prepared(epoch, result.map_err(NotPrepared::Unable))),
             }),
             Event::Prepared { from, epoch, result } => {
                 self.on_prepared(now, from, epoch, result, &mut actions);
@@ -221,6 +224,12 @@ impl Scheduler {
         let deadlines = self.preparing.values().map(|p| p.deadline.min(p.ask_again));
         let forgiven = self.unfit.values().map(|(until, _)| *until);
         deadlines.chain(forgiven).chain(self.plan_at).chain(self.appraise_at).min()
+    }
+
+    /// The highest epoch that this node has seen.
+    #[must_use]
+    pub const fn highest(&self) -> Epoch {
+        self.highest
     }
 
     /// Why no plan could be made for a model when that was tried last, if none could. One may be in
@@ -302,6 +311,8 @@ impl Scheduler {
     }
 
     fn on_members(&mut self, now: Instant, view: View, actions: &mut Vec<Action>) {
+        let epochs = view.alive().filter_map(|member| member.report.highest_epoch);
+        self.highest = epochs.fold(self.highest, Epoch::max);
         let seen: Vec<Plan> =
             view.alive().flat_map(|member| member.report.plans.iter().cloned()).collect();
         let changed = view.placement_facts() != self.view.placement_facts();
@@ -342,17 +353,18 @@ impl Scheduler {
 
     fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
         self.highest = self.highest.max(plan.epoch());
-        let newer = self.plans.get(plan.model()).filter(|known| known.epoch() > plan.epoch());
-        match newer {
-            Some(known) => actions.push(Action::Send {
-                to: from,
-                message: Box::new(Message::Prepared(
-                    plan.epoch(),
-                    Err(format!("epoch {} is in force already", known.epoch())),
-                )),
-            }),
-            None => actions.push(Action::LoadShards(Box::new(plan))),
+        let known = [&self.plans, &self.begun].map(|plans| plans.get(plan.model()));
+        let known = known.into_iter().flatten().max_by_key(|known| known.epoch());
+        // The same plan again is a question that was asked twice.
+        if let Some(known) = known.filter(|known| known.epoch() >= plan.epoch() && **known != plan)
+        {
+            let answer =
+                Message::Prepared(plan.epoch(), Err(NotPrepared::Overtaken(known.epoch())));
+            actions.push(Action::Send { to: from, message: Box::new(answer) });
+            return;
         }
+        self.begun.insert(plan.model().clone(), plan.clone());
+        actions.push(Action::LoadShards(Box::new(plan)));
     }
 
     fn on_prepared(
@@ -360,7 +372,7 @@ impl Scheduler {
         now: Instant,
         from: NodeId,
         epoch: Epoch,
-        result: Result<(), String>,
+        result: Result<(), NotPrepared>,
         actions: &mut Vec<Action>,
     ) {
         let Some((model, preparing)) =
@@ -382,7 +394,12 @@ impl Scheduler {
                     }));
                 }
             }
-            Err(reason) => {
+            Err(NotPrepared::Overtaken(epoch)) => {
+                self.highest = self.highest.max(epoch);
+                self.preparing.remove(&model);
+                self.plan_at = Some(now);
+            }
+            Err(NotPrepared::Unable(reason)) => {
                 self.preparing.remove(&model);
                 if let Some(member) = self.view.member(from) {
                     let until = now + self.patience.unfit;
@@ -466,6 +483,7 @@ impl Scheduler {
         let placed = place_all(situation);
         self.preparing.retain(|model, _| placed.contains_key(model));
         self.plans.retain(|model, _| placed.contains_key(model));
+        self.begun.retain(|model, _| placed.contains_key(model));
         self.better_since.retain(|model, _| placed.contains_key(model));
         for (model, placed) in placed {
             match placed {

@@ -16,7 +16,8 @@ use planaria_actors::plan::{Assignment, Plan, PlanParts};
 use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::wire::{
-    Control, DataBody, DataHeader, Forward, HeldModel, Opening, Report, ShardReport, ShardWork,
+    Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
+    ShardWork,
 };
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy};
 use planaria_engine::geometry::{Geometry, WorkingSet};
@@ -108,7 +109,10 @@ pub(crate) fn run(input: &[u8]) {
             if let Action::Send { message, .. } = &action
                 && let Message::Prepare(plan) = &**message
             {
-                let result = if decisions.rarely(4) { Err("no".to_owned()) } else { Ok(()) };
+                let refusal =
+                    [NotPrepared::Unable("no".to_owned()), NotPrepared::Overtaken(plan.epoch())];
+                let refusal = decisions.one_of(&refusal).clone();
+                let result = if decisions.rarely(4) { Err(refusal) } else { Ok(()) };
                 let answer = Event::Prepared { from: me.node, epoch: plan.epoch(), result };
                 actions.extend(scheduler.on(now, answer));
             }
@@ -200,6 +204,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
             })
             .collect(),
         plans: (0..decisions.up_to(2)).filter_map(|_| any_plan(decisions)).collect(),
+        highest_epoch: any_plan(decisions).map(|plan| plan.epoch()),
         sequences: SequenceCounts::default(),
         neighbours: Vec::new(),
         capabilities: capabilities(decisions),
@@ -266,7 +271,10 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let controls = [
         Control::Report(Box::new(report(&mut decisions))),
         Control::Prepare(Box::new(plan(1))),
-        Control::Prepared { epoch: plan(1).epoch(), result: Err("no".to_owned()) },
+        Control::Prepared {
+            epoch: plan(1).epoch(),
+            result: Err(NotPrepared::Overtaken(plan(2).epoch())),
+        },
         Control::Commit(Box::new(plan(2))),
         Control::Arrived { bytes: 1, micros: 0 },
     ];

@@ -22,6 +22,7 @@ fn report(name: &str) -> Report {
         unusable: Vec::new(),
         shards: Vec::new(),
         plans: Vec::new(),
+        highest_epoch: None,
         sequences: SequenceCounts::default(),
         neighbours: Vec::new(),
         capabilities: Capabilities::default(),

@@ -61,6 +61,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         unusable: Vec::new(),
         shards: Vec::new(),
         plans: Vec::new(),
+        highest_epoch: None,
         sequences: SequenceCounts::default(),
         neighbours: Vec::new(),
         capabilities: Capabilities::default(),
@@ -386,6 +387,30 @@ fn epochs_grow_across_a_restart() {
     again.see(&[member(1, 2, 200)]);
     again.pass(PATIENCE.settle);
     assert!(again.adopted.last().unwrap().1.epoch() > remembered.epoch());
+}
+
+/// Restored from a backup, or dead before it had stored what it made.
+#[test]
+fn a_planner_that_forgot_its_epochs_uses_none_twice() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
+    cluster.pass(PATIENCE.settle);
+    let (_, former) = cluster.adopted.last().unwrap().clone();
+    cluster.schedulers.insert(id(1), Scheduler::new(id(1), SIZING, PATIENCE, &[]));
+    // Node 2 has not reported since, and would take the first plan of the new life for the old one.
+    cluster.see(&[member(1, 2, 100), member(2, 1, 100)]);
+    cluster.pass(PATIENCE.settle);
+    cluster.pass(PATIENCE.settle);
+    let (_, plan) = cluster.adopted.last().unwrap().clone();
+    assert!(plan.epoch() > former.epoch(), "{plan} after {former}");
+    assert!(cluster.schedulers.values().all(|s| s.plan(&model()) == Some(&plan)));
+    assert!(cluster.schedulers[&id(1)].unfit.is_empty(), "nobody is to blame");
+    // It is enough that somebody has seen the epoch.
+    let mut newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    let mut seer = member(2, 1, 100);
+    Arc::make_mut(&mut seer.report).highest_epoch = Some(plan.epoch());
+    newcomer.on(cluster.now, Event::Members(View::of([member(1, 3, 100), seer])));
+    assert_eq!(newcomer.highest(), plan.epoch());
 }
 
 #[test]
