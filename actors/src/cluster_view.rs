@@ -202,8 +202,43 @@ pub struct RecoveryView {
     pub model: ModelName,
     /// The plan before.
     pub from_epoch: Option<Epoch>,
-    /// The plan after.
+    /// The plan after; the same as before if its stages could go on.
     pub to_epoch: Option<Epoch>,
+    /// Milliseconds from the last sign of progress to the notice that something is wrong.
+    #[serde(default)]
+    pub detect_ms: u64,
+    /// From there until the layers of the plan after began to be loaded, if that was seen here.
+    #[serde(default)]
+    pub plan_ms: Option<u64>,
+    /// From there, or from the notice, until all stages were ready.
+    #[serde(default)]
+    pub load_ms: u64,
+    /// From there until what was lost was computed again, and with it the first new token.
+    #[serde(default)]
+    pub rebuild_ms: u64,
+    /// From the last sign of progress to that token: what a client can have noticed.
+    #[serde(default)]
+    pub resume_ms: u64,
+    /// Sequences that went on. The times are those of the slowest.
+    #[serde(default)]
+    pub sequences: u32,
+    /// Positions that were computed again, of all of them.
+    #[serde(default)]
+    pub replayed: u64,
+    /// How what was lost came back.
+    #[serde(default)]
+    pub label: RecoveryLabel,
+}
+
+/// How what was lost came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecoveryLabel {
+    /// It was kept.
+    Exact,
+    /// It was computed again, by the same sums of the same numbers.
+    #[default]
+    Equivalent,
 }
 
 impl ClusterView {
@@ -241,7 +276,7 @@ pub fn assemble(
         sequences: view
             .member(me.node)
             .map_or_else(SequenceCounts::default, |member| member.report.sequences),
-        recoveries: Vec::new(),
+        recoveries: context.recoveries.borrow().clone(),
     }
 }
 

@@ -8,7 +8,7 @@ use planaria_transport::{AnnouncementKey, Endpoint};
 use tokio::sync::watch;
 
 use crate::capabilities::CapabilitiesHandle;
-use crate::cluster_view::ClusterView;
+use crate::cluster_view::{ClusterView, RecoveryView};
 use crate::desired::{DesiredHandle, DesiredMap};
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
@@ -49,6 +49,8 @@ pub struct Context {
     pub plans: watch::Sender<PlanTable>,
     /// The cluster as clients see it, kept by the scheduler.
     pub cluster: watch::Sender<Arc<ClusterView>>,
+    /// What this node's sequences have been through, kept by sequences.
+    pub recoveries: watch::Sender<Vec<RecoveryView>>,
     /// The actors.
     pub handles: Handles,
 }

@@ -52,6 +52,9 @@ pub enum Event {
     /// So many tokens of the prompt needed no computing, because a former one began alike. Comes
     /// before the first token, if at all.
     Reused(u32),
+    /// Something died on the way. The tokens go on as if nothing had, once that is mended; told again
+    /// every few seconds until then.
+    Recovering,
     /// The next token, in order, none lost or repeated.
     Token(Token),
     /// All tokens were sent.
@@ -127,6 +130,27 @@ pub enum GenerationError {
     /// A stage could not compute its part.
     #[error("layers {layers} on {node} failed: {reason}")]
     StageFailed {
+        /// The node's name.
+        node: String,
+        /// Its layers.
+        layers: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// A stage cannot compute for the moment: its worker loads or is started again, or it does not
+    /// know of the plan (yet, or any more).
+    #[error("layers {layers} on {node} are not ready: {reason}")]
+    NotReady {
+        /// The node's name.
+        node: String,
+        /// Its layers.
+        layers: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// What was asked for cannot be computed, by whomever it is tried.
+    #[error("layers {layers} on {node} cannot compute this: {reason}")]
+    Rejected {
         /// The node's name.
         node: String,
         /// Its layers.

@@ -242,7 +242,7 @@ impl Router {
             return;
         }
         self.send_to_owner(DataHeader {
-            body: DataBody::Failed(GenerationError::StageFailed {
+            body: DataBody::Failed(GenerationError::NotReady {
                 node: self.me.short(),
                 layers: layers.map_or_else(|| format!("of stage {stage}"), |l| l.to_string()),
                 reason: format!("epoch {} is not in force there", header.epoch),

@@ -106,6 +106,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         view: watch::Sender::new(View::default()),
         plans: watch::Sender::new(PlanTable::default()),
         cluster,
+        recoveries: watch::Sender::default(),
         handles,
     });
     let settings = &context.settings;

@@ -47,6 +47,7 @@ impl Answer {
                 self.reused = tokens;
                 return None;
             }
+            Some(Event::Recovering) => Ok(Progress::Recovering),
             Some(Event::Token(token)) => self.token(token),
             Some(Event::Finished(reason)) => self.finished(reason),
             Some(Event::Failed(error)) => Ok(Progress::Failed(ApiError::ended_early(&error))),
@@ -123,6 +124,8 @@ pub(super) enum Progress {
     More(Piece),
     /// This was the last. The generation is of no use any more.
     Last(Piece, FinishReason),
+    /// More will come, after a pause: something died.
+    Recovering,
     /// There will be no more.
     Failed(ApiError),
 }

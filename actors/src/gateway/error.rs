@@ -123,7 +123,8 @@ impl ApiError {
             GenerationError::PlanLost { .. } => Self::unavailable(message, "model_unavailable"),
             GenerationError::ShuttingDown => Self::unavailable(message, "node_unavailable"),
             GenerationError::NoRoom { .. } => Self::overloaded(message),
-            GenerationError::StageFailed { .. } => {
+            GenerationError::NotReady { .. } => Self::unavailable(message, "model_unavailable"),
+            GenerationError::StageFailed { .. } | GenerationError::Rejected { .. } => {
                 Self { code: Some("stage_failed"), ..Self::internal(message) }
             }
             GenerationError::TimedOut { .. } => {

@@ -122,6 +122,7 @@ async fn whole(mut running: Running) -> Result<Response, ApiError> {
     loop {
         match running.next().await {
             Progress::More(piece) => all.append(piece),
+            Progress::Recovering => {}
             Progress::Last(piece, reason) => {
                 all.append(piece);
                 let json = running.reply().whole(all, reason, running.counts());

@@ -50,7 +50,7 @@ impl Running {
             }
         };
         self.outcome = match &progress {
-            Progress::More(_) => return progress,
+            Progress::More(_) | Progress::Recovering => return progress,
             Progress::Last(_, reason) => reason_word(*reason),
             Progress::Failed(error) => error.word(),
         };

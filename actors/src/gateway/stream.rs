@@ -26,12 +26,15 @@ pub(super) async fn respond(
     heartbeat: Duration,
 ) -> Result<Response, ApiError> {
     let mut events = VecDeque::from_iter(running.reply().opening().map(data));
-    let over = match running.next().await {
-        Progress::Failed(error) => return Err(error),
-        progress => {
-            let over = matches!(progress, Progress::Last(..));
-            events.extend(written(running.reply(), progress, running.counts()));
-            over
+    let over = loop {
+        match running.next().await {
+            Progress::Failed(error) => return Err(error),
+            Progress::Recovering => {}
+            progress => {
+                let over = matches!(progress, Progress::Last(..));
+                events.extend(written(running.reply(), progress, running.counts()));
+                break over;
+            }
         }
     };
     let stream = Stream { running, events, over, heartbeat };
@@ -74,15 +77,16 @@ impl Stream {
             let Ok(progress) = timeout(self.heartbeat, self.running.next()).await else {
                 return Some(Bytes::from_static(HEARTBEAT));
             };
-            self.over = !matches!(progress, Progress::More(_));
+            self.over = !matches!(progress, Progress::More(_) | Progress::Recovering);
             let counts = self.running.counts();
             self.events.extend(written(self.running.reply(), progress, counts));
         }
     }
 }
 
-/// A comment, which every client passes over.
+/// Comments, which every client passes over.
 const HEARTBEAT: &[u8] = b": waiting\n\n";
+const RECOVERING: &[u8] = b": recovering\n\n";
 
 /// The events that show `progress`.
 fn written(reply: &Reply, progress: Progress, counts: Counts) -> Vec<Bytes> {
@@ -96,6 +100,7 @@ fn written(reply: &Reply, progress: Progress, counts: Counts) -> Vec<Bytes> {
             .chain(["[DONE]".to_owned()])
             .map(data)
             .collect(),
+        Progress::Recovering => vec![Bytes::from_static(RECOVERING)],
         Progress::Failed(error) => vec![data(error.body())],
     }
 }

@@ -4,20 +4,21 @@
 //! dies its supervisor has the stages forget the sequence, and the client's channel closes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use planaria_config::SequenceId;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 use super::machine::{Action, Event, Pace, Sequence};
+use super::recovery::Offer;
+use crate::cluster_view::ModelState;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
-
-/// How often deadlines are looked at: they are seconds long.
-const TICK: Duration = Duration::from_millis(250);
+use crate::scheduler::ModelPlan;
 
 /// What a sequence starts from.
 #[derive(Debug)]
@@ -25,6 +26,7 @@ pub(super) struct SequenceArgs {
     pub(super) context: Arc<Context>,
     pub(super) id: SequenceId,
     pub(super) request: Request,
+    /// The plan in force, or the last one that was.
     pub(super) plan: Arc<Plan>,
     pub(super) client: mpsc::Sender<Told>,
 }
@@ -35,8 +37,21 @@ pub(super) struct SequenceActor;
 #[derive(Debug)]
 pub(super) struct State {
     context: Arc<Context>,
+    id: SequenceId,
     sequence: Sequence,
     client: mpsc::Sender<Told>,
+    /// When it is woken next, and by what.
+    wake: Option<(Instant, JoinHandle<()>)>,
+    /// Watches for plans, while it seeks one.
+    watching: Option<JoinHandle<()>>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        for task in self.watching.iter().chain(self.wake.iter().map(|(_, task)| task)) {
+            task.abort();
+        }
+    }
 }
 
 impl Actor for SequenceActor {
@@ -53,18 +68,19 @@ impl Actor for SequenceActor {
         let pace = Pace {
             prefill_chunk: context.settings.prefill_chunk,
             step_timeout: context.settings.step_timeout,
+            recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
         };
         let owner = context.me.node;
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
-        let mut state = State { context, sequence, client };
+        let mut state = State { context, id, sequence, client, wake: None, watching: None };
         state.act(&myself, actions);
+        state.wake_in_time(&myself);
         let (client, inbox) = (state.client.clone(), myself.clone());
         tokio::spawn(async move {
             client.closed().await;
             // Without an inbox the sequence has ended.
             drop(inbox.cast(Event::ClientGone));
         });
-        myself.send_interval(TICK, || Event::Tick);
         Ok(state)
     }
 
@@ -74,11 +90,15 @@ impl Actor for SequenceActor {
         event: Event,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        if matches!(event, Event::Tick) {
+            state.wake = None;
+        }
         let actions = state.sequence.on(Instant::now(), event);
         state.act(&myself, actions);
         if state.sequence.is_done() {
             myself.stop(None);
         }
+        state.wake_in_time(&myself);
         Ok(())
     }
 }
@@ -94,10 +114,33 @@ impl State {
                     let node = first.incarnation.node;
                     if let Err(error) = self.context.router.send(node, header, Bytes::new()) {
                         tracing::warn!(peer = ?node, %error, "the first stage cannot be reached");
-                        let name = self.context.view.borrow().name(node);
-                        drop(myself.cast(Event::NodeLost { node, name }));
+                        drop(myself.cast(Event::Unreachable(error.to_string())));
                         return;
                     }
+                }
+                Action::Seek => {
+                    self.watch_plans(myself);
+                    let offer = self.offer();
+                    drop(myself.cast(Event::Offer(offer)));
+                }
+                Action::Moved(plan, attempt) => {
+                    if let Some(task) = self.watching.take() {
+                        task.abort();
+                    }
+                    self.context.handles.sequences.moved(self.id, plan, attempt);
+                }
+                Action::Suspect(nodes) => {
+                    for node in nodes {
+                        self.context.handles.membership.hint(node);
+                    }
+                }
+                Action::Recovered(recovered) => {
+                    tracing::info!(sequence = %self.id, model = %recovered.model,
+                        cause = recovered.cause, from_epoch = %recovered.from,
+                        epoch = %recovered.to, detect = ?recovered.detect,
+                        ready = ?recovered.ready, rebuild = ?recovered.rebuild,
+                        replayed = recovered.replayed, "a generation goes on");
+                    self.context.handles.sequences.recovered(recovered);
                 }
                 Action::Tell(told) => {
                     if let Told::Failed(error) = &told {
@@ -109,6 +152,54 @@ impl State {
                 }
             }
         }
+    }
+}
+
+impl State {
+    /// What there is for the sequence's model now.
+    fn offer(&self) -> Offer {
+        let table = self.context.plans.borrow();
+        match table.models.get(self.sequence.plan().model()) {
+            None => Offer::Impossible("the model is not served any more".to_owned()),
+            Some(ModelPlan { plan: Some(plan), state: ModelState::Ready, .. }) => {
+                Offer::Ready(Arc::clone(plan))
+            }
+            Some(ModelPlan { state: ModelState::Unavailable, reason, .. }) => {
+                Offer::Impossible(reason.clone())
+            }
+            Some(ModelPlan { reason, .. }) => Offer::NotYet(reason.clone()),
+        }
+    }
+
+    /// Has it look again whenever the plans change, until it moves.
+    fn watch_plans(&mut self, myself: &ActorRef<Event>) {
+        if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (mut plans, inbox) = (self.context.plans.subscribe(), myself.clone());
+        self.watching = Some(tokio::spawn(async move {
+            while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
+        }));
+    }
+
+    fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
+        let Some(at) = self.sequence.wake_at(Instant::now()) else {
+            return;
+        };
+        // Waking too early costs a look; most frames only put the time off.
+        if self.wake.as_ref().is_some_and(|(set, _)| *set <= at) {
+            return;
+        }
+        if let Some((_, later)) = self.wake.take() {
+            later.abort();
+        }
+        let inbox = myself.clone();
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            // Without an inbox the sequence has ended.
+            drop(inbox.cast(Event::Tick));
+        });
+        self.wake = Some((at, task));
     }
 }
 

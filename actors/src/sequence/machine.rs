@@ -7,14 +7,18 @@
 //!
 //! A prompt may begin with what former sequences left on the stages. Stage 0 finds out how much that
 //! is; should another stage not have it, the owner begins anew, and without.
+//!
+//! The owner keeps the token log. When something on the way breaks it begins another attempt, on the
+//! same stages or by another plan, with the whole log as the prompt (see [`recovery`](super::recovery)).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{NodeId, SequenceId};
+use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
-use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token};
+use super::recovery::{Broken, Offer, Recovered, Seeking, Troubles, Verdict};
+use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
 use crate::plan::Plan;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
 
@@ -23,10 +27,16 @@ use crate::wire::{DataBody, DataHeader, Forward, Opening};
 pub enum Event {
     /// A frame for the owner: `Absorbed`, `Accepted`, `PrefixGone` or `Failed`.
     Frame(DataHeader),
+    /// What the cluster can offer, after `Seek`.
+    Offer(Offer),
+    /// That may be something else now.
+    PlansChanged,
+    /// The first stage cannot be sent to, for this reason.
+    Unreachable(String),
     /// A node of the plan is lost.
     NodeLost {
-        /// Which.
-        node: NodeId,
+        /// Which life of which.
+        life: Incarnation,
         /// Its name, for the client.
         name: String,
     },
@@ -45,6 +55,15 @@ pub enum Event {
 pub enum Action {
     /// Send this frame to stage 0.
     Forward(DataHeader),
+    /// Tell `Offer` now, and `PlansChanged` from now on.
+    Seek,
+    /// From this attempt on the sequence runs under this plan; the stages of the former one are to
+    /// forget what came before.
+    Moved(Arc<Plan>, u16),
+    /// Ask whether these nodes are still there: no frame came for longer than usual.
+    Suspect(Vec<NodeId>),
+    /// A break is mended.
+    Recovered(Recovered),
     /// Tell the client.
     Tell(Told),
 }
@@ -56,7 +75,14 @@ pub struct Pace {
     pub prefill_chunk: u32,
     /// Longest wait for the next frame.
     pub step_timeout: Duration,
+    /// Longest wait for another plan after a break.
+    pub recovery_timeout: Duration,
 }
+
+/// Nobody is suspected for a silence shorter than this: a few steps of a small model.
+const SUSPECT_AFTER: Duration = Duration::from_millis(100);
+/// So many times the usual wait for a frame is unusual.
+const UNUSUAL: u32 = 4;
 
 /// The state.
 #[derive(Debug)]
@@ -66,16 +92,29 @@ pub struct Sequence {
     request: Request,
     plan: Arc<Plan>,
     pace: Pace,
+    /// The token log: the prompt, and what came after it.
+    log: Vec<u32>,
+    /// When the answer ends by itself, within the context of the plan that it began under.
+    until: Until,
     /// How often it began anew, and whether it may begin with what former sequences left.
     attempt: u16,
     reuse: bool,
-    /// Prompt positions sent to stage 0.
+    /// Positions of the log at the beginning of the attempt, which are sent as a prompt.
+    given: u32,
+    /// How many of them were sent to stage 0.
     sent: u32,
-    /// Prompt positions that the last stage took in.
+    /// How many of them the last stage took in.
     absorbed: u32,
-    /// The position of the token that comes next.
-    next: u32,
     deadline: Instant,
+    /// When the last frame came, how long one usually takes, and whether that was found too long.
+    heard_at: Instant,
+    usual: Option<Duration>,
+    suspects: bool,
+    troubles: Troubles,
+    /// While there is no way to go on.
+    seeking: Option<Seeking>,
+    /// After that, until the first new token: what broke, and since when there is a way again.
+    mending: Option<(Broken, Instant)>,
     done: bool,
     /// Frames that were not what should come next.
     stray: u64,
@@ -92,25 +131,47 @@ impl Sequence {
         plan: Arc<Plan>,
         pace: Pace,
     ) -> (Self, Vec<Action>) {
-        let next = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
-        let deadline = now + pace.step_timeout;
+        let prompt = length(&request.prompt);
+        let room = plan.parts().context.saturating_sub(prompt);
+        let max_tokens = request.until.max_tokens.min(room);
         let mut sequence = Self {
             id,
             owner,
+            log: request.prompt.clone(),
+            until: Until { max_tokens, ..request.until.clone() },
             request,
             plan,
             pace,
             attempt: 0,
             reuse: true,
+            given: prompt,
             sent: 0,
             absorbed: 0,
-            next,
-            deadline,
+            deadline: now + pace.step_timeout,
+            heard_at: now,
+            usual: None,
+            suspects: false,
+            troubles: Troubles::default(),
+            seeking: None,
+            mending: None,
             done: false,
             stray: 0,
         };
         let actions = sequence.send_chunks();
         (sequence, actions)
+    }
+
+    /// When to tell `Tick`, if nothing else happens before.
+    #[must_use]
+    pub fn wake_at(&self, now: Instant) -> Option<Instant> {
+        if self.done {
+            return None;
+        }
+        match &self.seeking {
+            Some(seeking) => Some(seeking.wake_at(now)),
+            None if self.suspects => Some(self.deadline),
+            None => Some((self.heard_at + self.patience()).min(self.deadline)),
+        }
     }
 
     /// Whether it has ended, well or not.
@@ -138,22 +199,138 @@ impl Sequence {
         }
         match event {
             Event::Frame(header) => self.on_frame(now, header),
-            Event::NodeLost { node, name } => match self.plan.stage_of(node) {
-                Some((_, stage)) => self.fail(GenerationError::NodeLost {
-                    node: name,
-                    layers: stage.layers.to_string(),
-                }),
-                None => Vec::new(),
-            },
+            Event::Offer(offer) => self.on_offer(now, offer),
+            Event::PlansChanged if self.seeking.is_some() => vec![Action::Seek],
+            Event::PlansChanged => Vec::new(),
+            Event::Unreachable(reason) if self.seeking.is_none() => {
+                let first = self.plan.stage(0);
+                let layers = first.map(|stage| stage.layers.to_string()).unwrap_or_default();
+                let node = first.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
+                self.broken(now, GenerationError::NotReady { node, layers, reason })
+            }
+            Event::Unreachable(_) => Vec::new(),
+            Event::NodeLost { life, name } => {
+                self.troubles.lost(life);
+                let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
+                match stage.map(|stage| stage.layers.to_string()) {
+                    Some(layers) if self.seeking.is_none() => {
+                        self.broken(now, GenerationError::NodeLost { node: name, layers })
+                    }
+                    _ => Vec::new(),
+                }
+            }
             Event::ClientGone => self.end(None),
             Event::ClientTooSlow => self.fail(GenerationError::ClientTooSlow),
             Event::ShuttingDown => self.fail(GenerationError::ShuttingDown),
-            Event::Tick if now >= self.deadline => {
-                let seconds = u32::try_from(self.pace.step_timeout.as_secs()).unwrap_or(u32::MAX);
-                self.fail(GenerationError::TimedOut { seconds })
-            }
-            Event::Tick => Vec::new(),
+            Event::Tick => self.on_tick(now),
         }
+    }
+
+    fn on_tick(&mut self, now: Instant) -> Vec<Action> {
+        if let Some(seeking) = &mut self.seeking {
+            let mut actions = Vec::new();
+            if seeking.is_sign_due(now) {
+                actions.push(Action::Tell(Told::Recovering));
+            }
+            match seeking.tick(now, &self.request.model, self.pace.recovery_timeout) {
+                Verdict::GiveUp(error) => return self.fail(error),
+                Verdict::Ask => actions.push(Action::Seek),
+                Verdict::Wait | Verdict::Resume(_) => {}
+            }
+            return actions;
+        }
+        if now >= self.deadline {
+            let seconds = u32::try_from(self.pace.step_timeout.as_secs()).unwrap_or(u32::MAX);
+            return self.broken(now, GenerationError::TimedOut { seconds });
+        }
+        if !self.suspects && now >= self.heard_at + self.patience() {
+            self.suspects = true;
+            let others = self.plan.nodes().filter(|node| *node != self.owner);
+            return vec![Action::Suspect(others.collect())];
+        }
+        Vec::new()
+    }
+
+    /// How long the next frame may take before somebody is suspected.
+    fn patience(&self) -> Duration {
+        let usual = self.usual.map(|usual| usual.saturating_mul(UNUSUAL));
+        usual.map_or(self.pace.step_timeout, |usual| usual.max(SUSPECT_AFTER))
+    }
+
+    /// A sign that all goes well.
+    fn heard(&mut self, now: Instant) {
+        let took = now.saturating_duration_since(self.heard_at);
+        // An average over about eight frames; a break is no habit.
+        let usual = self.usual.map_or(took, |usual| (usual * 7 + took) / 8);
+        self.usual = Some(usual.min(self.pace.step_timeout));
+        self.heard_at = now;
+        self.suspects = false;
+        self.deadline = now + self.pace.step_timeout;
+    }
+
+    /// The attempt came to nothing.
+    fn broken(&mut self, now: Instant, error: GenerationError) -> Vec<Action> {
+        let has_begun = self.log.len() > self.request.prompt.len() || self.mending.is_some();
+        let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX;
+        if !may_go_on {
+            return self.fail(error);
+        }
+        self.attempt += 1;
+        let is_news = self.mending.is_none();
+        let broken = match self.mending.take() {
+            // The same break: what mended it broke as well.
+            Some((broken, _)) => Broken { tries: broken.tries + 1, ..broken },
+            None => Broken {
+                cause: error.to_string(),
+                at: now,
+                from: self.plan.epoch(),
+                detect: now.saturating_duration_since(self.heard_at),
+                tries: 0,
+            },
+        };
+        self.seeking = Some(Seeking::new(now, broken, error));
+        let mut actions = Vec::new();
+        if is_news {
+            actions.push(Action::Tell(Told::Recovering));
+        }
+        actions.push(Action::Seek);
+        actions
+    }
+
+    fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<Action> {
+        let Some(seeking) = &mut self.seeking else {
+            return Vec::new();
+        };
+        let length = length(&self.log);
+        match seeking.consider(now, &self.troubles, &self.plan, length, offer) {
+            Verdict::Wait | Verdict::Ask => Vec::new(),
+            Verdict::GiveUp(error) => self.fail(error),
+            Verdict::Resume(plan) => {
+                let broken = seeking.broken.clone();
+                self.seeking = None;
+                self.mending = Some((broken, now));
+                self.reuse = true;
+                let mut actions = Vec::new();
+                if plan.epoch() != self.plan.epoch() {
+                    actions.push(Action::Moved(Arc::clone(&plan), self.attempt));
+                }
+                self.plan = plan;
+                self.begin(now);
+                actions.extend(self.send_chunks());
+                actions
+            }
+        }
+    }
+
+    /// The whole log is to be computed.
+    fn begin(&mut self, now: Instant) {
+        self.given = length(&self.log);
+        (self.sent, self.absorbed) = (0, 0);
+        self.heard_at = now;
+        self.suspects = false;
+        // It takes longer than the next token does.
+        self.usual = None;
+        self.deadline = now + self.pace.step_timeout;
     }
 
     fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<Action> {
@@ -167,18 +344,25 @@ impl Sequence {
             // may overtake the other.
             DataBody::Absorbed { end } if end <= self.sent => {
                 self.absorbed = self.absorbed.max(end);
-                self.deadline = now + self.pace.step_timeout;
+                self.heard(now);
                 self.send_chunks()
             }
             DataBody::Accepted { token, logprobs, finish, reused }
-                if header.position == self.next =>
+                if header.position == length(&self.log) =>
             {
                 let mut actions = Vec::new();
-                if reused > 0 && self.next as usize == self.request.prompt.len() {
+                if reused > 0 && self.log.len() == self.request.prompt.len() {
                     actions.push(Action::Tell(Told::Reused(reused)));
                 }
-                self.next += 1;
-                self.deadline = now + self.pace.step_timeout;
+                actions.extend(self.mended(now, reused).map(Action::Recovered));
+                self.log.push(token);
+                self.heard(now);
+                let answer = self.log.len() - self.request.prompt.len();
+                if finish == Some(FinishReason::Length) && answer < self.until.max_tokens as usize {
+                    let reason = "the context of its new plan is too short for it".to_owned();
+                    let model = self.request.model.clone();
+                    return self.fail(GenerationError::PlanLost { model, reason });
+                }
                 if finish != Some(FinishReason::Stop) {
                     actions.push(Action::Tell(Told::Token(Token { id: token, logprobs })));
                 }
@@ -190,11 +374,10 @@ impl Sequence {
             DataBody::PrefixGone if self.reuse => {
                 self.attempt += 1;
                 self.reuse = false;
-                (self.sent, self.absorbed) = (0, 0);
-                self.deadline = now + self.pace.step_timeout;
+                self.begin(now);
                 self.send_chunks()
             }
-            DataBody::Failed(error) => self.fail(error),
+            DataBody::Failed(error) => self.broken(now, error),
             DataBody::PrefixGone
             | DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
@@ -212,18 +395,18 @@ impl Sequence {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
         let chunk = self.pace.prefill_chunk;
         let window = chunk.saturating_mul(stages.saturating_add(1)).max(BLOCK_TOKENS);
-        let length = u32::try_from(self.request.prompt.len()).unwrap_or(u32::MAX);
+        let length = self.given;
         let mut actions = Vec::new();
         while self.sent < length && self.sent - self.absorbed < window {
             let end = length.min(self.sent.saturating_add(self.pace.prefill_chunk));
-            let chunk = self.request.prompt.get(self.sent as usize..end as usize);
+            let chunk = self.log.get(self.sent as usize..end as usize);
             let forward = Forward {
                 stage: 0,
                 tokens: chunk.unwrap_or_default().to_vec(),
                 open: (self.sent == 0).then(|| {
                     Box::new(Opening {
                         sampling: self.request.sampling.clone(),
-                        until: self.request.until.clone(),
+                        until: self.until.clone(),
                         reuse: self.reuse,
                         prefix: Vec::new(),
                     })
@@ -244,6 +427,22 @@ impl Sequence {
         actions
     }
 
+    /// The first token after a break.
+    fn mended(&mut self, now: Instant, reused: u32) -> Option<Recovered> {
+        self.troubles.progress();
+        let (broken, ready) = self.mending.take()?;
+        Some(Recovered {
+            cause: broken.cause,
+            model: self.request.model.clone(),
+            from: broken.from,
+            to: self.plan.epoch(),
+            detect: broken.detect,
+            ready: ready.saturating_duration_since(broken.at),
+            rebuild: now.saturating_duration_since(ready),
+            replayed: self.given.saturating_sub(reused),
+        })
+    }
+
     fn fail(&mut self, error: GenerationError) -> Vec<Action> {
         self.end(Some(Told::Failed(error)))
     }
@@ -252,6 +451,10 @@ impl Sequence {
         self.done = true;
         last_words.map(Action::Tell).into_iter().collect()
     }
+}
+
+fn length(tokens: &[u32]) -> u32 {
+    u32::try_from(tokens.len()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -17,6 +17,8 @@ use tokio::sync::mpsc;
 use super::actor::{SequenceActor, SequenceArgs};
 use super::admission::{Admission, Admitted};
 use super::machine::Event;
+use super::recoveries::Recoveries;
+use super::recovery::Recovered;
 use crate::cluster_view::ModelState;
 use crate::context::Context;
 use crate::generation::{
@@ -53,6 +55,16 @@ impl SequencesHandle {
         self.0.tell(SequencesMessage::Members(view));
     }
 
+    /// From this attempt on a sequence runs under this plan.
+    pub(super) fn moved(&self, sequence: SequenceId, plan: Arc<Plan>, attempt: u16) {
+        self.0.tell(SequencesMessage::Moved(sequence, plan, attempt));
+    }
+
+    /// A sequence goes on after a break.
+    pub(super) fn recovered(&self, recovered: Recovered) {
+        self.0.tell(SequencesMessage::Recovered(Box::new(recovered)));
+    }
+
     /// End all sequences with an error; the node is shutting down.
     pub fn shut_down(&self) {
         self.0.tell(SequencesMessage::ShutDown);
@@ -79,6 +91,10 @@ pub enum SequencesMessage {
     Frame(DataHeader),
     /// The cluster changed.
     Members(View),
+    /// From this attempt on a sequence runs under this plan.
+    Moved(SequenceId, Arc<Plan>, u16),
+    /// A sequence goes on after a break.
+    Recovered(Box<Recovered>),
     /// The node is shutting down.
     ShutDown,
 }
@@ -93,6 +109,7 @@ pub struct State {
     context: Arc<Context>,
     admission: Admission<Waiting>,
     running: BTreeMap<SequenceId, Running>,
+    recoveries: Recoveries,
     shutting_down: bool,
 }
 
@@ -100,6 +117,8 @@ pub struct State {
 struct Waiting {
     id: SequenceId,
     request: Request,
+    /// The plan that was in force.
+    plan: Arc<Plan>,
     client: mpsc::Sender<Told>,
 }
 
@@ -121,7 +140,13 @@ impl Actor for SequencesActor {
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
         let admission = Admission::new(settings.max_sequences, settings.max_queued);
-        Ok(State { admission, running: BTreeMap::new(), shutting_down: false, context })
+        Ok(State {
+            admission,
+            running: BTreeMap::new(),
+            recoveries: Recoveries::default(),
+            shutting_down: false,
+            context,
+        })
     }
 
     async fn handle(
@@ -142,6 +167,16 @@ impl Actor for SequencesActor {
                 }
             }
             SequencesMessage::Members(view) => state.members(&view),
+            SequencesMessage::Moved(sequence, plan, attempt) => {
+                if let Some(running) = state.running.get_mut(&sequence) {
+                    let former = std::mem::replace(&mut running.plan, plan);
+                    state.release(sequence, &former, attempt.saturating_sub(1));
+                }
+            }
+            SequencesMessage::Recovered(recovered) => {
+                state.recoveries.take(unix_millis(), &recovered);
+                state.context.recoveries.send_replace(state.recoveries.all());
+            }
             SequencesMessage::ShutDown => {
                 state.shutting_down = true;
                 for running in state.running.values() {
@@ -184,8 +219,8 @@ impl State {
         }
         let id = SequenceId::from_bits(rand::random());
         let (client, events) = mpsc::channel(CLIENT_EVENTS);
-        match self.admission.admit(Waiting { id, request, client }) {
-            Admitted::Runs(waiting) => self.run(myself, waiting, plan).await?,
+        match self.admission.admit(Waiting { id, request, plan, client }) {
+            Admitted::Runs(waiting) => self.run(myself, waiting).await?,
             Admitted::Waits => {}
             Admitted::Refused(_) => {
                 let counts = self.admission.counts();
@@ -220,9 +255,8 @@ impl State {
         &mut self,
         myself: &ActorRef<SequencesMessage>,
         waiting: Waiting,
-        plan: Arc<Plan>,
     ) -> Result<(), ActorProcessingErr> {
-        let Waiting { id, request, client } = waiting;
+        let Waiting { id, request, plan, client } = waiting;
         let args = SequenceArgs {
             context: Arc::clone(&self.context),
             id,
@@ -245,34 +279,37 @@ impl State {
             return Ok(());
         };
         if let Some(running) = self.running.remove(&id) {
-            self.release(id, &running.plan);
+            self.release(id, &running.plan, u16::MAX);
         }
         self.admission.ended();
-        while let Some(waiting) = self.admission.next(|waiting| !waiting.client.is_closed()) {
+        while let Some(mut waiting) = self.admission.next(|waiting| !waiting.client.is_closed()) {
             match self.plan_for(&waiting.request) {
-                Ok(plan) => self.run(myself, waiting, plan).await?,
-                Err(error) => {
-                    let lost = GenerationError::PlanLost {
-                        model: waiting.request.model.clone(),
-                        reason: error.to_string(),
-                    };
+                Ok(plan) => waiting.plan = plan,
+                Err(SubmitError::UnknownModel(model)) => {
+                    let reason = "it is not served any more".to_owned();
+                    let lost = GenerationError::PlanLost { model, reason };
                     // A client that left does not need to know.
                     drop(waiting.client.try_send(Told::Failed(lost)));
                     self.admission.ended();
+                    continue;
                 }
+                // It finds that its plan is of no use, and seeks another as one that runs does.
+                Err(_) => {}
             }
+            self.run(myself, waiting).await?;
         }
         self.tell_counts();
         Ok(())
     }
 
-    fn release(&self, sequence: SequenceId, plan: &Plan) {
+    /// Has the stages of a plan forget a sequence up to and with this attempt.
+    fn release(&self, sequence: SequenceId, plan: &Plan, attempt: u16) {
         for (stage, assignment) in (0_u16..).zip(plan.stages()) {
             let header = DataHeader {
                 epoch: plan.epoch(),
                 sequence,
                 owner: self.context.me.node,
-                attempt: 0,
+                attempt,
                 position: 0,
                 body: DataBody::Release { stage },
             };
@@ -287,10 +324,10 @@ impl State {
     fn members(&self, view: &View) {
         for running in self.running.values() {
             for stage in running.plan.stages() {
-                let node = stage.incarnation.node;
-                if view.is_dead(stage.incarnation) {
-                    let name = view.name(node);
-                    drop(running.actor.cast(Event::NodeLost { node, name }));
+                let life = stage.incarnation;
+                if view.is_dead(life) {
+                    let name = view.name(life.node);
+                    drop(running.actor.cast(Event::NodeLost { life, name }));
                 }
             }
         }
@@ -299,4 +336,9 @@ impl State {
     fn tell_counts(&self) {
         self.context.handles.membership.own_sequences(self.admission.counts());
     }
+}
+
+fn unix_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

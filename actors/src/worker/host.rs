@@ -137,8 +137,8 @@ impl Actor for HostActor {
         match message {
             HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
             HostMessage::Members(view) => {
-                for sequence in state.sequences.orphans(&view) {
-                    state.release(sequence);
+                for (sequence, attempt) in state.sequences.orphans(&view) {
+                    state.release(sequence, attempt);
                 }
             }
             HostMessage::Heard(life, HeardFromWorker(heard)) if life == state.life => {
@@ -189,7 +189,7 @@ impl State {
 
     fn take(&mut self, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
         if let DataBody::Release { .. } = header.body {
-            self.release(header.sequence);
+            self.release(header.sequence, header.attempt);
             return;
         }
         if self.report.state != ShardState::Ready {
@@ -197,7 +197,7 @@ impl State {
                 ShardState::Loading => "its layers are still being loaded",
                 _ => "its worker is being restarted",
             };
-            self.fail(header, reason);
+            self.refuse(header, reason);
             return;
         }
         let was_idle = self.sequences.is_empty();
@@ -215,7 +215,7 @@ impl State {
             }
             Taken::Drop => {}
             Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
-            Taken::Unknown(reason) => self.fail(header, &reason),
+            Taken::Unknown(reason) => self.refuse(header, &reason),
         }
         if was_idle {
             self.tell_busy();
@@ -344,8 +344,8 @@ impl State {
         }
     }
 
-    fn release(&mut self, sequence: SequenceId) {
-        if self.sequences.release(sequence) {
+    fn release(&mut self, sequence: SequenceId, attempt: u16) {
+        if self.sequences.release(sequence, attempt) {
             if self.worker.is_some() {
                 self.send(Command::Release(sequence), Bytes::new());
             }
@@ -360,6 +360,16 @@ impl State {
             self.fail(&header, reason);
         }
         self.tell_busy();
+    }
+
+    /// Cannot compute for now.
+    fn refuse(&self, header: &DataHeader, reason: &str) {
+        let error = GenerationError::NotReady {
+            node: self.context.settings.name.clone(),
+            layers: self.key.layers.to_string(),
+            reason: reason.to_owned(),
+        };
+        self.tell_owner(header, DataBody::Failed(error));
     }
 
     fn fail(&self, header: &DataHeader, reason: &str) {

@@ -13,6 +13,7 @@ mod membership;
 mod paths;
 mod planning;
 mod prefix;
+mod recovery;
 
 use std::path::{Path, PathBuf};
 

@@ -5,13 +5,23 @@ use super::*;
 use crate::generation::Until;
 use crate::plan::{Assignment, PlanParts};
 
-const PACE: Pace = Pace { prefill_chunk: 40, step_timeout: Duration::from_secs(10) };
+const PACE: Pace = Pace {
+    prefill_chunk: 40,
+    step_timeout: Duration::from_secs(10),
+    recovery_timeout: Duration::from_secs(60),
+};
+const MS: Duration = Duration::from_millis(1);
 
 fn node(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
 }
 
 fn plan() -> Arc<Plan> {
+    plan_of(3, &[(1, 0, 3), (2, 4, 7)])
+}
+
+/// A plan of this epoch, with these nodes' layers.
+fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
     let stage = |byte, first, last| Assignment {
         incarnation: Incarnation { node: node(byte), generation: 1 },
         layers: LayerRange::inclusive(first, last).unwrap(),
@@ -19,14 +29,14 @@ fn plan() -> Arc<Plan> {
     let model: ModelName = "m".parse().unwrap();
     Arc::new(
         Plan::new(PlanParts {
-            epoch: Epoch { counter: 3, planner: node(1) },
+            epoch: Epoch { counter, planner: node(1) },
             model,
             digest: "00".repeat(32).parse().unwrap(),
             layers: 8,
             strategy: Strategy::RingMemoryWeighted,
             context: 64,
             max_sequences: 2,
-            stages: vec![stage(1, 0, 3), stage(2, 4, 7)],
+            stages: stages.iter().map(|(byte, first, last)| stage(*byte, *first, *last)).collect(),
         })
         .unwrap(),
     )
@@ -131,32 +141,172 @@ fn the_end_of_sequence_token_is_not_told() {
 #[test]
 fn the_last_token_of_a_full_answer_is_told() {
     let (mut sequence, _, now) = start(3);
-    let event = frame(&sequence, 3, accepted(20, Some(FinishReason::Length)));
+    for position in 3..7 {
+        let event = frame(&sequence, position, accepted(20, None));
+        sequence.on(now, event);
+    }
+    let event = frame(&sequence, 7, accepted(20, Some(FinishReason::Length)));
     let actions = sequence.on(now, event);
     assert_eq!(actions.len(), 2, "token and end: {actions:?}");
 }
 
 #[test]
-fn silence_ends_with_an_error_and_progress_puts_it_off() {
+fn silence_is_a_break_and_progress_puts_it_off() {
     let (mut sequence, _, now) = start(3);
     let later = now + PACE.step_timeout;
     let event = frame(&sequence, 3, accepted(20, None));
     sequence.on(now + PACE.step_timeout / 2, event);
+    // Somebody is suspected long before that, once.
     assert_eq!(sequence.on(later, Event::Tick), []);
-    let actions = sequence.on(later + PACE.step_timeout, Event::Tick);
-    let error = GenerationError::TimedOut { seconds: 10 };
-    assert_eq!(actions, [Action::Tell(Told::Failed(error))]);
+    assert_eq!(sequence.on(later + PACE.step_timeout, Event::Tick), BREAK);
+    assert_eq!(sequence.attempt, 1);
 }
 
 #[test]
 fn a_lost_node_matters_only_if_it_holds_layers() {
     let (mut sequence, _, now) = start(3);
-    let lost = |byte: u8| Event::NodeLost { node: node(byte), name: "mini".to_owned() };
     assert_eq!(sequence.on(now, lost(9)), []);
-    let actions = sequence.on(now, lost(2));
-    let error = GenerationError::NodeLost { node: "mini".to_owned(), layers: "4-7".to_owned() };
-    assert_eq!(actions, [Action::Tell(Told::Failed(error))]);
-    assert_eq!(sequence.on(now, lost(1)), [], "it has ended");
+    assert_eq!(sequence.on(now, lost(2)), BREAK);
+    assert_eq!(sequence.on(now, lost(1)), [], "it seeks another plan already");
+}
+
+const BREAK: [Action; 2] = [Action::Tell(Told::Recovering), Action::Seek];
+
+fn lost(byte: u8) -> Event {
+    let life = Incarnation { node: node(byte), generation: 1 };
+    Event::NodeLost { life, name: "mini".to_owned() }
+}
+
+fn stage_failed() -> DataBody {
+    DataBody::Failed(GenerationError::StageFailed {
+        node: "mini".to_owned(),
+        layers: "4-7".to_owned(),
+        reason: "its worker process ended".to_owned(),
+    })
+}
+
+/// A sequence of three prompt tokens and two more, told at `now`.
+fn answering() -> (Sequence, Instant) {
+    let (mut sequence, _, now) = start(3);
+    for (position, token) in [(3, 20), (4, 21)] {
+        let event = frame(&sequence, position, accepted(token, None));
+        sequence.on(now, event);
+    }
+    (sequence, now)
+}
+
+fn tokens(actions: &[Action]) -> Vec<u32> {
+    let forwards = actions.iter().filter_map(|action| match action {
+        Action::Forward(DataHeader { body: DataBody::Forward(forward), .. }) => Some(forward),
+        _ => None,
+    });
+    forwards.flat_map(|forward| forward.tokens.clone()).collect()
+}
+
+#[test]
+fn after_a_loss_the_log_goes_to_the_next_plan_and_the_tokens_go_on() {
+    let (mut sequence, now) = answering();
+    let old = frame(&sequence, 5, accepted(99, None));
+    assert_eq!(sequence.on(now, lost(2)), BREAK);
+    assert_eq!(sequence.on(now, old), [], "of the attempt that broke");
+    let offer = |plan: &Arc<Plan>| Event::Offer(Offer::Ready(Arc::clone(plan)));
+    assert_eq!(sequence.on(now + 50 * MS, offer(&plan())), [], "with the lost node");
+    let next = plan_of(4, &[(1, 0, 5), (3, 6, 7)]);
+    let actions = sequence.on(now + 60 * MS, offer(&next));
+    assert_eq!(actions[0], Action::Moved(Arc::clone(&next), 1));
+    assert_eq!(tokens(&actions), [0, 1, 2, 20, 21], "the whole log");
+    assert_eq!(chunks(&actions), [(0, 5, true, true)]);
+    let event = frame(&sequence, 5, accepted(22, None));
+    let actions = sequence.on(now + 90 * MS, event);
+    let Action::Recovered(recovered) = &actions[0] else { panic!("{actions:?}") };
+    assert_eq!((recovered.from, recovered.to), (plan().epoch(), next.epoch()));
+    assert_eq!((recovered.ready, recovered.rebuild), (60 * MS, 30 * MS));
+    assert_eq!(recovered.replayed, 5);
+    assert_eq!(actions[1], Action::Tell(Told::Token(Token { id: 22, logprobs: None })));
+}
+
+#[test]
+fn a_worker_that_is_started_again_in_place_is_used_again() {
+    let (mut sequence, now) = answering();
+    let event = frame(&sequence, 0, stage_failed());
+    assert_eq!(sequence.on(now, event), BREAK);
+    let offer = Event::Offer(Offer::Ready(plan()));
+    assert_eq!(sequence.on(now, offer.clone()), [], "it can hardly be ready");
+    assert!(sequence.wake_at(now).unwrap() <= now + 20 * MS);
+    assert_eq!(sequence.on(now + 20 * MS, Event::Tick), [Action::Seek]);
+    let actions = sequence.on(now + 20 * MS, offer);
+    assert_eq!(tokens(&actions), [0, 1, 2, 20, 21]);
+    assert!(!actions.iter().any(|action| matches!(action, Action::Moved(..))));
+}
+
+#[test]
+fn who_breaks_every_attempt_is_given_up() {
+    let (mut sequence, mut now) = answering();
+    for attempt in 0..10 {
+        let event = frame(&sequence, 0, stage_failed());
+        let actions = sequence.on(now, event);
+        if sequence.is_done() {
+            assert_eq!(attempt, 4, "{actions:?}");
+            return;
+        }
+        now += 1000 * MS;
+        sequence.on(now, Event::Offer(Offer::Ready(plan())));
+    }
+    panic!("it never ends");
+}
+
+#[test]
+fn what_cannot_be_computed_at_all_is_not_tried_again() {
+    let (mut sequence, now) = answering();
+    let (node, layers, reason) = ("mini".to_owned(), "4-7".to_owned(), "no such id".to_owned());
+    let error = GenerationError::Rejected { node, layers, reason };
+    let event = frame(&sequence, 0, DataBody::Failed(error.clone()));
+    assert_eq!(sequence.on(now, event), [Action::Tell(Told::Failed(error))]);
+}
+
+#[test]
+fn a_model_that_cannot_be_served_any_more_is_waited_for_and_then_given_up_with_the_reason() {
+    let (mut sequence, now) = answering();
+    sequence.on(now, lost(2));
+    let reason = "2 members offer 1 GiB".to_owned();
+    let impossible = Event::Offer(Offer::Impossible(reason.clone()));
+    assert_eq!(sequence.on(now, impossible), []);
+    let later = now + Duration::from_secs(9);
+    let actions = sequence.on(later, Event::Tick);
+    assert_eq!(actions, BREAK, "the client hears that it goes on");
+    let actions = sequence.on(now + Duration::from_secs(10), Event::Tick);
+    let [Action::Tell(Told::Failed(error))] = actions.as_slice() else { panic!("{actions:?}") };
+    let said = error.to_string();
+    assert!(said.contains("mini") && said.contains(&reason), "{said}");
+}
+
+#[test]
+fn a_plan_of_other_files_or_too_short_a_context_is_no_way_on() {
+    let change: [fn(&mut PlanParts); 2] =
+        [|parts| parts.digest = "11".repeat(32).parse().unwrap(), |parts| parts.context = 5];
+    for change in change {
+        let (mut sequence, now) = answering();
+        sequence.on(now, lost(2));
+        let mut parts = plan_of(4, &[(1, 0, 7)]).parts().clone();
+        change(&mut parts);
+        let offered = Arc::new(Plan::new(parts).unwrap());
+        let actions = sequence.on(now, Event::Offer(Offer::Ready(offered)));
+        assert!(matches!(actions[..], [Action::Tell(Told::Failed(_))]), "{actions:?}");
+    }
+}
+
+#[test]
+fn an_unusual_silence_has_the_others_asked_once() {
+    let (mut sequence, _, mut now) = start(3);
+    for position in 3..13 {
+        now += 10 * MS;
+        let event = frame(&sequence, position, accepted(20, None));
+        sequence.on(now, event);
+    }
+    let at = sequence.wake_at(now).unwrap();
+    assert!(at <= now + 150 * MS, "{:?}", at - now);
+    assert_eq!(sequence.on(at, Event::Tick), [Action::Suspect(vec![node(1), node(2)])]);
+    assert_eq!(sequence.on(at + 10 * MS, Event::Tick), []);
 }
 
 #[test]

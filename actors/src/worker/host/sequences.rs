@@ -22,7 +22,8 @@ pub(super) struct Sequences {
     open: BTreeMap<SequenceId, Open>,
     /// By the position of their first token.
     under_way: BTreeMap<(SequenceId, u32), UnderWay>,
-    released: VecDeque<SequenceId>,
+    /// With the last attempt that was.
+    released: VecDeque<(SequenceId, u16)>,
     /// When the worker last gave a result.
     heard: Option<Instant>,
 }
@@ -74,13 +75,15 @@ impl Sequences {
         let DataBody::Forward(forward) = &header.body else {
             return Taken::Drop;
         };
-        if self.released.contains(&header.sequence) {
+        let (sequence, attempt) = (header.sequence, header.attempt);
+        if self.released.iter().any(|(of, last)| *of == sequence && *last >= attempt) {
             return Taken::Drop;
         }
-        let known = self.open.get(&header.sequence);
-        if known
-            .is_some_and(|open| open.plan.epoch() != header.epoch || open.attempt > header.attempt)
-        {
+        let known = self.open.get(&sequence);
+        // A later attempt may come under another plan.
+        if known.is_some_and(|open| {
+            open.attempt > attempt || (open.attempt == attempt && open.plan.epoch() != header.epoch)
+        }) {
             return Taken::Drop;
         }
         let anew = known.is_some_and(|open| open.attempt < header.attempt);
@@ -166,12 +169,15 @@ impl Sequences {
         Some((header, frames))
     }
 
-    /// Forgets a sequence; whether it was open.
-    pub(super) fn release(&mut self, sequence: SequenceId) -> bool {
+    /// Forgets a sequence up to and with this attempt; whether one of them was open.
+    pub(super) fn release(&mut self, sequence: SequenceId, attempt: u16) -> bool {
         if self.released.len() == REMEMBERED {
             self.released.pop_front();
         }
-        self.released.push_back(sequence);
+        self.released.push_back((sequence, attempt));
+        if self.open.get(&sequence).is_some_and(|open| open.attempt > attempt) {
+            return false;
+        }
         self.under_way.retain(|(of, _), _| *of != sequence);
         self.open.remove(&sequence).is_some()
     }
@@ -192,9 +198,15 @@ impl Sequences {
             .collect()
     }
 
-    /// Open sequences whose owner is lost.
-    pub(super) fn orphans(&self, view: &View) -> Vec<SequenceId> {
-        self.open.iter().filter(|(_, open)| view.is_lost(open.owner)).map(|(id, _)| *id).collect()
+    /// Open sequences whose owner is lost, or whose plan has lost a stage, with their attempts: none
+    /// of them goes on.
+    pub(super) fn orphans(&self, view: &View) -> Vec<(SequenceId, u16)> {
+        let is_over = |open: &Open| {
+            view.is_lost(open.owner)
+                || open.plan.stages().iter().any(|stage| view.is_dead(stage.incarnation))
+        };
+        let orphans = self.open.iter().filter(|(_, open)| is_over(open));
+        orphans.map(|(id, open)| (*id, open.attempt)).collect()
     }
 
     /// How long the worker has owed a result without giving any.
@@ -261,12 +273,16 @@ fn next_frames(
         }
         Outcome::Rejected(error) => {
             let layers = plan.stage_of(me).map(|(_, stage)| stage.layers.to_string());
-            let body = DataBody::Failed(GenerationError::StageFailed {
-                node: me.short(),
-                layers: layers.unwrap_or_default(),
-                reason: error.to_string(),
-            });
-            vec![(header.owner, frame(start, body))]
+            let (node, layers, reason) =
+                (me.short(), layers.unwrap_or_default(), error.to_string());
+            let error = match error {
+                // What came before is lost, and can be computed again.
+                SegmentError::OutOfOrder { .. } => {
+                    GenerationError::StageFailed { node, layers, reason }
+                }
+                _ => GenerationError::Rejected { node, layers, reason },
+            };
+            vec![(header.owner, frame(start, DataBody::Failed(error)))]
         }
     }
 }

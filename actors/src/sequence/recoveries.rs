@@ -1,0 +1,68 @@
+//! What the sequences of this node have been through, for people who look. Pure.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::recovery::Recovered;
+use crate::cluster_view::{RecoveryLabel, RecoveryView};
+
+/// As many recoveries are remembered.
+const REMEMBERED: usize = 100;
+
+/// Sequences that go on under the same plan within this time do so after the same loss.
+const TOGETHER_MS: u64 = 5_000;
+
+/// The recoveries, the oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Recoveries(VecDeque<RecoveryView>);
+
+impl Recoveries {
+    /// A sequence went on. `now` is in milliseconds since 1970.
+    pub(super) fn take(&mut self, now: u64, recovered: &Recovered) {
+        let Recovered { cause, model, from, to, detect, ready, rebuild, replayed } = recovered;
+        let began = now.saturating_sub(millis(*ready + *rebuild));
+        let same = self.0.iter_mut().rev().find(|known| {
+            (known.from_epoch, known.to_epoch, &known.model) == (Some(*from), Some(*to), model)
+                && began.abs_diff(known.at) <= TOGETHER_MS
+        });
+        let resume = millis(*detect + *ready + *rebuild);
+        if let Some(known) = same {
+            known.sequences += 1;
+            known.replayed += u64::from(*replayed);
+            if resume > known.resume_ms {
+                known.resume_ms = resume;
+                known.detect_ms = millis(*detect);
+                known.load_ms = millis(*ready);
+                known.rebuild_ms = millis(*rebuild);
+            }
+            return;
+        }
+        if self.0.len() == REMEMBERED {
+            self.0.pop_front();
+        }
+        self.0.push_back(RecoveryView {
+            at: began,
+            cause: cause.clone(),
+            model: model.clone(),
+            from_epoch: Some(*from),
+            to_epoch: Some(*to),
+            detect_ms: millis(*detect),
+            plan_ms: None,
+            load_ms: millis(*ready),
+            rebuild_ms: millis(*rebuild),
+            resume_ms: resume,
+            sequences: 1,
+            replayed: u64::from(*replayed),
+            label: if *replayed == 0 { RecoveryLabel::Exact } else { RecoveryLabel::Equivalent },
+        });
+    }
+
+    /// All that are remembered.
+    pub(super) fn all(&self) -> Vec<RecoveryView> {
+        self.0.iter().cloned().collect()
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,230 @@
+//! A generation whose way was broken, until there is another. Pure.
+//!
+//! What is lost is computed again from the token log: sampling depends on nothing else, so the
+//! answer goes on with the very tokens that would have come. Patience is bounded, and so are fruitless
+//! attempts: a request that kills whoever computes it must not kill everybody.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::{Epoch, Incarnation, ModelName};
+
+use crate::generation::GenerationError;
+use crate::plan::Plan;
+
+/// So many attempts in a row may break without one new token. A worker that is killed by what it
+/// computes is started again more often than that before its node gives the shard up.
+const FRUITLESS: u32 = 4;
+
+/// The wait before the same plan is tried again; each further try doubles it.
+const FIRST_WAIT: Duration = Duration::from_millis(20);
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
+
+/// For so long nobody gives up on a model that the nodes left cannot serve: whoever died may be back
+/// in a few seconds.
+const UNAVAILABLE: Duration = Duration::from_secs(10);
+
+/// How often the client hears that its answer will go on: clients and what stands between close what
+/// is silent for long.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(3);
+
+/// What the cluster can offer for a model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Offer {
+    /// This plan can answer now.
+    Ready(Arc<Plan>),
+    /// One is on its way, or what it needs.
+    NotYet(String),
+    /// There is none.
+    Impossible(String),
+}
+
+/// A recovery that came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recovered {
+    /// What was lost, in words.
+    pub cause: String,
+    /// The model.
+    pub model: ModelName,
+    /// The plan before.
+    pub from: Epoch,
+    /// The plan after; the same if its stages are as before.
+    pub to: Epoch,
+    /// From the last sign of progress to the notice that something is wrong.
+    pub detect: Duration,
+    /// From the notice until there was a plan whose stages were all ready.
+    pub ready: Duration,
+    /// From there until the first new token.
+    pub rebuild: Duration,
+    /// Positions that were computed again.
+    pub replayed: u32,
+}
+
+/// What a sequence has been through.
+#[derive(Debug, Default)]
+pub(super) struct Troubles {
+    /// Attempts in a row without a new token.
+    fruitless: u32,
+    /// Incarnations that are lost: no plan with one of them is of use.
+    lost: BTreeSet<Incarnation>,
+}
+
+/// While there is no way.
+#[derive(Debug)]
+pub(super) struct Seeking {
+    /// What broke first, and when it was noticed.
+    pub(super) broken: Broken,
+    /// What broke last.
+    error: GenerationError,
+    not_before: Instant,
+    /// Why there is no plan, and since when there is none at all.
+    reason: String,
+    impossible_since: Option<Instant>,
+    told_at: Instant,
+}
+
+/// The break that a recovery began with.
+#[derive(Debug, Clone)]
+pub(super) struct Broken {
+    /// In words.
+    pub(super) cause: String,
+    pub(super) at: Instant,
+    pub(super) from: Epoch,
+    pub(super) detect: Duration,
+    /// Attempts since that came to nothing.
+    pub(super) tries: u32,
+}
+
+/// What follows from an offer, or from time.
+#[derive(Debug, PartialEq)]
+pub(super) enum Verdict {
+    Resume(Arc<Plan>),
+    Wait,
+    /// Look again what there is.
+    Ask,
+    GiveUp(GenerationError),
+}
+
+impl Troubles {
+    /// A token came.
+    pub(super) fn progress(&mut self) {
+        self.fruitless = 0;
+    }
+
+    pub(super) fn lost(&mut self, life: Incarnation) {
+        self.lost.insert(life);
+    }
+
+    /// Whether it is worth another attempt after this. `has_begun` says whether a client has seen
+    /// something, or a break has been mended before.
+    pub(super) fn may_go_on(&mut self, error: &GenerationError, has_begun: bool) -> bool {
+        match error {
+            GenerationError::NodeLost { .. }
+            | GenerationError::StageFailed { .. }
+            | GenerationError::TimedOut { .. } => {
+                self.fruitless += 1;
+                self.fruitless <= FRUITLESS
+            }
+            GenerationError::NotReady { .. } => true,
+            GenerationError::NoRoom { .. } => has_begun,
+            GenerationError::Rejected { .. }
+            | GenerationError::ClientTooSlow
+            | GenerationError::PlanLost { .. }
+            | GenerationError::ShuttingDown => false,
+        }
+    }
+}
+
+impl Seeking {
+    pub(super) fn new(now: Instant, broken: Broken, error: GenerationError) -> Self {
+        let wait = FIRST_WAIT.saturating_mul(1 << broken.tries.min(10)).min(LONGEST_WAIT);
+        Self {
+            broken,
+            error,
+            not_before: now + wait,
+            reason: String::new(),
+            impossible_since: None,
+            told_at: now,
+        }
+    }
+
+    /// Whether it is time for a sign of life.
+    pub(super) fn is_sign_due(&mut self, now: Instant) -> bool {
+        let is_due = now.duration_since(self.told_at) >= SIGN_OF_LIFE;
+        if is_due {
+            self.told_at = now;
+        }
+        is_due
+    }
+
+    /// When there is something to do though nothing happens.
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
+        let next = self.told_at + SIGN_OF_LIFE;
+        if self.not_before > now { next.min(self.not_before) } else { next }
+    }
+
+    /// Time passed. `patience` is how long all of it may take.
+    pub(super) fn tick(&self, now: Instant, model: &ModelName, patience: Duration) -> Verdict {
+        let hopeless =
+            self.impossible_since.is_some_and(|at| now.duration_since(at) >= UNAVAILABLE);
+        if hopeless || now.duration_since(self.broken.at) >= patience {
+            return Verdict::GiveUp(self.last_words(model));
+        }
+        if now >= self.not_before { Verdict::Ask } else { Verdict::Wait }
+    }
+
+    /// Looks at an offer. `plan` is what was in use, `length` the positions of the token log.
+    pub(super) fn consider(
+        &mut self,
+        now: Instant,
+        troubles: &Troubles,
+        plan: &Plan,
+        length: u32,
+        offer: Offer,
+    ) -> Verdict {
+        let offered = match offer {
+            Offer::Ready(offered) => offered,
+            Offer::NotYet(reason) => {
+                self.reason = reason;
+                self.impossible_since = None;
+                return Verdict::Wait;
+            }
+            Offer::Impossible(reason) => {
+                self.reason = reason;
+                self.impossible_since.get_or_insert(now);
+                return Verdict::Wait;
+            }
+        };
+        self.impossible_since = None;
+        let lost = |stage: &crate::plan::Assignment| troubles.lost.contains(&stage.incarnation);
+        let is_old = offered.epoch() < plan.epoch() || offered.stages().iter().any(lost);
+        if is_old || (offered.epoch() == plan.epoch() && now < self.not_before) {
+            return Verdict::Wait;
+        }
+        let model = plan.model().clone();
+        if offered.parts().digest != plan.parts().digest {
+            let reason = "its files are others than when the answer began".to_owned();
+            return Verdict::GiveUp(GenerationError::PlanLost { model, reason });
+        }
+        let context = offered.parts().context;
+        if length >= context {
+            let reason = format!("the new plan's context ends at {context}");
+            return Verdict::GiveUp(GenerationError::PlanLost { model, reason });
+        }
+        Verdict::Resume(offered)
+    }
+
+    fn last_words(&self, model: &ModelName) -> GenerationError {
+        match &self.error {
+            GenerationError::NodeLost { .. } if self.reason.is_empty() => self.error.clone(),
+            error => {
+                let reason = match self.reason.as_str() {
+                    "" => error.to_string(),
+                    reason => format!("{}; since then {reason}", self.broken.cause),
+                };
+                GenerationError::PlanLost { model: model.clone(), reason }
+            }
+        }
+    }
+}

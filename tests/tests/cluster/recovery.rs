@@ -1,0 +1,217 @@
+//! Something dies in the middle of an answer, and the answer goes on as if nothing had.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use planaria_actors::cluster_view::{ClusterView, ModelState};
+use planaria_tests::api::{Api, Streamed};
+use planaria_tests::process::signal;
+use planaria_tests::{Cluster, NodeSpec, wait_for};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::{binary, demo_cluster, demo_models};
+
+const CHAT: &str = "/v1/chat/completions";
+
+/// Chats that go on for as long as the context lasts: one that takes the likeliest token, one that
+/// draws.
+fn long_chats() -> [Value; 2] {
+    [json!({"temperature": 0}), json!({"temperature": 0.9, "seed": 7})].map(|sampling| {
+        let mut chat = json!({
+            "model": "demo", "stream": true, "ignore_eos": true,
+            "stream_options": {"include_usage": true},
+            "messages": [{"role": "user", "content": "Tell me a story."}],
+        });
+        for (name, value) in sampling.as_object().into_iter().flatten() {
+            chat[name] = value.clone();
+        }
+        chat
+    })
+}
+
+/// What comes when nothing dies.
+async fn undisturbed(api: &Api, chat: &Value) -> Result<Streamed> {
+    let streamed = api.stream(CHAT, chat, async |_| Ok(())).await?;
+    ensure!(streamed.error.is_none() && streamed.done, "{:?}", streamed.error);
+    Ok(streamed)
+}
+
+/// The same words, the same end, the same usage.
+fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
+    ensure!(disturbed.error.is_none(), "{:?}", disturbed.error);
+    ensure!(disturbed.done, "it ends without [DONE]");
+    let (text, whole) = (disturbed.chat_text(), expected.chat_text());
+    let same = text.chars().zip(whole.chars()).take_while(|(a, b)| a == b).count();
+    ensure!(
+        text == whole,
+        "after {same} of {} characters the text is another: {:?} instead of {:?}",
+        whole.chars().count(),
+        text.chars().skip(same).take(40).collect::<String>(),
+        whole.chars().skip(same).take(40).collect::<String>(),
+    );
+    ensure!(disturbed.finish_reason() == expected.finish_reason());
+    let completion = |streamed: &Streamed| {
+        let usage = streamed.chunks.iter().filter_map(|chunk| chunk.get("usage"));
+        let tokens = usage.filter_map(|usage| usage.get("completion_tokens")?.as_u64());
+        tokens.last()
+    };
+    ensure!(completion(disturbed).is_some() && completion(disturbed) == completion(expected));
+    Ok(())
+}
+
+/// How many chunks with text an answer must have had before something dies.
+const UNDER_WAY: usize = 20;
+
+/// Streams `chat`, and does `harm` once when the answer is under way.
+async fn disturbed(
+    api: &Api,
+    chat: &Value,
+    harm: impl AsyncFnOnce() -> Result<()>,
+) -> Result<Streamed> {
+    let mut seen = 0;
+    let mut harm = Some(harm);
+    let streamed = api
+        .stream(CHAT, chat, async |chunk| {
+            let text = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str);
+            seen += usize::from(text.is_some_and(|text| !text.is_empty()));
+            if seen >= UNDER_WAY
+                && let Some(harm) = harm.take()
+            {
+                harm().await?;
+            }
+            Ok(())
+        })
+        .await?;
+    ensure!(harm.is_none(), "the answer ended before anything died");
+    Ok(streamed)
+}
+
+/// The recoveries that a node tells of, once there are some.
+async fn recoveries(api: &Api) -> Result<ClusterView> {
+    wait_for("the recovery to be told", async || {
+        let view = api.cluster().await?;
+        Ok((!view.recoveries.is_empty()).then_some(view))
+    })
+    .await
+}
+
+async fn goes_on_without(victim: usize, asked: usize) -> Result<()> {
+    for chat in long_chats() {
+        let mut cluster = demo_cluster().await?;
+        let api = cluster.node(asked)?.api.clone();
+        let expected = undisturbed(&api, &chat).await?;
+        let lost = cluster.nodes.remove(victim);
+        let name = lost.spec.name.clone();
+        let mut process = Some(lost.process);
+        let streamed =
+            disturbed(&api, &chat, async || process.take().context("once")?.kill().await).await?;
+        ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+        let view = recoveries(&api).await?;
+        let recovery = view.recoveries.last().context("a recovery")?;
+        ensure!(recovery.cause.contains(&name) && recovery.sequences == 1, "{recovery:?}");
+        ensure!(recovery.to_epoch > recovery.from_epoch, "{recovery:?}");
+        cluster.ready("demo", 2).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_the_node_of_one_stage_dies() -> Result<()> {
+    goes_on_without(2, 0).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_the_node_of_another_stage_dies() -> Result<()> {
+    goes_on_without(1, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_the_node_of_the_third_stage_dies() -> Result<()> {
+    goes_on_without(0, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_answers_go_on_when_a_worker_dies() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let api = cluster.node(0)?.api.clone();
+    let chats: Vec<Value> = (0..8)
+        .map(|seed| {
+            let mut chat = long_chats()[1].clone();
+            chat["seed"] = json!(seed);
+            chat["max_tokens"] = json!(150);
+            chat
+        })
+        .collect();
+    let expected =
+        futures::future::try_join_all(chats.iter().map(|c| undisturbed(&api, c))).await?;
+    let view = api.cluster().await?;
+    let middle = view.nodes.iter().find(|node| node.name == "middle").context("middle")?;
+    let worker = *middle.worker_pids.first().context("a worker")?;
+    let first = disturbed(&api, &chats[0], async || signal(worker, Signal::KILL));
+    let others = futures::future::try_join_all(chats[1..].iter().map(|c| undisturbed(&api, c)));
+    let (first, others) = futures::try_join!(first, others)?;
+    for (streamed, expected) in std::iter::once(&first).chain(&others).zip(&expected) {
+        ensure_same(streamed, expected).with_context(|| cluster.logs())?;
+    }
+    let view = recoveries(&api).await?;
+    let went_on: u32 = view.recoveries.iter().map(|recovery| recovery.sequences).sum();
+    ensure!(went_on >= 1, "{:?}", view.recoveries);
+    let same = view.recoveries.iter().all(|recovery| recovery.from_epoch == recovery.to_epoch);
+    ensure!(same, "its worker was started again in place: {:?}", view.recoveries);
+    Ok(())
+}
+
+/// Frozen for longer than anybody waits, a node is replaced; when it goes on it computes nothing of
+/// the old plan, and comes back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_node_is_replaced_and_comes_back() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let api = cluster.node(0)?.api.clone();
+    let [chat, _] = long_chats();
+    let expected = undisturbed(&api, &chat).await?;
+    let frozen = cluster.node(2)?.process.pid();
+    let streamed = disturbed(&api, &chat, async || signal(frozen, Signal::STOP)).await?;
+    signal(frozen, Signal::CONT)?;
+    ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+    cluster.ready("demo", 3).await?;
+    ensure_same(&undisturbed(&api, &chat).await?, &expected)
+}
+
+/// Two nodes that can hold the model only together: the answer waits for the lost one to return.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_replaced_is_waited_for() -> Result<()> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    let thirsty = ["--model", "demo", "--context", "512"];
+    for (name, memory) in [("one", "131MiB"), ("two", "131MiB")] {
+        cluster.start(NodeSpec::new(name, memory).with(&thirsty)).await?;
+    }
+    cluster.ready("demo", 2).await?;
+    cluster.settled().await?;
+    let api = cluster.node(0)?.api.clone();
+    let [chat, _] = long_chats();
+    let expected = undisturbed(&api, &chat).await?;
+    // It comes back in time.
+    let streamed = disturbed(&api, &chat, async || {
+        cluster.node(1)?.process.kill().await?;
+        wait_for("the loss to be noticed", async || {
+            let view = api.cluster().await?;
+            Ok(view.models.iter().all(|m| m.state == ModelState::Unavailable).then_some(()))
+        })
+        .await?;
+        cluster.restart(1).await
+    })
+    .await?;
+    ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+    // It does not.
+    cluster.ready("demo", 2).await?;
+    let streamed = disturbed(&api, &chat, async || cluster.node(1)?.process.kill().await).await?;
+    let message = streamed.error.as_ref().and_then(|e| e.get("message")).and_then(Value::as_str);
+    ensure!(message.is_some_and(|m| m.contains("two")), "{:?}", streamed.error);
+    ensure!(!streamed.done, "a failed stream does not end with [DONE]");
+    let (status, reasons) = api.get("/ready").await?;
+    ensure!(status == 503 && reasons.contains("demo"), "{status} {reasons}");
+    tokio::time::timeout(Duration::from_secs(120), cluster.restart(1)).await??;
+    cluster.ready("demo", 2).await?;
+    ensure_same(&undisturbed(&api, &chat).await?, &expected)
+}
