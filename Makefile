@@ -25,7 +25,7 @@ setup-bench: setup
 build: setup ## Build target/release/planaria
 	cargo build --release --locked -p planaria-actors --bin planaria
 
-demo: build ## Three nodes on this machine answer one question (QUESTION="..." asks another)
+demo: build ## Three nodes answer a question, and again while one is killed (QUESTION="...")
 	@cargo build --release --locked --quiet -p planaria-tests --bin demo
 	@$(TARGET)/release/demo $(TARGET)/release/planaria $(if $(QUESTION),"$(QUESTION)")
 

@@ -75,7 +75,7 @@ pub const TABLE: &[Row] = &[
         parent: "workers",
         policy: Policy::OneForOne,
         intensity: WORKER,
-        lost: "one shard's KV cache: sequences that pass through it get an error",
+        lost: "one shard's KV cache: sequences that pass through it compute it again",
     },
     Row {
         actor: "sequence",

@@ -167,6 +167,7 @@ impl Actor for HostActor {
 impl State {
     fn start(&mut self, myself: &ActorRef<HostMessage>) {
         self.life += 1;
+        self.sequences.forget_history();
         self.started = Instant::now();
         let (inbox, life) = (myself.clone(), self.life);
         let hear = move |heard| {
@@ -327,7 +328,7 @@ impl State {
         let now = Instant::now();
         if self.report.state == ShardState::Ready {
             let waited = self.sequences.longest_wait(now);
-            if waited > settings.step_timeout {
+            if waited > self.sequences.patience(settings.step_timeout) {
                 self.kill(&format!("no step came back for {waited:?}"));
             }
         } else if self.worker.is_some() && self.started.elapsed() > settings.load_timeout {

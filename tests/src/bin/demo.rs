@@ -1,4 +1,5 @@
-//! `make demo`: three nodes on this machine, one model split over them, one answer.
+//! `make demo`: three nodes on this machine, one model split over them, one answer; and the same
+//! answer again, while a node is killed.
 //!
 //! Arguments: the `planaria` binary, and optionally a question.
 
@@ -6,10 +7,11 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use planaria_tests::{Cluster, NodeSpec, repository};
+use planaria_tests::api::{Api, Streamed};
+use planaria_tests::{Cluster, NodeSpec, repository, wait_for};
 use serde_json::{Value, json};
 
 const QUESTION: &str = "Tell me a story about a badger in an old mill.";
@@ -58,24 +60,13 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
         "stream_options": {"include_usage": true},
     });
     let start = Instant::now();
-    let mut answer = Wrapped::default();
-    let streamed = first
-        .stream("/v1/chat/completions", &body, async |chunk| {
-            if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str) {
-                answer.push(text)?;
-            }
-            Ok(())
-        })
-        .await?;
-    answer.finish()?;
-    println!("\n");
-    if let Some(error) = streamed.error {
-        bail!("the answer broke off: {error}");
-    }
-    let tokens = streamed.chunks.iter().find_map(|c| c.pointer("/usage/completion_tokens"));
+    let (undisturbed, _) = answer(&first, &body, async |_| Ok("")).await?;
+    let tokens = undisturbed.chunks.iter().find_map(|c| c.pointer("/usage/completion_tokens"));
     let tokens = tokens.and_then(Value::as_u64).context("no usage came")?;
     let seconds = start.elapsed().as_secs_f64();
     println!("  {tokens} tokens in {seconds:.1} s, each of them through all three nodes");
+
+    second_act(&mut cluster, &first, &body, &undisturbed).await?;
 
     step("Stopping everything that was started");
     for node in &mut cluster.nodes {
@@ -87,6 +78,88 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     }
     println!("  done");
     Ok(())
+}
+
+/// Asks the same once more, and kills the middle node in the middle of a sentence.
+async fn second_act(
+    cluster: &mut Cluster,
+    api: &Api,
+    body: &Value,
+    undisturbed: &Streamed,
+) -> Result<()> {
+    step(
+        "Asking the same again, and killing the middle node (kill -9) in the middle of a sentence",
+    );
+    let mut victim = Some(cluster.nodes.remove(1));
+    let (name, pid) =
+        victim.as_ref().map(|v| (v.spec.name.clone(), v.process.pid())).context("it")?;
+    let half = undisturbed.chat_text().chars().count() / 2;
+    let mut seen = 0;
+    println!();
+    let (streamed, longest) = answer(api, body, async |text| {
+        seen += text.chars().count();
+        if seen < half {
+            return Ok("");
+        }
+        let Some(mut node) = victim.take() else {
+            return Ok("");
+        };
+        node.process.kill().await?;
+        Ok(" [KILLED] ")
+    })
+    .await?;
+    anyhow::ensure!(victim.is_none(), "the answer was too short to kill anybody in it");
+    println!("  {name} (pid {pid}) is gone since [KILLED]; the longest pause was {longest:.1?}");
+    anyhow::ensure!(
+        streamed.chat_text() == undisturbed.chat_text(),
+        "the answer went on otherwise than before"
+    );
+    println!("  Every word is the same as when nobody died.");
+    let view = wait_for("the recovery to be told", async || {
+        let view = api.cluster().await?;
+        Ok((!view.recoveries.is_empty()).then_some(view))
+    })
+    .await?;
+    for recovery in &view.recoveries {
+        println!(
+            "  {}: noticed after {} ms, replanned and loaded in {} ms, {} positions computed again \
+             in {} ms",
+            recovery.cause,
+            recovery.detect_ms,
+            recovery.load_ms,
+            recovery.replayed,
+            recovery.rebuild_ms,
+        );
+    }
+    Ok(())
+}
+
+/// Shows an answer as it comes. `on_text` sees every piece, and says what to show behind it. With the
+/// answer its longest pause after the first piece.
+async fn answer(
+    api: &Api,
+    body: &Value,
+    mut on_text: impl AsyncFnMut(&str) -> Result<&'static str>,
+) -> Result<(Streamed, Duration)> {
+    let mut shown = Wrapped::default();
+    let (mut last, mut longest): (Option<Instant>, Duration) = (None, Duration::ZERO);
+    let streamed = api
+        .stream("/v1/chat/completions", body, async |chunk| {
+            if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str) {
+                let since = last.replace(Instant::now()).map(|last| last.elapsed());
+                longest = longest.max(since.unwrap_or_default());
+                shown.push(text)?;
+                shown.push(on_text(text).await?)?;
+            }
+            Ok(())
+        })
+        .await?;
+    shown.finish()?;
+    println!("\n");
+    if let Some(error) = streamed.error {
+        bail!("the answer broke off: {error}");
+    }
+    Ok((streamed, longest))
 }
 
 fn step(what: &str) {

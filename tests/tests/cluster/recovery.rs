@@ -14,20 +14,19 @@ use crate::{binary, demo_cluster, demo_models};
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// Chats that go on for as long as the context lasts: one that takes the likeliest token, one that
-/// draws.
-fn long_chats() -> [Value; 2] {
-    [json!({"temperature": 0}), json!({"temperature": 0.9, "seed": 7})].map(|sampling| {
-        let mut chat = json!({
-            "model": "demo", "stream": true, "ignore_eos": true,
-            "stream_options": {"include_usage": true},
-            "messages": [{"role": "user", "content": "Tell me a story."}],
-        });
-        for (name, value) in sampling.as_object().into_iter().flatten() {
-            chat[name] = value.clone();
-        }
-        chat
+/// A chat that goes on for as long as it may.
+fn chat(temperature: f64, seed: u64, max_tokens: u32) -> Value {
+    json!({
+        "model": "demo", "stream": true, "ignore_eos": true,
+        "stream_options": {"include_usage": true},
+        "messages": [{"role": "user", "content": "Tell me a story."}],
+        "temperature": temperature, "seed": seed, "max_tokens": max_tokens,
     })
+}
+
+/// One that takes the likeliest token, and one that draws.
+fn long_chats() -> [Value; 2] {
+    [chat(0.0, 0, 400), chat(0.9, 7, 400)]
 }
 
 /// What comes when nothing dies.
@@ -53,8 +52,8 @@ fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
     ensure!(disturbed.finish_reason() == expected.finish_reason());
     let completion = |streamed: &Streamed| {
         let usage = streamed.chunks.iter().filter_map(|chunk| chunk.get("usage"));
-        let tokens = usage.filter_map(|usage| usage.get("completion_tokens")?.as_u64());
-        tokens.last()
+        let mut tokens = usage.filter_map(|usage| usage.get("completion_tokens")?.as_u64());
+        tokens.next_back()
     };
     ensure!(completion(disturbed).is_some() && completion(disturbed) == completion(expected));
     Ok(())
@@ -135,21 +134,15 @@ async fn an_answer_goes_on_when_the_node_of_the_third_stage_dies() -> Result<()>
 async fn eight_answers_go_on_when_a_worker_dies() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let api = cluster.node(0)?.api.clone();
-    let chats: Vec<Value> = (0..8)
-        .map(|seed| {
-            let mut chat = long_chats()[1].clone();
-            chat["seed"] = json!(seed);
-            chat["max_tokens"] = json!(150);
-            chat
-        })
-        .collect();
+    let chats: Vec<Value> = (0..8).map(|seed| chat(0.9, seed, 150)).collect();
     let expected =
         futures::future::try_join_all(chats.iter().map(|c| undisturbed(&api, c))).await?;
     let view = api.cluster().await?;
     let middle = view.nodes.iter().find(|node| node.name == "middle").context("middle")?;
     let worker = *middle.worker_pids.first().context("a worker")?;
-    let first = disturbed(&api, &chats[0], async || signal(worker, Signal::KILL));
-    let others = futures::future::try_join_all(chats[1..].iter().map(|c| undisturbed(&api, c)));
+    let (first, others) = chats.split_first().context("chats")?;
+    let first = disturbed(&api, first, async || signal(worker, Signal::KILL));
+    let others = futures::future::try_join_all(others.iter().map(|c| undisturbed(&api, c)));
     let (first, others) = futures::try_join!(first, others)?;
     for (streamed, expected) in std::iter::once(&first).chain(&others).zip(&expected) {
         ensure_same(streamed, expected).with_context(|| cluster.logs())?;
@@ -182,8 +175,8 @@ async fn a_frozen_node_is_replaced_and_comes_back() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_be_replaced_is_waited_for() -> Result<()> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
-    let thirsty = ["--model", "demo", "--context", "512"];
-    for (name, memory) in [("one", "131MiB"), ("two", "131MiB")] {
+    let thirsty = ["--model", "demo", "--set", "context=512"];
+    for (name, memory) in [("one", "158MiB"), ("two", "158MiB")] {
         cluster.start(NodeSpec::new(name, memory).with(&thirsty)).await?;
     }
     cluster.ready("demo", 2).await?;

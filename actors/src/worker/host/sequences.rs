@@ -17,6 +17,15 @@ use crate::worker::protocol::{Compute, Computed, Outcome};
 /// again. More than can be released while a frame is on its way.
 const REMEMBERED: usize = 4096;
 
+/// With fewer results than this a worker has no history to be judged by.
+const HISTORY: u64 = 64;
+
+/// So many times the longest wait for a result is no wait any more: the worker is stuck.
+const UNUSUAL: u32 = 10;
+
+/// A worker that gives nothing for less than this may be waiting for a busy machine.
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug, Default)]
 pub(super) struct Sequences {
     open: BTreeMap<SequenceId, Open>,
@@ -26,6 +35,9 @@ pub(super) struct Sequences {
     released: VecDeque<(SequenceId, u16)>,
     /// When the worker last gave a result.
     heard: Option<Instant>,
+    /// How many it gave, and the longest that one was waited for.
+    results: u64,
+    slowest: Duration,
 }
 
 #[derive(Debug)]
@@ -128,6 +140,8 @@ impl Sequences {
         me: NodeId,
         computed: Computed,
     ) -> Option<(DataHeader, Vec<(NodeId, DataHeader)>)> {
+        self.slowest = self.slowest.max(self.longest_wait(now));
+        self.results += 1;
         self.heard = Some(now);
         let Computed { sequence, attempt, segment, start, count, outcome, more } = computed;
         let open = self.open.get_mut(&sequence).filter(|open| open.attempt == attempt)?;
@@ -207,6 +221,19 @@ impl Sequences {
         };
         let orphans = self.open.iter().filter(|(_, open)| is_over(open));
         orphans.map(|(id, open)| (*id, open.attempt)).collect()
+    }
+
+    /// The worker is another one.
+    pub(super) fn forget_history(&mut self) {
+        (self.heard, self.results, self.slowest) = (None, 0, Duration::ZERO);
+    }
+
+    /// How long the next result may take, judged by those that came, but no longer than `most`.
+    pub(super) fn patience(&self, most: Duration) -> Duration {
+        if self.results < HISTORY {
+            return most;
+        }
+        self.slowest.saturating_mul(UNUSUAL).max(SHORTEST_PATIENCE).min(most)
     }
 
     /// How long the worker has owed a result without giving any.
