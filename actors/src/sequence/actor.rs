@@ -14,11 +14,9 @@ use tokio::task::JoinHandle;
 
 use super::machine::{Action, Event, Pace, Sequence};
 use super::recovery::Offer;
-use crate::cluster_view::ModelState;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
-use crate::scheduler::ModelPlan;
 
 /// What a sequence starts from.
 #[derive(Debug)]
@@ -158,17 +156,8 @@ impl State {
 impl State {
     /// What there is for the sequence's model now.
     fn offer(&self) -> Offer {
-        let table = self.context.plans.borrow();
-        match table.models.get(self.sequence.plan().model()) {
-            None => Offer::Impossible("the model is not served any more".to_owned()),
-            Some(ModelPlan { plan: Some(plan), state: ModelState::Ready, .. }) => {
-                Offer::Ready(Arc::clone(plan))
-            }
-            Some(ModelPlan { state: ModelState::Unavailable, reason, .. }) => {
-                Offer::Impossible(reason.clone())
-            }
-            Some(ModelPlan { reason, .. }) => Offer::NotYet(reason.clone()),
-        }
+        let view = self.context.view.borrow().clone();
+        Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), &view)
     }
 
     /// Has it look again whenever the plans change, until it moves.

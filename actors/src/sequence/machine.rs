@@ -210,7 +210,6 @@ impl Sequence {
             }
             Event::Unreachable(_) => Vec::new(),
             Event::NodeLost { life, name } => {
-                self.troubles.lost(life);
                 let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
                 match stage.map(|stage| stage.layers.to_string()) {
                     Some(layers) if self.seeking.is_none() => {
@@ -271,7 +270,7 @@ impl Sequence {
     /// The attempt came to nothing.
     fn broken(&mut self, now: Instant, error: GenerationError) -> Vec<Action> {
         let has_begun = self.log.len() > self.request.prompt.len() || self.mending.is_some();
-        let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX;
+        let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX - 1;
         if !may_go_on {
             return self.fail(error);
         }
@@ -302,7 +301,7 @@ impl Sequence {
             return Vec::new();
         };
         let length = length(&self.log);
-        match seeking.consider(now, &self.troubles, &self.plan, length, offer) {
+        match seeking.consider(now, &self.plan, length, offer) {
             Verdict::Wait | Verdict::Ask => Vec::new(),
             Verdict::GiveUp(error) => self.fail(error),
             Verdict::Resume(plan) => {

@@ -66,3 +66,47 @@ impl Recoveries {
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use planaria_config::{Epoch, NodeId};
+
+    use super::*;
+
+    fn recovered(to: u64, ready: u64, replayed: u32) -> Recovered {
+        let epoch = |counter| Epoch { counter, planner: NodeId::from_bytes([1; 32]) };
+        Recovered {
+            cause: "the node mini was lost".to_owned(),
+            model: "m".parse().unwrap(),
+            from: epoch(1),
+            to: epoch(to),
+            detect: Duration::from_millis(400),
+            ready: Duration::from_millis(ready),
+            rebuild: Duration::from_millis(50),
+            replayed,
+        }
+    }
+
+    #[test]
+    fn sequences_that_go_on_after_the_same_loss_are_one_recovery_with_the_times_of_the_slowest() {
+        let mut recoveries = Recoveries::default();
+        recoveries.take(10_000, &recovered(2, 30, 5));
+        recoveries.take(10_060, &recovered(2, 90, 7));
+        recoveries.take(10_070, &recovered(2, 20, 1));
+        let [one] = recoveries.all().try_into().unwrap();
+        assert_eq!((one.sequences, one.replayed, one.load_ms, one.resume_ms), (3, 13, 90, 540));
+        assert_eq!((one.at, one.label), (9920, RecoveryLabel::Equivalent));
+        recoveries.take(10_080, &recovered(3, 30, 5));
+        recoveries.take(60_000, &recovered(2, 30, 5));
+        assert_eq!(recoveries.all().len(), 3, "another plan, and another time");
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let mut recoveries = Recoveries::default();
+        for to in 0..500 {
+            recoveries.take(10_000, &recovered(to, 30, 5));
+        }
+        assert_eq!(recoveries.all().len(), REMEMBERED);
+    }
+}

@@ -4,14 +4,16 @@
 //! answer goes on with the very tokens that would have come. Patience is bounded, and so are fruitless
 //! attempts: a request that kills whoever computes it must not kill everybody.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, Incarnation, ModelName};
+use planaria_config::{Epoch, ModelName};
 
+use crate::cluster_view::ModelState;
 use crate::generation::GenerationError;
+use crate::membership::View;
 use crate::plan::Plan;
+use crate::scheduler::{ModelPlan, PlanTable};
 
 /// So many attempts in a row may break without one new token. A worker that is killed by what it
 /// computes is started again more often than that before its node gives the shard up.
@@ -24,6 +26,10 @@ const LONGEST_WAIT: Duration = Duration::from_millis(500);
 /// For so long nobody gives up on a model that the nodes left cannot serve: whoever died may be back
 /// in a few seconds.
 const UNAVAILABLE: Duration = Duration::from_secs(10);
+
+/// How often it is looked for a plan when nothing was heard: who was lost may be back, under the
+/// plan that there was.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often the client hears that its answer will go on: clients and what stands between close what
 /// is silent for long.
@@ -38,6 +44,31 @@ pub enum Offer {
     NotYet(String),
     /// There is none.
     Impossible(String),
+}
+
+impl Offer {
+    /// What there is for a model. The view may be newer than the table: a plan with a node that is
+    /// lost is none.
+    #[must_use]
+    pub fn of(model: &ModelName, table: &PlanTable, view: &View) -> Self {
+        match table.models.get(model) {
+            None => Self::Impossible("the model is not served any more".to_owned()),
+            Some(ModelPlan { plan: Some(plan), state: ModelState::Ready, .. }) => {
+                let mut lost = plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
+                match lost.next() {
+                    Some(stage) => {
+                        let name = view.name(stage.incarnation.node);
+                        Self::NotYet(format!("the plan in force is without {name}"))
+                    }
+                    None => Self::Ready(Arc::clone(plan)),
+                }
+            }
+            Some(ModelPlan { state: ModelState::Unavailable, reason, .. }) => {
+                Self::Impossible(reason.clone())
+            }
+            Some(ModelPlan { reason, .. }) => Self::NotYet(reason.clone()),
+        }
+    }
 }
 
 /// A recovery that came to its end.
@@ -66,8 +97,6 @@ pub struct Recovered {
 pub(super) struct Troubles {
     /// Attempts in a row without a new token.
     fruitless: u32,
-    /// Incarnations that are lost: no plan with one of them is of use.
-    lost: BTreeSet<Incarnation>,
 }
 
 /// While there is no way.
@@ -108,12 +137,8 @@ pub(super) enum Verdict {
 
 impl Troubles {
     /// A token came.
-    pub(super) fn progress(&mut self) {
+    pub(super) const fn progress(&mut self) {
         self.fruitless = 0;
-    }
-
-    pub(super) fn lost(&mut self, life: Incarnation) {
-        self.lost.insert(life);
     }
 
     /// Whether it is worth another attempt after this. `has_begun` says whether a client has seen
@@ -160,8 +185,7 @@ impl Seeking {
 
     /// When there is something to do though nothing happens.
     pub(super) fn wake_at(&self, now: Instant) -> Instant {
-        let next = self.told_at + SIGN_OF_LIFE;
-        if self.not_before > now { next.min(self.not_before) } else { next }
+        if self.not_before > now { self.not_before } else { now + LOOK_EVERY }
     }
 
     /// Time passed. `patience` is how long all of it may take.
@@ -178,7 +202,6 @@ impl Seeking {
     pub(super) fn consider(
         &mut self,
         now: Instant,
-        troubles: &Troubles,
         plan: &Plan,
         length: u32,
         offer: Offer,
@@ -197,8 +220,7 @@ impl Seeking {
             }
         };
         self.impossible_since = None;
-        let lost = |stage: &crate::plan::Assignment| troubles.lost.contains(&stage.incarnation);
-        let is_old = offered.epoch() < plan.epoch() || offered.stages().iter().any(lost);
+        let is_old = offered.epoch() < plan.epoch();
         if is_old || (offered.epoch() == plan.epoch() && now < self.not_before) {
             return Verdict::Wait;
         }

@@ -137,8 +137,10 @@ impl Actor for HostActor {
         match message {
             HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
             HostMessage::Members(view) => {
-                for (sequence, attempt) in state.sequences.orphans(&view) {
-                    state.release(sequence, attempt);
+                for header in state.sequences.orphans(&view) {
+                    // The owner may still be linked to whom this node has lost.
+                    state.refuse(&header, "the node of another stage is lost to it");
+                    state.release(header.sequence, header.attempt);
                 }
             }
             HostMessage::Heard(life, HeardFromWorker(heard)) if life == state.life => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::{ClusterView, ModelState};
+use planaria_actors::cluster_view::{ClusterView, ModelState, NodeState};
 use planaria_tests::api::{Api, Streamed};
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, NodeSpec, wait_for};
@@ -207,4 +207,35 @@ async fn who_cannot_be_replaced_is_waited_for() -> Result<()> {
     tokio::time::timeout(Duration::from_secs(120), cluster.restart(1)).await??;
     cluster.ready("demo", 2).await?;
     ensure_same(&undisturbed(&api, &chat).await?, &expected)
+}
+
+/// The second of them dies while what the first took along is being mended.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_two_of_four_nodes_die() -> Result<()> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    for (name, memory) in
+        [("asked", "384MiB"), ("first", "384MiB"), ("second", "384MiB"), ("other", "384MiB")]
+    {
+        cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
+    }
+    cluster.ready("demo", 4).await?;
+    cluster.settled().await?;
+    let api = cluster.node(0)?.api.clone();
+    let [_, chat] = long_chats();
+    let expected = undisturbed(&api, &chat).await?;
+    let mut second = cluster.nodes.remove(2);
+    let mut first = cluster.nodes.remove(1);
+    let streamed = disturbed(&api, &chat, async || {
+        first.process.kill().await?;
+        wait_for("the loss to be noticed", async || {
+            let view = api.cluster().await?;
+            Ok(view.nodes.iter().any(|node| node.state == NodeState::Down).then_some(()))
+        })
+        .await?;
+        second.process.kill().await
+    })
+    .await?;
+    ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+    cluster.ready("demo", 2).await?;
+    Ok(())
 }

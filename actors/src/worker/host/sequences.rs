@@ -200,27 +200,18 @@ impl Sequences {
     pub(super) fn drain(&mut self) -> Vec<DataHeader> {
         self.under_way.clear();
         let open = std::mem::take(&mut self.open);
-        open.into_iter()
-            .map(|(sequence, open)| DataHeader {
-                epoch: open.plan.epoch(),
-                sequence,
-                owner: open.owner,
-                attempt: open.attempt,
-                position: 0,
-                body: DataBody::Absorbed { end: 0 },
-            })
-            .collect()
+        open.iter().map(|(sequence, open)| open.header(*sequence)).collect()
     }
 
-    /// Open sequences whose owner is lost, or whose plan has lost a stage, with their attempts: none
-    /// of them goes on.
-    pub(super) fn orphans(&self, view: &View) -> Vec<(SequenceId, u16)> {
+    /// A header of each open sequence whose owner is lost, or whose plan has lost a stage: none of
+    /// them goes on.
+    pub(super) fn orphans(&self, view: &View) -> Vec<DataHeader> {
         let is_over = |open: &Open| {
             view.is_lost(open.owner)
                 || open.plan.stages().iter().any(|stage| view.is_dead(stage.incarnation))
         };
         let orphans = self.open.iter().filter(|(_, open)| is_over(open));
-        orphans.map(|(id, open)| (*id, open.attempt)).collect()
+        orphans.map(|(sequence, open)| open.header(*sequence)).collect()
     }
 
     /// The worker is another one.
@@ -241,6 +232,20 @@ impl Sequences {
         let oldest = self.under_way.values().map(|under_way| under_way.since).min();
         let since = oldest.map(|oldest| self.heard.map_or(oldest, |heard| heard.max(oldest)));
         since.map(|since| now.duration_since(since)).unwrap_or_default()
+    }
+}
+
+impl Open {
+    /// For something to tell the owner.
+    fn header(&self, sequence: SequenceId) -> DataHeader {
+        DataHeader {
+            epoch: self.plan.epoch(),
+            sequence,
+            owner: self.owner,
+            attempt: self.attempt,
+            position: 0,
+            body: DataBody::Absorbed { end: 0 },
+        }
     }
 }
 
