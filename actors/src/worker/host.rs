@@ -137,9 +137,9 @@ impl Actor for HostActor {
         match message {
             HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
             HostMessage::Members(view) => {
-                for header in state.sequences.orphans(&view) {
+                for (header, lost) in state.sequences.orphans(&view) {
                     // The owner may still be linked to whom this node has lost.
-                    state.refuse(&header, "the node of another stage is lost to it");
+                    state.refuse(&header, &format!("it has lost {}", view.name(lost)));
                     state.release(header.sequence, header.attempt);
                 }
             }

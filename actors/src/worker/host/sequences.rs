@@ -203,15 +203,16 @@ impl Sequences {
         open.iter().map(|(sequence, open)| open.header(*sequence)).collect()
     }
 
-    /// A header of each open sequence whose owner is lost, or whose plan has lost a stage: none of
-    /// them goes on.
-    pub(super) fn orphans(&self, view: &View) -> Vec<DataHeader> {
-        let is_over = |open: &Open| {
-            view.is_lost(open.owner)
-                || open.plan.stages().iter().any(|stage| view.is_dead(stage.incarnation))
+    /// A header of each open sequence whose owner is lost, or whose plan has lost a stage, with who
+    /// is lost: none of them goes on.
+    pub(super) fn orphans(&self, view: &View) -> Vec<(DataHeader, NodeId)> {
+        let lost = |open: &Open| {
+            let mut stages = open.plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
+            let stage = stages.next().map(|stage| stage.incarnation.node);
+            stage.or_else(|| view.is_lost(open.owner).then_some(open.owner))
         };
-        let orphans = self.open.iter().filter(|(_, open)| is_over(open));
-        orphans.map(|(sequence, open)| open.header(*sequence)).collect()
+        let orphans = self.open.iter();
+        orphans.filter_map(|(id, open)| Some((open.header(*id), lost(open)?))).collect()
     }
 
     /// The worker is another one.
