@@ -193,6 +193,13 @@ impl LinkSender {
         self.core.set_alternates(addresses);
     }
 
+    /// The peer should have answered by now: until it is heard where it was last heard from, it is
+    /// tried at its other addresses as well. Nobody need ask for this; whoever waits for an answer
+    /// knows sooner than the link that it is late.
+    pub fn doubt(&self) {
+        self.core.doubt();
+    }
+
     /// Where the peer is now: a node that dialed and then gets another address keeps its links.
     #[must_use]
     pub fn address(&self) -> SocketAddr {

@@ -25,6 +25,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn rtt(&self) -> Duration;
     /// The peer can be reached at these addresses as well.
     fn set_alternates(&self, addresses: &[SocketAddr]);
+    /// The other side may have lost the way in use.
+    fn doubt(&self);
     /// Where the other side is now, if that can change.
     fn address(&self) -> Option<SocketAddr>;
 }
@@ -66,6 +68,10 @@ impl Core {
 
     pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {
         self.carrier.set_alternates(addresses);
+    }
+
+    pub(crate) fn doubt(&self) {
+        self.carrier.doubt();
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -88,6 +88,9 @@ impl Carrier for Arc<Side> {
     }
 
     fn set_alternates(&self, _: &[SocketAddr]) {}
+
+    fn doubt(&self) {}
+
     fn address(&self) -> Option<SocketAddr> {
         None
     }

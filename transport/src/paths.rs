@@ -1,7 +1,8 @@
 //! Several ways to one peer. Pure.
 //!
 //! QUIC knows a peer by one address, the *primary*. Where the peer can be reached by others as well and
-//! does not answer for a while, it is tried by all of them, and what it answers from carries on. What
+//! does not answer for a while, or is doubted for another reason, it is tried by all of them, and what
+//! it answers from carries on. What
 //! comes from any of them counts as coming from the primary. So a connection outlives the loss of a
 //! path, and QUIC sends again what was lost with it. While another way is in use, a copy of a datagram
 //! goes to the primary now and then; both sides return to it once it was heard often enough. Who sent a
@@ -20,6 +21,10 @@ pub(crate) const MOST_ALTERNATES: usize = 8;
 /// A peer that has not answered for so long may be tried by all ways: longer than between two proofs
 /// that a quiet link lives, short enough for a client not to notice.
 const SILENCE: Duration = Duration::from_millis(300);
+
+/// A way that was silent for so long is doubted once the peer is heard by another. The peer may have
+/// lost this one, and a copy of what came by it may only be slow.
+const HESITATION: Duration = Duration::from_millis(50);
 
 /// How often the primary is tried while another way is in use.
 const TRY_PRIMARY: Duration = Duration::from_secs(1);
@@ -56,6 +61,8 @@ struct Ways {
     primary_count: u32,
     /// The first datagram since then.
     unanswered_since: Option<Instant>,
+    /// Whether all ways are tried until the one in use answers.
+    in_doubt: bool,
     /// How long it usually takes to answer.
     usual: Duration,
 }
@@ -102,6 +109,7 @@ impl Paths {
             primary_heard: None,
             primary_count: 0,
             unanswered_since: None,
+            in_doubt: false,
             usual: Duration::ZERO,
         });
         ways.alternates = usable.iter().filter_map(|address| like(primary, *address)).collect();
@@ -115,13 +123,21 @@ impl Paths {
         self.set(primary, &[]);
     }
 
+    /// The peer does not answer somebody who would have heard by now.
+    pub(crate) fn doubt(&mut self, primary: SocketAddr) {
+        if let Some(ways) = self.peers.get_mut(&canonical(primary)) {
+            ways.in_doubt = true;
+        }
+    }
+
     /// Where to send a datagram for the peer that QUIC knows by this address.
     pub(crate) fn route(&mut self, primary: SocketAddr, now: Instant) -> Route {
         let Some(ways) = self.peers.get_mut(&canonical(primary)) else {
             return Route { to: primary, copies: Vec::new() };
         };
         let since = *ways.unanswered_since.get_or_insert(now);
-        let is_lost = now.saturating_duration_since(since) > SILENCE.max(ways.usual * PATIENCE);
+        let silence = now.saturating_duration_since(since);
+        let is_lost = ways.in_doubt || silence > SILENCE.max(ways.usual * PATIENCE);
         let all = std::iter::once(ways.primary).chain(ways.alternates.iter().copied());
         let mut copies: Vec<SocketAddr> =
             all.filter(|address| is_lost && *address != ways.current).collect();
@@ -140,19 +156,21 @@ impl Paths {
         let Some(ways) = self.peers.get_mut(&key) else {
             return source;
         };
-        if let Some(since) = ways.unanswered_since.take() {
-            // A silence is not a habit.
-            let took = now.saturating_duration_since(since).min(SILENCE);
-            ways.usual = (ways.usual * 3 + took) / 4;
-        }
+        let silence = ways.heard_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if ways.current == source {
+            if let Some(since) = ways.unanswered_since.take() {
+                // A silence is not a habit.
+                let took = now.saturating_duration_since(since).min(SILENCE);
+                ways.usual = (ways.usual * 3 + took) / 4;
+            }
+            ways.in_doubt = false;
             ways.heard_at = Some(now);
-        } else if ways.heard_at.is_none_or(|at| now.saturating_duration_since(at) > SILENCE)
-            || ways.is_primary_well(source, now)
-        {
+        } else if silence > SILENCE || ways.is_primary_well(source, now) {
             tracing::info!(peer = %ways.primary, from = %ways.current, to = %source, "another path");
             ways.go_by(source);
             ways.heard_at = Some(now);
+        } else if silence > HESITATION {
+            ways.in_doubt = true;
         }
         ways.primary
     }
@@ -161,6 +179,7 @@ impl Paths {
 impl Ways {
     fn go_by(&mut self, way: SocketAddr) {
         self.current = way;
+        (self.in_doubt, self.unanswered_since) = (false, None);
         (self.tried_primary, self.primary_heard, self.primary_count) = (None, None, 0);
     }
 
@@ -236,6 +255,40 @@ mod tests {
         assert_eq!(paths.route(first, start + 800 * MS).copies, [first]);
         paths.heard(first, start + 801 * MS);
         assert_eq!(paths.route(first, start + 802 * MS).to, first);
+    }
+
+    #[test]
+    fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
+        let (mut paths, first, second) = two_ways();
+        let start = Instant::now();
+        paths.heard(first, start);
+        paths.doubt(first);
+        assert_eq!(paths.route(first, start + 60 * MS).copies, [second]);
+        // What comes by another is no proof of this one.
+        paths.heard(second, start + 61 * MS);
+        let route = paths.route(first, start + 62 * MS);
+        assert_eq!(route, Route { to: first, copies: vec![second] });
+        paths.heard(first, start + 63 * MS);
+        assert_eq!(paths.route(first, start + 64 * MS).copies, []);
+        // Nobody is doubted whose other addresses are not known.
+        paths.doubt(at("10.0.0.9:8421"));
+        assert_eq!(paths.route(at("10.0.0.9:8421"), start).copies, []);
+    }
+
+    #[test]
+    fn who_is_heard_by_another_way_only_is_answered_by_all() {
+        let (mut paths, first, second) = two_ways();
+        let start = Instant::now();
+        paths.heard(first, start);
+        // A copy of what came by the way in use.
+        paths.heard(second, start + 5 * MS);
+        assert_eq!(paths.route(first, start + 6 * MS).copies, []);
+        // The peer has lost that way and tries them all.
+        paths.heard(second, start + 80 * MS);
+        assert_eq!(paths.route(first, start + 81 * MS).copies, [second]);
+        // Where it stays silent, this side leaves it too.
+        paths.heard(second, start + 301 * MS);
+        assert_eq!(paths.route(first, start + 302 * MS).to, second);
     }
 
     #[test]

@@ -118,6 +118,11 @@ impl Carrier for QuicCarrier {
         self.paths.lock().set(primary, addresses);
     }
 
+    fn doubt(&self) {
+        let primary = self.connection.remote_address();
+        self.paths.lock().doubt(primary);
+    }
+
     fn address(&self) -> Option<SocketAddr> {
         Some(canonical(self.connection.remote_address()))
     }

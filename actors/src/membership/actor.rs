@@ -332,6 +332,11 @@ impl State {
         for action in self.swim.on(Instant::now(), event) {
             match action {
                 swim::Action::Send { to, datagram } => self.send(to, datagram),
+                swim::Action::Doubt(node) => {
+                    if let Some(link) = self.context.router.link(node) {
+                        link.doubt();
+                    }
+                }
                 swim::Action::Became(life, state) => news.push(Event::Became(life, state)),
                 swim::Action::Forgot(node) => news.push(Event::Forgotten(node)),
             }

@@ -256,6 +256,8 @@ impl Simulation {
                         self.happen(delay, Happening::Arrival { from, to, datagram });
                     }
                 }
+                // One way is all there is here.
+                Action::Doubt(_) => {}
                 Action::Forgot(node) => drop(self.nodes[at].view.remove(&node)),
                 Action::Became(life, state) => {
                     self.news += 1;

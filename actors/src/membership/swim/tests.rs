@@ -14,6 +14,8 @@ struct Scene {
     /// Who does not answer any more.
     dead: Vec<usize>,
     told: Vec<(usize, Incarnation, NodeState)>,
+    /// Who doubted the way to whom.
+    doubts: Vec<(usize, NodeId)>,
 }
 
 impl Scene {
@@ -21,7 +23,8 @@ impl Scene {
         let start = Instant::now();
         let swims = (0..count).map(|at| Swim::new(start, life(at, 1), u64::from(at)));
         let swims = swims.collect();
-        let mut scene = Self { start, now: start, swims, dead: Vec::new(), told: Vec::new() };
+        let (dead, told, doubts) = (Vec::new(), Vec::new(), Vec::new());
+        let mut scene = Self { start, now: start, swims, dead, told, doubts };
         for here in 0..count {
             for there in (0..count).filter(|there| *there != here) {
                 scene.give(usize::from(here), Event::LinkUp(life(there, 1), Duration::ZERO));
@@ -44,6 +47,7 @@ impl Scene {
                         events.push((to, Event::Datagram(from, datagram)));
                     }
                     Action::Became(life, state) => self.told.push((at, life, state)),
+                    Action::Doubt(node) => self.doubts.push((at, node)),
                     Action::Forgot(_) => {}
                 }
             }
@@ -126,6 +130,28 @@ fn the_last_other_member_is_noticed_too() {
     let took = scene.told_after(since, (0, life(1, 1), NodeState::Down));
     assert!(took < Duration::from_millis(500), "{took:?}");
     assert!(scene.start < since);
+}
+
+/// Who has another way to it must have tried that one before.
+#[test]
+fn the_way_is_doubted_before_the_member_is() {
+    let mut scene = Scene::new(2);
+    scene.run(Duration::from_secs(1));
+    assert_eq!(scene.doubts, []);
+    scene.dead.push(1);
+    let since = scene.now;
+    while scene.doubts.is_empty() {
+        scene.run(Duration::from_millis(1));
+    }
+    assert_eq!(scene.doubts, [(0, life(1, 1).node)]);
+    let doubted = scene.now - since;
+    let suspected = scene.told_after(since, (0, life(1, 1), NodeState::Suspect));
+    assert!(doubted <= PERIOD + ROUND_TRIP + Duration::from_millis(1), "{doubted:?}");
+    assert!(suspected > doubted, "{suspected:?}");
+    // While it is suspected, each question goes by all ways.
+    let before = scene.doubts.len();
+    scene.told_after(since, (0, life(1, 1), NodeState::Down));
+    assert!(scene.doubts.len() >= before + 4, "{:?}", scene.doubts);
 }
 
 #[test]
