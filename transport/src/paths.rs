@@ -130,6 +130,11 @@ impl Paths {
         }
     }
 
+    /// Where the peer that QUIC knows by this address was last reached.
+    pub(crate) fn current(&self, primary: SocketAddr) -> SocketAddr {
+        self.peers.get(&canonical(primary)).map_or(primary, |ways| ways.current)
+    }
+
     /// Where to send a datagram for the peer that QUIC knows by this address.
     pub(crate) fn route(&mut self, primary: SocketAddr, now: Instant) -> Route {
         let Some(ways) = self.peers.get_mut(&canonical(primary)) else {
@@ -248,6 +253,7 @@ mod tests {
         assert_eq!(paths.route(first, start + 350 * MS).copies, []);
         assert_eq!(paths.route(first, start + 450 * MS).copies, [second]);
         assert_eq!(paths.heard(second, start + 451 * MS), first, "QUIC sees no difference");
+        assert_eq!(paths.current(first), second);
         let route = paths.route(first, start + 452 * MS);
         assert_eq!(route, Route { to: second, copies: vec![first] }, "is the first well again?");
         assert_eq!(paths.route(first, start + 453 * MS).copies, []);

@@ -124,7 +124,8 @@ impl Carrier for QuicCarrier {
     }
 
     fn address(&self) -> Option<SocketAddr> {
-        Some(canonical(self.connection.remote_address()))
+        let primary = self.connection.remote_address();
+        Some(canonical(self.paths.lock().current(primary)))
     }
 }
 

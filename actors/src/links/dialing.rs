@@ -24,6 +24,10 @@ const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 /// How long the node with the larger id leaves dialing to the other, which may not know of it, or
 /// may not reach it: longer than a dial takes on a LAN, shorter than people wait.
 const HEAD_START: Duration = Duration::from_millis(300);
+/// How long an address is kept that its node announces no longer. A cable that is pulled takes its
+/// addresses out of the next announcement, and a few seconds pass after it is back until they are in
+/// one again; meanwhile another path may be lost.
+const KEPT: Duration = Duration::from_secs(60);
 /// Addresses kept of a node: IPv4 and two of IPv6 on each of a few interfaces.
 pub const MAX_ADDRESSES: usize = 8;
 
@@ -76,9 +80,19 @@ struct Known {
 #[derive(Debug)]
 struct Address {
     at: SocketAddr,
-    /// Whether the node itself announced it, rather than somebody who was there once.
-    announced: bool,
+    said: Said,
     attempts: Attempts,
+}
+
+/// By whom an address was said to be a node's.
+#[derive(Debug, Clone, Copy)]
+enum Said {
+    /// By somebody who was there once.
+    Elsewhere,
+    /// By the node itself.
+    Announced,
+    /// By the node itself, until then.
+    Formerly(Instant),
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,20 +149,28 @@ impl Known {
             };
             self.addresses.swap_remove(worst);
         }
-        self.addresses.push(Address { at, announced: false, attempts: Attempts::default() });
+        self.addresses.push(Address { at, said: Said::Elsewhere, attempts: Attempts::default() });
     }
 
-    /// The node itself says where it is: what it no longer says is forgotten.
-    fn announce(&mut self, places: impl Iterator<Item = SocketAddr>) {
+    /// The node itself says where it is: what it no longer says is forgotten after a while.
+    fn announce(&mut self, now: Instant, places: impl Iterator<Item = SocketAddr>) {
         let announced = places.take(MAX_ADDRESSES).map(|at| {
             let attempts = self.address(at).map(|known| known.attempts).unwrap_or_default();
-            Address { at, announced: true, attempts }
+            Address { at, said: Said::Announced, attempts }
         });
         let mut addresses: Vec<Address> = announced.collect();
         let is_new = |address: &Address| addresses.iter().all(|new| new.at != address.at);
-        let heard: Vec<Address> =
-            self.addresses.drain(..).filter(|old| !old.announced && is_new(old)).collect();
-        addresses.extend(heard);
+        let others = self.addresses.drain(..).filter(is_new).filter_map(|mut old| {
+            match old.said {
+                Said::Elsewhere => {}
+                Said::Announced => old.said = Said::Formerly(now),
+                Said::Formerly(at) if now.saturating_duration_since(at) < KEPT => {}
+                Said::Formerly(_) => return None,
+            }
+            Some(old)
+        });
+        let others: Vec<Address> = others.collect();
+        addresses.extend(others);
         addresses.truncate(MAX_ADDRESSES);
         self.addresses = addresses;
     }
@@ -176,7 +198,7 @@ impl Dialing {
     }
 
     /// A node announced itself, with all addresses that it has. Those that it had announced
-    /// before and those of former lives are forgotten.
+    /// before are forgotten after a while, those of former lives at once.
     pub fn announced(
         &mut self,
         now: Instant,
@@ -189,7 +211,7 @@ impl Dialing {
         let listen = self.listen;
         let known = self.known(now, incarnation.node);
         if known.lives(incarnation.generation) {
-            known.announce(addresses.into_iter().filter(|address| can_dial(listen, *address)));
+            known.announce(now, addresses.into_iter().filter(|address| can_dial(listen, *address)));
         }
     }
 

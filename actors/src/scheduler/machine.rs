@@ -289,6 +289,9 @@ impl Scheduler {
                     Some((ShardState::Failed, reason)) => {
                         Some(format!("{} gave up its layers: {reason}", member.report.name))
                     }
+                    // Everybody answered that its layers are loaded before the plan came into force.
+                    // What a member last told of itself may be older than that.
+                    _ if !member.report.plans.contains(plan) => None,
                     Some((ShardState::Loading, _)) | None => {
                         Some(format!("{} loads its layers", member.report.name))
                     }

@@ -167,6 +167,9 @@ async fn a_frozen_node_is_replaced_and_comes_back() -> Result<()> {
     let streamed = disturbed(&api, &chat, async || signal(frozen, Signal::STOP)).await?;
     signal(frozen, Signal::CONT)?;
     ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+    // It may first close connections on which, as it sees it, nothing was said for long.
+    let thawed = async || Ok(cluster.node(2)?.api.cluster().await.ok());
+    wait_for("the thawed node to answer", thawed).await?;
     cluster.ready("demo", 3).await?;
     ensure_same(&undisturbed(&api, &chat).await?, &expected)
 }

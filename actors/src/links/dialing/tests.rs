@@ -113,6 +113,7 @@ fn what_is_heard_while_linked_is_tried_when_the_link_is_lost() {
     assert!(dialing.due(now).is_empty());
     dialing.linked(now, life(2, 1), false);
     assert_eq!(tried(&mut dialing, now, 1), [address(9)], "it has moved");
+    assert_eq!(dialing.addresses(node(2)), [address(9), address(1)], "or lost a cable");
 }
 
 #[test]
@@ -122,6 +123,8 @@ fn an_announcement_replaces_the_one_before_and_keeps_what_others_said() {
     dialing.announced(now, life(2, 1), [address(1), address(2)]);
     dialing.learn(now, [(node(2), address(3))]);
     dialing.announced(now, life(2, 1), [address(2), address(4)]);
+    assert_eq!(dialing.addresses(node(2)), [2, 4, 1, 3].map(address));
+    dialing.announced(now + KEPT, life(2, 1), [address(2), address(4)]);
     let tried: BTreeSet<_> = tried(&mut dialing, now, 3).into_iter().collect();
     assert_eq!(tried, [2, 3, 4].map(address).into());
 }

@@ -267,6 +267,21 @@ fn who_did_not_hear_is_asked_again() {
 }
 
 #[test]
+fn who_answered_that_it_has_loaded_is_believed_until_it_tells_more() {
+    let mut cluster = Cluster::new(&[1]);
+    let mut alone = member(1, 1, 200);
+    cluster.see(std::slice::from_ref(&alone));
+    cluster.pass(PATIENCE.settle);
+    let state = |cluster: &Cluster| cluster.schedulers[&id(1)].state(&model());
+    assert_eq!(state(&cluster).0, ModelState::Ready, "its report is older than the plan");
+    let plan = cluster.schedulers[&id(1)].plan(&model()).cloned().unwrap();
+    Arc::make_mut(&mut alone.report).plans.push(plan);
+    cluster.see(std::slice::from_ref(&alone));
+    let (state, reason) = state(&cluster);
+    assert_eq!((state, reason.as_str()), (ModelState::Loading, "node-1 loads its layers"));
+}
+
+#[test]
 fn a_model_that_fits_nowhere_is_explained() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 30), member(2, 1, 40)]);
