@@ -101,6 +101,10 @@ pub struct ModelView {
     pub context: Option<u32>,
     /// The running plan.
     pub stages: Vec<StageView>,
+    /// Why the pins in nodes' settings are not followed, in words; empty when they are, or there are
+    /// none.
+    #[serde(default)]
+    pub unpinned: String,
     /// Whether there would be a plan whichever of its nodes died.
     pub n_minus_1_safe: bool,
     /// For each of its nodes, by name: the plan if that one died, `null` if there would be none.
@@ -131,6 +135,7 @@ impl ModelView {
             epoch: None,
             context: None,
             stages: Vec::new(),
+            unpinned: String::new(),
             n_minus_1_safe: false,
             failover: BTreeMap::new(),
         }
@@ -166,6 +171,9 @@ pub struct StageView {
     /// Microseconds to the next stage, from the last one to the first; `null` if there is no other, or
     /// the link was not measured.
     pub hop_micros: Option<u32>,
+    /// Whether its node's settings pin it to these layers.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// What a shard's worker is doing.
@@ -298,6 +306,7 @@ fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strate
         epoch: plan.map(Plan::epoch),
         context: plan.map(|plan| plan.parts().context),
         stages: plan.map_or_else(Vec::new, |plan| stage_views(view, plan)),
+        unpinned: model.unpinned.clone().unwrap_or_default(),
         n_minus_1_safe: !failover.is_empty() && failover.values().all(Option::is_some),
         failover,
     }
@@ -318,6 +327,7 @@ fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
                 state: shard.map_or(ShardState::Loading, |shard| shard.state),
                 work: shard.map(|shard| shard.work).unwrap_or_default(),
                 hop_micros: hop_micros(view, plan, node, next),
+                pinned: view.is_pinned(node, plan.model(), stage.layers),
             }
         })
         .collect()

@@ -57,9 +57,10 @@ impl Member {
     }
 }
 
-/// What placement depends on of one member: its memory, whether it is leaving, and its models, usable
-/// and not.
-pub type MemberFacts<'a> = (u64, bool, &'a [HeldModel], &'a [(ModelName, String)]);
+/// What placement depends on of one member: its memory and pins, whether it is leaving, and its models,
+/// usable and not.
+pub type MemberFacts<'a> =
+    (u64, &'a BTreeMap<ModelName, LayerRange>, bool, &'a [HeldModel], &'a [(ModelName, String)]);
 
 /// What placement depends on: each member, and what is to be served.
 pub type PlacementFacts<'a> =
@@ -109,6 +110,12 @@ impl View {
     #[must_use]
     pub fn name(&self, node: NodeId) -> String {
         self.members.get(&node).map_or_else(|| node.short(), |member| member.report.name.clone())
+    }
+
+    /// Whether a living node's settings have it hold these layers.
+    #[must_use]
+    pub fn is_pinned(&self, node: NodeId, model: &ModelName, layers: LayerRange) -> bool {
+        self.member(node).and_then(|member| member.report.pins.get(model)) == Some(&layers)
     }
 
     /// Whether this very incarnation lives.
@@ -163,7 +170,7 @@ impl View {
         let members = self.all().map(|member| {
             let report = &member.report;
             let (held, unusable) = (report.models.as_slice(), report.unusable.as_slice());
-            let facts = (report.memory_bytes, report.leaving, held, unusable);
+            let facts = (report.memory_bytes, &report.pins, report.leaving, held, unusable);
             let counts = if self.counts(member) { NodeState::Alive } else { NodeState::Down };
             ((counts, member.incarnation), facts)
         });

@@ -4,6 +4,7 @@
 //! supplies its default. Tensors are never in here; they are the raw payload behind a
 //! [`DataHeader`].
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, SequenceId};
@@ -75,6 +76,9 @@ pub struct Report {
     pub port: u16,
     /// Memory that it offers.
     pub memory_bytes: u64,
+    /// The layers that it is to hold, of models for which its settings say so.
+    #[serde(default)]
+    pub pins: BTreeMap<ModelName, LayerRange>,
     /// What the cluster is to serve, as far as it knows.
     #[serde(default)]
     pub desired: DesiredMap,

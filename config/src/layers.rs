@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,6 +23,17 @@ pub struct LayerRange {
 pub struct InvalidLayerRange {
     first: u32,
     last: u32,
+}
+
+/// A text that is no range of layers.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum NotLayers {
+    /// It is written otherwise.
+    #[error("`{0}` is no range of layers: write `0-11`, or `7` for a single one")]
+    Unreadable(String),
+    /// There is no such range.
+    #[error(transparent)]
+    Invalid(#[from] InvalidLayerRange),
 }
 
 /// More layers than any model has, so that a count never overflows, whoever sent the range.
@@ -93,6 +105,19 @@ impl fmt::Display for LayerRange {
     }
 }
 
+impl FromStr for LayerRange {
+    type Err = NotLayers;
+
+    fn from_str(text: &str) -> Result<Self, NotLayers> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let number = |part: &str| part.trim().parse::<u32>();
+        match (number(first), number(last)) {
+            (Ok(first), Ok(last)) => Ok(Self::inclusive(first, last)?),
+            _ => Err(NotLayers::Unreadable(text.to_owned())),
+        }
+    }
+}
+
 impl From<LayerRange> for Inclusive {
     fn from(range: LayerRange) -> Self {
         Self { first_layer: range.first, last_layer: range.last }
@@ -119,5 +144,15 @@ mod tests {
         assert_eq!(LayerRange::half_open(3, 3), None);
         assert!(LayerRange::inclusive(3, 2).is_err());
         assert!(LayerRange::inclusive(0, u32::MAX).is_err());
+    }
+
+    #[test]
+    fn ranges_survive_text() {
+        let range = LayerRange::inclusive(4, 11).unwrap();
+        assert_eq!(range.to_string().parse(), Ok(range));
+        assert_eq!("7".parse(), Ok(LayerRange::inclusive(7, 7).unwrap()));
+        for wrong in ["", "-", "4-", "a-b", "11-4", "-3", "1-2-3"] {
+            assert!(wrong.parse::<LayerRange>().is_err(), "{wrong}");
+        }
     }
 }

@@ -13,7 +13,7 @@ mod units;
 
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId};
-pub use layers::{InvalidLayerRange, LayerRange};
+pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
     CONTEXT_TOKENS, Environment, InvalidSettings, LogFormat, Mistake, Origin, Overrides,

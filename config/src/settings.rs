@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{ByteSize, ModelName};
+use crate::{ByteSize, LayerRange, ModelName};
 use layers::Layers;
 pub use table::{SETTINGS, SettingDoc};
 
@@ -54,6 +54,8 @@ pub struct Settings {
     pub models: Vec<ModelName>,
     /// Key `strategy`.
     pub strategy: Strategy,
+    /// Key `pin`.
+    pub pins: Vec<(ModelName, LayerRange)>,
     /// Key `memory-limit`; `None` means all of the machine's memory.
     pub memory_limit: Option<ByteSize>,
     /// Key `api-key-file`.
@@ -291,9 +293,10 @@ impl Settings {
         let listen = layers.one("listen", socket_address);
         let api = layers.one("api", socket_address);
         let join = layers.many("join", str::parse);
-        let mdns = layers.one("mdns", on_or_off);
+        let mdns = layers.one("mdns", switch);
         let models = layers.many("model", |text| text.parse().map_err(said));
         let strategy = layers.one("strategy", str::parse);
+        let pins = layers.many("pin", pin);
         let memory_limit = layers.optional("memory-limit", memory_limit);
         let api_key_file = layers.optional("api-key-file", path);
         let allowed_hosts = layers.many("allowed-hosts", text);
@@ -321,6 +324,7 @@ impl Settings {
             mdns: mdns?,
             models: models?,
             strategy: strategy?,
+            pins: pins?,
             memory_limit: memory_limit?,
             api_key_file: api_key_file?,
             allowed_hosts: allowed_hosts?,
@@ -365,6 +369,19 @@ impl Settings {
                 problem: format!("{} is the API's address too: choose another port", self.listen),
             });
         }
+        for (index, (model, layers)) in self.pins.iter().enumerate() {
+            let former = self.pins.iter().take(index).find(|(other, _)| other == model);
+            if let Some((_, other)) = former {
+                mistakes.push(Mistake {
+                    origin: origin_of("pin"),
+                    key: "pin".to_owned(),
+                    problem: format!(
+                        "`{model}` is pinned twice, to {other} and to {layers}: a node holds one \
+                         range of a model"
+                    ),
+                });
+            }
+        }
         mistakes
     }
 }
@@ -394,13 +411,11 @@ fn socket_address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is not an address: write IP:PORT"))
 }
 
-/// `true` and `false` are how TOML says it.
-fn on_or_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" | "true" => Ok(true),
-        "off" | "false" => Ok(false),
-        _ => Err(format!("`{text}` is neither `on` nor `off`")),
-    }
+fn pin(text: &str) -> Result<(ModelName, LayerRange), String> {
+    let (model, layers) = text
+        .rsplit_once('=')
+        .ok_or_else(|| format!("`{text}` is no pin: write `MODEL=FIRST-LAST`"))?;
+    Ok((model.trim().parse().map_err(said)?, layers.trim().parse().map_err(said)?))
 }
 
 fn memory_limit(text: &str) -> Result<ByteSize, String> {
@@ -420,6 +435,7 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// `true` and `false` are how TOML says it.
 fn switch(text: &str) -> Result<bool, String> {
     match text {
         "on" | "true" => Ok(true),

@@ -156,7 +156,14 @@ impl Cluster {
             let memory = dice.choose(sizes) << 30;
             let layer_seconds = average / (0.8 * bandwidth * 1e9);
             let id = NodeId::from_bytes([u8::try_from(id).unwrap_or(u8::MAX); 32]);
-            nodes.push(Candidate { id, memory, layer_seconds, stage_seconds: 5e-4, held: None });
+            nodes.push(Candidate {
+                id,
+                memory,
+                layer_seconds,
+                stage_seconds: 5e-4,
+                held: None,
+                pinned: None,
+            });
         }
         let need = u128::from(geometry.peak_bytes(geometry.all_layers(), CONTEXT, SEQUENCES));
         let offered: u128 = nodes.iter().map(|node| u128::from(node.memory)).sum();

@@ -2,11 +2,12 @@
 //! division from the same facts.
 
 pub mod latency;
+pub mod pins;
 mod ring;
 
 use thiserror::Error;
 
-pub use self::ring::{Member, ring_memory_weighted, ring_shares};
+pub use self::ring::{Member, ring_around_pins, ring_memory_weighted, ring_shares};
 use crate::geometry::{Geometry, kv_tokens};
 
 /// Of a node's memory, this many percent are given to weights and KV; the rest is left to the

@@ -55,7 +55,7 @@ fn describe(preview: &Preview) -> String {
         stages.add_row([
             index.to_string(),
             stage.name.clone(),
-            stage.layers.to_string(),
+            table::layers(stage.layers, stage.pinned),
             ByteSize(stage.bytes).to_string(),
             table::milliseconds(stage.layers_ms),
             table::milliseconds(stage.hop_ms),
@@ -72,6 +72,9 @@ fn describe(preview: &Preview) -> String {
         text.push_str(&format!(
             "Several answers share the stages; the busiest one takes {busiest} for a token.\n"
         ));
+    }
+    if !preview.unpinned.is_empty() {
+        text.push_str(&format!("The {}.\n", preview.unpinned));
     }
     if let Some(known) = preview.in_force {
         let epoch = known.epoch;

@@ -99,7 +99,7 @@ fn describe(view: &ClusterView) -> String {
                 stages.add_row([
                     index.to_string(),
                     stage.name.clone(),
-                    stage.layers.to_string(),
+                    table::layers(stage.layers, stage.pinned),
                     state.to_owned(),
                     known(Some(stage.work.step_micros)),
                     known(stage.hop_micros),
@@ -107,6 +107,9 @@ fn describe(view: &ClusterView) -> String {
             }
             text.push_str(&format!("{}\n", stages.trim_fmt()));
             text.push_str(&without_one(model));
+            if !model.unpinned.is_empty() {
+                text.push_str(&format!("The {}.\n", model.unpinned));
+            }
         }
     }
     let counts = view.sequences;

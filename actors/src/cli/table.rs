@@ -1,6 +1,7 @@
 //! Tables for the terminal: columns and nothing else, easy to read and to cut.
 
 use comfy_table::{ContentArrangement, Table, presets};
+use planaria_config::LayerRange;
 
 /// An empty table under this header, its first column at the left edge.
 pub(super) fn plain(header: &[&str]) -> Table {
@@ -22,4 +23,9 @@ pub(super) fn milliseconds(ms: f64) -> String {
     } else {
         format!("{ms:.2} ms")
     }
+}
+
+/// A stage's layers, and whether somebody has chosen them.
+pub(super) fn layers(layers: LayerRange, pinned: bool) -> String {
+    if pinned { format!("{layers} (pinned)") } else { layers.to_string() }
 }

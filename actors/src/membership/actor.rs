@@ -191,6 +191,7 @@ impl Actor for MembershipActor {
                 pid: std::process::id(),
                 port: address.port(),
                 memory_bytes: context.memory_bytes,
+                pins: context.settings.pins.iter().cloned().collect(),
                 desired,
                 models: inventory.held(),
                 unusable: inventory.unusable(),

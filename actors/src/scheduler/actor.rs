@@ -97,6 +97,8 @@ pub struct ModelPlan {
     pub reason: String,
     /// Why no other plan could be made, if none could.
     pub obstacle: Option<String>,
+    /// Why its pins were not followed, if there are any and they were not.
+    pub unpinned: Option<String>,
     /// For each of its nodes: its stages if that one died, `None` if there would be none.
     pub failovers: Vec<(NodeId, Option<Vec<Assignment>>)>,
 }
@@ -258,7 +260,8 @@ impl State {
             });
             let failovers = failovers.collect();
             let obstacle = self.scheduler.obstacle(model).map(str::to_owned);
-            (model.clone(), ModelPlan { plan, state, reason, obstacle, failovers })
+            let unpinned = self.scheduler.unpinned(model).map(str::to_owned);
+            (model.clone(), ModelPlan { plan, state, reason, obstacle, unpinned, failovers })
         });
         let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;

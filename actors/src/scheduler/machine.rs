@@ -141,6 +141,8 @@ pub struct Scheduler {
     unfit: BTreeMap<(Incarnation, ModelName), (Instant, String)>,
     /// Why a model has no layout.
     obstacles: BTreeMap<ModelName, String>,
+    /// Why a model's layout does not follow its pins.
+    unpinned: BTreeMap<ModelName, String>,
     /// When to plan next, if something changed.
     plan_at: Option<Instant>,
     /// When to look again whether there is something better than what is in force.
@@ -178,6 +180,7 @@ impl Scheduler {
             preparing: BTreeMap::new(),
             unfit: BTreeMap::new(),
             obstacles: BTreeMap::new(),
+            unpinned: BTreeMap::new(),
             plan_at: None,
             appraise_at: None,
             better_since: BTreeMap::new(),
@@ -237,6 +240,13 @@ impl Scheduler {
     #[must_use]
     pub fn obstacle(&self, model: &ModelName) -> Option<&str> {
         self.obstacles.get(model).map(String::as_str)
+    }
+
+    /// Why the pins of a model were not followed when a plan was made last, if there were any and they
+    /// were not.
+    #[must_use]
+    pub fn unpinned(&self, model: &ModelName) -> Option<&str> {
+        self.unpinned.get(model).map(String::as_str)
     }
 
     fn planning_is_due(&self, now: Instant) -> bool {
@@ -476,6 +486,7 @@ impl Scheduler {
     /// Makes plans for all models whose layout should differ from what is in force.
     fn plan_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.obstacles.clear();
+        self.unpinned.clear();
         let unfit = self.unfit();
         let situation = Situation {
             view: &self.view,
@@ -489,6 +500,9 @@ impl Scheduler {
         self.begun.retain(|model, _| placed.contains_key(model));
         self.better_since.retain(|model, _| placed.contains_key(model));
         for (model, placed) in placed {
+            if let Ok(Placed { unpinned: Some(reason), .. }) = &placed {
+                self.unpinned.insert(model.clone(), reason.clone());
+            }
             match placed {
                 Err(reason) => {
                     self.preparing.remove(&model);

@@ -11,6 +11,7 @@ use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency::{
     Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency,
 };
+use planaria_engine::partition::pins::Conflict;
 use planaria_engine::partition::{self, Member};
 
 use crate::capabilities::LayerSpeeds;
@@ -102,6 +103,8 @@ pub struct Placed {
     pub in_force: Option<Cost>,
     /// Whether its nodes have memory for their new layers beside what they hold now.
     pub fits_beside: bool,
+    /// Why pins were not followed, if there were any and they were not.
+    pub unpinned: Option<String>,
 }
 
 /// Deals out every desired model, in the order of their names. Each takes its bytes from what the
@@ -159,7 +162,7 @@ fn place(
     let held = in_force.map_or(&[][..], |plan| &plan.stages);
     let (nodes, left_out) = candidates(situation, free, model, digest, &geometry, held);
     let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
-    let problem = Problem {
+    let mut problem = Problem {
         geometry: &geometry,
         context,
         sequences: sizing.max_sequences,
@@ -167,8 +170,17 @@ fn place(
         nodes: &nodes,
         hops: &hops,
     };
-    let stages =
-        divide(sizing.strategy, &problem).map_err(|error| explain(&error, &problem, &left_out))?;
+    let mut found = divide(sizing.strategy, &problem);
+    // Better served by another division than not at all.
+    let mut unpinned = None;
+    let free_nodes: Vec<Candidate>;
+    if let Err(NoPlacement::Pinned(conflict)) = &found {
+        unpinned = Some(explain_pins(view, model, conflict));
+        free_nodes = nodes.iter().map(|node| Candidate { pinned: None, ..*node }).collect();
+        problem.nodes = &free_nodes;
+        found = divide(sizing.strategy, &problem);
+    }
+    let stages = found.map_err(|error| explain(&error, &problem, &left_out))?;
     let cost_of = |stages: &[(NodeId, LayerRange)]| cost(&problem, stages);
     let price = cost_of(&stages).ok_or("a stage is on a node that is not there")?;
     let named = |stages: &[Assignment]| -> Option<Vec<_>> {
@@ -180,7 +192,7 @@ fn place(
     let as_it_is = in_force
         .filter(|plan| plan.max_sequences == sizing.max_sequences)
         .and_then(|plan| named(&plan.stages))
-        .filter(|stages| fits(&problem, stages))
+        .filter(|stages| fits(&problem, stages) && follows_pins(&problem, stages))
         .and_then(|stages| cost_of(&stages));
     let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
     let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
@@ -198,7 +210,7 @@ fn place(
     let layers = geometry.layers().get();
     let Sizing { strategy, max_sequences, .. } = sizing;
     let layout = Layout { digest, layers, strategy, context, max_sequences, stages };
-    Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside })
+    Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside, unpinned })
 }
 
 /// The members that may hold layers of a model, and why the others may not.
@@ -231,6 +243,7 @@ fn candidates(
                 layer_seconds: speeds.on(&report.capabilities),
                 stage_seconds: 0.0,
                 held: held.iter().find(|s| s.incarnation == incarnation).map(|s| s.layers),
+                pinned: report.pins.get(model).copied(),
             });
         }
     }
@@ -245,20 +258,47 @@ fn divide(
         Strategy::Latency => Ok(least_latency(problem)?.stages),
         Strategy::RingMemoryWeighted => {
             let Problem { geometry, context, sequences, .. } = *problem;
-            let members = problem.nodes.iter().map(|node| {
+            let pins = problem.pins()?;
+            let too_large = pins.iter().find(|pin| !fits(problem, &[*pin]));
+            if let Some((_, layers)) = too_large {
+                return Err(Conflict::TooLarge(layers).into());
+            }
+            let free = problem.nodes.iter().filter(|node| node.pinned.is_none());
+            let members = free.map(|node| {
                 let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);
                 Member { memory: node.memory, id: node.id, max_layers: Some(fit) }
             });
             let members: Vec<_> = members.collect();
-            Ok(partition::ring_memory_weighted(&members, geometry.layers())?)
+            let layers = geometry.layers();
+            Ok(if pins.is_empty() {
+                partition::ring_memory_weighted(&members, layers)?
+            } else {
+                partition::ring_around_pins(&members, &pins, layers)?
+            })
         }
     }
+}
+
+/// Whether every node that is pinned holds what it is pinned to.
+fn follows_pins(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {
+    problem.nodes.iter().all(|node| {
+        let stage = stages.iter().find(|(id, _)| *id == node.id);
+        node.pinned.is_none() || stage.map(|(_, layers)| *layers) == node.pinned
+    })
+}
+
+fn explain_pins(view: &View, model: &ModelName, conflict: &Conflict) -> String {
+    let pins = view.alive().filter_map(|member| {
+        let layers = member.report.pins.get(model)?;
+        Some(format!("{} to {layers}", member.report.name))
+    });
+    format!("pins are not followed ({}): {conflict}", pins.collect::<Vec<_>>().join(", "))
 }
 
 fn explain(error: &NoPlacement, problem: &Problem<'_>, left_out: &[String]) -> String {
     let Problem { geometry, context, sequences, nodes, .. } = *problem;
     let mut reason = match error {
-        NoPlacement::Apart => error.to_string(),
+        NoPlacement::Apart | NoPlacement::Pinned(_) => error.to_string(),
         NoPlacement::TooLarge(_) => {
             // Members say what they like of themselves.
             let offered = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.memory));

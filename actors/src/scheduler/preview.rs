@@ -38,6 +38,10 @@ pub struct Preview {
     pub streams: u32,
     /// The stages.
     pub stages: Vec<PreviewStage>,
+    /// Why the pins in nodes' settings would not be followed, in words; empty when they would, or there
+    /// are none.
+    #[serde(default)]
+    pub unpinned: String,
     /// Milliseconds from one token of an answer to its next.
     pub token_ms: f64,
     /// Milliseconds that the busiest stage takes for a token.
@@ -62,6 +66,9 @@ pub struct PreviewStage {
     pub layers_ms: f64,
     /// Milliseconds to the next stage, from the last one to the first; 0 if there is only one.
     pub hop_ms: f64,
+    /// Whether its node's settings pin it to these layers.
+    #[serde(default)]
+    pub pinned: bool,
 }
 
 /// The plan in force, for comparison.
@@ -133,6 +140,7 @@ impl Previewer {
                 reason,
                 streams: sizing.streams,
                 stages: Vec::new(),
+                unpinned: String::new(),
                 token_ms: 0.0,
                 bottleneck_ms: 0.0,
                 in_force: None,
@@ -157,6 +165,7 @@ fn feasible(
         bytes: *bytes,
         layers_ms: cost.layers * 1e3,
         hop_ms: cost.hop * 1e3,
+        pinned: view.is_pinned(stage.incarnation.node, model, stage.layers),
     });
     let known = in_force.get(model).zip(placed.in_force.as_ref());
     Preview {
@@ -166,6 +175,7 @@ fn feasible(
         reason: String::new(),
         streams: sizing.streams,
         stages: stages.collect(),
+        unpinned: placed.unpinned.clone().unwrap_or_default(),
         token_ms: per_token(cost),
         bottleneck_ms: cost.bottleneck * 1e3,
         in_force: known.map(|(plan, cost)| PreviewInForce {

@@ -115,6 +115,7 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         strategy: Strategy::RingMemoryWeighted,
         epoch: None,
         context: None,
+        unpinned: String::new(),
         stages: Vec::new(),
         n_minus_1_safe: false,
         failover: BTreeMap::new(),

@@ -103,6 +103,14 @@ pub const SETTINGS: &[SettingDoc] = &[
          node that plans holds, the living one with the lowest id. So it is for context and \
          max-sequences: give all nodes the same.",
     ),
+    list(
+        "pin",
+        "Layers that this node is to hold, as `MODEL=FIRST-LAST`",
+        "Counted from 0, `LAST` included; one range of a model. What nodes are not pinned to is dealt \
+         out to the others by the strategy. Where pins cannot be followed (two overlap, memory does \
+         not suffice, too few nodes are left for the rest) the model is served without, and \
+         `planaria status` says why.",
+    ),
     one(
         "memory-limit",
         "",

@@ -49,6 +49,17 @@ fn a_list_in_a_variable_is_separated_by_commas() {
 }
 
 #[test]
+fn pins_name_a_model_and_a_range() {
+    let (settings, _) = resolve(&[], &[("PLANARIA_PIN", "a/b=0-11, c=3")], "").unwrap();
+    let pins: Vec<_> = settings.pins.iter().map(|(m, l)| format!("{m} {l}")).collect();
+    assert_eq!(pins, ["a/b 0-11", "c 3-3"]);
+    let error = resolve(&[], &[], "pin = ['a', 'a=4-2', '..=1', 'a=x']").unwrap_err();
+    assert_eq!(error.mistakes.len(), 4, "{error}");
+    let error = resolve(&[], &[], "pin = ['a=0-3', 'b=0-3', 'a=4-5']").unwrap_err().to_string();
+    assert!(error.contains("`a` is pinned twice, to 0-3 and to 4-5"), "{error}");
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once() {
     let file = "contxt = 5\nlisten = 7\nstep-timeout = []";
     let flags = [("model", ".."), ("memory-limit", "a lot"), ("api", "0.0.0.0:80")];

@@ -16,6 +16,7 @@ mod balance;
 mod beam;
 mod cuts;
 mod fill;
+mod pinned;
 mod rings;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use planaria_config::{LayerRange, NodeId};
 use thiserror::Error;
 
 use self::cuts::Loads;
+use super::pins::{Conflict, Pins};
 use super::{Infeasible, layers_that_fit};
 use crate::geometry::Geometry;
 
@@ -54,6 +56,8 @@ pub struct Candidate {
     pub stage_seconds: f64,
     /// The layers that it holds already.
     pub held: Option<LayerRange>,
+    /// The layers that it is to hold, these and no others.
+    pub pinned: Option<LayerRange>,
 }
 
 /// What there is to place, and where.
@@ -114,14 +118,23 @@ pub enum NoPlacement {
     /// Nodes that could hold the model together have no path in a ring.
     #[error("the nodes that could hold the model together are not all connected with each other")]
     Apart,
+    /// Pins cannot be followed.
+    #[error(transparent)]
+    Pinned(#[from] Conflict),
 }
 
 /// The division with the least `J`; among equals the one with the fewest nodes, then the fewest bytes
 /// to load, then the smallest ids.
 ///
 /// # Errors
-/// When no set of nodes has memory enough, or none of those has a ring.
+/// When no set of nodes has memory enough, or none of those has a ring; or pins cannot be followed.
 pub fn least_latency(problem: &Problem<'_>) -> Result<Placement, NoPlacement> {
+    let pins = problem.pins()?;
+    if !pins.is_empty() {
+        let stages = pinned::divide(problem, &pins)?;
+        let cost = cost(problem, &stages).ok_or(NoPlacement::Apart)?;
+        return Ok(Placement { stages, cost });
+    }
     let certain = Search::new(problem, Room::Certain);
     let possible = Search::new(problem, Room::Possible);
     let mut best: Option<Ranked> = None;
@@ -192,6 +205,15 @@ pub fn fits(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {
 }
 
 impl Problem<'_> {
+    /// The layers that nodes are pinned to.
+    ///
+    /// # Errors
+    /// When no division can follow all of them.
+    pub fn pins(&self) -> Result<Pins, Conflict> {
+        let pinned = self.nodes.iter().filter_map(|node| Some((node.id, node.pinned?)));
+        Pins::new(pinned, self.geometry.layers())
+    }
+
     fn streams(&self) -> f64 {
         f64::from(self.streams.max(1))
     }
@@ -232,12 +254,10 @@ struct Node {
     held: Option<LayerRange>,
 }
 
-impl Node {
-    /// Peers say what they like of themselves.
-    fn has_sound_times(&self) -> bool {
-        let sound = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
-        self.layer_seconds > 0.0 && sound(self.layer_seconds) && sound(self.stage_seconds)
-    }
+/// Peers say what they like of themselves.
+fn has_sound_times(layer_seconds: f64, stage_seconds: f64) -> bool {
+    let sound = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+    layer_seconds > 0.0 && sound(layer_seconds) && sound(stage_seconds)
 }
 
 /// A division among others.
@@ -295,7 +315,9 @@ impl<'a> Search<'a> {
                 max_layers: max_layers(node.memory),
                 held: node.held,
             })
-            .filter(|node| node.max_layers > 0 && node.has_sound_times())
+            .filter(|node| {
+                node.max_layers > 0 && has_sound_times(node.layer_seconds, node.stage_seconds)
+            })
             .collect();
         nodes.sort_by(|a, b| a.layer_seconds.total_cmp(&b.layer_seconds).then(a.id.cmp(&b.id)));
         nodes.truncate(MOST_NODES);

@@ -9,6 +9,7 @@ use std::ops::Range;
 use planaria_config::{LayerRange, NodeId};
 
 use super::Infeasible;
+use super::pins::{Conflict, Pins};
 
 /// A node that may hold layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,49 @@ pub fn ring_memory_weighted(
         Some((member.id, range))
     });
     Ok(ranges.collect())
+}
+
+/// The same where some nodes are pinned to layers, which `members` does not name: these hold those,
+/// and each gap between them is divided among as many of the others, in the order of the ring, as have
+/// its part of the memory.
+///
+/// # Errors
+/// When the others are too few for the gaps, or have not memory enough in one of them.
+pub fn ring_around_pins(
+    members: &[Member],
+    pins: &Pins,
+    layers: NonZeroU32,
+) -> Result<Vec<(NodeId, LayerRange)>, Conflict> {
+    let gaps = pins.gaps(layers.get());
+    let ring = ordered(members);
+    let mut left = ring.as_slice();
+    let memory = total(ring.iter().map(|member| member.memory));
+    let uncovered: u32 = gaps.iter().map(|gap| gap.count()).sum();
+    let mut stages: Vec<_> = pins.iter().collect();
+    let (mut wanted, mut given) = (0_u128, 0_u128);
+    for (index, gap) in gaps.iter().enumerate() {
+        let others = gaps.len() - index - 1;
+        wanted += u128::from(gap.count()) * memory;
+        let mut here = Vec::new();
+        // In whole layers' worth of memory, so that nothing is rounded. The last gap gets all.
+        while let Some((member, rest)) = left.split_first() {
+            let is_enough = others > 0 && given * u128::from(uncovered) >= wanted;
+            if !here.is_empty() && (is_enough || rest.len() < others) {
+                break;
+            }
+            given += u128::from(member.memory);
+            here.push(*member);
+            left = rest;
+        }
+        let count = NonZeroU32::new(gap.count()).ok_or(Conflict::Rest)?;
+        let cut = ring_memory_weighted(&here, count).map_err(|_| Conflict::Rest)?;
+        stages.extend(cut.into_iter().filter_map(|(node, cut)| {
+            let (start, end) = (gap.first() + cut.first(), gap.first() + cut.last() + 1);
+            Some((node, LayerRange::half_open(start, end)?))
+        }));
+    }
+    stages.sort_by_key(|(_, layers)| layers.first());
+    Ok(stages)
 }
 
 /// Each member's share of the ring, as fractions `[start, end)` of the whole, in the order of

@@ -42,6 +42,12 @@ fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 7000))
 }
 
+fn layers(decisions: &mut Decisions<'_>) -> LayerRange {
+    let (first, count) = (decisions.up_to(8), decisions.up_to(4));
+    let ends = [first, first + count].map(|end| u32::try_from(end).unwrap());
+    LayerRange::inclusive(ends[0], ends[1]).unwrap()
+}
+
 fn model(decisions: &mut Decisions<'_>) -> ModelName {
     decisions.one_of(&MODELS).parse().unwrap()
 }
@@ -166,6 +172,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         pid: 1,
         port: 1,
         memory_bytes: decisions.number(),
+        pins: (0..decisions.up_to(1)).map(|_| (model(decisions), layers(decisions))).collect(),
         desired: desired(decisions),
         models: (0..decisions.up_to(2))
             .map(|_| HeldModel {

@@ -53,6 +53,48 @@ async fn a_bigger_node_that_joins_takes_over_and_no_request_fails() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn layers_are_where_settings_pin_them() -> Result<()> {
+    let models = tempfile::tempdir()?;
+    hollow(models.path())?;
+    let mut cluster = Cluster::new(binary(), models.path()).await?;
+    let pinned = |name, layers: &str| {
+        by_latency(name, "1GiB").with(&["--set", &format!("pin=hollow={layers}")])
+    };
+    cluster.start(by_latency("first", "1GiB").with(&["--model", "hollow"])).await?;
+    cluster.start(pinned("second", "4-7")).await?;
+    cluster.start(by_latency("third", "1GiB")).await?;
+    let view = cluster.ready("hollow", 3).await?;
+    let middle = view.models.first().and_then(|model| model.stages.get(1)).context("a stage")?;
+    ensure!((middle.name.as_str(), middle.layers.to_string().as_str()) == ("second", "4-7"));
+    ensure!(middle.pinned && view.models.iter().all(|model| model.unpinned.is_empty()));
+    let api = cluster.node(0)?.api.clone();
+    let tokens = api.greedy("hollow", &[5, 6, 7], 8).await?;
+    // Who cannot be followed is not: the model is served all the same, and people are told.
+    cluster.start(pinned("fourth", "0-4")).await?;
+    let reason = wait_for("a conflict of pins", async || {
+        let view = api.cluster().await?;
+        let model = view.models.into_iter().next().context("a model")?;
+        Ok((!model.unpinned.is_empty()).then_some(model.unpinned))
+    })
+    .await?;
+    ensure!(reason.contains("fourth to 0-4") && reason.contains("overlap"), "{reason}");
+    cluster.node(1)?.process.kill().await?;
+    // The fourth's pin can be followed without it.
+    let found = wait_for("the fourth at its pin", async || {
+        let view = api.cluster().await?;
+        let model = view.models.into_iter().next().context("a model")?;
+        let first = model.stages.first().map(|s| (s.name.clone(), s.layers.to_string(), s.pinned));
+        let expected = ("fourth".to_owned(), "0-4".to_owned(), true);
+        Ok((first == Some(expected) && model.unpinned.is_empty()).then_some(()))
+    });
+    found.await?;
+    cluster.nodes.remove(1);
+    cluster.ready("hollow", 2).await?;
+    ensure!(api.greedy("hollow", &[5, 6, 7], 8).await? == tokens);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_leaves_hands_over_and_no_request_fails() -> Result<()> {
     // Each has memory for two workers at once.
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;

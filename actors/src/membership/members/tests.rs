@@ -17,6 +17,7 @@ fn report(name: &str) -> Report {
         pid: 1,
         port: 8421,
         memory_bytes: 1,
+        pins: BTreeMap::new(),
         desired: DesiredMap::default(),
         models: Vec::new(),
         unusable: Vec::new(),

@@ -13,6 +13,7 @@ use crate::membership::Member;
 use crate::wire::{HeldModel, Report, ShardReport};
 
 mod latency;
+mod pins;
 
 const PATIENCE: Patience = Patience {
     settle: Duration::from_millis(400),
@@ -52,6 +53,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         pid: 1,
         port: 1,
         memory_bytes: ByteSize::mib(memory).bytes(),
+        pins: BTreeMap::new(),
         desired: DesiredMap::granted(id(byte), [model()]),
         models: vec![HeldModel {
             name: model(),

@@ -1,3 +1,7 @@
+mod pinned;
+
+use std::num::NonZeroU32;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -80,6 +84,7 @@ impl Instance {
                 layer_seconds: dice.between(1e-3, 2e-2),
                 stage_seconds: if dice.below(2) == 0 { 0.0 } else { dice.between(0.0, 5e-3) },
                 held: None,
+                pinned: None,
             })
             .collect();
         let hops = (0..count * count)
@@ -91,18 +96,32 @@ impl Instance {
 
 /// The least cost of all divisions there are.
 fn brute_force(problem: &Problem<'_>) -> Option<f64> {
+    let mut best = None;
+    all_divisions(problem, &mut |_, cost| {
+        if best.is_none_or(|best| cost < best) {
+            best = Some(cost);
+        }
+    });
+    best
+}
+
+/// Takes in a division and its cost.
+type Found<'a> = dyn FnMut(&[(NodeId, LayerRange)], f64) + 'a;
+
+/// Goes through all divisions that cost a finite time.
+fn all_divisions(problem: &Problem<'_>, found: &mut Found<'_>) {
     fn extend(
         problem: &Problem<'_>,
         loads: &Loads,
         stages: &mut Vec<(NodeId, LayerRange)>,
-        best: &mut Option<f64>,
+        found: &mut Found<'_>,
     ) {
         let layers = problem.geometry.layers().get();
         let start = stages.last().map_or(0, |(_, range)| range.last() + 1);
         if start == layers {
             let cost = cost(problem, stages).unwrap().objective;
-            if cost.is_finite() && best.is_none_or(|best| cost < best) {
-                *best = Some(cost);
+            if cost.is_finite() {
+                found(stages, cost);
             }
             return;
         }
@@ -113,16 +132,14 @@ fn brute_force(problem: &Problem<'_>) -> Option<f64> {
             for end in start + 1..=layers {
                 if loads.fit(candidate.memory, start as usize, end as usize) {
                     stages.push((candidate.id, LayerRange::half_open(start, end).unwrap()));
-                    extend(problem, loads, stages, best);
+                    extend(problem, loads, stages, found);
                     stages.pop();
                 }
             }
         }
     }
     let loads = Loads::of(problem.geometry, problem.context, problem.sequences);
-    let mut best = None;
-    extend(problem, &loads, &mut Vec::new(), &mut best);
-    best
+    extend(problem, &loads, &mut Vec::new(), found);
 }
 
 #[test]
@@ -181,8 +198,9 @@ fn comes_close_to_brute_force_with_unequal_layers() {
 fn one_stream_stays_on_the_fastest_node_that_holds_the_model() {
     let nodes =
         [(1, 2e-3, 1000), (2, 1e-3, 400), (3, 3e-3, 1000)].map(|(id, layer_seconds, bytes)| {
-            let (stage_seconds, held) = (0.0, None);
-            Candidate { id: node(id), memory: memory(bytes), layer_seconds, stage_seconds, held }
+            let (id, memory) = (node(id), memory(bytes));
+            let (stage_seconds, held, pinned) = (0.0, None, None);
+            Candidate { id, memory, layer_seconds, stage_seconds, held, pinned }
         });
     let mut instance = Instance {
         geometry: geometry(vec![100; 8], 0, 0, false),
@@ -214,6 +232,7 @@ fn what_is_held_already_is_not_loaded_again() {
         layer_seconds: 1e-3,
         stage_seconds: 0.0,
         held: Some(*held),
+        pinned: None,
     });
     let instance = Instance {
         geometry: geometry(vec![100; 9], 0, 0, false),
@@ -233,6 +252,7 @@ fn there_is_a_reason_when_there_is_no_division() {
         layer_seconds: 1e-3,
         stage_seconds: 0.0,
         held: None,
+        pinned: None,
     };
     let mut instance = Instance {
         geometry: geometry(vec![100; 9], 0, 0, false),
@@ -258,6 +278,7 @@ fn absurd_numbers_do_no_harm() {
         layer_seconds: f64::NAN,
         stage_seconds: -1.0,
         held: Some(LayerRange::inclusive(7, 1 << 19).unwrap()),
+        pinned: None,
     };
     let sound = Candidate { id: node(2), layer_seconds: 1e-3, stage_seconds: 0.0, ..absurd };
     let instance = Instance {

@@ -3,11 +3,11 @@
 use super::*;
 use crate::capabilities::LinkSpeed;
 
-const LATENCY: Sizing = Sizing { strategy: Strategy::Latency, ..SIZING };
+pub(super) const LATENCY: Sizing = Sizing { strategy: Strategy::Latency, ..SIZING };
 
 /// A member with memory for about so many of the 12 layers, which computes one in so many
 /// milliseconds, and has links to nodes 1 to 4.
-fn fast(byte: u8, layers: u64, layer_ms: f64) -> Member {
+pub(super) fn fast(byte: u8, layers: u64, layer_ms: f64) -> Member {
     let mut member = member(byte, 1, layers * 25 / 2 + 1);
     let report = Arc::make_mut(&mut member.report);
     let digest = report.models[0].digest;
