@@ -7,13 +7,15 @@
 mod actor;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use planaria_config::NodeId;
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency;
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::{Device, Speed};
+use planaria_transport::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::wire::{HeldModel, ShardReport};
@@ -25,12 +27,42 @@ pub use actor::{CapabilitiesActor, CapabilitiesArgs, CapabilitiesHandle, Capabil
 pub struct Capabilities {
     /// What it computes on, for people.
     pub chip: String,
-    /// What a probe found; `None` while it runs.
-    pub speed: Option<Speed>,
+    /// What it is computed with, and how fast that is, as a probe found; `None` while it runs.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// How its memory is.
+    #[serde(default)]
+    pub memory: MemoryState,
     /// Of models that it has computed: seconds of a token in a layer of average size.
     pub layer_seconds: BTreeMap<ModelDigest, f64>,
     /// Its links.
     pub links: BTreeMap<NodeId, LinkSpeed>,
+    /// The ways to those that can be reached by several.
+    #[serde(default)]
+    pub paths: BTreeMap<NodeId, Vec<PathSpeed>>,
+}
+
+/// How the memory of a machine is, at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct MemoryState {
+    /// Bytes that programs could have; `None` where the system does not tell.
+    pub available_bytes: Option<u64>,
+    /// Percent of the last ten seconds in which some program waited for memory; `None` where the system
+    /// does not tell (Linux does: `some` of PSI).
+    pub pressure_percent: Option<u8>,
+}
+
+/// What one of several ways to a peer was measured to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathSpeed {
+    /// Where it leads.
+    pub address: SocketAddr,
+    /// Whether the link goes by it.
+    pub in_use: bool,
+    /// There and back, in microseconds; `None` while nothing comes back.
+    pub rtt_micros: Option<u32>,
+    /// What it carries; `None` until measured.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// What a link was measured to do.
@@ -60,7 +92,7 @@ impl Capabilities {
     }
 
     fn estimated(&self, geometry: &Geometry) -> f64 {
-        self.speed.unwrap_or(UNKNOWN).layer_seconds(geometry)
+        self.device.map_or(UNKNOWN, |device| device.speed).layer_seconds(geometry)
     }
 }
 
@@ -98,6 +130,17 @@ impl<'a> LayerSpeeds<'a> {
     }
 }
 
+impl PathSpeed {
+    fn of(path: Path) -> Self {
+        Self {
+            address: path.address,
+            in_use: path.in_use,
+            rtt_micros: path.rtt.map(micros),
+            bytes_per_second: path.bytes_per_second,
+        }
+    }
+}
+
 impl LinkSpeed {
     /// Seconds until `bytes` have arrived: half a round trip, and the time on the wire.
     #[must_use]
@@ -114,9 +157,9 @@ pub struct Measures(Capabilities);
 impl Measures {
     /// Begins with what a former life of the node found out.
     #[must_use]
-    pub fn new(chip: String, speed: Option<Speed>, layers: BTreeMap<ModelDigest, f64>) -> Self {
+    pub fn new(chip: String, device: Option<Device>, layers: BTreeMap<ModelDigest, f64>) -> Self {
         let layer_seconds = layers.into_iter().filter(|(_, seconds)| is_sound(*seconds)).collect();
-        Self(Capabilities { chip, speed, layer_seconds, links: BTreeMap::new() })
+        Self(Capabilities { chip, device, layer_seconds, ..Capabilities::default() })
     }
 
     /// All of it.
@@ -126,8 +169,22 @@ impl Measures {
     }
 
     /// A probe of the device ended. Whether that is news, as with all that follow.
-    pub fn probed(&mut self, speed: Speed) -> bool {
-        self.0.speed.replace(speed) != Some(speed)
+    pub fn probed(&mut self, device: Device) -> bool {
+        self.0.device.replace(device) != Some(device)
+    }
+
+    /// How the machine's memory is now.
+    pub fn memory(&mut self, now: MemoryState) -> bool {
+        let known = self.0.memory;
+        let bytes = known.available_bytes.zip(now.available_bytes);
+        let news = known.pressure_percent != now.pressure_percent
+            || bytes.map_or(known.available_bytes != now.available_bytes, |(known, now)| {
+                is_other(known as f64, now as f64)
+            });
+        if news {
+            self.0.memory = now;
+        }
+        news
     }
 
     /// The round trips of all links as they are now.
@@ -137,7 +194,7 @@ impl Measures {
         self.0.links.retain(|node, _| links.contains_key(node));
         let mut news = self.0.links.len() < before;
         for (node, rtt) in links {
-            let rtt_micros = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+            let rtt_micros = micros(rtt);
             let new = LinkSpeed { rtt_micros, bytes_per_second: None };
             match self.0.links.get_mut(&node) {
                 None => {
@@ -152,6 +209,31 @@ impl Measures {
             }
         }
         news
+    }
+
+    /// The ways to peers that can be reached by several, as they are now.
+    pub fn paths(&mut self, paths: BTreeMap<NodeId, Vec<PathSpeed>>) -> bool {
+        let is_same = |known: &PathSpeed, new: &PathSpeed| {
+            let rtts = known.rtt_micros.zip(new.rtt_micros);
+            let rates = known.bytes_per_second.zip(new.bytes_per_second);
+            known.address == new.address
+                && known.in_use == new.in_use
+                && known.rtt_micros.is_some() == new.rtt_micros.is_some()
+                && known.bytes_per_second.is_some() == new.bytes_per_second.is_some()
+                && rtts.is_none_or(|(known, new)| !is_other_rtt(known, new))
+                && rates.is_none_or(|(known, new)| !is_other(known as f64, new as f64))
+        };
+        let known = &self.0.paths;
+        let is_known = known.len() == paths.len()
+            && known.iter().zip(&paths).all(|((node, known), (other, new))| {
+                node == other
+                    && known.len() == new.len()
+                    && known.iter().zip(new).all(|(known, new)| is_same(known, new))
+            });
+        if !is_known {
+            self.0.paths = paths;
+        }
+        !is_known
     }
 
     /// So many bytes arrived at `node` within that time.
@@ -190,6 +272,10 @@ impl Measures {
         }
         news
     }
+}
+
+fn micros(time: Duration) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn is_sound(seconds: f64) -> bool {

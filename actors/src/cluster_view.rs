@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use planaria_engine::speed::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::capabilities::{LinkSpeed, MemoryState, PathSpeed};
 use crate::context::Context;
 use crate::membership::{Member, View};
 use crate::plan::{Assignment, Plan};
@@ -58,6 +60,35 @@ pub struct NodeView {
     pub pid: u32,
     /// Its worker processes.
     pub worker_pids: Vec<u32>,
+    /// What it computes on, for people.
+    #[serde(default)]
+    pub chip: String,
+    /// What it is computed with, and how fast that is; `null` until measured.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// How the memory of its machine is.
+    #[serde(default)]
+    pub memory: MemoryState,
+    /// Parts of sequences that wait for its workers, or are being computed.
+    #[serde(default)]
+    pub queue: u32,
+    /// Its links to other nodes, as it measured them.
+    #[serde(default)]
+    pub links: Vec<LinkView>,
+}
+
+/// A link to another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// Where it leads.
+    pub to: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// What it was measured to do.
+    #[serde(flatten)]
+    pub speed: LinkSpeed,
+    /// The ways by which it can go, if there are several.
+    pub paths: Vec<PathSpeed>,
 }
 
 /// What the cluster thinks of a node.
@@ -249,7 +280,25 @@ pub enum RecoveryLabel {
     Equivalent,
 }
 
+/// From here on waiting for memory is what a machine does, in percent of its time.
+const SHORT_OF_MEMORY: u8 = 20;
+
 impl ClusterView {
+    /// What is wrong with nodes that live, in words; empty when nothing is.
+    #[must_use]
+    pub fn complaints(&self) -> Vec<String> {
+        let living = self.nodes.iter().filter(|node| !node.state.is_over());
+        let short = living.filter_map(|node| {
+            let percent = node.memory.pressure_percent.filter(|p| *p >= SHORT_OF_MEMORY)?;
+            let name = &node.name;
+            Some(format!(
+                "{name} is short of memory: {percent} % of the last ten seconds went by in waiting for \
+                 it; stop other programs there, or give it less with memory-limit"
+            ))
+        });
+        short.collect()
+    }
+
     /// Why a request for some desired model would fail now; empty when none would.
     #[must_use]
     pub fn obstacles(&self) -> Vec<String> {
@@ -270,7 +319,7 @@ pub fn assemble(
     strategy: Strategy,
 ) -> ClusterView {
     let me = context.me;
-    let mut nodes: Vec<NodeView> = view.all().map(node_view).collect();
+    let mut nodes: Vec<NodeView> = view.all().map(|member| node_view(view, member)).collect();
     nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let models = table.models.iter().map(|(name, model)| model_view(view, name, model, strategy));
     ClusterView {
@@ -350,8 +399,15 @@ fn failover(view: &View, stages: &[Assignment]) -> Vec<FailoverStage> {
     stages.collect()
 }
 
-fn node_view(member: &Member) -> NodeView {
+fn node_view(view: &View, member: &Member) -> NodeView {
     let report = &member.report;
+    let known = &report.capabilities;
+    let links = known.links.iter().map(|(to, speed)| LinkView {
+        to: *to,
+        name: view.name(*to),
+        speed: *speed,
+        paths: known.paths.get(to).cloned().unwrap_or_default(),
+    });
     // A member says what it likes of itself.
     let taken = report.shards.iter().fold(0_u64, |sum, s| sum.saturating_add(s.memory_bytes));
     NodeView {
@@ -368,5 +424,10 @@ fn node_view(member: &Member) -> NodeView {
             }
             NodeState::Down | NodeState::Left => Vec::new(),
         },
+        chip: known.chip.clone(),
+        device: known.device,
+        memory: known.memory,
+        queue: report.shards.iter().fold(0, |sum, s| s.work.queue.saturating_add(sum)),
+        links: links.collect(),
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName};
 use planaria_engine::model_dir::ModelDigest;
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::Device;
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -51,7 +51,8 @@ pub struct Memory {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
     /// What a probe found.
-    pub speed: Option<Speed>,
+    #[serde(default)]
+    pub device: Option<Device>,
     /// Of models that it has computed: seconds of a token in a layer of average size.
     pub layer_seconds: BTreeMap<ModelDigest, f64>,
 }

@@ -239,8 +239,8 @@ impl State {
         }
         self.dialing.linked(Instant::now(), incarnation, true);
         self.context.router.add_link(sender.clone());
-        self.context.handles.membership.link_up(sender.clone());
-        self.context.handles.capabilities.link_up(sender);
+        self.context.handles.membership.link_up(sender);
+        self.context.handles.capabilities.link_up();
         Ok(())
     }
 

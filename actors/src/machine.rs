@@ -2,6 +2,8 @@
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
+use crate::capabilities::MemoryState;
+
 /// The machine's name, shortened to what a node's name may be.
 #[must_use]
 pub(crate) fn name() -> String {
@@ -22,6 +24,26 @@ pub(crate) fn memory_bytes() -> Result<u64, sysinfo::Error> {
     Ok(system.total_memory().min(limit))
 }
 
+/// How the machine's memory is now.
+pub(crate) fn memory() -> MemoryState {
+    let memory = MemoryRefreshKind::nothing().with_ram();
+    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory));
+    let available_bytes = system.ok().map(|system| {
+        let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+        system.available_memory().min(limit)
+    });
+    let pressure = std::fs::read_to_string("/proc/pressure/memory").ok();
+    MemoryState { available_bytes, pressure_percent: pressure.as_deref().and_then(waited) }
+}
+
+/// The percentage in `some avg10=1.53 avg60=0.87 avg300=0.73 total=1105827`.
+fn waited(pressure: &str) -> Option<u8> {
+    let some = pressure.lines().find_map(|line| line.strip_prefix("some "))?;
+    let percent = some.split(' ').find_map(|field| field.strip_prefix("avg10="))?;
+    let whole = percent.split('.').next()?.parse::<u8>().ok()?;
+    Some(whole.min(100))
+}
+
 /// The most memory that this process has taken so far, in bytes, where the system tells.
 pub(crate) fn peak_bytes() -> Option<u64> {
     // Linux only; `VmHWM:    31204 kB`.
@@ -39,4 +61,24 @@ pub(crate) fn chip() -> String {
         return String::new();
     };
     system.cpus().first().map(|cpu| cpu.brand().trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pressure_is_what_the_kernel_says_of_ten_seconds() {
+        let text = "some avg10=12.53 avg60=0.87 avg300=0.73 total=1105827\n\
+                    full avg10=99.00 avg60=0.77 avg300=0.71 total=905827\n";
+        assert_eq!(waited(text), Some(12));
+        assert_eq!(waited("full avg10=1.00"), None);
+        assert_eq!(waited("some avg10=x"), None);
+    }
+
+    #[test]
+    fn some_memory_is_available() {
+        let available = memory().available_bytes.unwrap();
+        assert!(available > 0 && available <= memory_bytes().unwrap(), "{available}");
+    }
 }

@@ -154,6 +154,9 @@ pub struct ShardWork {
     /// Microseconds of a step with one answer in it, or with as few as there were; 0 before the first.
     #[serde(default)]
     pub step_micros: u32,
+    /// Parts of sequences that wait for a step, or are in one.
+    #[serde(default)]
+    pub queue: u32,
 }
 
 impl ShardReport {

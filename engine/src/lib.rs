@@ -28,7 +28,7 @@ pub mod tokenizer;
 
 use planaria_config::LayerRange;
 
-pub use self::mlx::{LoadProgress, measure_speed};
+pub use self::mlx::{LoadProgress, probe_device};
 use self::model_dir::{ModelConfig, ModelDir, ModelError};
 use self::stage::Stage;
 

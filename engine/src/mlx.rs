@@ -30,7 +30,7 @@ mod rope;
 mod stage;
 mod weights;
 
-pub use self::probe::measure_speed;
+pub use self::probe::probe_device;
 pub use self::stage::MlxStage;
 pub use self::weights::LoadProgress;
 

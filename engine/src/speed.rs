@@ -4,6 +4,27 @@ use serde::{Deserialize, Serialize};
 
 use crate::geometry::Geometry;
 
+/// What MLX computes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Accelerator {
+    /// Nothing but the processor.
+    None,
+    /// A GPU of Apple's.
+    Metal,
+    /// A GPU of NVIDIA's.
+    Cuda,
+}
+
+/// What a probe found out about a machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// What it computes on.
+    pub accelerator: Accelerator,
+    /// How fast that is.
+    pub speed: Speed,
+}
+
 /// How fast a machine is with numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Speed {

@@ -144,6 +144,16 @@ impl Machine {
         ip(&within.collect::<Vec<_>>())
     }
 
+    /// Lets no more than so much leave by an interface, in the words of `tc` (`2mbit`).
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn narrow(&self, interface: &str, rate: &str) -> Result<()> {
+        let queue = ["root", "tbf", "rate", rate, "burst", "8kb", "latency", "500ms"];
+        let tc = ["netns", "exec", &self.namespace, "tc", "qdisc", "add", "dev", interface];
+        ip(&tc.into_iter().chain(queue).collect::<Vec<_>>())
+    }
+
     /// Takes its address of IPv4 away and gives it another.
     ///
     /// # Errors

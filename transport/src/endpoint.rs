@@ -102,6 +102,7 @@ impl Endpoint {
         let local = Arc::new(Local::new(credentials.node_id(), config.limits, config.hello));
         let inner = runtime.wrap_udp_socket(socket).map_err(listen)?;
         let socket = Arc::new(PathSocket { inner, paths: local.paths.clone() });
+        let measured = Arc::downgrade(&socket);
         let quic = quinn::Endpoint::new_with_abstract_socket(
             quinn::EndpointConfig::default(),
             Some(server),
@@ -111,6 +112,7 @@ impl Endpoint {
         .map_err(listen)?;
         let address = quic.local_addr().map_err(listen)?;
         let (arrived, arrivals) = mpsc::channel(ARRIVALS);
+        tokio::spawn(PathSocket::measure(measured, config.limits.measure));
         tokio::spawn(answer_callers(quic.clone(), Arc::clone(&local), arrived));
         let arrivals = tokio::sync::Mutex::new(arrivals);
         Ok(Self { inner: Arc::new(Inner { quic, client, local, address, arrivals }) })

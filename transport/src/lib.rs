@@ -30,6 +30,7 @@ mod message;
 mod path_socket;
 mod paths;
 mod peer_text;
+mod probe;
 mod queue;
 mod quic_config;
 mod quic_link;
@@ -49,5 +50,6 @@ pub use link::{
 };
 pub use memory::memory_pair;
 pub use message::{Malformed, Unencodable, decode_message, encode_message};
+pub use paths::Path;
 pub use quic_config::{InvalidLimits, Limits};
 pub use refusal::{DialError, Party, Refusal, Refused};

@@ -19,6 +19,7 @@ use crate::datagram::{DatagramError, DatagramReceiver};
 use crate::frame::Frame;
 use crate::lane::{Lane, MAX_ACTIVATION_LANES};
 use crate::link_core::{Core, Outlets};
+use crate::paths::Path;
 use crate::queue;
 
 /// The node at the other end.
@@ -191,6 +192,14 @@ impl LinkSender {
     /// link outlives the loss of a path; what was lost with it is sent again. At most eight count.
     pub fn set_alternates(&self, addresses: &[SocketAddr]) {
         self.core.set_alternates(addresses);
+    }
+
+    /// The ways to the peer that [`set_alternates`](Self::set_alternates) told of and the one by which
+    /// the link was made, each measured every few seconds; none if there is only one. The node that
+    /// dialed has both use another once that was clearly better for a while.
+    #[must_use]
+    pub fn paths(&self) -> Vec<Path> {
+        self.core.paths()
     }
 
     /// The peer should have answered by now: until it is heard where it was last heard from, it is

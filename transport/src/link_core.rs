@@ -12,6 +12,7 @@ use crate::datagram::{DatagramError, DatagramInlet, datagram_queue};
 use crate::frame::Frame;
 use crate::lane::{Lane, MAX_ACTIVATION_LANES};
 use crate::link::{CloseReason, Inbound, Peer, SendError};
+use crate::paths::Path;
 use crate::queue::{self, PushError};
 
 /// Moves frames from this side's queues to the other side's.
@@ -25,6 +26,8 @@ pub(crate) trait Carrier: Send + Sync {
     fn rtt(&self) -> Duration;
     /// The peer can be reached at these addresses as well.
     fn set_alternates(&self, addresses: &[SocketAddr]);
+    /// The ways to the other side, if there are several.
+    fn paths(&self) -> Vec<Path>;
     /// The other side may have lost the way in use.
     fn doubt(&self);
     /// Where the other side is now, if that can change.
@@ -68,6 +71,10 @@ impl Core {
 
     pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {
         self.carrier.set_alternates(addresses);
+    }
+
+    pub(crate) fn paths(&self) -> Vec<Path> {
+        self.carrier.paths()
     }
 
     pub(crate) fn doubt(&self) {

@@ -12,6 +12,7 @@ use crate::frame::Frame;
 use crate::lane::Lane;
 use crate::link::{CloseReason, Link, Peer};
 use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
+use crate::paths::Path;
 use crate::queue;
 
 /// Two ends of one link: `left` and `right` say who is at each end, so the first link's peer is
@@ -88,6 +89,10 @@ impl Carrier for Arc<Side> {
     }
 
     fn set_alternates(&self, _: &[SocketAddr]) {}
+
+    fn paths(&self) -> Vec<Path> {
+        Vec::new()
+    }
 
     fn doubt(&self) {}
 

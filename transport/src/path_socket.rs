@@ -1,16 +1,18 @@
-//! The UDP socket under QUIC, which knows that a peer may have several addresses.
+//! The UDP socket under QUIC, which knows that a peer may have several addresses, and measures the ways
+//! to it.
 
 use std::io::{self, IoSliceMut};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 
-use crate::paths::{Paths, Route};
+use crate::paths::{Inquiry, Paths, Route};
+use crate::probe::Probe;
 
 /// The paths of a socket, shared with its links.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,80 @@ impl SharedPaths {
 pub(crate) struct PathSocket {
     pub(crate) inner: Arc<dyn AsyncUdpSocket>,
     pub(crate) paths: SharedPaths,
+}
+
+impl PathSocket {
+    /// Asks by all ways to peers that have several, again and again until the socket is gone.
+    pub(crate) async fn measure(socket: Weak<Self>, every: Duration) {
+        let random = ring::rand::SystemRandom::new();
+        loop {
+            tokio::time::sleep(every).await;
+            let Some(socket) = socket.upgrade() else {
+                return;
+            };
+            let Ok(start) = ring::rand::generate::<[u8; 8]>(&random) else {
+                continue;
+            };
+            // Two for each way: of the single question, and of the train behind it.
+            let mut nonce = u64::from_be_bytes(start.expose());
+            let next = || {
+                nonce = nonce.wrapping_add(2);
+                nonce
+            };
+            let inquiries = socket.paths.lock().inquire(Instant::now(), next);
+            for inquiry in inquiries {
+                socket.ask(inquiry);
+            }
+        }
+    }
+
+    fn ask(&self, inquiry: Inquiry) {
+        let Inquiry { to, nonce, count, preferred } = inquiry;
+        for index in 0..count {
+            self.send(Probe::Question { nonce, index, preferred }, to, None);
+        }
+    }
+
+    fn send(&self, probe: Probe, destination: SocketAddr, src_ip: Option<IpAddr>) {
+        let contents = &probe.encode();
+        let transmit = Transmit { destination, ecn: None, contents, segment_size: None, src_ip };
+        // One that does not leave now is as one that was lost.
+        drop(self.inner.try_send(&transmit));
+    }
+
+    /// Answers questions and takes answers in. What is left for QUIC stays in the buffer.
+    fn take_probes(&self, buffer: &mut [u8], meta: &mut RecvMeta, now: Instant) {
+        let Some(received) = buffer.get_mut(..meta.len) else {
+            return;
+        };
+        let is_probe = |segment: &[u8]| Probe::decode(segment).is_some();
+        if !received.chunks(meta.stride.max(1)).any(is_probe) {
+            return;
+        }
+        let mut left = Vec::with_capacity(received.len());
+        for segment in received.chunks(meta.stride.max(1)) {
+            match Probe::decode(segment) {
+                Some(Probe::Question { nonce, index, preferred }) => {
+                    if self.paths.lock().asked(meta.addr, preferred) {
+                        // From the address that was asked, or the asker would not know the way.
+                        self.send(Probe::Answer { nonce, index }, meta.addr, meta.dst_ip);
+                    }
+                }
+                Some(Probe::Answer { nonce, index }) => {
+                    let next = self.paths.lock().answered(meta.addr, now, nonce, index);
+                    if let Some(inquiry) = next {
+                        self.ask(inquiry);
+                    }
+                }
+                None => left.extend_from_slice(segment),
+            }
+        }
+        if let Some(kept) = received.get_mut(..left.len()) {
+            kept.copy_from_slice(&left);
+        }
+        // QUIC passes over what is empty.
+        meta.len = left.len();
+    }
 }
 
 impl AsyncUdpSocket for PathSocket {
@@ -55,9 +131,11 @@ impl AsyncUdpSocket for PathSocket {
     ) -> Poll<io::Result<usize>> {
         let received = ready!(self.inner.poll_recv(cx, bufs, meta))?;
         let now = Instant::now();
-        let mut paths = self.paths.lock();
-        for datagram in meta.iter_mut().take(received) {
-            datagram.addr = paths.heard(datagram.addr, now);
+        for (buffer, datagram) in bufs.iter_mut().zip(meta.iter_mut()).take(received) {
+            self.take_probes(buffer, datagram, now);
+            if datagram.len > 0 {
+                datagram.addr = self.paths.lock().heard(datagram.addr, now);
+            }
         }
         Poll::Ready(Ok(received))
     }

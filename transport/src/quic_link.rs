@@ -22,6 +22,7 @@ use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
 use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
 use crate::path_socket::SharedPaths;
+use crate::paths::Path;
 use crate::peer_text::readable;
 use crate::queue;
 use crate::refusal::{CLOSED, VIOLATION};
@@ -48,6 +49,7 @@ pub(crate) fn establish(
         runtime: Handle::current(),
         control: Mutex::new(Some(sending)),
         paths,
+        dialed_by_us,
     };
     let core = Core::new(peer, dialed_by_us, Box::new(carrier));
     let (inlets, outlets) = inbound_queues();
@@ -73,6 +75,7 @@ struct QuicCarrier {
     /// Until the control lane is first used.
     control: Mutex<Option<SendStream>>,
     paths: SharedPaths,
+    dialed_by_us: bool,
 }
 
 impl Carrier for QuicCarrier {
@@ -115,7 +118,12 @@ impl Carrier for QuicCarrier {
         // Not while the paths are locked: QUIC sends, and so locks them, while it holds what is asked
         // for here.
         let primary = self.connection.remote_address();
-        self.paths.lock().set(primary, addresses);
+        self.paths.lock().set(primary, addresses, self.dialed_by_us);
+    }
+
+    fn paths(&self) -> Vec<Path> {
+        let primary = self.connection.remote_address();
+        self.paths.lock().all(primary)
     }
 
     fn doubt(&self) {

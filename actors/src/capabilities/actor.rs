@@ -3,17 +3,18 @@
 //! Parent: root. Children: none, but a worker process for the probe, once in the life of a data
 //! folder. When it dies links are measured anew; what the store holds is not lost.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use planaria_config::NodeId;
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::Device;
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::Measures;
+use super::{Measures, PathSpeed};
 use crate::context::Context;
 use crate::machine;
 use crate::slot::Slot;
@@ -41,8 +42,8 @@ impl CapabilitiesHandle {
     }
 
     /// A link to a peer is up.
-    pub fn link_up(&self, link: LinkSender) {
-        self.0.tell(CapabilitiesMessage::LinkUp(link));
+    pub fn link_up(&self) {
+        self.0.tell(CapabilitiesMessage::LinkUp);
     }
 
     /// A sample for a peer has arrived there.
@@ -60,13 +61,13 @@ impl CapabilitiesHandle {
 #[derive(Debug)]
 pub enum CapabilitiesMessage {
     /// A link is up.
-    LinkUp(LinkSender),
+    LinkUp,
     /// A sample has arrived at a peer: its bytes, and the time from its first to its last frame.
     Arrived(NodeId, u64, Duration),
     /// This node's shards.
     Shards(Vec<ShardReport>),
     /// The probe of the device ended.
-    Probed(Result<Speed, String>),
+    Probed(Result<Device, String>),
     /// Time to look at round trips.
     Look,
     /// Time to measure bandwidths.
@@ -91,8 +92,8 @@ pub struct CapabilitiesArgs {
 pub struct State {
     context: Arc<Context>,
     measures: Measures,
-    /// Peers whose first sample was sent.
-    sampled: BTreeSet<NodeId>,
+    /// Peers to which a sample was sent, and by which way.
+    sampled: BTreeMap<NodeId, SocketAddr>,
 }
 
 impl Actor for CapabilitiesActor {
@@ -105,8 +106,8 @@ impl Actor for CapabilitiesActor {
         myself: ActorRef<CapabilitiesMessage>,
         CapabilitiesArgs { context, remembered }: CapabilitiesArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let measures = Measures::new(machine::chip(), remembered.speed, remembered.layer_seconds);
-        if remembered.speed.is_none() {
+        let measures = Measures::new(machine::chip(), remembered.device, remembered.layer_seconds);
+        if remembered.device.is_none() {
             let inbox = myself.clone();
             tokio::spawn(async move {
                 // Without an inbox the node is ending.
@@ -115,11 +116,9 @@ impl Actor for CapabilitiesActor {
         }
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);
         myself.send_interval(SAMPLE_EVERY, || CapabilitiesMessage::Sample);
-        let mut state = State { context, measures, sampled: BTreeSet::new() };
+        let mut state = State { context, measures, sampled: BTreeMap::new() };
         // After a restart of this actor alone, links are still up.
-        for link in state.context.router.links() {
-            state.link_up(&link);
-        }
+        state.look();
         state.tell();
         Ok(state)
     }
@@ -131,7 +130,7 @@ impl Actor for CapabilitiesActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let news = match message {
-            CapabilitiesMessage::LinkUp(link) => state.link_up(&link),
+            CapabilitiesMessage::LinkUp | CapabilitiesMessage::Look => state.look(),
             CapabilitiesMessage::Arrived(node, bytes, within) => {
                 state.measures.arrived(node, bytes, within)
             }
@@ -143,13 +142,15 @@ impl Actor for CapabilitiesActor {
                 }
                 news
             }
-            CapabilitiesMessage::Probed(Ok(speed)) => {
+            CapabilitiesMessage::Probed(Ok(device)) => {
+                let Device { accelerator, speed } = device;
                 tracing::info!(
+                    ?accelerator,
                     bytes_per_second = speed.bytes_per_second,
                     flops_per_second = speed.flops_per_second,
                     "measured this machine"
                 );
-                let news = state.measures.probed(speed);
+                let news = state.measures.probed(device);
                 state.remember();
                 news
             }
@@ -160,7 +161,6 @@ impl Actor for CapabilitiesActor {
                 );
                 false
             }
-            CapabilitiesMessage::Look => state.look(),
             CapabilitiesMessage::Sample => {
                 for link in state.context.router.links() {
                     send_sample(&link);
@@ -176,20 +176,26 @@ impl Actor for CapabilitiesActor {
 }
 
 impl State {
-    fn link_up(&mut self, link: &LinkSender) -> bool {
-        if self.sampled.insert(link.peer().incarnation.node) {
-            send_sample(link);
-        }
-        self.look()
-    }
-
     fn look(&mut self) -> bool {
         let links = self.context.router.links();
-        let round_trips = links.iter().map(|link| (link.peer().incarnation.node, link.rtt()));
-        let news = self.measures.round_trips(round_trips);
+        let node = |link: &LinkSender| link.peer().incarnation.node;
+        let round_trips = links.iter().map(|link| (node(link), link.rtt()));
+        let rtts_are_news = self.measures.round_trips(round_trips);
+        let paths = links.iter().map(|link| (node(link), link.paths()));
+        let paths = paths.filter(|(_, paths)| !paths.is_empty());
+        let paths =
+            paths.map(|(node, paths)| (node, paths.into_iter().map(PathSpeed::of).collect()));
+        let paths_are_news = self.measures.paths(paths.collect());
         let known = self.measures.known();
-        self.sampled.retain(|node| known.links.contains_key(node));
-        news
+        self.sampled.retain(|node, _| known.links.contains_key(node));
+        for link in &links {
+            let way = link.address();
+            if self.sampled.insert(node(link), way) != Some(way) {
+                send_sample(link);
+            }
+        }
+        let memory_is_news = self.measures.memory(machine::memory());
+        rtts_are_news || paths_are_news || memory_is_news
     }
 
     fn tell(&self) {
@@ -199,7 +205,7 @@ impl State {
     fn remember(&self) {
         let known = self.measures.known();
         self.context.handles.ledger.remember_measures(crate::ledger::Measured {
-            speed: known.speed,
+            device: known.device,
             layer_seconds: known.layer_seconds.clone(),
         });
     }

@@ -1,5 +1,6 @@
 use planaria_config::LayerRange;
 use planaria_engine::geometry::WorkingSet;
+use planaria_engine::speed::Accelerator;
 
 use super::*;
 use crate::wire::ShardWork;
@@ -30,6 +31,11 @@ fn held() -> HeldModel {
     HeldModel { name: "m".parse().unwrap(), digest: digest(), geometry }
 }
 
+fn device(bytes_per_second: u64, flops_per_second: u64) -> Device {
+    let speed = Speed { bytes_per_second, flops_per_second };
+    Device { accelerator: Accelerator::None, speed }
+}
+
 fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {
     let layers = LayerRange::inclusive(first, last).unwrap();
     let work = ShardWork { step_micros, ..ShardWork::default() };
@@ -39,7 +45,7 @@ fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {
 #[test]
 fn a_layer_is_estimated_until_it_was_computed() {
     let mut measures = Measures::default();
-    assert!(measures.probed(Speed { bytes_per_second: 1000, flops_per_second: 1_000_000 }));
+    assert!(measures.probed(device(1000, 1_000_000)));
     let seconds = |measures: &Measures| {
         let geometry = held().geometry;
         LayerSpeeds::of([].into_iter(), digest(), &geometry).on(measures.known())
@@ -53,7 +59,7 @@ fn a_layer_is_estimated_until_it_was_computed() {
 #[test]
 fn estimates_are_corrected_by_what_others_measured() {
     let node = |bytes_per_second, measured: Option<f64>| Capabilities {
-        speed: Some(Speed { bytes_per_second, flops_per_second: u64::MAX }),
+        device: Some(device(bytes_per_second, u64::MAX)),
         layer_seconds: measured.map(|seconds| (digest(), seconds)).into_iter().collect(),
         ..Capabilities::default()
     };
@@ -79,6 +85,29 @@ fn small_changes_are_no_news() {
     assert!(measures.round_trips([(id(1), 2 * MS)]));
     assert!(!measures.round_trips([(id(1), 3 * MS)]));
     assert!(measures.round_trips([(id(1), 4 * MS)]));
+
+    let memory = |bytes, percent| MemoryState {
+        available_bytes: Some(bytes),
+        pressure_percent: Some(percent),
+    };
+    assert!(measures.memory(memory(1000, 0)));
+    assert!(!measures.memory(memory(1090, 0)));
+    assert!(measures.memory(memory(1000, 1)));
+
+    let path = |micros, rate| PathSpeed {
+        address: ([10, 0, 0, 1], 1).into(),
+        in_use: true,
+        rtt_micros: micros,
+        bytes_per_second: rate,
+    };
+    let paths = |path| BTreeMap::from([(id(1), vec![path])]);
+    assert!(measures.paths(paths(path(Some(1000), None))));
+    assert!(!measures.paths(paths(path(Some(1400), None))));
+    assert!(measures.paths(paths(path(Some(1400), Some(1000)))));
+    assert!(!measures.paths(paths(path(Some(1400), Some(1090)))));
+    assert!(measures.paths(paths(PathSpeed { in_use: false, ..path(Some(1400), Some(1090)) })));
+    assert!(measures.paths(paths(path(None, None))), "the way is lost");
+    assert!(measures.paths(BTreeMap::new()));
 }
 
 #[test]

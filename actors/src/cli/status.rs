@@ -9,12 +9,15 @@ use planaria_config::ByteSize;
 
 use super::node_api::NodeApi;
 use super::table;
-use crate::cluster_view::{ClusterView, ModelState, ModelView, NodeState, ShardState};
+use crate::cluster_view::{ClusterView, LinkView, ModelState, ModelView, NodeState, ShardState};
 
 #[derive(Debug, Args)]
 pub(super) struct StatusFlags {
     #[command(flatten)]
     node: NodeApi,
+    /// The links between nodes too: how fast they are, and by which ways they go.
+    #[arg(long)]
+    links: bool,
     /// As JSON, as `GET /cluster` answers it.
     #[arg(long)]
     json: bool,
@@ -30,8 +33,47 @@ pub(super) fn run(flags: &StatusFlags) -> anyhow::Result<ExitCode> {
             format!("{} answered something else than a cluster", flags.node.url())
         })?;
         write!(out, "{}", describe(&view))?;
+        if flags.links {
+            write!(out, "\n{}", describe_links(&view))?;
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The links, as the nodes at their beginnings measured them.
+fn describe_links(view: &ClusterView) -> String {
+    let mut links = table::plain(&["FROM", "TO", "BY", "ROUND TRIP", "BANDWIDTH"]);
+    let rtt = |micros: Option<u32>| {
+        micros.map_or("-".to_owned(), |micros| table::milliseconds(f64::from(micros) / 1e3))
+    };
+    let rate =
+        |rate: Option<u64>| rate.map_or("-".to_owned(), |rate| format!("{}/s", ByteSize(rate)));
+    for node in view.nodes.iter().filter(|node| !node.state.is_over()) {
+        for LinkView { to: _, name, speed, paths } in &node.links {
+            links.add_row([
+                node.name.clone(),
+                name.clone(),
+                String::new(),
+                rtt(Some(speed.rtt_micros)),
+                rate(speed.bytes_per_second),
+            ]);
+            for path in paths {
+                let mark = match (path.in_use, path.rtt_micros) {
+                    (true, _) => " (in use)",
+                    (false, None) => " (no answer)",
+                    (false, Some(_)) => "",
+                };
+                links.add_row([
+                    String::new(),
+                    String::new(),
+                    format!("{}{mark}", path.address),
+                    rtt(path.rtt_micros),
+                    rate(path.bytes_per_second),
+                ]);
+            }
+        }
+    }
+    format!("{}\n", links.trim_fmt())
 }
 
 /// What becomes of a model if one of its nodes dies.

@@ -34,6 +34,7 @@ pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
     let view = current(&shared);
     let mut problems = view.obstacles();
     let down = view.nodes.iter().filter(|n| n.state == NodeState::Down);
+    problems.extend(view.complaints());
     problems.extend(down.map(|node| format!("the node {} cannot be reached", node.name)));
     Json(Health { status: if problems.is_empty() { "ok" } else { "impaired" }, problems })
 }

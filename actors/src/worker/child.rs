@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage};
-use planaria_engine::{LoadProgress, load_stage, measure_speed};
+use planaria_engine::{LoadProgress, load_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use super::protocol::{Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status};
@@ -90,8 +90,8 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
     let (model_dir, layers) = match commands.recv() {
         Ok((Command::Load { model_dir, layers }, _)) => (model_dir, layers),
         Ok((Command::Probe, _)) => {
-            let speed = measure_speed().map_err(|error| error.to_string());
-            return say(output, &Event::Probed(speed), Bytes::new());
+            let device = probe_device().map_err(|error| error.to_string());
+            return say(output, &Event::Probed(device), Bytes::new());
         }
         _ => return Err(io::Error::other("the first command was not to load")),
     };

@@ -150,6 +150,7 @@ impl Actor for HostActor {
             HostMessage::Start => state.start(&myself),
             HostMessage::Tick => {
                 state.look_for_stuck_worker();
+                state.report.work.queue = state.sequences.under_way();
                 state.tell_changes();
             }
         }
@@ -413,6 +414,7 @@ impl State {
             prompt_tokens: status.prompt_positions,
             reused_tokens: status.reused_positions,
             step_micros: status.step_micros,
+            queue: self.report.work.queue,
         };
     }
 

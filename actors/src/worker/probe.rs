@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::Device;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -13,11 +13,11 @@ use super::protocol::{Command, Event};
 /// It takes a second on a slow machine, and more while many processes start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How fast the device is.
+/// What the device is, and how fast.
 ///
 /// # Errors
 /// In words, when the process could not say.
-pub(crate) async fn measure() -> Result<Speed, String> {
+pub(crate) async fn measure() -> Result<Device, String> {
     let (tell, mut heard) = mpsc::unbounded_channel();
     // It sends a single event; without a listener it is on its way to be killed.
     let worker = Worker::start(move |said| drop(tell.send(said)));

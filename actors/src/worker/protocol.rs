@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::sampler::{Sampled, SamplingParams};
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::Device;
 use planaria_engine::stage::{MemoryUse, SegmentError, StageShape};
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ pub struct Compute {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// How fast the device is; the process ends. `Err` says why it is not known.
-    Probed(Result<Speed, String>),
+    Probed(Result<Device, String>),
     /// Loading goes on.
     Loading {
         /// Bytes of weights so far.

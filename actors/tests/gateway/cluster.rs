@@ -1,5 +1,6 @@
 //! What a node tells about itself.
 
+use planaria_actors::capabilities::MemoryState;
 use planaria_actors::cluster_view::{ModelState, NodeState, NodeView};
 use planaria_config::NodeId;
 use serde_json::json;
@@ -69,12 +70,21 @@ async fn health_is_200_and_says_what_is_wrong() {
         memory_free_bytes: 0,
         pid: 0,
         worker_pids: Vec::new(),
+        chip: String::new(),
+        device: None,
+        memory: MemoryState { available_bytes: None, pressure_percent: Some(90) },
+        queue: 0,
+        links: Vec::new(),
     });
+    let down = view.nodes.last().cloned().unwrap();
+    view.nodes.push(NodeView { name: "c".to_owned(), state: NodeState::Alive, ..down });
     server.view.send_replace(view.into());
     let (status, answer) = client.get("/health").await;
     assert_eq!(status, 200);
     assert_eq!(answer["status"], "impaired");
-    assert!(answer["problems"][0].as_str().unwrap().contains("node b"));
+    assert!(answer["problems"][0].as_str().unwrap().contains("c is short of memory: 90 %"));
+    assert!(answer["problems"][1].as_str().unwrap().contains("node b"));
+    assert_eq!(answer["problems"].as_array().unwrap().len(), 2, "b is gone, and not short");
 }
 
 #[tokio::test]

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use mlx_rs::Array;
 use mlx_rs::ops::ones;
+use mlx_rs::{Array, DeviceType};
 
 use super::Mlx;
 use crate::model_dir::ModelError;
-use crate::speed::Speed;
+use crate::speed::{Accelerator, Device, Speed};
 
 /// Rows and columns of the matrix: 64 MiB, more than caches hold.
 const SIDE: i32 = 4096;
@@ -22,16 +22,22 @@ const TURNS: u32 = 4;
 ///
 /// # Errors
 /// When the device computes nothing.
-pub fn measure_speed() -> Result<Speed, ModelError> {
+pub fn probe_device() -> Result<Device, ModelError> {
+    let accelerator = match mlx_rs::Device::try_default()?.get_type()? {
+        DeviceType::Cpu => Accelerator::None,
+        DeviceType::Gpu if cfg!(target_os = "macos") => Accelerator::Metal,
+        DeviceType::Gpu => Accelerator::Cuda,
+    };
     let matrix = ones::<f32>(&[SIDE, SIDE])?;
     matrix.eval()?;
     let reading = fastest(&matrix, 1)?;
     let computing = fastest(&matrix, ROWS)?;
     let weights = f64::from(SIDE) * f64::from(SIDE);
-    Ok(Speed {
+    let speed = Speed {
         bytes_per_second: per_second(weights * 4.0, reading),
         flops_per_second: per_second(weights * 2.0 * f64::from(ROWS), computing),
-    })
+    };
+    Ok(Device { accelerator, speed })
 }
 
 fn fastest(matrix: &Array, rows: i32) -> Mlx<Duration> {
@@ -63,7 +69,9 @@ mod tests {
 
     #[test]
     fn this_machine_is_neither_stopped_nor_magic() {
-        let Speed { bytes_per_second, flops_per_second } = measure_speed().unwrap();
+        let Device { accelerator, speed } = probe_device().unwrap();
+        let Speed { bytes_per_second, flops_per_second } = speed;
+        assert_eq!(accelerator == Accelerator::Metal, cfg!(target_os = "macos"));
         assert!((50_000_000..10_000_000_000_000).contains(&bytes_per_second), "{bytes_per_second}");
         assert!((50_000_000..u64::MAX).contains(&flops_per_second), "{flops_per_second}");
     }

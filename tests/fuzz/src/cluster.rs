@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_actors::capabilities::{Capabilities, LinkSpeed};
+use planaria_actors::capabilities::{Capabilities, LinkSpeed, MemoryState};
 use planaria_actors::cluster_view::{NodeState, SequenceCounts, ShardState};
 use planaria_actors::desired::clock::Clock;
 use planaria_actors::desired::{DesiredMap, Entry, Wanted};
@@ -23,7 +23,7 @@ use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, Sequenc
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::{Accelerator, Device, Speed};
 use planaria_transport::{decode_message, encode_message};
 
 use crate::decisions::Decisions;
@@ -226,14 +226,22 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
     };
     Capabilities {
         chip: decisions.text(8),
-        speed: decisions.rarely(2).then(|| Speed {
-            bytes_per_second: decisions.number(),
-            flops_per_second: decisions.number(),
+        device: decisions.rarely(2).then(|| Device {
+            accelerator: Accelerator::None,
+            speed: Speed {
+                bytes_per_second: decisions.number(),
+                flops_per_second: decisions.number(),
+            },
         }),
+        memory: MemoryState {
+            available_bytes: decisions.rarely(2).then(|| decisions.number()),
+            pressure_percent: Some(200),
+        },
         layer_seconds: (0..decisions.up_to(1))
             .map(|_| (digest(), f64::from(decisions.float())))
             .collect(),
         links: (0..NODES).map(|id| (node(id), link(decisions))).collect(),
+        paths: BTreeMap::new(),
     }
 }
 

@@ -79,6 +79,11 @@ impl Sequences {
         self.open.len()
     }
 
+    /// Segments that wait for the worker, or are being computed.
+    pub(super) fn under_way(&self) -> u32 {
+        u32::try_from(self.under_way.len()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
