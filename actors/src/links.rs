@@ -175,8 +175,8 @@ impl Actor for LinksActor {
 }
 
 impl State {
-    /// Links outlive the loss of a path to a peer that has others. Told again and again: a link that
-    /// ends takes along what was said for another to the same address.
+    /// Links outlive the loss of a path to a peer that has others. Told again and again: two links may
+    /// lead to the same address, and what the one says of it holds for the other.
     fn tell_ways(&self) {
         for (node, connected) in &self.peers {
             connected.link.set_alternates(&self.dialing.addresses(*node));
@@ -246,6 +246,10 @@ impl State {
 
     /// Closes a link that another one replaces, once what is on its way has arrived.
     fn let_go(&mut self, link: LinkSender) {
+        // The peer's addresses are those of the other link now. Kept by this one, they would be no ways
+        // for that: a cable pulled before this one is closed would be taken for a death.
+        link.set_alternates(&[]);
+        self.tell_ways();
         self.tasks.spawn(async move {
             tokio::time::sleep(LINGER).await;
             link.close("replaced by another link");

@@ -5,7 +5,7 @@
 //! end, all of which end with the link. Datagrams are QUIC's own.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -50,6 +50,7 @@ pub(crate) fn establish(
         control: Mutex::new(Some(sending)),
         paths,
         dialed_by_us,
+        known_by: Mutex::new(None),
     };
     let core = Core::new(peer, dialed_by_us, Box::new(carrier));
     let (inlets, outlets) = inbound_queues();
@@ -76,6 +77,14 @@ struct QuicCarrier {
     control: Mutex<Option<SendStream>>,
     paths: SharedPaths,
     dialed_by_us: bool,
+    /// The address for which this link has said by which others the peer can be reached.
+    known_by: Mutex<Option<SocketAddr>>,
+}
+
+impl QuicCarrier {
+    fn known_by(&self) -> MutexGuard<'_, Option<SocketAddr>> {
+        self.known_by.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Carrier for QuicCarrier {
@@ -100,9 +109,10 @@ impl Carrier for QuicCarrier {
     }
 
     fn close(&self, reason: &CloseReason) {
-        // Another link to the same address sets its own again.
-        let primary = self.connection.remote_address();
-        self.paths.lock().forget(primary);
+        // What was said of the address by another link to it stays.
+        if let Some(primary) = self.known_by().take() {
+            self.paths.lock().forget(primary);
+        }
         match reason {
             CloseReason::Violation(words) => self.connection.close(VIOLATION, words.as_bytes()),
             CloseReason::Here(words) => self.connection.close(CLOSED, words.as_bytes()),
@@ -118,7 +128,16 @@ impl Carrier for QuicCarrier {
         // Not while the paths are locked: QUIC sends, and so locks them, while it holds what is asked
         // for here.
         let primary = self.connection.remote_address();
-        self.paths.lock().set(primary, addresses, self.dialed_by_us);
+        let mut known_by = self.known_by();
+        let mut paths = self.paths.lock();
+        // QUIC follows a peer that dialed from one address to another.
+        if let Some(before) = known_by.take_if(|by| *by != primary || addresses.is_empty()) {
+            paths.forget(before);
+        }
+        if !addresses.is_empty() {
+            paths.set(primary, addresses, self.dialed_by_us);
+            *known_by = Some(primary);
+        }
     }
 
     fn paths(&self) -> Vec<Path> {

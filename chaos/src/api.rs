@@ -1,0 +1,179 @@
+//! A node's HTTP API, as any client sees it.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::StreamExt as _;
+use reqwest::{Client, Method};
+use serde_json::{Value, json};
+
+use crate::lan::Machine;
+use crate::view::View;
+
+/// The API of one node.
+#[derive(Debug, Clone)]
+pub struct Api {
+    url: String,
+    client: Client,
+    /// Where it is, when that is not this machine: then only `get` and `post` get there.
+    machine: Option<Machine>,
+}
+
+/// What a stream of server-sent events brought.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Streamed {
+    /// The chunks, in order.
+    pub chunks: Vec<Value>,
+    /// Whether `[DONE]` came last.
+    pub done: bool,
+    /// The error, if one ended the stream.
+    pub error: Option<Value>,
+}
+
+impl Streamed {
+    /// The text of all chat deltas.
+    #[must_use]
+    pub fn chat_text(&self) -> String {
+        let deltas = self.chunks.iter().filter_map(|c| c.pointer("/choices/0/delta/content"));
+        deltas.filter_map(Value::as_str).collect()
+    }
+
+    /// The finish reason.
+    #[must_use]
+    pub fn finish_reason(&self) -> Option<&str> {
+        let reasons = self.chunks.iter().filter_map(|c| c.pointer("/choices/0/finish_reason"));
+        reasons.filter_map(Value::as_str).next()
+    }
+}
+
+impl Api {
+    /// The API at `host:port`.
+    #[must_use]
+    pub fn at(address: &str) -> Self {
+        Self { url: format!("http://{address}"), client: Client::new(), machine: None }
+    }
+
+    /// The same address on another machine.
+    #[must_use]
+    pub fn on(mut self, machine: &Machine) -> Self {
+        self.machine = Some(machine.clone());
+        self
+    }
+
+    /// Its base URL, without `/v1`.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// `GET`: status and body.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn get(&self, path: &str) -> Result<(u16, String)> {
+        self.exchange(Method::GET, path, None).await
+    }
+
+    /// `POST` of JSON: status and body, which must be JSON too.
+    ///
+    /// # Errors
+    /// When the node does not answer in JSON.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<(u16, Value)> {
+        let (status, text) = self.exchange(Method::POST, path, Some(body.clone())).await?;
+        let json = serde_json::from_str(&text).with_context(|| format!("{status}: {text}"))?;
+        Ok((status, json))
+    }
+
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<(u16, String)> {
+        let url = format!("{}{path}", self.url);
+        let exchange = async move |client: Client| {
+            let mut request = client.request(method, url);
+            if let Some(body) = &body {
+                request = request.json(body);
+            }
+            let answer = request.send().await?;
+            anyhow::Ok((answer.status().as_u16(), answer.text().await?))
+        };
+        let Some(machine) = &self.machine else {
+            return exchange(self.client.clone()).await;
+        };
+        // Connections are made on the thread that went there, and by a client of its own.
+        let there = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(exchange(Client::new()))
+        };
+        machine.within(there).await
+    }
+
+    /// `GET /cluster`.
+    ///
+    /// # Errors
+    /// When the node does not answer with a cluster.
+    pub async fn view(&self) -> Result<View> {
+        let (status, text) = self.get("/cluster").await?;
+        ensure!(status == 200, "/cluster answered {status}: {text}");
+        serde_json::from_str(&text).context(text)
+    }
+
+    /// Greedy tokens that follow a prompt of token ids.
+    ///
+    /// # Errors
+    /// When the answer is not a completion with token ids.
+    pub async fn greedy(&self, model: &str, prompt: &[u64], tokens: usize) -> Result<Vec<u64>> {
+        let body = json!({
+            "model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0,
+            "ignore_eos": true, "return_token_ids": true,
+        });
+        let (status, answer) = self.post("/v1/completions", &body).await?;
+        ensure!(status == 200, "{status}: {answer}");
+        let ids = answer.pointer("/choices/0/token_ids").and_then(Value::as_array);
+        let ids = ids.with_context(|| answer.to_string())?;
+        Ok(ids.iter().filter_map(Value::as_u64).collect())
+    }
+
+    /// Streams an answer; `on_chunk` sees every chunk as it comes.
+    ///
+    /// # Errors
+    /// When the node does not begin a stream, or cuts it in the middle of an event.
+    pub async fn stream(
+        &self,
+        path: &str,
+        body: &Value,
+        mut on_chunk: impl AsyncFnMut(&Value) -> Result<()>,
+    ) -> Result<Streamed> {
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            bail!("{status}: {}", answer.text().await?);
+        }
+        let mut bytes = answer.bytes_stream();
+        let mut buffer = Vec::new();
+        let mut streamed = Streamed::default();
+        while let Some(part) = bytes.next().await {
+            buffer.extend_from_slice(&part?);
+            while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = buffer.drain(..end + 2).collect();
+                let event = std::str::from_utf8(&event)?;
+                let data = event.lines().find_map(|line| line.strip_prefix("data: "));
+                match data {
+                    Some("[DONE]") => streamed.done = true,
+                    Some(data) => {
+                        let chunk: Value = serde_json::from_str(data)?;
+                        if let Some(error) = chunk.get("error") {
+                            streamed.error = Some(error.clone());
+                        } else {
+                            on_chunk(&chunk).await?;
+                            streamed.chunks.push(chunk);
+                        }
+                    }
+                    None => {}
+                }
+            }
+        }
+        ensure!(buffer.is_empty(), "the stream was cut in the middle of an event");
+        Ok(streamed)
+    }
+}
