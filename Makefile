@@ -2,11 +2,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build demo test simulate fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build demo test simulate chaos fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 QUESTION ?=
+CHAOS ?= --rounds 10
 FUZZ_SECONDS ?= 10
 FUZZ_TARGETS ?=
 
@@ -37,6 +38,10 @@ test: setup-tests ## Run every test
 simulate: setup ## An hour of virtual time for a hundred members on a bad network
 	PLANARIA_SIMULATED_SECONDS=3600 cargo test --release --locked -p planaria-actors --lib \
 	membership::swim::simulation -- --nocapture
+
+chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kill-node --rounds 20 --seed 2")
+	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
+	@$(TARGET)/release/chaos run $(CHAOS)
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \

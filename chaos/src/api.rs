@@ -1,7 +1,11 @@
 //! A node's HTTP API, as any client sees it.
 
-use anyhow::{Context as _, Result, bail, ensure};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
 
@@ -134,6 +138,26 @@ impl Api {
         Ok(ids.iter().filter_map(Value::as_u64).collect())
     }
 
+    /// Begins to stream an answer.
+    ///
+    /// # Errors
+    /// When the node does not begin a stream; with [`Refused`] if it says why.
+    pub async fn events(&self, path: &str, body: &Value) -> Result<Events> {
+        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
+        let status = answer.status();
+        if !status.is_success() {
+            let retry_after = answer.headers().get(reqwest::header::RETRY_AFTER);
+            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+            let (status, words) = (status.as_u16(), answer.text().await?);
+            return Err(Refused {
+                status,
+                retry_after: retry_after.map(Duration::from_secs),
+                words,
+            })?;
+        }
+        Ok(Events { bytes: answer.bytes_stream().boxed(), buffer: Vec::new() })
+    }
+
     /// Streams an answer; `on_chunk` sees every chunk as it comes.
     ///
     /// # Errors
@@ -144,36 +168,85 @@ impl Api {
         body: &Value,
         mut on_chunk: impl AsyncFnMut(&Value) -> Result<()>,
     ) -> Result<Streamed> {
-        let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
-        let status = answer.status();
-        if !status.is_success() {
-            bail!("{status}: {}", answer.text().await?);
-        }
-        let mut bytes = answer.bytes_stream();
-        let mut buffer = Vec::new();
+        let mut events = self.events(path, body).await?;
         let mut streamed = Streamed::default();
-        while let Some(part) = bytes.next().await {
-            buffer.extend_from_slice(&part?);
-            while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let event: Vec<u8> = buffer.drain(..end + 2).collect();
+        while let Some(event) = events.next().await? {
+            match event {
+                Event::Done => streamed.done = true,
+                Event::Error(error) => streamed.error = Some(error),
+                Event::Chunk(chunk) => {
+                    on_chunk(&chunk).await?;
+                    streamed.chunks.push(chunk);
+                }
+            }
+        }
+        Ok(streamed)
+    }
+}
+
+/// The node answered that it does not begin a stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{status}: {words}")]
+pub struct Refused {
+    /// The status of HTTP.
+    pub status: u16,
+    /// When to ask again, if it said so.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub words: String,
+}
+
+/// What comes on a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A part of the answer.
+    Chunk(Value),
+    /// Why the answer ends before its time.
+    Error(Value),
+    /// The answer is whole.
+    Done,
+}
+
+/// A stream of server-sent events, as it comes.
+pub struct Events {
+    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event; comments are passed over. `None` at the end.
+    ///
+    /// # Errors
+    /// When the stream is cut in the middle of an event, or is none of ours.
+    pub async fn next(&mut self) -> Result<Option<Event>> {
+        loop {
+            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
+                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
                 let event = std::str::from_utf8(&event)?;
-                let data = event.lines().find_map(|line| line.strip_prefix("data: "));
-                match data {
-                    Some("[DONE]") => streamed.done = true,
+                match event.lines().find_map(|line| line.strip_prefix("data: ")) {
+                    Some("[DONE]") => return Ok(Some(Event::Done)),
                     Some(data) => {
                         let chunk: Value = serde_json::from_str(data)?;
-                        if let Some(error) = chunk.get("error") {
-                            streamed.error = Some(error.clone());
-                        } else {
-                            on_chunk(&chunk).await?;
-                            streamed.chunks.push(chunk);
-                        }
+                        let error = chunk.get("error").cloned();
+                        return Ok(Some(error.map_or(Event::Chunk(chunk), Event::Error)));
                     }
                     None => {}
                 }
             }
+            match self.bytes.next().await {
+                Some(part) => self.buffer.extend_from_slice(&part?),
+                None => {
+                    let is_cut = !self.buffer.is_empty();
+                    ensure!(!is_cut, "the stream was cut in the middle of an event");
+                    return Ok(None);
+                }
+            }
         }
-        ensure!(buffer.is_empty(), "the stream was cut in the middle of an event");
-        Ok(streamed)
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Events({} bytes wait)", self.buffer.len())
     }
 }

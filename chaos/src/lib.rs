@@ -1,4 +1,88 @@
-//! Breaks a real cluster from outside: processes, signals, network namespaces.
+//! Breaks a real cluster from outside, and checks what clients see.
 //!
-//! Empty so far: the schedule of faults, the checker of histories and the report come with
-//! recovery itself. Its place in the workspace, above nothing but `config`, is already enforced.
+//! From the bottom up: a [`Process`] is a running `planaria`, an [`Api`](api::Api) what any client sees
+//! of it, a [`Cluster`] several of them, on loopback, connected by a [`network`] that does what it is told,
+//! or on a [`Lan`] of their own. The scenarios of the integration tests stand on these as well.
+//!
+//! A [`scenario`] is a kind of fault. For each of its rounds everything is drawn beforehand ([`schedule`]):
+//! one seed gives one schedule. A round is played in an [`arena`], a cluster that is whole before and made
+//! whole after it; clients take down what they hear ([`history`]); what must hold is checked ([`check`]);
+//! a [`report`] puts the rounds together.
+//!
+//! Whatever happens, processes end with who started them: every [`Process`] is killed when dropped, and
+//! its workers end when it does.
+
+pub mod api;
+pub mod arena;
+pub mod check;
+pub mod cluster;
+pub mod history;
+pub mod lan;
+pub mod network;
+pub mod process;
+pub mod report;
+pub mod resources;
+pub mod scenario;
+pub mod schedule;
+pub mod view;
+
+pub use cluster::{Cluster, NodeSpec};
+pub use lan::{Lan, Machine};
+pub use process::Process;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
+/// Longest wait for anything that should happen: generous, since machines are shared and slow. What
+/// goes well never waits this long.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The root of the repository.
+#[must_use]
+pub fn repository() -> PathBuf {
+    let chaos = Path::new(env!("CARGO_MANIFEST_DIR"));
+    chaos.parent().unwrap_or(chaos).to_owned()
+}
+
+/// Makes a model `name` in `folder` that computes nothing: `sizes` are those of its configuration
+/// (see the engine's `fake`), its tokenizer is the demo model's.
+///
+/// # Errors
+/// When files cannot be written.
+pub fn write_fake_model(folder: &Path, name: &str, sizes: Value) -> Result<()> {
+    let model = folder.join(name);
+    std::fs::create_dir(&model)?;
+    let mut config = sizes;
+    if let Some(config) = config.as_object_mut() {
+        config.insert("model_type".to_owned(), "planaria_fake".into());
+    }
+    std::fs::write(model.join("config.json"), config.to_string())?;
+    let tokenizer = repository().join("engine/models/demo");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(tokenizer.join(file), model.join(file))?;
+    }
+    Ok(())
+}
+
+/// Waits until `condition` gives something. `what` names it when it does not.
+///
+/// # Errors
+/// When it does not within [`PATIENCE`], or `condition` fails for good.
+pub async fn wait_for<T>(
+    what: &str,
+    mut condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = condition().await? {
+            return Ok(found);
+        }
+        if start.elapsed() > PATIENCE {
+            bail!("waited {PATIENCE:?} in vain for {what}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

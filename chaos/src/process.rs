@@ -149,6 +149,15 @@ pub fn is_running(pid: u32) -> bool {
     }
 }
 
+/// Whether a process stands still (SIGSTOP). Without /proc nobody can tell, and it counts as if.
+#[must_use]
+pub fn is_stopped(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.map_or(!Path::new("/proc/self").exists(), |stat| {
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+    })
+}
+
 /// A file for all that a process logs, in the folder that `PLANARIA_TEST_LOGS` names, if it does.
 fn whole_log(pid: u32) -> Result<Option<File>> {
     let Some(folder) = std::env::var_os("PLANARIA_TEST_LOGS") else {

@@ -1,71 +1,37 @@
-//! The harness: real `planaria` processes on loopback or on a network of their own, started,
-//! watched, killed and cleaned up.
-//!
-//! Whatever a test does, its processes end with it: every [`Process`] is killed when dropped, and
-//! its workers end when it does.
+//! What the scenarios stand on: the harness of `planaria_chaos`, with what nodes say in the types of
+//! `planaria_actors`.
 
-pub mod api;
-pub mod cluster;
-pub mod lan;
-pub mod process;
+pub use planaria_chaos::{
+    Cluster, Lan, Machine, NodeSpec, PATIENCE, Process, api, process, repository, wait_for,
+    write_fake_model,
+};
 
-pub use cluster::{Cluster, NodeSpec};
-pub use lan::{Lan, Machine};
-pub use process::Process;
+use anyhow::{Context as _, Result, ensure};
+use planaria_actors::cluster_view::ClusterView;
 
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
-use serde_json::Value;
-
-/// Longest wait for anything that should happen: generous, since machines are shared and slow. A
-/// test that passes never waits this long.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The root of the repository.
-#[must_use]
-pub fn repository() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    tests.parent().unwrap_or(tests).to_owned()
+/// Asks a node for all that it says of the cluster.
+pub trait Look {
+    /// `GET /cluster`.
+    fn cluster(&self) -> impl Future<Output = Result<ClusterView>> + Send;
 }
 
-/// Makes a model `name` in `folder` that computes nothing: `sizes` are those of its configuration
-/// (see the engine's `fake`), its tokenizer is the demo model's.
-///
-/// # Errors
-/// When files cannot be written.
-pub fn write_fake_model(folder: &Path, name: &str, sizes: Value) -> Result<()> {
-    let model = folder.join(name);
-    std::fs::create_dir(&model)?;
-    let mut config = sizes;
-    if let Some(config) = config.as_object_mut() {
-        config.insert("model_type".to_owned(), "planaria_fake".into());
+impl Look for api::Api {
+    async fn cluster(&self) -> Result<ClusterView> {
+        let (status, text) = self.get("/cluster").await?;
+        ensure!(status == 200, "/cluster answered {status}: {text}");
+        serde_json::from_str(&text).context(text)
     }
-    std::fs::write(model.join("config.json"), config.to_string())?;
-    let tokenizer = repository().join("engine/models/demo");
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        std::fs::copy(tokenizer.join(file), model.join(file))?;
-    }
-    Ok(())
 }
 
-/// Waits until `condition` gives something. `what` names it when it does not.
-///
-/// # Errors
-/// When it does not within [`PATIENCE`], or `condition` fails for good.
-pub async fn wait_for<T>(
-    what: &str,
-    mut condition: impl AsyncFnMut() -> Result<Option<T>>,
-) -> Result<T> {
-    let start = Instant::now();
-    loop {
-        if let Some(found) = condition().await? {
-            return Ok(found);
-        }
-        if start.elapsed() > PATIENCE {
-            bail!("waited {PATIENCE:?} in vain for {what}");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+/// Waits for a model.
+pub trait Ready {
+    /// As [`Cluster::agreed`]; then gives the first node's view.
+    fn ready(&self, model: &str, stages: usize) -> impl Future<Output = Result<ClusterView>>;
+}
+
+impl Ready for Cluster {
+    async fn ready(&self, model: &str, stages: usize) -> Result<ClusterView> {
+        self.agreed(model, stages).await?;
+        self.nodes.first().context("no node")?.api.cluster().await
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use planaria_tests::api::{Api, Streamed};
-use planaria_tests::{Cluster, NodeSpec, repository, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use serde_json::{Value, json};
 
 const QUESTION: &str = "Tell me a story about a badger in an old mill.";

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Result, ensure};
-use planaria_tests::{Cluster, NodeSpec};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _};
 
 use crate::commands::{planaria, text};
 use crate::{binary, demo_models};

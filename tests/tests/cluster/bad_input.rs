@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Cluster, NodeSpec, Process, wait_for};
+use planaria_tests::{Cluster, NodeSpec, Process, Ready as _, wait_for};
 use serde_json::json;
 
 use crate::{binary, demo_models};

@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use anyhow::{Result, ensure};
+use planaria_tests::Look as _;
 use tokio::process::Command;
 
 use crate::{binary, demo_cluster};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Cluster, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use serde_json::{Value, json};
 
 use crate::commands::{planaria, text};

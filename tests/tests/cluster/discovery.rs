@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::{NodeState, ThisNode};
-use planaria_tests::{Cluster, Lan, Machine, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, wait_for};
 
 use crate::{binary, demo_models};
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Cluster, NodeSpec, repository};
+use planaria_tests::{Cluster, NodeSpec, Ready as _, repository};
 use serde::Deserialize;
 
 use crate::binary;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use planaria_tests::process::is_running;
 use planaria_tests::wait_for;
+use planaria_tests::{Look as _, Ready as _};
 use serde_json::{Value, json};
 
 use crate::demo_cluster;

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bad_input;
+mod chaos;
 mod clients;
 mod commands;
 mod desired;
@@ -18,7 +19,7 @@ mod recovery;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use planaria_tests::{Cluster, NodeSpec, repository};
+use planaria_tests::{Cluster, NodeSpec, Ready as _, repository};
 
 /// The binary under test.
 fn binary() -> &'static Path {

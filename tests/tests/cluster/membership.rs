@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::NodeState;
 use planaria_actors::membership::swim::patience::SUSPICION;
 use planaria_tests::process::signal;
-use planaria_tests::{Cluster, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use rustix::process::Signal;
 
 use crate::{binary, demo_cluster, demo_models};

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 use planaria_actors::capabilities::PathSpeed;
 use planaria_tests::api::Api;
-use planaria_tests::{Cluster, Lan, Machine, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, Ready as _, wait_for};
 
 use crate::load::Load;
 use crate::{binary, demo_models};

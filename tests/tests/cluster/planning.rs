@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::ClusterView;
 use planaria_actors::scheduler::preview::Preview;
-use planaria_tests::{Cluster, NodeSpec, wait_for, write_fake_model};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for, write_fake_model};
 use serde_json::json;
 
 use crate::load::Load;

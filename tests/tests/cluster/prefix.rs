@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use planaria_tests::api::Api;
 use planaria_tests::process::{is_running, signal};
-use planaria_tests::{Cluster, NodeSpec, repository, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

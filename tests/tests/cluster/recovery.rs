@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::{ClusterView, ModelState, NodeState};
 use planaria_tests::api::{Api, Streamed};
 use planaria_tests::process::signal;
-use planaria_tests::{Cluster, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

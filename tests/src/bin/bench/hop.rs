@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Cluster, NodeSpec, write_fake_model};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, write_fake_model};
 use serde_json::json;
 
 use crate::{ROUNDS, median};

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use futures::future::try_join_all;
 use planaria_actors::cluster_view::NodeState;
 use planaria_tests::api::Api;
-use planaria_tests::{Cluster, Lan, Machine, NodeSpec, PATIENCE};
+use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, PATIENCE};
 
 const RUNS: usize = 20;
 const NODES: usize = 5;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use planaria_tests::api::Api;
-use planaria_tests::{Cluster, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use planaria_actors::cluster_view::ClusterView;
 use planaria_tests::api::Api;
-use planaria_tests::{Cluster, NodeSpec, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use serde_json::Value;
 
 use crate::DECODE;

@@ -1,0 +1,236 @@
+//! A cluster to be harmed: started once for a scenario, made whole after every round.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::join_all;
+
+use crate::api::Api;
+use crate::check::{Violation, back_at_base, plans_cover, views_agree};
+use crate::history::{Ask, Heard};
+use crate::network::Network;
+use crate::resources::Resources;
+use crate::schedule::Role;
+use crate::view::View;
+use crate::{Cluster, NodeSpec, wait_for};
+
+/// The model that is asked.
+pub const MODEL: &str = "demo";
+
+/// Its layers.
+const LAYERS: u32 = 12;
+
+/// What every node offers: enough for the whole model beside what it holds.
+const MEMORY: &str = "1GiB";
+
+/// A node takes what it took before within this time of the last fault.
+const SETTLES: Duration = Duration::from_secs(30);
+
+/// The cluster, and what is known of it while it is well.
+#[derive(Debug)]
+pub struct Arena {
+    /// The nodes.
+    pub cluster: Cluster,
+    /// What lies between them, if it can be told what to do.
+    pub network: Option<Network>,
+    /// Where others reach each of them.
+    places: Vec<String>,
+    undisturbed: HashMap<Ask, Heard>,
+    base: Vec<Resources>,
+}
+
+impl Arena {
+    /// Starts so many nodes; with `seed` they are connected by a [`Network`].
+    ///
+    /// # Errors
+    /// When they do not come to serve the model together.
+    pub async fn new(
+        binary: &Path,
+        models: &Path,
+        nodes: usize,
+        network: Option<u64>,
+    ) -> Result<Self> {
+        let mut arena = Self {
+            cluster: Cluster::new(binary, models).await?,
+            network: network.map(Network::new),
+            places: Vec::new(),
+            undisturbed: HashMap::new(),
+            base: Vec::new(),
+        };
+        for number in 1..=nodes {
+            let settings = ["--model", MODEL, "--set", "context=1024", "--set", "replan-after=1s"];
+            let spec = NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings);
+            let index = arena.cluster.start(spec).await?;
+            let node = arena.cluster.node(index)?;
+            // The same port in every life, so that others find it again.
+            node.spec.listen = Some(node.listen.clone());
+            if let Some(network) = &mut arena.network {
+                let port = node.listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+                let port = port.with_context(|| format!("no port in {}", node.listen))?;
+                node.listen = network.attach(port).await?.to_string();
+            }
+            arena.places.push(node.listen.clone());
+        }
+        let (_, found) = arena.whole().await;
+        ensure!(found.is_empty(), "{found:?}");
+        arena.cluster.settled().await?;
+        arena.base = arena.resources();
+        Ok(arena)
+    }
+
+    /// The number of nodes.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.cluster.nodes.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.cluster.nodes.is_empty()
+    }
+
+    /// A node's API.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn api(&mut self, index: usize) -> Result<Api> {
+        Ok(self.cluster.node(index)?.api.clone())
+    }
+
+    /// A node's process.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn pid(&mut self, index: usize) -> Result<u32> {
+        Ok(self.cluster.node(index)?.process.pid())
+    }
+
+    /// The number of the node that has this role now.
+    ///
+    /// # Errors
+    /// When nobody answers, or there is no plan.
+    pub async fn who(&mut self, role: Role) -> Result<usize> {
+        let view = self.api(0)?.view().await?;
+        let stages = &view.model(MODEL).context("the model is not served")?.stages;
+        let node = match role {
+            Role::First => stages.first().map(|stage| stage.node),
+            Role::Middle => stages.get(stages.len() / 2).map(|stage| stage.node),
+            Role::Last => stages.last().map(|stage| stage.node),
+            Role::Planner => view.nodes.iter().filter(|n| n.is_alive()).map(|n| n.id).min(),
+        };
+        let node = node.context("there is no plan")?;
+        let seen = view.nodes.iter().find(|seen| seen.id == node && !seen.is_over());
+        let pid = seen.context("a stage on a node that is not there")?.pid;
+        let index = self.cluster.nodes.iter().position(|node| node.process.pid() == pid);
+        index.with_context(|| format!("no node has the process {pid}"))
+    }
+
+    /// The worker of a node.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub async fn worker(&mut self, index: usize) -> Result<u32> {
+        let pid = self.pid(index)?;
+        let view = self.api(index)?.view().await?;
+        let seen = view.of_process(pid).context("it does not know itself")?;
+        seen.worker_pids.first().copied().context("it has no worker")
+    }
+
+    /// What each of these gives while nothing is harmed.
+    ///
+    /// # Errors
+    /// When one of them fails all the same.
+    pub async fn undisturbed(&mut self, index: usize, asks: &[Ask]) -> Result<Vec<Heard>> {
+        let api = self.api(index)?;
+        let unknown: Vec<Ask> =
+            asks.iter().filter(|ask| !self.undisturbed.contains_key(ask)).cloned().collect();
+        let answers = join_all(unknown.iter().map(|ask| ask.hear(&api, Arc::default()))).await;
+        for (ask, heard) in unknown.into_iter().zip(answers) {
+            let tokens = heard.tokens.len();
+            ensure!(
+                heard.error.is_none() && heard.done && tokens == ask.tokens as usize,
+                "an undisturbed answer failed after {tokens} tokens: {:?}",
+                heard.error
+            );
+            self.undisturbed.insert(ask, heard);
+        }
+        let known = asks.iter().filter_map(|ask| self.undisturbed.get(ask).cloned());
+        Ok(known.collect())
+    }
+
+    /// Starts a node again in place of one that ended.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart(&mut self, index: usize) -> Result<()> {
+        self.cluster.restart(index).await?;
+        let place = self.places.get(index).cloned().context("no such node")?;
+        self.cluster.node(index)?.listen = place;
+        Ok(())
+    }
+
+    /// Waits until all nodes are there again, agree, and serve the model together. How long that took,
+    /// and what does not hold if it does not come about.
+    pub async fn whole(&mut self) -> (Duration, Vec<Violation>) {
+        let begun = Instant::now();
+        let mut found = Vec::new();
+        let all = wait_for("the cluster to be whole", async || {
+            found.clear();
+            let mut views: Vec<View> = Vec::new();
+            for node in &self.cluster.nodes {
+                match node.api.view().await {
+                    Ok(view) => views.push(view),
+                    Err(error) => found.push(not_whole(format!("{}: {error:#}", node.spec.name))),
+                }
+            }
+            for view in &views {
+                found.extend(plans_cover(view, LAYERS));
+                let alive = view.nodes.iter().filter(|node| node.is_alive()).count();
+                let model = view.model(MODEL);
+                let stages = model.filter(|model| model.is_ready()).map_or(0, |m| m.stages.len());
+                if alive != self.len() || stages != self.len() {
+                    let reason = model.map(|model| model.reason.clone()).unwrap_or_default();
+                    let what = format!("{alive} nodes are alive, {stages} hold layers: {reason}");
+                    found.push(not_whole(what));
+                }
+            }
+            found.extend(views_agree(&views));
+            Ok(found.is_empty().then_some(()))
+        });
+        if all.await.is_ok() {
+            found.clear();
+        }
+        (begun.elapsed(), found)
+    }
+
+    /// Whether all nodes take what they took at the beginning, once that has had time to come about.
+    pub async fn back_at_base(&self) -> Vec<Violation> {
+        let begun = Instant::now();
+        loop {
+            let now = self.resources();
+            let pairs = self.cluster.nodes.iter().zip(self.base.iter().zip(now));
+            let found =
+                pairs.flat_map(|(node, (base, now))| back_at_base(&node.spec.name, *base, now));
+            let found: Vec<Violation> = found.collect();
+            if found.is_empty() || begun.elapsed() > SETTLES {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    fn resources(&self) -> Vec<Resources> {
+        let nodes = self.cluster.nodes.iter();
+        let of = nodes
+            .map(|node| Resources::of(node.process.pid(), &self.cluster.data_dir(&node.spec.name)));
+        of.collect()
+    }
+}
+
+fn not_whole(what: String) -> Violation {
+    Violation { check: "whole", what }
+}

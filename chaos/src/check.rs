@@ -1,0 +1,295 @@
+//! What must hold after every fault, as functions of what was seen from outside. Each has a planted
+//! violation in its test: a check that cannot fail is worth nothing.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::history::Heard;
+use crate::resources::Resources;
+use crate::view::{NodeSeen, View};
+
+/// Something that must hold and does not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Violation {
+    /// Which check found it.
+    pub check: &'static str,
+    /// What was seen.
+    pub what: String,
+}
+
+fn violation(check: &'static str, what: String) -> Violation {
+    Violation { check, what }
+}
+
+/// The tokens, the end and the usage are those of the undisturbed answer.
+#[must_use]
+pub fn same_answer(expected: &Heard, heard: &Heard) -> Vec<Violation> {
+    let mut found = Vec::new();
+    if let Some(error) = &heard.error {
+        let so_far = heard.tokens.len();
+        found.push(violation("answer", format!("failed after {so_far} tokens: {error}")));
+    } else if !heard.done {
+        found.push(violation("answer", "ended without [DONE]".to_owned()));
+    }
+    found.extend(divergence(&expected.tokens, &heard.tokens));
+    if heard.error.is_none() {
+        if heard.finish != expected.finish {
+            let (was, is) = (&expected.finish, &heard.finish);
+            found.push(violation("finish", format!("{is:?} in place of {was:?}")));
+        }
+        if heard.usage != expected.usage {
+            let (was, is) = (expected.usage, heard.usage);
+            found.push(violation("usage", format!("{is:?} in place of {was:?}")));
+        }
+    }
+    found
+}
+
+/// The first place where tokens are others than they should be, and what happened there as far as one
+/// can tell.
+fn divergence(expected: &[u64], heard: &[u64]) -> Option<Violation> {
+    let same = expected.iter().zip(heard).take_while(|(a, b)| a == b).count();
+    let (rest, got) = (expected.get(same..)?, heard.get(same..)?);
+    if rest.is_empty() && got.is_empty() {
+        return None;
+    }
+    // A few tokens may be alike by chance.
+    let begins = |a: &[u64], b: &[u64]| {
+        let count = a.len().min(b.len()).min(8);
+        count > 0 && a.get(..count) == b.get(..count)
+    };
+    let how = if got.is_empty() {
+        format!("the last {} are missing", rest.len())
+    } else if rest.is_empty() {
+        format!("{} too many came", got.len())
+    } else if (1..=same).any(|back| begins(got, expected.get(same - back..).unwrap_or_default())) {
+        "some came twice".to_owned()
+    } else if (1..rest.len()).any(|skip| begins(got, rest.get(skip..).unwrap_or_default())) {
+        "some are missing".to_owned()
+    } else {
+        "others came".to_owned()
+    };
+    let of = expected.len();
+    Some(violation("tokens", format!("after {same} of {of} tokens {how}")))
+}
+
+/// As far as tokens came they are those of the undisturbed answer.
+#[must_use]
+pub fn same_as_far(expected: &Heard, heard: &Heard) -> Option<Violation> {
+    let so_far = expected.tokens.get(..heard.tokens.len()).unwrap_or(&expected.tokens);
+    divergence(so_far, &heard.tokens)
+}
+
+/// It ended in time, whichever way.
+#[must_use]
+pub fn in_time(heard: &Heard, deadline: Duration) -> Option<Violation> {
+    (heard.took > deadline)
+        .then(|| violation("deadline", format!("it took {:?}, not {deadline:?}", heard.took)))
+}
+
+/// Every plan that is said to be ready covers each layer exactly once, on nodes that are not over.
+#[must_use]
+pub fn plans_cover(view: &View, layers: u32) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for model in view.models.iter().filter(|model| model.is_ready()) {
+        let mut next = 0;
+        for stage in &model.stages {
+            if stage.layers.first() != next {
+                let what = format!("{} begins with layer {}, not {next}", stage.name, stage.layers);
+                found.push(violation("coverage", what));
+            }
+            next = stage.layers.last() + 1;
+            let node = view.nodes.iter().find(|node| node.id == stage.node);
+            if node.is_none_or(NodeSeen::is_over) {
+                let what = format!("{} holds {} and is over", stage.name, stage.layers);
+                found.push(violation("coverage", what));
+            }
+        }
+        if next != layers {
+            found.push(violation("coverage", format!("it ends before layer {next} of {layers}")));
+        }
+    }
+    found
+}
+
+/// All nodes say the same of all nodes and of the plans.
+#[must_use]
+pub fn views_agree(views: &[View]) -> Vec<Violation> {
+    let said = |view: &View| {
+        // Who is over is forgotten sooner or later, and newcomers never hear of it.
+        let there = view.nodes.iter().filter(|node| !node.is_over());
+        let mut nodes: Vec<_> = there.map(|node| (node.id, node.state.clone())).collect();
+        nodes.sort_unstable();
+        (nodes, view.models.clone())
+    };
+    let mut found = Vec::new();
+    for pair in views.windows(2) {
+        if let [a, b] = pair
+            && said(a) != said(b)
+        {
+            let what =
+                format!("{:?} and {:?} differ: {:?} {:?}", a.node.id, b.node.id, said(a), said(b));
+            found.push(violation("agreement", what));
+        }
+    }
+    found
+}
+
+/// After the last fault a node takes about what it took before the first.
+#[must_use]
+pub fn back_at_base(name: &str, base: Resources, now: Resources) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut judge = |what: &str, base: u64, now: u64, room: u64| {
+        if now > base + room {
+            found.push(violation("resources", format!("{name} has {now} {what}, and had {base}")));
+        }
+    };
+    // A link, a worker's pipes, a blocking thread may be there or not at any moment.
+    judge("threads", base.threads, now.threads, 12);
+    judge("descriptors", base.descriptors, now.descriptors, 24);
+    judge("bytes of memory", base.memory, now.memory, base.memory / 2 + (48 << 20));
+    judge("bytes on disk", base.disk, now.disk, base.disk + (8 << 20));
+    found
+}
+
+/// Nobody was taken for dead.
+#[must_use]
+pub fn nobody_removed(before: &View, after: &View) -> Option<Violation> {
+    let epoch = |view: &View| view.models.first().and_then(|model| model.epoch);
+    (epoch(before) != epoch(after))
+        .then(|| violation("suspicion", "the plan was changed though nobody had died".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn heard(tokens: impl IntoIterator<Item = u64>) -> Heard {
+        let tokens: Vec<u64> = tokens.into_iter().collect();
+        Heard {
+            usage: Some(tokens.len() as u64),
+            tokens,
+            finish: Some("length".to_owned()),
+            done: true,
+            took: Duration::from_secs(1),
+            ..Heard::default()
+        }
+    }
+
+    fn named(found: &[Violation], check: &str, words: &str) -> bool {
+        found.iter().any(|v| v.check == check && v.what.contains(words))
+    }
+
+    #[test]
+    fn an_answer_that_differs_in_anything_is_found() {
+        let right = heard(0..40);
+        assert_eq!(same_answer(&right, &right), []);
+        let twice = heard((0..20).chain(18..40));
+        assert!(named(
+            &same_answer(&right, &twice),
+            "tokens",
+            "after 20 of 40 tokens some came twice"
+        ));
+        let gap = heard((0..20).chain(23..40));
+        assert!(named(&same_answer(&right, &gap), "tokens", "some are missing"));
+        let other = heard((0..20).chain(100..120));
+        assert!(named(&same_answer(&right, &other), "tokens", "others came"));
+        let short = heard(0..37);
+        let found = same_answer(&right, &short);
+        assert!(named(&found, "tokens", "the last 3 are missing") && named(&found, "usage", "37"));
+        let long = heard(0..41);
+        assert!(named(&same_answer(&right, &long), "tokens", "1 too many"));
+        let stopped = Heard { finish: Some("stop".to_owned()), ..right.clone() };
+        assert!(named(&same_answer(&right, &stopped), "finish", "stop"));
+        let cut = Heard { done: false, ..right.clone() };
+        assert!(named(&same_answer(&right, &cut), "answer", "[DONE]"));
+        let failed = Heard { error: Some("gone".to_owned()), ..heard(0..3) };
+        assert!(named(&same_answer(&right, &failed), "answer", "failed after 3 tokens: gone"));
+    }
+
+    #[test]
+    fn what_came_of_a_cut_answer_must_be_right() {
+        let right = heard(0..40);
+        assert_eq!(same_as_far(&right, &heard(0..3)), None);
+        assert_eq!(same_as_far(&right, &heard(0..0)), None);
+        assert!(same_as_far(&right, &heard([0, 1, 3])).is_some());
+        assert!(same_as_far(&right, &heard(0..41)).is_some());
+    }
+
+    #[test]
+    fn an_answer_that_takes_too_long_is_found() {
+        assert_eq!(in_time(&heard(0..3), Duration::from_secs(1)), None);
+        assert!(in_time(&heard(0..3), Duration::from_millis(999)).is_some());
+    }
+
+    fn id(byte: u8) -> String {
+        format!("{byte:02x}").repeat(32)
+    }
+
+    fn view(stages: &[(u8, u32, u32)], states: &[&str]) -> View {
+        let nodes = (1_u8..).zip(states).map(|(byte, state)| {
+            json!({"id": id(byte), "name": format!("n{byte}"), "state": state, "pid": 1,
+                "worker_pids": []})
+        });
+        let stages = stages.iter().map(|(byte, first, last)| {
+            json!({"node": id(*byte), "name": format!("n{byte}"), "first_layer": first,
+                "last_layer": last})
+        });
+        let epoch = json!({"counter": stages.len(), "planner": id(1)});
+        let model = json!({"name": "m", "state": "ready", "reason": "", "epoch": epoch,
+            "stages": stages.collect::<Vec<_>>()});
+        let view = json!({"node": {"id": id(1)}, "nodes": nodes.collect::<Vec<_>>(),
+            "models": [model], "recoveries": []});
+        serde_json::from_value(view).unwrap()
+    }
+
+    #[test]
+    fn a_plan_that_lacks_a_layer_or_names_the_dead_is_found() {
+        let alive = ["alive", "alive"];
+        assert_eq!(plans_cover(&view(&[(1, 0, 5), (2, 6, 11)], &alive), 12), []);
+        let gap = plans_cover(&view(&[(1, 0, 5), (2, 7, 11)], &alive), 12);
+        assert!(named(&gap, "coverage", "not 6"));
+        let overlap = plans_cover(&view(&[(1, 0, 6), (2, 6, 11)], &alive), 12);
+        assert!(named(&overlap, "coverage", "not 7"));
+        let short = plans_cover(&view(&[(1, 0, 5)], &alive), 12);
+        assert!(named(&short, "coverage", "before layer 6 of 12"));
+        let dead = plans_cover(&view(&[(1, 0, 5), (2, 6, 11)], &["alive", "down"]), 12);
+        assert!(named(&dead, "coverage", "n2"));
+        assert!(!plans_cover(&view(&[(3, 0, 11)], &alive), 12).is_empty(), "nobody knows it");
+    }
+
+    #[test]
+    fn views_that_differ_are_found() {
+        let one = view(&[(1, 0, 11)], &["alive", "alive"]);
+        assert_eq!(views_agree(&[one.clone(), one.clone(), one.clone()]), []);
+        let suspects = view(&[(1, 0, 11)], &["alive", "suspect"]);
+        assert_eq!(views_agree(&[one.clone(), suspects]).len(), 1);
+        let other = view(&[(2, 0, 11)], &["alive", "alive"]);
+        assert_eq!(views_agree(&[one.clone(), one, other]).len(), 1);
+    }
+
+    #[test]
+    fn what_leaks_is_found() {
+        let base = Resources { threads: 20, descriptors: 40, memory: 100 << 20, disk: 1 << 20 };
+        assert_eq!(back_at_base("n", base, base), []);
+        for leaked in [
+            Resources { threads: 40, ..base },
+            Resources { descriptors: 80, ..base },
+            Resources { memory: 300 << 20, ..base },
+            Resources { disk: 20 << 20, ..base },
+        ] {
+            assert_eq!(back_at_base("n", base, leaked).len(), 1, "{leaked:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_plan_without_a_death_is_found() {
+        let before = view(&[(1, 0, 5), (2, 6, 11)], &["alive", "alive"]);
+        assert_eq!(nobody_removed(&before, &before), None);
+        let after = view(&[(1, 0, 11)], &["alive", "down"]);
+        assert!(nobody_removed(&before, &after).is_some());
+    }
+}

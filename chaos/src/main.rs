@@ -1,0 +1,136 @@
+//! `chaos`: breaks real clusters on this machine, and says what clients saw of it.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use planaria_chaos::arena::{Arena, MODEL};
+use planaria_chaos::report::{Report, table};
+use planaria_chaos::repository;
+use planaria_chaos::scenario::{SCENARIOS, Scenario, play};
+use planaria_chaos::schedule::Drawn;
+
+/// Breaks clusters of real `planaria` processes and checks what their clients see.
+#[derive(Debug, Parser)]
+#[command(name = "chaos")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play scenarios; the exit code is 1 if something does not hold.
+    Run(RunFlags),
+    /// List the scenarios.
+    List,
+}
+
+#[derive(Debug, Args)]
+struct RunFlags {
+    /// Scenario to play; may be given several times (default: all).
+    #[arg(long, value_name = "NAME")]
+    scenario: Vec<String>,
+    /// What everything is drawn from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Rounds of each scenario.
+    #[arg(long, default_value_t = 1)]
+    rounds: u32,
+    /// Begin with this round, to play one again.
+    #[arg(long, default_value_t = 0)]
+    first_round: u32,
+    /// Nodes of each cluster (default: as many as the scenario needs).
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// The `planaria` to break (default: the one beside this program).
+    #[arg(long, value_name = "FILE")]
+    planaria: Option<PathBuf>,
+    /// Print the reports as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn main() -> Result<ExitCode> {
+    match Cli::parse().command {
+        Command::List => list(),
+        Command::Run(flags) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            runtime.block_on(run(&flags))
+        }
+    }
+}
+
+fn list() -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    for Scenario { name, fault, about, .. } in SCENARIOS {
+        writeln!(out, "{fault:>2}  {name:<20} {about}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(flags: &RunFlags) -> Result<ExitCode> {
+    let chosen = chosen(&flags.scenario)?;
+    let binary = match &flags.planaria {
+        Some(binary) => binary.clone(),
+        None => std::env::current_exe()?.with_file_name("planaria"),
+    };
+    ensure!(binary.exists(), "{} is not there: build it, or give --planaria", binary.display());
+    let mut reports = Vec::new();
+    for scenario in chosen {
+        reports.push(rounds(&binary, scenario, flags).await?);
+    }
+    let mut out = std::io::stdout().lock();
+    if flags.json {
+        writeln!(out, "{}", serde_json::to_string(&reports)?)?;
+    } else {
+        write!(out, "{}", table(&reports))?;
+        writeln!(out, "\nTimes in milliseconds: the middle one, where nothing else is said.")?;
+    }
+    let failed = reports.iter().any(|report| !report.failures.is_empty());
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
+    if names.is_empty() {
+        return Ok(SCENARIOS.iter().collect());
+    }
+    let named = |name: &String| {
+        Scenario::named(name).with_context(|| format!("no scenario `{name}`: see `chaos list`"))
+    };
+    names.iter().map(named).collect()
+}
+
+async fn rounds(binary: &Path, scenario: &Scenario, flags: &RunFlags) -> Result<Report> {
+    let nodes = flags.nodes.unwrap_or(scenario.nodes).max(scenario.nodes);
+    let network = scenario.needs_network().then_some(flags.seed);
+    let models = repository().join("engine/models");
+    let mut arena = Arena::new(binary, &models, nodes, network).await?;
+    let mut played = Vec::new();
+    for round in flags.first_round..flags.first_round.saturating_add(flags.rounds) {
+        let drawn = Drawn::new(scenario.name, scenario.range, MODEL, flags.seed, round);
+        let round_again = format!(
+            "chaos run --scenario {} --seed {} --nodes {nodes} --first-round {round}",
+            scenario.name, flags.seed
+        );
+        let result = play(&mut arena, scenario, drawn).await;
+        let result = result.with_context(|| format!("{round_again}\n{}", arena.cluster.logs()))?;
+        say(&format!("{} {round}: {}", scenario.name, result.proof))?;
+        for violation in &result.violations {
+            say(&format!("  {}: {}", violation.check, violation.what))?;
+        }
+        if !result.violations.is_empty() {
+            say(&format!("  again: {round_again}\n{}", arena.cluster.logs()))?;
+        }
+        played.push(result);
+    }
+    let after = arena.back_at_base().await;
+    Ok(Report::of(scenario, flags.seed, nodes, &played, after))
+}
+
+fn say(line: &str) -> Result<()> {
+    writeln!(std::io::stderr().lock(), "{line}")?;
+    Ok(())
+}

@@ -1,0 +1,451 @@
+//! One round: answers begin, harm is done, and what follows is checked.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::Signal;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+
+use super::{Cut, Harm, Scenario};
+use crate::api::Api;
+use crate::arena::Arena;
+use crate::check::{Violation, in_time, nobody_removed, same_answer, same_as_far};
+use crate::history::Heard;
+use crate::network::Rule;
+use crate::process::{is_running, is_stopped, signal};
+use crate::schedule::{Drawn, Phase};
+use crate::view::RecoverySeen;
+use crate::wait_for;
+
+/// An answer may take so long, whatever happens to it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A node that came back is killed again so often by `flap`.
+const FLAPS: usize = 4;
+
+/// What came of a round.
+#[derive(Debug, Serialize)]
+pub struct Round {
+    /// What was drawn.
+    pub drawn: Drawn,
+    /// How it was seen that the harm was done.
+    pub proof: String,
+    /// Tokens that were compared.
+    pub tokens: usize,
+    /// The longest pause of each answer.
+    pub pauses: Vec<Duration>,
+    /// What the owner tells of its recoveries.
+    #[serde(skip)]
+    pub recoveries: Vec<RecoverySeen>,
+    /// How long it took until the cluster was whole again, once everything was mended.
+    pub whole: Duration,
+    /// What must hold and does not.
+    pub violations: Vec<Violation>,
+}
+
+/// Answers under way.
+struct Streams {
+    tasks: Vec<(JoinHandle<Heard>, Arc<AtomicUsize>)>,
+}
+
+impl Streams {
+    fn begin(api: &Api, drawn: &Drawn) -> Self {
+        let begin = |ask: &crate::history::Ask| {
+            let seen = Arc::new(AtomicUsize::new(0));
+            let (ask, api, counted) = (ask.clone(), api.clone(), Arc::clone(&seen));
+            (tokio::spawn(async move { ask.hear(&api, counted).await }), seen)
+        };
+        Self { tasks: drawn.asks.iter().map(begin).collect() }
+    }
+
+    fn counts(&self) -> impl Iterator<Item = usize> {
+        self.tasks.iter().map(|(_, seen)| seen.load(Ordering::Relaxed))
+    }
+
+    fn are_running(&self) -> bool {
+        self.tasks.iter().any(|(task, _)| !task.is_finished())
+    }
+
+    /// Waits until all are in the phase. How that was seen.
+    async fn reach(&self, drawn: &Drawn, api: &Api) -> Result<String> {
+        match drawn.phase {
+            Phase::Idle => Ok("before the first request".to_owned()),
+            Phase::Prefill => {
+                wait_for("the requests to be taken in", async || {
+                    let (status, text) = api.get("/cluster").await?;
+                    ensure!(status == 200, "{text}");
+                    let view: serde_json::Value = serde_json::from_str(&text)?;
+                    let of = |name: &str| {
+                        let count = view.pointer(&format!("/sequences/{name}"));
+                        count.and_then(serde_json::Value::as_u64).unwrap_or(0)
+                    };
+                    let taken = of("running") + of("queued") >= self.tasks.len() as u64;
+                    Ok((taken || self.counts().any(|count| count > 0)).then_some(()))
+                })
+                .await?;
+                let begun = self.counts().filter(|count| *count > 0).count();
+                Ok(format!("{} of {} answers had begun", begun, self.tasks.len()))
+            }
+            Phase::Decode => {
+                wait_for("the answers to be under way", async || {
+                    let under_way = self.counts().all(|count| count >= drawn.after);
+                    Ok((under_way || !self.are_running()).then_some(()))
+                })
+                .await?;
+                ensure!(self.are_running(), "all answers ended before the harm was done");
+                let least = self.counts().min().unwrap_or(0);
+                Ok(format!("every answer had {least} tokens or more"))
+            }
+        }
+    }
+
+    async fn end(self) -> Vec<Heard> {
+        let mut all = Vec::new();
+        for (task, _) in self.tasks {
+            // A task that panicked is a bug here; its answer counts as failed.
+            all.push(task.await.unwrap_or_default());
+        }
+        all
+    }
+}
+
+/// Plays a round on a cluster that is whole, and makes it whole again.
+///
+/// # Errors
+/// When the harm could not be done, so that nothing was tried.
+pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Result<Round> {
+    let nodes = arena.len();
+    let victim = arena.who(drawn.role).await?;
+    let asked = match scenario.harm {
+        Harm::KillOwner => victim,
+        _ => (victim + 1 + drawn.choice % (nodes - 1)) % nodes,
+    };
+    let api = arena.api(asked)?;
+    let expected = arena.undisturbed(asked, &drawn.asks).await?;
+    let before = api.view().await?;
+    let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+    let mut scene = Scene { arena, drawn: &drawn, victim, asked, dead: Vec::new() };
+    let (streams, when) = if drawn.phase == Phase::Idle {
+        let proof = scene.harm(scenario.harm, None).await?;
+        (Streams::begin(&api, &drawn), proof)
+    } else {
+        let streams = Streams::begin(&api, &drawn);
+        let when = streams.reach(&drawn, &api).await?;
+        let proof = scene.harm(scenario.harm, Some(&streams)).await?;
+        (streams, format!("{when}; {proof}"))
+    };
+    let heard = streams.end().await;
+    let dead = scene.mend().await?;
+    let mut violations = judge(scenario.harm, &expected, &heard);
+    let recoveries = match api.view().await {
+        Ok(view) => {
+            if scenario.name == "freeze-short" {
+                violations.extend(nobody_removed(&before, &view));
+            }
+            let new = view.recoveries.into_iter();
+            new.filter(|recovery| u128::from(recovery.at) >= began).collect()
+        }
+        // It was killed.
+        Err(_) => Vec::new(),
+    };
+    for index in dead {
+        arena.restart(index).await?;
+    }
+    let (whole, found) = arena.whole().await;
+    violations.extend(found);
+    Ok(Round {
+        proof: when,
+        tokens: heard.iter().map(|heard| heard.tokens.len()).sum(),
+        pauses: heard.iter().map(Heard::longest_pause).collect(),
+        recoveries,
+        whole,
+        violations,
+        drawn,
+    })
+}
+
+fn judge(harm: Harm, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
+    let pairs = expected.iter().zip(heard);
+    let found = pairs.flat_map(|(expected, heard)| {
+        let mut found = match harm {
+            // Whoever speaks to a node that dies hears no more. What he has heard was right.
+            Harm::KillOwner => same_as_far(expected, heard).into_iter().collect(),
+            _ => same_answer(expected, heard),
+        };
+        found.extend(in_time(heard, DEADLINE));
+        found
+    });
+    found.collect()
+}
+
+/// Where harm is done.
+struct Scene<'a> {
+    arena: &'a mut Arena,
+    drawn: &'a Drawn,
+    victim: usize,
+    asked: usize,
+    /// Nodes to be started again.
+    dead: Vec<usize>,
+}
+
+impl Scene<'_> {
+    /// Does it, and says how that was seen.
+    async fn harm(&mut self, harm: Harm, streams: Option<&Streams>) -> Result<String> {
+        let Drawn { lasts, choice, .. } = *self.drawn;
+        let victim = self.victim;
+        match harm {
+            Harm::KillNode | Harm::KillOwner => self.kill(victim).await,
+            Harm::KillTwo => {
+                let other = self.another(choice);
+                let first = self.kill(victim).await?;
+                Ok(format!("{first}; {}", self.kill(other).await?))
+            }
+            Harm::KillInRecovery => {
+                let other = self.another(choice);
+                let pid = self.arena.pid(victim)?;
+                let first = self.kill(victim).await?;
+                self.noticed(pid).await?;
+                Ok(format!("{first}, which was noticed; {}", self.kill(other).await?))
+            }
+            Harm::KillWhileLoading => {
+                self.kill(victim).await?;
+                self.arena.restart(victim).await?;
+                tokio::time::sleep(lasts).await;
+                self.dead.clear();
+                Ok(format!("{} after it had come back", self.kill(victim).await?))
+            }
+            Harm::Flap => {
+                for _ in 0..FLAPS {
+                    self.kill(victim).await?;
+                    tokio::time::sleep(lasts).await;
+                    self.arena.restart(victim).await?;
+                    self.dead.clear();
+                    tokio::time::sleep(lasts).await;
+                }
+                Ok(format!("it was killed and started {FLAPS} times"))
+            }
+            Harm::KillWorker => self.hit_worker(Signal::KILL).await,
+            Harm::KillWorkerAgain => {
+                let first = self.hit_worker(Signal::KILL).await?;
+                Ok(format!("{first}; {}", self.hit_worker(Signal::KILL).await?))
+            }
+            Harm::AbortWorker => self.hit_worker(Signal::ABORT).await,
+            Harm::StopWorker => {
+                let worker = self.arena.worker(victim).await?;
+                signal(worker, Signal::STOP)?;
+                let stands = async || Ok(is_stopped(worker).then_some(()));
+                wait_for("the worker to stand still", stands).await?;
+                Ok(format!("worker {worker} stands still"))
+            }
+            Harm::Freeze => {
+                let pid = self.arena.pid(victim)?;
+                signal(pid, Signal::STOP)?;
+                tokio::time::sleep(lasts).await;
+                // All threads of it need a moment.
+                let stands = is_stopped(pid);
+                signal(pid, Signal::CONT)?;
+                ensure!(stands, "process {pid} went on");
+                Ok(format!("process {pid} stood still for {lasts:?}"))
+            }
+            Harm::Drain => {
+                self.drain(victim).await?;
+                Ok("it ended in order".to_owned())
+            }
+            Harm::RollingRestart => {
+                // The one that clients speak to lets their answers end before it goes.
+                for index in 0..self.arena.len() {
+                    self.drain(index).await?;
+                    self.dead.clear();
+                    self.arena.restart(index).await?;
+                    let (_, found) = self.arena.whole().await;
+                    ensure!(found.is_empty(), "after node {index}: {found:?}");
+                }
+                Ok("all ended in order and came back".to_owned())
+            }
+            Harm::Cut(cut) => self.cut(cut, lasts).await,
+            Harm::Bad(weather) => {
+                let network = self.arena.network.as_ref().context("there is no network")?;
+                let before = network.deeds().total();
+                network.rule_all(weather.rule());
+                let network = &self.arena.network;
+                wait_for("the bad weather to be felt", async || {
+                    let felt = network.as_ref().is_some_and(|n| n.deeds().total() > before);
+                    Ok(felt.then_some(()))
+                })
+                .await?;
+                // For as long as the answers run, but not for ever.
+                let until = Instant::now() + DEADLINE;
+                while streams.is_some_and(Streams::are_running) && Instant::now() < until {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                let network = self.arena.network.as_ref().context("there is no network")?;
+                Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
+            }
+            Harm::DamageStore => {
+                let killed = self.kill(victim).await?;
+                let name = self.arena.cluster.node(victim)?.spec.name.clone();
+                let store = self.arena.cluster.data_dir(&name).join("store");
+                Ok(format!("{killed}; {}", damage(&store, choice)?))
+            }
+        }
+    }
+
+    /// Takes back what can be taken back, and says which nodes have ended.
+    async fn mend(&mut self) -> Result<Vec<usize>> {
+        if let Some(network) = &self.arena.network {
+            network.heal();
+        }
+        for index in 0..self.arena.len() {
+            if self.dead.contains(&index) {
+                let ended = self.arena.cluster.node(index)?.process.ended();
+                tokio::time::timeout(Duration::from_secs(10), ended).await.context("it runs")??;
+            }
+        }
+        self.dead.sort_unstable();
+        Ok(std::mem::take(&mut self.dead))
+    }
+
+    /// A node that is neither the first victim nor asked.
+    fn another(&self, choice: usize) -> usize {
+        let nodes = self.arena.len();
+        let others = (0..nodes).filter(|index| ![self.victim, self.asked].contains(index));
+        let others: Vec<usize> = others.collect();
+        others.get(choice % others.len().max(1)).copied().unwrap_or(self.victim)
+    }
+
+    async fn kill(&mut self, index: usize) -> Result<String> {
+        let pid = self.arena.pid(index)?;
+        let workers = self.arena.worker(index).await.ok();
+        self.arena.cluster.node(index)?.process.kill().await?;
+        self.dead.push(index);
+        ensure!(!is_running(pid), "process {pid} still runs");
+        // Its worker ends with it.
+        if let Some(worker) = workers {
+            wait_for("its worker to end", async || Ok((!is_running(worker)).then_some(()))).await?;
+        }
+        Ok(format!("process {pid} is gone"))
+    }
+
+    async fn drain(&mut self, index: usize) -> Result<()> {
+        let process = &mut self.arena.cluster.node(index)?.process;
+        process.terminate()?;
+        let status = process.ended().await?;
+        ensure!(status.success(), "it ended with {status}");
+        self.dead.push(index);
+        Ok(())
+    }
+
+    async fn noticed(&mut self, pid: u32) -> Result<()> {
+        let api = self.arena.api(self.asked)?;
+        wait_for("the loss to be noticed", async || {
+            let view = api.view().await?;
+            Ok(view.of_process(pid).is_none().then_some(()))
+        })
+        .await
+    }
+
+    async fn hit_worker(&mut self, how: Signal) -> Result<String> {
+        let (arena, victim) = (&mut *self.arena, self.victim);
+        let found = wait_for("a worker to be there", async || Ok(arena.worker(victim).await.ok()));
+        let worker = found.await?;
+        signal(worker, how)?;
+        wait_for("the worker to end", async || Ok((!is_running(worker)).then_some(()))).await?;
+        let api = self.arena.api(self.victim)?;
+        let pid = self.arena.pid(self.victim)?;
+        wait_for("its host to notice", async || {
+            let view = api.view().await?;
+            let seen = view.of_process(pid).context("it does not know itself")?;
+            Ok((!seen.worker_pids.contains(&worker)).then_some(()))
+        })
+        .await?;
+        Ok(format!("worker {worker} is gone"))
+    }
+
+    async fn cut(&mut self, cut: Cut, lasts: Duration) -> Result<String> {
+        let nodes = self.arena.len();
+        let victim = self.victim;
+        let other = self.another(self.drawn.choice);
+        let network = self.arena.network.as_ref().context("there is no network")?;
+        let half = |index: usize| (index + nodes - victim) % nodes < nodes / 2;
+        let is_cut = |from: usize, to: usize| match cut {
+            Cut::One => (from == victim) != (to == victim),
+            Cut::Halves => half(from) != half(to),
+            Cut::OneWay => from == victim,
+            Cut::Bridge => [(victim, other), (other, victim)].contains(&(from, to)),
+        };
+        let before = network.deeds().total();
+        for from in 0..nodes {
+            for to in (0..nodes).filter(|to| is_cut(from, *to)) {
+                network.rule(from, to, Rule { cut: true, ..Rule::default() });
+            }
+        }
+        tokio::time::sleep(lasts).await;
+        let lost = network.deeds().total() - before;
+        network.heal();
+        ensure!(lost > 0, "nothing was lost");
+        Ok(format!("{lost} datagrams were lost in {lasts:?}"))
+    }
+}
+
+/// Cuts the largest file of a store in half, flips bits in it, or deletes it.
+fn damage(store: &Path, choice: usize) -> Result<String> {
+    let (size, path) = largest(store)?.context("the store is empty")?;
+    let name = path.file_name().unwrap_or_default().display().to_string();
+    let mut bytes = std::fs::read(&path)?;
+    match choice % 3 {
+        0 => {
+            bytes.truncate(bytes.len() / 2);
+            std::fs::write(&path, &bytes)?;
+            Ok(format!("{name} was cut to half of its {size} bytes"))
+        }
+        1 => {
+            let middle = bytes.len() / 2;
+            for byte in bytes.iter_mut().skip(middle).take(64) {
+                *byte ^= 0xff;
+            }
+            std::fs::write(&path, &bytes)?;
+            Ok(format!("64 bytes of {name} were falsified"))
+        }
+        _ => {
+            std::fs::remove_file(&path)?;
+            Ok(format!("{name} was deleted"))
+        }
+    }
+}
+
+fn largest(folder: &Path) -> Result<Option<(u64, PathBuf)>> {
+    let mut largest = None;
+    for entry in std::fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let entry = entry?;
+        let found = if entry.file_type()?.is_dir() {
+            self::largest(&entry.path())?
+        } else {
+            Some((entry.metadata()?.len(), entry.path()))
+        };
+        largest = largest.max(found);
+    }
+    Ok(largest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stores_are_damaged_in_three_ways() {
+        for (choice, expected) in [(0, 50), (1, 100), (2, 10)] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::create_dir(folder.path().join("blobs")).unwrap();
+            std::fs::write(folder.path().join("small"), [1; 10]).unwrap();
+            std::fs::write(folder.path().join("blobs/large"), [1; 100]).unwrap();
+            damage(folder.path(), choice).unwrap();
+            let (size, path) = largest(folder.path()).unwrap().unwrap();
+            assert_eq!(size, expected, "{path:?}");
+            assert!(choice != 1 || std::fs::read(path).unwrap() != [1; 100]);
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A few rounds of chaos with a fixed seed; `make chaos` plays all scenarios, many times.
+
+use anyhow::{Context as _, Result, ensure};
+use planaria_chaos::arena::{Arena, MODEL};
+use planaria_chaos::scenario::{Scenario, play};
+use planaria_chaos::schedule::Drawn;
+
+use crate::{binary, demo_models};
+
+const SEED: u64 = 1;
+
+/// Plays the first rounds of a scenario.
+async fn rounds(name: &str, count: u32) -> Result<()> {
+    let scenario = Scenario::named(name).context("no such scenario")?;
+    let network = scenario.needs_network().then_some(SEED);
+    let mut arena = Arena::new(binary(), &demo_models(), scenario.nodes, network).await?;
+    for round in 0..count {
+        let drawn = Drawn::new(name, scenario.range, MODEL, SEED, round);
+        let played = play(&mut arena, scenario, drawn).await;
+        let played = played.with_context(|| arena.cluster.logs())?;
+        ensure!(
+            played.violations.is_empty(),
+            "round {round} ({}): {:?}\n{}",
+            played.proof,
+            played.violations,
+            arena.cluster.logs()
+        );
+    }
+    let leaks = arena.back_at_base().await;
+    ensure!(leaks.is_empty(), "{leaks:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_are_killed_cost_no_token() -> Result<()> {
+    rounds("kill-node", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_of_four_nodes_that_are_killed_cost_no_token() -> Result<()> {
+    rounds("kill-two", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_is_killed_twice_costs_no_token() -> Result<()> {
+    rounds("kill-worker-again", 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_never_answers_costs_no_token() -> Result<()> {
+    rounds("stop-worker", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_stands_still_for_a_moment_keeps_its_place() -> Result<()> {
+    rounds("freeze-short", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_for_a_while_costs_no_token() -> Result<()> {
+    rounds("cut-one", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_network_costs_no_token() -> Result<()> {
+    rounds("lossy", 1).await?;
+    rounds("falsifying", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_costs_no_token() -> Result<()> {
+    rounds("damage-store", 3).await
+}
