@@ -3,10 +3,11 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use planaria_storage::{BackupError, Store, backup};
 use thiserror::Error;
+
+use crate::wall_clock::unix_millis;
 
 /// Where a running node writes copies of its store. They hold its key, so only its own user may read
 /// them: nobody else is handed one.
@@ -51,8 +52,4 @@ impl Backups {
         backup(&self.store, &path)?;
         Ok(path)
     }
-}
-
-fn unix_millis() -> u128 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis())
 }

@@ -72,6 +72,9 @@ pub struct NodeView {
     /// Parts of sequences that wait for its workers, or are being computed.
     #[serde(default)]
     pub queue: u32,
+    /// How often its parts died and were started again, by the names of their actors.
+    #[serde(default)]
+    pub restarts: BTreeMap<String, u64>,
     /// Its links to other nodes, as it measured them.
     #[serde(default)]
     pub links: Vec<LinkView>,
@@ -428,6 +431,7 @@ fn node_view(view: &View, member: &Member) -> NodeView {
         device: known.device,
         memory: known.memory,
         queue: report.shards.iter().fold(0, |sum, s| s.work.queue.saturating_add(sum)),
+        restarts: report.restarts.clone(),
         links: links.collect(),
     }
 }

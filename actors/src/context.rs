@@ -18,6 +18,7 @@ use crate::router::Router;
 use crate::scheduler::{PlanTable, SchedulerHandle};
 use crate::sequence::SequencesHandle;
 use crate::served::ServedModels;
+use crate::supervision::Tally;
 use crate::worker::WorkersHandle;
 
 /// One node, from the inside.
@@ -51,6 +52,8 @@ pub struct Context {
     pub cluster: watch::Sender<Arc<ClusterView>>,
     /// What this node's sequences have been through, kept by sequences.
     pub recoveries: watch::Sender<Vec<RecoveryView>>,
+    /// How often its parts were started again.
+    pub restarts: Tally,
     /// The actors.
     pub handles: Handles,
 }

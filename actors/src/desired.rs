@@ -11,7 +11,6 @@ pub mod machine;
 pub mod map;
 pub mod settings;
 
-pub(crate) use actor::now;
 pub use actor::{DesiredActor, DesiredHandle, DesiredMessage};
 pub use clock::Stamp;
 pub use map::{DesiredMap, Entry, Wanted};

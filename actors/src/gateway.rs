@@ -29,7 +29,7 @@ mod stream;
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
@@ -48,6 +48,7 @@ use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
+use crate::wall_clock::unix_seconds;
 
 /// What the gateway needs of its node.
 #[derive(Clone)]
@@ -197,8 +198,4 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
         "method_not_allowed",
         format!("`{path}` does not know the method {method}"),
     )
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

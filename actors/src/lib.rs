@@ -5,6 +5,7 @@
 //! [`discovery::Discovery`], [`links::dialing`], [`supervision`]. The actors around them receive, ask
 //! them, and act; each says in its `//!` what it is for.
 
+mod alarm;
 pub mod backups;
 pub mod capabilities;
 pub mod catalog;
@@ -30,5 +31,6 @@ pub mod sequence;
 pub mod served;
 mod slot;
 pub mod supervision;
+mod wall_clock;
 pub mod wire;
 pub mod worker;

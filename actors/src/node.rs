@@ -262,6 +262,7 @@ impl RootState {
         tracing::error!(actor = dead.actor, how, lost = dead.lost, "a part of the node died");
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
+                self.args.context.restarts.count(dead);
                 let down = restart_range(dead.policy, index, self.children.len());
                 self.stop(down.clone()).await;
                 myself.send_after(wait, move || RootMessage::StartFrom(down.start));

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
@@ -73,7 +74,8 @@ pub struct Router {
 #[derive(Debug, Default)]
 struct Tables {
     links: BTreeMap<NodeId, LinkSender>,
-    plans: BTreeMap<Epoch, Arc<Plan>>,
+    /// With when it was heard of.
+    plans: BTreeMap<Epoch, (Arc<Plan>, Instant)>,
     workers: BTreeMap<ShardKey, WorkerHandle>,
 }
 
@@ -133,7 +135,7 @@ impl Router {
         };
         let found = {
             let tables = self.read();
-            tables.plans.get(&header.epoch).cloned().map(|plan| {
+            tables.plans.get(&header.epoch).cloned().map(|(plan, _)| {
                 let is_mine = plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage);
                 let key = ShardKey::of(&plan, self.me).filter(|_| is_mine);
                 let worker = key.and_then(|key| tables.workers.get(&key).cloned());
@@ -152,19 +154,26 @@ impl Router {
     /// The plan of an epoch, if frames may travel under it.
     #[must_use]
     pub fn plan(&self, epoch: Epoch) -> Option<Arc<Plan>> {
-        self.read().plans.get(&epoch).cloned()
+        self.read().plans.get(&epoch).map(|(plan, _)| Arc::clone(plan))
+    }
+
+    /// When this node heard of the plan of an epoch, if frames may travel under it.
+    #[must_use]
+    pub fn heard_of(&self, epoch: Epoch) -> Option<Instant> {
+        self.read().plans.get(&epoch).map(|(_, at)| *at)
     }
 
     /// Lets frames travel under a plan.
     pub fn admit_plan(&self, plan: Arc<Plan>) {
         let mut tables = self.write();
         let model = plan.model().clone();
-        tables.plans.insert(plan.epoch(), plan);
+        let now = Instant::now();
+        tables.plans.entry(plan.epoch()).or_insert((plan, now));
         let of_model: Vec<Epoch> = tables
             .plans
             .values()
-            .filter(|plan| *plan.model() == model)
-            .map(|plan| plan.epoch())
+            .filter(|(plan, _)| *plan.model() == model)
+            .map(|(plan, _)| plan.epoch())
             .collect();
         let surplus = of_model.len().saturating_sub(PLANS_KEPT);
         for epoch in of_model.into_iter().take(surplus) {
@@ -178,8 +187,8 @@ impl Router {
         let dead: Vec<Epoch> = tables
             .plans
             .values()
-            .filter(|plan| plan.stages().iter().any(|stage| view.is_dead(stage.incarnation)))
-            .map(|plan| plan.epoch())
+            .filter(|(plan, _)| plan.stages().iter().any(|s| view.is_dead(s.incarnation)))
+            .map(|(plan, _)| plan.epoch())
             .collect();
         for epoch in dead {
             tables.retire(epoch);
@@ -189,7 +198,7 @@ impl Router {
     /// The plans under which frames may travel.
     #[must_use]
     pub fn plans(&self) -> Vec<Arc<Plan>> {
-        self.read().plans.values().cloned().collect()
+        self.read().plans.values().map(|(plan, _)| Arc::clone(plan)).collect()
     }
 
     /// Uses this link to its peer from now on.
@@ -263,7 +272,7 @@ impl Router {
 impl Tables {
     /// Removes a plan and ends the streams on which its frames travelled.
     fn retire(&mut self, epoch: Epoch) {
-        let Some(plan) = self.plans.remove(&epoch) else {
+        let Some((plan, _)) = self.plans.remove(&epoch) else {
             return;
         };
         let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);

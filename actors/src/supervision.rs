@@ -1,11 +1,12 @@
 //! When a part of the node dies: what is restarted, when, and when to give up.
 //!
-//! Pure: the clock is an argument, and nothing here knows actors. Modelled on OTP's supervisor
+//! Pure but for a [`Tally`]: the clock is an argument, and nothing here knows actors. Modelled on OTP's supervisor
 //! (strategies, intensity within a period), with a backoff between restarts.
 
 mod table;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use table::{Row, TABLE, row};
@@ -82,6 +83,27 @@ impl Restarts {
     }
 }
 
+/// How often the parts of a node were started again, by the names of their rows.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<BTreeMap<String, u64>>);
+
+impl Tally {
+    /// One of them is.
+    pub fn count(&self, row: Row) {
+        *self.counts().entry(row.actor.to_owned()).or_default() += 1;
+    }
+
+    /// Those that were.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<String, u64> {
+        self.counts().clone()
+    }
+
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Which of `count` children, in the order of their start, are stopped and started again when
 /// `dead` died: as a range of indices.
 #[must_use]
@@ -112,6 +134,17 @@ mod tests {
         let after = |millis| Verdict::RestartAfter(Duration::from_millis(millis));
         assert_eq!(verdicts, [after(100), after(200), after(300), Verdict::GiveUp]);
         assert_eq!(restarts.total(), 4);
+    }
+
+    #[test]
+    fn restarts_are_counted_by_name() {
+        let tally = Tally::default();
+        assert_eq!(tally.all(), BTreeMap::new());
+        tally.count(row("worker"));
+        tally.count(row("worker"));
+        tally.count(row("gateway"));
+        let counts = [("gateway".to_owned(), 1), ("worker".to_owned(), 2)];
+        assert_eq!(tally.all(), BTreeMap::from(counts));
     }
 
     #[test]

@@ -103,6 +103,9 @@ pub struct Report {
     /// Whether it is about to stop, and wants to hold nothing any more.
     #[serde(default)]
     pub leaving: bool,
+    /// How often its parts were started again, by name.
+    #[serde(default)]
+    pub restarts: BTreeMap<String, u64>,
 }
 
 /// A model that a node has on disk.

@@ -4,7 +4,6 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
@@ -16,6 +15,7 @@ use super::flags::SettingFlags;
 use super::node_api::NodeApi;
 use super::serve::lock;
 use crate::ledger;
+use crate::wall_clock::unix_seconds;
 
 #[derive(Debug, Args)]
 pub(super) struct BackupFlags {
@@ -101,8 +101,7 @@ pub(super) fn restore_store(flags: &RestoreFlags) -> anyhow::Result<ExitCode> {
     let dir = data_dir.join("store");
     restore(&flags.file, &dir)?;
     let store = Store::open(&dir)?.store;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    ledger::begin_after_restore(&store, now)?;
+    ledger::begin_after_restore(&store, unix_seconds())?;
     say(&format!("{}: restored from {}", data_dir.display(), flags.file.display()))
 }
 

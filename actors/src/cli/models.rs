@@ -14,7 +14,8 @@ use super::node_api::NodeApi;
 use super::table;
 use crate::catalog::{CatalogModel, Changed, ModelList};
 use crate::cluster_view::ModelState;
-use crate::desired::{Wanted, now};
+use crate::desired::Wanted;
+use crate::wall_clock::unix_millis;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ModelsCommand {
@@ -114,7 +115,7 @@ fn show(flags: &ShowFlags) -> anyhow::Result<String> {
     if flags.json {
         return Ok(format!("{}\n", serde_json::to_string(model)?));
     }
-    Ok(describe(model, now()))
+    Ok(describe(model, unix_millis()))
 }
 
 fn add(flags: &AddFlags) -> anyhow::Result<String> {

@@ -20,7 +20,6 @@ use super::{EXIT_MELTED, logging};
 use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
-use crate::desired;
 use crate::drain::drain;
 use crate::gateway::{self, ApiKey};
 use crate::inventory::Inventory;
@@ -33,6 +32,8 @@ use crate::scheduler::PlanTable;
 use crate::scheduler::placement::Sizing;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
+use crate::supervision::Tally;
+use crate::wall_clock::unix_millis;
 
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let (settings, _) = flags.resolve()?;
@@ -58,7 +59,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let api_key = settings.api_key_file.as_deref().map(read_api_key).transpose()?;
     let api = listen(&settings)?;
     let store = open_store(&settings.data_dir)?;
-    let memory = Memory::recall(&store, &settings.models, desired::now())?;
+    let memory = Memory::recall(&store, &settings.models, unix_millis())?;
     let credentials = Credentials::derive(&key, &memory.identity)?;
     let announcing = AnnouncementKey::derive(&key)?;
     let hello = LocalHello {
@@ -107,6 +108,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         plans: watch::Sender::new(PlanTable::default()),
         cluster,
         recoveries: watch::Sender::default(),
+        restarts: Tally::default(),
         handles,
     });
     let settings = &context.settings;

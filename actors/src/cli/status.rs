@@ -114,6 +114,11 @@ fn describe(view: &ClusterView) -> String {
         ]);
     }
     let mut text = format!("{}\n", nodes.trim_fmt());
+    for node in view.nodes.iter().filter(|node| !node.restarts.is_empty()) {
+        let parts = node.restarts.iter().map(|(part, times)| format!("{part} {times}"));
+        let parts: Vec<_> = parts.collect();
+        text.push_str(&format!("Started again on {}: {}\n", node.name, parts.join(", ")));
+    }
     if view.models.is_empty() {
         text.push_str("\nNo model is asked for: `planaria models add NAME` asks for one.\n");
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use planaria_config::ModelName;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -16,6 +16,7 @@ use super::map::{DesiredMap, Entry, Wanted};
 use crate::context::Context;
 use crate::ledger;
 use crate::slot::Slot;
+use crate::wall_clock::unix_millis;
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
 /// asked should hear of it.
@@ -85,7 +86,7 @@ impl Actor for DesiredActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         let map = context.desired.borrow().clone();
-        let desired = Desired::new(context.me.node, now(), map);
+        let desired = Desired::new(context.me.node, unix_millis(), map);
         Ok(State { context, desired, waiting: BTreeMap::new(), tickets: 0 })
     }
 
@@ -104,7 +105,7 @@ impl Actor for DesiredActor {
             DesiredMessage::Stored(ticket, result) => Event::Stored { ticket, result },
             DesiredMessage::Heard(map) => Event::Heard(map),
         };
-        for action in state.desired.on(now(), event) {
+        for action in state.desired.on(unix_millis(), event) {
             state.act(&myself, action);
         }
         Ok(())
@@ -141,7 +142,7 @@ impl State {
                 }
             }
             Action::Distrust(model, entry) => {
-                let ahead = entry.stamp.at().unwrap_or(0).saturating_sub(now()) / 1000;
+                let ahead = entry.stamp.at().unwrap_or(0).saturating_sub(unix_millis()) / 1000;
                 tracing::warn!(%model, peer = ?entry.stamp.node(), seconds = ahead,
                     "a change was made by a machine whose clock is far ahead: it holds, and this \
                      node's clock does not follow; set that machine's clock");
@@ -162,10 +163,4 @@ impl State {
             }
         }
     }
-}
-
-/// Milliseconds since 1970.
-pub(crate) fn now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -13,10 +13,10 @@ use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::JoinHandle;
 
 use super::swim::{self, Swim};
 use super::{Event, Members, View};
+use crate::alarm::Alarm;
 use crate::capabilities::Capabilities;
 use crate::cluster_view::SequenceCounts;
 use crate::context::Context;
@@ -160,8 +160,8 @@ pub struct MembershipActor;
 pub struct State {
     context: Arc<Context>,
     swim: Swim,
-    /// When SWIM is woken next, and the task that does it.
-    wake: Option<(Instant, JoinHandle<()>)>,
+    /// Wakes SWIM.
+    alarm: Alarm,
     members: Members,
     own: Report,
     /// Peers whose desired state was refused, so that it is said once.
@@ -184,7 +184,7 @@ impl Actor for MembershipActor {
         let mut state = State {
             refused: BTreeSet::new(),
             swim: Swim::new(Instant::now(), context.me, rand::random()),
-            wake: None,
+            alarm: Alarm::default(),
             members: Members::new(context.me, address),
             own: Report {
                 name: context.settings.name.clone(),
@@ -202,6 +202,7 @@ impl Actor for MembershipActor {
                 neighbours: Vec::new(),
                 capabilities: Capabilities::default(),
                 leaving: false,
+                restarts: context.restarts.all(),
             },
             context,
         };
@@ -234,7 +235,7 @@ impl Actor for MembershipActor {
                 state.swim(&myself, swim::Event::Datagram(from, datagram));
             }
             MembershipMessage::Wake => {
-                state.wake = None;
+                state.alarm.rang();
                 state.swim(&myself, swim::Event::Tick);
             }
             MembershipMessage::Leave(reply) => {
@@ -292,6 +293,7 @@ impl Actor for MembershipActor {
             MembershipMessage::Beat => {
                 state.take([Event::Tick]);
                 state.catch_up_on_links(&myself);
+                state.own.restarts = state.context.restarts.all();
                 state.tell_everybody();
             }
         }
@@ -360,22 +362,9 @@ impl State {
 
     /// Has SWIM woken when it wants to be.
     fn wake_in_time(&mut self, myself: &ActorRef<MembershipMessage>) {
-        let Some(at) = self.swim.wake_at() else {
-            return;
-        };
-        if self.wake.as_ref().is_some_and(|(set, _)| *set <= at) {
-            return;
+        if let Some(at) = self.swim.wake_at() {
+            self.alarm.set(at, myself, || MembershipMessage::Wake);
         }
-        if let Some((_, later)) = self.wake.take() {
-            later.abort();
-        }
-        let inbox = myself.clone();
-        let task = tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            // Without an inbox this actor is gone.
-            drop(inbox.cast(MembershipMessage::Wake));
-        });
-        self.wake = Some((at, task));
     }
 
     fn take(&mut self, events: impl IntoIterator<Item = Event>) {

@@ -4,7 +4,7 @@
 //! dies its supervisor has the stages forget the sequence, and the client's channel closes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::SequenceId;
@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::machine::{Action, Event, Pace, Sequence};
-use super::recovery::Offer;
+use super::recovery::{Offer, Recovered};
+use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
@@ -39,14 +40,14 @@ pub(super) struct State {
     sequence: Sequence,
     client: mpsc::Sender<Told>,
     /// When it is woken next, and by what.
-    wake: Option<(Instant, JoinHandle<()>)>,
+    alarm: Alarm,
     /// Watches for plans, while it seeks one.
     watching: Option<JoinHandle<()>>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
-        for task in self.watching.iter().chain(self.wake.iter().map(|(_, task)| task)) {
+        if let Some(task) = &self.watching {
             task.abort();
         }
     }
@@ -70,7 +71,8 @@ impl Actor for SequenceActor {
         };
         let owner = context.me.node;
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
-        let mut state = State { context, id, sequence, client, wake: None, watching: None };
+        let mut state =
+            State { context, id, sequence, client, alarm: Alarm::default(), watching: None };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         let (client, inbox) = (state.client.clone(), myself.clone());
@@ -89,7 +91,7 @@ impl Actor for SequenceActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         if matches!(event, Event::Tick) {
-            state.wake = None;
+            state.alarm.rang();
         }
         let actions = state.sequence.on(Instant::now(), event);
         state.act(&myself, actions);
@@ -138,7 +140,8 @@ impl State {
                         epoch = %recovered.to, detect = ?recovered.detect,
                         ready = ?recovered.ready, rebuild = ?recovered.rebuild,
                         replayed = recovered.replayed, "a generation goes on");
-                    self.context.handles.sequences.recovered(recovered);
+                    let planned = self.planned(&recovered);
+                    self.context.handles.sequences.recovered(recovered, planned);
                 }
                 Action::Tell(told) => {
                     if let Told::Failed(error) = &told {
@@ -160,6 +163,16 @@ impl State {
         Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), &view)
     }
 
+    /// How long it took from the notice of a break that has just been mended until this node heard of the
+    /// plan that mended it; `None` if that is the former one.
+    fn planned(&self, recovered: &Recovered) -> Option<Duration> {
+        let Recovered { from, to, ready, rebuild, .. } = recovered;
+        let noticed = Instant::now().checked_sub(*ready + *rebuild)?;
+        let heard = self.context.router.heard_of(*to).filter(|_| from != to)?;
+        // Others may have noticed sooner.
+        Some(heard.saturating_duration_since(noticed).min(*ready))
+    }
+
     /// Has it look again whenever the plans change, until it moves.
     fn watch_plans(&mut self, myself: &ActorRef<Event>) {
         if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
@@ -172,23 +185,9 @@ impl State {
     }
 
     fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
-        let Some(at) = self.sequence.wake_at(Instant::now()) else {
-            return;
-        };
-        // Waking too early costs a look; most frames only put the time off.
-        if self.wake.as_ref().is_some_and(|(set, _)| *set <= at) {
-            return;
+        if let Some(at) = self.sequence.wake_at(Instant::now()) {
+            self.alarm.set(at, myself, || Event::Tick);
         }
-        if let Some((_, later)) = self.wake.take() {
-            later.abort();
-        }
-        let inbox = myself.clone();
-        let task = tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            // Without an inbox the sequence has ended.
-            drop(inbox.cast(Event::Tick));
-        });
-        self.wake = Some((at, task));
     }
 }
 

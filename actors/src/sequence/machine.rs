@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
-use super::recovery::{Broken, Offer, Recovered, Seeking, Troubles, Verdict};
+use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
 use crate::plan::Plan;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
@@ -232,9 +232,9 @@ impl Sequence {
                 actions.push(Action::Tell(Told::Recovering));
             }
             match seeking.tick(now, &self.request.model, self.pace.recovery_timeout) {
-                Verdict::GiveUp(error) => return self.fail(error),
-                Verdict::Ask => actions.push(Action::Seek),
-                Verdict::Wait | Verdict::Resume(_) => {}
+                Due::GiveUp(error) => return self.fail(error),
+                Due::Ask => actions.push(Action::Seek),
+                Due::Nothing => {}
             }
             return actions;
         }
@@ -302,9 +302,9 @@ impl Sequence {
         };
         let length = length(&self.log);
         match seeking.consider(now, &self.plan, length, offer) {
-            Verdict::Wait | Verdict::Ask => Vec::new(),
-            Verdict::GiveUp(error) => self.fail(error),
-            Verdict::Resume(plan) => {
+            Judged::Wait => Vec::new(),
+            Judged::GiveUp(error) => self.fail(error),
+            Judged::Resume(plan) => {
                 let broken = seeking.broken.clone();
                 self.seeking = None;
                 self.mending = Some((broken, now));

@@ -17,8 +17,9 @@ const TOGETHER_MS: u64 = 5_000;
 pub(super) struct Recoveries(VecDeque<RecoveryView>);
 
 impl Recoveries {
-    /// A sequence went on. `now` is in milliseconds since 1970.
-    pub(super) fn take(&mut self, now: u64, recovered: &Recovered) {
+    /// A sequence went on. `now` is in milliseconds since 1970, `planned` the time from the notice until
+    /// there was another plan.
+    pub(super) fn take(&mut self, now: u64, recovered: &Recovered, planned: Option<Duration>) {
         let Recovered { cause, model, from, to, detect, ready, rebuild, replayed } = recovered;
         let began = now.saturating_sub(millis(*ready + *rebuild));
         let same = self.0.iter_mut().rev().find(|known| {
@@ -26,13 +27,16 @@ impl Recoveries {
                 && began.abs_diff(known.at) <= TOGETHER_MS
         });
         let resume = millis(*detect + *ready + *rebuild);
+        let load = millis(ready.saturating_sub(planned.unwrap_or_default()));
+        let plan = planned.map(millis);
         if let Some(known) = same {
             known.sequences += 1;
             known.replayed += u64::from(*replayed);
             if resume > known.resume_ms {
                 known.resume_ms = resume;
                 known.detect_ms = millis(*detect);
-                known.load_ms = millis(*ready);
+                known.plan_ms = plan;
+                known.load_ms = load;
                 known.rebuild_ms = millis(*rebuild);
             }
             return;
@@ -47,8 +51,8 @@ impl Recoveries {
             from_epoch: Some(*from),
             to_epoch: Some(*to),
             detect_ms: millis(*detect),
-            plan_ms: None,
-            load_ms: millis(*ready),
+            plan_ms: plan,
+            load_ms: load,
             rebuild_ms: millis(*rebuild),
             resume_ms: resume,
             sequences: 1,
@@ -90,14 +94,16 @@ mod tests {
     #[test]
     fn sequences_that_go_on_after_the_same_loss_are_one_recovery_with_the_times_of_the_slowest() {
         let mut recoveries = Recoveries::default();
-        recoveries.take(10_000, &recovered(2, 30, 5));
-        recoveries.take(10_060, &recovered(2, 90, 7));
-        recoveries.take(10_070, &recovered(2, 20, 1));
+        recoveries.take(10_000, &recovered(2, 30, 5), None);
+        let planned = Some(Duration::from_millis(12));
+        recoveries.take(10_060, &recovered(2, 90, 7), planned);
+        recoveries.take(10_070, &recovered(2, 20, 1), None);
         let [one] = recoveries.all().try_into().unwrap();
-        assert_eq!((one.sequences, one.replayed, one.load_ms, one.resume_ms), (3, 13, 90, 540));
+        assert_eq!((one.sequences, one.replayed, one.resume_ms), (3, 13, 540));
+        assert_eq!((one.plan_ms, one.load_ms), (Some(12), 78));
         assert_eq!((one.at, one.label), (9920, RecoveryLabel::Equivalent));
-        recoveries.take(10_080, &recovered(3, 30, 5));
-        recoveries.take(60_000, &recovered(2, 30, 5));
+        recoveries.take(10_080, &recovered(3, 30, 5), None);
+        recoveries.take(60_000, &recovered(2, 30, 5), None);
         assert_eq!(recoveries.all().len(), 3, "another plan, and another time");
     }
 
@@ -105,7 +111,7 @@ mod tests {
     fn only_so_many_are_remembered() {
         let mut recoveries = Recoveries::default();
         for to in 0..500 {
-            recoveries.take(10_000, &recovered(to, 30, 5));
+            recoveries.take(10_000, &recovered(to, 30, 5), None);
         }
         assert_eq!(recoveries.all().len(), REMEMBERED);
     }

@@ -125,11 +125,19 @@ pub(super) struct Broken {
     pub(super) tries: u32,
 }
 
-/// What follows from an offer, or from time.
+/// What follows from an offer.
 #[derive(Debug, PartialEq)]
-pub(super) enum Verdict {
+pub(super) enum Judged {
+    /// The sequence goes on under this plan.
     Resume(Arc<Plan>),
     Wait,
+    GiveUp(GenerationError),
+}
+
+/// What follows from time.
+#[derive(Debug, PartialEq)]
+pub(super) enum Due {
+    Nothing,
     /// Look again what there is.
     Ask,
     GiveUp(GenerationError),
@@ -189,13 +197,13 @@ impl Seeking {
     }
 
     /// Time passed. `patience` is how long all of it may take.
-    pub(super) fn tick(&self, now: Instant, model: &ModelName, patience: Duration) -> Verdict {
+    pub(super) fn tick(&self, now: Instant, model: &ModelName, patience: Duration) -> Due {
         let hopeless =
             self.impossible_since.is_some_and(|at| now.duration_since(at) >= UNAVAILABLE);
         if hopeless || now.duration_since(self.broken.at) >= patience {
-            return Verdict::GiveUp(self.last_words(model));
+            return Due::GiveUp(self.last_words(model));
         }
-        if now >= self.not_before { Verdict::Ask } else { Verdict::Wait }
+        if now >= self.not_before { Due::Ask } else { Due::Nothing }
     }
 
     /// Looks at an offer. `plan` is what was in use, `length` the positions of the token log.
@@ -205,36 +213,36 @@ impl Seeking {
         plan: &Plan,
         length: u32,
         offer: Offer,
-    ) -> Verdict {
+    ) -> Judged {
         let offered = match offer {
             Offer::Ready(offered) => offered,
             Offer::NotYet(reason) => {
                 self.reason = reason;
                 self.impossible_since = None;
-                return Verdict::Wait;
+                return Judged::Wait;
             }
             Offer::Impossible(reason) => {
                 self.reason = reason;
                 self.impossible_since.get_or_insert(now);
-                return Verdict::Wait;
+                return Judged::Wait;
             }
         };
         self.impossible_since = None;
         let is_old = offered.epoch() < plan.epoch();
         if is_old || (offered.epoch() == plan.epoch() && now < self.not_before) {
-            return Verdict::Wait;
+            return Judged::Wait;
         }
         let model = plan.model().clone();
         if offered.parts().digest != plan.parts().digest {
             let reason = "its files are others than when the answer began".to_owned();
-            return Verdict::GiveUp(GenerationError::PlanLost { model, reason });
+            return Judged::GiveUp(GenerationError::PlanLost { model, reason });
         }
         let context = offered.parts().context;
         if length >= context {
             let reason = format!("the new plan's context ends at {context}");
-            return Verdict::GiveUp(GenerationError::PlanLost { model, reason });
+            return Judged::GiveUp(GenerationError::PlanLost { model, reason });
         }
-        Verdict::Resume(offered)
+        Judged::Resume(offered)
     }
 
     fn last_words(&self, model: &ModelName) -> GenerationError {

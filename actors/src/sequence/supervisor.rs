@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -27,6 +27,7 @@ use crate::generation::{
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::slot::Slot;
+use crate::wall_clock::unix_millis;
 use crate::wire::{DataBody, DataHeader};
 
 /// Tokens that may wait for a client that does not read: more than any answer is long in the time
@@ -60,9 +61,10 @@ impl SequencesHandle {
         self.0.tell(SequencesMessage::Moved(sequence, plan, attempt));
     }
 
-    /// A sequence goes on after a break.
-    pub(super) fn recovered(&self, recovered: Recovered) {
-        self.0.tell(SequencesMessage::Recovered(Box::new(recovered)));
+    /// A sequence goes on after a break. With how long it took from the notice to a plan, if there is
+    /// another one.
+    pub(super) fn recovered(&self, recovered: Recovered, planned: Option<Duration>) {
+        self.0.tell(SequencesMessage::Recovered(Box::new(recovered), planned));
     }
 
     /// End all sequences with an error; the node is shutting down.
@@ -93,8 +95,8 @@ pub enum SequencesMessage {
     Members(View),
     /// From this attempt on a sequence runs under this plan.
     Moved(SequenceId, Arc<Plan>, u16),
-    /// A sequence goes on after a break.
-    Recovered(Box<Recovered>),
+    /// A sequence goes on after a break, with how long it took until there was another plan.
+    Recovered(Box<Recovered>, Option<Duration>),
     /// The node is shutting down.
     ShutDown,
 }
@@ -173,8 +175,8 @@ impl Actor for SequencesActor {
                     state.release(sequence, &former, attempt.saturating_sub(1));
                 }
             }
-            SequencesMessage::Recovered(recovered) => {
-                state.recoveries.take(unix_millis(), &recovered);
+            SequencesMessage::Recovered(recovered, planned) => {
+                state.recoveries.take(unix_millis(), &recovered, planned);
                 state.context.recoveries.send_replace(state.recoveries.all());
             }
             SequencesMessage::ShutDown => {
@@ -336,9 +338,4 @@ impl State {
     fn tell_counts(&self) {
         self.context.handles.membership.own_sequences(self.admission.counts());
     }
-}
-
-fn unix_millis() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

@@ -317,6 +317,7 @@ impl State {
         }
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
+                self.context.restarts.count(row("worker"));
                 self.tell_state(ShardState::Restarting, how.to_owned());
                 myself.send_after(wait, || HostMessage::Start);
             }
@@ -368,21 +369,21 @@ impl State {
 
     /// Cannot compute for now.
     fn refuse(&self, header: &DataHeader, reason: &str) {
-        let error = GenerationError::NotReady {
-            node: self.context.settings.name.clone(),
-            layers: self.key.layers.to_string(),
-            reason: reason.to_owned(),
-        };
+        let (node, layers, reason) = self.words(reason);
+        let error = GenerationError::NotReady { node, layers, reason };
         self.tell_owner(header, DataBody::Failed(error));
     }
 
     fn fail(&self, header: &DataHeader, reason: &str) {
-        let error = GenerationError::StageFailed {
-            node: self.context.settings.name.clone(),
-            layers: self.key.layers.to_string(),
-            reason: reason.to_owned(),
-        };
+        let (node, layers, reason) = self.words(reason);
+        let error = GenerationError::StageFailed { node, layers, reason };
         self.tell_owner(header, DataBody::Failed(error));
+    }
+
+    /// Where something goes wrong: this node, its layers, and why.
+    fn words(&self, reason: &str) -> (String, String, String) {
+        let node = self.context.settings.name.clone();
+        (node, self.key.layers.to_string(), reason.to_owned())
     }
 
     fn tell_owner(&self, header: &DataHeader, body: DataBody) {

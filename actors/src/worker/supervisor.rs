@@ -351,6 +351,7 @@ impl State {
         self.context.router.remove_worker(key);
         match shard.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
+                self.context.restarts.count(row("worker"));
                 tracing::error!(model = %key.model, layers = %key.layers, "a host died");
                 shard.report.state = ShardState::Restarting;
                 let key = key.clone();

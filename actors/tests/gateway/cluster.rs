@@ -1,5 +1,7 @@
 //! What a node tells about itself.
 
+use std::collections::BTreeMap;
+
 use planaria_actors::capabilities::MemoryState;
 use planaria_actors::cluster_view::{ModelState, NodeState, NodeView};
 use planaria_config::NodeId;
@@ -74,6 +76,7 @@ async fn health_is_200_and_says_what_is_wrong() {
         device: None,
         memory: MemoryState { available_bytes: None, pressure_percent: Some(90) },
         queue: 0,
+        restarts: BTreeMap::new(),
         links: Vec::new(),
     });
     let down = view.nodes.last().cloned().unwrap();

@@ -216,6 +216,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         neighbours: Vec::new(),
         capabilities: capabilities(decisions),
         leaving: decisions.rarely(8),
+        restarts: BTreeMap::new(),
     }
 }
 

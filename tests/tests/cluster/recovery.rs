@@ -152,6 +152,12 @@ async fn eight_answers_go_on_when_a_worker_dies() -> Result<()> {
     ensure!(went_on >= 1, "{:?}", view.recoveries);
     let same = view.recoveries.iter().all(|recovery| recovery.from_epoch == recovery.to_epoch);
     ensure!(same, "its worker was started again in place: {:?}", view.recoveries);
+    wait_for("the restart to be counted", async || {
+        let view = api.cluster().await?;
+        let middle = view.nodes.iter().find(|node| node.name == "middle").context("middle")?;
+        Ok((middle.restarts.get("worker") == Some(&1)).then_some(()))
+    })
+    .await?;
     Ok(())
 }
 

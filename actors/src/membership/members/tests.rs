@@ -28,6 +28,7 @@ fn report(name: &str) -> Report {
         neighbours: Vec::new(),
         capabilities: Capabilities::default(),
         leaving: false,
+        restarts: BTreeMap::new(),
     }
 }
 

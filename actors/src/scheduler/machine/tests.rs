@@ -68,6 +68,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         neighbours: Vec::new(),
         capabilities: Capabilities::default(),
         leaving: false,
+        restarts: BTreeMap::new(),
     };
     Member {
         incarnation: Incarnation { node: id(byte), generation },

@@ -1,6 +1,7 @@
 //! The sequences of one shard: which are open, what is under way, where results go. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,13 +32,41 @@ pub(super) struct Sequences {
     open: BTreeMap<SequenceId, Open>,
     /// By the position of their first token.
     under_way: BTreeMap<(SequenceId, u32), UnderWay>,
-    /// With the last attempt that was.
-    released: VecDeque<(SequenceId, u16)>,
+    released: Released,
     /// When the worker last gave a result.
     heard: Option<Instant>,
     /// How many it gave, and the longest that one was waited for.
     results: u64,
     slowest: Duration,
+}
+
+/// The sequences that were released last.
+#[derive(Debug, Default)]
+struct Released {
+    /// With the last attempt that was.
+    last: HashMap<SequenceId, u16>,
+    order: VecDeque<SequenceId>,
+}
+
+impl Released {
+    fn add(&mut self, sequence: SequenceId, attempt: u16) {
+        match self.last.entry(sequence) {
+            Entry::Occupied(mut known) => *known.get_mut() = attempt.max(*known.get()),
+            Entry::Vacant(new) => {
+                new.insert(attempt);
+                self.order.push_back(sequence);
+            }
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.last.remove(&oldest);
+        }
+    }
+
+    fn covers(&self, sequence: SequenceId, attempt: u16) -> bool {
+        self.last.get(&sequence).is_some_and(|last| *last >= attempt)
+    }
 }
 
 #[derive(Debug)]
@@ -93,7 +122,7 @@ impl Sequences {
             return Taken::Drop;
         };
         let (sequence, attempt) = (header.sequence, header.attempt);
-        if self.released.iter().any(|(of, last)| *of == sequence && *last >= attempt) {
+        if self.released.covers(sequence, attempt) {
             return Taken::Drop;
         }
         let known = self.open.get(&sequence);
@@ -190,10 +219,7 @@ impl Sequences {
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
     pub(super) fn release(&mut self, sequence: SequenceId, attempt: u16) -> bool {
-        if self.released.len() == REMEMBERED {
-            self.released.pop_front();
-        }
-        self.released.push_back((sequence, attempt));
+        self.released.add(sequence, attempt);
         if self.open.get(&sequence).is_some_and(|open| open.attempt > attempt) {
             return false;
         }
