@@ -97,6 +97,9 @@ pub struct Limits {
     pub connections: usize,
     /// Longest time for running answers to end after the shutdown began.
     pub drain: Duration,
+    /// Longest time that a request waits for a model whose layers are being loaded; past it 503. A worker
+    /// that is started again or a lost node that is replaced takes less, a start may take longer.
+    pub hold: Duration,
 }
 
 impl Default for Limits {
@@ -112,6 +115,7 @@ impl Default for Limits {
             // Of 1024 descriptors, the usual soft limit, the node needs some itself.
             connections: 512,
             drain: Duration::from_secs(10),
+            hold: Duration::from_secs(3),
         }
     }
 }

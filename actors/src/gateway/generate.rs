@@ -10,6 +10,7 @@ use bytes::Bytes;
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::stop::StopStrings;
 use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Piece, Progress};
 use super::error::ApiError;
@@ -17,7 +18,8 @@ use super::reply::Reply;
 use super::request::{Asked, Delivery, Endpoint, Given};
 use super::running::Running;
 use super::{Shared, body, stream, unix_seconds};
-use crate::generation::Request;
+use crate::cluster_view::ModelState;
+use crate::generation::{Generation, Request, SubmitError};
 
 pub(super) async fn chat(
     State(shared): State<Shared>,
@@ -97,7 +99,7 @@ async fn submit(
     let Prepared { request, delivery, answer } = prepared;
     let name = request.model.to_string();
     let prompt = request.prompt.clone();
-    let generation = shared.generator.submit(request).await.map_err(|error| {
+    let generation = admitted(shared, request).await.map_err(|error| {
         tracing::info!(model = name, %error, "a request was not admitted");
         ApiError::not_admitted(&error, endpoint.prompt_field())
     })?;
@@ -114,6 +116,29 @@ async fn submit(
         prompt,
     };
     Ok(Running::new(generation, answer, reply))
+}
+
+/// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for
+/// them: a client would ask again after seconds, and they are mostly there sooner.
+async fn admitted(shared: &Shared, request: Request) -> Result<Generation, SubmitError> {
+    let until = Instant::now() + shared.limits.hold;
+    let mut view = shared.view.clone();
+    loop {
+        // What changes from here on is seen.
+        view.mark_unchanged();
+        let answer = shared.generator.submit(request.clone()).await;
+        let Err(SubmitError::NoPlan { model, .. }) = &answer else {
+            return answer;
+        };
+        let hopeless = view
+            .borrow()
+            .models
+            .iter()
+            .any(|known| known.name == *model && known.state == ModelState::Unavailable);
+        if hopeless || !matches!(timeout_at(until, view.changed()).await, Ok(Ok(()))) {
+            return answer;
+        }
+    }
 }
 
 /// Waits for the end and answers in one.

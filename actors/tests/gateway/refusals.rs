@@ -1,12 +1,16 @@
 //! Requests that are refused, and how.
 
+use std::time::Duration;
+
+use planaria_actors::cluster_view::ModelState;
+use planaria_actors::gateway::Limits;
 use planaria_actors::generation::SubmitError;
 use serde_json::{Value, json};
 
 use crate::client::{CHAT, COMPLETIONS, chat, completion, json_of, with};
 use crate::double::{Script, saying};
 use crate::model::{self, NAME};
-use crate::server::{cluster, model_view, start};
+use crate::server::{Options, Server, cluster, model_view, start, start_with};
 
 /// Sends `body` and expects a 400 that names `param`.
 async fn refused(path: &str, body: &Value, param: &str) -> Value {
@@ -228,6 +232,37 @@ async fn a_model_without_files_here_is_another_node_s_to_answer() {
     client.chat(json!({"model": "broken"})).await;
 }
 
+fn set_state(server: &Server, state: ModelState) {
+    let mut view = cluster();
+    view.models[0].state = state;
+    server.view.send_replace(view.into());
+}
+
+#[tokio::test]
+async fn a_request_waits_a_moment_for_layers_that_are_being_loaded() {
+    let no_plan =
+        || SubmitError::NoPlan { model: NAME.parse().unwrap(), reason: "soon".to_owned() };
+    let server = start([Script::Refuse(no_plan()), saying("here")]).await;
+    set_state(&server, ModelState::Loading);
+    let client = server.client();
+    let asked = tokio::spawn(async move { client.chat(json!({})).await });
+    while server.double.requests().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!asked.is_finished());
+    set_state(&server, ModelState::Ready);
+    let answer = asked.await.unwrap();
+    assert_eq!(answer["choices"][0]["message"]["content"], "here");
+
+    // Not for long, and not at all for what will not come.
+    let limits = Limits { hold: Duration::from_millis(50), ..Limits::default() };
+    let options = Options { limits, ..Options::default() };
+    let server = start_with([Script::Refuse(no_plan())], options).await;
+    set_state(&server, ModelState::Loading);
+    let (status, _) = server.client().post(CHAT, &chat(json!({}))).await;
+    assert_eq!(status, 503);
+}
+
 #[tokio::test]
 async fn what_the_cluster_does_not_admit_has_a_status_that_clients_retry() {
     let model = || NAME.parse().unwrap();
@@ -244,6 +279,7 @@ async fn what_the_cluster_does_not_admit_has_a_status_that_clients_retry() {
         (SubmitError::Unavailable, 503, "node_unavailable", Some("5")),
     ] {
         let server = start([Script::Refuse(error)]).await;
+        set_state(&server, ModelState::Unavailable);
         for stream in [false, true] {
             let body = with(chat(json!({})), json!({"stream": stream}));
             let response = server.client().send(CHAT, &body).await;
