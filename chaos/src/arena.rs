@@ -207,6 +207,12 @@ impl Arena {
         (begun.elapsed(), found)
     }
 
+    /// What every node has logged.
+    #[must_use]
+    pub fn logs(&self) -> Vec<Vec<String>> {
+        self.cluster.nodes.iter().map(|node| node.process.log()).collect()
+    }
+
     /// Whether all nodes take what they took at the beginning, once that has had time to come about.
     pub async fn back_at_base(&self) -> Vec<Violation> {
         let begun = Instant::now();

@@ -153,6 +153,19 @@ pub fn back_at_base(name: &str, base: Resources, now: Resources) -> Vec<Violatio
     found
 }
 
+/// Nobody was suspected: what all nodes have logged of that.
+#[must_use]
+pub fn nobody_suspected<'a>(log: impl IntoIterator<Item = &'a str>) -> Vec<Violation> {
+    let is_one = |line: &&str| {
+        line.contains(r#""message":"member""#)
+            && [r#""state":"Suspect""#, r#""state":"Down""#]
+                .iter()
+                .any(|state| line.contains(state))
+    };
+    let lines = log.into_iter().filter(is_one);
+    lines.map(|line| violation("suspicion", line.to_owned())).collect()
+}
+
 /// Nobody was taken for dead.
 #[must_use]
 pub fn nobody_removed(before: &View, after: &View) -> Option<Violation> {
@@ -283,6 +296,13 @@ mod tests {
         ] {
             assert_eq!(back_at_base("n", base, leaked).len(), 1, "{leaked:?}");
         }
+    }
+
+    #[test]
+    fn a_suspicion_in_a_log_is_found() {
+        let line = |state| format!(r#"{{"fields":{{"message":"member","state":"{state}"}}}}"#);
+        assert_eq!(nobody_suspected([line("Alive").as_str(), "Suspect", ""]), []);
+        assert_eq!(nobody_suspected([line("Suspect").as_str(), line("Down").as_str()]).len(), 2);
     }
 
     #[test]

@@ -157,7 +157,10 @@ pub fn table(reports: &[Report]) -> String {
             _ => times.p50.to_string(),
         };
         table.add_row([
-            format!("{} {}", report.fault, report.scenario),
+            match report.fault {
+                0 => report.scenario.to_owned(),
+                fault => format!("{fault} {}", report.scenario),
+            },
             report.rounds.to_string(),
             report.streams.to_string(),
             report.tokens.to_string(),

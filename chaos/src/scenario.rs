@@ -14,7 +14,7 @@ pub use play::{Round, play};
 pub struct Scenario {
     /// What it is called.
     pub name: &'static str,
-    /// Its number in the table of faults.
+    /// Its number in the table of faults; 0 for none at all.
     pub fault: u8,
     /// What happens.
     pub about: &'static str,
@@ -61,6 +61,8 @@ pub enum Harm {
     Bad(Weather),
     /// A node is killed, and what it has stored is damaged before it starts again.
     DamageStore,
+    /// Nothing at all, while as much is asked as the cluster admits.
+    Nothing,
 }
 
 /// Which part is cut.
@@ -111,6 +113,7 @@ impl Weather {
 }
 
 const ANY: &[Phase] = &[Phase::Idle, Phase::Prefill, Phase::Decode];
+const IDLE: &[Phase] = &[Phase::Idle];
 const BUSY: &[Phase] = &[Phase::Prefill, Phase::Decode];
 const DECODE: &[Phase] = &[Phase::Decode];
 
@@ -135,6 +138,14 @@ const fn lasting(phases: &'static [Phase], least: u64, most: u64) -> Range {
 
 /// All of them.
 pub const SCENARIOS: &[Scenario] = &[
+    of(
+        0,
+        "full-load",
+        3,
+        Harm::Nothing,
+        lasting(IDLE, 10_000, 10_000),
+        "nothing happens, and as much is asked as the cluster admits: nobody is to be suspected",
+    ),
     of(1, "kill-node", 3, Harm::KillNode, at(ANY), "kill -9 of a node of any role, at any time"),
     of(1, "kill-owner", 3, Harm::KillOwner, at(BUSY), "kill -9 of the node that clients speak to"),
     of(
@@ -277,7 +288,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), SCENARIOS.len());
-        for fault in [1, 2, 3, 4, 5, 6, 7, 8, 10] {
+        for fault in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10] {
             assert!(SCENARIOS.iter().any(|scenario| scenario.fault == fault), "{fault}");
         }
         assert!(SCENARIOS.iter().all(|scenario| !scenario.range.phases.is_empty()));

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::Signal;
 use serde::Serialize;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::{Cut, Harm, Scenario};
 use crate::api::Api;
 use crate::arena::Arena;
-use crate::check::{Violation, in_time, nobody_removed, same_answer, same_as_far};
+use crate::check::{
+    Violation, in_time, nobody_removed, nobody_suspected, same_answer, same_as_far,
+};
 use crate::history::Heard;
 use crate::network::Rule;
 use crate::process::{is_running, is_stopped, signal};
@@ -23,6 +25,9 @@ use crate::wait_for;
 
 /// An answer may take so long, whatever happens to it.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// As many answers the plan of an arena has memory for: the default of max-sequences.
+const ADMITTED: usize = 8;
 
 /// A node that came back is killed again so often by `flap`.
 const FLAPS: usize = 4;
@@ -127,6 +132,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let api = arena.api(asked)?;
     let expected = arena.undisturbed(asked, &drawn.asks).await?;
     let before = api.view().await?;
+    let logged = arena.logs();
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
     let mut scene = Scene { arena, drawn: &drawn, victim, asked, dead: Vec::new() };
     let (streams, when) = if drawn.phase == Phase::Idle {
@@ -141,6 +147,11 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let heard = streams.end().await;
     let dead = scene.mend().await?;
     let mut violations = judge(scenario.harm, &expected, &heard);
+    if scenario.harm == Harm::Nothing {
+        let lines = arena.logs();
+        let new = lines.iter().zip(&logged).flat_map(|(now, before)| now.iter().skip(before.len()));
+        violations.extend(nobody_suspected(new.map(String::as_str)));
+    }
     let recoveries = match api.view().await {
         Ok(view) => {
             if scenario.name == "freeze-short" {
@@ -285,6 +296,7 @@ impl Scene<'_> {
                 let network = self.arena.network.as_ref().context("there is no network")?;
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }
+            Harm::Nothing => self.load(lasts).await,
             Harm::DamageStore => {
                 let killed = self.kill(victim).await?;
                 let name = self.arena.cluster.node(victim)?.spec.name.clone();
@@ -292,6 +304,33 @@ impl Scene<'_> {
                 Ok(format!("{killed}; {}", damage(&store, choice)?))
             }
         }
+    }
+
+    /// Asks all nodes in turn for what was drawn, as many as the cluster admits at once, again and again.
+    async fn load(&mut self, lasts: Duration) -> Result<String> {
+        let until = Instant::now() + lasts;
+        let mut clients = JoinSet::new();
+        let expected = self.arena.undisturbed(self.asked, &self.drawn.asks).await?;
+        let known = self.drawn.asks.iter().cloned().zip(expected).cycle();
+        for (number, (ask, expected)) in known.take(ADMITTED).enumerate() {
+            let api = self.arena.api(number % self.arena.len())?;
+            clients.spawn(async move {
+                let mut answers = 0_usize;
+                while Instant::now() < until {
+                    let heard = ask.hear(&api, Arc::default()).await;
+                    if let Some(found) = same_answer(&expected, &heard).first() {
+                        bail!("under load: {}: {}", found.check, found.what);
+                    }
+                    answers += 1;
+                }
+                Ok(answers)
+            });
+        }
+        let mut answers = 0;
+        while let Some(ended) = clients.join_next().await {
+            answers += ended??;
+        }
+        Ok(format!("{answers} answers of all nodes in {lasts:?}"))
     }
 
     /// Takes back what can be taken back, and says which nodes have ended.

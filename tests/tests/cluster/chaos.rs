@@ -32,6 +32,11 @@ async fn rounds(name: &str, count: u32) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn under_full_load_nobody_is_suspected() -> Result<()> {
+    rounds("full-load", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nodes_that_are_killed_cost_no_token() -> Result<()> {
     rounds("kill-node", 3).await
 }
