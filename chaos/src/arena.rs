@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
+use serde_json::json;
+use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::check::{Violation, back_at_base, plans_cover, views_agree};
@@ -15,13 +17,51 @@ use crate::network::Network;
 use crate::resources::Resources;
 use crate::schedule::Role;
 use crate::view::View;
-use crate::{Cluster, NodeSpec, wait_for};
+use crate::{Cluster, NodeSpec, repository, wait_for, write_fake_model};
 
-/// The model that is asked.
-pub const MODEL: &str = "demo";
-
-/// Its layers.
+/// Its layers, whichever model it is.
 const LAYERS: u32 = 12;
+
+/// What is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Model {
+    /// One that computes hashes: a token or a layer that was left out, repeated or taken from elsewhere
+    /// changes all that follows, and how it was cut into steps nothing.
+    Exact,
+    /// The demo model of the repository. What is computed again in other steps differs in its last bits,
+    /// and a drawn token in some 100 000 falls to the other side of a boundary for that.
+    Demo,
+}
+
+impl Model {
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Demo => "demo",
+        }
+    }
+
+    /// Puts it into `folder`.
+    fn write(self, folder: &Path) -> Result<()> {
+        match self {
+            Self::Exact => {
+                // About the pace of the demo model.
+                let sizes = json!({
+                    "num_hidden_layers": LAYERS, "hidden_size": 64, "vocab_size": 768,
+                    "max_position_embeddings": 1024, "step_micros": 100,
+                });
+                write_fake_model(folder, self.name(), sizes)
+            }
+            Self::Demo => {
+                let demo = repository().join("engine/models/demo");
+                std::os::unix::fs::symlink(demo, folder.join(self.name()))?;
+                Ok(())
+            }
+        }
+    }
+}
 
 /// What every node offers: enough for the whole model beside what it holds.
 const MEMORY: &str = "1GiB";
@@ -38,6 +78,9 @@ pub struct Arena {
     pub network: Option<Network>,
     /// Where others reach each of them.
     places: Vec<String>,
+    /// The folder of the model, removed with the arena.
+    _models: TempDir,
+    model: Model,
     undisturbed: HashMap<Ask, Heard>,
     base: Vec<Resources>,
 }
@@ -49,19 +92,24 @@ impl Arena {
     /// When they do not come to serve the model together.
     pub async fn new(
         binary: &Path,
-        models: &Path,
+        model: Model,
         nodes: usize,
         network: Option<u64>,
     ) -> Result<Self> {
+        let models = tempfile::tempdir()?;
+        model.write(models.path())?;
         let mut arena = Self {
-            cluster: Cluster::new(binary, models).await?,
+            cluster: Cluster::new(binary, models.path()).await?,
+            _models: models,
+            model,
             network: network.map(Network::new),
             places: Vec::new(),
             undisturbed: HashMap::new(),
             base: Vec::new(),
         };
         for number in 1..=nodes {
-            let settings = ["--model", MODEL, "--set", "context=1024", "--set", "replan-after=1s"];
+            let settings =
+                ["--model", model.name(), "--set", "context=1024", "--set", "replan-after=1s"];
             let spec = NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings);
             let index = arena.cluster.start(spec).await?;
             let node = arena.cluster.node(index)?;
@@ -115,7 +163,7 @@ impl Arena {
     /// When nobody answers, or there is no plan.
     pub async fn who(&mut self, role: Role) -> Result<usize> {
         let view = self.api(0)?.view().await?;
-        let stages = &view.model(MODEL).context("the model is not served")?.stages;
+        let stages = &view.model(self.model.name()).context("the model is not served")?.stages;
         let node = match role {
             Role::First => stages.first().map(|stage| stage.node),
             Role::Middle => stages.get(stages.len() / 2).map(|stage| stage.node),
@@ -190,7 +238,7 @@ impl Arena {
             for view in &views {
                 found.extend(plans_cover(view, LAYERS));
                 let alive = view.nodes.iter().filter(|node| node.is_alive()).count();
-                let model = view.model(MODEL);
+                let model = view.model(self.model.name());
                 let stages = model.filter(|model| model.is_ready()).map_or(0, |m| m.stages.len());
                 if alive != self.len() || stages != self.len() {
                     let reason = model.map(|model| model.reason.clone()).unwrap_or_default();

@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, Parser, Subcommand};
-use planaria_chaos::arena::{Arena, MODEL};
+use planaria_chaos::arena::{Arena, Model};
 use planaria_chaos::report::{Report, table};
-use planaria_chaos::repository;
 use planaria_chaos::scenario::{SCENARIOS, Scenario, play};
 use planaria_chaos::schedule::Drawn;
 
@@ -45,6 +44,9 @@ struct RunFlags {
     /// Nodes of each cluster (default: as many as the scenario needs).
     #[arg(long)]
     nodes: Option<usize>,
+    /// Ask the demo model, with its rounding, in place of one of which every mistake shows.
+    #[arg(long)]
+    demo: bool,
     /// The `planaria` to break (default: the one beside this program).
     #[arg(long, value_name = "FILE")]
     planaria: Option<PathBuf>,
@@ -106,18 +108,21 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
 async fn rounds(binary: &Path, scenario: &Scenario, flags: &RunFlags) -> Result<Report> {
     let nodes = flags.nodes.unwrap_or(scenario.nodes).max(scenario.nodes);
     let network = scenario.needs_network().then_some(flags.seed);
-    let models = repository().join("engine/models");
-    let mut arena = Arena::new(binary, &models, nodes, network).await?;
+    let model = if flags.demo { Model::Demo } else { Model::Exact };
+    let mut arena = Arena::new(binary, model, nodes, network).await?;
     let mut played = Vec::new();
     for round in flags.first_round..flags.first_round.saturating_add(flags.rounds) {
-        let drawn = Drawn::new(scenario.name, scenario.range, MODEL, flags.seed, round);
+        let drawn = Drawn::new(scenario.name, scenario.range, model.name(), flags.seed, round);
         let round_again = format!(
-            "chaos run --scenario {} --seed {} --nodes {nodes} --first-round {round}",
-            scenario.name, flags.seed
+            "chaos run --scenario {} --seed {} --nodes {nodes} --first-round {round}{}",
+            scenario.name,
+            flags.seed,
+            if flags.demo { " --demo" } else { "" }
         );
         let result = play(&mut arena, scenario, drawn).await;
         let result = result.with_context(|| format!("{round_again}\n{}", arena.cluster.logs()))?;
-        say(&format!("{} {round}: {}", scenario.name, result.proof))?;
+        let pause = result.pauses.iter().max().copied().unwrap_or_default();
+        say(&format!("{} {round}: {}; longest pause {pause:?}", scenario.name, result.proof))?;
         for violation in &result.violations {
             say(&format!("  {}: {}", violation.check, violation.what))?;
         }

@@ -1,11 +1,11 @@
 //! A few rounds of chaos with a fixed seed; `make chaos` plays all scenarios, many times.
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_chaos::arena::{Arena, MODEL};
+use planaria_chaos::arena::{Arena, Model};
 use planaria_chaos::scenario::{Scenario, play};
 use planaria_chaos::schedule::Drawn;
 
-use crate::{binary, demo_models};
+use crate::binary;
 
 const SEED: u64 = 1;
 
@@ -13,9 +13,9 @@ const SEED: u64 = 1;
 async fn rounds(name: &str, count: u32) -> Result<()> {
     let scenario = Scenario::named(name).context("no such scenario")?;
     let network = scenario.needs_network().then_some(SEED);
-    let mut arena = Arena::new(binary(), &demo_models(), scenario.nodes, network).await?;
+    let mut arena = Arena::new(binary(), Model::Exact, scenario.nodes, network).await?;
     for round in 0..count {
-        let drawn = Drawn::new(name, scenario.range, MODEL, SEED, round);
+        let drawn = Drawn::new(name, scenario.range, Model::Exact.name(), SEED, round);
         let played = play(&mut arena, scenario, drawn).await;
         let played = played.with_context(|| arena.cluster.logs())?;
         ensure!(
