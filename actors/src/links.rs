@@ -84,6 +84,7 @@ pub struct State {
 struct Connected {
     peer: ActorCell,
     link: LinkSender,
+    since: Instant,
 }
 
 impl Actor for LinksActor {
@@ -229,11 +230,14 @@ impl State {
             self.let_go(sender);
             return Ok(());
         }
-        let connected = Connected { peer: peer.get_cell(), link: sender.clone() };
+        let since = Instant::now();
+        let connected = Connected { peer: peer.get_cell(), link: sender.clone(), since };
         if let Some(old) = self.peers.insert(incarnation.node, connected) {
             let former = old.link.peer().incarnation;
             self.let_go(old.link);
-            if former != incarnation {
+            // Two that dialed each other at once have told each other nothing that matters yet. But whoever
+            // dials again later has lost the link that there was, and with it what was on its way.
+            if former != incarnation || old.since.elapsed() > LINGER {
                 self.context.handles.membership.link_down(former);
             }
         }

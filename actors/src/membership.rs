@@ -158,6 +158,17 @@ impl View {
         plan.stages().iter().all(|stage| self.is_alive(stage.incarnation))
     }
 
+    /// Whether an incarnation of a plan lives no more, or is cut off. One that was not seen yet may be on
+    /// its way.
+    #[must_use]
+    pub fn has_lost(&self, plan: &Plan) -> bool {
+        plan.stages().iter().any(|stage| {
+            let seen = self.state_of(stage.incarnation.node);
+            seen.is_some_and(|(seen, _)| seen >= stage.incarnation)
+                && !self.is_alive(stage.incarnation)
+        })
+    }
+
     /// The models that the cluster is to serve, by name.
     #[must_use]
     pub fn desired(&self) -> &BTreeMap<ModelName, Wanted> {

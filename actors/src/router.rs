@@ -107,9 +107,16 @@ impl Router {
         }
         let encoded =
             encode_message(&header).map_err(|error| Undeliverable::Refused(error.to_string()))?;
-        let link = self.read().links.get(&to).cloned().ok_or(Undeliverable::NoLink(to))?;
-        link.try_send(Lane::Activation(lane(&header)), Frame { header: encoded, payload })
-            .map_err(|error| Undeliverable::Refused(error.to_string()))
+        let key = lane(&header);
+        // Held until the frame is with the link, so that no plan is retired meanwhile.
+        let tables = self.read();
+        let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
+        let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
+        if !tables.plans.contains_key(&header.epoch) {
+            // Nobody would end this stream later, and there may be few.
+            link.finish_lane(key);
+        }
+        sent.map_err(|error| Undeliverable::Refused(error.to_string()))
     }
 
     /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.

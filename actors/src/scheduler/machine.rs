@@ -329,7 +329,11 @@ impl Scheduler {
         let seen: Vec<Plan> =
             view.alive().flat_map(|member| member.report.plans.iter().cloned()).collect();
         let changed = view.placement_facts() != self.view.placement_facts();
-        let lost = self.plans.values().any(|plan| !view.is_alive_plan(plan))
+        let has_lost = |plan: &Plan| {
+            let was_whole = self.view.is_alive_plan(plan);
+            view.has_lost(plan) || (was_whole && !view.is_alive_plan(plan))
+        };
+        let lost = self.plans.values().any(has_lost)
             || self.preparing.values().any(|preparing| !view.is_alive_plan(&preparing.plan));
         self.view = view;
         for plan in seen {
@@ -439,8 +443,12 @@ impl Scheduler {
                 self.preparing.remove(plan.model());
             }
             self.plans.insert(plan.model().clone(), plan.clone());
-            // Another planner may have made it from a view that is not this one's.
-            self.plan_at = Some(now);
+            // Another planner may have made it from a view that is not this one's. But who has just come
+            // is seen by some before others: two planners that are not among each other's members yet
+            // would otherwise overtake each other's plans as fast as they can.
+            let is_own = plan.epoch().planner == self.me;
+            let again = if is_own { now } else { now + self.patience.settle };
+            self.plan_at = Some(self.plan_at.map_or(again, |at| at.min(again)));
             actions.push(Action::Adopt(Box::new(plan)));
         }
     }

@@ -516,3 +516,33 @@ fn who_is_gone_has_no_say_in_what_is_served() {
     cluster.pass(PATIENCE.settle);
     assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
 }
+
+/// Two nodes have just come back, and are not among each other's members yet; the third sees both.
+#[test]
+fn two_planners_that_do_not_see_each_other_yet_do_not_overtake_each_other_all_the_time() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    let [first, second, mut third] = [member(1, 2, 200), member(2, 2, 200), member(3, 1, 200)];
+    let former = |byte| Member { state: NodeState::Down, ..member(byte, 1, 200) };
+    for _ in 0..50 {
+        // The third passes on what it was told last.
+        let told = cluster.adopted.iter().rev().find(|(node, _)| *node == id(3));
+        Arc::make_mut(&mut third.report).plans =
+            told.map(|(_, plan)| plan.clone()).into_iter().collect();
+        for (byte, seen) in [
+            (1, [first.clone(), former(2), third.clone()]),
+            (2, [former(1), second.clone(), third.clone()]),
+            (3, [first.clone(), second.clone(), third.clone()]),
+        ] {
+            cluster.tell(id(byte), Event::Members(View::of(seen)));
+        }
+        cluster.pass(Duration::from_millis(20));
+    }
+    let highest = cluster.adopted.iter().map(|(_, plan)| plan.epoch().counter).max().unwrap();
+    // A second has passed, and each waits for the others to settle before it plans again.
+    let most = 2 * (1_000 / PATIENCE.settle.as_millis() + 1);
+    assert!(u128::from(highest) <= most, "{highest} epochs in a second, {most} at most");
+    // Once they see each other they agree.
+    cluster.see(&[first, second, third]);
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(cluster.layout().len(), 3);
+}
