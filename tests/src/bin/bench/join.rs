@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures::future::try_join_all;
-use planaria_actors::cluster_view::NodeState;
+use planaria_actors::cluster_view::{NodeState, NodeView};
 use planaria_tests::api::Api;
 use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, PATIENCE};
 
@@ -22,26 +22,41 @@ pub(crate) async fn measure(planaria: &Path) -> Result<()> {
     let machines: Vec<Machine> = (0..NODES).map(|_| lan.machine()).collect::<Result<_>>()?;
     println!(
         "\n{NODES} nodes that start together, each on a machine of its own, {RUNS} runs: from the start of\n\
-         the last process until every node lists all of them alive, in ms.\n"
+         the last process until every node lists all of them alive; and until it knows of each what its links\n\
+         carry, and how fast it computes (all of them measure that on the cores of this machine), in ms.\n"
     );
-    println!("{:<14} {:>6} {:>6} {:>6}", "", "median", "p95", "most");
+    println!("{:<24} {:>6} {:>6} {:>6}", "", "median", "p95", "most");
     for (how, mdns) in [("by mDNS alone", true), ("by one seed", false)] {
-        let mut times = Vec::new();
+        let (mut listed, mut measured) = (Vec::new(), Vec::new());
         for _ in 0..RUNS {
-            times.push(meet(planaria, &machines, mdns).await?.as_secs_f64() * 1e3);
+            let met = meet(planaria, &machines, mdns).await?;
+            listed.push(met.listed);
+            measured.push(met.measured);
         }
-        times.sort_by(f64::total_cmp);
-        let at = |percent: usize| {
-            let rank = (times.len() * percent).div_ceil(100);
-            times.get(rank.saturating_sub(1)).copied().unwrap_or_default()
-        };
-        println!("{how:<14} {:>6.0} {:>6.0} {:>6.0}", at(50), at(95), at(100));
+        for (what, mut times) in [("listed", listed), ("measured", measured)] {
+            times.sort_unstable();
+            let at = |percent: usize| {
+                let rank = (times.len() * percent).div_ceil(100);
+                times.get(rank.saturating_sub(1)).copied().unwrap_or_default().as_millis()
+            };
+            let what = format!("{how}: {what}");
+            println!("{what:<24} {:>6} {:>6} {:>6}", at(50), at(95), at(100));
+        }
     }
     Ok(())
 }
 
-/// Starts a new cluster, and gives the time until all have met.
-async fn meet(planaria: &Path, machines: &[Machine], mdns: bool) -> Result<Duration> {
+/// Since the start of the last process.
+#[derive(Debug, Clone, Copy, Default)]
+struct Met {
+    /// All are listed alive.
+    listed: Duration,
+    /// What they and their links can do is known.
+    measured: Duration,
+}
+
+/// Starts a new cluster, and gives the times until all have met.
+async fn meet(planaria: &Path, machines: &[Machine], mdns: bool) -> Result<Met> {
     let cluster = Cluster::new(planaria, Path::new("no-models")).await?;
     let seed = format!("{}:{LISTEN}", machines.first().context("a machine")?.address());
     let (listen, api) = (format!("listen=0.0.0.0:{LISTEN}"), format!("api={API}"));
@@ -60,18 +75,23 @@ async fn meet(planaria: &Path, machines: &[Machine], mdns: bool) -> Result<Durat
     for process in &mut processes {
         process.kill().await?;
     }
-    Ok(all.into_iter().max().unwrap_or_default())
+    let last = |time: fn(&Met) -> Duration| all.iter().map(time).max().unwrap_or_default();
+    Ok(Met { listed: last(|met| met.listed), measured: last(|met| met.measured) })
 }
 
-/// The time until this machine's node sees all alive.
-async fn met(machine: &Machine, start: Instant) -> Result<Duration> {
+/// The times until this machine's node sees all alive, and measured.
+async fn met(machine: &Machine, start: Instant) -> Result<Met> {
     let api = Api::at(API).on(machine);
+    let mut listed = None;
     loop {
         // Before it serves nobody answers.
         if let Ok(view) = api.cluster().await {
             let alive = view.nodes.iter().filter(|node| node.state == NodeState::Alive);
-            if alive.count() == NODES {
-                return Ok(start.elapsed());
+            if alive.clone().count() == NODES {
+                let listed = *listed.get_or_insert_with(|| start.elapsed());
+                if alive.clone().all(is_measured) {
+                    return Ok(Met { listed, measured: start.elapsed() });
+                }
             }
         }
         if start.elapsed() > PATIENCE {
@@ -79,4 +99,9 @@ async fn met(machine: &Machine, start: Instant) -> Result<Duration> {
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+fn is_measured(node: &NodeView) -> bool {
+    let carries = node.links.iter().filter(|link| link.speed.bytes_per_second.is_some());
+    node.device.is_some() && carries.count() == NODES - 1
 }
