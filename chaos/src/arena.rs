@@ -29,7 +29,7 @@ pub enum Model {
     /// changes all that follows, and how it was cut into steps nothing.
     Exact,
     /// The demo model of the repository. What is computed again in other steps differs in its last bits,
-    /// and a drawn token in some 100 000 falls to the other side of a boundary for that.
+    /// and now and then a drawn token falls to the other side of a boundary for that.
     Demo,
 }
 

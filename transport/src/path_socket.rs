@@ -112,8 +112,9 @@ impl AsyncUdpSocket for PathSocket {
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Route { to, copies } = self.paths.lock().route(transmit.destination, Instant::now());
-        if to == transmit.destination && copies.is_empty() {
+        let route = self.paths.lock().route(transmit.destination, Instant::now());
+        let Route { to, copies, from_anywhere } = route;
+        if to == transmit.destination && copies.is_empty() && !from_anywhere {
             return self.inner.try_send(transmit);
         }
         for copy in copies {

@@ -82,6 +82,8 @@ struct Ways {
     preferred: SocketAddr,
     /// Whether this side chooses the preferred way.
     chooses: bool,
+    /// Whether QUIC has followed the peer to another address than that at which the connection began.
+    has_moved: bool,
     /// What was better when they were compared last, and how many times in a row.
     better: Option<(SocketAddr, u32)>,
     /// While another is in use: when a copy went to the preferred way, when it was heard there, and how
@@ -104,6 +106,9 @@ pub(crate) struct Route {
     pub(crate) to: SocketAddr,
     /// Copies, while it is not known which way works.
     pub(crate) copies: Vec<SocketAddr>,
+    /// Whether QUIC's idea of the address to send from is out of date: that is where the connection
+    /// began, and the peer would take what comes from there for proof that its way there works.
+    pub(crate) from_anywhere: bool,
 }
 
 /// What measures a way, to be sent by it.
@@ -133,6 +138,17 @@ impl Paths {
     /// The peer behind `primary` can be reached at these addresses as well, and at no others. Of the two
     /// sides one chooses which is preferred.
     pub(crate) fn set(&mut self, primary: SocketAddr, alternates: &[SocketAddr], chooses: bool) {
+        self.set_moved(primary, alternates, chooses, false);
+    }
+
+    /// The same for a peer that QUIC may have followed to another address.
+    pub(crate) fn set_moved(
+        &mut self,
+        primary: SocketAddr,
+        alternates: &[SocketAddr],
+        chooses: bool,
+        has_moved: bool,
+    ) {
         let key = canonical(primary);
         let usable = alternates.iter().map(|address| canonical(*address));
         // The address of a peer is its own, whatever another says.
@@ -155,7 +171,7 @@ impl Paths {
         self.primaries.remove(&key);
         self.primaries.extend(usable.iter().map(|address| (*address, key)));
         let ways = self.peers.entry(key).or_insert_with(|| Ways::to(primary));
-        ways.chooses = chooses;
+        (ways.chooses, ways.has_moved) = (chooses, has_moved);
         let alternates = usable.iter().filter_map(|address| like(primary, *address));
         ways.keep(std::iter::once(primary).chain(alternates).collect());
     }
@@ -193,7 +209,7 @@ impl Paths {
     /// Where to send a datagram for the peer that QUIC knows by this address.
     pub(crate) fn route(&mut self, primary: SocketAddr, now: Instant) -> Route {
         let Some(ways) = self.peers.get_mut(&canonical(primary)) else {
-            return Route { to: primary, copies: Vec::new() };
+            return Route { to: primary, copies: Vec::new(), from_anywhere: false };
         };
         let since = *ways.unanswered_since.get_or_insert(now);
         let silence = now.saturating_duration_since(since);
@@ -206,7 +222,7 @@ impl Paths {
             ways.tried_preferred = Some(now);
             copies.push(ways.preferred);
         }
-        Route { to: ways.current, copies }
+        Route { to: ways.current, copies, from_anywhere: ways.has_moved }
     }
 
     /// The address by which QUIC knows who sent a datagram from `source`.
@@ -298,6 +314,7 @@ impl Ways {
             heard_at: None,
             preferred: primary,
             chooses: false,
+            has_moved: false,
             better: None,
             tried_preferred: None,
             preferred_heard: None,

@@ -50,6 +50,7 @@ pub(crate) fn establish(
         control: Mutex::new(Some(sending)),
         paths,
         dialed_by_us,
+        began_at: peer.address,
         known_by: Mutex::new(None),
     };
     let core = Core::new(peer, dialed_by_us, Box::new(carrier));
@@ -77,6 +78,8 @@ struct QuicCarrier {
     control: Mutex<Option<SendStream>>,
     paths: SharedPaths,
     dialed_by_us: bool,
+    /// Where the peer was when the link was made.
+    began_at: SocketAddr,
     /// The address for which this link has said by which others the peer can be reached.
     known_by: Mutex<Option<SocketAddr>>,
 }
@@ -135,7 +138,10 @@ impl Carrier for QuicCarrier {
             paths.forget(before);
         }
         if !addresses.is_empty() {
-            paths.set(primary, addresses, self.dialed_by_us);
+            let has_moved = canonical(primary) != self.began_at;
+            let began_at = Some(self.began_at).filter(|_| has_moved);
+            let all: Vec<SocketAddr> = addresses.iter().copied().chain(began_at).collect();
+            paths.set_moved(primary, &all, self.dialed_by_us, has_moved);
             *known_by = Some(primary);
         }
     }

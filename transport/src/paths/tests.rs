@@ -4,6 +4,10 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
+fn route_to(to: SocketAddr, copies: &[SocketAddr]) -> Route {
+    Route { to, copies: copies.to_vec(), from_anywhere: false }
+}
+
 const MS: Duration = Duration::from_millis(1);
 
 /// A peer on two networks.
@@ -18,7 +22,7 @@ fn two_ways() -> (Paths, SocketAddr, SocketAddr) {
 fn who_has_one_address_is_left_alone() {
     let mut paths = Paths::default();
     let (peer, now) = (at("10.0.0.2:8421"), Instant::now());
-    assert_eq!(paths.route(peer, now), Route { to: peer, copies: Vec::new() });
+    assert_eq!(paths.route(peer, now), route_to(peer, &[]));
     assert_eq!(paths.heard(peer, now), peer);
 }
 
@@ -26,7 +30,7 @@ fn who_has_one_address_is_left_alone() {
 fn who_does_not_answer_is_tried_by_all_ways_until_heard() {
     let (mut paths, first, second) = two_ways();
     let start = Instant::now();
-    assert_eq!(paths.route(first, start), Route { to: first, copies: Vec::new() });
+    assert_eq!(paths.route(first, start), route_to(first, &[]));
     paths.heard(first, start + MS);
     assert_eq!(paths.route(first, start + 100 * MS).copies, []);
     // The first path is cut here.
@@ -35,7 +39,7 @@ fn who_does_not_answer_is_tried_by_all_ways_until_heard() {
     assert_eq!(paths.heard(second, start + 451 * MS), first, "QUIC sees no difference");
     assert_eq!(paths.current(first), second);
     let route = paths.route(first, start + 452 * MS);
-    assert_eq!(route, Route { to: second, copies: vec![first] }, "is the first well again?");
+    assert_eq!(route, route_to(second, &[first]), "is the first well again?");
     assert_eq!(paths.route(first, start + 453 * MS).copies, []);
     // Back again when that one is cut.
     assert_eq!(paths.route(first, start + 800 * MS).copies, [first]);
@@ -53,7 +57,7 @@ fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
     // What comes by another is no proof of this one.
     paths.heard(second, start + 61 * MS);
     let route = paths.route(first, start + 62 * MS);
-    assert_eq!(route, Route { to: first, copies: vec![second] });
+    assert_eq!(route, route_to(first, &[second]));
     paths.heard(first, start + 63 * MS);
     assert_eq!(paths.route(first, start + 64 * MS).copies, []);
     // Nobody is doubted whose other addresses are not known.
@@ -332,4 +336,16 @@ fn what_was_measured_is_kept_as_long_as_the_way() {
     paths.forget(first);
     assert_eq!(paths.all(first), []);
     assert_eq!(paths.inquire(now, || 0), [], "nobody is asked who has one address");
+}
+
+#[test]
+fn what_goes_to_a_peer_that_has_moved_is_sent_from_wherever_that_leads() {
+    let (mut paths, first, second) = two_ways();
+    let now = Instant::now();
+    assert!(!paths.route(first, now).from_anywhere);
+    paths.forget(first);
+    // QUIC knows it by the other address now, and still sends from where the first led.
+    paths.set_moved(second, &[first], false, true);
+    let route = paths.route(second, now);
+    assert_eq!((route.to, route.from_anywhere), (second, true));
 }
