@@ -51,6 +51,8 @@ pub enum Harm {
     StopWorker,
     /// A node stands still for a while.
     Freeze,
+    /// For so short a while that nobody is to notice.
+    Blink,
     /// A node is asked to stop.
     Drain,
     /// All of them, one after the other.
@@ -177,7 +179,7 @@ pub const SCENARIOS: &[Scenario] = &[
         3,
         "freeze-short",
         3,
-        Harm::Freeze,
+        Harm::Blink,
         lasting(DECODE, 40, 120),
         "a node stands still for less than suspicion lasts: nothing is to happen",
     ),

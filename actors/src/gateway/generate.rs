@@ -17,9 +17,10 @@ use super::error::ApiError;
 use super::reply::Reply;
 use super::request::{Asked, Delivery, Endpoint, Given};
 use super::running::Running;
-use super::{Shared, body, stream, unix_seconds};
+use super::{Shared, body, stream};
 use crate::cluster_view::ModelState;
 use crate::generation::{Generation, Request, SubmitError};
+use crate::wall_clock::unix_seconds;
 
 pub(super) async fn chat(
     State(shared): State<Shared>,

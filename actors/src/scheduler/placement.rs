@@ -259,10 +259,6 @@ fn divide(
         Strategy::RingMemoryWeighted => {
             let Problem { geometry, context, sequences, .. } = *problem;
             let pins = problem.pins()?;
-            let too_large = pins.iter().find(|pin| !fits(problem, &[*pin]));
-            if let Some((_, layers)) = too_large {
-                return Err(Conflict::TooLarge(layers).into());
-            }
             let free = problem.nodes.iter().filter(|node| node.pinned.is_none());
             let members = free.map(|node| {
                 let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);

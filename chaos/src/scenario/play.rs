@@ -145,7 +145,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
         (streams, format!("{when}; {proof}"))
     };
     let heard = streams.end().await;
-    let dead = scene.mend().await?;
+    let dead = scene.mend();
     let mut violations = judge(scenario.harm, &expected, &heard);
     if scenario.harm == Harm::Nothing {
         let lines = arena.logs();
@@ -154,7 +154,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     }
     let recoveries = match api.view().await {
         Ok(view) => {
-            if scenario.name == "freeze-short" {
+            if scenario.harm == Harm::Blink {
                 violations.extend(nobody_removed(&before, &view));
             }
             let new = view.recoveries.into_iter();
@@ -252,7 +252,7 @@ impl Scene<'_> {
                 wait_for("the worker to stand still", stands).await?;
                 Ok(format!("worker {worker} stands still"))
             }
-            Harm::Freeze => {
+            Harm::Freeze | Harm::Blink => {
                 let pid = self.arena.pid(victim)?;
                 signal(pid, Signal::STOP)?;
                 tokio::time::sleep(lasts).await;
@@ -282,18 +282,13 @@ impl Scene<'_> {
                 let network = self.arena.network.as_ref().context("there is no network")?;
                 let before = network.deeds().total();
                 network.rule_all(weather.rule());
-                let network = &self.arena.network;
-                wait_for("the bad weather to be felt", async || {
-                    let felt = network.as_ref().is_some_and(|n| n.deeds().total() > before);
-                    Ok(felt.then_some(()))
-                })
-                .await?;
+                let felt = async || Ok((network.deeds().total() > before).then_some(()));
+                wait_for("the bad weather to be felt", felt).await?;
                 // For as long as the answers run, but not for ever.
                 let until = Instant::now() + DEADLINE;
                 while streams.is_some_and(Streams::are_running) && Instant::now() < until {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
-                let network = self.arena.network.as_ref().context("there is no network")?;
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }
             Harm::Nothing => self.load(lasts).await,
@@ -334,18 +329,12 @@ impl Scene<'_> {
     }
 
     /// Takes back what can be taken back, and says which nodes have ended.
-    async fn mend(&mut self) -> Result<Vec<usize>> {
+    fn mend(&mut self) -> Vec<usize> {
         if let Some(network) = &self.arena.network {
             network.heal();
         }
-        for index in 0..self.arena.len() {
-            if self.dead.contains(&index) {
-                let ended = self.arena.cluster.node(index)?.process.ended();
-                tokio::time::timeout(Duration::from_secs(10), ended).await.context("it runs")??;
-            }
-        }
         self.dead.sort_unstable();
-        Ok(std::mem::take(&mut self.dead))
+        std::mem::take(&mut self.dead)
     }
 
     /// A node that is neither the first victim nor asked.

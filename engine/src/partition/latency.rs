@@ -208,10 +208,13 @@ impl Problem<'_> {
     /// The layers that nodes are pinned to.
     ///
     /// # Errors
-    /// When no division can follow all of them.
+    /// When no division can follow all of them, or a node has no memory for its own.
     pub fn pins(&self) -> Result<Pins, Conflict> {
         let pinned = self.nodes.iter().filter_map(|node| Some((node.id, node.pinned?)));
-        Pins::new(pinned, self.geometry.layers())
+        let pins = Pins::new(pinned, self.geometry.layers())?;
+        let too_large = pins.iter().find(|pin| !fits(self, &[*pin]));
+        too_large.map_or(Ok(()), |(_, layers)| Err(Conflict::TooLarge(layers)))?;
+        Ok(pins)
     }
 
     fn streams(&self) -> f64 {

@@ -8,15 +8,12 @@
 use planaria_config::{LayerRange, NodeId};
 
 use super::cuts::Loads;
-use super::{Candidate, NoPlacement, Problem, compare, has_sound_times};
+use super::{Candidate, MOST_NODES, NoPlacement, Problem, compare, has_sound_times};
 use crate::partition::pins::{Conflict, Pins};
 
 /// Beginnings that are followed, for each layer that they may end before. With four nodes that are not
 /// pinned there are seldom more.
 const WIDTH: usize = 256;
-
-/// As many nodes as are considered.
-const MOST_NODES: usize = 128;
 
 /// The first stages of a division.
 #[derive(Clone)]
@@ -51,15 +48,9 @@ pub(super) fn divide(
     pins: &Pins,
 ) -> Result<Vec<(NodeId, LayerRange)>, NoPlacement> {
     let loads = Loads::of(problem.geometry, problem.context, problem.sequences);
-    let pinned = pins.iter().map(|(id, layers)| {
-        let index = problem.nodes.iter().position(|node| node.id == id);
-        let fits = |index: &usize| {
-            loads.fit(memory(problem, *index), layers.first() as usize, layers.last() as usize + 1)
-        };
-        index.filter(fits).map(|index| (index, layers)).ok_or(Conflict::TooLarge(layers))
-    });
-    let pinned = pinned.collect::<Result<Vec<_>, _>>()?;
-    let search = Search::new(problem, pinned, &loads);
+    let index = |id: NodeId| problem.nodes.iter().position(|node| node.id == id);
+    let pinned = pins.iter().filter_map(|(id, layers)| Some((index(id)?, layers)));
+    let search = Search::new(problem, pinned.collect(), &loads);
     let best = search.best().ok_or(Conflict::Rest)?;
     let mut start = 0;
     let stages = best.stages.iter().filter_map(|(node, end)| {
@@ -68,10 +59,6 @@ pub(super) fn divide(
         Some((problem.nodes.get(*node)?.id, layers))
     });
     Ok(stages.collect())
-}
-
-fn memory(problem: &Problem<'_>, index: usize) -> u64 {
-    problem.nodes.get(index).map_or(0, |node| node.memory)
 }
 
 struct Search<'a> {
