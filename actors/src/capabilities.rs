@@ -262,7 +262,9 @@ impl Measures {
             let Some(model) = held.iter().find(|model| model.name == shard.model) else {
                 continue;
             };
-            let work = latency::work(&model.geometry, shard.layers).unwrap_or(0.0);
+            let layers = shard.work.step_layers;
+            let work = layers.and_then(|layers| latency::work(&model.geometry, layers));
+            let work = work.unwrap_or(0.0);
             let seconds = f64::from(shard.work.step_micros) / 1e6 / work;
             let known = self.0.layer_seconds.get(&model.digest);
             if is_sound(seconds) && known.is_none_or(|known| is_other(*known, seconds)) {

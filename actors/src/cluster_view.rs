@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
 use planaria_engine::speed::Device;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::membership::{Member, View};
 use crate::plan::{Assignment, Plan};
 use crate::scheduler::placement::costs::hop_seconds;
 use crate::scheduler::{ModelPlan, PlanTable};
-use crate::wire::ShardWork;
+use crate::wire::{ShardReport, ShardWork};
 
 /// What `GET /cluster` answers and `planaria status` shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +60,9 @@ pub struct NodeView {
     pub pid: u32,
     /// Its worker processes.
     pub worker_pids: Vec<u32>,
+    /// What its workers hold, for plans in force and for what may come.
+    #[serde(default)]
+    pub held: Vec<HeldView>,
     /// What it computes on, for people.
     #[serde(default)]
     pub chip: String,
@@ -210,6 +213,19 @@ pub struct StageView {
     pub pinned: bool,
 }
 
+/// What a node holds of a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldView {
+    /// The model.
+    pub model: ModelName,
+    /// The layers that can compute now.
+    pub layers: LayerSet,
+    /// Whether these are all that it is to hold, or what its worker does about the others.
+    pub state: ShardState,
+    /// Memory that they take: weights, KV, and what is kept of former sequences.
+    pub memory_bytes: u64,
+}
+
 /// What a shard's worker is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -264,9 +280,12 @@ pub struct RecoveryView {
     /// Sequences that went on. The times are those of the slowest.
     #[serde(default)]
     pub sequences: u32,
-    /// Positions that were computed again, of all of them.
+    /// Positions of which anything was computed again, of all of them.
     #[serde(default)]
     pub replayed: u64,
+    /// The same, each counted for every layer that computed it again.
+    #[serde(default)]
+    pub rebuilt: u64,
     /// How what was lost came back.
     #[serde(default)]
     pub label: RecoveryLabel,
@@ -376,7 +395,7 @@ fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
                 node,
                 name: view.name(node),
                 layers: stage.layers,
-                state: shard.map_or(ShardState::Loading, |shard| shard.state),
+                state: shard.map_or(ShardState::Loading, |shard| shard.state_of(stage.layers)),
                 work: shard.map(|shard| shard.work).unwrap_or_default(),
                 hop_micros: hop_micros(view, plan, node, next),
                 pinned: view.is_pinned(node, plan.model(), stage.layers),
@@ -402,6 +421,11 @@ fn failover(view: &View, stages: &[Assignment]) -> Vec<FailoverStage> {
     stages.collect()
 }
 
+fn held(shard: &ShardReport) -> HeldView {
+    let ShardReport { model, held, state, memory_bytes, .. } = shard.clone();
+    HeldView { model, layers: held, state, memory_bytes }
+}
+
 fn node_view(view: &View, member: &Member) -> NodeView {
     let report = &member.report;
     let known = &report.capabilities;
@@ -425,6 +449,10 @@ fn node_view(view: &View, member: &Member) -> NodeView {
             NodeState::Alive | NodeState::Suspect => {
                 report.shards.iter().filter_map(|shard| shard.pid).collect()
             }
+            NodeState::Down | NodeState::Left => Vec::new(),
+        },
+        held: match member.state {
+            NodeState::Alive | NodeState::Suspect => report.shards.iter().map(held).collect(),
             NodeState::Down | NodeState::Left => Vec::new(),
         },
         chip: known.chip.clone(),

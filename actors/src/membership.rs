@@ -50,10 +50,12 @@ pub struct Member {
 }
 
 impl Member {
-    /// What it says of its shard of these layers.
+    /// What it says of a shard of these layers: who holds them all, or might yet.
     #[must_use]
     pub fn shard(&self, model: &ModelName, layers: LayerRange) -> Option<&ShardReport> {
-        self.report.shards.iter().find(|shard| shard.model == *model && shard.layers == layers)
+        let mut of_model = self.report.shards.iter().filter(|shard| shard.model == *model);
+        let holder = of_model.clone().find(|shard| shard.held.covers(layers));
+        holder.or_else(|| of_model.next())
     }
 }
 

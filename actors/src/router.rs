@@ -26,15 +26,30 @@ use crate::sequence::SequencesHandle;
 use crate::wire::{DataBody, DataHeader, Forward};
 use crate::worker::WorkerHandle;
 
-/// What tells one shard of a node from another.
+/// What tells one worker of a node from another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ShardKey {
+pub struct WorkerKey {
     /// The model.
     pub model: ModelName,
     /// Its files.
     pub digest: ModelDigest,
+}
+
+/// What tells one shard of a node from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShardKey {
+    /// Whose layers they are.
+    pub worker: WorkerKey,
     /// The layers.
     pub layers: LayerRange,
+}
+
+impl WorkerKey {
+    /// The worker that computes for a plan.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        Self { model: plan.model().clone(), digest: plan.parts().digest }
+    }
 }
 
 impl ShardKey {
@@ -42,8 +57,7 @@ impl ShardKey {
     #[must_use]
     pub fn of(plan: &Plan, node: NodeId) -> Option<Self> {
         let (_, stage) = plan.stage_of(node)?;
-        let (model, digest) = (plan.model().clone(), plan.parts().digest);
-        Some(Self { model, digest, layers: stage.layers })
+        Some(Self { worker: WorkerKey::of(plan), layers: stage.layers })
     }
 }
 
@@ -76,7 +90,7 @@ struct Tables {
     links: BTreeMap<NodeId, LinkSender>,
     /// With when it was heard of.
     plans: BTreeMap<Epoch, (Arc<Plan>, Instant)>,
-    workers: BTreeMap<ShardKey, WorkerHandle>,
+    workers: BTreeMap<WorkerKey, WorkerHandle>,
 }
 
 impl Router {
@@ -105,8 +119,7 @@ impl Router {
             self.deliver(header, payload);
             return Ok(());
         }
-        let encoded =
-            encode_message(&header).map_err(|error| Undeliverable::Refused(error.to_string()))?;
+        let encoded = encode(&header)?;
         let key = lane(&header);
         // Held until the frame is with the link, so that no plan is retired meanwhile.
         let tables = self.read();
@@ -117,6 +130,26 @@ impl Router {
             link.finish_lane(key);
         }
         sent.map_err(|error| Undeliverable::Refused(error.to_string()))
+    }
+
+    /// Sends frames to another node one after the other, each as soon as there is room. Frames that are
+    /// sent to it meanwhile may come before them.
+    pub async fn send_all(
+        &self,
+        to: NodeId,
+        frames: Vec<(DataHeader, Bytes)>,
+    ) -> Result<(), Undeliverable> {
+        for (header, payload) in frames {
+            if to == self.me {
+                self.deliver(header, payload);
+                continue;
+            }
+            let frame = Frame { header: encode(&header)?, payload };
+            let link = self.link(to).ok_or(Undeliverable::NoLink(to))?;
+            let sent = link.send(Lane::Activation(lane(&header)), frame).await;
+            sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.
@@ -131,9 +164,12 @@ impl Router {
     pub fn deliver(&self, header: DataHeader, payload: Bytes) {
         let stage = match &header.body {
             DataBody::Forward(forward) => forward.stage,
-            DataBody::Release { stage } => *stage,
+            DataBody::Release { stage }
+            | DataBody::Recall { stage, .. }
+            | DataBody::Resume { stage, .. } => *stage,
             DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
+            | DataBody::Recalled { .. }
             | DataBody::PrefixGone
             | DataBody::Failed(_) => {
                 self.sequences.frame(header);
@@ -144,7 +180,7 @@ impl Router {
             let tables = self.read();
             tables.plans.get(&header.epoch).cloned().map(|(plan, _)| {
                 let is_mine = plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage);
-                let key = ShardKey::of(&plan, self.me).filter(|_| is_mine);
+                let key = is_mine.then(|| WorkerKey::of(&plan));
                 let worker = key.and_then(|key| tables.workers.get(&key).cloned());
                 (plan, worker)
             })
@@ -235,17 +271,17 @@ impl Router {
         self.read().links.get(&node).cloned()
     }
 
-    /// Hands frames for this shard to this worker.
-    pub fn add_worker(&self, key: ShardKey, worker: WorkerHandle) {
+    /// Hands frames for these layers to this worker.
+    pub fn add_worker(&self, key: WorkerKey, worker: WorkerHandle) {
         self.write().workers.insert(key, worker);
     }
 
-    /// The shard is gone.
-    pub fn remove_worker(&self, key: &ShardKey) {
+    /// The worker is gone.
+    pub fn remove_worker(&self, key: &WorkerKey) {
         self.write().workers.remove(key);
     }
 
-    /// All shards are gone.
+    /// All workers are gone.
     pub fn remove_workers(&self) {
         self.write().workers.clear();
     }
@@ -289,13 +325,19 @@ impl Tables {
     }
 }
 
+fn encode(header: &DataHeader) -> Result<Bytes, Undeliverable> {
+    encode_message(header).map_err(|error| Undeliverable::Refused(error.to_string()))
+}
+
 fn lane(header: &DataHeader) -> u64 {
     match &header.body {
-        DataBody::Forward(Forward { stage, .. }) | DataBody::Release { stage } => {
-            key(header.epoch, Some(*stage))
-        }
+        DataBody::Forward(Forward { stage, .. })
+        | DataBody::Release { stage }
+        | DataBody::Recall { stage, .. }
+        | DataBody::Resume { stage, .. } => key(header.epoch, Some(*stage)),
         DataBody::Absorbed { .. }
         | DataBody::Accepted { .. }
+        | DataBody::Recalled { .. }
         | DataBody::PrefixGone
         | DataBody::Failed(_) => key(header.epoch, None),
     }

@@ -7,10 +7,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use planaria_config::{Epoch, LayerRange, ModelName, NodeId, SequenceId};
+use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, SequenceId};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
+use planaria_engine::stage::Progress;
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::Capabilities;
@@ -18,6 +19,7 @@ use crate::cluster_view::{SequenceCounts, ShardState};
 use crate::desired::DesiredMap;
 use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
+use crate::sequence::course::{Course, Kept};
 
 /// A message on a link's control stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -119,14 +121,14 @@ pub struct HeldModel {
     pub geometry: Geometry,
 }
 
-/// A shard on a node.
+/// What a node holds of a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardReport {
-    /// Its model.
+    /// The model.
     pub model: ModelName,
-    /// Its layers.
-    pub layers: LayerRange,
-    /// What its worker is doing.
+    /// The layers that can compute now.
+    pub held: LayerSet,
+    /// What its worker is doing about the others that it is to hold: `Ready` when there are none.
     pub state: ShardState,
     /// Why, when it failed.
     pub reason: String,
@@ -157,18 +159,32 @@ pub struct ShardWork {
     /// Microseconds of a step with one answer in it, or with as few as there were; 0 before the first.
     #[serde(default)]
     pub step_micros: u32,
+    /// The layers of such a step.
+    #[serde(default)]
+    pub step_layers: Option<LayerRange>,
     /// Parts of sequences that wait for a step, or are in one.
     #[serde(default)]
     pub queue: u32,
 }
 
 impl ShardReport {
-    /// A shard whose worker has not been started yet.
+    /// The state of a shard of these layers.
     #[must_use]
-    pub fn starting(model: &ModelName, layers: LayerRange) -> Self {
+    pub fn state_of(&self, layers: LayerRange) -> ShardState {
+        match self.state {
+            _ if self.held.covers(layers) => ShardState::Ready,
+            // It has not been told yet.
+            ShardState::Ready => ShardState::Loading,
+            state => state,
+        }
+    }
+
+    /// A model whose worker has not been started yet.
+    #[must_use]
+    pub fn starting(model: &ModelName) -> Self {
         Self {
             model: model.clone(),
-            layers,
+            held: LayerSet::EMPTY,
             state: ShardState::Loading,
             reason: String::new(),
             pid: None,
@@ -207,10 +223,37 @@ pub enum DataBody {
         /// The stage that is to forget.
         stage: u16,
     },
-    /// To the owner: the last stage took in a part of the prompt, up to and without `end`.
+    /// To the owner: what it sent was taken in up to and without `end`, as far as it had to be.
     Absorbed {
         /// The position after the part.
         end: u32,
+        /// Whether it did not come from the owner, but was kept by a stage.
+        #[serde(default)]
+        from_log: bool,
+    },
+    /// From the owner to every stage: an attempt begins at a sequence that was interrupted. The payload
+    /// holds its log.
+    Recall {
+        /// The stage.
+        stage: u16,
+        /// What every stage must know of it.
+        open: Box<Opening>,
+    },
+    /// To the owner: how far a stage is with a sequence.
+    Recalled {
+        /// The stage.
+        stage: u16,
+        /// Of all layers that the node holds.
+        progress: Vec<Progress>,
+        /// Hidden states that it has kept.
+        kept: Vec<Kept>,
+    },
+    /// From the owner to every stage, once all have answered: from where each layer goes on.
+    Resume {
+        /// The stage.
+        stage: u16,
+        /// The same for all stages.
+        course: Course,
     },
     /// To the owner: the token at the frame's position.
     Accepted {

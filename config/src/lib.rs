@@ -6,6 +6,7 @@
 
 mod cluster_key;
 mod ids;
+mod layer_set;
 mod layers;
 mod model_name;
 mod settings;
@@ -13,6 +14,7 @@ mod units;
 
 pub use cluster_key::{ClusterKey, ClusterKeyError};
 pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId};
+pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{

@@ -78,6 +78,8 @@ pub struct Settings {
     pub max_queued: u32,
     /// Key `prefill-chunk`.
     pub prefill_chunk: u32,
+    /// Key `boundary-logs`.
+    pub boundary_logs: ByteSize,
     /// Key `step-timeout`.
     pub step_timeout: Duration,
     /// Key `load-timeout`.
@@ -308,6 +310,7 @@ impl Settings {
         let standby = layers.one("standby", switch);
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0..=65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1..=65_536));
+        let boundary_logs = layers.one("boundary-logs", |text| text.parse().map_err(said));
         let step_timeout = layers.one("step-timeout", duration);
         let load_timeout = layers.one("load-timeout", duration);
         let drain_timeout = layers.one("drain-timeout", duration);
@@ -336,6 +339,7 @@ impl Settings {
             standby: standby?,
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
+            boundary_logs: boundary_logs?,
             step_timeout: step_timeout?,
             load_timeout: load_timeout?,
             drain_timeout: drain_timeout?,

@@ -85,8 +85,18 @@ fn step(
     tokens: Vec<u32>,
 ) -> Result<u32, Failure> {
     let open = (start == 0).then(|| Box::new(SamplingParams::greedy()));
-    let segment =
-        Segment { sequence, start, tokens, hidden: None, open, prefix: Vec::new(), sample: true };
+    let layers = *stage.held().runs().first().ok_or("a stage without layers")?;
+    let segment = Segment {
+        sequence,
+        layers,
+        start,
+        tokens,
+        hidden: None,
+        open,
+        prefix: Vec::new(),
+        sample: true,
+        absorb: false,
+    };
     match stage.step(Step { segments: vec![segment] })?.pop() {
         Some(Ok(SegmentOutput::Sampled(sampled))) => Ok(sampled.token),
         other => Err(format!("the stage gave {other:?}").into()),

@@ -1,16 +1,19 @@
 //! What every [`Stage`] must do, as checks that run on any of them. For tests.
 //!
 //! The token log and the request determine every token, whatever the cut into stages, the chunks
-//! of the prompt and the company in a step; a refused segment changes nothing. [`check`] says what
-//! does not hold.
+//! of the prompt, the company in a step, and which layers came or went meanwhile; a refused segment
+//! changes nothing. [`check`] says what does not hold.
 
+mod layers;
 mod reuse;
 
 use std::num::NonZeroU32;
 
+use bytes::Bytes;
 use planaria_config::{LayerRange, SequenceId};
 use thiserror::Error;
 
+use crate::geometry::FIRST_LAYER;
 use crate::sampler::{Sampled, SamplingParams};
 use crate::stage::{Segment, SegmentError, SegmentOutput, Stage, Step};
 
@@ -50,10 +53,14 @@ pub fn check(model: &ModelFacts, make: &mut MakeStage<'_>) -> Result<(), Violati
     }
     contract.release()?;
     contract.reused()?;
+    contract.changed_layers()?;
     contract.past_context()
 }
 
 const FIRST: SequenceId = SequenceId::from_bits(1);
+
+/// More than any model of these checks takes.
+const PLENTY: u64 = 1 << 40;
 
 /// Enough for a difference to show.
 const GENERATED: usize = 12;
@@ -86,9 +93,7 @@ impl Contract<'_, '_> {
             let mut hidden_bytes = Vec::new();
             for stage in &pipeline.stages {
                 let shape = stage.shape();
-                let (first, last) = (shape.layers.first(), shape.layers.last());
-                let ends = (first == 0, last + 1 == self.model.layers.get());
-                hold((shape.is_first, shape.is_last) == ends, || format!("shape {shape:?}"))?;
+                hold(shape.layers == self.model.layers.get(), || format!("shape {shape:?}"))?;
                 hidden_bytes.push(shape.hidden_bytes);
             }
             hidden_bytes.dedup();
@@ -189,7 +194,7 @@ impl Contract<'_, '_> {
             // A stranger's mistake in the same step.
             let stranger =
                 Segment { sequence: SequenceId::from_bits(99), start: 7, ..good.clone() };
-            let mut outputs = pipeline.first_stage(vec![stranger, good])?;
+            let mut outputs = pipeline.first_stage(&[stranger, good])?;
             let ours = outputs.pop();
             hold(
                 matches!(outputs.pop(), Some(Err(SegmentError::OutOfOrder { have: 0, got: 7 }))),
@@ -300,16 +305,29 @@ impl Pipeline {
     }
 
     /// Sends segments through all stages; none may be refused.
-    fn forward(&mut self, mut segments: Vec<Segment>) -> Result<Vec<SegmentOutput>, Violation> {
+    fn forward(&mut self, segments: Vec<Segment>) -> Result<Vec<SegmentOutput>, Violation> {
+        self.forward_and(segments, &mut Bytes::new())
+    }
+
+    /// The same; what the first stage hands over of the last segment is in `handed`.
+    fn forward_and(
+        &mut self,
+        mut segments: Vec<Segment>,
+        handed: &mut Bytes,
+    ) -> Result<Vec<SegmentOutput>, Violation> {
         let mut outputs = Vec::new();
-        for stage in &mut self.stages {
+        for (number, stage) in self.stages.iter_mut().enumerate() {
             outputs.clear();
-            for result in step(stage.as_mut(), segments.clone())? {
+            let parts = on_all_layers(stage.as_ref(), &segments);
+            for result in step(stage.as_mut(), parts)? {
                 outputs.push(result.map_err(|e| Violation(format!("a good segment: {e}")))?);
             }
             for (segment, output) in segments.iter_mut().zip(&outputs) {
                 if let SegmentOutput::Hidden(hidden) = output {
                     segment.hidden = Some(hidden.clone());
+                    if number == 0 {
+                        handed.clone_from(hidden);
+                    }
                 }
             }
         }
@@ -318,10 +336,13 @@ impl Pipeline {
 
     fn first_stage(
         &mut self,
-        segments: Vec<Segment>,
+        segments: &[Segment],
     ) -> Result<Vec<Result<SegmentOutput, SegmentError>>, Violation> {
         match self.stages.first_mut() {
-            Some(stage) => step(stage.as_mut(), segments),
+            Some(stage) => {
+                let segments = on_all_layers(stage.as_ref(), segments);
+                step(stage.as_mut(), segments)
+            }
             None => Err(Violation("no stages".to_owned())),
         }
     }
@@ -332,7 +353,7 @@ impl Pipeline {
         expected: impl Fn(&SegmentError) -> bool,
     ) -> Result<(), Violation> {
         let (start, count) = (segment.start, segment.tokens.len());
-        match self.first_stage(vec![segment])?.pop() {
+        match self.first_stage(&[segment])?.pop() {
             Some(Err(error)) if expected(&error) => Ok(()),
             other => Err(Violation(format!("a bad segment of {count} at {start} gave {other:?}"))),
         }
@@ -351,6 +372,8 @@ struct Run {
     /// Positions that are taken from former sequences.
     reused: usize,
     computed: usize,
+    /// Whether the stages know how to sample it.
+    is_open: bool,
     generated: Vec<u32>,
 }
 
@@ -363,6 +386,7 @@ impl Run {
             log: prompt.to_vec(),
             reused: 0,
             computed: 0,
+            is_open: false,
             generated: Vec::new(),
         }
     }
@@ -377,16 +401,20 @@ impl Run {
     fn next(&self, chunk: usize) -> Segment {
         let waiting = self.log.get(self.computed..).unwrap_or_default();
         let tokens: Vec<u32> = waiting.iter().take(chunk).copied().collect();
+        let opens = self.computed == self.reused && !self.is_open;
         Segment {
             sequence: self.sequence,
+            // A pipeline knows which.
+            layers: FIRST_LAYER,
             start: u32::try_from(self.computed).unwrap_or(u32::MAX),
             hidden: None,
-            open: (self.computed == self.reused).then(|| Box::new(self.params.clone())),
+            open: opens.then(|| Box::new(self.params.clone())),
             prefix: match self.log.get(..self.reused) {
-                Some(prefix) if self.computed == self.reused => prefix.to_vec(),
+                Some(prefix) if opens => prefix.to_vec(),
                 _ => Vec::new(),
             },
             sample: tokens.len() == waiting.len(),
+            absorb: false,
             tokens,
         }
     }
@@ -404,6 +432,13 @@ impl Run {
             other => Err(Violation(format!("the last stage gave {other:?}"))),
         }
     }
+}
+
+/// Segments as they come to a stage that computes all its layers.
+fn on_all_layers(stage: &dyn Stage, segments: &[Segment]) -> Vec<Segment> {
+    let layers = stage.held().runs().first().copied();
+    let segments = segments.iter().cloned();
+    segments.map(|s| Segment { layers: layers.unwrap_or(s.layers), ..s }).collect()
 }
 
 fn step(

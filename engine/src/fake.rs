@@ -15,28 +15,62 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{LayerRange, LayerSet, SequenceId};
 
+use crate::mlx::LoadProgress;
 use crate::model_dir::{FakeConfig, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigests};
-use crate::sampler::{mix, sample};
-use crate::sequence_log::SequenceLogs;
+use crate::sampler::{SamplingParams, mix, sample};
+use crate::sequence_log::{LayerCache, SequenceLogs};
 use crate::stage::{
-    MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
+    MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
 };
 
-/// What a token in a layer is said to weigh. (In truth a sequence weighs one hash per layer.)
+/// What a token in a layer weighs: a hash.
 pub(crate) const KV_BYTES_PER_TOKEN: u64 = 8;
 
 /// The stage of a `planaria_fake` model.
 #[derive(Debug)]
 pub struct FakeStage {
     config: FakeConfig,
-    /// Each sequence with the hash of what each layer saw of it.
-    sequences: SequenceLogs<Vec<u64>>,
+    sequences: SequenceLogs<Hashes>,
     /// The hash after each block, by layer.
     prefixes: PrefixCache<u64>,
     kv_budget: u64,
+}
+
+/// What a layer saw of a sequence.
+#[derive(Debug)]
+struct Hashes {
+    /// Where its own work begins, behind what a former sequence left.
+    first: u32,
+    /// The hash of all that it saw before that, and up to each position since.
+    seen: Vec<u64>,
+}
+
+impl Hashes {
+    /// A cache that has seen so many positions, and what it has seen.
+    fn at(first: u32, seen: u64) -> Self {
+        Self { first, seen: vec![seen] }
+    }
+
+    fn last(&self) -> u64 {
+        self.seen.last().copied().unwrap_or(0)
+    }
+}
+
+impl LayerCache for Hashes {
+    fn positions(&self) -> u32 {
+        self.first + u32::try_from(self.seen.len()).unwrap_or(u32::MAX).saturating_sub(1)
+    }
+
+    fn rewinds_to(&self) -> u32 {
+        self.first
+    }
+
+    fn rewind(&mut self, position: u32) {
+        self.seen.truncate(position.saturating_sub(self.first) as usize + 1);
+    }
 }
 
 impl FakeStage {
@@ -45,19 +79,21 @@ impl FakeStage {
     /// # Errors
     /// When the model has no such layers.
     pub fn new(config: &FakeConfig, layers: LayerRange) -> Result<Self, ModelError> {
-        let count = config.num_hidden_layers;
-        if layers.last() >= count {
-            return Err(ModelError::NoSuchLayers { range: layers, layers: count });
-        }
+        let mut stage = Self::open(config);
+        stage.hold(&layers.into(), &mut |_| ())?;
+        Ok(stage)
+    }
+
+    /// A stage that holds nothing yet.
+    #[must_use]
+    pub fn open(config: &FakeConfig) -> Self {
         let shape = StageShape {
-            layers,
-            is_first: layers.first() == 0,
-            is_last: layers.last() + 1 == count,
+            layers: config.num_hidden_layers,
             hidden_bytes: config.hidden_size.saturating_mul(4),
         };
         let sequences = SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings);
         let prefixes = PrefixCache::new(0);
-        Ok(Self { config: config.clone(), sequences, prefixes, kv_budget: 0 })
+        Self { config: config.clone(), sequences, prefixes, kv_budget: 0 }
     }
 
     fn compute(&mut self, segment: &Segment) -> Result<SegmentOutput, SegmentError> {
@@ -68,8 +104,12 @@ impl FakeStage {
         let log = self.sequences.extend(segment, || {
             let last = begun.as_slice().last();
             let seen = |layer| last.and_then(|digest| prefixes.get(layer, *digest));
-            shape.layers.range().map(|layer| seen(layer).copied().unwrap_or(0)).collect()
+            let cache = |layer| Hashes::at(segment.start, seen(layer).copied().unwrap_or(0));
+            segment.layers.range().map(cache).collect()
         });
+        for layer in segment.layers.range() {
+            log.caches.entry(layer).or_insert_with(|| Hashes::at(0, 0));
+        }
         log.digests.extend(&log.tokens);
         let mut rows = BytesMut::new();
         for (index, token) in segment.tokens.iter().enumerate() {
@@ -78,28 +118,31 @@ impl FakeStage {
                 Some(row) => row.to_vec(),
                 None => spread(mix(u64::from(*token) ^ EMBEDDING), self.config.hidden_size),
             };
-            for (layer, seen) in shape.layers.range().zip(&mut log.cache) {
-                *seen = mix(*seen ^ mix(digest(&hidden) ^ mix(u64::from(layer) ^ LAYER)));
-                hidden = spread(*seen, self.config.hidden_size);
+            for (layer, cache) in log.caches.range_mut(segment.layers.range()) {
+                let seen = cache.last() ^ mix(digest(&hidden) ^ mix(u64::from(*layer) ^ LAYER));
+                cache.seen.push(mix(seen));
+                hidden = spread(cache.last(), self.config.hidden_size);
             }
             rows.extend_from_slice(&hidden);
             let end = segment.start + u32::try_from(index).unwrap_or(u32::MAX) + 1;
             if end.is_multiple_of(BLOCK_TOKENS)
                 && let Some(digest) = log.digests.as_slice().get((end / BLOCK_TOKENS) as usize - 1)
             {
-                for (layer, seen) in shape.layers.range().zip(&log.cache) {
+                for (layer, cache) in log.caches.range(segment.layers.range()) {
+                    let (seen, number) = (cache.last(), end / BLOCK_TOKENS - 1);
                     let bytes = KV_BYTES_PER_TOKEN * u64::from(BLOCK_TOKENS);
-                    self.prefixes.insert(layer, end / BLOCK_TOKENS - 1, *digest, *seen, bytes);
+                    self.prefixes.insert(*layer, number, *digest, seen, bytes);
                 }
             }
         }
         let digests = log.digests.as_slice();
-        self.prefixes.touch(&reaches(shape.layers), digests);
-        if !shape.is_last {
-            return Ok(SegmentOutput::Hidden(rows.freeze()));
-        }
-        if !segment.sample {
+        self.prefixes.touch(&reaches(segment.layers), digests);
+        let is_last = shape.is_last(segment.layers);
+        if segment.absorb || (is_last && !segment.sample) {
             return Ok(SegmentOutput::Absorbed);
+        }
+        if !is_last {
+            return Ok(SegmentOutput::Hidden(rows.freeze()));
         }
         let last = rows.chunks_exact(row_bytes).next_back().map_or(0, digest);
         let mut logits: Vec<f32> =
@@ -122,13 +165,38 @@ impl Stage for FakeStage {
         self.sequences.shape()
     }
 
+    fn held(&self) -> &LayerSet {
+        self.sequences.held()
+    }
+
+    fn hold(
+        &mut self,
+        layers: &LayerSet,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        let count = self.config.num_hidden_layers;
+        if let Some(range) = layers.runs().iter().find(|run| run.last() >= count) {
+            return Err(ModelError::NoSuchLayers { range: *range, layers: count });
+        }
+        let gained = layers.without(self.held()).layers().count() as u64;
+        let bytes = gained * self.config.bytes_per_layer;
+        self.sequences.hold(layers.clone());
+        progress(LoadProgress { bytes_loaded: bytes, bytes_total: bytes });
+        Ok(())
+    }
+
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
-        let layers = self.sequences.shape().layers.count();
+        // As on MLX, segments for the same layers are computed together.
+        let mut ranges: Vec<_> = step.segments.iter().map(|segment| segment.layers).collect();
+        ranges.sort_unstable();
+        ranges.dedup();
+        let layers = ranges.iter().map(|layers| layers.count()).sum();
         let pause = Duration::from_micros(u64::from(self.config.step_micros)) * layers;
         if !pause.is_zero() {
             std::thread::sleep(pause);
         }
-        let checks = self.sequences.check_step(&step.segments, |tokens| self.reusable(tokens));
+        let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
+        let checks = self.sequences.check_step(&step.segments, reusable);
         let outputs = step.segments.iter().zip(checks);
         let outputs =
             outputs.map(|(segment, check)| check.and_then(|()| self.compute(segment))).collect();
@@ -136,16 +204,45 @@ impl Stage for FakeStage {
         Ok(outputs)
     }
 
+    fn recall(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        params: &SamplingParams,
+    ) -> Result<Vec<Progress>, SegmentError> {
+        let held = self.held().clone();
+        let log = self.sequences.recall(sequence, tokens, params)?;
+        let before_last = tokens.split_last().map_or(&[][..], |(_, before)| before);
+        let digests = PrefixDigests::of(before_last);
+        for layer in held.layers() {
+            let reach = LayerReach { layer, blocks: Some(1) };
+            let blocks = self.prefixes.longest(&[reach], digests.as_slice());
+            let left = u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS;
+            let digest = blocks.checked_sub(1).and_then(|last| digests.as_slice().get(last));
+            let seen = digest.and_then(|digest| self.prefixes.get(layer, *digest));
+            if let Some(seen) = seen
+                && log.caches.get(&layer).map_or(0, LayerCache::positions) < left
+            {
+                log.caches.insert(layer, Hashes::at(left, *seen));
+            }
+        }
+        Ok(self.sequences.progress(sequence))
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+        self.sequences.rewind(sequence, layers, position);
+    }
+
     fn release(&mut self, sequence: SequenceId) {
         self.sequences.release(sequence);
     }
 
     fn memory(&self) -> MemoryUse {
-        let layers = u64::from(self.sequences.shape().layers.count());
-        let tokens: u64 = self.sequences.values().map(|log| log.tokens.len() as u64).sum();
+        let caches = self.sequences.values().flat_map(|log| log.caches.values());
+        let hashes: u64 = caches.map(|cache| u64::from(cache.positions())).sum();
         MemoryUse {
-            weights: layers * self.config.bytes_per_layer,
-            kv: tokens * layers * KV_BYTES_PER_TOKEN,
+            weights: self.held().layers().count() as u64 * self.config.bytes_per_layer,
+            kv: hashes * KV_BYTES_PER_TOKEN,
             prefixes: self.prefixes.bytes(),
             peak: 0,
         }
@@ -156,10 +253,9 @@ impl Stage for FakeStage {
         self.prefixes.set_limit(bytes.saturating_sub(self.memory().kv));
     }
 
-    fn reusable(&self, tokens: &[u32]) -> u32 {
+    fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32 {
         let digests = PrefixDigests::of(tokens);
-        let layers = reaches(self.sequences.shape().layers);
-        let blocks = self.prefixes.longest(&layers, digests.as_slice());
+        let blocks = self.prefixes.longest(&reaches(layers), digests.as_slice());
         u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS
     }
 }
@@ -202,7 +298,6 @@ mod tests {
 
     use super::*;
     use crate::contract::{self, ModelFacts};
-    use crate::sampler::SamplingParams;
 
     fn config() -> FakeConfig {
         FakeConfig {
@@ -238,16 +333,19 @@ mod tests {
     fn through(layers: &[u32], tokens: &[u32]) -> Bytes {
         let mut hidden = None;
         for layer in layers {
+            let layers = LayerRange::inclusive(*layer, *layer).unwrap();
             let segment = Segment {
                 sequence: SequenceId::from_bits(1),
+                layers,
                 start: 0,
                 tokens: tokens.to_vec(),
                 hidden: hidden.take(),
                 open: Some(Box::new(SamplingParams::greedy())),
                 prefix: Vec::new(),
                 sample: false,
+                absorb: false,
             };
-            let mut stage = stage(LayerRange::inclusive(*layer, *layer).unwrap());
+            let mut stage = stage(layers);
             let output = stage.step(Step { segments: vec![segment] }).unwrap().remove(0).unwrap();
             let SegmentOutput::Hidden(bytes) = output else { panic!("{output:?}") };
             hidden = Some(bytes);
@@ -282,8 +380,20 @@ mod tests {
     fn sleeps_as_told() {
         let config = FakeConfig { step_micros: 2000, ..config() };
         let mut stage = FakeStage::new(&config, LayerRange::inclusive(0, 4).unwrap()).unwrap();
+        let segment = Segment {
+            sequence: SequenceId::from_bits(1),
+            layers: LayerRange::inclusive(0, 4).unwrap(),
+            start: 0,
+            tokens: vec![1],
+            hidden: None,
+            open: Some(Box::new(SamplingParams::greedy())),
+            prefix: Vec::new(),
+            sample: false,
+            absorb: true,
+        };
         let before = std::time::Instant::now();
-        stage.step(Step::default()).unwrap();
+        let outputs = stage.step(Step { segments: vec![segment] }).unwrap();
+        assert_eq!(outputs, [Ok(SegmentOutput::Absorbed)]);
         assert!(before.elapsed() >= Duration::from_millis(10));
     }
 }

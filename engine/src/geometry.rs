@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use planaria_config::LayerRange;
+use planaria_config::{LayerRange, LayerSet};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model_dir::MAX_LAYERS;
@@ -70,13 +70,21 @@ impl Geometry {
     /// Bytes of weights that a stage with `layers` holds, embedding and head included.
     #[must_use]
     pub fn weight_bytes(&self, layers: LayerRange) -> u64 {
-        let start = layers.first() as usize;
-        let own = self.bytes_per_layer.iter().skip(start).take(layers.count() as usize);
+        self.weight_bytes_of(&layers.into())
+    }
+
+    /// The same of layers that need not follow each other.
+    #[must_use]
+    pub fn weight_bytes_of(&self, layers: &LayerSet) -> u64 {
+        let own = layers.runs().iter().flat_map(|run| {
+            self.bytes_per_layer.iter().skip(run.first() as usize).take(run.count() as usize)
+        });
         let own = own.fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        let is_first = layers.first() == 0;
-        let is_last = layers.last() >= self.layers().get() - 1;
-        let embedding = if is_first || (is_last && self.tied) { self.embed_bytes } else { 0 };
-        let head = if is_last { self.head_bytes } else { 0 };
+        let last = self.layers().get() - 1;
+        let (has_first, has_last) =
+            (layers.contains(0), layers.runs().iter().any(|run| run.last() >= last));
+        let embedding = if has_first || (has_last && self.tied) { self.embed_bytes } else { 0 };
+        let head = if has_last { self.head_bytes } else { 0 };
         own.saturating_add(embedding).saturating_add(head)
     }
 
@@ -92,7 +100,16 @@ impl Geometry {
     /// when all of them need more room in the same step.
     #[must_use]
     pub fn peak_bytes(&self, layers: LayerRange, context_tokens: u32, sequences: u32) -> u64 {
-        self.shard_bytes(layers, kv_tokens(context_tokens, sequences))
+        self.peak_bytes_of(&layers.into(), context_tokens, sequences)
+    }
+
+    /// The same of layers that need not follow each other.
+    #[must_use]
+    pub fn peak_bytes_of(&self, layers: &LayerSet, context_tokens: u32, sequences: u32) -> u64 {
+        let tokens = kv_tokens(context_tokens, sequences);
+        let kv = layers.runs().iter().map(|run| self.kv_bytes(*run, tokens));
+        self.weight_bytes_of(layers)
+            .saturating_add(kv.fold(0, u64::saturating_add))
             .saturating_add(self.working_bytes(context_tokens, sequences))
     }
 
@@ -125,7 +142,7 @@ pub(crate) fn kv_tokens(context_tokens: u32, sequences: u32) -> u64 {
 }
 
 /// Layer 0 alone, which every model has.
-const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
+pub(crate) const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
     Some(range) => range,
     None => unreachable!(),
 };

@@ -32,10 +32,20 @@ pub use self::mlx::{LoadProgress, probe_device};
 use self::model_dir::{ModelConfig, ModelDir, ModelError};
 use self::stage::Stage;
 
-/// Loads the layers of a model that a stage holds, and no others. `progress` is called as weights
-/// come in.
+/// A stage of a model that holds no layers yet; see [`Stage::hold`].
 ///
 /// Call it on the thread that will use the stage: a stage on MLX cannot change threads.
+///
+/// # Errors
+/// When the backend fails.
+pub fn open_stage(model: &ModelDir) -> Result<Box<dyn Stage>, ModelError> {
+    match model.config() {
+        ModelConfig::Transformer(_) => Ok(Box::new(mlx::MlxStage::open(model)?)),
+        ModelConfig::Fake(config) => Ok(Box::new(fake::FakeStage::open(config))),
+    }
+}
+
+/// The same with some layers loaded, and no others. `progress` is called as weights come in.
 ///
 /// # Errors
 /// When the model has no such layers, a file cannot be read, or the backend fails.
@@ -44,13 +54,7 @@ pub fn load_stage(
     layers: LayerRange,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Stage>, ModelError> {
-    match model.config() {
-        ModelConfig::Transformer(_) => Ok(Box::new(mlx::MlxStage::load(model, layers, progress)?)),
-        ModelConfig::Fake(config) => {
-            let bytes = model.geometry().weight_bytes(layers);
-            let stage = fake::FakeStage::new(config, layers)?;
-            progress(LoadProgress { bytes_loaded: bytes, bytes_total: bytes });
-            Ok(Box::new(stage))
-        }
-    }
+    let mut stage = open_stage(model)?;
+    stage.hold(&layers.into(), progress)?;
+    Ok(stage)
 }

@@ -18,7 +18,7 @@ mod tensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use planaria_config::{LayerRange, ModelName};
+use planaria_config::{LayerSet, ModelName};
 pub use safetensors::Dtype;
 
 pub use self::config::{FakeConfig, ModelConfig};
@@ -38,7 +38,7 @@ use crate::geometry::{Geometry, WorkingSet};
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// A model's folder, found sound.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ModelDir {
     path: PathBuf,
     config: ModelConfig,
@@ -131,26 +131,40 @@ impl ModelDir {
     }
 
     /// The tensors that a stage with `layers` needs: those of the layers, of the embedding if it
-    /// is the first (or the last of a tied model), of the last norm and the head if it is the
+    /// has the first (or the last of a tied model), of the last norm and the head if it has the
     /// last.
     ///
     /// # Errors
     /// When the model has no such layers, or a tensor is missing or of the wrong shape.
-    pub fn tensors_for(&self, layers: LayerRange) -> Result<Vec<Tensor>, ModelError> {
+    pub fn tensors_for(&self, layers: &LayerSet) -> Result<Vec<Tensor>, ModelError> {
+        self.tensors_beyond(&LayerSet::EMPTY, layers)
+    }
+
+    /// Those of them that a stage with the layers `held` does without.
+    ///
+    /// # Errors
+    /// As [`ModelDir::tensors_for`].
+    pub fn tensors_beyond(
+        &self,
+        held: &LayerSet,
+        layers: &LayerSet,
+    ) -> Result<Vec<Tensor>, ModelError> {
         let count = self.config.layers();
-        if layers.last() >= count {
-            return Err(ModelError::NoSuchLayers { range: layers, layers: count });
+        if let Some(range) = layers.runs().iter().find(|run| run.last() >= count) {
+            return Err(ModelError::NoSuchLayers { range: *range, layers: count });
         }
         let ModelConfig::Transformer(model) = &self.config else {
             return Ok(Vec::new());
         };
-        let is_last = layers.last() + 1 == count;
+        let has_head = |layers: &LayerSet| layers.contains(count - 1);
+        let has_embedding =
+            |layers: &LayerSet| layers.contains(0) || (has_head(layers) && model.head.is_none());
         let mut parts = Vec::new();
-        if layers.first() == 0 || (is_last && model.head.is_none()) {
+        if has_embedding(layers) && !has_embedding(held) {
             parts.push(Part::Embedding);
         }
-        parts.extend(layers.range().map(Part::Layer));
-        if is_last {
+        parts.extend(layers.without(held).layers().map(Part::Layer));
+        if has_head(layers) && !has_head(held) {
             parts.push(Part::Head);
         }
         let shelf = Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed };

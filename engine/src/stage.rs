@@ -1,21 +1,42 @@
 //! What a pipeline stage is, whatever computes it.
 //!
-//! A stage holds a contiguous range of a model's layers and the KV cache of every sequence that
-//! passed through them. It is driven by [`Step`]s: any number of sequences, each with any number
-//! of tokens, computed together without padding. Everything a stage knows of a sequence came with
-//! its segments, so whoever holds the token log can bring any stage to the same state again.
+//! A stage holds layers of a model and the KV cache of every sequence that passed through them. It
+//! is driven by [`Step`]s: any number of sequences, each with any number of tokens, computed together
+//! without padding. Everything a stage knows of a sequence came with its segments, so whoever holds
+//! the token log can bring any stage to the same state again.
+//!
+//! Which layers it holds may change while sequences run, and each layer keeps its KV for itself: a
+//! stage that gained some is brought up to date by computing those alone, from hidden states that
+//! were kept ([`Stage::recall`], [`Segment::layers`]).
 
 use bytes::Bytes;
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{LayerRange, LayerSet, SequenceId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::mlx::LoadProgress;
+use crate::model_dir::ModelError;
 use crate::sampler::{Sampled, SamplingParams};
 
-/// A range of a model's layers that can compute.
+/// Layers of a model that can compute.
 pub trait Stage {
-    /// What it holds and what its hidden states look like.
+    /// What is the same for all stages of the model.
     fn shape(&self) -> StageShape;
+
+    /// The layers that it holds.
+    fn held(&self) -> &LayerSet;
+
+    /// From now on holds these layers and no others: frees what is not among them, KV included, and
+    /// then loads what it lacks. `progress` is called as weights come in.
+    ///
+    /// # Errors
+    /// When the model has no such layers, a file cannot be read, or the backend fails. The stage then
+    /// holds what it held of them before.
+    fn hold(
+        &mut self,
+        layers: &LayerSet,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError>;
 
     /// Computes every segment of `step`. The result has one entry per segment, in their order: a
     /// mistake in one segment leaves the others untouched.
@@ -23,6 +44,24 @@ pub trait Stage {
     /// # Errors
     /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
+
+    /// Opens a sequence whose log is `tokens`, or takes up one that was interrupted: forgets what was
+    /// computed of other tokens and of the last one, and says how far each held layer is with what
+    /// remains and with what former sequences left.
+    ///
+    /// # Errors
+    /// When there are no tokens, more than the context holds, or such as the model does not know, or
+    /// when `params` are not sound.
+    fn recall(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        params: &SamplingParams,
+    ) -> Result<Vec<Progress>, SegmentError>;
+
+    /// Forgets what these layers computed of a sequence from `position` on. A layer that cannot go
+    /// back there (see [`Progress::rewinds_to`]) forgets all.
+    fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32);
 
     /// Forgets a sequence and frees its KV cache. Forgetting an unknown sequence does nothing. What
     /// it began with may stay for others; see [`Stage::reusable`].
@@ -32,26 +71,49 @@ pub trait Stage {
     /// beginnings of former ones. At first it is nothing, and nothing is kept.
     fn set_kv_budget(&mut self, bytes: u64);
 
-    /// How many of the first positions of a sequence that begins with `tokens` need no computing,
-    /// because another began alike: a sequence may be opened there, with what comes before as its
-    /// [`Segment::prefix`].
-    fn reusable(&self, tokens: &[u32]) -> u32;
+    /// How many of the first positions of a sequence that begins with `tokens` need no computing in
+    /// `layers`, because another began alike: a sequence may be opened there, with what comes before
+    /// as its [`Segment::prefix`].
+    fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32;
 
     /// How much memory the stage holds now.
     fn memory(&self) -> MemoryUse;
 }
 
-/// What a stage holds and what passes between it and its neighbours.
+/// A model as its stages see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageShape {
-    /// The layers it holds.
-    pub layers: LayerRange,
-    /// Whether it embeds tokens (it holds layer 0); otherwise it wants hidden states.
-    pub is_first: bool,
-    /// Whether it applies the head and samples (it holds the model's last layer).
-    pub is_last: bool,
+    /// How many layers the model has. Layer 0 wants tokens, which it embeds, all others hidden states;
+    /// behind the last one come the head and the sampler.
+    pub layers: u32,
     /// Bytes of one token's hidden state, `hidden_size` numbers of the activation type.
     pub hidden_bytes: u32,
+}
+
+impl StageShape {
+    /// Whether `layers` begin with the embedding.
+    #[must_use]
+    pub const fn is_first(&self, layers: LayerRange) -> bool {
+        layers.first() == 0
+    }
+
+    /// Whether `layers` end with the head.
+    #[must_use]
+    pub const fn is_last(&self, layers: LayerRange) -> bool {
+        layers.last() + 1 == self.layers
+    }
+}
+
+/// How far some layers are with a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The layers, all of which are equally far.
+    pub layers: LayerRange,
+    /// They have KV of so many of its first positions.
+    pub positions: u32,
+    /// They can go back to any position from this one on, or to 0: with a window, what is far behind
+    /// is not kept.
+    pub rewinds_to: u32,
 }
 
 /// Work for one forward pass.
@@ -66,13 +128,15 @@ pub struct Step {
 pub struct Segment {
     /// The sequence that they belong to.
     pub sequence: SequenceId,
-    /// Position of the first of them, from 0. Must equal what the stage has computed so far for
-    /// this sequence.
+    /// The layers that compute them, all of which the stage holds.
+    pub layers: LayerRange,
+    /// Position of the first of them, from 0. Must equal what each of the layers has computed so far
+    /// for this sequence.
     pub start: u32,
     /// Their ids, at least one. Every stage gets them, so every stage knows the token log.
     pub tokens: Vec<u32>,
     /// Their hidden states, row by row (`[tokens, hidden_size]`, little-endian, the activation
-    /// type); `None` exactly on the first stage.
+    /// type); `None` exactly where `layers` begin with layer 0.
     pub hidden: Option<Bytes>,
     /// How to sample this sequence; comes with its first segment and holds until release.
     pub open: Option<Box<SamplingParams>>,
@@ -81,6 +145,8 @@ pub struct Segment {
     pub prefix: Vec<u32>,
     /// Whether the last stage is to sample the token that follows the last of these.
     pub sample: bool,
+    /// Whether nothing is wanted but that the layers remember the tokens.
+    pub absorb: bool,
 }
 
 /// What came of a segment.
@@ -90,7 +156,7 @@ pub enum SegmentOutput {
     Hidden(Bytes),
     /// The last stage sampled the next token.
     Sampled(Sampled),
-    /// The last stage took in a part of the prompt, and nothing was to be sampled.
+    /// The tokens were taken in, and nothing else was wanted.
     Absorbed,
 }
 
@@ -104,6 +170,14 @@ pub enum SegmentError {
         have: u32,
         /// The position that came.
         got: u32,
+    },
+    /// The stage does not hold (any more, or yet) what is to compute.
+    #[error("of layers {wanted} only {held} are held")]
+    NotHeld {
+        /// What the segment was for.
+        wanted: LayerRange,
+        /// What there is.
+        held: LayerSet,
     },
     /// The sequence would pass the longest context that the model can keep.
     #[error("position {position} is past the model's context of {limit} tokens")]

@@ -38,7 +38,8 @@ fn only_files_with_its_own_tensors_are_opened() {
     let dir = ModelDir::open(copy.path()).unwrap();
     let last = dir.geometry().layers().get() - 1;
     let shard = LayerRange::inclusive(1, 1).unwrap();
-    let needed = dir.tensors_for(shard).unwrap().into_iter().flat_map(|tensor| tensor.pieces);
+    let needed =
+        dir.tensors_for(&shard.into()).unwrap().into_iter().flat_map(|tensor| tensor.pieces);
     let needed: Vec<_> = needed.map(|piece| piece.file).collect();
     let mut others = 0;
     for tensor in dir.tensors().values().filter(|tensor| !needed.contains(&tensor.file)) {
@@ -46,7 +47,7 @@ fn only_files_with_its_own_tensors_are_opened() {
     }
     assert!(others > 0, "the case has no files that layer 1 does not need");
     let stage = MlxStage::load(&dir, shard, &mut |_| ()).unwrap();
-    assert_eq!(stage.shape().layers, shard);
+    assert_eq!(stage.held(), &shard.into());
     let rest = LayerRange::inclusive(0, last).unwrap();
     assert!(MlxStage::load(&dir, rest, &mut |_| ()).is_err());
 }
@@ -84,12 +85,14 @@ fn weights_that_are_no_numbers() {
     let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
     let prompt = Segment {
         sequence: SequenceId::from_bits(1),
+        layers: dir.geometry().all_layers(),
         start: 0,
         tokens: vec![7, 8, 9],
         hidden: None,
         prefix: Vec::new(),
         open: Some(Box::new(SamplingParams::greedy())),
         sample: true,
+        absorb: false,
     };
     let broken = SegmentError::Malformed(NoCandidate.to_string());
     let mut compute = |segment: &Segment| {

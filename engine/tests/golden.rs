@@ -161,7 +161,8 @@ fn memory_is_what_geometry_says() {
     for case in cases() {
         for stage in case.stages(&[case.layers() / 2]) {
             let geometry = case.dir.geometry();
-            let expected = geometry.weight_bytes(stage.shape().layers);
+            let [layers] = *stage.held().runs() else { panic!("{}", stage.held()) };
+            let expected = geometry.weight_bytes(layers);
             assert_eq!(stage.memory().weights, expected, "{}", case.name);
             assert_eq!(stage.shape().hidden_bytes, geometry.hidden_bytes);
         }
@@ -269,8 +270,11 @@ impl<'a> Run<'a> {
         let tokens: Vec<u32> = self.log[self.computed..].iter().take(chunk).copied().collect();
         Segment {
             sequence: self.sequence,
+            // `forward` knows.
+            layers: LayerRange::inclusive(0, 0).unwrap(),
             start: self.computed as u32,
             sample: self.computed + tokens.len() == self.log.len(),
+            absorb: false,
             tokens,
             hidden: None,
             prefix: Vec::new(),
@@ -304,6 +308,8 @@ fn generate(stages: &mut [MlxStage], prompt: &Prompt, chunk: usize) -> Vec<u32> 
 fn forward(stages: &mut [MlxStage], mut segments: Vec<Segment>) -> Vec<SegmentOutput> {
     let mut outputs = Vec::new();
     for stage in stages {
+        let [layers] = *stage.held().runs() else { panic!("{}", stage.held()) };
+        segments.iter_mut().for_each(|segment| segment.layers = layers);
         let step = Step { segments: segments.clone() };
         outputs = stage.step(step).unwrap().into_iter().map(Result::unwrap).collect();
         for (segment, output) in segments.iter_mut().zip(&outputs) {

@@ -137,17 +137,21 @@ fn a_sound_folder() {
 #[test]
 fn a_shard_needs_its_own_tensors_only() {
     let untied = open(&folder(&config(), &tensors()));
-    let names = |model: &ModelDir, range| -> Vec<String> {
-        let mut names: Vec<String> =
-            model.tensors_for(range).unwrap().iter().map(|tensor| tensor.name.clone()).collect();
+    let names = |model: &ModelDir, range: LayerRange| -> Vec<String> {
+        let mut names: Vec<String> = model
+            .tensors_for(&range.into())
+            .unwrap()
+            .iter()
+            .map(|tensor| tensor.name.clone())
+            .collect();
         names.retain(|name| !name.starts_with("model.layers."));
         names
     };
     assert_eq!(names(&untied, range(0, 0)), ["model.embed_tokens.weight"]);
     assert_eq!(names(&untied, range(1, 1)), [""; 0]);
     assert_eq!(names(&untied, range(1, 2)), ["model.norm.weight", "lm_head.weight"]);
-    assert_eq!(untied.tensors_for(range(1, 1)).unwrap().len(), 9);
-    assert!(untied.tensors_for(range(1, 3)).is_err());
+    assert_eq!(untied.tensors_for(&range(1, 1).into()).unwrap().len(), 9);
+    assert!(untied.tensors_for(&range(1, 3).into()).is_err());
 
     let config = changed(|config| config["tie_word_embeddings"] = Value::Null);
     let tied_folder = folder(&config, &tensors());
@@ -368,7 +372,7 @@ fn quantized_by_default_and_by_module() {
     });
     let list = quantized(&[("model.layers.1.mlp.down_proj", Some((32, 8))), ("lm_head", None)]);
     let model = open(&folder(&config, &list));
-    let weights = model.tensors_for(range(0, 2)).unwrap();
+    let weights = model.tensors_for(&range(0, 2).into()).unwrap();
     let packing = |module: &str| {
         let name = format!("{module}.weight");
         weights.iter().find(|tensor| tensor.name == name).unwrap().packed
@@ -381,7 +385,7 @@ fn quantized_by_default_and_by_module() {
     assert_eq!(packing("lm_head"), None);
     let layers = &model.geometry().bytes_per_layer;
     assert!(layers[1] > layers[0] && layers[0] == layers[2], "{layers:?}");
-    assert_eq!(model.tensors_for(range(1, 1)).unwrap().len(), 2 + 7 * 3);
+    assert_eq!(model.tensors_for(&range(1, 1).into()).unwrap().len(), 2 + 7 * 3);
 
     let error = refusal(&folder(&config, &quantized(&[("lm_head", None)])));
     assert!(
@@ -568,12 +572,13 @@ fn fake_models_need_no_weights() {
     write_json(&folder.path().join("config.json"), &config);
     let model = open(&folder);
     assert_eq!(model.geometry().bytes_per_layer, vec![1 << 20; 4]);
-    assert!(model.tensors_for(range(0, 3)).unwrap().is_empty());
-    assert!(model.tensors_for(range(0, 4)).is_err());
+    assert!(model.tensors_for(&range(0, 3).into()).unwrap().is_empty());
+    assert!(model.tensors_for(&range(0, 4).into()).is_err());
     let mut progress = Vec::new();
     let stage =
         planaria_engine::load_stage(&model, range(1, 3), &mut |p| progress.push(p)).unwrap();
-    assert!(!stage.shape().is_first && stage.shape().is_last);
+    assert_eq!(stage.held(), &range(1, 3).into());
+    assert!(!stage.shape().is_first(range(1, 3)) && stage.shape().is_last(range(1, 3)));
     assert_eq!(stage.shape().hidden_bytes, model.geometry().hidden_bytes);
     assert_eq!(progress.last().unwrap().bytes_loaded, 3 << 20);
     config["step_micros"] = json!(-1);

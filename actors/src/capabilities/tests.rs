@@ -38,8 +38,8 @@ fn device(bytes_per_second: u64, flops_per_second: u64) -> Device {
 
 fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {
     let layers = LayerRange::inclusive(first, last).unwrap();
-    let work = ShardWork { step_micros, ..ShardWork::default() };
-    ShardReport { work, ..ShardReport::starting(&"m".parse().unwrap(), layers) }
+    let work = ShardWork { step_micros, step_layers: Some(layers), ..ShardWork::default() };
+    ShardReport { work, ..ShardReport::starting(&"m".parse().unwrap()) }
 }
 
 #[test]

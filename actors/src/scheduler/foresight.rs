@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use planaria_config::{ModelName, NodeId};
+use planaria_config::{LayerSet, ModelName, NodeId};
 use planaria_engine::partition::usable;
 
 use super::placement::{Layout, Situation, Sizing, Unfit, place_all, sizings};
 use crate::membership::View;
 use crate::plan::Plan;
-use crate::router::ShardKey;
+use crate::router::{ShardKey, WorkerKey};
 
 /// What there is to foresee, and from what. It takes as long as a plan for each node, so it is not
 /// worked out by an actor.
@@ -63,11 +63,11 @@ impl Foresight {
             return Vec::new();
         };
         let sizings = sizings(&self.view, self.sizing);
-        let bytes = |key: &ShardKey| {
+        let bytes = |key: &WorkerKey, layers: &LayerSet| {
             let Sizing { context, max_sequences, .. } = *sizings.get(&key.model)?;
             let held = own.models.iter().find(|held| held.digest == key.digest)?;
             let context = context.min(held.geometry.max_context);
-            Some(held.geometry.peak_bytes(key.layers, context, max_sequences))
+            Some(held.geometry.peak_bytes_of(layers, context, max_sequences))
         };
         let current: Vec<ShardKey> =
             self.in_force.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
@@ -76,21 +76,33 @@ impl Foresight {
             let stages = layout.iter().flat_map(|layout| &layout.stages);
             let mine = stages.filter(|stage| stage.incarnation.node == me);
             for (stage, layout) in mine.zip(layout) {
-                let (model, digest) = (model.clone(), layout.digest);
-                let key = ShardKey { model, digest, layers: stage.layers };
+                let worker = WorkerKey { model: model.clone(), digest: layout.digest };
+                let key = ShardKey { worker, layers: stage.layers };
                 if !current.contains(&key) {
                     *losses.entry(key).or_default() += 1;
                 }
             }
         }
-        let mut taken: u64 = current.iter().filter_map(bytes).sum();
+        // What each worker would hold, and what all of them would take.
+        let mut held: BTreeMap<WorkerKey, LayerSet> = BTreeMap::new();
+        for ShardKey { worker, layers } in current {
+            let known = held.entry(worker).or_default();
+            *known = known.with(layers);
+        }
+        let taken = |held: &BTreeMap<WorkerKey, LayerSet>| {
+            let all = held.iter().filter_map(|(key, layers)| bytes(key, layers));
+            all.fold(0, u64::saturating_add)
+        };
+        let alone = |key: &ShardKey| bytes(&key.worker, &key.layers.into());
         let mut wanted: Vec<(usize, u64, ShardKey)> =
-            losses.into_iter().filter_map(|(key, n)| Some((n, bytes(&key)?, key))).collect();
+            losses.into_iter().filter_map(|(key, n)| Some((n, alone(&key)?, key))).collect();
         wanted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
-        let fits = |(_, bytes, key): (usize, u64, ShardKey)| {
-            let sum = taken.saturating_add(bytes);
-            (u128::from(sum) <= usable(own.memory_bytes)).then(|| {
-                taken = sum;
+        let fits = |(_, _, key): (usize, u64, ShardKey)| {
+            let mut with = held.clone();
+            let known = with.entry(key.worker.clone()).or_default();
+            *known = known.with(key.layers);
+            (u128::from(taken(&with)) <= usable(own.memory_bytes)).then(|| {
+                held = with;
                 key
             })
         };

@@ -19,7 +19,7 @@ use super::placement::{Layout, Placed, Situation, Sizing, Unfit, place_all};
 use crate::cluster_view::{ModelState, ShardState};
 use crate::membership::View;
 use crate::plan::{Plan, PlanParts};
-use crate::wire::{Control, NotPrepared};
+use crate::wire::{Control, NotPrepared, ShardReport};
 
 /// What the scheduler is told.
 #[derive(Debug, Clone)]
@@ -291,7 +291,7 @@ impl Scheduler {
             let idle = plan.stages().iter().find_map(|stage| {
                 let member = self.view.member(stage.incarnation.node)?;
                 let shard = member.shard(plan.model(), stage.layers);
-                match shard.map(|shard| (shard.state, &shard.reason)) {
+                match shard.map(|shard| (shard.state_of(stage.layers), &shard.reason)) {
                     Some((ShardState::Ready, _)) => None,
                     Some((ShardState::Restarting, _)) => {
                         Some(format!("the worker of {} restarts", member.report.name))
@@ -357,7 +357,9 @@ impl Scheduler {
             for stage in plan.stages() {
                 let member = self.view.member(stage.incarnation.node);
                 let shard = member.and_then(|member| member.shard(plan.model(), stage.layers));
-                let Some(shard) = shard.filter(|shard| shard.state == ShardState::Failed) else {
+                let has_failed =
+                    |shard: &&ShardReport| shard.state_of(stage.layers) == ShardState::Failed;
+                let Some(shard) = shard.filter(has_failed) else {
                     continue;
                 };
                 let key = (stage.incarnation, plan.model().clone());

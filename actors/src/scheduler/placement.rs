@@ -5,7 +5,9 @@ pub mod costs;
 
 use std::collections::BTreeMap;
 
-use planaria_config::{ByteSize, Incarnation, LayerRange, ModelName, NodeId, Settings, Strategy};
+use planaria_config::{
+    ByteSize, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
+};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency::{
@@ -196,10 +198,12 @@ fn place(
         .and_then(|stages| cost_of(&stages));
     let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
     let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
-    let fits_beside = stages.iter().zip(&stage_bytes).all(|((node, layers), new)| {
+    let fits_beside = stages.iter().all(|(node, layers)| {
+        // The same worker holds what it has and what it gains, until nothing needs the former any more.
         let old = held.iter().find(|stage| stage.incarnation.node == *node);
-        let old = old.filter(|stage| stage.layers != *layers).map_or(0, |s| bytes(s.layers));
-        free.get(node).is_some_and(|free| old.saturating_add(*new) <= *free)
+        let both: LayerSet = old.map(|old| old.layers).into_iter().chain([*layers]).collect();
+        let both = geometry.peak_bytes_of(&both, context, sizing.max_sequences);
+        free.get(node).is_some_and(|free| both <= *free)
     });
     let stages = stages
         .into_iter()

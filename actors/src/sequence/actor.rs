@@ -18,6 +18,7 @@ use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
+use crate::worker::protocol::tokens_to_bytes;
 
 /// What a sequence starts from.
 #[derive(Debug)]
@@ -118,6 +119,18 @@ impl State {
                         return;
                     }
                 }
+                Action::All(headers, log) => {
+                    let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
+                    for (header, stage) in headers.into_iter().zip(self.sequence.plan().stages()) {
+                        let node = stage.incarnation.node;
+                        if let Err(error) = self.context.router.send(node, header, payload.clone())
+                        {
+                            tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
+                            drop(myself.cast(Event::Unreachable(error.to_string())));
+                            return;
+                        }
+                    }
+                }
                 Action::Seek => {
                     self.watch_plans(myself);
                     let offer = self.offer();
@@ -139,7 +152,8 @@ impl State {
                         cause = recovered.cause, from_epoch = %recovered.from,
                         epoch = %recovered.to, detect = ?recovered.detect,
                         ready = ?recovered.ready, rebuild = ?recovered.rebuild,
-                        replayed = recovered.replayed, "a generation goes on");
+                        replayed = recovered.replayed, rebuilt = recovered.rebuilt,
+                        "a generation goes on");
                     let planned = self.planned(&recovered);
                     self.context.handles.sequences.recovered(recovered, planned);
                 }

@@ -9,7 +9,9 @@
 //! is; should another stage not have it, the owner begins anew, and without.
 //!
 //! The owner keeps the token log. When something on the way breaks it begins another attempt, on the
-//! same stages or by another plan, with the whole log as the prompt (see [`recovery`](super::recovery)).
+//! same stages or by another plan (see [`recovery`](super::recovery)): it tells all of them the log, hears
+//! how far each layer is with it, and says from where each goes on (see [`course`](super::course)). From
+//! there on the log is sent as a prompt is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +19,7 @@ use std::time::{Duration, Instant};
 use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
+use super::course::{Course, Recalled};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
 use crate::plan::Plan;
@@ -25,7 +28,7 @@ use crate::wire::{DataBody, DataHeader, Forward, Opening};
 /// What the owner learns about its sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A frame for the owner: `Absorbed`, `Accepted`, `PrefixGone` or `Failed`.
+    /// A frame for the owner: `Absorbed`, `Accepted`, `Recalled`, `PrefixGone` or `Failed`.
     Frame(DataHeader),
     /// What the cluster can offer, after `Seek`.
     Offer(Offer),
@@ -55,9 +58,11 @@ pub enum Event {
 pub enum Action {
     /// Send this frame to stage 0.
     Forward(DataHeader),
+    /// Send this frame to every stage, with the token log if it is to recall it.
+    All(Vec<DataHeader>, Option<Arc<[u32]>>),
     /// Tell `Offer` now, and `PlansChanged` from now on.
     Seek,
-    /// From this attempt on the sequence runs under this plan; the stages of the former one are to
+    /// From this attempt on the sequence runs under this plan; nodes that are not in it any more are to
     /// forget what came before.
     Moved(Arc<Plan>, u16),
     /// Ask whether these nodes are still there: no frame came for longer than usual.
@@ -99,6 +104,11 @@ pub struct Sequence {
     /// How often it began anew, and whether it may begin with what former sequences left.
     attempt: u16,
     reuse: bool,
+    /// How far each stage is, by number, until all have said it; of an attempt that takes up what
+    /// there is.
+    recalling: Option<Vec<Option<Recalled>>>,
+    /// From where each layer goes on then.
+    course: Option<Course>,
     /// Positions of the log at the beginning of the attempt, which are sent as a prompt.
     given: u32,
     /// How many of them were sent to stage 0.
@@ -144,6 +154,8 @@ impl Sequence {
             pace,
             attempt: 0,
             reuse: true,
+            recalling: None,
+            course: None,
             given: prompt,
             sent: 0,
             absorbed: 0,
@@ -308,23 +320,75 @@ impl Sequence {
                 let broken = seeking.broken.clone();
                 self.seeking = None;
                 self.mending = Some((broken, now));
-                self.reuse = true;
                 let mut actions = Vec::new();
                 if plan.epoch() != self.plan.epoch() {
                     actions.push(Action::Moved(Arc::clone(&plan), self.attempt));
                 }
                 self.plan = plan;
                 self.begin(now);
-                actions.extend(self.send_chunks());
+                actions.push(self.recall());
                 actions
             }
         }
     }
 
-    /// The whole log is to be computed.
+    /// Asks all stages how far they are.
+    fn recall(&mut self) -> Action {
+        self.recalling = Some(vec![None; self.plan.stages().len()]);
+        let opening = Opening {
+            sampling: self.request.sampling.clone(),
+            until: self.until.clone(),
+            reuse: false,
+            prefix: Vec::new(),
+        };
+        let body = |stage| DataBody::Recall { stage, open: Box::new(opening.clone()) };
+        Action::All(self.to_all(body), Some(self.log.as_slice().into()))
+    }
+
+    /// A stage has said how far it is.
+    fn recalled(&mut self, now: Instant, stage: u16, recalled: Recalled) -> Vec<Action> {
+        let Some(answers) = &mut self.recalling else {
+            self.stray += 1;
+            return Vec::new();
+        };
+        if let Some(answer) = answers.get_mut(usize::from(stage)) {
+            *answer = Some(recalled);
+        }
+        let Some(all) = answers.iter().cloned().collect::<Option<Vec<_>>>() else {
+            return Vec::new();
+        };
+        let course = Course::plan(self.given, &all);
+        self.recalling = None;
+        self.sent = course.from(0).unwrap_or(0);
+        self.absorbed = self.sent;
+        self.heard_at = now;
+        self.deadline = now + self.pace.step_timeout;
+        let body = |stage| DataBody::Resume { stage, course: course.clone() };
+        let mut actions = vec![Action::All(self.to_all(body), None)];
+        self.course = Some(course);
+        actions.extend(self.send_chunks());
+        actions
+    }
+
+    /// A frame for each stage.
+    fn to_all(&self, body: impl Fn(u16) -> DataBody) -> Vec<DataHeader> {
+        let stages = u16::try_from(self.plan.stages().len()).unwrap_or(u16::MAX);
+        let frame = |stage| DataHeader {
+            epoch: self.plan.epoch(),
+            sequence: self.id,
+            owner: self.owner,
+            attempt: self.attempt,
+            position: 0,
+            body: body(stage),
+        };
+        (0..stages).map(frame).collect()
+    }
+
+    /// The whole log is to be computed, or what lacks of it.
     fn begin(&mut self, now: Instant) {
         self.given = length(&self.log);
         (self.sent, self.absorbed) = (0, 0);
+        (self.recalling, self.course) = (None, None);
         self.heard_at = now;
         self.suspects = false;
         // It takes longer than the next token does.
@@ -341,10 +405,21 @@ impl Sequence {
         match header.body {
             // What stage 0 had and what the last stage took in is told by different nodes, so one
             // may overtake the other.
-            DataBody::Absorbed { end } if end <= self.sent => {
+            DataBody::Absorbed { from_log: true, .. } => {
+                self.heard(now);
+                Vec::new()
+            }
+            DataBody::Absorbed { end, .. } if end <= self.sent => {
                 self.absorbed = self.absorbed.max(end);
                 self.heard(now);
                 self.send_chunks()
+            }
+            DataBody::Recalled { stage, progress, kept } => {
+                let Some(layers) = self.plan.stage(stage).map(|stage| stage.layers) else {
+                    self.stray += 1;
+                    return Vec::new();
+                };
+                self.recalled(now, stage, Recalled { layers, progress, kept })
             }
             DataBody::Accepted { token, logprobs, finish, reused }
                 if header.position == length(&self.log) =>
@@ -353,7 +428,7 @@ impl Sequence {
                 if reused > 0 && self.log.len() == self.request.prompt.len() {
                     actions.push(Action::Tell(Told::Reused(reused)));
                 }
-                actions.extend(self.mended(now, reused).map(Action::Recovered));
+                actions.extend(self.mended(now).map(Action::Recovered));
                 self.log.push(token);
                 self.heard(now);
                 let answer = self.log.len() - self.request.prompt.len();
@@ -381,6 +456,8 @@ impl Sequence {
             | DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
             | DataBody::Forward(_)
+            | DataBody::Recall { .. }
+            | DataBody::Resume { .. }
             | DataBody::Release { .. } => {
                 self.stray += 1;
                 Vec::new()
@@ -402,7 +479,7 @@ impl Sequence {
             let forward = Forward {
                 stage: 0,
                 tokens: chunk.unwrap_or_default().to_vec(),
-                open: (self.sent == 0).then(|| {
+                open: (self.sent == 0 && self.course.is_none()).then(|| {
                     Box::new(Opening {
                         sampling: self.request.sampling.clone(),
                         until: self.until.clone(),
@@ -427,7 +504,7 @@ impl Sequence {
     }
 
     /// The first token after a break.
-    fn mended(&mut self, now: Instant, reused: u32) -> Option<Recovered> {
+    fn mended(&mut self, now: Instant) -> Option<Recovered> {
         self.troubles.progress();
         let (broken, ready) = self.mending.take()?;
         Some(Recovered {
@@ -438,7 +515,8 @@ impl Sequence {
             detect: broken.detect,
             ready: ready.saturating_duration_since(broken.at),
             rebuild: now.saturating_duration_since(ready),
-            replayed: self.given.saturating_sub(reused),
+            replayed: self.course.as_ref().map_or(0, |course| course.replayed(self.given)),
+            rebuilt: self.course.as_ref().map_or(0, |course| course.rebuilt(self.given)),
         })
     }
 

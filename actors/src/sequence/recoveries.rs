@@ -20,7 +20,8 @@ impl Recoveries {
     /// A sequence went on. `now` is in milliseconds since 1970, `planned` the time from the notice until
     /// there was another plan.
     pub(super) fn take(&mut self, now: u64, recovered: &Recovered, planned: Option<Duration>) {
-        let Recovered { cause, model, from, to, detect, ready, rebuild, replayed } = recovered;
+        let Recovered { cause, model, from, to, detect, ready, rebuild, replayed, rebuilt } =
+            recovered;
         let began = now.saturating_sub(millis(*ready + *rebuild));
         let same = self.0.iter_mut().rev().find(|known| {
             (known.from_epoch, known.to_epoch, &known.model) == (Some(*from), Some(*to), model)
@@ -32,6 +33,10 @@ impl Recoveries {
         if let Some(known) = same {
             known.sequences += 1;
             known.replayed += u64::from(*replayed);
+            known.rebuilt += rebuilt;
+            if *rebuilt > 0 {
+                known.label = RecoveryLabel::Equivalent;
+            }
             if resume > known.resume_ms {
                 known.resume_ms = resume;
                 known.detect_ms = millis(*detect);
@@ -57,7 +62,8 @@ impl Recoveries {
             resume_ms: resume,
             sequences: 1,
             replayed: u64::from(*replayed),
-            label: if *replayed == 0 { RecoveryLabel::Exact } else { RecoveryLabel::Equivalent },
+            rebuilt: *rebuilt,
+            label: if *rebuilt == 0 { RecoveryLabel::Exact } else { RecoveryLabel::Equivalent },
         });
     }
 
@@ -88,6 +94,7 @@ mod tests {
             ready: Duration::from_millis(ready),
             rebuild: Duration::from_millis(50),
             replayed,
+            rebuilt: 12 * u64::from(replayed),
         }
     }
 
@@ -100,6 +107,7 @@ mod tests {
         recoveries.take(10_070, &recovered(2, 20, 1), None);
         let [one] = recoveries.all().try_into().unwrap();
         assert_eq!((one.sequences, one.replayed, one.resume_ms), (3, 13, 540));
+        assert_eq!(one.rebuilt, 12 * 13);
         assert_eq!((one.plan_ms, one.load_ms), (Some(12), 78));
         assert_eq!((one.at, one.label), (9920, RecoveryLabel::Equivalent));
         recoveries.take(10_080, &recovered(3, 30, 5), None);

@@ -1,7 +1,7 @@
 //! A generation whose way was broken, until there is another. Pure.
 //!
-//! What is lost is computed again from the token log: sampling depends on nothing else, so the
-//! answer goes on with the very tokens that would have come. Patience is bounded, and so are fruitless
+//! What is lost is computed again, in the end from the token log: sampling depends on nothing else, so
+//! the answer goes on with the very tokens that would have come. Patience is bounded, and so are fruitless
 //! attempts: a request that kills whoever computes it must not kill everybody.
 
 use std::sync::Arc;
@@ -88,8 +88,10 @@ pub struct Recovered {
     pub ready: Duration,
     /// From there until the first new token.
     pub rebuild: Duration,
-    /// Positions that were computed again.
+    /// Positions of which anything was computed again.
     pub replayed: u32,
+    /// The same, each counted for every layer that computed it again.
+    pub rebuilt: u64,
 }
 
 /// What a sequence has been through.

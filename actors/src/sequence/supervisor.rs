@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use planaria_config::SequenceId;
+use planaria_config::{NodeId, SequenceId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::mpsc;
 
@@ -171,8 +171,9 @@ impl Actor for SequencesActor {
             SequencesMessage::Members(view) => state.members(&view),
             SequencesMessage::Moved(sequence, plan, attempt) => {
                 if let Some(running) = state.running.get_mut(&sequence) {
-                    let former = std::mem::replace(&mut running.plan, plan);
-                    state.release(sequence, &former, attempt.saturating_sub(1));
+                    let former = std::mem::replace(&mut running.plan, Arc::clone(&plan));
+                    let stays = |node| plan.stage_of(node).is_some();
+                    state.release(sequence, &former, attempt.saturating_sub(1), stays);
                 }
             }
             SequencesMessage::Recovered(recovered, planned) => {
@@ -281,7 +282,7 @@ impl State {
             return Ok(());
         };
         if let Some(running) = self.running.remove(&id) {
-            self.release(id, &running.plan, u16::MAX);
+            self.release(id, &running.plan, u16::MAX, |_| false);
         }
         self.admission.ended();
         while let Some(mut waiting) = self.admission.next(|waiting| !waiting.client.is_closed()) {
@@ -304,9 +305,19 @@ impl State {
         Ok(())
     }
 
-    /// Has the stages of a plan forget a sequence up to and with this attempt.
-    fn release(&self, sequence: SequenceId, plan: &Plan, attempt: u16) {
+    /// Has the stages of a plan forget a sequence up to and with this attempt, except on nodes that keep
+    /// it.
+    fn release(
+        &self,
+        sequence: SequenceId,
+        plan: &Plan,
+        attempt: u16,
+        keeps: impl Fn(NodeId) -> bool,
+    ) {
         for (stage, assignment) in (0_u16..).zip(plan.stages()) {
+            if keeps(assignment.incarnation.node) {
+                continue;
+            }
             let header = DataHeader {
                 epoch: plan.epoch(),
                 sequence,

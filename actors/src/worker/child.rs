@@ -9,12 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage};
-use planaria_engine::{LoadProgress, load_stage, probe_device};
+use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
-use super::protocol::{Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status};
+use super::protocol::{
+    Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status, tokens_from_bytes,
+};
 use super::queue::{Next, Queue, Ticket, Work};
 use crate::machine;
 
@@ -87,35 +90,27 @@ fn end_at_once() -> ! {
 }
 
 fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::Result<()> {
-    let (model_dir, layers) = match commands.recv() {
-        Ok((Command::Load { model_dir, layers }, _)) => (model_dir, layers),
+    let model_dir = match commands.recv() {
+        Ok((Command::Open(model_dir), _)) => model_dir,
         Ok((Command::Probe, _)) => {
             let device = probe_device().map_err(|error| error.to_string());
             return say(output, &Event::Probed(device), Bytes::new());
         }
-        _ => return Err(io::Error::other("the first command was not to load")),
+        _ => return Err(io::Error::other("the first command was not to open a model")),
     };
-    let loaded = ModelDir::open(&model_dir).and_then(|dir| {
-        load_stage(&dir, layers, &mut |LoadProgress { bytes_loaded: done, bytes_total: total }| {
-            // A node that does not listen any more is noticed by the reader.
-            drop(say(output, &Event::Loading { done, total }, Bytes::new()));
-        })
-    });
-    let stage = match loaded {
+    let stage = match ModelDir::open(&model_dir).and_then(|dir| open_stage(&dir)) {
         Ok(stage) => stage,
         Err(error) => {
-            say(output, &Event::LoadFailed(error.to_string()), Bytes::new())?;
+            say(output, &Event::OpenFailed(error.to_string()), Bytes::new())?;
             std::process::exit(SAID_WHY);
         }
     };
-    let (shape, memory) = (stage.shape(), stage.memory());
-    say(output, &Event::Loaded { shape, memory }, Bytes::new())?;
-    let queue = Queue::new(shape.is_first);
-    let status = Status { memory, ..Status::default() };
+    say(output, &Event::Opened, Bytes::new())?;
+    let status = Status { memory: stage.memory(), ..Status::default() };
     let worker = Worker {
-        is_whole: shape.is_first && shape.is_last,
         stage,
-        queue,
+        wanted: Vec::new(),
+        queue: Queue::new(),
         output,
         status,
         said: status,
@@ -124,11 +119,11 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
     worker.run(commands)
 }
 
-/// The computing thread once its layers are loaded.
+/// The computing thread once the model is open.
 struct Worker<'a, W> {
     stage: Box<dyn Stage>,
-    /// Whether it holds all layers.
-    is_whole: bool,
+    /// The layers that it is to hold, in the order in which they are to be loaded.
+    wanted: Vec<LayerRange>,
     queue: Queue,
     output: &'a mut W,
     status: Status,
@@ -141,63 +136,130 @@ impl<W: Write> Worker<'_, W> {
     /// Until there are no more commands.
     fn run(mut self, commands: &Receiver<(Command, Bytes)>) -> io::Result<()> {
         loop {
-            // Between two steps whatever has come is taken in; the first of it is waited for.
-            let first = match commands.recv_timeout(STATUS_EVERY) {
-                Ok(first) => first,
-                Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.tell_status()?;
-                    continue;
+            // Between two steps whatever has come is taken in, and a layer that lacks is loaded. With
+            // nothing to do the first of what comes is waited for.
+            if !self.gain_layer()? {
+                match commands.recv_timeout(STATUS_EVERY) {
+                    Ok(first) => self.take(first)?,
+                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.tell_status()?;
+                        continue;
+                    }
                 }
-            };
-            self.take(first);
+            }
             loop {
-                commands.try_iter().for_each(|command| self.take(command));
+                commands.try_iter().try_for_each(|command| self.take(command))?;
                 let until = Instant::now() + TOGETHER;
                 while self.queue.expects_more() {
                     match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(command) => self.take(command),
+                        Ok(command) => self.take(command)?,
                         Err(_) => self.queue.expect_no_more(),
                     }
                 }
-                let Some(next) = self.queue.next(|tokens| self.stage.reusable(tokens)) else {
+                let reusable = |layers, tokens: &[u32]| self.stage.reusable(layers, tokens);
+                let Some(next) = self.queue.next(reusable) else {
                     break;
                 };
                 self.compute(next)?;
+                self.gain_layer()?;
             }
         }
     }
 
-    fn take(&mut self, (command, payload): (Command, Bytes)) {
+    /// Loads one of the layers that lack. Whether there was one.
+    fn gain_layer(&mut self) -> io::Result<bool> {
+        let held = self.stage.held();
+        let lacking = |layer: &u32| !held.contains(*layer);
+        let Some(layer) = self.wanted.iter().flat_map(|run| run.range()).find(lacking) else {
+            return Ok(false);
+        };
+        let Some(layer) = LayerRange::half_open(layer, layer + 1) else {
+            return Ok(false);
+        };
+        let more = held.with(layer);
+        self.hold(&more)?;
+        Ok(true)
+    }
+
+    fn hold(&mut self, layers: &LayerSet) -> io::Result<()> {
+        let output = &mut *self.output;
+        let held = self.stage.hold(layers, &mut |LoadProgress { bytes_loaded, bytes_total }| {
+            let event = Event::Loading { done: bytes_loaded, total: bytes_total };
+            // A node that does not listen any more is noticed by the reader.
+            drop(say(output, &event, Bytes::new()));
+        });
+        if let Err(error) = held {
+            self.wanted.clear();
+            say(self.output, &Event::HoldFailed(error.to_string()), Bytes::new())?;
+        }
+        let (layers, memory) = (self.stage.held().clone(), self.stage.memory());
+        say(self.output, &Event::Holds { layers, memory }, Bytes::new())
+    }
+
+    fn take(&mut self, (command, payload): (Command, Bytes)) -> io::Result<()> {
         match command {
             Command::Compute(Compute {
                 sequence,
                 attempt,
+                layers,
                 start,
                 tokens,
                 open,
                 prefix,
                 reuse,
                 sample,
+                absorb,
                 more,
             }) => {
                 let hidden = (!payload.is_empty()).then_some(payload);
-                let segment = Segment { sequence, start, tokens, hidden, open, prefix, sample };
+                let segment = Segment {
+                    sequence,
+                    layers,
+                    start,
+                    tokens,
+                    hidden,
+                    open,
+                    prefix,
+                    sample,
+                    absorb,
+                };
                 self.queue.push(Work { segment, attempt, reuse, more });
             }
             Command::Release(sequence) => {
                 self.queue.release(sequence);
                 self.stage.release(sequence);
             }
-            Command::Adopt { stages, kv_bytes } => {
-                self.queue.set_stages(stages);
+            Command::Recall { sequence, attempt, params } => {
+                self.queue.release(sequence);
+                let tokens = tokens_from_bytes(&payload);
+                let progress = self.stage.recall(sequence, &tokens, &params);
+                let event = Event::Recalled { sequence, attempt, progress };
+                say(self.output, &event, Bytes::new())?;
+            }
+            Command::Rewind { sequence, to } => {
+                for (layers, position) in to {
+                    self.stage.rewind(sequence, layers, position);
+                }
+            }
+            Command::Hold(layers) => {
+                self.wanted = layers;
+                let wanted: LayerSet = self.wanted.iter().copied().collect();
+                let stays = self.stage.held().within(&wanted);
+                if stays != *self.stage.held() {
+                    self.hold(&stays)?;
+                }
+            }
+            Command::Adopt { layers, stages, kv_bytes } => {
+                self.queue.adopt(layers, stages);
                 self.stage.set_kv_budget(kv_bytes);
             }
-            Command::Load { .. } | Command::Probe => {
+            Command::Open(_) | Command::Probe => {
                 tracing::error!("asked to begin twice");
                 std::process::exit(1);
             }
         }
+        Ok(())
     }
 
     fn compute(&mut self, next: Next) -> io::Result<()> {
@@ -232,7 +294,7 @@ impl<W: Write> Worker<'_, W> {
         let mut to_come = results.iter().filter(|result| goes_on(result)).count();
         for ((ticket, (start, count)), result) in tickets.into_iter().zip(places).zip(results) {
             to_come -= usize::from(goes_on(&result));
-            if self.is_whole && matches!(result, Ok(SegmentOutput::Sampled(_))) {
+            if self.queue.is_whole() && matches!(result, Ok(SegmentOutput::Sampled(_))) {
                 self.queue.expect_back(ticket.sequence);
             }
             let more = goes_on(&result) && to_come > 0;
@@ -260,8 +322,8 @@ impl<W: Write> Worker<'_, W> {
         more: bool,
         payload: Bytes,
     ) -> io::Result<()> {
-        let Ticket { sequence, attempt, segment } = ticket;
-        let computed = Computed { sequence, attempt, segment, start, count, outcome, more };
+        let Ticket { sequence, attempt, layer, segment } = ticket;
+        let computed = Computed { sequence, attempt, layer, segment, start, count, outcome, more };
         write_event(self.output, &Event::Computed(computed), payload)
     }
 
@@ -270,6 +332,7 @@ impl<W: Write> Worker<'_, W> {
         self.status.peak_bytes = machine::peak_bytes().unwrap_or(self.status.memory.peak);
         let step_micros = self.queue.plain_step().map_or(0, |step| step.as_micros());
         self.status.step_micros = u32::try_from(step_micros).unwrap_or(u32::MAX);
+        self.status.step_layers = self.queue.layers();
         self.said_at = Instant::now();
         if self.status == self.said {
             return Ok(());

@@ -1,17 +1,20 @@
-//! Actor: one shard of this node, computed by a worker process that it keeps alive.
+//! Actor: what this node holds of one model, computed by a worker process that it keeps alive.
 //!
-//! Parent: workers (one-for-one). Children: the process. The process may die at any time: its
-//! sequences are told, and it is started again in place with backoff; past its intensity the
-//! shard is given up, and the scheduler plans without it. When the actor dies, so does the
+//! Parent: workers (one-for-one). Children: the process. The process may die at any time: the owners
+//! of its sequences are told, and it is started again in place with backoff; past its intensity the
+//! layers are given up, and the scheduler plans without them. When the actor dies, so does the
 //! process.
 
+mod boundary_log;
+mod released;
+mod resumed;
 mod sequences;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Epoch, SequenceId};
+use planaria_config::{Epoch, LayerRange, LayerSet, SequenceId};
 use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -22,10 +25,10 @@ use crate::context::Context;
 use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
-use crate::router::ShardKey;
+use crate::router::WorkerKey;
 use crate::supervision::{Restarts, Verdict, row};
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
-use sequences::{Sequences, Taken};
+use sequences::{Follows, Orphan, Sequences, Taken};
 
 /// How often the host looks whether the worker is stuck.
 const TICK: Duration = Duration::from_millis(250);
@@ -39,10 +42,16 @@ impl WorkerHandle {
         Self(host)
     }
 
-    /// Takes a frame for this shard, sent under `plan`.
+    /// Takes a frame for these layers, sent under `plan`.
     pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) {
         // A host that is gone has told its sequences.
         drop(self.0.cast(HostMessage::Frame(plan, header, payload)));
+    }
+
+    /// Holds these layers from now on, those first that are needed first, and besides them only what
+    /// open sequences need.
+    pub(super) fn hold(&self, layers: Vec<LayerRange>) {
+        drop(self.0.cast(HostMessage::Hold(layers)));
     }
 
     pub(super) fn members(&self, view: View) {
@@ -53,7 +62,9 @@ impl WorkerHandle {
 /// What a host is told.
 #[derive(Debug)]
 pub enum HostMessage {
-    /// A frame for this shard.
+    /// Hold these layers.
+    Hold(Vec<LayerRange>),
+    /// A frame for these layers.
     Frame(Arc<Plan>, DataHeader, Bytes),
     /// The cluster changed.
     Members(View),
@@ -74,8 +85,10 @@ pub struct HeardFromWorker(Heard);
 pub struct HostArgs {
     /// The node.
     pub context: Arc<Context>,
-    /// The shard.
-    pub key: ShardKey,
+    /// The model.
+    pub key: WorkerKey,
+    /// The layers that are to be held at first, those first that are needed first.
+    pub layers: Vec<LayerRange>,
 }
 
 /// The actor.
@@ -86,7 +99,11 @@ pub struct HostActor;
 #[derive(Debug)]
 pub struct State {
     context: Arc<Context>,
-    key: ShardKey,
+    key: WorkerKey,
+    /// The layers that are wanted, those first that are needed first.
+    wanted: Vec<LayerRange>,
+    /// What the worker was told to hold.
+    told_to_hold: Vec<LayerRange>,
     /// How often the worker was started; tells the words of a dead worker from a living one's.
     life: u64,
     worker: Option<Worker>,
@@ -95,6 +112,8 @@ pub struct State {
     sequences: Sequences,
     /// The plan that the worker was told of last.
     adopted: Option<Epoch>,
+    /// Whether the worker is not to be started again.
+    gone: bool,
     report: ShardReport,
     /// What the supervisor knows of the report.
     told: ShardReport,
@@ -108,12 +127,16 @@ impl Actor for HostActor {
     async fn pre_start(
         &self,
         myself: ActorRef<HostMessage>,
-        HostArgs { context, key }: HostArgs,
+        HostArgs { context, key, layers }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let report = ShardReport::starting(&key.model, key.layers);
+        let report = ShardReport::starting(&key.model);
+        let log_bytes = usize::try_from(context.settings.boundary_logs.0).unwrap_or(usize::MAX);
         let mut state = State {
-            sequences: Sequences::default(),
+            sequences: Sequences::new(context.me.node, log_bytes),
+            wanted: layers,
+            told_to_hold: Vec::new(),
             adopted: None,
+            gone: false,
             told: report.clone(),
             restarts: Restarts::new(row("worker").intensity),
             life: 0,
@@ -136,11 +159,22 @@ impl Actor for HostActor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
+            HostMessage::Hold(layers) => {
+                state.wanted = layers;
+                if state.report.state == ShardState::Failed {
+                    // Files may have changed since.
+                    state.told_to_hold.clear();
+                }
+                state.hold();
+            }
             HostMessage::Members(view) => {
-                for (header, lost) in state.sequences.orphans(&view) {
+                for orphan in state.sequences.orphans(Instant::now(), &view) {
+                    let Orphan { header, lost, is_over } = orphan;
                     // The owner may still be linked to whom this node has lost.
                     state.refuse(&header, &format!("it has lost {}", view.name(lost)));
-                    state.release(header.sequence, header.attempt);
+                    if is_over {
+                        state.release(header.sequence, header.attempt);
+                    }
                 }
             }
             HostMessage::Heard(life, HeardFromWorker(heard)) if life == state.life => {
@@ -150,6 +184,8 @@ impl Actor for HostActor {
             HostMessage::Start => state.start(&myself),
             HostMessage::Tick => {
                 state.look_for_stuck_worker();
+                state.forget_given_up();
+                state.hold();
                 state.report.work.queue = state.sequences.under_way();
                 state.tell_changes();
             }
@@ -180,15 +216,39 @@ impl State {
         match Worker::start(hear) {
             Ok(worker) => {
                 self.report.pid = worker.pid();
-                tracing::info!(model = %self.key.model, layers = %self.key.layers,
-                    pid = worker.pid(), "worker started");
+                tracing::info!(model = %self.key.model, pid = worker.pid(), "worker started");
                 let model_dir = self.context.model_dir(&self.key.model);
-                worker.send(Command::Load { model_dir, layers: self.key.layers }, Bytes::new());
+                worker.send(Command::Open(model_dir), Bytes::new());
                 self.worker = Some(worker);
+                self.told_to_hold.clear();
+                self.hold();
                 self.tell_state(self.report.state, String::new());
             }
             Err(error) => self.worker_ended(myself, &format!("it could not be started: {error}")),
         }
+    }
+
+    /// Tells the worker what to hold, if that is something else than before: what is wanted, and what
+    /// open sequences pass through.
+    fn hold(&mut self) {
+        let mut layers = self.wanted.clone();
+        layers.extend(self.sequences.layers().iter().filter(|used| !self.wanted.contains(used)));
+        if layers == self.told_to_hold || self.worker.is_none() {
+            return;
+        }
+        let told: LayerSet = layers.iter().copied().collect();
+        if self.report.held == told {
+            self.report.state = ShardState::Ready;
+        } else if !told.without(&self.report.held).is_empty() {
+            if self.report.state != ShardState::Restarting {
+                self.report.state = ShardState::Loading;
+                self.report.reason.clear();
+            }
+            self.started = Instant::now();
+        }
+        self.told_to_hold.clone_from(&layers);
+        self.send(Command::Hold(layers), Bytes::new());
+        self.tell_changes();
     }
 
     fn take(&mut self, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
@@ -196,26 +256,29 @@ impl State {
             self.release(header.sequence, header.attempt);
             return;
         }
-        if self.report.state != ShardState::Ready {
+        let Some((_, stage)) = plan.stage_of(self.context.me.node) else {
+            return;
+        };
+        if !self.report.held.covers(stage.layers) {
             let reason = match self.report.state {
-                ShardState::Loading => "its layers are still being loaded",
+                ShardState::Loading | ShardState::Ready => "its layers are still being loaded",
                 _ => "its worker is being restarted",
             };
             self.refuse(header, reason);
             return;
         }
         let was_idle = self.sequences.is_empty();
-        match self.sequences.take(Instant::now(), Arc::clone(plan), header) {
-            Taken::Compute { anew, command } => {
+        match self.sequences.take(Instant::now(), Arc::clone(plan), header, payload) {
+            Taken::Do { commands, kept } => {
                 if self.adopted != Some(plan.epoch()) {
                     self.adopted = Some(plan.epoch());
-                    let adopt = self.adopt(plan);
+                    let adopt = self.adopt(plan, stage.layers);
                     self.send(adopt, Bytes::new());
                 }
-                if anew {
-                    self.send(Command::Release(header.sequence), Bytes::new());
+                for (command, payload) in commands {
+                    self.send(command, payload);
                 }
-                self.send(Command::Compute(*command), payload);
+                self.send_kept(plan, header, kept);
             }
             Taken::Drop => {}
             Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
@@ -226,18 +289,39 @@ impl State {
         }
     }
 
+    /// Sends what was kept to the next stage, as fast as the link takes it.
+    fn send_kept(&self, plan: &Plan, header: &DataHeader, kept: Vec<(DataHeader, Bytes)>) {
+        let stage = kept.first().and_then(|(header, _)| match &header.body {
+            DataBody::Forward(forward) => plan.stage(forward.stage),
+            _ => None,
+        });
+        let Some(next) = stage.map(|stage| stage.incarnation.node) else {
+            return;
+        };
+        let (context, header) = (Arc::clone(&self.context), header.clone());
+        let (node, layers, _) = self.words("");
+        tokio::spawn(async move {
+            if let Err(error) = context.router.send_all(next, kept).await {
+                let reason = format!("the next stage cannot be reached: {error}");
+                let error = GenerationError::StageFailed { node, layers, reason };
+                context.router.send_to_owner(to_owner(&header, DataBody::Failed(error)));
+            }
+        });
+    }
+
     /// What the worker needs to know of a plan.
-    fn adopt(&mut self, plan: &Plan) -> Command {
+    fn adopt(&mut self, plan: &Plan, layers: LayerRange) -> Command {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
         let mut kv_bytes = 0;
         if let Some(held) = self.context.inventory.borrow().get(&self.key.model) {
             let tokens = u64::from(context) * u64::from(sequences);
-            kv_bytes = held.geometry.kv_bytes(self.key.layers, tokens);
+            kv_bytes = held.geometry.kv_bytes(layers, tokens);
+            let all = self.told_to_hold.iter().copied().collect();
             self.report.work.predicted_bytes =
-                held.geometry.peak_bytes(self.key.layers, context, sequences);
+                held.geometry.peak_bytes_of(&all, context, sequences);
         }
         let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
-        Command::Adopt { stages, kv_bytes }
+        Command::Adopt { layers, stages, kv_bytes }
     }
 
     fn send(&mut self, command: Command, payload: Bytes) {
@@ -263,22 +347,27 @@ impl State {
     fn on_event(&mut self, event: Event, payload: &Bytes) {
         match event {
             Event::Loading { done, total } => {
-                tracing::debug!(model = %self.key.model, layers = %self.key.layers, done, total,
-                    "loading");
+                tracing::debug!(model = %self.key.model, done, total, "loading");
             }
-            Event::Loaded { memory, .. } => {
-                let took = self.started.elapsed();
-                tracing::info!(model = %self.key.model, layers = %self.key.layers, ?took,
-                    bytes = memory.weights, "layers loaded");
-                self.report.memory_bytes = memory.weights + memory.kv;
-                self.tell_state(ShardState::Ready, String::new());
+            Event::Holds { layers, memory } => self.holds(layers, memory),
+            Event::HoldFailed(reason) => {
+                tracing::error!(model = %self.key.model, reason, "a layer cannot be loaded");
+                self.tell_state(ShardState::Failed, reason);
             }
             // Nobody asked it to measure.
-            Event::Probed(_) => {}
-            Event::LoadFailed(reason) => self.tell_state(ShardState::Failed, reason),
+            Event::Probed(_) | Event::Opened => {}
+            Event::OpenFailed(reason) => {
+                self.gone = true;
+                self.tell_state(ShardState::Failed, reason);
+            }
+            Event::Recalled { sequence, attempt, progress } => {
+                if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
+                    self.context.router.send_to_owner(header);
+                }
+            }
             Event::Status(status) => self.status(status),
             Event::Failed(reason) => {
-                tracing::error!(model = %self.key.model, layers = %self.key.layers, reason,
+                tracing::error!(model = %self.key.model, layers = %self.report.held, reason,
                     "the backend failed");
                 self.fail_all(&reason);
             }
@@ -286,9 +375,29 @@ impl State {
         }
     }
 
+    /// What the worker holds now.
+    fn holds(&mut self, layers: LayerSet, memory: MemoryUse) {
+        let told: LayerSet = self.told_to_hold.iter().copied().collect();
+        let lacks = told.without(&layers);
+        let MemoryUse { weights, kv, prefixes, .. } = memory;
+        self.report.memory_bytes = weights + kv + prefixes;
+        self.report.held = layers;
+        if lacks.is_empty() {
+            let took = self.started.elapsed();
+            tracing::info!(model = %self.key.model, layers = %self.report.held, ?took,
+                bytes = weights, "layers loaded");
+        }
+        match self.report.state {
+            // It said why.
+            ShardState::Failed => self.tell_state(ShardState::Failed, self.report.reason.clone()),
+            _ if lacks.is_empty() => self.tell_state(ShardState::Ready, String::new()),
+            state => self.tell_state(state, self.report.reason.clone()),
+        }
+    }
+
     fn computed(&mut self, computed: Computed, payload: &Bytes) {
-        let me = self.context.me.node;
-        let Some((header, frames)) = self.sequences.computed(Instant::now(), me, computed) else {
+        let follows = self.sequences.computed(Instant::now(), computed, payload);
+        let Some(Follows { of: header, frames }) = follows else {
             return;
         };
         for (to, frame) in frames {
@@ -307,10 +416,11 @@ impl State {
         self.adopted = None;
         self.report.pid = None;
         self.report.memory_bytes = 0;
-        tracing::error!(model = %self.key.model, layers = %self.key.layers, how,
+        let layers = std::mem::take(&mut self.report.held);
+        tracing::error!(model = %self.key.model, %layers, how,
             sequences = self.sequences.len(), "worker ended");
         self.fail_all(&format!("its worker process ended: {how}"));
-        if self.report.state == ShardState::Failed {
+        if self.gone {
             // It said why; starting it again would only make it say so again.
             self.tell_state(ShardState::Failed, self.report.reason.clone());
             return;
@@ -329,21 +439,33 @@ impl State {
 
     fn look_for_stuck_worker(&mut self) {
         let settings = &self.context.settings;
-        let now = Instant::now();
-        if self.report.state == ShardState::Ready {
-            let waited = self.sequences.longest_wait(now);
-            if waited > self.sequences.patience(settings.step_timeout) {
-                self.kill(&format!("no step came back for {waited:?}"));
-            }
-        } else if self.worker.is_some() && self.started.elapsed() > settings.load_timeout {
+        let (step_timeout, load_timeout) = (settings.step_timeout, settings.load_timeout);
+        let waited = self.sequences.longest_wait(Instant::now());
+        if waited > self.sequences.patience(step_timeout) {
+            self.kill(&format!("no step came back for {waited:?}"));
+        }
+        let state = self.report.state;
+        let loads = matches!(state, ShardState::Loading | ShardState::Restarting);
+        let loads = loads && self.worker.is_some();
+        if loads && self.started.elapsed() > load_timeout {
+            self.gone = true;
             self.report.state = ShardState::Failed;
             self.report.reason = "its layers were not loaded in time".to_owned();
             self.kill("loading took too long");
         }
     }
 
+    /// Lets go of sequences that nobody will take up again: their owners' patience is bounded.
+    fn forget_given_up(&mut self) {
+        let settings = &self.context.settings;
+        let patience = settings.load_timeout + 2 * settings.step_timeout;
+        for header in self.sequences.given_up(Instant::now(), patience) {
+            self.release(header.sequence, header.attempt);
+        }
+    }
+
     fn kill(&mut self, why: &str) {
-        tracing::error!(model = %self.key.model, layers = %self.key.layers, why, "killing worker");
+        tracing::error!(model = %self.key.model, layers = %self.report.held, why, "killing worker");
         if let Some(worker) = &mut self.worker {
             worker.kill();
         }
@@ -361,10 +483,9 @@ impl State {
     }
 
     fn fail_all(&mut self, reason: &str) {
-        for header in self.sequences.drain() {
+        for header in self.sequences.interrupt_all(Instant::now()) {
             self.fail(&header, reason);
         }
-        self.tell_busy();
     }
 
     /// Cannot compute for now.
@@ -383,18 +504,11 @@ impl State {
     /// Where something goes wrong: this node, its layers, and why.
     fn words(&self, reason: &str) -> (String, String, String) {
         let node = self.context.settings.name.clone();
-        (node, self.key.layers.to_string(), reason.to_owned())
+        (node, LayerSet::from(self.wanted.clone()).to_string(), reason.to_owned())
     }
 
     fn tell_owner(&self, header: &DataHeader, body: DataBody) {
-        self.context.router.send_to_owner(DataHeader {
-            epoch: header.epoch,
-            sequence: header.sequence,
-            owner: header.owner,
-            attempt: header.attempt,
-            position: header.position,
-            body,
-        });
+        self.context.router.send_to_owner(to_owner(header, body));
     }
 
     fn tell_state(&mut self, state: ShardState, reason: String) {
@@ -415,6 +529,7 @@ impl State {
             prompt_tokens: status.prompt_positions,
             reused_tokens: status.reused_positions,
             step_micros: status.step_micros,
+            step_layers: status.step_layers,
             queue: self.report.work.queue,
         };
     }
@@ -429,4 +544,8 @@ impl State {
     fn tell_busy(&self) {
         self.context.handles.workers.busy(self.key.clone(), !self.sequences.is_empty());
     }
+}
+
+fn to_owner(header: &DataHeader, body: DataBody) -> DataHeader {
+    DataHeader { body, ..header.clone() }
 }

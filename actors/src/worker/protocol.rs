@@ -3,10 +3,11 @@
 
 use std::path::PathBuf;
 
-use planaria_config::{LayerRange, SequenceId};
+use bytes::Bytes;
+use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::sampler::{Sampled, SamplingParams};
 use planaria_engine::speed::Device;
-use planaria_engine::stage::{MemoryUse, SegmentError, StageShape};
+use planaria_engine::stage::{MemoryUse, Progress, SegmentError};
 use serde::{Deserialize, Serialize};
 
 /// Cap on a frame in either direction: that of an activation frame between nodes, since every
@@ -18,23 +19,40 @@ pub const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 pub enum Command {
     /// Instead of all else: measure the device, and end.
     Probe,
-    /// First of all: load these layers.
-    Load {
-        /// The model's folder.
-        model_dir: PathBuf,
-        /// Which of its layers.
-        layers: LayerRange,
-    },
+    /// First of all: the folder of the model.
+    Open(PathBuf),
+    /// From now on hold these layers and no others, and load what lacks in this order. Between two of
+    /// them whatever waits is computed.
+    Hold(Vec<LayerRange>),
     /// The plan under which frames come from now on.
     Adopt {
+        /// What it gives to this node.
+        layers: LayerRange,
         /// Stages of the pipeline.
         stages: u16,
         /// Memory that KV may take.
         kv_bytes: u64,
     },
-    /// Compute a segment, at once or in pieces. The payload holds its hidden states, except on
-    /// stage 0.
+    /// Compute a segment, at once or in pieces. The payload holds its hidden states, unless it begins
+    /// at layer 0.
     Compute(Compute),
+    /// Take up a sequence whose log is the payload (see [`tokens_to_bytes`]), and forget what waits of
+    /// it.
+    Recall {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The attempt at it that begins.
+        attempt: u16,
+        /// How to sample it.
+        params: Box<SamplingParams>,
+    },
+    /// Forget what these layers computed of a sequence from that position on.
+    Rewind {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The layers, each with where it is to go on.
+        to: Vec<(LayerRange, u32)>,
+    },
     /// Forget a sequence and all that waits of it.
     Release(SequenceId),
 }
@@ -46,6 +64,8 @@ pub struct Compute {
     pub sequence: SequenceId,
     /// Which of the owner's attempts at the sequence; the answer says the same.
     pub attempt: u16,
+    /// The layers that compute it.
+    pub layers: LayerRange,
     /// Position of the first token.
     pub start: u32,
     /// Their ids.
@@ -58,6 +78,8 @@ pub struct Compute {
     pub reuse: bool,
     /// Whether the last stage is to sample the next token.
     pub sample: bool,
+    /// Whether nothing is wanted but that the layers remember the tokens.
+    pub absorb: bool,
     /// Whether what was computed together with this follows at once.
     pub more: bool,
 }
@@ -67,6 +89,8 @@ pub struct Compute {
 pub enum Event {
     /// How fast the device is; the process ends. `Err` says why it is not known.
     Probed(Result<Device, String>),
+    /// It has opened the model, and holds nothing yet.
+    Opened,
     /// Loading goes on.
     Loading {
         /// Bytes of weights so far.
@@ -74,15 +98,27 @@ pub enum Event {
         /// Bytes in all.
         total: u64,
     },
-    /// It can compute.
-    Loaded {
-        /// What it holds.
-        shape: StageShape,
-        /// What that takes.
+    /// It can compute these layers, and holds no others.
+    Holds {
+        /// The layers.
+        layers: LayerSet,
+        /// What they take.
         memory: MemoryUse,
     },
-    /// It cannot; the process ends. Trying again would not help unless files change.
-    LoadFailed(String),
+    /// It cannot hold a layer that it was told to, and goes on with those that it has. Trying again
+    /// would not help unless files change.
+    HoldFailed(String),
+    /// It cannot open the model; the process ends.
+    OpenFailed(String),
+    /// How far the layers are with a sequence that was recalled.
+    Recalled {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The attempt.
+        attempt: u16,
+        /// `Err` says why it was not.
+        progress: Result<Vec<Progress>, SegmentError>,
+    },
     /// What came of a segment, or of a piece of it.
     Computed(Computed),
     /// What the stage holds and has done.
@@ -98,6 +134,8 @@ pub struct Computed {
     pub sequence: SequenceId,
     /// Which of the owner's attempts at it.
     pub attempt: u16,
+    /// The first of the layers that computed it.
+    pub layer: u32,
     /// Where the segment began as it was asked for.
     pub segment: u32,
     /// Position of the piece's first token.
@@ -128,6 +166,22 @@ pub struct Status {
     /// Microseconds of a step with one answer in it and nothing else, or with as few as there were:
     /// an average in which newer steps weigh more. 0 before the first.
     pub step_micros: u32,
+    /// The layers of such a step.
+    #[serde(default)]
+    pub step_layers: Option<LayerRange>,
+}
+
+/// A token log as the payload of a frame: each token as four bytes, little-endian.
+#[must_use]
+pub fn tokens_to_bytes(tokens: &[u32]) -> Bytes {
+    tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+}
+
+/// The token log that a payload holds. Bytes that are no whole token at the end are none.
+#[must_use]
+pub fn tokens_from_bytes(bytes: &[u8]) -> Vec<u32> {
+    let (tokens, _) = bytes.as_chunks();
+    tokens.iter().map(|token| u32::from_le_bytes(*token)).collect()
 }
 
 /// What came of a segment.
@@ -137,7 +191,7 @@ pub enum Outcome {
     Hidden,
     /// The next token.
     Sampled(Sampled),
-    /// A part of the prompt was taken in.
+    /// It was taken in, and nothing else was wanted.
     Absorbed,
     /// On stage 0: all of the segment is taken from former sequences.
     Reused,

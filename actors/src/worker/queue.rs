@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use planaria_config::SequenceId;
+use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, Step};
@@ -55,6 +55,8 @@ impl Next {
 pub(super) struct Ticket {
     pub(super) sequence: SequenceId,
     pub(super) attempt: u16,
+    /// The first of the layers that are to compute it.
+    pub(super) layer: u32,
     /// Position of its first token.
     pub(super) segment: u32,
 }
@@ -62,7 +64,8 @@ pub(super) struct Ticket {
 /// Waiting work.
 #[derive(Debug)]
 pub(super) struct Queue {
-    is_first: bool,
+    /// What the plan gives to this node, as far as it is known.
+    layers: Option<LayerRange>,
     stages: usize,
     pace: Pace,
     waiting: BTreeMap<SequenceId, Waiting>,
@@ -92,6 +95,7 @@ struct Item {
 
 #[derive(Debug)]
 struct Begin {
+    layers: LayerRange,
     open: Option<Box<SamplingParams>>,
     /// Positions that former sequences left, as far as was looked.
     prefix: Vec<u32>,
@@ -99,10 +103,10 @@ struct Begin {
 }
 
 impl Queue {
-    /// Nothing waits. `is_first` says whether the stage embeds tokens.
-    pub(super) fn new(is_first: bool) -> Self {
+    /// Nothing waits.
+    pub(super) fn new() -> Self {
         Self {
-            is_first,
+            layers: None,
             stages: 1,
             pace: Pace::default(),
             waiting: BTreeMap::new(),
@@ -113,9 +117,29 @@ impl Queue {
         }
     }
 
-    /// How many stages the pipeline has.
-    pub(super) fn set_stages(&mut self, stages: u16) {
+    /// What a plan gives to this node, and how many stages its pipeline has.
+    pub(super) fn adopt(&mut self, layers: LayerRange, stages: u16) {
         self.stages = usize::from(stages.max(1));
+        if self.layers != Some(layers) {
+            self.layers = Some(layers);
+            // Other layers take other times.
+            self.pace = Pace::default();
+        }
+    }
+
+    /// Whether this is the only stage.
+    pub(super) const fn is_whole(&self) -> bool {
+        self.stages == 1
+    }
+
+    /// The layers that it was last told of.
+    pub(super) const fn layers(&self) -> Option<LayerRange> {
+        self.layers
+    }
+
+    /// Whether tokens come to this stage from owners and from the last stage.
+    fn is_first(&self) -> bool {
+        self.layers.is_some_and(|layers| layers.first() == 0)
     }
 
     /// Whether a step should wait for something that comes at once: what was computed together with
@@ -151,8 +175,9 @@ impl Queue {
             if segment.open.is_some() {
                 let open = segment.open.take();
                 let prefix = std::mem::take(&mut segment.prefix);
-                let reuse = reuse && self.is_first;
-                waiting.begin = Some(Begin { open, prefix, reuse });
+                let reuse = reuse && segment.layers.first() == 0;
+                let layers = segment.layers;
+                waiting.begin = Some(Begin { layers, open, prefix, reuse });
             }
         }
         if !self.order.contains(&sequence) {
@@ -183,8 +208,8 @@ impl Queue {
     }
 
     /// Takes what comes next, if anything waits. `reusable` says how many of the first positions of
-    /// a sequence that begins with these tokens the stage has.
-    pub(super) fn next(&mut self, reusable: impl Fn(&[u32]) -> u32) -> Option<Next> {
+    /// a sequence that begins with these tokens those layers have.
+    pub(super) fn next(&mut self, reusable: impl Fn(LayerRange, &[u32]) -> u32) -> Option<Next> {
         let (reused, tickets) = (Vec::new(), Vec::new());
         let mut next = Next { reused, step: Step::default(), tickets, answers: 0 };
         for sequence in self.order.clone() {
@@ -204,7 +229,7 @@ impl Queue {
     /// others something.
     fn take_answers(&mut self, next: &mut Next) {
         let share =
-            if self.is_first { self.answering.len().div_ceil(self.stages) } else { usize::MAX };
+            if self.is_first() { self.answering.len().div_ceil(self.stages) } else { usize::MAX };
         for sequence in &self.order {
             if next.step.segments.len() >= share.max(1) {
                 return;
@@ -265,7 +290,7 @@ impl Waiting {
     fn reuse(
         &mut self,
         sequence: SequenceId,
-        reusable: &impl Fn(&[u32]) -> u32,
+        reusable: &impl Fn(LayerRange, &[u32]) -> u32,
         reused: &mut Vec<Ticket>,
     ) {
         let Some(begin) = self.begin.as_mut().filter(|begin| begin.reuse) else {
@@ -274,11 +299,12 @@ impl Waiting {
         let mut known = begin.prefix.clone();
         self.segments.iter().for_each(|item| known.extend_from_slice(&item.segment.tokens));
         let had = begin.prefix.len();
-        let mut left = reusable(&known) as usize;
+        let layers = begin.layers;
+        let mut left = reusable(layers, &known) as usize;
         // After the last token of a prompt comes an answer, and for that it has to be computed.
         if self.segments.back().is_some_and(|item| item.segment.sample) && left >= known.len() {
-            left =
-                reusable(known.get(..known.len().saturating_sub(1)).unwrap_or_default()) as usize;
+            let before_last = known.split_last().map_or(&[][..], |(_, before)| before);
+            left = reusable(layers, before_last) as usize;
         }
         if left <= had {
             return;
@@ -288,7 +314,8 @@ impl Waiting {
             let start = item.segment.start as usize;
             let end = start + item.segment.tokens.len();
             if end <= left {
-                reused.push(Ticket { sequence, attempt: self.attempt, segment: item.asked });
+                let (attempt, layer) = (self.attempt, layers.first());
+                reused.push(Ticket { sequence, attempt, layer, segment: item.asked });
                 self.segments.pop_front();
                 continue;
             }
@@ -303,7 +330,8 @@ impl Waiting {
     /// Takes the first `count` tokens of what waits, or what there is of the first segment.
     fn take(&mut self, sequence: SequenceId, count: usize) -> Option<(Segment, Ticket)> {
         let item = self.segments.front_mut()?;
-        let ticket = Ticket { sequence, attempt: self.attempt, segment: item.asked };
+        let layer = item.segment.layers.first();
+        let ticket = Ticket { sequence, attempt: self.attempt, layer, segment: item.asked };
         let mut piece = if item.segment.tokens.len() <= count {
             self.segments.pop_front()?.segment
         } else {
@@ -319,7 +347,7 @@ impl Waiting {
 
 /// A token after which another is to be sampled, as answers consist of.
 fn is_answer(segment: &Segment) -> bool {
-    segment.sample && segment.tokens.len() == 1
+    segment.sample && !segment.absorb && segment.tokens.len() == 1
 }
 
 /// Cuts the first `count` tokens off a longer segment.
@@ -329,12 +357,14 @@ fn cut(segment: &mut Segment, count: usize) -> Segment {
     let rest = segment.tokens.split_off(count);
     let first = Segment {
         sequence: segment.sequence,
+        layers: segment.layers,
         start: segment.start,
         tokens: std::mem::replace(&mut segment.tokens, rest),
         hidden: segment.hidden.as_mut().map(|hidden| hidden.split_to(count * row_bytes)),
         open: segment.open.take(),
         prefix: std::mem::take(&mut segment.prefix),
         sample: false,
+        absorb: segment.absorb,
     };
     // A peer's position can be any number; a stage takes none past its context.
     segment.start = segment.start.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));

@@ -1,14 +1,14 @@
-//! Actor: all shards of this node.
+//! Actor: all that this node holds.
 //!
-//! Parent: root. Children: one [`host`](super::host) per shard (one-for-one). Loads what plans
-//! ask for, keeps what plans in force want, and stops what nobody wants any more and no sequence
+//! Parent: root. Children: one [`host`](super::host) per model (one-for-one). Has them load what plans
+//! ask for, keep what plans in force want, and let go of what nobody wants any more and no sequence
 //! uses. When it dies all workers die, and are loaded again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, ModelName, NodeId};
+use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::host::{HostActor, HostArgs, HostMessage, WorkerHandle};
@@ -16,13 +16,13 @@ use crate::cluster_view::ShardState;
 use crate::context::Context;
 use crate::membership::View;
 use crate::plan::Plan;
-use crate::router::ShardKey;
+use crate::router::{ShardKey, WorkerKey};
 use crate::slot::Slot;
 use crate::supervision::{Restarts, Verdict, row};
 use crate::wire::ShardReport;
 
-/// How long a shard must have been idle and unwanted before it is stopped: longer than a frame
-/// that was sent under the last plan can be on its way.
+/// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
+/// frame that was sent under the last plan can be on its way.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A planner gives up on a plan that is not loaded within the load timeout, and says so to nobody: what
@@ -61,11 +61,11 @@ impl WorkersHandle {
         self.0.tell(WorkersMessage::Members(view));
     }
 
-    pub(super) fn changed(&self, key: ShardKey, report: ShardReport) {
+    pub(super) fn changed(&self, key: WorkerKey, report: ShardReport) {
         self.0.tell(WorkersMessage::Changed(key, report));
     }
 
-    pub(super) fn busy(&self, key: ShardKey, busy: bool) {
+    pub(super) fn busy(&self, key: WorkerKey, busy: bool) {
         self.0.tell(WorkersMessage::Busy(key, busy));
     }
 }
@@ -81,12 +81,12 @@ pub enum WorkersMessage {
     Standby(Vec<ShardKey>),
     /// The cluster changed.
     Members(View),
-    /// A shard's state changed.
-    Changed(ShardKey, ShardReport),
-    /// A shard has sequences, or none any more.
-    Busy(ShardKey, bool),
-    /// Start the host of a shard again.
-    Start(ShardKey),
+    /// A worker's state changed.
+    Changed(WorkerKey, ShardReport),
+    /// A worker has sequences, or none any more.
+    Busy(WorkerKey, bool),
+    /// Start a host again.
+    Start(WorkerKey),
     /// Time passed.
     Tick,
 }
@@ -99,7 +99,7 @@ pub struct WorkersActor;
 #[derive(Debug)]
 pub struct State {
     context: Arc<Context>,
-    shards: BTreeMap<ShardKey, Shard>,
+    workers: BTreeMap<WorkerKey, Held>,
     /// Plans whose loading the scheduler waits for.
     awaited: Vec<Arc<Plan>>,
     /// The newest plan that each planner has had prepared for each model, and when, until it or a newer
@@ -113,14 +113,23 @@ pub struct State {
     standby: Vec<ShardKey>,
 }
 
+/// A worker, as it is looked after.
 #[derive(Debug)]
-struct Shard {
+struct Held {
     host: Option<ActorCell>,
     handle: Option<WorkerHandle>,
+    /// The layers that it was told to hold, and when each of them was wanted last.
+    told: Vec<(LayerRange, Instant)>,
     report: ShardReport,
     busy: bool,
     idle_since: Instant,
     restarts: Restarts,
+}
+
+impl Held {
+    fn layers(&self) -> Vec<LayerRange> {
+        self.told.iter().map(|(layers, _)| *layers).collect()
+    }
 }
 
 impl Actor for WorkersActor {
@@ -147,7 +156,7 @@ impl Actor for WorkersActor {
         myself.send_interval(TICK, || WorkersMessage::Tick);
         Ok(State {
             context,
-            shards: BTreeMap::new(),
+            workers: BTreeMap::new(),
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
             desired: BTreeSet::new(),
@@ -166,39 +175,38 @@ impl Actor for WorkersActor {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
             WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await?,
             WorkersMessage::Standby(shards) => {
-                for key in &shards {
-                    if !state.shards.contains_key(key) {
-                        tracing::info!(model = %key.model, layers = %key.layers, "standby");
-                        state.start(&myself, key.clone()).await?;
-                    }
-                }
                 state.standby = shards;
+                state.hold(&myself).await?;
             }
             WorkersMessage::Members(view) => {
-                for shard in state.shards.values().filter_map(|shard| shard.handle.as_ref()) {
-                    shard.members(view.clone());
+                for worker in state.workers.values().filter_map(|worker| worker.handle.as_ref()) {
+                    worker.members(view.clone());
                 }
                 state.desire(&view);
             }
             WorkersMessage::Changed(key, report) => {
-                if let Some(shard) = state.shards.get_mut(&key) {
-                    shard.report = report;
+                if let Some(worker) = state.workers.get_mut(&key) {
+                    worker.report = report;
                     state.answer();
                     state.tell();
                 }
             }
             WorkersMessage::Busy(key, busy) => {
-                if let Some(shard) = state.shards.get_mut(&key) {
-                    shard.busy = busy;
-                    shard.idle_since = Instant::now();
+                if let Some(worker) = state.workers.get_mut(&key) {
+                    worker.busy = busy;
+                    worker.idle_since = Instant::now();
                 }
             }
             WorkersMessage::Start(key) => {
-                if state.shards.contains_key(&key) {
+                if state.workers.contains_key(&key) {
                     state.start(&myself, key).await?;
                 }
             }
-            WorkersMessage::Tick => state.stop_unwanted(),
+            WorkersMessage::Tick => {
+                state.give_up_on_plans();
+                state.hold(&myself).await?;
+                state.stop_unwanted();
+            }
         }
         Ok(())
     }
@@ -240,13 +248,10 @@ impl State {
                 .shards_loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
             return Ok(());
         };
-        let is_lost = self
-            .shards
-            .get(&key)
-            .is_none_or(|shard| shard.report.state == ShardState::Failed && !shard.busy);
-        if is_lost {
-            self.stop(&key);
-            self.start(myself, key).await?;
+        let failed = |worker: &Held| worker.report.state == ShardState::Failed;
+        if self.workers.get(&key.worker).is_some_and(|worker| failed(worker) && !worker.busy) {
+            // Its files, or what kept it from loading them, may have changed.
+            self.stop(&key.worker);
         }
         let planner = (plan.model().clone(), plan.epoch().planner);
         let newest = self.prepared.get(&planner);
@@ -256,37 +261,85 @@ impl State {
         if !self.awaited.contains(&plan) {
             self.awaited.push(plan);
         }
+        self.hold(myself).await?;
         self.answer();
+        Ok(())
+    }
+
+    /// What each worker is to hold: first what plans in force need, then what was prepared, then what
+    /// may be needed.
+    fn wants(&self) -> BTreeMap<WorkerKey, Vec<LayerRange>> {
+        let me = self.context.me.node;
+        let prepared = self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me));
+        let mut wants: BTreeMap<WorkerKey, Vec<LayerRange>> = BTreeMap::new();
+        let all = self.wanted.iter().cloned().chain(prepared).chain(self.standby.iter().cloned());
+        for ShardKey { worker, layers } in all {
+            let of_worker = wants.entry(worker).or_default();
+            if !of_worker.contains(&layers) {
+                of_worker.push(layers);
+            }
+        }
+        wants
+    }
+
+    /// Has every worker hold what is wanted now, and for a while what was wanted until now.
+    async fn hold(&mut self, myself: &ActorRef<WorkersMessage>) -> Result<(), ActorProcessingErr> {
+        let (now, wants) = (Instant::now(), self.wants());
+        for (key, wanted) in wants {
+            let is_new = !self.workers.contains_key(&key);
+            let report = ShardReport::starting(&key.model);
+            let worker = self.workers.entry(key.clone()).or_insert_with(|| Held {
+                host: None,
+                handle: None,
+                told: Vec::new(),
+                report,
+                busy: false,
+                idle_since: now,
+                restarts: Restarts::new(row("worker").intensity),
+            });
+            let before = worker.layers();
+            let kept = worker.told.iter().filter(|(layers, last)| {
+                !wanted.contains(layers) && now.duration_since(*last) <= GRACE
+            });
+            let kept: Vec<_> = kept.copied().collect();
+            worker.told = wanted.into_iter().map(|layers| (layers, now)).chain(kept).collect();
+            let layers = worker.layers();
+            let (old, new): (LayerSet, LayerSet) =
+                (before.into_iter().collect(), layers.iter().copied().collect());
+            if is_new {
+                tracing::info!(model = %key.model, layers = %new, "to be held");
+                self.start(myself, key).await?;
+            } else if old != new {
+                tracing::info!(model = %key.model, from = %old, layers = %new, "to be held");
+                if let Some(handle) = &worker.handle {
+                    handle.hold(layers);
+                }
+            }
+        }
         Ok(())
     }
 
     async fn start(
         &mut self,
         myself: &ActorRef<WorkersMessage>,
-        key: ShardKey,
+        key: WorkerKey,
     ) -> Result<(), ActorProcessingErr> {
-        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone() };
+        let layers = self.workers.get(&key).map(Held::layers).unwrap_or_default();
+        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone(), layers };
         let (host, _) = Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await?;
         self.adopt_host(key, host);
         self.tell();
         Ok(())
     }
 
-    fn adopt_host(&mut self, key: ShardKey, host: ActorRef<HostMessage>) {
+    fn adopt_host(&mut self, key: WorkerKey, host: ActorRef<HostMessage>) {
         let cell = host.get_cell();
         let handle = WorkerHandle::new(host);
-        self.context.router.add_worker(key.clone(), handle.clone());
-        let report = ShardReport::starting(&key.model, key.layers);
-        let shard = self.shards.entry(key).or_insert_with(|| Shard {
-            host: None,
-            handle: None,
-            report,
-            busy: false,
-            idle_since: Instant::now(),
-            restarts: Restarts::new(row("worker").intensity),
-        });
-        shard.host = Some(cell);
-        shard.handle = Some(handle);
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.host = Some(cell);
+            worker.handle = Some(handle.clone());
+        }
+        self.context.router.add_worker(key, handle);
     }
 
     /// What was prepared for a model that was removed since will never be in force. (For one that
@@ -304,34 +357,31 @@ impl State {
         plans: &[Plan],
     ) -> Result<(), ActorProcessingErr> {
         let me = self.context.me;
-        self.wanted = plans.iter().filter_map(|plan| ShardKey::of(plan, me.node)).collect();
+        // A plan of a former life asks for nothing any more.
+        let is_mine =
+            |plan: &&Plan| plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
+        let mine = plans.iter().filter(is_mine);
+        self.wanted = mine.filter_map(|plan| ShardKey::of(plan, me.node)).collect();
         self.prepared.retain(|(model, _), (prepared, _)| {
             !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
         });
-        // What was prepared may have been collected before the plan came into force after all.
-        for plan in plans {
-            let is_mine = plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
-            if let Some(key) = ShardKey::of(plan, me.node).filter(|_| is_mine)
-                && !self.shards.contains_key(&key)
-            {
-                self.start(myself, key).await?;
-            }
-        }
-        Ok(())
+        self.hold(myself).await
     }
 
-    /// Tells the scheduler of every awaited plan whose shard is loaded or lost.
+    /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
     fn answer(&mut self) {
         let me = self.context.me.node;
         let scheduler = &self.context.handles.scheduler;
-        let shards = &self.shards;
+        let workers = &self.workers;
         self.awaited.retain(|plan| {
-            let shard = ShardKey::of(plan, me).and_then(|key| shards.get(&key));
-            let result = match shard.map(|shard| (shard.report.state, &shard.report.reason)) {
+            let known = ShardKey::of(plan, me)
+                .and_then(|key| workers.get(&key.worker).map(|worker| (worker, key.layers)));
+            let state = known.map(|(w, layers)| (w.report.state_of(layers), &w.report.reason));
+            let result = match state {
                 Some((ShardState::Ready, _)) => Ok(()),
                 Some((ShardState::Failed, reason)) => Err(reason.clone()),
                 Some((ShardState::Loading | ShardState::Restarting, _)) => return true,
-                None => Err("the shard was given up".to_owned()),
+                None => Err("its layers were given up".to_owned()),
             };
             let epoch: Epoch = plan.epoch();
             scheduler.shards_loaded(epoch, result);
@@ -340,73 +390,68 @@ impl State {
     }
 
     fn host_died(&mut self, myself: &ActorRef<WorkersMessage>, dead: &ActorCell) {
-        let found = self.shards.iter_mut().find(|(_, shard)| {
-            shard.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id())
+        let found = self.workers.iter_mut().find(|(_, worker)| {
+            worker.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id())
         });
-        let Some((key, shard)) = found else { return };
-        shard.host = None;
-        shard.handle = None;
-        shard.busy = false;
-        shard.report.pid = None;
+        let Some((key, worker)) = found else { return };
+        worker.host = None;
+        worker.handle = None;
+        worker.busy = false;
+        worker.report.pid = None;
+        worker.report.held = LayerSet::EMPTY;
         self.context.router.remove_worker(key);
-        match shard.restarts.on_death(Instant::now()) {
+        match worker.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
                 self.context.restarts.count(row("worker"));
-                tracing::error!(model = %key.model, layers = %key.layers, "a host died");
-                shard.report.state = ShardState::Restarting;
+                tracing::error!(model = %key.model, "a host died");
+                worker.report.state = ShardState::Restarting;
                 let key = key.clone();
                 myself.send_after(wait, || WorkersMessage::Start(key));
             }
             Verdict::GiveUp => {
-                shard.report.state = ShardState::Failed;
-                shard.report.reason = "its host keeps dying".to_owned();
+                worker.report.state = ShardState::Failed;
+                worker.report.reason = "its host keeps dying".to_owned();
             }
         }
         self.answer();
         self.tell();
     }
 
-    fn stop_unwanted(&mut self) {
-        let me = self.context.me.node;
+    fn give_up_on_plans(&mut self) {
         let given_up = self.context.settings.load_timeout + GIVEN_UP;
         self.prepared.retain(|_, (_, since)| since.elapsed() < given_up);
-        let prepared: Vec<_> =
-            self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me)).collect();
-        let wanted = |key: &ShardKey| {
-            self.wanted.contains(key) || prepared.contains(key) || self.standby.contains(key)
-        };
-        let unwanted: Vec<_> = self
-            .shards
-            .iter()
-            .filter(|(key, shard)| {
-                !wanted(key) && !shard.busy && shard.idle_since.elapsed() > GRACE
-            })
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in &unwanted {
-            tracing::info!(model = %key.model, layers = %key.layers, "shard is not needed any more");
-            self.stop(key);
-        }
-        // What is wanted now starts its grace anew once it is not.
-        for (key, shard) in &mut self.shards {
-            if self.wanted.contains(key) || prepared.contains(key) || self.standby.contains(key) {
-                shard.idle_since = Instant::now();
+    }
+
+    /// Stops workers of which nothing is wanted.
+    fn stop_unwanted(&mut self) {
+        let wants = self.wants();
+        for (key, worker) in &mut self.workers {
+            if wants.contains_key(key) {
+                // What is wanted now starts its grace anew once it is not.
+                worker.idle_since = Instant::now();
             }
+        }
+        let is_unwanted = |worker: &Held| !worker.busy && worker.idle_since.elapsed() > GRACE;
+        let unwanted = self.workers.iter().filter(|(_, worker)| is_unwanted(worker));
+        let unwanted: Vec<_> = unwanted.map(|(key, _)| key.clone()).collect();
+        for key in &unwanted {
+            tracing::info!(model = %key.model, "nothing of it is needed any more");
+            self.stop(key);
         }
         if !unwanted.is_empty() {
             self.tell();
         }
     }
 
-    fn stop(&mut self, key: &ShardKey) {
+    fn stop(&mut self, key: &WorkerKey) {
         self.context.router.remove_worker(key);
-        if let Some(host) = self.shards.remove(key).and_then(|shard| shard.host) {
+        if let Some(host) = self.workers.remove(key).and_then(|worker| worker.host) {
             host.stop(None);
         }
     }
 
     fn tell(&self) {
-        let reports = self.shards.values().map(|shard| shard.report.clone()).collect();
+        let reports = self.workers.values().map(|worker| worker.report.clone()).collect();
         self.context.handles.membership.own_shards(reports);
     }
 }

@@ -72,6 +72,7 @@ async fn health_is_200_and_says_what_is_wrong() {
         memory_free_bytes: 0,
         pid: 0,
         worker_pids: Vec::new(),
+        held: Vec::new(),
         chip: String::new(),
         device: None,
         memory: MemoryState { available_bytes: None, pressure_percent: Some(90) },

@@ -181,6 +181,15 @@ pub const SETTINGS: &[SettingDoc] = &[
          prompt. While answers are running, steps take smaller pieces by themselves.",
     ),
     one(
+        "boundary-logs",
+        "256MiB",
+        "Memory for what this node's layers have handed on, by model (with a unit such as 1GiB; 0 for \
+         none)",
+        "When the node behind this one dies, only its layers are computed again, from what was kept \
+         here: a row of the model's hidden size for each token of each running answer. What does not \
+         fit is computed again by all layers.",
+    ),
+    one(
         "step-timeout",
         "30s",
         "Longest wait for the next token of a sequence",

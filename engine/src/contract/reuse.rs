@@ -1,14 +1,11 @@
 //! What stages keep of former sequences, and who may begin with it.
 
-use super::{Contract, FIRST, Run, Violation, hold, same, seeded};
+use super::{Contract, FIRST, PLENTY, Run, Violation, hold, same, seeded};
 use crate::prefix_cache::BLOCK_TOKENS;
 use crate::sampler::SamplingParams;
 use crate::stage::SegmentError;
 
 const BLOCK: usize = BLOCK_TOKENS as usize;
-
-/// More than any model of these checks takes.
-const PLENTY: u64 = 1 << 40;
 
 impl Contract<'_, '_> {
     pub(super) fn reused(&mut self) -> Result<(), Violation> {
@@ -43,8 +40,10 @@ impl Contract<'_, '_> {
             (prompt.get(1..).unwrap_or_default(), 0),
         ] {
             for stage in &pipeline.stages {
-                let reusable = stage.reusable(tokens) as usize;
-                hold(reusable == left, || format!("{reusable} of {left} positions are left"))?;
+                for layers in stage.held().runs() {
+                    let reusable = stage.reusable(*layers, tokens) as usize;
+                    hold(reusable == left, || format!("{reusable} of {left} positions are left"))?;
+                }
             }
         }
         // While the first runs, and after it is gone.

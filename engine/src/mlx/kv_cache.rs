@@ -8,6 +8,7 @@ use super::Mlx;
 use super::direct::write_at;
 use crate::geometry::ROOM_TOKENS;
 use crate::prefix_cache::BLOCK_TOKENS;
+use crate::sequence_log::LayerCache;
 
 /// [`ROOM_TOKENS`] as MLX counts.
 const STEP: i32 = ROOM_TOKENS as i32;
@@ -111,12 +112,6 @@ impl KvCache {
         positions.next_multiple_of(ROOM_TOKENS)
     }
 
-    /// Forgets all positions from `position` on, which must be those of the last append. The room
-    /// stays.
-    pub(super) fn truncate(&mut self, position: i32) {
-        self.len = self.len.min((position - self.first).max(0));
-    }
-
     /// Bytes of its room.
     pub(super) fn bytes(&self) -> u64 {
         self.arrays().map(|array| array.nbytes() as u64).sum()
@@ -125,6 +120,26 @@ impl KvCache {
     /// What has to be evaluated for it to be in memory.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.room.iter().flat_map(|room| [&room.keys, &room.values])
+    }
+}
+
+impl LayerCache for KvCache {
+    fn positions(&self) -> u32 {
+        (self.first + self.len).unsigned_abs()
+    }
+
+    /// The first from which everything is kept that it sees.
+    fn rewinds_to(&self) -> u32 {
+        match self.window {
+            Some(window) if self.first > 0 => (self.first + window - 1).unsigned_abs(),
+            _ => self.first.unsigned_abs(),
+        }
+    }
+
+    /// The room stays.
+    fn rewind(&mut self, position: u32) {
+        let position = i32::try_from(position).unwrap_or(i32::MAX);
+        self.len = self.len.min((position - self.first).max(0));
     }
 }
 
@@ -204,7 +219,8 @@ mod tests {
     fn forgets_what_came_last() {
         let mut cache = KvCache::new(None);
         cache.append(&positions(0..9)).unwrap();
-        cache.truncate(4);
+        assert_eq!((cache.positions(), cache.rewinds_to()), (9, 0));
+        cache.rewind(4);
         assert_holds(&cache.append(&positions(4..6)).unwrap(), 0..6);
     }
 
@@ -235,9 +251,14 @@ mod tests {
             len += added;
             assert!(cache.bytes() <= 2 * 4 * 512, "{} bytes with {len} positions", cache.bytes());
         }
-        // What the last append brought can be taken back, and with it nothing else.
-        cache.truncate(i32::from(len - 7));
+        // What the last append brought can be taken back, and a block more.
+        let before = u32::from(len) - 7;
+        assert!(cache.rewinds_to() <= before - 64, "{}", cache.rewinds_to());
+        cache.rewind(before);
         let seen = cache.append(&positions(len - 7..len)).unwrap();
         assert_holds(&seen, len - 106..len);
+        let back = u16::try_from(cache.rewinds_to()).unwrap();
+        cache.rewind(back.into());
+        assert_holds(&cache.append(&positions(back..back + 3)).unwrap(), back - 99..back + 3);
     }
 }

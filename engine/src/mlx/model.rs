@@ -1,9 +1,11 @@
-//! A range of a model's layers, as its architecture says.
+//! Layers of a model, as its architecture says.
+
+use std::collections::BTreeMap;
 
 use mlx_rs::ops::{clip, tanh};
 use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
-use planaria_config::LayerRange;
+use planaria_config::{LayerRange, LayerSet};
 
 use super::Mlx;
 use super::attention::{Attention, StepRows};
@@ -20,11 +22,13 @@ use crate::model_dir::ModelError;
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
 /// Some layers, with what stands before the first and after the last.
+#[derive(Default)]
 pub(super) struct Model {
     embedding: Option<Embedding>,
-    /// Those that any of the layers uses.
+    /// Those that any of the layers has used.
     ropes: Vec<Rope>,
-    layers: Vec<Layer>,
+    /// By number.
+    layers: BTreeMap<u32, Layer>,
     head: Option<Head>,
 }
 
@@ -36,6 +40,15 @@ struct Layer {
     feed_forward: FeedForward,
     after_feed_forward: Option<RmsNorm>,
     clips_sums: bool,
+}
+
+/// Of which rows of a step the hidden states behind the last layer are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    All,
+    /// Those after which a token is to be sampled.
+    Sampled,
+    Nothing,
 }
 
 enum FeedForward {
@@ -51,43 +64,55 @@ struct Head {
 }
 
 impl Model {
+    /// Frees whatever a stage with `layers` does without.
+    pub(super) fn free(&mut self, model: &Architecture, layers: &LayerSet) {
+        self.layers.retain(|layer, _| layers.contains(*layer));
+        let has_last = layers.contains(model.layer_count() - 1);
+        let has_embedding = layers.contains(0) || (has_last && model.head.is_none());
+        if !has_last {
+            self.head = None;
+        }
+        if !has_embedding {
+            self.embedding = None;
+        }
+    }
+
+    /// Takes what it lacks of `layers`, and of what stands before and after them.
     pub(super) fn take(
+        &mut self,
         weights: &mut Weights<'_>,
         model: &Architecture,
-        layers: LayerRange,
-    ) -> Result<Self, ModelError> {
-        let is_last = layers.last() + 1 == model.layer_count();
-        let has_embedding = layers.first() == 0 || (is_last && model.head.is_none());
-        let mut ropes: Vec<Rope> = Vec::new();
-        let mut own = Vec::new();
-        for parts in model.layers.iter().skip(layers.first() as usize).take(layers.count() as usize)
-        {
-            own.push(Layer::take(weights, parts, &mut ropes)?);
+        layers: &LayerSet,
+    ) -> Result<(), ModelError> {
+        let has_last = layers.contains(model.layer_count() - 1);
+        let has_embedding = layers.contains(0) || (has_last && model.head.is_none());
+        if has_embedding && self.embedding.is_none() {
+            self.embedding = Some(Embedding::take(weights, &model.embedding)?);
         }
-        Ok(Self {
-            embedding: has_embedding
-                .then(|| Embedding::take(weights, &model.embedding))
-                .transpose()?,
-            ropes,
-            layers: own,
-            head: is_last.then(|| Head::take(weights, model)).transpose()?,
-        })
+        if has_last && self.head.is_none() {
+            self.head = Some(Head::take(weights, model)?);
+        }
+        for (layer, parts) in (0..).zip(&model.layers) {
+            if layers.contains(layer) && !self.layers.contains_key(&layer) {
+                self.layers.insert(layer, Layer::take(weights, parts, &mut self.ropes)?);
+            }
+        }
+        Ok(())
     }
 
-    /// Empty caches for a new sequence, one for each layer.
-    pub(super) fn new_caches(&self) -> Vec<KvCache> {
-        self.layers.iter().map(|layer| layer.attention.new_cache()).collect()
+    /// An empty cache for a layer.
+    pub(super) fn new_cache(&self, layer: u32) -> Option<KvCache> {
+        self.layers.get(&layer).map(|layer| layer.attention.new_cache())
     }
 
-    /// What each layer needs of a prompt's blocks to go on after them; `first` is the number of the
-    /// first layer here.
-    pub(super) fn reaches(&self, first: u32) -> Vec<LayerReach> {
-        let reach = |(layer, own): (u32, &Layer)| LayerReach {
-            layer,
+    /// What each of `layers` needs of a prompt's blocks to go on after them.
+    pub(super) fn reaches(&self, layers: LayerRange) -> Vec<LayerReach> {
+        let reach = |(layer, own): (&u32, &Layer)| LayerReach {
+            layer: *layer,
             // The next position sees itself and `window - 1` before it.
             blocks: own.attention.window().map(|window| (window - 1).div_ceil(BLOCK_TOKENS)),
         };
-        (first..).zip(&self.layers).map(reach).collect()
+        self.layers.range(layers.range()).map(reach).collect()
     }
 
     /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`.
@@ -95,26 +120,30 @@ impl Model {
         self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
     }
 
-    /// Takes `hidden [rows, hidden]` through the layers. `caches` has each sequence's, by layer.
+    /// Takes `hidden [rows, hidden]` through `layers`. `caches` has each sequence's, by layer.
     ///
-    /// Gives the hidden states of all rows, or on the last stage of the rows to be sampled: behind
-    /// the last layer's keys and values nobody needs the others. `None` if there are none.
+    /// Gives the hidden states of the rows that are wanted, `None` if there are none: behind the last
+    /// layer's keys and values nobody needs the others.
     pub(super) fn forward(
         &self,
         hidden: Array,
+        layers: LayerRange,
         batch: &Batch,
+        wanted: Wanted,
         caches: &mut [Vec<KvCache>],
     ) -> Mlx<Option<Array>> {
         let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
         let all = of_step(batch.all())?;
-        let sampled = batch.sampled().map(of_step).transpose()?;
+        let sampled = match wanted {
+            Wanted::Sampled => batch.sampled().map(of_step).transpose()?,
+            Wanted::All | Wanted::Nothing => None,
+        };
         let mut caches: Vec<_> = caches.iter_mut().map(|layers| layers.iter_mut()).collect();
         let mut hidden = hidden;
-        let mut layers = self.layers.iter().peekable();
-        while let Some(layer) = layers.next() {
+        for (number, layer) in self.layers.range(layers.range()) {
             let mut caches: Vec<&mut KvCache> =
                 caches.iter_mut().filter_map(Iterator::next).collect();
-            let is_final = self.head.is_some() && layers.peek().is_none();
+            let is_final = wanted != Wanted::All && *number == layers.last();
             let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
             match layer.forward(&hidden, &all, outputs, &mut caches)? {
                 Some(next) => hidden = next,

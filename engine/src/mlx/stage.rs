@@ -1,5 +1,6 @@
-//! [`MlxStage`]: a shard of a real model.
+//! [`MlxStage`]: layers of a real model.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
@@ -8,7 +9,7 @@ use mlx_rs::Array;
 use mlx_rs::error::{AsSliceError, Exception};
 use mlx_rs::ops::concatenate;
 use mlx_rs::transforms::{async_eval, eval};
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{LayerRange, LayerSet, SequenceId};
 
 use super::batch::{Batch, Span};
 use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
@@ -16,30 +17,31 @@ use super::choice::{Chooser, choose};
 use super::heap::Heap;
 use super::kv_cache::{KeysValues, KvCache};
 use super::linear::as_dim;
-use super::model::Model;
+use super::model::{Model, Wanted};
 use super::weights::{LoadProgress, Weights};
-use crate::architecture::MLX_CACHE_BYTES;
+use crate::architecture::{Architecture, MLX_CACHE_BYTES};
 use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigest, PrefixDigests};
-use crate::sequence_log::SequenceLogs;
+use crate::sampler::SamplingParams;
+use crate::sequence_log::{LayerCache, SequenceLogs};
 use crate::stage::{
-    MemoryUse, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
+    MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
 };
 
-/// A range of a model's layers in memory.
+/// Layers of a model in memory.
 ///
 /// It stays on the thread that loaded it: MLX's streams do.
 pub struct MlxStage {
+    dir: ModelDir,
+    architecture: Architecture,
     model: Model,
     hidden_size: i32,
     activation: Dtype,
     weight_bytes: u64,
-    sequences: SequenceLogs<Vec<KvCache>>,
-    /// Blocks of former sequences, by layer, and what each layer needs of them.
+    sequences: SequenceLogs<KvCache>,
+    /// Blocks of former sequences, by layer.
     prefixes: PrefixCache<KeysValues>,
-    reaches: Vec<LayerReach>,
     kv_budget: u64,
-    kv_bytes_per_token: u64,
     heap: Heap,
     stays_here: PhantomData<Rc<()>>,
 }
@@ -58,7 +60,7 @@ struct NewBlock {
 type SegmentResult = Result<SegmentOutput, SegmentError>;
 
 impl MlxStage {
-    /// Reads the tensors that a stage with `layers` needs, and no others, into memory.
+    /// A stage that reads the tensors which it needs for `layers`, and no others, into memory.
     ///
     /// # Errors
     /// When the model has no such layers or is not computed by MLX, or its files cannot be read as
@@ -68,39 +70,45 @@ impl MlxStage {
         layers: LayerRange,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
+        let mut stage = Self::open(dir)?;
+        stage.hold(&layers.into(), progress)?;
+        Ok(stage)
+    }
+
+    /// A stage that holds nothing yet.
+    ///
+    /// # Errors
+    /// When the model is not computed by MLX.
+    pub fn open(dir: &ModelDir) -> Result<Self, ModelError> {
         let ModelConfig::Transformer(config) = dir.config() else {
             return Err(ModelError::Backend("MLX computes no such model".to_owned()));
         };
         mlx_rs::memory::set_cache_limit(MLX_CACHE_BYTES as usize)?;
-        let mut weights = Weights::read(dir, layers, progress)?;
-        let weight_bytes = weights.bytes();
-        let shape = StageShape {
-            layers,
-            is_first: layers.first() == 0,
-            is_last: layers.last() + 1 == config.layer_count(),
-            hidden_bytes: dir.geometry().hidden_bytes,
-        };
-        let model = Model::take(&mut weights, config, layers)?;
+        let shape =
+            StageShape { layers: config.layer_count(), hidden_bytes: dir.geometry().hidden_bytes };
         Ok(Self {
-            reaches: model.reaches(layers.first()),
-            prefixes: PrefixCache::new(0),
-            kv_budget: 0,
-            kv_bytes_per_token: dir.geometry().kv_bytes(layers, 1),
-            heap: Heap::default(),
-            model,
+            dir: dir.clone(),
+            architecture: Architecture::clone(config),
+            model: Model::default(),
             hidden_size: as_dim(config.hidden_size)?,
             activation: dir.activation(),
-            weight_bytes,
+            weight_bytes: 0,
             sequences: SequenceLogs::new(shape, config.vocab_size, config.max_context),
+            prefixes: PrefixCache::new(0),
+            kv_budget: 0,
+            heap: Heap::default(),
             stays_here: PhantomData,
         })
     }
 
-    /// Computes segments that were found sound; a result for each.
-    fn compute(&mut self, segments: &[&Segment]) -> Result<Vec<SegmentResult>, StageError> {
-        if segments.is_empty() {
-            return Ok(Vec::new());
-        }
+    /// Computes segments that were found sound and are for the same layers; a result for each. Of all
+    /// or of none of them nothing is wanted but that they are remembered.
+    fn compute(
+        &mut self,
+        layers: LayerRange,
+        absorb: bool,
+        segments: &[&Segment],
+    ) -> Result<Vec<SegmentResult>, StageError> {
         let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
         let batch = Batch::new(&spans);
         let hidden = self.input(segments)?;
@@ -109,24 +117,32 @@ impl MlxStage {
         for segment in segments {
             let begun = match self.sequences.get(segment.sequence) {
                 Some(_) => Vec::new(),
-                None => self.begun(&segment.prefix)?,
+                None => self.begun(layers, &segment.prefix)?,
             };
             let log = self.sequences.extend(segment, || begun);
-            caches.push(std::mem::take(&mut log.cache));
+            let own = layers.range();
+            let own = own.filter_map(|l| log.caches.remove(&l).or_else(|| self.model.new_cache(l)));
+            caches.push(own.collect());
         }
         // Before the step takes its room, not after; what is begun with is held by now.
         self.prefixes.set_limit(self.kv_budget.saturating_sub(kv_bytes));
-        let hidden = self.model.forward(hidden, &batch, &mut caches)?;
+        let is_last = self.shape().is_last(layers);
+        let wanted = match (absorb, is_last) {
+            (true, _) => Wanted::Nothing,
+            (false, true) => Wanted::Sampled,
+            (false, false) => Wanted::All,
+        };
+        let hidden = self.model.forward(hidden, layers, &batch, wanted, &mut caches)?;
         for (segment, caches) in segments.iter().zip(caches) {
             if let Some(log) = self.sequences.get_mut(segment.sequence) {
-                log.cache = caches;
+                log.caches.extend(layers.range().zip(caches));
             }
         }
         let blocks = self.new_blocks(segments)?;
         let arrays: Vec<&Array> =
             blocks.iter().flat_map(|new| [&new.block.keys, &new.block.values]).collect();
-        let results = if self.sequences.shape().is_last {
-            self.finish(segments, hidden, &arrays)?
+        let results = if absorb || is_last {
+            self.finish(layers, segments, hidden, &arrays)?
         } else if let Some(hidden) = hidden {
             async_eval(arrays)?;
             self.hand_over(segments, &hidden)?
@@ -138,23 +154,27 @@ impl MlxStage {
         Ok(results)
     }
 
-    /// Caches for a new sequence, filled with the KV of its `prefix`.
-    fn begun(&self, prefix: &[u32]) -> Result<Vec<KvCache>, StageError> {
-        let mut caches = self.model.new_caches();
-        if prefix.is_empty() {
-            return Ok(caches);
-        }
+    /// Caches for the layers of a new sequence, filled with the KV of its `prefix`.
+    fn begun(&self, layers: LayerRange, prefix: &[u32]) -> Result<Vec<KvCache>, StageError> {
         let digests = PrefixDigests::of(prefix);
-        let digests = digests.as_slice();
-        for (reach, cache) in self.reaches.iter().zip(&mut caches) {
+        let reaches = self.model.reaches(layers);
+        let caches = reaches.iter().map(|reach| self.filled(reach, digests.as_slice()));
+        caches.collect()
+    }
+
+    /// A layer's cache that holds the blocks of these digests, all of which have to be there.
+    fn filled(&self, reach: &LayerReach, digests: &[PrefixDigest]) -> Result<KvCache, StageError> {
+        let missing = || StageError("a checked prefix is gone".to_owned());
+        let mut cache = self.model.new_cache(reach.layer).ok_or_else(missing)?;
+        if !digests.is_empty() {
             let needed = reach.blocks.map_or(digests.len(), |blocks| blocks as usize);
             let last = digests.get(digests.len().saturating_sub(needed)..).unwrap_or_default();
             let blocks: Option<Vec<&KeysValues>> =
                 last.iter().map(|digest| self.prefixes.get(reach.layer, *digest)).collect();
-            let blocks = blocks.ok_or_else(|| StageError("a checked prefix is gone".to_owned()))?;
-            cache.fill(&blocks, small(prefix.len()))?;
+            let end = small(digests.len() * BLOCK_TOKENS as usize);
+            cache.fill(&blocks.ok_or_else(missing)?, end)?;
         }
-        Ok(caches)
+        Ok(cache)
     }
 
     /// The blocks that ended with these segments and are not kept yet, on the way to be computed.
@@ -172,11 +192,11 @@ impl MlxStage {
             for (block, digest) in (0_u32..).zip(log.digests.as_slice()).skip(first) {
                 let start = small((block * BLOCK_TOKENS) as usize);
                 let positions = start..start + small(BLOCK_TOKENS as usize);
-                for (reach, cache) in self.reaches.iter().zip(&log.cache) {
-                    if !self.prefixes.contains(reach.layer, *digest)
+                for (layer, cache) in log.caches.range(segment.layers.range()) {
+                    if !self.prefixes.contains(*layer, *digest)
                         && let Some(copy) = cache.copy_of(positions.clone())?
                     {
-                        let (layer, digest) = (reach.layer, *digest);
+                        let (layer, digest) = (*layer, *digest);
                         new.push(NewBlock {
                             segment: index,
                             layer,
@@ -207,7 +227,8 @@ impl MlxStage {
         // Whatever a running sequence began with is in use.
         for segment in segments.iter().filter(|s| ends_a_block(s) || !s.prefix.is_empty()) {
             if let Some(log) = self.sequences.get(segment.sequence) {
-                self.prefixes.touch(&self.reaches, log.digests.as_slice());
+                let reaches = self.model.reaches(segment.layers);
+                self.prefixes.touch(&reaches, log.digests.as_slice());
             }
         }
     }
@@ -215,26 +236,26 @@ impl MlxStage {
     /// How many bytes these segments add to what there is, at most: more room for KV, and the blocks
     /// that are copied from it.
     fn growth(&self, segments: &[&Segment]) -> u64 {
+        let kv_bytes = |layers| self.dir.geometry().kv_bytes(layers, 1);
         let growth = |segment: &&Segment| {
             let end = segment.start.saturating_add(small(segment.tokens.len()).unsigned_abs());
             let room = KvCache::room_for(end);
             let known = self.sequences.get(segment.sequence).is_some();
             let had = if known { KvCache::room_for(segment.start).min(room) } else { 0 };
             let blocks = end / BLOCK_TOKENS - segment.start / BLOCK_TOKENS;
-            room - had + blocks * BLOCK_TOKENS
+            u64::from(room - had + blocks * BLOCK_TOKENS) * kv_bytes(segment.layers)
         };
-        let positions: u64 = segments.iter().map(|segment| u64::from(growth(segment))).sum();
-        positions * self.kv_bytes_per_token
+        segments.iter().map(growth).sum()
     }
 
     fn kv_bytes(&self) -> u64 {
-        self.sequences.values().flat_map(|log| &log.cache).map(KvCache::bytes).sum()
+        self.sequences.values().flat_map(|log| log.caches.values()).map(KvCache::bytes).sum()
     }
 
     /// What goes into the first of the layers: `[rows, hidden]`.
     fn input(&self, segments: &[&Segment]) -> Result<Array, StageError> {
         let dtype = mlx_dtype(self.activation)?;
-        if self.sequences.shape().is_first {
+        if segments.iter().any(|segment| segment.hidden.is_none()) {
             let ids: Vec<u32> = segments.iter().flat_map(|s| &s.tokens).copied().collect();
             let ids = Array::from_slice(&ids, &[small(ids.len())]);
             return Ok(self.model.embed(&ids, dtype)?);
@@ -248,7 +269,7 @@ impl MlxStage {
         Ok(concatenate(&parts, 0)?)
     }
 
-    /// On every stage but the last: the rows of `hidden` for the next one.
+    /// Before the last layer: the rows of `hidden` for the next stage.
     fn hand_over(
         &self,
         segments: &[&Segment],
@@ -263,9 +284,10 @@ impl MlxStage {
         Ok(segments.iter().map(output).collect())
     }
 
-    /// On the last stage: the tokens that follow, where they are wanted.
+    /// Behind the last layer, or where nothing goes on: the tokens that follow, where they are wanted.
     fn finish(
         &mut self,
+        layers: LayerRange,
         segments: &[&Segment],
         hidden: Option<Array>,
         blocks: &[&Array],
@@ -273,8 +295,9 @@ impl MlxStage {
         let logs = segments.iter().map(|segment| (segment, self.sequences.get(segment.sequence)));
         let logs = logs.filter_map(|(segment, log)| Some((segment, log?)));
         // No output depends on the last layer's cache of a segment that is not sampled.
-        let caches = logs.clone().filter(|(segment, _)| !segment.sample);
-        let caches = caches.flat_map(|(_, log)| log.cache.iter().flat_map(KvCache::arrays));
+        let caches = logs.clone().filter(|(segment, _)| hidden.is_none() || !segment.sample);
+        let caches = caches.flat_map(|(_, log)| log.caches.range(layers.range()));
+        let caches = caches.flat_map(|(_, cache)| cache.arrays());
         let caches: Vec<&Array> = caches.chain(blocks.iter().copied()).collect();
         let Some(hidden) = hidden else {
             eval(caches)?;
@@ -308,7 +331,7 @@ impl MlxStage {
         } else if let Some(log) = self.sequences.get_mut(segment.sequence) {
             log.tokens.truncate(segment.start as usize);
             log.digests = PrefixDigests::of(&log.tokens);
-            log.cache.iter_mut().for_each(|cache| cache.truncate(span(segment).start));
+            self.sequences.rewind(segment.sequence, segment.layers, segment.start);
         }
     }
 }
@@ -318,19 +341,86 @@ impl Stage for MlxStage {
         self.sequences.shape()
     }
 
+    fn held(&self) -> &LayerSet {
+        self.sequences.held()
+    }
+
+    fn hold(
+        &mut self,
+        layers: &LayerSet,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        let stays = self.held().within(layers);
+        // Says whether there are such layers, before anything is freed.
+        self.dir.tensors_beyond(&stays, layers)?;
+        self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
+        self.model.free(&self.architecture, &stays);
+        self.sequences.hold(stays.clone());
+        let mut weights = Weights::read(&self.dir, layers, &stays, progress)?;
+        if let Err(error) = self.model.take(&mut weights, &self.architecture, layers) {
+            self.model.free(&self.architecture, &stays);
+            return Err(error);
+        }
+        self.sequences.hold(layers.clone());
+        self.weight_bytes = self.dir.geometry().weight_bytes_of(layers);
+        Ok(())
+    }
+
     fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
-        let checks = self.sequences.check_step(&step.segments, |tokens| self.reusable(tokens));
-        let sound = step.segments.iter().zip(&checks).filter(|(_, check)| check.is_ok());
-        let sound: Vec<&Segment> = sound.map(|(segment, _)| segment).collect();
-        let mut results = self.compute(&sound)?.into_iter();
+        let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
+        let checks = self.sequences.check_step(&step.segments, reusable);
+        let mut groups: BTreeMap<(LayerRange, bool), Vec<usize>> = BTreeMap::new();
+        for (index, segment) in step.segments.iter().enumerate() {
+            if checks.get(index).is_some_and(Result::is_ok) {
+                groups.entry((segment.layers, segment.absorb)).or_default().push(index);
+            }
+        }
+        let mut results: Vec<Option<SegmentResult>> =
+            checks.into_iter().map(|check| check.err().map(Err)).collect();
+        for ((layers, absorb), indices) in groups {
+            let segments: Vec<&Segment> =
+                indices.iter().filter_map(|index| step.segments.get(*index)).collect();
+            for (index, result) in indices.into_iter().zip(self.compute(layers, absorb, &segments)?)
+            {
+                if let Some(place) = results.get_mut(index) {
+                    *place = Some(result);
+                }
+            }
+        }
         let missing = || StageError("a segment was not computed".to_owned());
-        checks
-            .into_iter()
-            .map(|check| match check {
-                Ok(()) => results.next().ok_or_else(missing),
-                Err(error) => Ok(Err(error)),
-            })
-            .collect()
+        results.into_iter().map(|result| result.ok_or_else(missing)).collect()
+    }
+
+    fn recall(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        params: &SamplingParams,
+    ) -> Result<Vec<Progress>, SegmentError> {
+        self.sequences.recall(sequence, tokens, params)?;
+        let before_last = tokens.split_last().map_or(&[][..], |(_, before)| before);
+        let digests = PrefixDigests::of(before_last);
+        for run in self.held().clone().runs() {
+            for reach in self.model.reaches(*run) {
+                let blocks = self.prefixes.longest(&[reach], digests.as_slice());
+                let Some(log) = self.sequences.get(sequence) else { continue };
+                let has = log.caches.get(&reach.layer).map_or(0, LayerCache::positions);
+                if blocks * BLOCK_TOKENS as usize <= has as usize {
+                    continue;
+                }
+                let left = digests.as_slice().get(..blocks).unwrap_or_default();
+                // Without it the layer only has more to compute.
+                let Ok(cache) = self.filled(&reach, left) else { continue };
+                if let Some(log) = self.sequences.get_mut(sequence) {
+                    log.caches.insert(reach.layer, cache);
+                }
+            }
+        }
+        Ok(self.sequences.progress(sequence))
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+        self.sequences.rewind(sequence, layers, position);
     }
 
     fn release(&mut self, sequence: SequenceId) {
@@ -342,9 +432,9 @@ impl Stage for MlxStage {
         self.prefixes.set_limit(bytes.saturating_sub(self.kv_bytes()));
     }
 
-    fn reusable(&self, tokens: &[u32]) -> u32 {
+    fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32 {
         let digests = PrefixDigests::of(tokens);
-        let blocks = self.prefixes.longest(&self.reaches, digests.as_slice());
+        let blocks = self.prefixes.longest(&self.model.reaches(layers), digests.as_slice());
         u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS
     }
 
@@ -361,8 +451,8 @@ impl Stage for MlxStage {
 
 impl fmt::Debug for MlxStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shape, memory) = (self.shape(), self.memory());
-        f.debug_struct("MlxStage").field("shape", &shape).field("memory", &memory).finish()
+        let (held, memory) = (self.held(), self.memory());
+        f.debug_struct("MlxStage").field("held", held).field("memory", &memory).finish()
     }
 }
 

@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
-use planaria_config::LayerRange;
+use planaria_config::LayerSet;
 
 use super::Mlx;
 use super::bytes::array_from_bytes;
 use crate::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Tensor};
 
-/// How far the loading of a shard has come.
+/// How far the loading of layers has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadProgress {
     /// Bytes of tensors that are in memory.
     pub bytes_loaded: u64,
-    /// Bytes of tensors that the shard has.
+    /// Bytes of tensors that are to be loaded.
     pub bytes_total: u64,
 }
 
@@ -28,21 +28,21 @@ pub(super) struct Weights<'a> {
     folder: &'a Path,
     tensors: BTreeMap<String, Array>,
     packed: BTreeMap<String, QuantParams>,
-    bytes: u64,
 }
 
 impl<'a> Weights<'a> {
-    /// Reads what a stage with `layers` needs, in the order of the files, and calls `progress`
-    /// after every tensor.
+    /// Reads what a stage with `layers` needs besides what one with `held` has, in the order of the
+    /// files, and calls `progress` after every tensor.
     ///
     /// MLX could read the files itself, lazily, but it does not notice when that fails: from a file
     /// that was cut short after its header was read, 0.32.2 gives wrong numbers and no error.
     pub(super) fn read(
         dir: &'a ModelDir,
-        layers: LayerRange,
+        layers: &LayerSet,
+        held: &LayerSet,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
-        let mut wanted = dir.tensors_for(layers)?;
+        let mut wanted = dir.tensors_beyond(held, layers)?;
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
@@ -56,12 +56,7 @@ impl<'a> Weights<'a> {
             tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
-        Ok(Self { folder: dir.path(), tensors, packed, bytes: bytes_total })
-    }
-
-    /// Bytes of all that was read.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
+        Ok(Self { folder: dir.path(), tensors, packed })
     }
 
     /// Whether there is a tensor of this name that nobody has taken yet.

@@ -76,7 +76,7 @@ impl QuantParams {
 }
 
 /// What `config.json` says of single modules; what it says of the others, their tensors say too.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Listed(BTreeMap<String, QuantParams>);
 
 impl Listed {

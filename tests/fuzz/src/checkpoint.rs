@@ -278,7 +278,8 @@ fn holds_together(model: &ModelDir) {
         LayerRange::inclusive(all.last(), all.last()).unwrap(),
     ];
     for layers in shards {
-        let tensors = model.tensors_for(layers).expect("the tensors of a model that opened");
+        let tensors =
+            model.tensors_for(&layers.into()).expect("the tensors of a model that opened");
         let bytes: u64 = tensors.iter().map(Tensor::byte_count).sum();
         assert_eq!(bytes, geometry.weight_bytes(layers));
         tensors.iter().for_each(lies_in_its_files);

@@ -15,6 +15,7 @@ use planaria_actors::membership::{self, Members};
 use planaria_actors::plan::{Assignment, Plan, PlanParts};
 use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_actors::scheduler::placement::Sizing;
+use planaria_actors::sequence::course::{Course, Kept};
 use planaria_actors::wire::{
     Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
     ShardWork,
@@ -24,6 +25,7 @@ use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use planaria_engine::speed::{Accelerator, Device, Speed};
+use planaria_engine::stage::Progress;
 use planaria_transport::{decode_message, encode_message};
 
 use crate::decisions::Decisions;
@@ -202,7 +204,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         shards: (0..decisions.up_to(2))
             .map(|_| ShardReport {
                 model: model(decisions),
-                layers: LayerRange::inclusive(0, 0).unwrap(),
+                held: LayerRange::inclusive(0, 0).unwrap().into(),
                 state: *decisions.one_of(&[ShardState::Ready, ShardState::Failed]),
                 reason: String::new(),
                 pid: None,
@@ -281,8 +283,12 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let until = Until { eos: vec![2], max_tokens: 5 };
     let (sampling, prefix) = (SamplingParams::greedy(), vec![3; 64]);
     let opening = Opening { sampling, until, reuse: true, prefix };
-    let (tokens, open) = (vec![1, 2], Some(Box::new(opening)));
+    let opening = Box::new(opening);
+    let (tokens, open) = (vec![1, 2], Some(opening.clone()));
     let forward = Forward { stage: 0, tokens, open, sample: true, more: true };
+    let layers = LayerRange::inclusive(0, 1).unwrap();
+    let progress = Progress { layers, positions: 3, rewinds_to: 1 };
+    let kept = Kept { behind: 1, start: 0, end: 3 };
     let logprobs = Logprobs { chosen: -0.5, top: vec![(1, -0.5)] };
     let controls = [
         Control::Report(Box::new(report(&mut decisions))),
@@ -297,7 +303,10 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let bodies = [
         DataBody::Forward(forward),
         DataBody::Release { stage: 1 },
-        DataBody::Absorbed { end: 4 },
+        DataBody::Absorbed { end: 4, from_log: true },
+        DataBody::Recall { stage: 1, open: opening },
+        DataBody::Recalled { stage: 1, progress: vec![progress], kept: vec![kept] },
+        DataBody::Resume { stage: 1, course: Course::plan(9, &[]) },
         DataBody::Accepted {
             token: 1,
             logprobs: Some(logprobs),

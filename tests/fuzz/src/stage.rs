@@ -29,12 +29,14 @@ pub(crate) fn run(input: &[u8]) {
     let sequence = SequenceId::from_bits(1);
     let segment = |start: u32, tokens: Vec<u32>| Segment {
         sequence,
+        layers: all,
         start,
         tokens,
         hidden: None,
         open: (start == 0).then(|| Box::new(SamplingParams::greedy())),
         prefix: Vec::new(),
         sample: true,
+        absorb: false,
     };
     for segment in [segment(0, vec![0, 0]), segment(2, vec![0])] {
         let outputs = stage.step(Step { segments: vec![segment] });

@@ -1,7 +1,7 @@
 //! What a host and its worker say to each other, and what a stage makes of it.
 
-use planaria_actors::worker::protocol::{Command, Compute, Event};
-use planaria_config::SequenceId;
+use planaria_actors::worker::protocol::{Command, Compute, Event, tokens_from_bytes};
+use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::{SamplingParams, sample};
@@ -14,7 +14,7 @@ const CAP: usize = 1 << 16;
 
 pub(crate) fn run(mut input: &[u8]) {
     let mut stages = [(0, 1), (2, 3)].map(|(first, last)| {
-        let layers = planaria_config::LayerRange::inclusive(first, last).unwrap();
+        let layers = LayerRange::inclusive(first, last).unwrap();
         FakeStage::new(&config(), layers).unwrap()
     });
     while let Ok(Some(frame)) = Frame::read_from(&mut input, CAP) {
@@ -24,13 +24,49 @@ pub(crate) fn run(mut input: &[u8]) {
         };
         for stage in &mut stages {
             match command.clone() {
-                Command::Load { .. } | Command::Probe => {}
+                Command::Open(_) | Command::Probe => {}
+                Command::Hold(layers) => {
+                    let held = stage.held().clone();
+                    let layers = layers.into_iter().collect();
+                    let holds = stage.hold(&layers, &mut |_| ()).is_ok();
+                    assert_eq!(stage.held(), if holds { &layers } else { &held });
+                }
+                Command::Recall { sequence, params, .. } => {
+                    let tokens = tokens_from_bytes(&frame.payload);
+                    let progress = stage.recall(sequence, &tokens, &params).unwrap_or_default();
+                    assert!(progress.iter().all(|p| (p.positions as usize) < tokens.len()));
+                }
+                Command::Rewind { sequence, to } => {
+                    for (layers, position) in to {
+                        stage.rewind(sequence, layers, position);
+                    }
+                }
                 Command::Release(sequence) => stage.release(sequence),
                 Command::Adopt { kv_bytes, .. } => stage.set_kv_budget(kv_bytes),
                 Command::Compute(compute) => {
                     let hidden = (!frame.payload.is_empty()).then(|| frame.payload.clone());
-                    let Compute { sequence, start, tokens, open, prefix, sample, .. } = compute;
-                    let segment = Segment { sequence, start, tokens, hidden, open, prefix, sample };
+                    let Compute {
+                        sequence,
+                        layers,
+                        start,
+                        tokens,
+                        open,
+                        prefix,
+                        sample,
+                        absorb,
+                        ..
+                    } = compute;
+                    let segment = Segment {
+                        sequence,
+                        layers,
+                        start,
+                        tokens,
+                        hidden,
+                        open,
+                        prefix,
+                        sample,
+                        absorb,
+                    };
                     let step = Step { segments: vec![segment.clone(), segment] };
                     let outputs = stage.step(step).unwrap();
                     assert!(outputs.len() == 2 && outputs[1].is_err(), "one part of a sequence");
@@ -82,33 +118,36 @@ fn sampler(mut decisions: Decisions<'_>) {
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let sequence = SequenceId::from_bits(1);
+    let layers = LayerRange::inclusive(0, 1).unwrap();
     let compute = |start: u32, open: bool| {
         Command::Compute(Compute {
             sequence,
             attempt: 0,
+            layers,
             start,
             tokens: vec![1, 2, 3],
             open: open.then(|| Box::new(SamplingParams::greedy())),
             prefix: vec![1; if open { start as usize } else { 0 }],
             reuse: open,
             sample: true,
+            absorb: false,
             more: false,
         })
     };
-    let load = Command::Load {
-        model_dir: "/models/a".into(),
-        layers: planaria_config::LayerRange::inclusive(0, 1).unwrap(),
-    };
+    let params = Box::new(SamplingParams::greedy());
     let mut stream = Vec::new();
     let mut seeds = Vec::new();
     for (command, payload) in [
-        (load, 0),
-        (Command::Adopt { stages: 2, kv_bytes: 1 << 16 }, 0),
+        (Command::Open("/models/a".into()), 0),
+        (Command::Hold(vec![layers]), 0),
+        (Command::Adopt { layers, stages: 2, kv_bytes: 1 << 16 }, 0),
         (compute(0, true), 0),
         (compute(64, true), 0),
         (compute(0, true), 24),
         (compute(3, false), 0),
         (compute(3, false), 24),
+        (Command::Recall { sequence, attempt: 1, params }, 8),
+        (Command::Rewind { sequence, to: vec![(layers, 1)] }, 0),
         (Command::Release(sequence), 0),
     ] {
         let header = encode_message(&command).unwrap();
@@ -118,7 +157,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     }
     for event in [
         Event::Loading { done: 1, total: 2 },
-        Event::LoadFailed("x".to_owned()),
+        Event::HoldFailed("x".to_owned()),
         Event::Failed("x".to_owned()),
     ] {
         let mut stream = Vec::new();

@@ -130,17 +130,23 @@ async fn layers_on_standby_need_not_be_loaded_after_a_loss() -> Result<()> {
     let last = view.models.first().and_then(|m| m.stages.last()).context("a stage")?.name.clone();
     let index = cluster.nodes.iter().position(|node| node.spec.name == last).context("last")?;
     let mut lost = cluster.nodes.remove(index);
-    // Besides its own: the first stage's node would hold the first half whichever other died; the
-    // second's would hold the first half or the last.
-    let all = wait_for("standby shards", async || {
+    // Whatever a node would hold without one of the others, it holds.
+    let all = wait_for("layers on standby", async || {
         let mut workers = BTreeSet::new();
         for node in &cluster.nodes {
             let view = node.api.cluster().await?;
-            for seen in view.nodes.iter().filter(|seen| seen.id == view.node.id) {
-                workers.extend(seen.worker_pids.iter().copied());
+            let model = view.models.first().context("a model")?;
+            let seen = view.nodes.iter().find(|seen| seen.id == view.node.id).context("itself")?;
+            let foreseen = model.failover.values().flatten().flatten();
+            let mut own = foreseen.filter(|stage| stage.node == seen.id).peekable();
+            let holds = |layers| seen.held.iter().any(|held| held.layers.covers(layers));
+            if own.peek().is_none() || !own.all(|stage| holds(stage.layers)) {
+                return Ok(None);
             }
+            workers.extend(seen.worker_pids.iter().copied());
         }
-        Ok((workers.len() == 5).then_some(workers))
+        ensure!(workers.len() == 2, "a worker for each node: {workers:?}");
+        Ok(Some(workers))
     })
     .await?;
     let before = view.models.first().and_then(|model| model.epoch);

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use planaria_config::{ByteSize, LayerRange, Strategy};
+use planaria_config::{ByteSize, Strategy};
 use planaria_engine::geometry::Geometry;
 
 use super::*;
@@ -379,10 +379,9 @@ fn a_shard_that_was_given_up_is_planned_around() {
     let lost = cluster.layout()[0].clone();
     let mut telling = members.clone();
     let broken = telling.iter_mut().find(|m| m.incarnation.node == lost.0).unwrap();
-    let range = lost.1.split_once('-').unwrap();
     Arc::make_mut(&mut broken.report).shards.push(ShardReport {
         model: model(),
-        layers: LayerRange::inclusive(range.0.parse().unwrap(), range.1.parse().unwrap()).unwrap(),
+        held: planaria_config::LayerSet::EMPTY,
         state: ShardState::Failed,
         reason: "its worker keeps dying".to_owned(),
         pid: None,

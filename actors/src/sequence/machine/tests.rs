@@ -1,9 +1,11 @@
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, Strategy};
 use planaria_engine::sampler::SamplingParams;
+use planaria_engine::stage::Progress;
 
 use super::*;
 use crate::generation::Until;
 use crate::plan::{Assignment, PlanParts};
+use crate::sequence::course::Kept;
 
 const PACE: Pace = Pace {
     prefill_chunk: 40,
@@ -70,6 +72,31 @@ fn accepted(token: u32, finish: Option<FinishReason>) -> DataBody {
     DataBody::Accepted { token, logprobs: None, finish, reused: 0 }
 }
 
+fn absorbed(end: u32) -> DataBody {
+    DataBody::Absorbed { end, from_log: false }
+}
+
+/// What a stage answers that has so many positions in these layers.
+fn recalled(stage: u16, layers: &[(u32, u32, u32)], kept: &[Kept]) -> DataBody {
+    let progress = layers.iter().map(|(first, last, positions)| Progress {
+        layers: LayerRange::inclusive(*first, *last).unwrap(),
+        positions: *positions,
+        rewinds_to: 0,
+    });
+    DataBody::Recalled { stage, progress: progress.collect(), kept: kept.to_vec() }
+}
+
+/// The stages that are asked to recall this log.
+fn asked(actions: &[Action]) -> Option<(usize, Vec<u32>)> {
+    actions.iter().find_map(|action| match action {
+        Action::All(headers, Some(log)) => {
+            let recalls = |h: &&DataHeader| matches!(h.body, DataBody::Recall { .. });
+            Some((headers.iter().filter(recalls).count(), log.to_vec()))
+        }
+        _ => None,
+    })
+}
+
 /// The chunks among the actions, as (position, length, opens, samples).
 fn chunks(actions: &[Action]) -> Vec<(u32, usize, bool, bool)> {
     actions
@@ -96,11 +123,11 @@ fn a_long_prompt_keeps_one_chunk_more_than_stages_under_way() {
         chunks(&actions),
         [(0, 40, true, false), (40, 40, false, false), (80, 40, false, false)]
     );
-    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    let event = frame(&sequence, 0, absorbed(40));
     assert_eq!(chunks(&sequence.on(now, event)), [(120, 40, false, false)]);
-    let event = frame(&sequence, 40, DataBody::Absorbed { end: 80 });
+    let event = frame(&sequence, 40, absorbed(80));
     assert_eq!(chunks(&sequence.on(now, event)), [(160, 20, false, true)]);
-    let event = frame(&sequence, 80, DataBody::Absorbed { end: 120 });
+    let event = frame(&sequence, 80, absorbed(120));
     assert_eq!(sequence.on(now, event), []);
 }
 
@@ -213,14 +240,25 @@ fn after_a_loss_the_log_goes_to_the_next_plan_and_the_tokens_go_on() {
     let next = plan_of(4, &[(1, 0, 5), (3, 6, 7)]);
     let actions = sequence.on(now + 60 * MS, offer(&next));
     assert_eq!(actions[0], Action::Moved(Arc::clone(&next), 1));
-    assert_eq!(tokens(&actions), [0, 1, 2, 20, 21], "the whole log");
-    assert_eq!(chunks(&actions), [(0, 5, true, true)]);
+    assert_eq!(asked(&actions), Some((2, vec![0, 1, 2, 20, 21])), "the whole log");
+    assert!(tokens(&actions).is_empty(), "nobody has said yet how far it is");
+    // The first stage has what it had, and kept what it handed on; the second is new.
+    let kept = Kept { behind: 3, start: 0, end: 4 };
+    let first = frame(&sequence, 0, recalled(0, &[(0, 3, 4), (4, 5, 0)], &[kept]));
+    assert_eq!(sequence.on(now + 70 * MS, first), []);
+    let second = frame(&sequence, 0, recalled(1, &[], &[]));
+    let actions = sequence.on(now + 70 * MS, second.clone());
+    let [Action::All(resumes, None), ..] = actions.as_slice() else { panic!("{actions:?}") };
+    let DataBody::Resume { stage: 1, course } = &resumes[1].body else { panic!("{resumes:?}") };
+    assert_eq!(course.from_logs, [kept]);
+    assert_eq!(chunks(&actions), [(4, 1, false, true)], "only the last token is new to layer 0");
+    assert_eq!(sequence.on(now + 71 * MS, second), [], "the same again");
     let event = frame(&sequence, 5, accepted(22, None));
     let actions = sequence.on(now + 90 * MS, event);
     let Action::Recovered(recovered) = &actions[0] else { panic!("{actions:?}") };
     assert_eq!((recovered.from, recovered.to), (plan().epoch(), next.epoch()));
     assert_eq!((recovered.ready, recovered.rebuild), (60 * MS, 30 * MS));
-    assert_eq!(recovered.replayed, 5);
+    assert_eq!((recovered.replayed, recovered.rebuilt), (4, 4 * 4));
     assert_eq!(actions[1], Action::Tell(Told::Token(Token { id: 22, logprobs: None })));
 }
 
@@ -234,7 +272,7 @@ fn a_worker_that_is_started_again_in_place_is_used_again() {
     assert!(sequence.wake_at(now).unwrap() <= now + 20 * MS);
     assert_eq!(sequence.on(now + 20 * MS, Event::Tick), [Action::Seek]);
     let actions = sequence.on(now + 20 * MS, offer);
-    assert_eq!(tokens(&actions), [0, 1, 2, 20, 21]);
+    assert_eq!(asked(&actions), Some((2, vec![0, 1, 2, 20, 21])));
     assert!(!actions.iter().any(|action| matches!(action, Action::Moved(..))));
 }
 
@@ -319,14 +357,14 @@ fn a_client_that_leaves_is_told_nothing() {
 #[test]
 fn what_stage_0_had_counts_as_taken_in_whoever_tells_first() {
     let (mut sequence, _, now) = start(300);
-    let event = frame(&sequence, 60, DataBody::Absorbed { end: 80 });
+    let event = frame(&sequence, 60, absorbed(80));
     assert_eq!(
         chunks(&sequence.on(now, event)),
         [(120, 40, false, false), (160, 40, false, false)]
     );
-    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    let event = frame(&sequence, 0, absorbed(40));
     assert_eq!(sequence.on(now, event), []);
-    let event = frame(&sequence, 80, DataBody::Absorbed { end: 240 });
+    let event = frame(&sequence, 80, absorbed(240));
     assert_eq!(sequence.on(now, event), [], "more than was sent");
     assert_eq!(sequence.stray(), 1);
 }
@@ -360,6 +398,6 @@ fn without_the_prefix_it_begins_anew_once() {
     );
     assert_eq!(reuses(&actions), (1, false));
     assert_eq!(sequence.on(now, gone), [], "of the first attempt");
-    let event = frame(&sequence, 0, DataBody::Absorbed { end: 40 });
+    let event = frame(&sequence, 0, absorbed(40));
     assert_eq!(chunks(&sequence.on(now, event)), [(120, 40, false, false)]);
 }

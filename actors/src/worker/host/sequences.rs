@@ -1,22 +1,26 @@
-//! The sequences of one shard: which are open, what is under way, where results go. Pure.
+//! The sequences of one model's layers on this node: which are open, what is under way, where results
+//! go. Pure.
+//!
+//! A sequence whose way was broken stays as it is, with what its layers remember and what was handed
+//! on, until its owner begins another attempt or has it forgotten.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{NodeId, SequenceId};
-use planaria_engine::stage::SegmentError;
+use bytes::Bytes;
+use planaria_config::{LayerRange, NodeId, SequenceId};
+use planaria_engine::stage::{Progress, SegmentError};
 
+use super::boundary_log::BoundaryLogs;
+use super::released::Released;
+use super::resumed::{self, Resumed};
 use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
+use crate::sequence::course::Course;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
-use crate::worker::protocol::{Compute, Computed, Outcome};
-
-/// Released sequences that are remembered, so that a frame that comes late does not open one
-/// again. More than can be released while a frame is on its way.
-const REMEMBERED: usize = 4096;
+use crate::worker::protocol::{Command, Compute, Computed, Outcome, tokens_from_bytes};
 
 /// With fewer results than this a worker has no history to be judged by.
 const HISTORY: u64 = 64;
@@ -27,12 +31,14 @@ const UNUSUAL: u32 = 10;
 /// A worker that gives nothing for less than this may be waiting for a busy machine.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sequences {
+    me: NodeId,
     open: BTreeMap<SequenceId, Open>,
-    /// By the position of their first token.
-    under_way: BTreeMap<(SequenceId, u32), UnderWay>,
+    /// By the first layer that computes them and the position of their first token.
+    under_way: BTreeMap<(SequenceId, u32, u32), UnderWay>,
     released: Released,
+    logs: BoundaryLogs,
     /// When the worker last gave a result.
     heard: Option<Instant>,
     /// How many it gave, and the longest that one was waited for.
@@ -40,44 +46,21 @@ pub(super) struct Sequences {
     slowest: Duration,
 }
 
-/// The sequences that were released last.
-#[derive(Debug, Default)]
-struct Released {
-    /// With the last attempt that was.
-    last: HashMap<SequenceId, u16>,
-    order: VecDeque<SequenceId>,
-}
-
-impl Released {
-    fn add(&mut self, sequence: SequenceId, attempt: u16) {
-        match self.last.entry(sequence) {
-            Entry::Occupied(mut known) => *known.get_mut() = attempt.max(*known.get()),
-            Entry::Vacant(new) => {
-                new.insert(attempt);
-                self.order.push_back(sequence);
-            }
-        }
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.last.remove(&oldest);
-        }
-    }
-
-    fn covers(&self, sequence: SequenceId, attempt: u16) -> bool {
-        self.last.get(&sequence).is_some_and(|last| *last >= attempt)
-    }
-}
-
 #[derive(Debug)]
 struct Open {
     plan: Arc<Plan>,
+    /// What the plan gives to this node.
+    layers: LayerRange,
     owner: NodeId,
     attempt: u16,
     /// Its prefix is what former sequences left, as far as is known.
     opening: Box<Opening>,
     /// Whether anything was computed.
     begun: bool,
+    /// Of an attempt that took up what there was.
+    resumed: Option<Resumed>,
+    /// Since when nothing of this attempt counts any more.
+    interrupted: Option<Instant>,
 }
 
 /// A segment that the worker has.
@@ -87,15 +70,27 @@ struct UnderWay {
     since: Instant,
     /// The position up to which results have come.
     done: u32,
+    /// Whether what it is computed from was kept here.
+    from_log: bool,
+}
+
+/// Part of a frame, or of a log, on its way to the worker.
+#[derive(Debug, PartialEq)]
+pub(super) struct Part {
+    pub(super) header: DataHeader,
+    pub(super) layers: LayerRange,
+    pub(super) rows: Bytes,
+    pub(super) absorb: bool,
+    pub(super) from_log: bool,
 }
 
 /// What to do with a frame.
 #[derive(Debug)]
 pub(super) enum Taken {
-    /// Compute this; before that forget the sequence, if it begins anew.
-    Compute {
-        anew: bool,
-        command: Box<Compute>,
+    /// Tell the worker, and send what was kept to the next stage.
+    Do {
+        commands: Vec<(Command, Bytes)>,
+        kept: Vec<(DataHeader, Bytes)>,
     },
     /// It is late, or of another epoch than its sequence.
     Drop,
@@ -103,7 +98,42 @@ pub(super) enum Taken {
     Unknown(String),
 }
 
+/// What follows from a result.
+#[derive(Debug)]
+pub(super) struct Follows {
+    /// The header of what was computed.
+    pub(super) of: DataHeader,
+    /// Whom to send what. Only a frame to the next stage carries the payload, and it is then the only
+    /// one.
+    pub(super) frames: Vec<(NodeId, DataHeader)>,
+}
+
+/// A sequence that does not go on as it did.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    /// For something to tell the owner.
+    pub(super) header: DataHeader,
+    /// Who is lost.
+    pub(super) lost: NodeId,
+    /// Whether that is its owner, so that nobody will take it up again.
+    pub(super) is_over: bool,
+}
+
 impl Sequences {
+    /// None, on this node; boundary logs take at most so many bytes.
+    pub(super) fn new(me: NodeId, log_bytes: usize) -> Self {
+        Self {
+            me,
+            open: BTreeMap::new(),
+            under_way: BTreeMap::new(),
+            released: Released::default(),
+            logs: BoundaryLogs::new(log_bytes),
+            heard: None,
+            results: 0,
+            slowest: Duration::ZERO,
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }
@@ -117,69 +147,106 @@ impl Sequences {
         self.open.is_empty()
     }
 
-    pub(super) fn take(&mut self, now: Instant, plan: Arc<Plan>, header: &DataHeader) -> Taken {
-        let DataBody::Forward(forward) = &header.body else {
+    /// The layers that open sequences pass through.
+    pub(super) fn layers(&self) -> BTreeSet<LayerRange> {
+        self.open.values().map(|open| open.layers).collect()
+    }
+
+    /// Takes a frame that is for this node's stage of `plan`, sent under it.
+    pub(super) fn take(
+        &mut self,
+        now: Instant,
+        plan: Arc<Plan>,
+        header: &DataHeader,
+        payload: Bytes,
+    ) -> Taken {
+        let (sequence, attempt) = (header.sequence, header.attempt);
+        let Some(layers) = plan.stage_of(self.me).map(|(_, stage)| stage.layers) else {
             return Taken::Drop;
         };
-        let (sequence, attempt) = (header.sequence, header.attempt);
         if self.released.covers(sequence, attempt) {
             return Taken::Drop;
         }
         let known = self.open.get(&sequence);
         // A later attempt may come under another plan.
         if known.is_some_and(|open| {
-            open.attempt > attempt || (open.attempt == attempt && open.plan.epoch() != header.epoch)
+            open.attempt > attempt
+                || (open.attempt == attempt
+                    && (open.interrupted.is_some() || open.plan.epoch() != header.epoch))
         }) {
             return Taken::Drop;
         }
-        let anew = known.is_some_and(|open| open.attempt < header.attempt);
-        if anew || known.is_none() {
-            let begins = |opening: &Opening| opening.prefix.len() == header.position as usize;
-            let Some(opening) = forward.open.clone().filter(|opening| begins(opening)) else {
-                return Taken::Unknown(format!("it does not know sequence {}", header.sequence));
-            };
-            // Every sequence passes the first stage, and memory was set aside for so many.
-            let limit = plan.parts().max_sequences;
-            if !anew && forward.stage == 0 && self.open.len() >= limit as usize {
-                return Taken::Refuse(GenerationError::NoRoom { limit });
-            }
-            self.under_way.retain(|(of, _), _| *of != header.sequence);
-            let (owner, attempt) = (header.owner, header.attempt);
-            let open = Open { plan, owner, attempt, opening, begun: false };
-            self.open.insert(header.sequence, open);
+        let is_new = known.is_none_or(|open| open.attempt < attempt);
+        // Every sequence passes the first stage, and memory was set aside for so many.
+        let limit = plan.parts().max_sequences;
+        if known.is_none() && layers.first() == 0 && self.open.len() >= limit as usize {
+            return Taken::Refuse(GenerationError::NoRoom { limit });
         }
-        let under_way = UnderWay { header: header.clone(), since: now, done: header.position };
-        self.under_way.insert((header.sequence, header.position), under_way);
-        let opening = forward.open.as_ref();
-        let command = Compute {
-            sequence: header.sequence,
-            attempt: header.attempt,
-            start: header.position,
-            tokens: forward.tokens.clone(),
-            open: opening.map(|opening| Box::new(opening.sampling.clone())),
-            prefix: opening.map(|opening| opening.prefix.clone()).unwrap_or_default(),
-            reuse: opening.is_some_and(|opening| opening.reuse),
-            sample: forward.sample,
-            more: forward.more,
-        };
-        Taken::Compute { anew, command: Box::new(command) }
+        match &header.body {
+            DataBody::Forward(forward) if is_new => {
+                let begins = |opening: &Opening| opening.prefix.len() == header.position as usize;
+                let Some(opening) = forward.open.clone().filter(|opening| begins(opening)) else {
+                    return Taken::Unknown(format!("it does not know sequence {sequence}"));
+                };
+                let was_known = self.forget(sequence);
+                self.open(plan, layers, header, opening, None);
+                let mut commands = self.compute(now, vec![whole(header, layers, payload)]);
+                if was_known {
+                    commands.insert(0, (Command::Release(sequence), Bytes::new()));
+                }
+                Taken::Do { commands, kept: Vec::new() }
+            }
+            DataBody::Forward(_) => self.take_forward(now, header, payload),
+            DataBody::Recall { open, .. } if is_new => {
+                let tokens = tokens_from_bytes(&payload);
+                let params = Box::new(open.sampling.clone());
+                self.under_way.retain(|(of, ..), _| *of != sequence);
+                self.logs.keep_common(sequence, &tokens);
+                self.open(plan, layers, header, open.clone(), Some(Resumed::new(tokens)));
+                let recall = Command::Recall { sequence, attempt, params };
+                Taken::Do { commands: vec![(recall, payload)], kept: Vec::new() }
+            }
+            DataBody::Resume { course, .. } if !is_new => self.take_resume(now, header, course),
+            DataBody::Resume { .. } => {
+                Taken::Unknown(format!("it does not know sequence {sequence}"))
+            }
+            _ => Taken::Drop,
+        }
     }
 
-    /// The frames that follow from a result, and whom they are for; none when its sequence was
-    /// released meanwhile. Only the frame to the next stage carries the payload, and it is then the
-    /// only one. With them the header of what was computed.
+    /// How far the layers are with a sequence, for its owner.
+    pub(super) fn recalled(
+        &self,
+        sequence: SequenceId,
+        attempt: u16,
+        progress: Result<Vec<Progress>, SegmentError>,
+    ) -> Option<DataHeader> {
+        let open = self.open.get(&sequence).filter(|open| open.attempt == attempt)?;
+        let (stage, _) = open.plan.stage_of(self.me)?;
+        let body = match progress {
+            Ok(progress) => DataBody::Recalled { stage, progress, kept: self.logs.kept(sequence) },
+            Err(error) => DataBody::Failed(rejected(self.me, open.layers, &error)),
+        };
+        Some(DataHeader { body, ..open.header(sequence) })
+    }
+
+    /// What follows from a result; nothing when its sequence was released or interrupted meanwhile.
+    /// `rows` are the hidden states that came with it.
     pub(super) fn computed(
         &mut self,
         now: Instant,
-        me: NodeId,
         computed: Computed,
-    ) -> Option<(DataHeader, Vec<(NodeId, DataHeader)>)> {
+        rows: &[u8],
+    ) -> Option<Follows> {
         self.slowest = self.slowest.max(self.longest_wait(now));
         self.results += 1;
         self.heard = Some(now);
-        let Computed { sequence, attempt, segment, start, count, outcome, more } = computed;
-        let open = self.open.get_mut(&sequence).filter(|open| open.attempt == attempt)?;
-        let key = (sequence, segment);
+        let Computed { sequence, attempt, layer, segment, start, count, outcome, more } = computed;
+        let open = self.open.get_mut(&sequence)?;
+        if open.attempt != attempt || open.interrupted.is_some() {
+            return None;
+        }
+        let key = (sequence, layer, segment);
         let under_way = self.under_way.get_mut(&key)?;
         let header = under_way.header.clone();
         let DataBody::Forward(forward) = &header.body else {
@@ -198,23 +265,27 @@ impl Sequences {
         };
         // Between two pieces lies what was taken from former sequences.
         open.opening.prefix.extend_from_slice(tokens(under_way.done, start)?);
-        let is_first = !open.begun;
+        let opens = !open.begun && open.resumed.is_none();
         open.begun |= end > start;
         let piece = Piece {
             tokens: tokens(start, end)?.to_vec(),
             start,
             end,
-            is_first,
+            opens,
             sample: forward.sample && end == ends,
             more,
+            from_log: under_way.from_log,
         };
         under_way.done = end;
         under_way.since = now;
         if end == ends || matches!(outcome, Outcome::Rejected(_)) {
             self.under_way.remove(&key);
         }
-        let frames = next_frames(me, open, &header, forward.stage, piece, outcome);
-        Some((header, frames))
+        if matches!(outcome, Outcome::Hidden) {
+            self.logs.record(sequence, open.layers.last(), start, &piece.tokens, rows);
+        }
+        let frames = next_frames(self.me, open, &header, forward.stage, piece, outcome);
+        Some(Follows { of: header, frames })
     }
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
@@ -223,27 +294,50 @@ impl Sequences {
         if self.open.get(&sequence).is_some_and(|open| open.attempt > attempt) {
             return false;
         }
-        self.under_way.retain(|(of, _), _| *of != sequence);
-        self.open.remove(&sequence).is_some()
+        self.forget(sequence)
     }
 
-    /// Forgets everything; one header of each open sequence, to tell its owner.
-    pub(super) fn drain(&mut self) -> Vec<DataHeader> {
+    /// Nothing of the attempts that run counts any more: the worker is gone. A header of each sequence,
+    /// to tell its owner.
+    pub(super) fn interrupt_all(&mut self, now: Instant) -> Vec<DataHeader> {
         self.under_way.clear();
-        let open = std::mem::take(&mut self.open);
-        open.iter().map(|(sequence, open)| open.header(*sequence)).collect()
+        let running = self.open.iter_mut().filter(|(_, open)| open.interrupted.is_none());
+        let interrupt = |(sequence, open): (&SequenceId, &mut Open)| {
+            open.interrupted = Some(now);
+            open.header(*sequence)
+        };
+        running.map(interrupt).collect()
     }
 
-    /// A header of each open sequence whose owner is lost, or whose plan has lost a stage, with who
-    /// is lost: none of them goes on.
-    pub(super) fn orphans(&self, view: &View) -> Vec<(DataHeader, NodeId)> {
-        let lost = |open: &Open| {
-            let mut stages = open.plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
-            let stage = stages.next().map(|stage| stage.incarnation.node);
-            stage.or_else(|| view.is_lost(open.owner).then_some(open.owner))
+    /// Interrupts each sequence whose plan has lost a stage, and finds those whose owner is lost: none
+    /// of them goes on as it did.
+    pub(super) fn orphans(&mut self, now: Instant, view: &View) -> Vec<Orphan> {
+        let mut orphans = Vec::new();
+        for (sequence, open) in &mut self.open {
+            let header = open.header(*sequence);
+            if view.is_lost(open.owner) {
+                orphans.push(Orphan { header, lost: open.owner, is_over: true });
+                continue;
+            }
+            let mut lost = open.plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
+            let Some(stage) = lost.next().filter(|_| open.interrupted.is_none()) else {
+                continue;
+            };
+            open.interrupted = Some(now);
+            let lost = stage.incarnation.node;
+            orphans.push(Orphan { header, lost, is_over: false });
+            self.under_way.retain(|(of, ..), _| of != sequence);
+        }
+        orphans
+    }
+
+    /// Sequences that were interrupted so long ago that their owners have given up on them.
+    pub(super) fn given_up(&self, now: Instant, patience: Duration) -> Vec<DataHeader> {
+        let is_old = |open: &Open| {
+            open.interrupted.is_some_and(|since| now.duration_since(since) > patience)
         };
-        let orphans = self.open.iter();
-        orphans.filter_map(|(id, open)| Some((open.header(*id), lost(open)?))).collect()
+        let old = self.open.iter().filter(|(_, open)| is_old(open));
+        old.map(|(sequence, open)| open.header(*sequence)).collect()
     }
 
     /// The worker is another one.
@@ -265,6 +359,92 @@ impl Sequences {
         let since = oldest.map(|oldest| self.heard.map_or(oldest, |heard| heard.max(oldest)));
         since.map(|since| now.duration_since(since)).unwrap_or_default()
     }
+
+    fn open(
+        &mut self,
+        plan: Arc<Plan>,
+        layers: LayerRange,
+        header: &DataHeader,
+        opening: Box<Opening>,
+        resumed: Option<Resumed>,
+    ) {
+        let (owner, attempt) = (header.owner, header.attempt);
+        let (begun, interrupted) = (false, None);
+        let open = Open { plan, layers, owner, attempt, opening, begun, resumed, interrupted };
+        self.open.insert(header.sequence, open);
+    }
+
+    /// Whether it was known.
+    fn forget(&mut self, sequence: SequenceId) -> bool {
+        self.under_way.retain(|(of, ..), _| *of != sequence);
+        self.logs.forget(sequence);
+        self.open.remove(&sequence).is_some()
+    }
+
+    /// The next part of a sequence that is open.
+    fn take_forward(&mut self, now: Instant, header: &DataHeader, payload: Bytes) -> Taken {
+        let Some(open) = self.open.get_mut(&header.sequence) else {
+            return Taken::Drop;
+        };
+        let parts = match &mut open.resumed {
+            None => vec![whole(header, open.layers, payload)],
+            Some(resumed) => resumed.take(open.layers, header, payload),
+        };
+        Taken::Do { commands: self.compute(now, parts), kept: Vec::new() }
+    }
+
+    fn take_resume(&mut self, now: Instant, header: &DataHeader, course: &Course) -> Taken {
+        let sequence = header.sequence;
+        let Some(open) = self.open.get_mut(&sequence) else {
+            return Taken::Drop;
+        };
+        let (layers, plan) = (open.layers, Arc::clone(&open.plan));
+        let Some(resumed) = open.resumed.as_mut().filter(|resumed| !resumed.is_under_way()) else {
+            return Taken::Drop;
+        };
+        let logs = &self.logs;
+        let rows = |kept| logs.rows(sequence, kept);
+        let Some(resumed::Begun { rewind, parts, kept }) =
+            resumed.begin(layers, &plan, header, course, rows)
+        else {
+            return Taken::Unknown("what it had kept is gone".to_owned());
+        };
+        let rewind = Command::Rewind { sequence, to: rewind };
+        let mut commands = vec![(rewind, Bytes::new())];
+        commands.extend(self.compute(now, parts));
+        Taken::Do { commands, kept }
+    }
+
+    /// Has the worker compute these parts, in this order.
+    fn compute(&mut self, now: Instant, parts: Vec<Part>) -> Vec<(Command, Bytes)> {
+        let mut commands = Vec::with_capacity(parts.len());
+        for Part { header, layers, rows, absorb, from_log } in parts {
+            let DataBody::Forward(forward) = &header.body else {
+                continue;
+            };
+            let resumed = self.open.get(&header.sequence).is_some_and(|o| o.resumed.is_some());
+            // A recalled sequence is open already.
+            let opening = forward.open.as_ref().filter(|_| !resumed);
+            let command = Compute {
+                sequence: header.sequence,
+                attempt: header.attempt,
+                layers,
+                start: header.position,
+                tokens: forward.tokens.clone(),
+                open: opening.map(|opening| Box::new(opening.sampling.clone())),
+                prefix: opening.map(|opening| opening.prefix.clone()).unwrap_or_default(),
+                reuse: opening.is_some_and(|opening| opening.reuse),
+                sample: forward.sample,
+                absorb,
+                more: forward.more,
+            };
+            commands.push((Command::Compute(command), rows));
+            let key = (header.sequence, layers.first(), header.position);
+            let under_way = UnderWay { done: header.position, header, since: now, from_log };
+            self.under_way.insert(key, under_way);
+        }
+        commands
+    }
 }
 
 impl Open {
@@ -276,9 +456,14 @@ impl Open {
             owner: self.owner,
             attempt: self.attempt,
             position: 0,
-            body: DataBody::Absorbed { end: 0 },
+            body: DataBody::Absorbed { end: 0, from_log: false },
         }
     }
+}
+
+/// A frame that passes all layers of the stage.
+fn whole(header: &DataHeader, layers: LayerRange, rows: Bytes) -> Part {
+    Part { header: header.clone(), layers, rows, absorb: false, from_log: false }
 }
 
 /// A part of a frame's tokens that was computed at once.
@@ -287,9 +472,10 @@ struct Piece {
     start: u32,
     end: u32,
     /// Whether nothing of the sequence was computed before.
-    is_first: bool,
+    opens: bool,
     sample: bool,
     more: bool,
+    from_log: bool,
 }
 
 fn next_frames(
@@ -301,7 +487,7 @@ fn next_frames(
     outcome: Outcome,
 ) -> Vec<(NodeId, DataHeader)> {
     let frame = |position, body| DataHeader { position, body, ..header.clone() };
-    let Piece { tokens, start, end, is_first, sample, more } = piece;
+    let Piece { tokens, start, end, opens, sample, more, from_log } = piece;
     let plan = &open.plan;
     match outcome {
         Outcome::Hidden => {
@@ -309,12 +495,12 @@ fn next_frames(
             let Some(next) = plan.stage(stage) else {
                 return Vec::new();
             };
-            let open = is_first.then(|| open.opening.clone());
+            let open = opens.then(|| open.opening.clone());
             let body = DataBody::Forward(Forward { stage, tokens, open, sample, more });
             vec![(next.incarnation.node, frame(start, body))]
         }
         Outcome::Absorbed | Outcome::Reused => {
-            vec![(header.owner, frame(start, DataBody::Absorbed { end }))]
+            vec![(header.owner, frame(start, DataBody::Absorbed { end, from_log }))]
         }
         Outcome::Sampled(sampled) => {
             let token = sampled.token;
@@ -336,17 +522,23 @@ fn next_frames(
             vec![(header.owner, frame(start, DataBody::PrefixGone))]
         }
         Outcome::Rejected(error) => {
-            let layers = plan.stage_of(me).map(|(_, stage)| stage.layers.to_string());
-            let (node, layers, reason) =
-                (me.short(), layers.unwrap_or_default(), error.to_string());
-            let error = match error {
-                // What came before is lost, and can be computed again.
-                SegmentError::OutOfOrder { .. } => {
-                    GenerationError::StageFailed { node, layers, reason }
-                }
-                _ => GenerationError::Rejected { node, layers, reason },
-            };
-            vec![(header.owner, frame(start, DataBody::Failed(error)))]
+            let failed = DataBody::Failed(rejected(me, open.layers, &error));
+            vec![(header.owner, frame(start, failed))]
         }
     }
 }
+
+/// What a stage's refusal means to the owner.
+fn rejected(me: NodeId, layers: LayerRange, error: &SegmentError) -> GenerationError {
+    let (node, layers, reason) = (me.short(), layers.to_string(), error.to_string());
+    match error {
+        // What came before is lost, and can be computed again.
+        SegmentError::OutOfOrder { .. } | SegmentError::NotHeld { .. } => {
+            GenerationError::StageFailed { node, layers, reason }
+        }
+        _ => GenerationError::Rejected { node, layers, reason },
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -4,17 +4,35 @@ fn id(sequence: u128) -> SequenceId {
     SequenceId::from_bits(sequence)
 }
 
+/// Layers of a first stage, and of a later one.
+const FIRST: LayerRange = match LayerRange::half_open(0, 4) {
+    Some(layers) => layers,
+    None => unreachable!(),
+};
+const LATER: LayerRange = match LayerRange::half_open(4, 8) {
+    Some(layers) => layers,
+    None => unreachable!(),
+};
+
+fn queue_of(layers: LayerRange) -> Queue {
+    let mut queue = Queue::new();
+    queue.adopt(layers, 1);
+    queue
+}
+
 /// A piece of a prompt; `sample` marks its end.
 fn prompt(sequence: u128, range: std::ops::Range<u32>, sample: bool) -> Work {
     let open = (range.start == 0).then(|| Box::new(SamplingParams::greedy()));
     let segment = Segment {
         sequence: id(sequence),
+        layers: FIRST,
         start: range.start,
         tokens: range.collect(),
         hidden: None,
         open,
         prefix: Vec::new(),
         sample,
+        absorb: false,
     };
     Work { segment, attempt: 0, reuse: true, more: false }
 }
@@ -25,7 +43,7 @@ fn answer(sequence: u128, position: u32) -> Work {
     work
 }
 
-fn nothing(_: &[u32]) -> u32 {
+fn nothing(_: LayerRange, _: &[u32]) -> u32 {
     0
 }
 
@@ -38,7 +56,7 @@ fn take(queue: &mut Queue) -> Vec<(u128, std::ops::Range<u32>)> {
 
 /// A queue in which these sequences answer, with nothing waiting.
 fn answering(sequences: std::ops::RangeInclusive<u128>) -> Queue {
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     for sequence in sequences {
         queue.push(prompt(sequence, 0..1, true));
         queue.next(nothing);
@@ -60,7 +78,7 @@ fn answers_go_first_and_prompts_fill_up() {
 
 #[test]
 fn a_prompt_comes_in_pieces_while_others_answer_and_whole_when_nobody_does() {
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     queue.push(prompt(1, 0..512, false));
     queue.push(prompt(1, 512..700, true));
     assert_eq!(take(&mut queue), [(1, 0..512)]);
@@ -108,13 +126,13 @@ fn prompts_share_what_answers_leave() {
 #[test]
 fn the_first_of_several_stages_takes_its_share_of_the_answers() {
     let mut queue = answering(1..=8);
-    queue.set_stages(3);
+    queue.adopt(FIRST, 3);
     (1..=8).for_each(|sequence| queue.push(answer(sequence, 4)));
     let taken: Vec<usize> = (0..4).map(|_| take(&mut queue).len()).collect();
     assert_eq!(taken, [3, 3, 2, 0]);
     // The others take what comes.
-    let mut later = Queue::new(false);
-    later.set_stages(3);
+    let mut later = queue_of(LATER);
+    later.adopt(LATER, 3);
     (1..=8).for_each(|sequence| later.push(answer(sequence, 4)));
     assert_eq!(take(&mut later).len(), 8);
 }
@@ -132,8 +150,8 @@ fn what_is_released_is_not_computed() {
 }
 
 /// Has the first `left` positions of `0, 1, 2, ..`, in blocks of 64.
-fn counting(left: u32) -> impl Fn(&[u32]) -> u32 {
-    move |tokens| {
+fn counting(left: u32) -> impl Fn(LayerRange, &[u32]) -> u32 {
+    move |_, tokens| {
         let alike = (0..left).zip(tokens).take_while(|(a, b)| a == *b).count();
         u32::try_from(alike / 64 * 64).unwrap()
     }
@@ -141,7 +159,7 @@ fn counting(left: u32) -> impl Fn(&[u32]) -> u32 {
 
 #[test]
 fn what_former_sequences_left_is_not_computed_again() {
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     for chunk in [0..100, 100..200, 200..300] {
         let sample = chunk.end == 300;
         queue.push(prompt(1, chunk, sample));
@@ -158,7 +176,7 @@ fn what_former_sequences_left_is_not_computed_again() {
 
 #[test]
 fn a_prefix_may_go_on_in_chunks_that_come_later() {
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     queue.push(prompt(1, 0..128, false));
     let next = queue.next(counting(256)).unwrap();
     assert_eq!((next.reused.len(), next.step.segments.len()), (1, 0));
@@ -173,7 +191,7 @@ fn a_prefix_may_go_on_in_chunks_that_come_later() {
 
 #[test]
 fn a_beginning_waits_until_it_can_be_told_from_others() {
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     queue.push(prompt(1, 0..40, false));
     assert!(queue.next(counting(256)).is_none());
     queue.push(prompt(1, 40..80, false));
@@ -184,16 +202,18 @@ fn a_beginning_waits_until_it_can_be_told_from_others() {
     let segment = &next.step.segments[0];
     assert_eq!((segment.start, next.tickets[0].segment, next.reused.len()), (128, 80, 1));
     // A short prompt is all there is.
-    let mut queue = Queue::new(true);
+    let mut queue = queue_of(FIRST);
     queue.push(prompt(2, 0..40, true));
     assert_eq!(take(&mut queue), [(2, 0..40)]);
 }
 
 #[test]
 fn nothing_is_reused_where_it_is_not_wanted() {
-    for (is_first, reuse) in [(true, false), (false, true)] {
-        let mut queue = Queue::new(is_first);
-        queue.push(Work { reuse, ..prompt(1, 0..300, true) });
+    for (layers, reuse) in [(FIRST, false), (LATER, true)] {
+        let mut queue = queue_of(layers);
+        let mut work = prompt(1, 0..300, true);
+        work.segment.layers = layers;
+        queue.push(Work { reuse, ..work });
         let next = queue.next(counting(256)).unwrap();
         assert_eq!((next.reused.len(), next.step.segments[0].start), (0, 0));
     }

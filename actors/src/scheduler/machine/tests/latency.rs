@@ -88,14 +88,26 @@ fn what_is_a_little_better_changes_nothing() {
 
 #[test]
 fn what_there_is_no_memory_for_beside_the_old_is_not_begun() {
-    // The faster node would take layers from the slower, but has no room for both shards at once.
-    let members = |layer_ms| [fast(1, 8, 2.0), fast(2, 8, layer_ms)];
-    let mut cluster = cluster(&members(2.0));
-    let before = cluster.layout();
-    cluster.see(&members(0.5));
+    // The node in the middle would hold others than now, and has no room for both.
+    let members = |first, last| [fast(1, 5, first), fast(2, 4, 0.5), fast(3, 5, last)];
+    let mut cluster = cluster(&members(1.0, 4.0));
+    let before = [layers(1, "0-4"), layers(2, "5-8"), layers(3, "9-11")];
+    assert_eq!(cluster.layout(), before);
+    cluster.see(&members(4.0, 1.0));
     cluster.pass(PATIENCE.appraise);
     cluster.pass(PATIENCE.dwell);
     assert_eq!(cluster.layout(), before);
+}
+
+#[test]
+fn what_a_node_has_already_needs_no_room_beside_it() {
+    let members = |layer_ms| [fast(1, 8, 2.0), fast(2, 8, layer_ms)];
+    let mut cluster = cluster(&members(2.0));
+    assert_eq!(cluster.layout(), [layers(1, "0-7"), layers(2, "8-11")]);
+    cluster.see(&members(0.5));
+    cluster.pass(PATIENCE.appraise);
+    cluster.pass(PATIENCE.dwell);
+    assert_eq!(cluster.layout(), [layers(1, "0-3"), layers(2, "4-11")]);
 }
 
 #[test]

@@ -1,0 +1,154 @@
+use planaria_config::{Epoch, Incarnation, ModelName, Strategy};
+use planaria_engine::sampler::SamplingParams;
+
+use super::*;
+use crate::generation::Until;
+use crate::plan::{Assignment, PlanParts};
+use crate::sequence::course::{Kept, Recalled};
+
+pub(in crate::worker::host) fn node(byte: u8) -> NodeId {
+    NodeId::from_bytes([byte; 32])
+}
+
+/// A plan of this epoch for eight layers, with these nodes' layers.
+pub(in crate::worker::host) fn plan(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
+    let stage = |byte, first, last| Assignment {
+        incarnation: Incarnation { node: node(byte), generation: 1 },
+        layers: LayerRange::inclusive(first, last).unwrap(),
+    };
+    let model: ModelName = "m".parse().unwrap();
+    let parts = PlanParts {
+        epoch: Epoch { counter, planner: node(1) },
+        model,
+        digest: "00".repeat(32).parse().unwrap(),
+        layers: 8,
+        strategy: Strategy::RingMemoryWeighted,
+        context: 64,
+        max_sequences: 2,
+        stages: stages.iter().map(|(byte, first, last)| stage(*byte, *first, *last)).collect(),
+    };
+    Arc::new(Plan::new(parts).unwrap())
+}
+
+const ONE: SequenceId = SequenceId::from_bits(1);
+
+fn opening() -> Box<Opening> {
+    let until = Until { eos: vec![], max_tokens: 50 };
+    let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
+    Box::new(Opening { sampling, until, reuse: false, prefix })
+}
+
+fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
+    let (epoch, sequence, owner) = (plan.epoch(), ONE, node(9));
+    DataHeader { epoch, sequence, owner, attempt, position, body }
+}
+
+fn forward(stage: u16, tokens: &[u32], opens: bool) -> DataBody {
+    let open = opens.then(opening);
+    DataBody::Forward(Forward { stage, tokens: tokens.to_vec(), open, sample: false, more: false })
+}
+
+/// What the worker is told, in short.
+fn told(taken: &Taken) -> Vec<String> {
+    let Taken::Do { commands, .. } = taken else { return vec![format!("{taken:?}")] };
+    let show = |(command, _): &(Command, Bytes)| match command {
+        Command::Compute(c) => {
+            format!("compute {} at {} of {}", c.tokens.len(), c.start, c.attempt)
+        }
+        Command::Recall { attempt, .. } => format!("recall for {attempt}"),
+        Command::Rewind { to, .. } => {
+            to.iter().map(|(layers, at)| format!("rewind {layers} to {at} ")).collect()
+        }
+        Command::Release(_) => "release".to_owned(),
+        other => format!("{other:?}"),
+    };
+    commands.iter().map(show).collect()
+}
+
+fn hidden(attempt: u16, segment: u32, count: u32) -> Computed {
+    let (outcome, layer) = (Outcome::Hidden, 0);
+    Computed { sequence: ONE, attempt, layer, segment, start: segment, count, outcome, more: false }
+}
+
+/// The sequences of node 1, which has 0-3, with four tokens handed on.
+fn running(now: Instant, plan: &Arc<Plan>) -> Sequences {
+    let mut sequences = Sequences::new(node(1), 1000);
+    let begin = header(plan, 0, 0, forward(0, &[7, 8, 9, 10], true));
+    let taken = sequences.take(now, Arc::clone(plan), &begin, Bytes::new());
+    assert_eq!(told(&taken), ["compute 4 at 0 of 0"]);
+    let follows = sequences.computed(now, hidden(0, 0, 4), &[1, 2, 3, 4]).unwrap();
+    assert_eq!(follows.frames[0].0, node(2));
+    sequences
+}
+
+#[test]
+fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
+    let now = Instant::now();
+    let before = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &before);
+    let late = header(&before, 0, 4, forward(0, &[11], false));
+    sequences.take(now, Arc::clone(&before), &late, Bytes::new());
+    assert_eq!(sequences.interrupt_all(now).len(), 1);
+    assert!(sequences.computed(now, hidden(0, 4, 1), &[5]).is_none(), "it does not count any more");
+    let again = sequences.take(now, Arc::clone(&before), &late, Bytes::new());
+    assert!(matches!(again, Taken::Drop), "{again:?}");
+    assert_eq!((sequences.len(), sequences.interrupt_all(now).len()), (1, 0), "told once");
+
+    let after = plan(2, &[(1, 0, 3), (3, 4, 7)]);
+    let recall = header(&after, 1, 0, DataBody::Recall { stage: 0, open: opening() });
+    let log = crate::worker::protocol::tokens_to_bytes(&[7, 8, 9, 10, 11]);
+    let taken = sequences.take(now, Arc::clone(&after), &recall, log);
+    assert_eq!(told(&taken), ["recall for 1"]);
+    let layers = LayerRange::inclusive(0, 3).unwrap();
+    let progress = vec![Progress { layers, positions: 4, rewinds_to: 0 }];
+    let answer = sequences.recalled(ONE, 1, Ok(progress.clone())).unwrap();
+    let kept = vec![Kept { behind: 3, start: 0, end: 4 }];
+    let recalled = DataBody::Recalled { stage: 0, progress: progress.clone(), kept: kept.clone() };
+    assert_eq!((answer.epoch, answer.body), (after.epoch(), recalled));
+
+    let second = LayerRange::inclusive(4, 7).unwrap();
+    let stages = [
+        Recalled { layers, progress, kept },
+        Recalled { layers: second, progress: vec![], kept: vec![] },
+    ];
+    let course = Course::plan(5, &stages);
+    let resume = header(&after, 1, 0, DataBody::Resume { stage: 0, course });
+    let taken = sequences.take(now, Arc::clone(&after), &resume, Bytes::new());
+    assert_eq!(told(&taken), ["rewind 0-3 to 4 "]);
+    let Taken::Do { kept, .. } = taken else { unreachable!() };
+    let [(frame, rows)] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!((frame.position, &rows[..]), (0, &[1, 2, 3, 4][..]));
+    let last = header(&after, 1, 4, forward(0, &[11], false));
+    let taken = sequences.take(now, Arc::clone(&after), &last, Bytes::new());
+    assert_eq!(told(&taken), ["compute 1 at 4 of 1"]);
+}
+
+#[test]
+fn what_nobody_takes_up_again_is_let_go_of() {
+    let now = Instant::now();
+    let mut sequences = running(now, &plan(1, &[(1, 0, 3), (2, 4, 7)]));
+    let patience = Duration::from_secs(9);
+    sequences.interrupt_all(now);
+    assert!(sequences.given_up(now + patience, patience).is_empty());
+    let [header] = sequences.given_up(now + 2 * patience, patience).try_into().unwrap();
+    assert!(sequences.release(header.sequence, header.attempt));
+    assert!(sequences.is_empty() && sequences.layers().is_empty());
+}
+
+#[test]
+fn a_new_beginning_forgets_the_old_one() {
+    let now = Instant::now();
+    let plan = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &plan);
+    let anew = header(&plan, 1, 0, forward(0, &[7], true));
+    let taken = sequences.take(now, Arc::clone(&plan), &anew, Bytes::new());
+    assert_eq!(told(&taken), ["release", "compute 1 at 0 of 1"]);
+    // A course for an attempt that recalled nothing.
+    let course = Course::plan(1, &[]);
+    let resume = header(&plan, 1, 0, DataBody::Resume { stage: 0, course: course.clone() });
+    let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
+    assert!(matches!(taken, Taken::Drop), "{taken:?}");
+    let resume = header(&plan, 2, 0, DataBody::Resume { stage: 0, course });
+    let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
+    assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+}
