@@ -9,6 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 QUESTION ?=
 CHAOS ?= --rounds 10
 FUZZ_SECONDS ?= 10
+SEEDS ?= 10000
 FUZZ_TARGETS ?=
 
 help: ## Show this help
@@ -35,9 +36,9 @@ test: setup-tests ## Run every test
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
 	cargo test --locked --workspace --no-fail-fast
 
-simulate: setup ## An hour of virtual time for a hundred members on a bad network
-	PLANARIA_SIMULATED_SECONDS=3600 cargo test --release --locked -p planaria-actors --lib \
-	membership::swim::simulation -- --nocapture
+simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred
+	PLANARIA_SIMULATED_SECONDS=3600 PLANARIA_SIMULATED_SEEDS=$(SEEDS) \
+	cargo test --release --locked -p planaria-actors --lib simulation -- --nocapture
 
 chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kill-node --rounds 20 --seed 2")
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos

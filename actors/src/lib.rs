@@ -29,6 +29,8 @@ pub mod router;
 pub mod scheduler;
 pub mod sequence;
 pub mod served;
+#[cfg(test)]
+mod simulation;
 mod slot;
 pub mod supervision;
 mod wall_clock;

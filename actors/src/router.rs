@@ -7,6 +7,8 @@
 //! prepared or adopted, none of whose incarnations is over, at the stage that the plan gives to this
 //! node. Everything else is dropped and counted here.
 
+pub(crate) mod routes;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,12 +21,12 @@ use planaria_engine::model_dir::ModelDigest;
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use thiserror::Error;
 
-use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::sequence::SequencesHandle;
 use crate::wire::{DataBody, DataHeader, Forward};
 use crate::worker::WorkerHandle;
+use routes::{Routes, Way};
 
 /// What tells one worker of a node from another.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,10 +74,6 @@ pub enum Undeliverable {
     Refused(String),
 }
 
-/// Plans that stay routable beside the newest, per model: sequences that run under an older one
-/// finish under it.
-const PLANS_KEPT: usize = 4;
-
 /// The tables.
 #[derive(Debug)]
 pub struct Router {
@@ -85,11 +83,10 @@ pub struct Router {
     stale: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Tables {
     links: BTreeMap<NodeId, LinkSender>,
-    /// With when it was heard of.
-    plans: BTreeMap<Epoch, (Arc<Plan>, Instant)>,
+    routes: Routes,
     workers: BTreeMap<WorkerKey, WorkerHandle>,
 }
 
@@ -97,7 +94,9 @@ impl Router {
     /// Empty tables. Frames for owners on this node go to `sequences`.
     #[must_use]
     pub fn new(me: NodeId, sequences: SequencesHandle) -> Self {
-        Self { me, sequences, tables: RwLock::default(), stale: AtomicU64::new(0) }
+        let (links, workers) = (BTreeMap::new(), BTreeMap::new());
+        let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers });
+        Self { me, sequences, tables, stale: AtomicU64::new(0) }
     }
 
     /// Frames that were dropped because their epoch is not in force here.
@@ -125,7 +124,7 @@ impl Router {
         let tables = self.read();
         let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
         let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
-        if !tables.plans.contains_key(&header.epoch) {
+        if tables.routes.plan(header.epoch).is_none() {
             // Nobody would end this stream later, and there may be few.
             link.finish_lane(key);
         }
@@ -154,7 +153,7 @@ impl Router {
 
     /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.
     pub fn send_to_owner(&self, header: DataHeader) {
-        let owner = header.owner;
+        let owner = header.owner.node;
         if let Err(error) = self.send(owner, header, Bytes::new()) {
             tracing::debug!(peer = ?owner, %error, "a frame for a sequence's owner was not sent");
         }
@@ -162,86 +161,57 @@ impl Router {
 
     /// Takes a frame that is for this node.
     pub fn deliver(&self, header: DataHeader, payload: Bytes) {
-        let stage = match &header.body {
-            DataBody::Forward(forward) => forward.stage,
-            DataBody::Release { stage }
-            | DataBody::Recall { stage, .. }
-            | DataBody::Resume { stage, .. } => *stage,
-            DataBody::Absorbed { .. }
-            | DataBody::Accepted { .. }
-            | DataBody::Recalled { .. }
-            | DataBody::PrefixGone
-            | DataBody::Failed(_) => {
-                self.sequences.frame(header);
-                return;
-            }
-        };
-        let found = {
+        let (way, worker) = {
             let tables = self.read();
-            tables.plans.get(&header.epoch).cloned().map(|(plan, _)| {
-                let is_mine = plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage);
-                let key = is_mine.then(|| WorkerKey::of(&plan));
-                let worker = key.and_then(|key| tables.workers.get(&key).cloned());
-                (plan, worker)
-            })
+            let way = tables.routes.way(&header);
+            let worker = match &way {
+                Way::Stage(plan) => tables.workers.get(&WorkerKey::of(plan)).cloned(),
+                Way::Owner | Way::Nowhere(..) => None,
+            };
+            (way, worker)
         };
-        match found {
-            Some((plan, Some(worker))) => worker.take(plan, header, payload),
-            Some((plan, None)) => {
-                self.refuse(&header, stage, plan.stage(stage).map(|stage| stage.layers));
+        match (way, worker) {
+            (Way::Owner, _) => self.sequences.frame(header),
+            (Way::Stage(plan), Some(worker)) => worker.take(plan, header, payload),
+            (Way::Stage(plan), None) => {
+                let stage = plan.stage_of(self.me);
+                let (stage, layers) = stage.map(|(n, stage)| (n, stage.layers)).unzip();
+                self.refuse(&header, stage.unwrap_or_default(), layers);
             }
-            None => self.refuse(&header, stage, None),
+            (Way::Nowhere(stage, layers), _) => self.refuse(&header, stage, layers),
         }
     }
 
     /// The plan of an epoch, if frames may travel under it.
     #[must_use]
     pub fn plan(&self, epoch: Epoch) -> Option<Arc<Plan>> {
-        self.read().plans.get(&epoch).map(|(plan, _)| Arc::clone(plan))
+        self.read().routes.plan(epoch).map(|(plan, _)| Arc::clone(plan))
     }
 
     /// When this node heard of the plan of an epoch, if frames may travel under it.
     #[must_use]
     pub fn heard_of(&self, epoch: Epoch) -> Option<Instant> {
-        self.read().plans.get(&epoch).map(|(_, at)| *at)
+        self.read().routes.plan(epoch).map(|(_, at)| *at)
     }
 
     /// Lets frames travel under a plan.
     pub fn admit_plan(&self, plan: Arc<Plan>) {
         let mut tables = self.write();
-        let model = plan.model().clone();
-        let now = Instant::now();
-        tables.plans.entry(plan.epoch()).or_insert((plan, now));
-        let of_model: Vec<Epoch> = tables
-            .plans
-            .values()
-            .filter(|(plan, _)| *plan.model() == model)
-            .map(|(plan, _)| plan.epoch())
-            .collect();
-        let surplus = of_model.len().saturating_sub(PLANS_KEPT);
-        for epoch in of_model.into_iter().take(surplus) {
-            tables.retire(epoch);
-        }
+        let retired = tables.routes.admit(Instant::now(), plan);
+        tables.end_streams(&retired);
     }
 
     /// Fences every epoch that names an incarnation which is over.
     pub fn fence_dead(&self, view: &View) {
         let mut tables = self.write();
-        let dead: Vec<Epoch> = tables
-            .plans
-            .values()
-            .filter(|(plan, _)| plan.stages().iter().any(|s| view.is_dead(s.incarnation)))
-            .map(|(plan, _)| plan.epoch())
-            .collect();
-        for epoch in dead {
-            tables.retire(epoch);
-        }
+        let retired = tables.routes.fence_dead(view);
+        tables.end_streams(&retired);
     }
 
     /// The plans under which frames may travel.
     #[must_use]
     pub fn plans(&self) -> Vec<Arc<Plan>> {
-        self.read().plans.values().map(|(plan, _)| Arc::clone(plan)).collect()
+        self.read().routes.plans().cloned().collect()
     }
 
     /// Uses this link to its peer from now on.
@@ -290,17 +260,10 @@ impl Router {
         let stale = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage, stale,
             "dropped a frame of an epoch that is not in force here");
-        if matches!(header.body, DataBody::Release { .. }) {
-            return;
+        let refusal = self.read().routes.refusal(header, stage, layers);
+        if let Some(refusal) = refusal {
+            self.send_to_owner(refusal);
         }
-        self.send_to_owner(DataHeader {
-            body: DataBody::Failed(GenerationError::NotReady {
-                node: self.me.short(),
-                layers: layers.map_or_else(|| format!("of stage {stage}"), |l| l.to_string()),
-                reason: format!("epoch {} is not in force there", header.epoch),
-            }),
-            ..header.clone()
-        });
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Tables> {
@@ -313,14 +276,14 @@ impl Router {
 }
 
 impl Tables {
-    /// Removes a plan and ends the streams on which its frames travelled.
-    fn retire(&mut self, epoch: Epoch) {
-        let Some((plan, _)) = self.plans.remove(&epoch) else {
-            return;
-        };
-        let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
-        for link in self.links.values() {
-            (0..stages).map(Some).chain([None]).for_each(|to| link.finish_lane(key(epoch, to)));
+    /// Ends the streams on which frames travelled under these plans.
+    fn end_streams(&self, retired: &[Arc<Plan>]) {
+        for plan in retired {
+            let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
+            for link in self.links.values() {
+                let edges = (0..stages).map(Some).chain([None]);
+                edges.for_each(|to| link.finish_lane(key(plan.epoch(), to)));
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, SequenceId};
+use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, SequenceId};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
@@ -201,8 +201,8 @@ pub struct DataHeader {
     pub epoch: Epoch,
     /// The sequence.
     pub sequence: SequenceId,
-    /// The node whose client waits.
-    pub owner: NodeId,
+    /// The life of the node whose client waits: with it the sequence ends.
+    pub owner: Incarnation,
     /// How often the owner has begun the sequence anew; frames of earlier attempts are dropped.
     #[serde(default)]
     pub attempt: u16,

@@ -5,7 +5,7 @@
 //! process and speaks [`protocol`] with [`child`], which runs in it.
 
 pub mod child;
-mod host;
+pub(crate) mod host;
 mod pace;
 pub(crate) mod probe;
 mod process;

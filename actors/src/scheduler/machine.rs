@@ -382,6 +382,10 @@ impl Scheduler {
             actions.push(Action::Send { to: from, message: Box::new(answer) });
             return;
         }
+        // Its planner has yet to hear that one of its nodes is over. It asks again, or plans anew.
+        if plan.stages().iter().any(|stage| self.view.is_dead(stage.incarnation)) {
+            return;
+        }
         self.begun.insert(plan.model().clone(), plan.clone());
         actions.push(Action::LoadShards(Box::new(plan)));
     }

@@ -70,7 +70,7 @@ impl Actor for SequenceActor {
             step_timeout: context.settings.step_timeout,
             recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
         };
-        let owner = context.me.node;
+        let owner = context.me;
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
         let mut state =
             State { context, id, sequence, client, alarm: Alarm::default(), watching: None };

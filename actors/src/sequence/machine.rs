@@ -93,7 +93,7 @@ const UNUSUAL: u32 = 4;
 #[derive(Debug)]
 pub struct Sequence {
     id: SequenceId,
-    owner: NodeId,
+    owner: Incarnation,
     request: Request,
     plan: Arc<Plan>,
     pace: Pace,
@@ -136,7 +136,7 @@ impl Sequence {
     pub fn start(
         now: Instant,
         id: SequenceId,
-        owner: NodeId,
+        owner: Incarnation,
         request: Request,
         plan: Arc<Plan>,
         pace: Pace,
@@ -256,7 +256,7 @@ impl Sequence {
         }
         if !self.suspects && now >= self.heard_at + self.patience() {
             self.suspects = true;
-            let others = self.plan.nodes().filter(|node| *node != self.owner);
+            let others = self.plan.nodes().filter(|node| *node != self.owner.node);
             return vec![Action::Suspect(others.collect())];
         }
         Vec::new()

@@ -321,7 +321,7 @@ impl State {
             let header = DataHeader {
                 epoch: plan.epoch(),
                 sequence,
-                owner: self.context.me.node,
+                owner: self.context.me,
                 attempt,
                 position: 0,
                 body: DataBody::Release { stage },

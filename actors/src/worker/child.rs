@@ -106,39 +106,41 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
         }
     };
     say(output, &Event::Opened, Bytes::new())?;
-    let status = Status { memory: stage.memory(), ..Status::default() };
-    let worker = Worker {
-        stage,
-        wanted: Vec::new(),
-        queue: Queue::new(),
-        output,
-        status,
-        said: status,
-        said_at: Instant::now(),
-    };
-    worker.run(commands)
+    Worker::new(stage, output, Instant::now).run(commands)
 }
 
-/// The computing thread once the model is open.
-struct Worker<'a, W> {
+/// The computing thread once the model is open: it takes commands, and writes events to `output`.
+pub(crate) struct Worker<W> {
     stage: Box<dyn Stage>,
     /// The layers that it is to hold, in the order in which they are to be loaded.
     wanted: Vec<LayerRange>,
     queue: Queue,
-    output: &'a mut W,
+    output: W,
+    clock: fn() -> Instant,
     status: Status,
     /// What the node knows of `status`, and since when.
     said: Status,
     said_at: Instant,
 }
 
-impl<W: Write> Worker<'_, W> {
+impl<W: Write> Worker<W> {
+    pub(crate) fn new(stage: Box<dyn Stage>, output: W, clock: fn() -> Instant) -> Self {
+        let status = Status { memory: stage.memory(), ..Status::default() };
+        let (wanted, queue, said_at) = (Vec::new(), Queue::new(), clock());
+        Self { stage, wanted, queue, output, clock, status, said: status, said_at }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> planaria_engine::stage::MemoryUse {
+        self.stage.memory()
+    }
+
     /// Until there are no more commands.
     fn run(mut self, commands: &Receiver<(Command, Bytes)>) -> io::Result<()> {
         loop {
-            // Between two steps whatever has come is taken in, and a layer that lacks is loaded. With
-            // nothing to do the first of what comes is waited for.
-            if !self.gain_layer()? {
+            // Between two steps whatever has come is taken in, and with nothing to do the first of it
+            // is waited for.
+            if !self.turn()? {
                 match commands.recv_timeout(STATUS_EVERY) {
                     Ok(first) => self.take(first)?,
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
@@ -148,23 +150,27 @@ impl<W: Write> Worker<'_, W> {
                     }
                 }
             }
-            loop {
-                commands.try_iter().try_for_each(|command| self.take(command))?;
-                let until = Instant::now() + TOGETHER;
-                while self.queue.expects_more() {
-                    match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                        Ok(command) => self.take(command)?,
-                        Err(_) => self.queue.expect_no_more(),
-                    }
+            commands.try_iter().try_for_each(|command| self.take(command))?;
+            let until = Instant::now() + TOGETHER;
+            while self.queue.expects_more() {
+                match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Ok(command) => self.take(command)?,
+                    Err(_) => self.queue.expect_no_more(),
                 }
-                let reusable = |layers, tokens: &[u32]| self.stage.reusable(layers, tokens);
-                let Some(next) = self.queue.next(reusable) else {
-                    break;
-                };
-                self.compute(next)?;
-                self.gain_layer()?;
             }
         }
+    }
+
+    /// Computes a step of what waits, and loads one of the layers that lack. Whether there was
+    /// anything to do.
+    pub(crate) fn turn(&mut self) -> io::Result<bool> {
+        let reusable = |layers, tokens: &[u32]| self.stage.reusable(layers, tokens);
+        let next = self.queue.next(reusable);
+        let computes = next.is_some();
+        if let Some(next) = next {
+            self.compute(next)?;
+        }
+        Ok(self.gain_layer()? || computes)
     }
 
     /// Loads one of the layers that lack. Whether there was one.
@@ -183,7 +189,7 @@ impl<W: Write> Worker<'_, W> {
     }
 
     fn hold(&mut self, layers: &LayerSet) -> io::Result<()> {
-        let output = &mut *self.output;
+        let output = &mut self.output;
         let held = self.stage.hold(layers, &mut |LoadProgress { bytes_loaded, bytes_total }| {
             let event = Event::Loading { done: bytes_loaded, total: bytes_total };
             // A node that does not listen any more is noticed by the reader.
@@ -191,13 +197,13 @@ impl<W: Write> Worker<'_, W> {
         });
         if let Err(error) = held {
             self.wanted.clear();
-            say(self.output, &Event::HoldFailed(error.to_string()), Bytes::new())?;
+            say(&mut self.output, &Event::HoldFailed(error.to_string()), Bytes::new())?;
         }
         let (layers, memory) = (self.stage.held().clone(), self.stage.memory());
-        say(self.output, &Event::Holds { layers, memory }, Bytes::new())
+        say(&mut self.output, &Event::Holds { layers, memory }, Bytes::new())
     }
 
-    fn take(&mut self, (command, payload): (Command, Bytes)) -> io::Result<()> {
+    pub(crate) fn take(&mut self, (command, payload): (Command, Bytes)) -> io::Result<()> {
         match command {
             Command::Compute(Compute {
                 sequence,
@@ -235,7 +241,7 @@ impl<W: Write> Worker<'_, W> {
                 let tokens = tokens_from_bytes(&payload);
                 let progress = self.stage.recall(sequence, &tokens, &params);
                 let event = Event::Recalled { sequence, attempt, progress };
-                say(self.output, &event, Bytes::new())?;
+                say(&mut self.output, &event, Bytes::new())?;
             }
             Command::Rewind { sequence, to } => {
                 for (layers, position) in to {
@@ -278,15 +284,15 @@ impl<W: Write> Worker<'_, W> {
             self.status.reused_positions += segment.prefix.len() as u64;
         }
         self.status.prompt_positions += prompt_tokens as u64;
-        let began = Instant::now();
+        let began = (self.clock)();
         let results = match self.stage.step(step) {
             Ok(results) => results,
             Err(error) => {
-                say(self.output, &Event::Failed(error.to_string()), Bytes::new())?;
+                say(&mut self.output, &Event::Failed(error.to_string()), Bytes::new())?;
                 std::process::exit(SAID_WHY);
             }
         };
-        let took = began.elapsed();
+        let took = (self.clock)().duration_since(began);
         tracing::debug!(answers, prompt_tokens, ?took, "step");
         self.queue.took(answers, prompt_tokens, took);
         self.status.steps += 1;
@@ -307,7 +313,7 @@ impl<W: Write> Worker<'_, W> {
             self.write(ticket, start, count, outcome, more, payload)?;
         }
         self.output.flush()?;
-        if self.said_at.elapsed() >= STATUS_EVERY {
+        if (self.clock)().duration_since(self.said_at) >= STATUS_EVERY {
             self.tell_status()?;
         }
         Ok(())
@@ -324,7 +330,7 @@ impl<W: Write> Worker<'_, W> {
     ) -> io::Result<()> {
         let Ticket { sequence, attempt, layer, segment } = ticket;
         let computed = Computed { sequence, attempt, layer, segment, start, count, outcome, more };
-        write_event(self.output, &Event::Computed(computed), payload)
+        write_event(&mut self.output, &Event::Computed(computed), payload)
     }
 
     fn tell_status(&mut self) -> io::Result<()> {
@@ -333,13 +339,13 @@ impl<W: Write> Worker<'_, W> {
         let step_micros = self.queue.plain_step().map_or(0, |step| step.as_micros());
         self.status.step_micros = u32::try_from(step_micros).unwrap_or(u32::MAX);
         self.status.step_layers = self.queue.layers();
-        self.said_at = Instant::now();
+        self.said_at = (self.clock)();
         if self.status == self.said {
             return Ok(());
         }
         self.said = self.status;
         tracing::debug!(status = ?self.status, "status");
-        say(self.output, &Event::Status(self.status), Bytes::new())
+        say(&mut self.output, &Event::Status(self.status), Bytes::new())
     }
 }
 

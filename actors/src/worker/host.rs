@@ -8,7 +8,7 @@
 mod boundary_log;
 mod released;
 mod resumed;
-mod sequences;
+pub(crate) mod sequences;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -168,7 +168,7 @@ impl Actor for HostActor {
                 state.hold();
             }
             HostMessage::Members(view) => {
-                for orphan in state.sequences.orphans(Instant::now(), &view) {
+                for orphan in state.sequences.orphans(&view) {
                     let Orphan { header, lost, is_over } = orphan;
                     // The owner may still be linked to whom this node has lost.
                     state.refuse(&header, &format!("it has lost {}", view.name(lost)));
@@ -237,6 +237,8 @@ impl State {
             return;
         }
         let told: LayerSet = layers.iter().copied().collect();
+        // What is to go cannot be counted on from here on.
+        self.report.held = self.report.held.within(&told);
         if self.report.held == told {
             self.report.state = ShardState::Ready;
         } else if !told.without(&self.report.held).is_empty() {
@@ -259,6 +261,11 @@ impl State {
         let Some((_, stage)) = plan.stage_of(self.context.me.node) else {
             return;
         };
+        if self.context.view.borrow().is_dead(header.owner) {
+            // Nobody would ever release it.
+            tracing::debug!(sequence = %header.sequence, owner = ?header.owner, "dropped a ghost's");
+            return;
+        }
         if !self.report.held.covers(stage.layers) {
             let reason = match self.report.state {
                 ShardState::Loading | ShardState::Ready => "its layers are still being loaded",
@@ -303,7 +310,7 @@ impl State {
         tokio::spawn(async move {
             if let Err(error) = context.router.send_all(next, kept).await {
                 let reason = format!("the next stage cannot be reached: {error}");
-                let error = GenerationError::StageFailed { node, layers, reason };
+                let error = GenerationError::NotReady { node, layers, reason };
                 context.router.send_to_owner(to_owner(&header, DataBody::Failed(error)));
             }
         });
@@ -406,7 +413,8 @@ impl State {
                     "a segment was rejected");
             }
             if let Err(error) = self.context.router.send(to, frame, payload.clone()) {
-                self.fail(&header, &format!("the next stage cannot be reached: {error}"));
+                // It can be tried for as long as the owner likes: no work kills anybody here.
+                self.refuse(&header, &format!("the next stage cannot be reached: {error}"));
             }
         }
     }
@@ -455,7 +463,7 @@ impl State {
         }
     }
 
-    /// Lets go of sequences that nobody will take up again: their owners' patience is bounded.
+    /// Lets go of sequences that nobody will go on with: their owners' patience is bounded.
     fn forget_given_up(&mut self) {
         let settings = &self.context.settings;
         let patience = settings.load_timeout + 2 * settings.step_timeout;
@@ -483,7 +491,7 @@ impl State {
     }
 
     fn fail_all(&mut self, reason: &str) {
-        for header in self.sequences.interrupt_all(Instant::now()) {
+        for header in self.sequences.interrupt_all() {
             self.fail(&header, reason);
         }
     }

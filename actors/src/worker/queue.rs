@@ -247,8 +247,11 @@ impl Queue {
 
     /// Tokens of prompts, in equal shares; what one does not need the others get.
     fn take_prompts(&mut self, next: &mut Next) {
-        let is_prompt =
-            |waiting: &&SequenceId| self.waiting.get(waiting).is_some_and(Waiting::is_prompt);
+        // A step takes one part of a sequence.
+        let is_in = |sequence: &SequenceId| next.tickets.iter().any(|t| t.sequence == *sequence);
+        let is_prompt = |waiting: &&SequenceId| {
+            self.waiting.get(waiting).is_some_and(Waiting::is_prompt) && !is_in(waiting)
+        };
         let prompts: Vec<SequenceId> = self.order.iter().filter(is_prompt).copied().collect();
         let mut budget = self.pace.budget(prompts.len(), self.answering.len());
         for (index, sequence) in prompts.iter().enumerate() {

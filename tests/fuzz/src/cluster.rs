@@ -319,7 +319,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let headers = bodies.map(|body| DataHeader {
         epoch: plan(1).epoch(),
         sequence: SequenceId::from_bits(9),
-        owner: node(1),
+        owner: Incarnation { node: node(1), generation: 1 },
         attempt: 1,
         position: u32::MAX,
         body,

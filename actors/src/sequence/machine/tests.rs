@@ -12,6 +12,7 @@ const PACE: Pace = Pace {
     step_timeout: Duration::from_secs(10),
     recovery_timeout: Duration::from_secs(60),
 };
+const OWNER: Incarnation = Incarnation { node: NodeId::from_bytes([5; 32]), generation: 1 };
 const MS: Duration = Duration::from_millis(1);
 
 fn node(byte: u8) -> NodeId {
@@ -53,7 +54,7 @@ fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
         until: Until { eos: vec![9], max_tokens: 5 },
     };
     let id = SequenceId::from_bits(7);
-    let (sequence, actions) = Sequence::start(now, id, node(5), request, plan(), PACE);
+    let (sequence, actions) = Sequence::start(now, id, OWNER, request, plan(), PACE);
     (sequence, actions, now)
 }
 
@@ -61,7 +62,7 @@ fn frame(sequence: &Sequence, position: u32, body: DataBody) -> Event {
     Event::Frame(DataHeader {
         epoch: sequence.plan.epoch(),
         sequence: sequence.id,
-        owner: node(5),
+        owner: OWNER,
         attempt: sequence.attempt,
         position,
         body,
@@ -136,7 +137,7 @@ fn small_chunks_are_sent_until_stage_0_can_tell_a_beginning() {
     let pace = Pace { prefill_chunk: 5, ..PACE };
     let (sequence, _, now) = start(180);
     let (request, plan) = (sequence.request.clone(), plan());
-    let (_, actions) = Sequence::start(now, sequence.id, node(5), request, plan, pace);
+    let (_, actions) = Sequence::start(now, sequence.id, OWNER, request, plan, pace);
     let sent: usize = chunks(&actions).iter().map(|(_, tokens, ..)| tokens).sum();
     assert_eq!(sent, 65, "the first multiple of 5 from 64 on");
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{LayerRange, NodeId, SequenceId};
+use planaria_config::{Incarnation, LayerRange, NodeId, SequenceId};
 use planaria_engine::stage::{Progress, SegmentError};
 
 use super::boundary_log::BoundaryLogs;
@@ -32,7 +32,7 @@ const UNUSUAL: u32 = 10;
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
-pub(super) struct Sequences {
+pub(crate) struct Sequences {
     me: NodeId,
     open: BTreeMap<SequenceId, Open>,
     /// By the first layer that computes them and the position of their first token.
@@ -51,7 +51,7 @@ struct Open {
     plan: Arc<Plan>,
     /// What the plan gives to this node.
     layers: LayerRange,
-    owner: NodeId,
+    owner: Incarnation,
     attempt: u16,
     /// Its prefix is what former sequences left, as far as is known.
     opening: Box<Opening>,
@@ -59,8 +59,10 @@ struct Open {
     begun: bool,
     /// Of an attempt that took up what there was.
     resumed: Option<Resumed>,
-    /// Since when nothing of this attempt counts any more.
-    interrupted: Option<Instant>,
+    /// Whether nothing of this attempt counts any more.
+    is_interrupted: bool,
+    /// When something last came of it.
+    touched: Instant,
 }
 
 /// A segment that the worker has.
@@ -76,7 +78,7 @@ struct UnderWay {
 
 /// Part of a frame, or of a log, on its way to the worker.
 #[derive(Debug, PartialEq)]
-pub(super) struct Part {
+pub(crate) struct Part {
     pub(super) header: DataHeader,
     pub(super) layers: LayerRange,
     pub(super) rows: Bytes,
@@ -86,7 +88,7 @@ pub(super) struct Part {
 
 /// What to do with a frame.
 #[derive(Debug)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     /// Tell the worker, and send what was kept to the next stage.
     Do {
         commands: Vec<(Command, Bytes)>,
@@ -100,28 +102,28 @@ pub(super) enum Taken {
 
 /// What follows from a result.
 #[derive(Debug)]
-pub(super) struct Follows {
+pub(crate) struct Follows {
     /// The header of what was computed.
-    pub(super) of: DataHeader,
+    pub(crate) of: DataHeader,
     /// Whom to send what. Only a frame to the next stage carries the payload, and it is then the only
     /// one.
-    pub(super) frames: Vec<(NodeId, DataHeader)>,
+    pub(crate) frames: Vec<(NodeId, DataHeader)>,
 }
 
 /// A sequence that does not go on as it did.
 #[derive(Debug)]
-pub(super) struct Orphan {
+pub(crate) struct Orphan {
     /// For something to tell the owner.
-    pub(super) header: DataHeader,
+    pub(crate) header: DataHeader,
     /// Who is lost.
-    pub(super) lost: NodeId,
+    pub(crate) lost: NodeId,
     /// Whether that is its owner, so that nobody will take it up again.
-    pub(super) is_over: bool,
+    pub(crate) is_over: bool,
 }
 
 impl Sequences {
     /// None, on this node; boundary logs take at most so many bytes.
-    pub(super) fn new(me: NodeId, log_bytes: usize) -> Self {
+    pub(crate) fn new(me: NodeId, log_bytes: usize) -> Self {
         Self {
             me,
             open: BTreeMap::new(),
@@ -134,26 +136,26 @@ impl Sequences {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.open.len()
     }
 
     /// Segments that wait for the worker, or are being computed.
-    pub(super) fn under_way(&self) -> u32 {
+    pub(crate) fn under_way(&self) -> u32 {
         u32::try_from(self.under_way.len()).unwrap_or(u32::MAX)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }
 
     /// The layers that open sequences pass through.
-    pub(super) fn layers(&self) -> BTreeSet<LayerRange> {
+    pub(crate) fn layers(&self) -> BTreeSet<LayerRange> {
         self.open.values().map(|open| open.layers).collect()
     }
 
     /// Takes a frame that is for this node's stage of `plan`, sent under it.
-    pub(super) fn take(
+    pub(crate) fn take(
         &mut self,
         now: Instant,
         plan: Arc<Plan>,
@@ -172,7 +174,7 @@ impl Sequences {
         if known.is_some_and(|open| {
             open.attempt > attempt
                 || (open.attempt == attempt
-                    && (open.interrupted.is_some() || open.plan.epoch() != header.epoch))
+                    && (open.is_interrupted || open.plan.epoch() != header.epoch))
         }) {
             return Taken::Drop;
         }
@@ -189,7 +191,7 @@ impl Sequences {
                     return Taken::Unknown(format!("it does not know sequence {sequence}"));
                 };
                 let was_known = self.forget(sequence);
-                self.open(plan, layers, header, opening, None);
+                self.open(now, plan, layers, header, opening, None);
                 let mut commands = self.compute(now, vec![whole(header, layers, payload)]);
                 if was_known {
                     commands.insert(0, (Command::Release(sequence), Bytes::new()));
@@ -202,7 +204,8 @@ impl Sequences {
                 let params = Box::new(open.sampling.clone());
                 self.under_way.retain(|(of, ..), _| *of != sequence);
                 self.logs.keep_common(sequence, &tokens);
-                self.open(plan, layers, header, open.clone(), Some(Resumed::new(tokens)));
+                let resumed = Some(Resumed::new(tokens));
+                self.open(now, plan, layers, header, open.clone(), resumed);
                 let recall = Command::Recall { sequence, attempt, params };
                 Taken::Do { commands: vec![(recall, payload)], kept: Vec::new() }
             }
@@ -215,7 +218,7 @@ impl Sequences {
     }
 
     /// How far the layers are with a sequence, for its owner.
-    pub(super) fn recalled(
+    pub(crate) fn recalled(
         &self,
         sequence: SequenceId,
         attempt: u16,
@@ -232,7 +235,7 @@ impl Sequences {
 
     /// What follows from a result; nothing when its sequence was released or interrupted meanwhile.
     /// `rows` are the hidden states that came with it.
-    pub(super) fn computed(
+    pub(crate) fn computed(
         &mut self,
         now: Instant,
         computed: Computed,
@@ -243,9 +246,10 @@ impl Sequences {
         self.heard = Some(now);
         let Computed { sequence, attempt, layer, segment, start, count, outcome, more } = computed;
         let open = self.open.get_mut(&sequence)?;
-        if open.attempt != attempt || open.interrupted.is_some() {
+        if open.attempt != attempt || open.is_interrupted {
             return None;
         }
+        open.touched = now;
         let key = (sequence, layer, segment);
         let under_way = self.under_way.get_mut(&key)?;
         let header = under_way.header.clone();
@@ -289,7 +293,7 @@ impl Sequences {
     }
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
-    pub(super) fn release(&mut self, sequence: SequenceId, attempt: u16) -> bool {
+    pub(crate) fn release(&mut self, sequence: SequenceId, attempt: u16) -> bool {
         self.released.add(sequence, attempt);
         if self.open.get(&sequence).is_some_and(|open| open.attempt > attempt) {
             return false;
@@ -299,11 +303,11 @@ impl Sequences {
 
     /// Nothing of the attempts that run counts any more: the worker is gone. A header of each sequence,
     /// to tell its owner.
-    pub(super) fn interrupt_all(&mut self, now: Instant) -> Vec<DataHeader> {
+    pub(crate) fn interrupt_all(&mut self) -> Vec<DataHeader> {
         self.under_way.clear();
-        let running = self.open.iter_mut().filter(|(_, open)| open.interrupted.is_none());
+        let running = self.open.iter_mut().filter(|(_, open)| !open.is_interrupted);
         let interrupt = |(sequence, open): (&SequenceId, &mut Open)| {
-            open.interrupted = Some(now);
+            open.is_interrupted = true;
             open.header(*sequence)
         };
         running.map(interrupt).collect()
@@ -311,19 +315,19 @@ impl Sequences {
 
     /// Interrupts each sequence whose plan has lost a stage, and finds those whose owner is lost: none
     /// of them goes on as it did.
-    pub(super) fn orphans(&mut self, now: Instant, view: &View) -> Vec<Orphan> {
+    pub(crate) fn orphans(&mut self, view: &View) -> Vec<Orphan> {
         let mut orphans = Vec::new();
         for (sequence, open) in &mut self.open {
             let header = open.header(*sequence);
-            if view.is_lost(open.owner) {
-                orphans.push(Orphan { header, lost: open.owner, is_over: true });
+            if view.is_dead(open.owner) {
+                orphans.push(Orphan { header, lost: open.owner.node, is_over: true });
                 continue;
             }
             let mut lost = open.plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
-            let Some(stage) = lost.next().filter(|_| open.interrupted.is_none()) else {
+            let Some(stage) = lost.next().filter(|_| !open.is_interrupted) else {
                 continue;
             };
-            open.interrupted = Some(now);
+            open.is_interrupted = true;
             let lost = stage.incarnation.node;
             orphans.push(Orphan { header, lost, is_over: false });
             self.under_way.retain(|(of, ..), _| of != sequence);
@@ -331,22 +335,21 @@ impl Sequences {
         orphans
     }
 
-    /// Sequences that were interrupted so long ago that their owners have given up on them.
-    pub(super) fn given_up(&self, now: Instant, patience: Duration) -> Vec<DataHeader> {
-        let is_old = |open: &Open| {
-            open.interrupted.is_some_and(|since| now.duration_since(since) > patience)
-        };
+    /// Sequences of which nothing came for so long that their owners must have given up on them, or
+    /// have them no more: what would have said so was lost with a link.
+    pub(crate) fn given_up(&self, now: Instant, patience: Duration) -> Vec<DataHeader> {
+        let is_old = |open: &Open| now.duration_since(open.touched) > patience;
         let old = self.open.iter().filter(|(_, open)| is_old(open));
         old.map(|(sequence, open)| open.header(*sequence)).collect()
     }
 
     /// The worker is another one.
-    pub(super) fn forget_history(&mut self) {
+    pub(crate) fn forget_history(&mut self) {
         (self.heard, self.results, self.slowest) = (None, 0, Duration::ZERO);
     }
 
     /// How long the next result may take, judged by those that came, but no longer than `most`.
-    pub(super) fn patience(&self, most: Duration) -> Duration {
+    pub(crate) fn patience(&self, most: Duration) -> Duration {
         if self.results < HISTORY {
             return most;
         }
@@ -354,7 +357,7 @@ impl Sequences {
     }
 
     /// How long the worker has owed a result without giving any.
-    pub(super) fn longest_wait(&self, now: Instant) -> Duration {
+    pub(crate) fn longest_wait(&self, now: Instant) -> Duration {
         let oldest = self.under_way.values().map(|under_way| under_way.since).min();
         let since = oldest.map(|oldest| self.heard.map_or(oldest, |heard| heard.max(oldest)));
         since.map(|since| now.duration_since(since)).unwrap_or_default()
@@ -362,6 +365,7 @@ impl Sequences {
 
     fn open(
         &mut self,
+        now: Instant,
         plan: Arc<Plan>,
         layers: LayerRange,
         header: &DataHeader,
@@ -369,8 +373,18 @@ impl Sequences {
         resumed: Option<Resumed>,
     ) {
         let (owner, attempt) = (header.owner, header.attempt);
-        let (begun, interrupted) = (false, None);
-        let open = Open { plan, layers, owner, attempt, opening, begun, resumed, interrupted };
+        let (begun, is_interrupted) = (false, false);
+        let open = Open {
+            plan,
+            layers,
+            owner,
+            attempt,
+            opening,
+            begun,
+            resumed,
+            is_interrupted,
+            touched: now,
+        };
         self.open.insert(header.sequence, open);
     }
 
@@ -386,6 +400,7 @@ impl Sequences {
         let Some(open) = self.open.get_mut(&header.sequence) else {
             return Taken::Drop;
         };
+        open.touched = now;
         let parts = match &mut open.resumed {
             None => vec![whole(header, open.layers, payload)],
             Some(resumed) => resumed.take(open.layers, header, payload),
@@ -398,6 +413,7 @@ impl Sequences {
         let Some(open) = self.open.get_mut(&sequence) else {
             return Taken::Drop;
         };
+        open.touched = now;
         let (layers, plan) = (open.layers, Arc::clone(&open.plan));
         let Some(resumed) = open.resumed.as_mut().filter(|resumed| !resumed.is_under_way()) else {
             return Taken::Drop;
@@ -500,7 +516,7 @@ fn next_frames(
             vec![(next.incarnation.node, frame(start, body))]
         }
         Outcome::Absorbed | Outcome::Reused => {
-            vec![(header.owner, frame(start, DataBody::Absorbed { end, from_log }))]
+            vec![(header.owner.node, frame(start, DataBody::Absorbed { end, from_log }))]
         }
         Outcome::Sampled(sampled) => {
             let token = sampled.token;
@@ -508,7 +524,7 @@ fn next_frames(
             let reused = u32::try_from(open.opening.prefix.len()).unwrap_or(u32::MAX);
             let logprobs = sampled.logprobs;
             let accepted = DataBody::Accepted { token, logprobs, finish, reused };
-            let mut frames = vec![(header.owner, frame(end, accepted))];
+            let mut frames = vec![(header.owner.node, frame(end, accepted))];
             if let (None, Some(first)) = (finish, plan.stage(0)) {
                 let again =
                     Forward { stage: 0, tokens: vec![token], open: None, sample: true, more };
@@ -519,11 +535,11 @@ fn next_frames(
             frames
         }
         Outcome::Rejected(SegmentError::PrefixGone { .. }) => {
-            vec![(header.owner, frame(start, DataBody::PrefixGone))]
+            vec![(header.owner.node, frame(start, DataBody::PrefixGone))]
         }
         Outcome::Rejected(error) => {
             let failed = DataBody::Failed(rejected(me, open.layers, &error));
-            vec![(header.owner, frame(start, failed))]
+            vec![(header.owner.node, frame(start, failed))]
         }
     }
 }

@@ -218,3 +218,12 @@ fn nothing_is_reused_where_it_is_not_wanted() {
         assert_eq!((next.reused.len(), next.step.segments[0].start), (0, 0));
     }
 }
+
+#[test]
+fn a_step_takes_one_part_of_a_sequence() {
+    let mut queue = answering(1..=1);
+    queue.push(answer(1, 5));
+    queue.push(prompt(1, 6..9, false));
+    assert_eq!(take(&mut queue), [(1, 5..6)]);
+    assert_eq!(take(&mut queue), [(1, 6..9)]);
+}

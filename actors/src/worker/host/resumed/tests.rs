@@ -1,4 +1,4 @@
-use planaria_config::{Epoch, NodeId, SequenceId};
+use planaria_config::{Epoch, Incarnation, NodeId, SequenceId};
 use planaria_engine::stage::Progress;
 
 use super::*;
@@ -8,7 +8,7 @@ use crate::worker::host::sequences::tests::plan;
 const HEADER: DataHeader = DataHeader {
     epoch: Epoch { counter: 1, planner: NodeId::from_bytes([0; 32]) },
     sequence: SequenceId::from_bits(1),
-    owner: NodeId::from_bytes([9; 32]),
+    owner: Incarnation { node: NodeId::from_bytes([9; 32]), generation: 1 },
     attempt: 1,
     position: 0,
     body: DataBody::PrefixGone,

@@ -39,7 +39,8 @@ fn opening() -> Box<Opening> {
 }
 
 fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
-    let (epoch, sequence, owner) = (plan.epoch(), ONE, node(9));
+    let owner = Incarnation { node: node(9), generation: 1 };
+    let (epoch, sequence) = (plan.epoch(), ONE);
     DataHeader { epoch, sequence, owner, attempt, position, body }
 }
 
@@ -88,11 +89,11 @@ fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
     let mut sequences = running(now, &before);
     let late = header(&before, 0, 4, forward(0, &[11], false));
     sequences.take(now, Arc::clone(&before), &late, Bytes::new());
-    assert_eq!(sequences.interrupt_all(now).len(), 1);
+    assert_eq!(sequences.interrupt_all().len(), 1);
     assert!(sequences.computed(now, hidden(0, 4, 1), &[5]).is_none(), "it does not count any more");
     let again = sequences.take(now, Arc::clone(&before), &late, Bytes::new());
     assert!(matches!(again, Taken::Drop), "{again:?}");
-    assert_eq!((sequences.len(), sequences.interrupt_all(now).len()), (1, 0), "told once");
+    assert_eq!((sequences.len(), sequences.interrupt_all().len()), (1, 0), "told once");
 
     let after = plan(2, &[(1, 0, 3), (3, 4, 7)]);
     let recall = header(&after, 1, 0, DataBody::Recall { stage: 0, open: opening() });
@@ -128,7 +129,7 @@ fn what_nobody_takes_up_again_is_let_go_of() {
     let now = Instant::now();
     let mut sequences = running(now, &plan(1, &[(1, 0, 3), (2, 4, 7)]));
     let patience = Duration::from_secs(9);
-    sequences.interrupt_all(now);
+    sequences.interrupt_all();
     assert!(sequences.given_up(now + patience, patience).is_empty());
     let [header] = sequences.given_up(now + 2 * patience, patience).try_into().unwrap();
     assert!(sequences.release(header.sequence, header.attempt));
