@@ -49,7 +49,7 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	cargo build --locked --quiet -p planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: build setup-bench ## Measure one node beside mlx-lm, and what a hop adds
+bench: build setup-bench ## Measure one node beside mlx-lm, what a hop adds, and what a loss costs
 	@cargo build --release --locked --quiet -p planaria-tests --bin bench
 	@stage=$$(cargo bench --locked --no-run -p planaria-engine --bench stage --message-format json 2>/dev/null \
 	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \

@@ -1,15 +1,16 @@
 //! `make bench`: how fast Planaria is beside mlx-lm, what a pipeline adds and gives, how much
-//! memory it takes, and how soon nodes find each other, in one run.
+//! memory it takes, what a loss costs, and how soon nodes find each other, in one run.
 //!
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm, and a folder for the models that are measured; then the names of the parts to run, or
-//! none for all of them (`single`, `serving`, `stages`, `hop`, `join`).
+//! none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`).
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod hop;
 mod join;
+mod rebuild;
 mod serving;
 mod single;
 mod stages;
@@ -61,6 +62,10 @@ async fn main() -> Result<()> {
     }
     if wanted("hop") {
         hop::measure(&planaria).await?;
+    }
+    if wanted("rebuild") {
+        let dir = model(&python, &models, name, arguments).await?;
+        rebuild::measure(&planaria, &dir).await?;
     }
     if wanted("join") {
         join::measure(&planaria).await?;
