@@ -178,7 +178,7 @@ impl World {
         let Some(life) = self.life(me) else { return };
         match event {
             Heard::Holds { layers, .. } => {
-                life.host.held = layers;
+                life.host.held = layers.within(&life.host.told.iter().copied().collect());
                 self.see_itself(me);
                 self.answer(me);
             }

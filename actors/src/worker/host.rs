@@ -356,7 +356,7 @@ impl State {
             Event::Loading { done, total } => {
                 tracing::debug!(model = %self.key.model, done, total, "loading");
             }
-            Event::Holds { layers, memory } => self.holds(layers, memory),
+            Event::Holds { layers, memory } => self.holds(&layers, memory),
             Event::HoldFailed(reason) => {
                 tracing::error!(model = %self.key.model, reason, "a layer cannot be loaded");
                 self.tell_state(ShardState::Failed, reason);
@@ -383,12 +383,13 @@ impl State {
     }
 
     /// What the worker holds now.
-    fn holds(&mut self, layers: LayerSet, memory: MemoryUse) {
+    fn holds(&mut self, layers: &LayerSet, memory: MemoryUse) {
         let told: LayerSet = self.told_to_hold.iter().copied().collect();
-        let lacks = told.without(&layers);
+        let lacks = told.without(layers);
         let MemoryUse { weights, kv, prefixes, .. } = memory;
         self.report.memory_bytes = weights + kv + prefixes;
-        self.report.held = layers;
+        // It may have said so before it heard what it is to hold now.
+        self.report.held = layers.within(&told);
         if lacks.is_empty() {
             let took = self.started.elapsed();
             tracing::info!(model = %self.key.model, layers = %self.report.held, ?took,

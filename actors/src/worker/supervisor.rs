@@ -248,8 +248,11 @@ impl State {
                 .shards_loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
             return Ok(());
         };
-        let failed = |worker: &Held| worker.report.state == ShardState::Failed;
-        if self.workers.get(&key.worker).is_some_and(|worker| failed(worker) && !worker.busy) {
+        let is_lost = |worker: &Held| {
+            let has_failed = worker.report.state == ShardState::Failed;
+            has_failed && (!worker.busy || worker.report.pid.is_none())
+        };
+        if self.workers.get(&key.worker).is_some_and(is_lost) {
             // Its files, or what kept it from loading them, may have changed.
             self.stop(&key.worker);
         }
