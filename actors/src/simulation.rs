@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, NodeId, SequenceId};
+use planaria_config::{Incarnation, NodeId, SequenceId, Strategy};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -52,6 +52,7 @@ struct Setup {
     nodes: u8,
     faults: u32,
     requests: u32,
+    strategy: Strategy,
     bug: Option<Bug>,
 }
 

@@ -18,6 +18,7 @@ use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
+use crate::wire::DataHeader;
 use crate::worker::protocol::tokens_to_bytes;
 
 /// What a sequence starts from.
@@ -109,24 +110,14 @@ impl State {
         for action in actions {
             match action {
                 Action::Forward(header) => {
-                    let Some(first) = self.sequence.plan().stage(0) else {
-                        continue;
-                    };
-                    let node = first.incarnation.node;
-                    if let Err(error) = self.context.router.send(node, header, Bytes::new()) {
-                        tracing::warn!(peer = ?node, %error, "the first stage cannot be reached");
-                        drop(myself.cast(Event::Unreachable(error.to_string())));
+                    if !self.send(myself, 0, header, Bytes::new()) {
                         return;
                     }
                 }
                 Action::All(headers, log) => {
                     let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
-                    for (header, stage) in headers.into_iter().zip(self.sequence.plan().stages()) {
-                        let node = stage.incarnation.node;
-                        if let Err(error) = self.context.router.send(node, header, payload.clone())
-                        {
-                            tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
-                            drop(myself.cast(Event::Unreachable(error.to_string())));
+                    for (stage, header) in (0..).zip(headers) {
+                        if !self.send(myself, stage, header, payload.clone()) {
                             return;
                         }
                     }
@@ -171,6 +162,27 @@ impl State {
 }
 
 impl State {
+    /// Sends a frame to a stage of the plan. If it cannot be sent the machine hears of it, and `false`
+    /// comes back.
+    fn send(
+        &self,
+        myself: &ActorRef<Event>,
+        stage: u16,
+        header: DataHeader,
+        payload: Bytes,
+    ) -> bool {
+        let Some(assigned) = self.sequence.plan().stage(stage) else {
+            return true;
+        };
+        let node = assigned.incarnation.node;
+        let sent = self.context.router.send(node, header, payload);
+        if let Err(error) = &sent {
+            tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
+            drop(myself.cast(Event::Unreachable(stage, error.to_string())));
+        }
+        sent.is_ok()
+    }
+
     /// What there is for the sequence's model now.
     fn offer(&self) -> Offer {
         let view = self.context.view.borrow().clone();

@@ -34,8 +34,8 @@ pub enum Event {
     Offer(Offer),
     /// That may be something else now.
     PlansChanged,
-    /// The first stage cannot be sent to, for this reason.
-    Unreachable(String),
+    /// This stage cannot be sent to, for this reason.
+    Unreachable(u16, String),
     /// A node of the plan is lost.
     NodeLost {
         /// Which life of which.
@@ -214,13 +214,13 @@ impl Sequence {
             Event::Offer(offer) => self.on_offer(now, offer),
             Event::PlansChanged if self.seeking.is_some() => vec![Action::Seek],
             Event::PlansChanged => Vec::new(),
-            Event::Unreachable(reason) if self.seeking.is_none() => {
-                let first = self.plan.stage(0);
-                let layers = first.map(|stage| stage.layers.to_string()).unwrap_or_default();
-                let node = first.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
+            Event::Unreachable(stage, reason) if self.seeking.is_none() => {
+                let stage = self.plan.stage(stage);
+                let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
+                let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
                 self.broken(now, GenerationError::NotReady { node, layers, reason })
             }
-            Event::Unreachable(_) => Vec::new(),
+            Event::Unreachable(..) => Vec::new(),
             Event::NodeLost { life, name } => {
                 let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
                 match stage.map(|stage| stage.layers.to_string()) {

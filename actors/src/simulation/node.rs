@@ -16,7 +16,7 @@ use super::host::Host;
 use super::oracle::{all_layers, model_config};
 use super::owner::{Owner, PACE};
 use super::{Bug, Happening, MS, Packet, World, check_plan};
-use crate::capabilities::Capabilities;
+use crate::capabilities::{Capabilities, LinkSpeed};
 use crate::cluster_view::{NodeState, SequenceCounts, ShardState};
 use crate::desired::DesiredMap;
 use crate::membership::{Member, View};
@@ -119,12 +119,12 @@ impl Node {
 }
 
 impl Life {
-    fn new(me: Incarnation, stored: &[Plan]) -> Self {
+    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan]) -> Self {
         Self {
             me,
             members: BTreeMap::new(),
             view: View::default(),
-            scheduler: Scheduler::new(me.node, SIZING, PATIENCE, stored),
+            scheduler: Scheduler::new(me.node, sizing, PATIENCE, stored),
             routes: Routes::new(me.node),
             ever: BTreeMap::new(),
             host: Host::new(me.node),
@@ -152,6 +152,11 @@ impl Life {
         let byte = self.me.node.as_bytes().first().copied().unwrap_or_default();
         // Two of them can hold all layers, one cannot.
         let memory = ByteSize::mib(65 + 5 * u64::from(byte));
+        let mut capabilities = Capabilities::default();
+        capabilities.layer_seconds.insert(digest, 1e-3 * f64::from(byte));
+        let link = LinkSpeed { rtt_micros: 200, bytes_per_second: None };
+        let others = self.members.keys().filter(|node| **node != self.me.node);
+        capabilities.links = others.map(|node| (*node, link)).collect();
         let mut shard = ShardReport::starting(&model());
         shard.held.clone_from(&self.host.held);
         shard.state = match &self.host.worker {
@@ -172,7 +177,7 @@ impl Life {
             highest_epoch: Some(self.scheduler.highest()),
             sequences: SequenceCounts::default(),
             neighbours: Vec::new(),
-            capabilities: Capabilities::default(),
+            capabilities,
             leaving: false,
             restarts: BTreeMap::new(),
         }
@@ -214,7 +219,8 @@ impl World {
             node.generation += 1;
         }
         let me = Incarnation { node: id, generation: node.generation };
-        node.life = Some(Life::new(me, &node.stored));
+        let sizing = Sizing { strategy: self.setup.strategy, ..SIZING };
+        node.life = Some(Life::new(me, sizing, &node.stored));
         self.away.remove(&id);
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
@@ -442,7 +448,10 @@ impl World {
         }
         let ready: Vec<_> = self.nodes.values().map(|n| n.ready().map(|p| p.epoch())).collect();
         if ready.windows(2).any(|pair| pair.first() != pair.last()) || ready.contains(&None) {
-            self.oracle.violate(format!("in the end the nodes serve by {ready:?}"));
+            let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
+            let obstacles = lives.map(|life| life.scheduler.obstacle(&model()).map(str::to_owned));
+            let obstacles: Vec<_> = obstacles.collect();
+            self.oracle.violate(format!("in the end the nodes serve by {ready:?}: {obstacles:?}"));
         }
         let leftovers: Vec<String> = self.nodes.values().filter_map(Node::leftovers).collect();
         for leftover in leftovers {

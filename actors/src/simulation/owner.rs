@@ -111,19 +111,21 @@ impl World {
                     };
                     let packet = Packet::Data(header, Bytes::new());
                     if let Err(error) = self.send(me, first, packet) {
-                        self.tell(me, id, Event::Unreachable(error));
+                        self.tell(me, id, Event::Unreachable(0, error));
                         return;
                     }
                 }
                 Action::All(headers, log) => {
                     let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
-                    for (mut header, stage) in headers.into_iter().zip(plan.stages()) {
+                    for (number, (mut header, stage)) in
+                        (0..).zip(headers.into_iter().zip(plan.stages()))
+                    {
                         if self.setup.bug == Some(Bug::ForgetLayer) {
                             forget_layer(&mut header);
                         }
                         let packet = Packet::Data(header, payload.clone());
                         if let Err(error) = self.send(me, stage.incarnation.node, packet) {
-                            self.tell(me, id, Event::Unreachable(error));
+                            self.tell(me, id, Event::Unreachable(number, error));
                             return;
                         }
                     }

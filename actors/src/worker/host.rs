@@ -389,7 +389,12 @@ impl State {
         let MemoryUse { weights, kv, prefixes, .. } = memory;
         self.report.memory_bytes = weights + kv + prefixes;
         // It may have said so before it heard what it is to hold now.
-        self.report.held = layers.within(&told);
+        let held = layers.within(&told);
+        let before = std::mem::replace(&mut self.report.held, held);
+        let is_whole =
+            |range: &LayerRange| self.report.held.covers(*range) && !before.covers(*range);
+        // Layer by layer it is told with what changes often.
+        let is_news = lacks.is_empty() || self.told_to_hold.iter().any(is_whole);
         if lacks.is_empty() {
             let took = self.started.elapsed();
             tracing::info!(model = %self.key.model, layers = %self.report.held, ?took,
@@ -399,7 +404,8 @@ impl State {
             // It said why.
             ShardState::Failed => self.tell_state(ShardState::Failed, self.report.reason.clone()),
             _ if lacks.is_empty() => self.tell_state(ShardState::Ready, String::new()),
-            state => self.tell_state(state, self.report.reason.clone()),
+            state if is_news => self.tell_state(state, self.report.reason.clone()),
+            _ => {}
         }
     }
 
