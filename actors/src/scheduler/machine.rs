@@ -597,4 +597,4 @@ fn prepare(to: NodeId, plan: &Plan) -> Action {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

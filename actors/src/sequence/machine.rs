@@ -535,4 +535,4 @@ fn length(tokens: &[u32]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

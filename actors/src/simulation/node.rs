@@ -22,22 +22,14 @@ use crate::desired::DesiredMap;
 use crate::membership::{Member, View};
 use crate::plan::Plan;
 use crate::router::routes::{Routes, Way};
-use crate::scheduler::machine::{Action as Planned, Event as Plans, Message, Patience, Scheduler};
+use crate::scheduler::machine::tests::PATIENCE;
+use crate::scheduler::machine::{Action as Planned, Event as Plans, Message, Scheduler};
 use crate::scheduler::placement::Sizing;
 use crate::scheduler::{ModelPlan, PlanTable};
 use crate::sequence::machine::Event;
 use crate::sequence::recovery::Offer;
 use crate::wire::{DataHeader, HeldModel, Report, ShardReport};
 use crate::worker::host::sequences::Orphan;
-
-const PATIENCE: Patience = Patience {
-    settle: Duration::from_millis(400),
-    resend: Duration::from_secs(1),
-    load: Duration::from_secs(60),
-    unfit: Duration::from_secs(30),
-    dwell: Duration::from_secs(20),
-    appraise: Duration::from_secs(5),
-};
 
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 200, max_sequences: 8, streams: 1 };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::model_dir::ModelDir;
-use planaria_engine::stage::{Segment, SegmentError, SegmentOutput, Stage};
+use planaria_engine::stage::{SegmentError, SegmentOutput, Stage};
 use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
@@ -205,31 +205,9 @@ impl<W: Write> Worker<W> {
 
     pub(crate) fn take(&mut self, (command, payload): (Command, Bytes)) -> io::Result<()> {
         match command {
-            Command::Compute(Compute {
-                sequence,
-                attempt,
-                layers,
-                start,
-                tokens,
-                open,
-                prefix,
-                reuse,
-                sample,
-                absorb,
-                more,
-            }) => {
-                let hidden = (!payload.is_empty()).then_some(payload);
-                let segment = Segment {
-                    sequence,
-                    layers,
-                    start,
-                    tokens,
-                    hidden,
-                    open,
-                    prefix,
-                    sample,
-                    absorb,
-                };
+            Command::Compute(compute) => {
+                let Compute { attempt, reuse, more, .. } = compute;
+                let segment = compute.into_segment(payload);
                 self.queue.push(Work { segment, attempt, reuse, more });
             }
             Command::Release(sequence) => {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::sampler::{Sampled, SamplingParams};
 use planaria_engine::speed::Device;
-use planaria_engine::stage::{MemoryUse, Progress, SegmentError};
+use planaria_engine::stage::{MemoryUse, Progress, Segment, SegmentError};
 use serde::{Deserialize, Serialize};
 
 /// Cap on a frame in either direction: that of an activation frame between nodes, since every
@@ -82,6 +82,24 @@ pub struct Compute {
     pub absorb: bool,
     /// Whether what was computed together with this follows at once.
     pub more: bool,
+}
+
+impl Compute {
+    /// What the stage is to compute; `payload` came with it.
+    #[must_use]
+    pub fn into_segment(self, payload: Bytes) -> Segment {
+        Segment {
+            sequence: self.sequence,
+            layers: self.layers,
+            start: self.start,
+            tokens: self.tokens,
+            hidden: (!payload.is_empty()).then_some(payload),
+            open: self.open,
+            prefix: self.prefix,
+            sample: self.sample,
+            absorb: self.absorb,
+        }
+    }
 }
 
 /// From the worker.

@@ -352,11 +352,11 @@ impl Stage for MlxStage {
     ) -> Result<(), ModelError> {
         let stays = self.held().within(layers);
         // Says whether there are such layers, before anything is freed.
-        self.dir.tensors_beyond(&stays, layers)?;
+        let lacking = self.dir.tensors_beyond(&stays, layers)?;
         self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
-        let mut weights = Weights::read(&self.dir, layers, &stays, progress)?;
+        let mut weights = Weights::read(self.dir.path(), lacking, progress)?;
         if let Err(error) = self.model.take(&mut weights, &self.architecture, layers) {
             self.model.free(&self.architecture, &stays);
             return Err(error);

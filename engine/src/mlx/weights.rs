@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
-use planaria_config::LayerSet;
 
 use super::Mlx;
 use super::bytes::array_from_bytes;
-use crate::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Tensor};
+use crate::model_dir::{ModelError, Pick, Piece, QuantParams, Tensor};
 
 /// How far the loading of layers has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +30,16 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Reads what a stage with `layers` needs besides what one with `held` has, in the order of the
-    /// files, and calls `progress` after every tensor.
+    /// Reads these tensors of a model's `folder`, in the order of the files, and calls `progress` after
+    /// every one.
     ///
     /// MLX could read the files itself, lazily, but it does not notice when that fails: from a file
     /// that was cut short after its header was read, 0.32.2 gives wrong numbers and no error.
     pub(super) fn read(
-        dir: &'a ModelDir,
-        layers: &LayerSet,
-        held: &LayerSet,
+        folder: &'a Path,
+        mut wanted: Vec<Tensor>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
-        let mut wanted = dir.tensors_beyond(held, layers)?;
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
@@ -56,7 +53,7 @@ impl<'a> Weights<'a> {
             tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
-        Ok(Self { folder: dir.path(), tensors, packed })
+        Ok(Self { folder, tensors, packed })
     }
 
     /// Whether there is a tensor of this name that nobody has taken yet.

@@ -5,7 +5,7 @@ use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::{SamplingParams, sample};
-use planaria_engine::stage::{Segment, Stage, Step};
+use planaria_engine::stage::{Stage, Step};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use crate::decisions::Decisions;
@@ -44,29 +44,7 @@ pub(crate) fn run(mut input: &[u8]) {
                 Command::Release(sequence) => stage.release(sequence),
                 Command::Adopt { kv_bytes, .. } => stage.set_kv_budget(kv_bytes),
                 Command::Compute(compute) => {
-                    let hidden = (!frame.payload.is_empty()).then(|| frame.payload.clone());
-                    let Compute {
-                        sequence,
-                        layers,
-                        start,
-                        tokens,
-                        open,
-                        prefix,
-                        sample,
-                        absorb,
-                        ..
-                    } = compute;
-                    let segment = Segment {
-                        sequence,
-                        layers,
-                        start,
-                        tokens,
-                        hidden,
-                        open,
-                        prefix,
-                        sample,
-                        absorb,
-                    };
+                    let segment = compute.into_segment(frame.payload.clone());
                     let step = Step { segments: vec![segment.clone(), segment] };
                     let outputs = stage.step(step).unwrap();
                     assert!(outputs.len() == 2 && outputs[1].is_err(), "one part of a sequence");

@@ -15,7 +15,7 @@ use crate::wire::{HeldModel, Report, ShardReport};
 mod latency;
 mod pins;
 
-const PATIENCE: Patience = Patience {
+pub(crate) const PATIENCE: Patience = Patience {
     settle: Duration::from_millis(400),
     resend: Duration::from_secs(1),
     load: Duration::from_secs(60),

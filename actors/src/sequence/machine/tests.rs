@@ -15,7 +15,7 @@ const PACE: Pace = Pace {
 const OWNER: Incarnation = Incarnation { node: NodeId::from_bytes([5; 32]), generation: 1 };
 const MS: Duration = Duration::from_millis(1);
 
-fn node(byte: u8) -> NodeId {
+pub(crate) fn node(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
 }
 
@@ -24,7 +24,7 @@ fn plan() -> Arc<Plan> {
 }
 
 /// A plan of this epoch, with these nodes' layers.
-fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
+pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
     let stage = |byte, first, last| Assignment {
         incarnation: Incarnation { node: node(byte), generation: 1 },
         layers: LayerRange::inclusive(first, last).unwrap(),

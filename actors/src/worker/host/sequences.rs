@@ -557,4 +557,4 @@ fn rejected(me: NodeId, layers: LayerRange, error: &SegmentError) -> GenerationE
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

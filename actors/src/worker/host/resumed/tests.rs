@@ -3,7 +3,7 @@ use planaria_engine::stage::Progress;
 
 use super::*;
 use crate::sequence::course::Recalled;
-use crate::worker::host::sequences::tests::plan;
+use crate::sequence::machine::tests::plan_of as plan;
 
 const HEADER: DataHeader = DataHeader {
     epoch: Epoch { counter: 1, planner: NodeId::from_bytes([0; 32]) },

@@ -1,34 +1,9 @@
-use planaria_config::{Epoch, Incarnation, ModelName, Strategy};
 use planaria_engine::sampler::SamplingParams;
 
 use super::*;
 use crate::generation::Until;
-use crate::plan::{Assignment, PlanParts};
 use crate::sequence::course::{Kept, Recalled};
-
-pub(in crate::worker::host) fn node(byte: u8) -> NodeId {
-    NodeId::from_bytes([byte; 32])
-}
-
-/// A plan of this epoch for eight layers, with these nodes' layers.
-pub(in crate::worker::host) fn plan(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
-    let stage = |byte, first, last| Assignment {
-        incarnation: Incarnation { node: node(byte), generation: 1 },
-        layers: LayerRange::inclusive(first, last).unwrap(),
-    };
-    let model: ModelName = "m".parse().unwrap();
-    let parts = PlanParts {
-        epoch: Epoch { counter, planner: node(1) },
-        model,
-        digest: "00".repeat(32).parse().unwrap(),
-        layers: 8,
-        strategy: Strategy::RingMemoryWeighted,
-        context: 64,
-        max_sequences: 2,
-        stages: stages.iter().map(|(byte, first, last)| stage(*byte, *first, *last)).collect(),
-    };
-    Arc::new(Plan::new(parts).unwrap())
-}
+use crate::sequence::machine::tests::{node, plan_of as plan};
 
 const ONE: SequenceId = SequenceId::from_bits(1);
 
