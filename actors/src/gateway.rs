@@ -4,12 +4,13 @@
 //! (has it the key?) and then a route. An answer is made in four steps, each with a module:
 //! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
-//! sends them as they come. `models`, `cluster` and `catalog` hold the other routes, `server` the
+//! sends them as they come. An answer that is to be stored is taken down on the way; `stored` shows it,
+//! and `resume` goes on with those that a restart of the node interrupted. `models`, `cluster` and `catalog` hold the other routes, `server` the
 //! connections, `error` all that can go wrong.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
-//! has met its stop text drops it, and so cancels the work on every stage. Nothing here survives a
-//! restart, and prompts and answers are never logged.
+//! has met its stop text drops it, and so cancels the work on every stage. Prompts and answers are never
+//! logged.
 
 mod answer;
 mod auth;
@@ -23,8 +24,10 @@ mod models;
 mod origin;
 mod reply;
 mod request;
+mod resume;
 mod running;
 mod server;
+mod stored;
 mod stream;
 
 use std::sync::Arc;
@@ -48,6 +51,7 @@ use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
+use crate::stored::StoredAnswers;
 use crate::wall_clock::unix_seconds;
 
 /// What the gateway needs of its node.
@@ -71,6 +75,8 @@ pub struct State {
     pub previewer: Previewer,
     /// Who copies what the node remembers.
     pub backups: Backups,
+    /// The answers that were to be stored.
+    pub stored: StoredAnswers,
     /// Setting `context`: longest sequence in tokens of a model that has no plan yet.
     pub context: u32,
     /// Bounds on what clients may take up.
@@ -133,6 +139,7 @@ struct Parts {
     allowed_origins: AllowedOrigins,
     previewer: Previewer,
     backups: Backups,
+    stored: StoredAnswers,
     context: u32,
     limits: Limits,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
@@ -147,7 +154,11 @@ struct Parts {
 /// [`serve`] tells it the address of each connection; without that only loopback names and
 /// `allowed_hosts` pass the Host check.
 pub fn router(state: State) -> Router {
-    let shared = Arc::new(Parts {
+    routes(share(state))
+}
+
+fn share(state: State) -> Shared {
+    Arc::new(Parts {
         generator: state.generator,
         view: state.view,
         catalog: state.catalog,
@@ -157,13 +168,18 @@ pub fn router(state: State) -> Router {
         allowed_origins: AllowedOrigins::new(&state.cors_origins),
         previewer: state.previewer,
         backups: state.backups,
+        stored: state.stored,
         context: state.context,
         limits: state.limits,
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
         started: unix_seconds(),
-    });
+    })
+}
+
+fn routes(shared: Shared) -> Router {
     let router = Router::new()
         .route("/v1/chat/completions", post(generate::chat))
+        .route("/v1/chat/completions/{id}", get(stored::one).delete(stored::delete))
         .route("/v1/completions", post(generate::completion))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))

@@ -20,6 +20,8 @@ pub struct Request {
     pub model: ModelName,
     /// The prompt's token ids, at least one.
     pub prompt: Vec<u32>,
+    /// What there is of the answer already: it goes on behind that.
+    pub begun: Vec<u32>,
     /// How to choose tokens.
     pub sampling: SamplingParams,
     /// When to end.
@@ -64,7 +66,7 @@ pub enum Event {
 }
 
 /// One generated token.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Token {
     /// Its id. The end-of-sequence token itself is not sent.
     pub id: u32,

@@ -32,6 +32,7 @@ pub mod served;
 #[cfg(test)]
 mod simulation;
 mod slot;
+pub mod stored;
 pub mod supervision;
 mod wall_clock;
 pub mod wire;

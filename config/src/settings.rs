@@ -80,6 +80,8 @@ pub struct Settings {
     pub prefill_chunk: u32,
     /// Key `boundary-logs`.
     pub boundary_logs: ByteSize,
+    /// Key `stored-answers`.
+    pub stored_answers: ByteSize,
     /// Key `step-timeout`.
     pub step_timeout: Duration,
     /// Key `load-timeout`.
@@ -311,6 +313,7 @@ impl Settings {
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0..=65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1..=65_536));
         let boundary_logs = layers.one("boundary-logs", |text| text.parse().map_err(said));
+        let stored_answers = layers.one("stored-answers", |text| text.parse().map_err(said));
         let step_timeout = layers.one("step-timeout", duration);
         let load_timeout = layers.one("load-timeout", duration);
         let drain_timeout = layers.one("drain-timeout", duration);
@@ -340,6 +343,7 @@ impl Settings {
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
             boundary_logs: boundary_logs?,
+            stored_answers: stored_answers?,
             step_timeout: step_timeout?,
             load_timeout: load_timeout?,
             drain_timeout: drain_timeout?,

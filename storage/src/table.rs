@@ -71,6 +71,9 @@ impl<K: Key + ?Sized, V> Table<K, V> {
     }
 }
 
+/// A row, or why it cannot be read.
+type ReadRow<K, V> = Result<(<K as Key>::Owned, V), ReadError>;
+
 impl<K: Key + ?Sized, V: DeserializeOwned> Table<K, V> {
     /// The value of a row, if there is one.
     ///
@@ -93,20 +96,28 @@ impl<K: Key + ?Sized, V: DeserializeOwned> Table<K, V> {
     /// # Errors
     /// When one of the rows cannot be read; see [`ReadError`].
     pub fn scan(&self, store: &Store) -> Result<Vec<(K::Owned, V)>, ReadError> {
+        self.rows(store)?.into_iter().collect()
+    }
+
+    /// As [`scan`](Self::scan), for tables that are worth something without the rows that cannot be
+    /// read.
+    ///
+    /// # Errors
+    /// When the store itself cannot be read; see [`ReadError::Backend`].
+    pub fn rows(&self, store: &Store) -> Result<Vec<ReadRow<K, V>>, ReadError> {
         let prefix = self.prefix();
         let rows = store
             .backend()
             .scan(&prefix)
             .map_err(|source| ReadError::Backend { table: self.name, source })?;
-        rows.iter()
-            .map(|(row, bytes)| {
-                let key = row.get(prefix.len()..).unwrap_or_default();
-                let no_key = || ValueError::Damaged("its key is of another type".to_owned());
-                let value = value::decode(row, bytes).map_err(|error| self.error(key, error))?;
-                let key = K::from_bytes(key).ok_or_else(|| self.error(key, no_key()))?;
-                Ok((key, value))
-            })
-            .collect()
+        let rows = rows.iter().map(|(row, bytes)| {
+            let key = row.get(prefix.len()..).unwrap_or_default();
+            let no_key = || ValueError::Damaged("its key is of another type".to_owned());
+            let value = value::decode(row, bytes).map_err(|error| self.error(key, error))?;
+            let key = K::from_bytes(key).ok_or_else(|| self.error(key, no_key()))?;
+            Ok((key, value))
+        });
+        Ok(rows.collect())
     }
 }
 
@@ -233,6 +244,12 @@ mod tests {
             matches!(SHORT.scan(&store), Err(ReadError::Damaged { key, .. }) if key == "`bad`")
         );
         assert_eq!(SHORT.get(&store, "good").unwrap(), Some(1));
+        let rows = SHORT.rows(&store).unwrap();
+        assert_eq!(rows.len(), 2);
+        assert_eq!(
+            rows.into_iter().filter_map(Result::ok).collect::<Vec<_>>(),
+            [("good".to_owned(), 1)]
+        );
 
         let mut batch = Batch::new();
         batch.put(&SHORT, "bad", &3);

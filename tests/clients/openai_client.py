@@ -60,6 +60,18 @@ stopped = client.chat.completions.create(model=model, messages=messages, tempera
 check(stopped.choices[0].message.content == text.split(word)[0], "the stop string ends the answer")
 check(stopped.choices[0].finish_reason == "stop", "and is the reason")
 
+kept = client.chat.completions.create(
+    model=model, messages=messages, temperature=0, max_tokens=40, store=True, metadata={"for": "a test"}
+)
+again = client.chat.completions.retrieve(kept.id)
+check(again.choices == kept.choices and again.usage == kept.usage, f"what was stored is {again}")
+check((again.status, again.metadata) == ("completed", {"for": "a test"}), "what became of it")
+check(client.chat.completions.delete(kept.id).deleted, "it can be deleted")
+try:
+    sys.exit(f"FAILED: it is still there: {client.chat.completions.retrieve(kept.id)}")
+except openai.NotFoundError:
+    pass
+
 
 def raises(kind, what, **request):
     try:

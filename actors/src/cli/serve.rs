@@ -32,6 +32,7 @@ use crate::scheduler::PlanTable;
 use crate::scheduler::placement::Sizing;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
+use crate::stored::StoredAnswers;
 use crate::supervision::Tally;
 use crate::wall_clock::unix_millis;
 
@@ -60,6 +61,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     let api = listen(&settings)?;
     let store = open_store(&settings.data_dir)?;
     let memory = Memory::recall(&store, &settings.models, unix_millis())?;
+    let stored = StoredAnswers::open(store.clone(), settings.stored_answers.bytes())?;
     let credentials = Credentials::derive(&key, &memory.identity)?;
     let announcing = AnnouncementKey::derive(&key)?;
     let hello = LocalHello {
@@ -123,6 +125,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         catalog: Arc::new(Arc::clone(&context)),
         previewer,
         backups: Backups::of(context.store.clone(), &settings.data_dir),
+        stored,
         models: Arc::clone(&context.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::generation::{GenerationError, SubmitError};
 use crate::served::ServedModelError;
+use crate::stored::Outcome;
 
 /// What went wrong with a request, and what its client may do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,6 +187,11 @@ impl ApiError {
             Some(code) => code,
             None => "invalid_request",
         }
+    }
+
+    /// What is stored of it.
+    pub(crate) fn outcome(&self) -> Outcome {
+        Outcome::Failed { message: self.message.clone(), code: self.word().to_owned() }
     }
 
     /// `{"error": {...}}`.

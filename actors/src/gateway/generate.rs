@@ -20,6 +20,7 @@ use super::running::Running;
 use super::{Shared, body, stream};
 use crate::cluster_view::ModelState;
 use crate::generation::{Generation, Request, SubmitError};
+use crate::stored::Record;
 use crate::wall_clock::unix_seconds;
 
 pub(super) async fn chat(
@@ -43,6 +44,11 @@ async fn respond(
 ) -> Result<Response, ApiError> {
     let body = body::read(request, &shared.limits).await?;
     let prepared = prepare(&shared, endpoint, body).await?;
+    if prepared.delivery.store.is_some() && !shared.stored.has_room() {
+        let message =
+            "this node stores no answers (its setting `stored-answers` is 0): leave it out";
+        return Err(ApiError::invalid("store", message));
+    }
     let running = submit(&shared, endpoint, prepared).await?;
     if running.reply().delivery.stream {
         stream::respond(running, shared.limits.heartbeat).await
@@ -84,7 +90,7 @@ async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Pre
     .await
 }
 
-async fn off_thread<T: Send + 'static>(
+pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     spawn_blocking(work)
@@ -100,23 +106,31 @@ async fn submit(
     let Prepared { request, delivery, answer } = prepared;
     let name = request.model.to_string();
     let prompt = request.prompt.clone();
+    let created = unix_seconds();
+    let record = delivery.store.as_ref().map(|metadata| Record {
+        created,
+        model: request.model.clone(),
+        sampling: request.sampling.clone(),
+        until: request.until.clone(),
+        stop: delivery.stop.clone(),
+        token_ids: delivery.token_ids,
+        metadata: metadata.clone(),
+        outcome: None,
+    });
     let generation = admitted(shared, request).await.map_err(|error| {
         tracing::info!(model = name, %error, "a request was not admitted");
         ApiError::not_admitted(&error, endpoint.prompt_field())
     })?;
-    let prefix = match endpoint {
-        Endpoint::Chat => "chatcmpl",
-        Endpoint::Completion => "cmpl",
-    };
+    let recorder = record.map(|record| shared.stored.begin(generation.id, record, &prompt));
     let reply = Reply {
         endpoint,
         delivery,
-        id: format!("{prefix}-{}", generation.id),
-        created: unix_seconds(),
+        id: endpoint.answer_id(generation.id),
+        created,
         model: name,
         prompt,
     };
-    Ok(Running::new(generation, answer, reply))
+    Ok(Running::new(generation, answer, reply, recorder))
 }
 
 /// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for
@@ -151,12 +165,16 @@ async fn whole(mut running: Running) -> Result<Response, ApiError> {
             Progress::Recovering => {}
             Progress::Last(piece, reason) => {
                 all.append(piece);
-                let json = running.reply().whole(all, reason, running.counts());
-                return Ok(([(header::CONTENT_TYPE, JSON)], json).into_response());
+                return Ok(json(running.reply().whole(all, reason, running.counts())));
             }
             Progress::Failed(error) => return Err(error),
         }
     }
+}
+
+/// A text that is JSON, as an answer.
+pub(super) fn json(text: String) -> Response {
+    ([(header::CONTENT_TYPE, JSON)], text).into_response()
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");

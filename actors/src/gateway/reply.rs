@@ -3,11 +3,14 @@
 mod chat;
 mod completion;
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::answer::{Counts, Piece};
 use super::request::{Delivery, Endpoint};
 use crate::generation::FinishReason;
+use crate::stored::{Outcome, Record};
 
 /// What all chunks of an answer share.
 #[derive(Debug)]
@@ -66,31 +69,58 @@ impl Reply {
         self.delivery.include_usage.then(|| {
             let nothing: [(); 0] = [];
             let usage = Some(Some(self.count(counts)));
-            self.envelope(self.chunk_object(), None, &nothing, usage)
+            text(&self.envelope(self.chunk_object(), None, nothing, usage))
         })
     }
 
     /// The answer in one.
     pub(super) fn whole(&self, piece: Piece, reason: FinishReason, counts: Counts) -> String {
         let ids = self.delivery.token_ids;
-        let usage = Some(Some(self.count(counts)));
         match self.endpoint {
-            Endpoint::Chat => {
-                let choice = chat::whole(piece, ids, reason);
-                self.envelope("chat.completion", self.prompt_ids(), &[choice], usage)
-            }
+            Endpoint::Chat => text(&self.whole_chat(piece, Some(reason), counts)),
             Endpoint::Completion => {
                 let mut choice = completion::choice(piece, ids, Some(reason));
                 choice.prompt_token_ids = self.prompt_ids();
-                self.envelope("text_completion", None, &[choice], usage)
+                let usage = Some(Some(self.count(counts)));
+                text(&self.envelope("text_completion", None, [choice], usage))
             }
         }
+    }
+
+    /// The answer in one, of a chat that was stored: as far as it is, and what became of it.
+    pub(super) fn stored(
+        &self,
+        piece: Piece,
+        reason: Option<FinishReason>,
+        counts: Counts,
+        record: &Record,
+    ) -> String {
+        let (status, error) = match &record.outcome {
+            _ if reason.is_some() => ("completed", None),
+            // A part of the answer, so something lacks that was written.
+            None | Some(Outcome::Finished(_)) => ("in_progress", None),
+            Some(Outcome::Failed { message, code }) => ("failed", Some(Failure { message, code })),
+            Some(Outcome::Cancelled) => ("cancelled", None),
+        };
+        let completion = self.whole_chat(piece, reason, counts);
+        text(&Stored { completion, status, error, metadata: &record.metadata })
+    }
+
+    fn whole_chat(
+        &self,
+        piece: Piece,
+        reason: Option<FinishReason>,
+        counts: Counts,
+    ) -> Envelope<'_, [chat::Choice; 1]> {
+        let choice = chat::whole(piece, self.delivery.token_ids, reason);
+        let usage = Some(Some(self.count(counts)));
+        self.envelope("chat.completion", self.prompt_ids(), [choice], usage)
     }
 
     fn chunk(&self, prompt: Option<&[u32]>, choice: &impl Serialize) -> String {
         // OpenAI says "not yet" where a count will follow.
         let usage = self.delivery.include_usage.then_some(None);
-        self.envelope(self.chunk_object(), prompt, &[choice], usage)
+        text(&self.envelope(self.chunk_object(), prompt, [choice], usage))
     }
 
     const fn chunk_object(&self) -> &'static str {
@@ -114,14 +144,14 @@ impl Reply {
         }
     }
 
-    fn envelope<C: Serialize>(
-        &self,
+    fn envelope<'a, C>(
+        &'a self,
         object: &'static str,
-        prompt_token_ids: Option<&[u32]>,
-        choices: &[C],
+        prompt_token_ids: Option<&'a [u32]>,
+        choices: C,
         usage: Option<Option<Usage>>,
-    ) -> String {
-        let envelope = Envelope {
+    ) -> Envelope<'a, C> {
+        Envelope {
             id: &self.id,
             object,
             created: self.created,
@@ -129,10 +159,29 @@ impl Reply {
             choices,
             prompt_token_ids,
             usage,
-        };
-        // JSON has a form for all that is in there: texts, numbers, lists and named fields.
-        serde_json::to_string(&envelope).unwrap_or_default()
+        }
     }
+}
+
+fn text(envelope: &impl Serialize) -> String {
+    // JSON has a form for all that is in there: texts, numbers, lists and named fields.
+    serde_json::to_string(envelope).unwrap_or_default()
+}
+
+#[derive(Serialize)]
+struct Stored<'a> {
+    #[serde(flatten)]
+    completion: Envelope<'a, [chat::Choice; 1]>,
+    /// In the words of OpenAI's responses.
+    status: &'static str,
+    error: Option<Failure<'a>>,
+    metadata: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    message: &'a str,
+    code: &'a str,
 }
 
 #[derive(Serialize)]
@@ -141,7 +190,7 @@ struct Envelope<'a, C> {
     object: &'static str,
     created: u64,
     model: &'a str,
-    choices: &'a [C],
+    choices: C,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
     /// Absent, `null`, or a count.

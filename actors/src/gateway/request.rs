@@ -7,10 +7,13 @@ mod chat;
 mod completion;
 mod fields;
 mod sampling;
+mod storing;
 mod unsupported;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use planaria_config::SequenceId;
 use planaria_engine::chat_template::{ChatError, ChatMessage};
 use planaria_engine::sampler::SamplingParams;
 use serde_json::Value;
@@ -69,6 +72,8 @@ pub(super) struct Delivery {
     pub(super) token_ids: bool,
     /// With log-probabilities.
     pub(super) logprobs: bool,
+    /// To be read again later, with this written on it.
+    pub(super) store: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +91,19 @@ const LONGEST_STOP: usize = 1024;
 const COMPLETION_TOKENS: u32 = 16;
 
 impl Endpoint {
+    /// The name of an answer.
+    pub(super) fn answer_id(self, sequence: SequenceId) -> String {
+        format!("{}{sequence}", self.answer_prefix())
+    }
+
+    /// How names of answers begin.
+    pub(super) const fn answer_prefix(self) -> &'static str {
+        match self {
+            Self::Chat => "chatcmpl-",
+            Self::Completion => "cmpl-",
+        }
+    }
+
     /// The field that holds the prompt.
     pub(super) const fn prompt_field(self) -> &'static str {
         match self {
@@ -118,7 +136,7 @@ impl Asked {
             prompt,
             max_tokens: max_tokens(endpoint, &fields)?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
-            delivery: delivery(&fields, sampling.wants_logprobs())?,
+            delivery: delivery(endpoint, &fields, sampling.wants_logprobs())?,
             sampling,
         })
     }
@@ -148,6 +166,7 @@ impl Asked {
             model: model.name.clone(),
             sampling: SamplingParams { prompt_tokens: context - room.get(), ..sampling },
             prompt,
+            begun: Vec::new(),
             until: Until {
                 eos: if self.ignore_eos { Vec::new() } else { model.eos.clone() },
                 max_tokens: most_tokens.min(room.get()),
@@ -234,7 +253,7 @@ fn max_tokens(
     Ok(asked)
 }
 
-fn delivery(fields: &Fields<'_>, logprobs: bool) -> Result<Delivery, ApiError> {
+fn delivery(endpoint: Endpoint, fields: &Fields<'_>, logprobs: bool) -> Result<Delivery, ApiError> {
     let stream = fields.flag("stream")?.unwrap_or(false);
     let include_usage = match fields.object("stream_options")? {
         Some(_) if !stream => {
@@ -252,6 +271,11 @@ fn delivery(fields: &Fields<'_>, logprobs: bool) -> Result<Delivery, ApiError> {
         include_usage,
         token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
         logprobs,
+        store: match endpoint {
+            Endpoint::Chat => storing::metadata(fields)?,
+            // OpenAI stores none of these.
+            Endpoint::Completion => None,
+        },
     })
 }
 

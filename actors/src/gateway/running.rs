@@ -4,7 +4,8 @@ use planaria_config::SequenceId;
 
 use super::answer::{Answer, Counts, Progress};
 use super::reply::{Reply, reason_word};
-use crate::generation::Generation;
+use crate::generation::{Event, Generation, GenerationError};
+use crate::stored::{Outcome, Recorder};
 
 /// Dropping it cancels the generation, and writes the one log line that each generation gets.
 #[derive(Debug)]
@@ -14,16 +15,24 @@ pub(super) struct Running {
     generation: Option<Generation>,
     answer: Answer,
     reply: Reply,
+    /// Of an answer that is to be stored.
+    recorder: Option<Recorder>,
     outcome: &'static str,
 }
 
 impl Running {
-    pub(super) const fn new(generation: Generation, answer: Answer, reply: Reply) -> Self {
+    pub(super) const fn new(
+        generation: Generation,
+        answer: Answer,
+        reply: Reply,
+        recorder: Option<Recorder>,
+    ) -> Self {
         Self {
             id: generation.id,
             generation: Some(generation),
             answer,
             reply,
+            recorder,
             outcome: "cancelled",
         }
     }
@@ -33,6 +42,11 @@ impl Running {
         &self.reply
     }
 
+    /// Whether it was to be stored, and was removed.
+    pub(super) fn is_removed(&self) -> bool {
+        self.recorder.as_ref().is_some_and(Recorder::is_removed)
+    }
+
     /// Tokens of the answer so far.
     pub(super) const fn counts(&self) -> Counts {
         self.answer.counts()
@@ -40,11 +54,17 @@ impl Running {
 
     /// Waits for what comes next. Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Progress {
+        let mut may_go_on = false;
         let progress = loop {
             let event = match &mut self.generation {
                 Some(generation) => generation.events.recv().await,
                 None => None,
             };
+            // It is this node that ends then, or a part of it.
+            may_go_on |= matches!(event, None | Some(Event::Failed(GenerationError::ShuttingDown)));
+            if let (Some(Event::Token(token)), Some(recorder)) = (&event, &self.recorder) {
+                recorder.token(token);
+            }
             if let Some(progress) = self.answer.on(event) {
                 break progress;
             }
@@ -54,6 +74,15 @@ impl Running {
             Progress::Last(_, reason) => reason_word(*reason),
             Progress::Failed(error) => error.word(),
         };
+        match (&progress, self.recorder.take()) {
+            (Progress::Last(_, reason), Some(recorder)) => {
+                recorder.ended(Outcome::Finished(*reason));
+            }
+            (Progress::Failed(error), Some(recorder)) if !may_go_on => {
+                recorder.ended(error.outcome());
+            }
+            _ => {}
+        }
         // Met a stop text: what is computed from here on is computed for nobody, and this value
         // may live on until a slow client has read the rest.
         self.generation = None;
@@ -63,6 +92,9 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if let Some(recorder) = &self.recorder {
+            recorder.abandoned();
+        }
         tracing::info!(
             sequence = %self.id,
             model = self.reply.model,

@@ -25,7 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use self::impatient::Impatient;
 use super::host::LocalAddress;
-use super::{Limits, State, router};
+use super::{Limits, State, resume, routes, share};
 
 /// Room for a request's line and headers; OpenAI's clients send about 1 KiB.
 const HEADER_BYTES: usize = 64 << 10;
@@ -43,10 +43,15 @@ pub async fn serve(
 ) -> io::Result<()> {
     let limits = state.limits;
     tracing::info!(address = %listener.local_addr()?, "the API listens");
-    let service = TowerToHyperService::new(router(state));
+    let shared = share(state);
+    let service = TowerToHyperService::new(routes(Arc::clone(&shared)));
     let places = Arc::new(Semaphore::new(limits.connections));
     let (closing, _) = watch::channel(());
     let mut connections = JoinSet::new();
+    let mut resuming = JoinSet::new();
+    resuming.spawn(resume::all(Arc::clone(&shared)));
+    // Dropped first: answers that are cut off by the end of this were not left by their clients.
+    let serving = shared.stored.serving();
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, place) = tokio::select! {
@@ -62,7 +67,7 @@ pub async fn serve(
         let closing = closing.subscribe();
         connections.spawn(connection(stream, service.clone(), limits, closing, place));
     }
-    drop(listener);
+    drop((listener, serving));
     closing.send_replace(());
     let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {

@@ -97,8 +97,9 @@ pub struct Sequence {
     request: Request,
     plan: Arc<Plan>,
     pace: Pace,
-    /// The token log: the prompt, and what came after it.
+    /// The token log: the prompt, and what came after it; and how long it was in the beginning.
     log: Vec<u32>,
+    began: usize,
     /// When the answer ends by itself, within the context of the plan that it began under.
     until: Until,
     /// How often it began anew, and whether it may begin with what former sequences left.
@@ -141,13 +142,15 @@ impl Sequence {
         plan: Arc<Plan>,
         pace: Pace,
     ) -> (Self, Vec<Action>) {
-        let prompt = length(&request.prompt);
-        let room = plan.parts().context.saturating_sub(prompt);
+        let room = plan.parts().context.saturating_sub(length(&request.prompt));
+        let log = [request.prompt.as_slice(), &request.begun].concat();
         let max_tokens = request.until.max_tokens.min(room);
         let mut sequence = Self {
             id,
             owner,
-            log: request.prompt.clone(),
+            began: log.len(),
+            given: length(&log),
+            log,
             until: Until { max_tokens, ..request.until.clone() },
             request,
             plan,
@@ -156,7 +159,6 @@ impl Sequence {
             reuse: true,
             recalling: None,
             course: None,
-            given: prompt,
             sent: 0,
             absorbed: 0,
             deadline: now + pace.step_timeout,
@@ -281,7 +283,7 @@ impl Sequence {
 
     /// The attempt came to nothing.
     fn broken(&mut self, now: Instant, error: GenerationError) -> Vec<Action> {
-        let has_begun = self.log.len() > self.request.prompt.len() || self.mending.is_some();
+        let has_begun = self.log.len() > self.began || self.mending.is_some();
         let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX - 1;
         if !may_go_on {
             return self.fail(error);
@@ -425,7 +427,7 @@ impl Sequence {
                 if header.position == length(&self.log) =>
             {
                 let mut actions = Vec::new();
-                if reused > 0 && self.log.len() == self.request.prompt.len() {
+                if reused > 0 && self.log.len() == self.began {
                     actions.push(Action::Tell(Told::Reused(reused)));
                 }
                 actions.extend(self.mended(now).map(Action::Recovered));

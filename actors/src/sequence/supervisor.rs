@@ -216,7 +216,8 @@ impl State {
             Err(error) => return Ok(Err(error)),
         };
         let limit = plan.parts().context;
-        let tokens = u32::try_from(request.prompt.len()).unwrap_or(u32::MAX);
+        let tokens = request.prompt.len() + request.begun.len();
+        let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         if tokens == 0 || tokens >= limit {
             return Ok(Err(SubmitError::PromptTooLong { tokens, limit }));
         }

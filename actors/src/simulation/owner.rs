@@ -54,7 +54,7 @@ impl World {
         let max_tokens = self.rng.random_range(3..40);
         self.oracle.asked(request, &prompt, &sampling, max_tokens);
         let until = Until { eos: Vec::new(), max_tokens };
-        let asked = Request { model: model(), prompt, sampling, until };
+        let asked = Request { model: model(), prompt, begun: Vec::new(), sampling, until };
         let id = SequenceId::from_bits(u128::from(request) + 1);
         self.note(|| format!("request {request} of {prompt_tokens} for {max_tokens} to {me:?}"));
         let (sequence, actions) = Sequence::start(time, id, me, asked, Arc::clone(&plan), PACE);

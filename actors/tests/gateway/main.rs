@@ -18,4 +18,5 @@ mod double;
 mod model;
 mod refusals;
 mod server;
+mod stored;
 mod streaming;

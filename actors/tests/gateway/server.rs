@@ -14,6 +14,7 @@ use planaria_actors::scheduler::PlanTable;
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
+use planaria_actors::stored::StoredAnswers;
 use planaria_config::{NodeId, Strategy};
 use planaria_storage::Store;
 use tokio::net::TcpListener;
@@ -43,6 +44,8 @@ pub(crate) struct Options {
     pub(crate) context: u32,
     pub(crate) limits: Limits,
     pub(crate) listen: &'static str,
+    pub(crate) store: Store,
+    pub(crate) stored_bytes: u64,
 }
 
 impl Default for Options {
@@ -54,6 +57,8 @@ impl Default for Options {
             context: 1000,
             limits: Limits::default(),
             listen: "127.0.0.1:0",
+            store: Store::in_memory(),
+            stored_bytes: 1 << 20,
         }
     }
 }
@@ -75,13 +80,15 @@ pub(crate) async fn start_with(
     model::write(&models_dir);
     let catalog = Arc::new(CatalogDouble::new(list()));
     let (view, seen) = watch::channel(Arc::new(cluster()));
+    let stored = StoredAnswers::open(options.store.clone(), options.stored_bytes).unwrap();
     let state = State {
         generator: Arc::clone(&double) as Arc<_>,
         view: seen,
         catalog: Arc::clone(&catalog) as Arc<_>,
         models: Arc::new(ServedModels::new(&models_dir)),
         previewer: previewer(),
-        backups: Backups::of(Store::in_memory(), &models_dir),
+        backups: Backups::of(options.store, &models_dir),
+        stored,
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,

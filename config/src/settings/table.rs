@@ -190,6 +190,14 @@ pub const SETTINGS: &[SettingDoc] = &[
          fit is computed again by all layers.",
     ),
     one(
+        "stored-answers",
+        "64MiB",
+        "Disk space for answers whose clients asked for them to be stored (with a unit such as 1GiB; \
+         0 for none)",
+        "A chat completion that was asked for with `store: true` can be read again, and goes on by \
+         itself when this node was killed and is back. Past this the oldest ones are forgotten.",
+    ),
+    one(
         "step-timeout",
         "30s",
         "Longest wait for the next token of a sequence",

@@ -23,6 +23,7 @@ use planaria_actors::scheduler::PlanTable;
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
+use planaria_actors::stored::StoredAnswers;
 use planaria_config::{ModelName, NodeId, SequenceId, Strategy};
 use planaria_engine::sampler::Logprobs;
 use planaria_storage::Store;
@@ -57,13 +58,16 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
+    let store = Store::in_memory();
+    let stored = StoredAnswers::open(store.clone(), 1 << 20).unwrap();
     let state = State {
         generator: Arc::new(Echo),
         view: seen,
         catalog: Arc::new(Empty),
         models: Arc::new(ServedModels::new(models.path())),
         previewer: previewer(),
-        backups: Backups::of(Store::in_memory(), models.path()),
+        backups: Backups::of(store, models.path()),
+        stored,
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
         cors_origins: vec!["https://example.org".to_owned()],

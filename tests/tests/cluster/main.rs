@@ -15,6 +15,7 @@ mod paths;
 mod planning;
 mod prefix;
 mod recovery;
+mod stored;
 
 use std::path::{Path, PathBuf};
 

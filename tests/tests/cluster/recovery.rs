@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::{binary, demo_cluster, demo_models};
 
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 /// A chat that goes on for as long as it may.
 fn chat(temperature: f64, seed: u64, max_tokens: u32) -> Value {
@@ -25,12 +25,12 @@ fn chat(temperature: f64, seed: u64, max_tokens: u32) -> Value {
 }
 
 /// One that takes the likeliest token, and one that draws.
-fn long_chats() -> [Value; 2] {
+pub(crate) fn long_chats() -> [Value; 2] {
     [chat(0.0, 0, 400), chat(0.9, 7, 400)]
 }
 
 /// What comes when nothing dies.
-async fn undisturbed(api: &Api, chat: &Value) -> Result<Streamed> {
+pub(crate) async fn undisturbed(api: &Api, chat: &Value) -> Result<Streamed> {
     let streamed = api.stream(CHAT, chat, async |_| Ok(())).await?;
     ensure!(streamed.error.is_none() && streamed.done, "{:?}", streamed.error);
     Ok(streamed)
@@ -60,7 +60,7 @@ fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
 }
 
 /// How many chunks with text an answer must have had before something dies.
-const UNDER_WAY: usize = 20;
+pub(crate) const UNDER_WAY: usize = 20;
 
 /// Streams `chat`, and does `harm` once when the answer is under way.
 async fn disturbed(

@@ -78,11 +78,11 @@ pub(super) fn last_chunk(reason: FinishReason) -> Choice {
     }
 }
 
-/// The answer in one.
-pub(super) fn whole(piece: Piece, with_ids: bool, reason: FinishReason) -> Choice {
+/// The answer in one, or what there is of it.
+pub(super) fn whole(piece: Piece, with_ids: bool, reason: Option<FinishReason>) -> Choice {
     Choice {
         token_ids: with_ids.then(|| piece.ids()),
-        finish_reason: Some(reason_word(reason)),
+        finish_reason: reason.map(reason_word),
         logprobs: logprobs(piece.tokens.into_iter().filter_map(|token| token.scores)),
         ..choice(Content::Message { role: ROLE, content: piece.text, refusal: () })
     }

@@ -1,7 +1,7 @@
 //! Fields of OpenAI's API that would change the answer and that this server does not know: a
 //! request that sets one is refused, rather than answered as if it had not.
 //!
-//! What changes nothing in the answer (`store`, `service_tier`, `prediction`, ...) is ignored, as
+//! What changes nothing in the answer (`service_tier`, `prediction`, ...) is ignored, as
 //! unknown fields are.
 
 use serde_json::Value;

@@ -48,6 +48,7 @@ pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
 fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
     let now = Instant::now();
     let request = Request {
+        begun: Vec::new(),
         model: "m".parse().unwrap(),
         prompt: (0..u32::try_from(prompt).unwrap()).collect(),
         sampling: SamplingParams::greedy(),

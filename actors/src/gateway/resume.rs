@@ -1,0 +1,124 @@
+//! Goes on with stored answers that were interrupted: the node was restarted, or a part of it.
+
+use std::time::Duration;
+
+use planaria_config::SequenceId;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::answer::Progress;
+use super::running::Running;
+use super::stored::{Again, reply};
+use super::{Parts, Shared};
+use crate::generation::{FinishReason, Generation, Request, SubmitError};
+use crate::stored::{Outcome, Recorder, StoredAnswer};
+
+/// Takes care of all that were interrupted, and will be. Never ends by itself; dropped, it leaves those
+/// that are under way as interrupted.
+pub(super) async fn all(shared: Shared) {
+    let mut interruptions = shared.stored.interruptions();
+    let mut under_way = JoinSet::new();
+    loop {
+        for id in shared.stored.claim() {
+            let shared = Shared::clone(&shared);
+            under_way.spawn(async move { resume(&shared, id).await });
+        }
+        tokio::select! {
+            changed = interruptions.changed() => if changed.is_err() { return },
+            Some(_) = under_way.join_next() => {}
+        }
+    }
+}
+
+async fn resume(shared: &Parts, id: SequenceId) {
+    let (answer, recorder) = match shared.stored.take_up(id).await {
+        Ok(Some(taken)) => taken,
+        // It was removed.
+        Ok(None) => return,
+        Err(error) => {
+            tracing::error!(sequence = %id, %error, "a stored answer cannot go on");
+            return;
+        }
+    };
+    match Again::of(shared, &answer).await {
+        Ok(again) => match ended(&answer, &again) {
+            Some(reason) => recorder.ended(Outcome::Finished(reason)),
+            None => go_on(shared, id, answer, again, recorder).await,
+        },
+        Err(error) => recorder.ended(error.outcome()),
+    }
+}
+
+/// Whether it was over when it was interrupted, but for the word that it is.
+fn ended(answer: &StoredAnswer, again: &Again) -> Option<FinishReason> {
+    let is_full = answer.tokens.len() >= answer.record.until.max_tokens as usize;
+    again.reason.or(is_full.then_some(FinishReason::Length))
+}
+
+async fn go_on(
+    shared: &Parts,
+    id: SequenceId,
+    answer: StoredAnswer,
+    again: Again,
+    recorder: Recorder,
+) {
+    let request = Request {
+        model: answer.record.model.clone(),
+        prompt: answer.prompt.clone(),
+        begun: answer.tokens.iter().map(|token| token.id).collect(),
+        sampling: answer.record.sampling.clone(),
+        until: answer.record.until.clone(),
+    };
+    let reply = reply(id, &answer);
+    let generation = match admitted(shared, &request, &recorder).await {
+        Ok(Some(generation)) => generation,
+        Ok(None) => return,
+        // So far its plan had room for it.
+        Err(SubmitError::PromptTooLong { .. }) if !answer.tokens.is_empty() => {
+            recorder.ended(Outcome::Finished(FinishReason::Length));
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(sequence = %id, model = %request.model, %error, "a stored answer cannot go on");
+            recorder.ended(super::error::ApiError::not_admitted(&error, "messages").outcome());
+            return;
+        }
+    };
+    tracing::info!(sequence = %generation.id, stored = reply.id, model = %request.model,
+        tokens = answer.tokens.len(), "a stored answer goes on");
+    let mut running = Running::new(generation, again.answer, reply, Some(recorder));
+    while matches!(running.next().await, Progress::More(_) | Progress::Recovering) {
+        if running.is_removed() {
+            return;
+        }
+    }
+}
+
+/// Waits until the cluster can answer, for as long as it takes; `None` when the answer was removed.
+async fn admitted(
+    shared: &Parts,
+    request: &Request,
+    recorder: &Recorder,
+) -> Result<Option<Generation>, SubmitError> {
+    /// Places become free without a word.
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut view = shared.view.clone();
+    while !recorder.is_removed() {
+        view.mark_unchanged();
+        match shared.generator.submit(request.clone()).await {
+            Ok(generation) => return Ok(Some(generation)),
+            Err(SubmitError::UnknownModel(model))
+                if shared.served_name(model.as_str()).is_err() =>
+            {
+                return Err(SubmitError::UnknownModel(model));
+            }
+            Err(error @ SubmitError::PromptTooLong { .. }) => return Err(error),
+            // A node that has just started does not know its models yet.
+            Err(SubmitError::UnknownModel(_) | SubmitError::NoPlan { .. }) => {
+                drop(timeout(PAUSE, view.changed()).await);
+            }
+            Err(SubmitError::Overloaded { .. } | SubmitError::Unavailable) => sleep(PAUSE).await,
+        }
+    }
+    Ok(None)
+}
