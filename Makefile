@@ -42,7 +42,8 @@ simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an 
 
 chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kill-node --rounds 20 --seed 2")
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
-	@$(TARGET)/release/chaos run $(CHAOS)
+	@cargo build --release --locked --quiet -p planaria-tests --bin planaria-under-test
+	@$(TARGET)/release/chaos run --planaria $(TARGET)/release/planaria-under-test $(CHAOS)
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::wire::{HeldModel, ShardReport};
 
-pub use actor::{CapabilitiesActor, CapabilitiesArgs, CapabilitiesHandle, CapabilitiesMessage};
+pub use actor::{CapabilitiesActor, CapabilitiesHandle, CapabilitiesMessage};
 
 /// What a node can do, in its own words.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 mod backup;
 mod cluster;
 mod config;
+#[cfg(feature = "failpoints")]
+mod failpoints;
 mod flags;
 mod logging;
 mod models;

@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::gateway;
+use crate::watchdog::at_work;
 
 /// What the gateway starts from.
 pub(crate) struct GatewayArgs {
@@ -64,6 +65,7 @@ impl Actor for GatewayActor {
         ServerEnded(how): ServerEnded,
         _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("gateway");
         Err(format!("the HTTP server ended: {how}").into())
     }
 

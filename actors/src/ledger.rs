@@ -1,7 +1,7 @@
 //! Actor: what the node must remember across restarts.
 //!
-//! Parent: root. Children: none. Reading happens before the tree starts ([`Memory::recall`]);
-//! the actor only writes, through the store's own writer thread, so no handler waits for a disk.
+//! Parent: root. Children: none. Who the node is, is read before the tree starts ([`Memory::recall`]), the
+//! rest by the actors that need it when they start, also when they are started again; this one only writes, through the store's own writer thread, so no handler waits for a disk.
 //! When it dies nothing is lost: what was acknowledged is on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +20,7 @@ use crate::context::Context;
 use crate::desired::{self, DesiredMap, Entry};
 use crate::plan::Plan;
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
 const GENERATION: Table<str, u64> = Table::new("generation");
@@ -39,10 +40,6 @@ pub struct Memory {
     pub identity: Identity,
     /// This life.
     pub incarnation: Incarnation,
-    /// The last plans that it followed.
-    pub plans: Vec<Plan>,
-    /// What it found out about its machine.
-    pub measured: Measured,
     /// What the cluster is to serve, with what the settings assert.
     pub desired: DesiredMap,
 }
@@ -102,10 +99,26 @@ impl Memory {
         let incarnation = Incarnation { node: identity.node_id(), generation };
         let desired = recall_desired(store, incarnation, named, now, &mut batch)?;
         store.commit(batch)?;
-        let plans = PLANS.scan(store)?.into_iter().map(|(_, plan)| plan).collect();
-        let measured = MEASURED.get(store, ONLY)?.unwrap_or_default();
-        Ok(Self { identity, incarnation, plans, measured, desired })
+        Ok(Self { identity, incarnation, desired })
     }
+}
+
+/// The last plans that the node followed. Those that cannot be read are logged and forgotten: peers know
+/// them.
+#[must_use]
+pub fn plans(store: &Store) -> Vec<Plan> {
+    let rows = PLANS.rows(store).unwrap_or_else(|error| vec![Err(error)]);
+    rows.into_iter().filter_map(|row| Some(read(row)?.1)).collect()
+}
+
+/// What the node found out about its machine, if that can be read.
+#[must_use]
+pub fn measured(store: &Store) -> Measured {
+    read(MEASURED.get(store, ONLY)).flatten().unwrap_or_default()
+}
+
+fn read<T>(read: Result<T, ReadError>) -> Option<T> {
+    read.inspect_err(|error| tracing::error!(%error, "what the node remembered is lost")).ok()
 }
 
 /// Makes the next life of a node that was restored from a backup younger than any before: lives since
@@ -230,6 +243,7 @@ impl Actor for LedgerActor {
         message: LedgerMessage,
         context: &mut Arc<Context>,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("ledger");
         let mut batch = Batch::new();
         let what = match message {
             LedgerMessage::Plan(plan) => {

@@ -35,5 +35,6 @@ mod slot;
 pub mod stored;
 pub mod supervision;
 mod wall_clock;
+mod watchdog;
 pub mod wire;
 pub mod worker;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 use dialing::{Dialing, Target, keep_new};
 use peer::{PeerActor, PeerArgs};
 
@@ -123,6 +124,7 @@ impl Actor for LinksActor {
         message: LinksMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("links");
         match message {
             LinksMessage::Learn(addresses) => {
                 state.dialing.learn(Instant::now(), addresses);

@@ -11,18 +11,17 @@ use std::time::{Duration, Instant};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
-use crate::capabilities::{CapabilitiesActor, CapabilitiesArgs};
+use crate::capabilities::CapabilitiesActor;
 use crate::context::Context;
 use crate::desired::DesiredActor;
 use crate::discovery::DiscoveryActor;
 use crate::gateway;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
 use crate::inventory::InventoryActor;
-use crate::ledger::{LedgerActor, Measured};
+use crate::ledger::LedgerActor;
 use crate::links::LinksActor;
 use crate::membership::MembershipActor;
-use crate::plan::Plan;
-use crate::scheduler::{SchedulerActor, SchedulerArgs};
+use crate::scheduler::SchedulerActor;
 use crate::sequence::SequencesActor;
 use crate::supervision::{Restarts, Row, TABLE, Verdict, restart_range, row};
 use crate::worker::WorkersActor;
@@ -50,10 +49,6 @@ pub enum Outcome {
 pub struct NodeArgs {
     /// Everything its parts share.
     pub context: Arc<Context>,
-    /// The plans that it remembers.
-    pub remembered: Vec<Plan>,
-    /// What it remembers of its machine.
-    pub measured: Measured,
     /// Where the API listens.
     pub api: TcpListener,
     /// What the API needs.
@@ -207,16 +202,13 @@ impl RootState {
                 actor.get_cell()
             }
             "capabilities" => {
-                let remembered = self.args.measured.clone();
-                let args = CapabilitiesArgs { context, remembered };
-                let (actor, _) = Actor::spawn_linked(None, CapabilitiesActor, args, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, CapabilitiesActor, context, root).await?;
                 handles.capabilities.0.fill(actor.clone());
                 actor.get_cell()
             }
             "scheduler" => {
-                let remembered = self.args.remembered.clone();
-                let args = SchedulerArgs { context, remembered };
-                let (actor, _) = Actor::spawn_linked(None, SchedulerActor, args, root).await?;
+                let (actor, _) = Actor::spawn_linked(None, SchedulerActor, context, root).await?;
                 handles.scheduler.0.fill(actor.clone());
                 actor.get_cell()
             }

@@ -297,7 +297,8 @@ fn lane(header: &DataHeader) -> u64 {
         DataBody::Forward(Forward { stage, .. })
         | DataBody::Release { stage }
         | DataBody::Recall { stage, .. }
-        | DataBody::Resume { stage, .. } => key(header.epoch, Some(*stage)),
+        | DataBody::Resume { stage, .. }
+        | DataBody::Check { stage, .. } => key(header.epoch, Some(*stage)),
         DataBody::Absorbed { .. }
         | DataBody::Accepted { .. }
         | DataBody::Recalled { .. }

@@ -10,6 +10,4 @@ pub mod machine;
 pub mod placement;
 pub mod preview;
 
-pub use actor::{
-    ModelPlan, PlanTable, SchedulerActor, SchedulerArgs, SchedulerHandle, SchedulerMessage,
-};
+pub use actor::{ModelPlan, PlanTable, SchedulerActor, SchedulerHandle, SchedulerMessage};

@@ -91,6 +91,8 @@ enum Happening {
 enum Fault {
     Kill,
     KillWorker,
+    /// A host is started again, and has forgotten everything; so nobody is told.
+    LoseHost,
     /// For a moment that nobody notices.
     Freeze,
     /// Until it is taken for dead; it comes back as a zombie and is then another.
@@ -101,12 +103,13 @@ enum Fault {
 }
 
 /// The kinds of faults, the likelier ones more than once.
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 10] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
     Fault::KillWorker,
     Fault::KillWorker,
+    Fault::LoseHost,
     Fault::Freeze,
     Fault::Zombie,
     Fault::Slander,
@@ -327,6 +330,7 @@ impl World {
                 self.after(back, Happening::Start(victim));
             }
             Fault::KillWorker => self.kill_worker(victim),
+            Fault::LoseHost => self.lose_host(victim),
             Fault::Freeze => {
                 self.freeze(victim);
                 let moment = self.pick(5, 150);
@@ -405,7 +409,8 @@ fn stage_of(header: &DataHeader) -> Option<u16> {
         DataBody::Forward(forward) => Some(forward.stage),
         DataBody::Release { stage }
         | DataBody::Recall { stage, .. }
-        | DataBody::Resume { stage, .. } => Some(*stage),
+        | DataBody::Resume { stage, .. }
+        | DataBody::Check { stage, .. } => Some(*stage),
         _ => None,
     }
 }

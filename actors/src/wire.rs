@@ -255,6 +255,16 @@ pub enum DataBody {
         /// The same for all stages.
         course: Course,
     },
+    /// From the owner, when it heard nothing for longer than usual; it has sent everything before the frame's
+    /// position. Goes from stage to stage, behind all that
+    /// goes there, and ends at the first that computes something of the sequence. Who does not know the
+    /// sequence says so; so does the last stage, when it comes there for the second time.
+    Check {
+        /// The stage.
+        stage: u16,
+        /// How often it has passed all stages.
+        round: u8,
+    },
     /// To the owner: the token at the frame's position.
     Accepted {
         /// Its id.

@@ -166,6 +166,14 @@ pub fn nobody_suspected<'a>(log: impl IntoIterator<Item = &'a str>) -> Vec<Viola
     lines.map(|line| violation("suspicion", line.to_owned())).collect()
 }
 
+/// A disk that took nothing was not taken for a damaged store: what a node has logged since it was started
+/// again.
+#[must_use]
+pub fn nothing_set_aside<'a>(log: impl IntoIterator<Item = &'a str>) -> Vec<Violation> {
+    let lines = log.into_iter().filter(|line| line.contains("the store was damaged"));
+    lines.map(|line| violation("memory", line.to_owned())).collect()
+}
+
 /// Nobody was taken for dead.
 #[must_use]
 pub fn nobody_removed(before: &View, after: &View) -> Option<Violation> {
@@ -303,6 +311,13 @@ mod tests {
         let line = |state| format!(r#"{{"fields":{{"message":"member","state":"{state}"}}}}"#);
         assert_eq!(nobody_suspected([line("Alive").as_str(), "Suspect", ""]), []);
         assert_eq!(nobody_suspected([line("Suspect").as_str(), line("Down").as_str()]).len(), 2);
+    }
+
+    #[test]
+    fn a_store_that_was_set_aside_is_found() {
+        assert_eq!(nothing_set_aside(["planaria serves", ""]), []);
+        let aside = r#"{"fields":{"message":"the store was damaged: it was set aside"}}"#;
+        assert_eq!(nothing_set_aside([aside]).len(), 1);
     }
 
     #[test]

@@ -49,6 +49,10 @@ pub enum Harm {
     AbortWorker,
     /// A worker does not go on, and does not end.
     StopWorker,
+    /// A part of a node panics.
+    PanicActor,
+    /// A part of a node runs in circles.
+    HangActor,
     /// A node stands still for a while.
     Freeze,
     /// For so short a while that nobody is to notice.
@@ -63,6 +67,8 @@ pub enum Harm {
     Bad(Weather),
     /// A node is killed, and what it has stored is damaged before it starts again.
     DamageStore,
+    /// A node can write nothing to its disk any more, and a plan that it should remember changes.
+    FullDisk,
     /// Nothing at all, while as much is asked as the cluster admits.
     Nothing,
 }
@@ -209,6 +215,22 @@ pub const SCENARIOS: &[Scenario] = &[
         at(DECODE),
         "every node in turn is asked to stop, and started again",
     ),
+    of(
+        6,
+        "panic-actor",
+        3,
+        Harm::PanicActor,
+        at(BUSY),
+        "an actor of a node panics, and those that depend on it are started again with it",
+    ),
+    of(
+        6,
+        "hang-actor",
+        3,
+        Harm::HangActor,
+        at(DECODE),
+        "an actor of a node runs in circles for good: the node has to notice and to end",
+    ),
     of(6, "abort-worker", 3, Harm::AbortWorker, at(BUSY), "a worker dies of abort (SIGABRT)"),
     of(6, "stop-worker", 3, Harm::StopWorker, at(DECODE), "a worker never answers again (SIGSTOP)"),
     of(
@@ -263,6 +285,14 @@ pub const SCENARIOS: &[Scenario] = &[
         Harm::DamageStore,
         at(DECODE),
         "a node is killed and its store cut, falsified or deleted before it starts again",
+    ),
+    of(
+        10,
+        "full-disk",
+        3,
+        Harm::FullDisk,
+        at(BUSY),
+        "a node's disk takes nothing any more, and another node is killed",
     ),
 ];
 

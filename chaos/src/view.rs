@@ -1,5 +1,7 @@
 //! What a node says of its cluster at `GET /cluster`, as far as anybody from outside needs it.
 
+use std::collections::BTreeMap;
+
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
 use serde::Deserialize;
 
@@ -36,6 +38,9 @@ pub struct NodeSeen {
     pub pid: u32,
     /// Its workers.
     pub worker_pids: Vec<u32>,
+    /// How often its parts were started again, by name.
+    #[serde(default)]
+    pub restarts: BTreeMap<String, u64>,
 }
 
 /// A model.

@@ -16,8 +16,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::{Measures, PathSpeed};
 use crate::context::Context;
+use crate::ledger;
 use crate::machine;
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 use crate::wire::{Bulk, ShardReport};
 use crate::worker::probe;
 
@@ -78,15 +80,6 @@ pub enum CapabilitiesMessage {
 #[derive(Debug)]
 pub struct CapabilitiesActor;
 
-/// What it starts from.
-#[derive(Debug)]
-pub struct CapabilitiesArgs {
-    /// The node.
-    pub context: Arc<Context>,
-    /// What the node remembers of its machine.
-    pub remembered: crate::ledger::Measured,
-}
-
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
@@ -99,13 +92,14 @@ pub struct State {
 impl Actor for CapabilitiesActor {
     type Msg = CapabilitiesMessage;
     type State = State;
-    type Arguments = CapabilitiesArgs;
+    type Arguments = Arc<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<CapabilitiesMessage>,
-        CapabilitiesArgs { context, remembered }: CapabilitiesArgs,
+        context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
+        let remembered = ledger::measured(&context.store);
         let measures = Measures::new(machine::chip(), remembered.device, remembered.layer_seconds);
         if remembered.device.is_none() {
             let inbox = myself.clone();
@@ -129,6 +123,7 @@ impl Actor for CapabilitiesActor {
         message: CapabilitiesMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("capabilities");
         let news = match message {
             CapabilitiesMessage::LinkUp | CapabilitiesMessage::Look => state.look(),
             CapabilitiesMessage::Arrived(node, bytes, within) => {

@@ -12,6 +12,7 @@ use planaria_storage::Store;
 use planaria_transport::{
     AnnouncementKey, Credentials, Endpoint, EndpointConfig, Limits, LocalHello,
 };
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -35,10 +36,15 @@ use crate::served::ServedModels;
 use crate::stored::StoredAnswers;
 use crate::supervision::Tally;
 use crate::wall_clock::unix_millis;
+use crate::watchdog;
 
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let (settings, _) = flags.resolve()?;
     logging::start(&settings);
+    watchdog::watch(|actor| {
+        tracing::error!(actor, "the node gives up: a part of it does not go on");
+        std::process::exit(EXIT_MELTED.into());
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(serve(settings))?;
     // A worker or a disk that does not let go must not keep the process.
@@ -54,6 +60,10 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
 
 async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     make_private_dir(&settings.data_dir)?;
+    // A limit on the size of files is an error like a full disk then, and not the end.
+    drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
+    #[cfg(feature = "failpoints")]
+    super::failpoints::listen(&settings.data_dir)?;
     // Held until the process ends, however it ends.
     let _lock = lock(&settings.data_dir)?;
     let key = cluster_key(&settings)?;
@@ -133,13 +143,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         context: settings.context,
         limits: gateway::Limits::default(),
     };
-    let args = NodeArgs {
-        context: Arc::clone(&context),
-        remembered: memory.plans,
-        measured: memory.measured,
-        api,
-        gateway,
-    };
+    let args = NodeArgs { context: Arc::clone(&context), api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

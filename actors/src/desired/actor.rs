@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::ledger;
 use crate::slot::Slot;
 use crate::wall_clock::unix_millis;
+use crate::watchdog::at_work;
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
 /// asked should hear of it.
@@ -96,6 +97,7 @@ impl Actor for DesiredActor {
         message: DesiredMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("desired");
         let event = match message {
             DesiredMessage::Change(model, wanted, reply) => {
                 state.tickets += 1;

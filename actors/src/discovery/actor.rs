@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use super::mdns::Mdns;
 use super::{Action, Discovery, Event};
 use crate::context::Context;
+use crate::watchdog::at_work;
 
 /// The wait before mDNS that ended is started again: whatever the system had against it will not
 /// have changed sooner.
@@ -68,6 +69,7 @@ impl Actor for DiscoveryActor {
         message: DiscoveryMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("discovery");
         match message {
             DiscoveryMessage::Start => state.start(&myself),
             DiscoveryMessage::Heard(event, _place) => state.take(event),

@@ -12,6 +12,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use super::Inventory;
 use crate::context::Context;
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 
 /// How often the folder is looked into when nobody asks: soon enough for a person who has copied a
 /// model and wonders, and a few hundred file names are read in a millisecond.
@@ -87,6 +88,7 @@ impl Actor for InventoryActor {
         message: InventoryMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("inventory");
         match message {
             InventoryMessage::Look(waiting) => {
                 state.next.get_or_insert_default().extend(waiting);

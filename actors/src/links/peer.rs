@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::membership::send_control;
+use crate::watchdog::at_work;
 use crate::wire::{Bulk, Control, DataHeader};
 
 /// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
@@ -73,6 +74,7 @@ impl Actor for PeerActor {
         Gone(reason): Gone,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("peer");
         tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
         myself.stop(None);
         Ok(())

@@ -23,6 +23,7 @@ use crate::context::Context;
 use crate::desired::DesiredMap;
 use crate::plan::Plan;
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 use crate::wire::{Control, HeldModel, Report, ShardReport};
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
@@ -222,6 +223,7 @@ impl Actor for MembershipActor {
         message: MembershipMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("membership");
         match message {
             MembershipMessage::LinkUp(link) => {
                 state.linked(&myself, &link);

@@ -78,7 +78,8 @@ impl Routes {
             DataBody::Forward(forward) => forward.stage,
             DataBody::Release { stage }
             | DataBody::Recall { stage, .. }
-            | DataBody::Resume { stage, .. } => *stage,
+            | DataBody::Resume { stage, .. }
+            | DataBody::Check { stage, .. } => *stage,
             DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
             | DataBody::Recalled { .. }

@@ -14,9 +14,11 @@ use super::machine::{Action, Event, Message, Patience, Scheduler};
 use super::placement::Sizing;
 use crate::cluster_view::{ClusterView, ModelState, assemble};
 use crate::context::Context;
+use crate::ledger;
 use crate::membership::{View, send_control};
 use crate::plan::{Assignment, Plan};
 use crate::slot::Slot;
+use crate::watchdog::at_work;
 use crate::wire::NotPrepared;
 
 /// How often deadlines are looked at.
@@ -107,15 +109,6 @@ pub struct ModelPlan {
 #[derive(Debug)]
 pub struct SchedulerActor;
 
-/// What it starts from.
-#[derive(Debug)]
-pub struct SchedulerArgs {
-    /// The node.
-    pub context: Arc<Context>,
-    /// Plans that it remembers.
-    pub remembered: Vec<Plan>,
-}
-
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
@@ -129,12 +122,12 @@ pub struct State {
 impl Actor for SchedulerActor {
     type Msg = SchedulerMessage;
     type State = State;
-    type Arguments = SchedulerArgs;
+    type Arguments = Arc<Context>;
 
     async fn pre_start(
         &self,
         myself: ActorRef<SchedulerMessage>,
-        SchedulerArgs { context, remembered }: SchedulerArgs,
+        context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
         let sizing = Sizing::of(settings);
@@ -147,7 +140,8 @@ impl Actor for SchedulerActor {
             dwell: settings.replan_after,
             appraise: APPRAISE,
         };
-        let scheduler = Scheduler::new(context.me.node, sizing, patience, &remembered);
+        let scheduler =
+            Scheduler::new(context.me.node, sizing, patience, &ledger::plans(&context.store));
         let view = context.view.borrow().clone();
         let known = (Vec::new(), None);
         let mut state = State { context, scheduler, view: View::default(), known };
@@ -162,6 +156,7 @@ impl Actor for SchedulerActor {
         SchedulerMessage(event): SchedulerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("scheduler");
         let idle = matches!(event, Event::Tick)
             && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
         if !idle {

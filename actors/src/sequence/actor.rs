@@ -18,6 +18,7 @@ use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
+use crate::watchdog::at_work;
 use crate::wire::DataHeader;
 use crate::worker::protocol::tokens_to_bytes;
 
@@ -92,6 +93,7 @@ impl Actor for SequenceActor {
         event: Event,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("sequence");
         if matches!(event, Event::Tick) {
             state.alarm.rang();
         }

@@ -65,7 +65,7 @@ pub enum Action {
     /// From this attempt on the sequence runs under this plan; nodes that are not in it any more are to
     /// forget what came before.
     Moved(Arc<Plan>, u16),
-    /// Ask whether these nodes are still there: no frame came for longer than usual.
+    /// Have it asked whether these nodes are still there: no frame came for longer than usual.
     Suspect(Vec<NodeId>),
     /// A break is mended.
     Recovered(Recovered),
@@ -86,6 +86,10 @@ pub struct Pace {
 
 /// Nobody is suspected for a silence shorter than this: a few steps of a small model.
 const SUSPECT_AFTER: Duration = Duration::from_millis(100);
+/// The same before it is known how long a frame takes. Asking costs little, and long steps end it.
+const NOVICE: Duration = Duration::from_secs(1);
+/// As long as nothing comes, it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// So many times the usual wait for a frame is unusual.
 const UNUSUAL: u32 = 4;
 
@@ -117,10 +121,11 @@ pub struct Sequence {
     /// How many of them the last stage took in.
     absorbed: u32,
     deadline: Instant,
-    /// When the last frame came, how long one usually takes, and whether that was found too long.
+    /// When the last frame came, how long one usually takes, and since when that is too long: when it was
+    /// asked about last.
     heard_at: Instant,
     usual: Option<Duration>,
-    suspects: bool,
+    asked_at: Option<Instant>,
     troubles: Troubles,
     /// While there is no way to go on.
     seeking: Option<Seeking>,
@@ -164,7 +169,7 @@ impl Sequence {
             deadline: now + pace.step_timeout,
             heard_at: now,
             usual: None,
-            suspects: false,
+            asked_at: None,
             troubles: Troubles::default(),
             seeking: None,
             mending: None,
@@ -183,8 +188,7 @@ impl Sequence {
         }
         match &self.seeking {
             Some(seeking) => Some(seeking.wake_at(now)),
-            None if self.suspects => Some(self.deadline),
-            None => Some((self.heard_at + self.patience()).min(self.deadline)),
+            None => Some(self.ask_at().min(self.deadline)),
         }
     }
 
@@ -256,18 +260,20 @@ impl Sequence {
             let seconds = u32::try_from(self.pace.step_timeout.as_secs()).unwrap_or(u32::MAX);
             return self.broken(now, GenerationError::TimedOut { seconds });
         }
-        if !self.suspects && now >= self.heard_at + self.patience() {
-            self.suspects = true;
+        if now >= self.ask_at() {
+            self.asked_at = Some(now);
             let others = self.plan.nodes().filter(|node| *node != self.owner.node);
-            return vec![Action::Suspect(others.collect())];
+            let check = self.header(self.sent, DataBody::Check { stage: 0, round: 0 });
+            return vec![Action::Suspect(others.collect()), Action::Forward(check)];
         }
         Vec::new()
     }
 
-    /// How long the next frame may take before somebody is suspected.
-    fn patience(&self) -> Duration {
-        let usual = self.usual.map(|usual| usual.saturating_mul(UNUSUAL));
-        usual.map_or(self.pace.step_timeout, |usual| usual.max(SUSPECT_AFTER))
+    /// When to ask, if nothing is heard until then, whether nodes are there and the sequence goes on.
+    fn ask_at(&self) -> Instant {
+        let usual = self.usual.map_or(NOVICE, |usual| usual.saturating_mul(UNUSUAL));
+        let patience = usual.max(SUSPECT_AFTER);
+        self.asked_at.map_or(self.heard_at + patience, |asked| asked + patience.max(ASK_AGAIN))
     }
 
     /// A sign that all goes well.
@@ -277,7 +283,7 @@ impl Sequence {
         let usual = self.usual.map_or(took, |usual| (usual * 7 + took) / 8);
         self.usual = Some(usual.min(self.pace.step_timeout));
         self.heard_at = now;
-        self.suspects = false;
+        self.asked_at = None;
         self.deadline = now + self.pace.step_timeout;
     }
 
@@ -375,15 +381,19 @@ impl Sequence {
     /// A frame for each stage.
     fn to_all(&self, body: impl Fn(u16) -> DataBody) -> Vec<DataHeader> {
         let stages = u16::try_from(self.plan.stages().len()).unwrap_or(u16::MAX);
-        let frame = |stage| DataHeader {
+        (0..stages).map(|stage| self.header(0, body(stage))).collect()
+    }
+
+    /// Of a frame of this attempt.
+    fn header(&self, position: u32, body: DataBody) -> DataHeader {
+        DataHeader {
             epoch: self.plan.epoch(),
             sequence: self.id,
             owner: self.owner,
             attempt: self.attempt,
-            position: 0,
-            body: body(stage),
-        };
-        (0..stages).map(frame).collect()
+            position,
+            body,
+        }
     }
 
     /// The whole log is to be computed, or what lacks of it.
@@ -392,7 +402,7 @@ impl Sequence {
         (self.sent, self.absorbed) = (0, 0);
         (self.recalling, self.course) = (None, None);
         self.heard_at = now;
-        self.suspects = false;
+        self.asked_at = None;
         // It takes longer than the next token does.
         self.usual = None;
         self.deadline = now + self.pace.step_timeout;
@@ -460,6 +470,7 @@ impl Sequence {
             | DataBody::Forward(_)
             | DataBody::Recall { .. }
             | DataBody::Resume { .. }
+            | DataBody::Check { .. }
             | DataBody::Release { .. } => {
                 self.stray += 1;
                 Vec::new()
@@ -492,14 +503,8 @@ impl Sequence {
                 sample: end == length,
                 more: false,
             };
-            actions.push(Action::Forward(DataHeader {
-                epoch: self.plan.epoch(),
-                sequence: self.id,
-                owner: self.owner,
-                attempt: self.attempt,
-                position: self.sent,
-                body: DataBody::Forward(forward),
-            }));
+            let header = self.header(self.sent, DataBody::Forward(forward));
+            actions.push(Action::Forward(header));
             self.sent = end;
         }
         actions

@@ -28,6 +28,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::wall_clock::unix_millis;
+use crate::watchdog::at_work;
 use crate::wire::{DataBody, DataHeader};
 
 /// Tokens that may wait for a client that does not read: more than any answer is long in the time
@@ -157,6 +158,7 @@ impl Actor for SequencesActor {
         message: SequencesMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("sequences");
         match message {
             SequencesMessage::Submit(request, reply) => {
                 let answer = state.submit(&myself, *request).await?;

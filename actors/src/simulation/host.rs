@@ -133,6 +133,11 @@ impl World {
                     }
                 }
             }
+            Taken::Pass(next, frame) => {
+                if let Err(error) = self.send(me, next, Packet::Data(frame, Bytes::new())) {
+                    self.refuse(me, header, &error);
+                }
+            }
             Taken::Drop => {}
             Taken::Refuse(error) => {
                 let body = DataBody::Failed(error);
@@ -219,19 +224,30 @@ impl World {
     }
 
     pub(super) fn kill_worker(&mut self, id: NodeId) {
-        let wait = self.pick(20, 150);
         let Some(me) = self.nodes.get(&id).and_then(Node::life) else { return };
-        let Some(life) = self.life(me) else { return };
-        if life.host.worker.take().is_none() {
-            return;
+        let Some(life) = self.life(me).filter(|life| life.host.worker.is_some()) else { return };
+        for header in life.host.sequences.interrupt_all() {
+            self.fail(me, &header, "its worker was killed");
         }
+        self.lose_worker(me);
+    }
+
+    pub(super) fn lose_host(&mut self, id: NodeId) {
+        let Some(me) = self.nodes.get(&id).and_then(Node::life) else { return };
+        let Some(life) = self.life(me).filter(|life| life.host.worker.is_some()) else { return };
+        life.host =
+            Host { number: life.host.number, worker: life.host.worker.take(), ..Host::new(id) };
+        self.lose_worker(me);
+    }
+
+    fn lose_worker(&mut self, me: Incarnation) {
+        let wait = self.pick(20, 150);
+        let Some(life) = self.life(me) else { return };
+        life.host.worker = None;
         life.host.held = LayerSet::EMPTY;
         life.host.told.clear();
         life.host.adopted = None;
         let number = life.host.number + 1;
-        for header in life.host.sequences.interrupt_all() {
-            self.fail(me, &header, "its worker was killed");
-        }
         self.see_itself(me);
         self.after(wait, Happening::StartWorker(me, number));
     }

@@ -146,6 +146,10 @@ impl World {
                 Action::Suspect(_) => {}
                 Action::Recovered(recovered) => {
                     self.oracle.recoveries += 1;
+                    if recovered.cause.starts_with("no token came") {
+                        let what = format!("request {request}: nobody noticed that it stood still");
+                        self.oracle.violate(what);
+                    }
                     self.note(|| format!("request {request} goes on: {recovered:?}"));
                 }
                 Action::Tell(told) => {

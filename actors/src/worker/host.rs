@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Epoch, LayerRange, LayerSet, SequenceId};
+use planaria_config::{Epoch, LayerRange, LayerSet, NodeId, SequenceId};
 use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -27,6 +27,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::WorkerKey;
 use crate::supervision::{Restarts, Verdict, row};
+use crate::watchdog::at_work;
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 use sequences::{Follows, Orphan, Sequences, Taken};
 
@@ -157,6 +158,7 @@ impl Actor for HostActor {
         message: HostMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("worker");
         match message {
             HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
             HostMessage::Hold(layers) => {
@@ -287,12 +289,20 @@ impl State {
                 }
                 self.send_kept(plan, header, kept);
             }
+            Taken::Pass(next, frame) => self.pass(header, next, frame),
             Taken::Drop => {}
             Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
             Taken::Unknown(reason) => self.refuse(header, &reason),
         }
         if was_idle {
             self.tell_busy();
+        }
+    }
+
+    /// Sends a frame without a payload to another stage.
+    fn pass(&self, header: &DataHeader, next: NodeId, frame: DataHeader) {
+        if let Err(error) = self.context.router.send(next, frame, Bytes::new()) {
+            self.refuse(header, &format!("the next stage cannot be reached: {error}"));
         }
     }
 

@@ -19,6 +19,7 @@ use crate::plan::Plan;
 use crate::router::{ShardKey, WorkerKey};
 use crate::slot::Slot;
 use crate::supervision::{Restarts, Verdict, row};
+use crate::watchdog::at_work;
 use crate::wire::ShardReport;
 
 /// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
@@ -171,6 +172,7 @@ impl Actor for WorkersActor {
         message: WorkersMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("workers");
         match message {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
             WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await?,

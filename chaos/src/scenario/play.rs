@@ -14,13 +14,14 @@ use super::{Cut, Harm, Scenario};
 use crate::api::Api;
 use crate::arena::Arena;
 use crate::check::{
-    Violation, in_time, nobody_removed, nobody_suspected, same_answer, same_as_far,
+    Violation, in_time, nobody_removed, nobody_suspected, nothing_set_aside, same_answer,
+    same_as_far,
 };
 use crate::history::Heard;
 use crate::network::Rule;
-use crate::process::{is_running, is_stopped, signal};
+use crate::process::{forbid_writing, is_running, is_stopped, signal};
 use crate::schedule::{Drawn, Phase};
-use crate::view::RecoverySeen;
+use crate::view::{RecoverySeen, View};
 use crate::wait_for;
 
 /// An answer may take so long, whatever happens to it.
@@ -31,6 +32,10 @@ const ADMITTED: usize = 8;
 
 /// A node that came back is killed again so often by `flap`.
 const FLAPS: usize = 4;
+
+/// Those that get a message every now and then whatever happens.
+const ACTORS: &[&str] =
+    &["membership", "capabilities", "scheduler", "workers", "worker", "sequences", "links"];
 
 /// What came of a round.
 #[derive(Debug, Serialize)]
@@ -168,6 +173,10 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     }
     let (whole, found) = arena.whole().await;
     violations.extend(found);
+    if scenario.harm == Harm::FullDisk {
+        let lines = arena.cluster.node(victim)?.process.log();
+        violations.extend(nothing_set_aside(lines.iter().map(String::as_str)));
+    }
     Ok(Round {
         proof: when,
         tokens: heard.iter().map(|heard| heard.tokens.len()).sum(),
@@ -199,7 +208,7 @@ struct Scene<'a> {
     drawn: &'a Drawn,
     victim: usize,
     asked: usize,
-    /// Nodes to be started again.
+    /// Nodes to be started again when the answers are over.
     dead: Vec<usize>,
 }
 
@@ -252,6 +261,8 @@ impl Scene<'_> {
                 wait_for("the worker to stand still", stands).await?;
                 Ok(format!("worker {worker} stands still"))
             }
+            Harm::PanicActor => self.panic(choice).await,
+            Harm::HangActor => self.hang(choice).await,
             Harm::Freeze | Harm::Blink => {
                 let pid = self.arena.pid(victim)?;
                 signal(pid, Signal::STOP)?;
@@ -292,6 +303,16 @@ impl Scene<'_> {
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }
             Harm::Nothing => self.load(lasts).await,
+            Harm::FullDisk => {
+                forbid_writing(self.arena.pid(victim)?)?;
+                let killed = self.kill(self.another(choice)).await?;
+                let process = &mut self.arena.cluster.node(victim)?.process;
+                let told = process.logged("the store takes no more").await?;
+                self.dead.push(victim);
+                let why = told.contains("File too large");
+                ensure!(why, "the disk failed for another reason: {told}");
+                Ok(format!("{killed}; the disk of another node took nothing"))
+            }
             Harm::DamageStore => {
                 let killed = self.kill(victim).await?;
                 let name = self.arena.cluster.node(victim)?.spec.name.clone();
@@ -391,6 +412,47 @@ impl Scene<'_> {
         })
         .await?;
         Ok(format!("worker {worker} is gone"))
+    }
+
+    /// Has the next handler of an actor do `what`; says which actor.
+    fn fail_at(&mut self, choice: usize, what: &str) -> Result<&'static str> {
+        let actor = *ACTORS.get(choice % ACTORS.len()).context("an actor")?;
+        let name = self.arena.cluster.node(self.victim)?.spec.name.clone();
+        let file = self.arena.cluster.data_dir(&name).join("failpoints");
+        std::fs::write(&file, format!("{actor}={what}"))?;
+        signal(self.arena.pid(self.victim)?, Signal::USR1)?;
+        Ok(actor)
+    }
+
+    async fn panic(&mut self, choice: usize) -> Result<String> {
+        let pid = self.arena.pid(self.victim)?;
+        let api = self.arena.api(self.victim)?;
+        let count = |view: &View, actor| {
+            let node = view.of_process(pid).context("it does not know itself")?;
+            Ok::<_, anyhow::Error>(node.restarts.get(actor).copied().unwrap_or(0))
+        };
+        let before = api.view().await?;
+        let actor = self.fail_at(choice, "1*panic")?;
+        let before = count(&before, actor)?;
+        wait_for("the actor to be started again", async || {
+            ensure!(is_running(pid), "the process ended: was it built for tests?");
+            // Its API is started again, too.
+            let view = api.view().await.ok();
+            let counted = view.map(|view| count(&view, actor)).transpose()?;
+            Ok((counted > Some(before)).then_some(()))
+        })
+        .await?;
+        // So that no node has more of them than it bears in a minute.
+        self.dead.push(self.victim);
+        Ok(format!("{actor} panicked and was started again"))
+    }
+
+    async fn hang(&mut self, choice: usize) -> Result<String> {
+        let actor = self.fail_at(choice, "1*delay(600000)")?;
+        let status = self.arena.cluster.node(self.victim)?.process.ended().await?;
+        ensure!(status.code() == Some(70), "it ended with {status}: was it built for tests?");
+        self.dead.push(self.victim);
+        Ok(format!("{actor} ran in circles, and the node ended"))
     }
 
     async fn cut(&mut self, cut: Cut, lasts: Duration) -> Result<String> {

@@ -57,6 +57,16 @@ async fn a_worker_that_never_answers_costs_no_token() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn actors_that_panic_cost_no_token() -> Result<()> {
+    rounds("panic-actor", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_runs_in_circles_costs_no_token() -> Result<()> {
+    rounds("hang-actor", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stands_still_for_a_moment_keeps_its_place() -> Result<()> {
     rounds("freeze-short", 3).await
 }
@@ -75,4 +85,9 @@ async fn a_bad_network_costs_no_token() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_store_costs_no_token() -> Result<()> {
     rounds("damage-store", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_no_token() -> Result<()> {
+    rounds("full-disk", 2).await
 }

@@ -336,7 +336,7 @@ fn a_plan_of_other_files_or_too_short_a_context_is_no_way_on() {
 }
 
 #[test]
-fn an_unusual_silence_has_the_others_asked_once() {
+fn an_unusual_silence_has_nodes_and_stages_asked() {
     let (mut sequence, _, mut now) = start(3);
     for position in 3..13 {
         now += 10 * MS;
@@ -345,8 +345,28 @@ fn an_unusual_silence_has_the_others_asked_once() {
     }
     let at = sequence.wake_at(now).unwrap();
     assert!(at <= now + 150 * MS, "{:?}", at - now);
-    assert_eq!(sequence.on(at, Event::Tick), [Action::Suspect(vec![node(1), node(2)])]);
-    assert_eq!(sequence.on(at + 10 * MS, Event::Tick), []);
+    let is_asked = |actions: &[Action]| match actions {
+        [Action::Suspect(nodes), Action::Forward(check)] => {
+            assert_eq!(*nodes, [node(1), node(2)]);
+            assert_eq!(check.body, DataBody::Check { stage: 0, round: 0 });
+            true
+        }
+        [] => false,
+        other => panic!("{other:?}"),
+    };
+    assert!(is_asked(&sequence.on(at, Event::Tick)));
+    assert!(!is_asked(&sequence.on(at + 10 * MS, Event::Tick)));
+    let again = sequence.wake_at(at).unwrap();
+    assert!((500..3000).contains(&(again - at).as_millis()), "{:?}", again - at);
+    assert!(is_asked(&sequence.on(again, Event::Tick)));
+}
+
+#[test]
+fn a_silence_before_the_first_frame_is_asked_about_too() {
+    let (mut sequence, _, now) = start(3);
+    let at = sequence.wake_at(now).unwrap();
+    assert!((500..3000).contains(&(at - now).as_millis()), "{:?}", at - now);
+    assert!(matches!(sequence.on(at, Event::Tick)[..], [Action::Suspect(_), Action::Forward(_)]));
 }
 
 #[test]

@@ -48,6 +48,11 @@ impl Resumed {
         self.course.is_some()
     }
 
+    /// The position of the frame whose turn it is.
+    pub(super) const fn next(&self) -> u32 {
+        self.next
+    }
+
     /// Takes a frame for the stage with `layers`; what the worker is to compute now.
     pub(super) fn take(
         &mut self,

@@ -57,6 +57,8 @@ struct Open {
     opening: Box<Opening>,
     /// Whether anything was computed.
     begun: bool,
+    /// The position behind the frames that have come, of an attempt that began at the beginning.
+    next: u32,
     /// Of an attempt that took up what there was.
     resumed: Option<Resumed>,
     /// Whether nothing of this attempt counts any more.
@@ -94,6 +96,8 @@ pub(crate) enum Taken {
         commands: Vec<(Command, Bytes)>,
         kept: Vec<(DataHeader, Bytes)>,
     },
+    /// Send this on.
+    Pass(NodeId, DataHeader),
     /// It is late, or of another epoch than its sequence.
     Drop,
     Refuse(GenerationError),
@@ -168,6 +172,9 @@ impl Sequences {
         };
         if self.released.covers(sequence, attempt) {
             return Taken::Drop;
+        }
+        if let DataBody::Check { stage, round } = header.body {
+            return self.take_check(&plan, header, stage, round);
         }
         let known = self.open.get(&sequence);
         // A later attempt may come under another plan.
@@ -374,7 +381,9 @@ impl Sequences {
     ) {
         let (owner, attempt) = (header.owner, header.attempt);
         let (begun, is_interrupted) = (false, false);
+        let next = end_of(header);
         let open = Open {
+            next,
             plan,
             layers,
             owner,
@@ -402,7 +411,16 @@ impl Sequences {
         };
         open.touched = now;
         let parts = match &mut open.resumed {
-            None => vec![whole(header, open.layers, payload)],
+            // It came twice.
+            None if header.position < open.next => return Taken::Drop,
+            None if header.position > open.next => {
+                let (sequence, next) = (header.sequence, open.next);
+                return Taken::Unknown(format!("position {next} of sequence {sequence} is lost"));
+            }
+            None => {
+                open.next = end_of(header);
+                vec![whole(header, open.layers, payload)]
+            }
             Some(resumed) => resumed.take(open.layers, header, payload),
         };
         Taken::Do { commands: self.compute(now, parts), kept: Vec::new() }
@@ -429,6 +447,40 @@ impl Sequences {
         let mut commands = vec![(rewind, Bytes::new())];
         commands.extend(self.compute(now, parts));
         Taken::Do { commands, kept }
+    }
+
+    /// Whether the sequence goes on, as far as this stage knows.
+    fn take_check(&self, plan: &Plan, header: &DataHeader, stage: u16, round: u8) -> Taken {
+        let sequence = header.sequence;
+        let known = self.open.get(&sequence).filter(|open| open.attempt >= header.attempt);
+        let Some(open) = known else {
+            return Taken::Unknown(format!("it does not know sequence {sequence}"));
+        };
+        if open.attempt > header.attempt {
+            return Taken::Drop;
+        }
+        if open.is_interrupted {
+            return Taken::Unknown(format!("sequence {sequence} was interrupted there"));
+        }
+        let is_recalled = open.resumed.as_ref().is_some_and(|resumed| !resumed.is_under_way());
+        let next = open.resumed.as_ref().map_or(open.next, Resumed::next);
+        if !is_recalled && next < header.position {
+            return Taken::Unknown(format!("position {next} of sequence {sequence} is lost"));
+        }
+        if is_recalled || self.under_way.keys().any(|(of, ..)| *of == sequence) {
+            return Taken::Drop;
+        }
+        let (stage, round) = match plan.stage(stage + 1) {
+            Some(_) => (stage + 1, round),
+            None if round == 0 => (0, 1),
+            // Whatever was on its way between two stages came before this.
+            None => return Taken::Unknown(format!("nothing of sequence {sequence} is on its way")),
+        };
+        let Some(next) = plan.stage(stage) else {
+            return Taken::Drop;
+        };
+        let body = DataBody::Check { stage, round };
+        Taken::Pass(next.incarnation.node, DataHeader { body, position: 0, ..header.clone() })
     }
 
     /// Has the worker compute these parts, in this order.
@@ -475,6 +527,16 @@ impl Open {
             body: DataBody::Absorbed { end: 0, from_log: false },
         }
     }
+}
+
+/// The position behind a frame.
+fn end_of(header: &DataHeader) -> u32 {
+    let DataBody::Forward(forward) = &header.body else {
+        return header.position;
+    };
+    let tokens = u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
+    // A peer's position can be any number.
+    header.position.saturating_add(tokens)
 }
 
 /// A frame that passes all layers of the stage.
