@@ -34,6 +34,7 @@ demo: build ## Three nodes answer a question, and again while one is killed (QUE
 test: setup-tests ## Run every test
 	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
+	PLANARIA_TEST_PROMETHEUS=$(CACHE)/prometheus \
 	cargo test --locked --workspace --no-fail-fast
 
 simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred

@@ -9,17 +9,24 @@ say() { printf '[setup] %s\n' "$*" >&2; }
 fail() { printf '[setup] error: %s\n' "$*" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 
+# Runs something as root, or says what to run.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    else
+        have sudo || fail "please run as root: $*"
+        sudo "$@"
+    fi
+}
+
+apt_update() { as_root apt-get update -qq; }
+
 # Installs Debian packages, or says how.
 apt_install() {
     have apt-get || fail "please install: $*"
-    local sudo=()
-    if [ "$(id -u)" != 0 ]; then
-        have sudo || fail "please run as root: apt-get install $*"
-        sudo=(sudo)
-    fi
     say "installing $*"
-    "${sudo[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "$@" >&2
+    apt_update
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >&2
 }
 
 rust() {
@@ -82,6 +89,29 @@ network() {
     [ "$(uname -s)" != Linux ] || have ip || apt_install iproute2
 }
 
+# Prometheus and its checker, to read our metrics with. Debian's package would start a service, so it is
+# unpacked and not installed.
+prometheus() {
+    local dir="$cache/prometheus" tool
+    [ -x "$dir/promtool" ] && [ -x "$dir/prometheus" ] && return
+    mkdir -p "$dir"
+    if have promtool && have prometheus; then
+        for tool in prometheus promtool; do ln -sf "$(command -v "$tool")" "$dir/$tool"; done
+        return
+    fi
+    have apt-get || fail "please install: prometheus (with promtool)"
+    say "unpacking Debian's prometheus into $dir"
+    (
+        cd "$dir"
+        rm -rf unpacked prometheus_*.deb
+        apt-get download -qq prometheus >&2 || { apt_update && apt-get download -qq prometheus >&2; } \
+            || fail "apt-get could not download prometheus"
+        dpkg-deb -x prometheus_*.deb unpacked
+        rm prometheus_*.deb
+    )
+    for tool in prometheus promtool; do ln -sf "unpacked/usr/bin/$tool" "$dir/$tool"; done
+}
+
 # mlx-lm to measure beside, on the same fast BLAS.
 bench() {
     python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
@@ -96,7 +126,7 @@ bench() {
 
 case "${1:-}" in
     build) build ;;
-    tests) clients; network ;;
+    tests) clients; network; prometheus ;;
     bench) bench ;;
     *) fail "usage: setup.sh build|tests|bench" ;;
 esac

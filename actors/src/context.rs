@@ -14,6 +14,7 @@ use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;
 use crate::membership::{MembershipHandle, View};
+use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::scheduler::{PlanTable, SchedulerHandle};
 use crate::sequence::SequencesHandle;
@@ -54,6 +55,8 @@ pub struct Context {
     pub recoveries: watch::Sender<Vec<RecoveryView>>,
     /// How often its parts were started again.
     pub restarts: Tally,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
     /// The actors.
     pub handles: Handles,
 }

@@ -49,6 +49,7 @@ use crate::backups::Backups;
 use crate::catalog::Catalog;
 use crate::cluster_view::ClusterView;
 use crate::generation::Generator;
+use crate::metrics::Metrics;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
 use crate::stored::StoredAnswers;
@@ -77,6 +78,8 @@ pub struct State {
     pub backups: Backups,
     /// The answers that were to be stored.
     pub stored: StoredAnswers,
+    /// What this node counts.
+    pub metrics: Arc<Metrics>,
     /// Setting `context`: longest sequence in tokens of a model that has no plan yet.
     pub context: u32,
     /// Bounds on what clients may take up.
@@ -140,6 +143,7 @@ struct Parts {
     previewer: Previewer,
     backups: Backups,
     stored: StoredAnswers,
+    metrics: Arc<Metrics>,
     context: u32,
     limits: Limits,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
@@ -169,6 +173,7 @@ fn share(state: State) -> Shared {
         previewer: state.previewer,
         backups: state.backups,
         stored: state.stored,
+        metrics: state.metrics,
         context: state.context,
         limits: state.limits,
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
@@ -185,6 +190,7 @@ fn routes(shared: Shared) -> Router {
         .route("/v1/models/{*id}", get(models::one))
         .route("/health", get(cluster::health))
         .route("/ready", get(cluster::ready))
+        .route("/metrics", get(cluster::metrics))
         .route("/cluster", get(cluster::cluster))
         .route("/cluster/plan", get(cluster::plan))
         .route("/cluster/backup", post(cluster::backup))

@@ -118,6 +118,24 @@ pub enum SubmitError {
     Unavailable,
 }
 
+impl GenerationError {
+    /// What went wrong, in one word for counts.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::NodeLost { .. } => "node_lost",
+            Self::StageFailed { .. } => "stage_failed",
+            Self::NotReady { .. } => "stage_not_ready",
+            Self::TimedOut { .. } => "silence",
+            Self::Rejected { .. } => "rejected",
+            Self::NoRoom { .. } => "no_room",
+            Self::ClientTooSlow => "client_too_slow",
+            Self::PlanLost { .. } => "plan_lost",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+}
+
 /// Why an admitted generation ended too soon.
 #[derive(Debug, Clone, PartialEq, Eq, Error, Serialize, Deserialize)]
 pub enum GenerationError {

@@ -23,6 +23,7 @@ pub mod ledger;
 pub mod links;
 mod machine;
 pub mod membership;
+pub mod metrics;
 pub mod node;
 pub mod plan;
 pub mod router;

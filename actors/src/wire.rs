@@ -255,11 +255,13 @@ pub enum DataBody {
         /// The same for all stages.
         course: Course,
     },
-    /// From the owner, when it heard nothing for longer than usual; it has sent everything before the frame's
-    /// position. Goes from stage to stage, behind all that
-    /// goes there, and ends at the first that computes something of the sequence. Who does not know the
-    /// sequence says so; so does the last stage, when it comes there for the second time.
+    /// From the owner, when it heard nothing for longer than usual; it has sent everything before the
+    /// frame's position. Goes from stage to stage, behind all that goes there, twice round, and ends at the
+    /// first that computes something of the sequence, or has between the rounds. Who does not know the
+    /// sequence says so; so does the last stage in the end.
     Check {
+        /// Which one of the sequence's checks it is.
+        number: u32,
         /// The stage.
         stage: u16,
         /// How often it has passed all stages.

@@ -27,6 +27,7 @@ use crate::inventory::Inventory;
 use crate::ledger::Memory;
 use crate::machine;
 use crate::membership::View;
+use crate::metrics::Metrics;
 use crate::node::{Node, NodeArgs, Outcome};
 use crate::router::Router;
 use crate::scheduler::PlanTable;
@@ -121,6 +122,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         cluster,
         recoveries: watch::Sender::default(),
         restarts: Tally::default(),
+        metrics: Arc::new(Metrics::new()?),
         handles,
     });
     let settings = &context.settings;
@@ -136,6 +138,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         previewer,
         backups: Backups::of(context.store.clone(), &settings.data_dir),
         stored,
+        metrics: Arc::clone(&context.metrics),
         models: Arc::clone(&context.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),

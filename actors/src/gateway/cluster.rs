@@ -6,7 +6,8 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::IntoResponse;
 use planaria_config::{InvalidModelName, ModelName, Strategy};
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,19 @@ pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Rea
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, reasons }))
 }
+
+/// What this node counts, for Prometheus.
+pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
+    let models = shared.catalog.list().models;
+    let layers = |name: &str| {
+        let model = models.iter().find(|model| model.name.as_str() == name)?;
+        model.held.first().map(|held| held.layers)
+    };
+    let text = shared.metrics.text(&current(&shared), layers);
+    ([(header::CONTENT_TYPE, TEXT_FORMAT)], text)
+}
+
+const TEXT_FORMAT: HeaderValue = HeaderValue::from_static(prometheus::TEXT_FORMAT);
 
 /// The cluster as this node sees it.
 pub(super) async fn cluster(State(shared): State<Shared>) -> Json<Arc<ClusterView>> {

@@ -130,7 +130,7 @@ async fn submit(
         model: name,
         prompt,
     };
-    Ok(Running::new(generation, answer, reply, recorder))
+    Ok(Running::new(generation, answer, reply, recorder, Arc::clone(&shared.metrics)))
 }
 
 /// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for

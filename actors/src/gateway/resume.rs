@@ -1,5 +1,6 @@
 //! Goes on with stored answers that were interrupted: the node was restarted, or a part of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use planaria_config::SequenceId;
@@ -86,7 +87,8 @@ async fn go_on(
     };
     tracing::info!(sequence = %generation.id, stored = reply.id, model = %request.model,
         tokens = answer.tokens.len(), "a stored answer goes on");
-    let mut running = Running::new(generation, again.answer, reply, Some(recorder));
+    let mut running =
+        Running::new(generation, again.answer, reply, Some(recorder), Arc::clone(&shared.metrics));
     while matches!(running.next().await, Progress::More(_) | Progress::Recovering) {
         if running.is_removed() {
             return;

@@ -1,10 +1,14 @@
 //! A generation that was admitted, on its way to its client.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use planaria_config::SequenceId;
 
 use super::answer::{Answer, Counts, Progress};
 use super::reply::{Reply, reason_word};
 use crate::generation::{Event, Generation, GenerationError};
+use crate::metrics::{Ended, Metrics};
 use crate::stored::{Outcome, Recorder};
 
 /// Dropping it cancels the generation, and writes the one log line that each generation gets.
@@ -17,15 +21,20 @@ pub(super) struct Running {
     reply: Reply,
     /// Of an answer that is to be stored.
     recorder: Option<Recorder>,
-    outcome: &'static str,
+    outcome: Ended,
+    metrics: Arc<Metrics>,
+    began: Instant,
+    /// When the last token came.
+    token_at: Option<Instant>,
 }
 
 impl Running {
-    pub(super) const fn new(
+    pub(super) fn new(
         generation: Generation,
         answer: Answer,
         reply: Reply,
         recorder: Option<Recorder>,
+        metrics: Arc<Metrics>,
     ) -> Self {
         Self {
             id: generation.id,
@@ -33,7 +42,10 @@ impl Running {
             answer,
             reply,
             recorder,
-            outcome: "cancelled",
+            outcome: Ended::Cancelled,
+            metrics,
+            began: Instant::now(),
+            token_at: None,
         }
     }
 
@@ -62,8 +74,11 @@ impl Running {
             };
             // It is this node that ends then, or a part of it.
             may_go_on |= matches!(event, None | Some(Event::Failed(GenerationError::ShuttingDown)));
-            if let (Some(Event::Token(token)), Some(recorder)) = (&event, &self.recorder) {
-                recorder.token(token);
+            if let Some(Event::Token(token)) = &event {
+                self.count_token();
+                if let Some(recorder) = &self.recorder {
+                    recorder.token(token);
+                }
             }
             if let Some(progress) = self.answer.on(event) {
                 break progress;
@@ -71,8 +86,8 @@ impl Running {
         };
         self.outcome = match &progress {
             Progress::More(_) | Progress::Recovering => return progress,
-            Progress::Last(_, reason) => reason_word(*reason),
-            Progress::Failed(error) => error.word(),
+            Progress::Last(_, reason) => Ended::Finished(*reason),
+            Progress::Failed(error) => Ended::Failed(error.word()),
         };
         match (&progress, self.recorder.take()) {
             (Progress::Last(_, reason), Some(recorder)) => {
@@ -90,8 +105,23 @@ impl Running {
     }
 }
 
+impl Running {
+    fn count_token(&mut self) {
+        let (now, model) = (Instant::now(), &self.reply.model);
+        match self.token_at.replace(now) {
+            Some(before) => self.metrics.next_token(model, now - before),
+            None => {
+                let (prompt, cached) =
+                    (self.reply.prompt.len() as u64, self.answer.counts().reused);
+                self.metrics.first_token(model, prompt, cached.into(), now - self.began);
+            }
+        }
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
+        self.metrics.ended(&self.reply.model, self.outcome, self.began.elapsed());
         if let Some(recorder) = &self.recorder {
             recorder.abandoned();
         }
@@ -101,7 +131,11 @@ impl Drop for Running {
             prompt_tokens = self.reply.prompt.len(),
             cached_tokens = self.answer.counts().reused,
             completion_tokens = self.answer.counts().answer,
-            outcome = self.outcome,
+            outcome = match self.outcome {
+                Ended::Finished(reason) => reason_word(reason),
+                Ended::Failed(code) => code,
+                Ended::Cancelled => "cancelled",
+            },
             "a generation ended"
         );
     }

@@ -18,9 +18,10 @@ use super::swim::{self, Swim};
 use super::{Event, Members, View};
 use crate::alarm::Alarm;
 use crate::capabilities::Capabilities;
-use crate::cluster_view::SequenceCounts;
+use crate::cluster_view::{NodeState, SequenceCounts};
 use crate::context::Context;
 use crate::desired::DesiredMap;
+use crate::metrics::Suspicion;
 use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
@@ -362,6 +363,19 @@ impl State {
         }
     }
 
+    /// What became of a suspicion, if that is what changed.
+    fn count_suspicion(&self, before: Option<(Incarnation, NodeState)>, member: &super::Member) {
+        let Some((_, NodeState::Suspect)) = before.filter(|(life, _)| *life == member.incarnation)
+        else {
+            return;
+        };
+        match member.state {
+            NodeState::Alive => self.context.metrics.suspicion(Suspicion::Dispelled),
+            NodeState::Down => self.context.metrics.suspicion(Suspicion::Confirmed),
+            NodeState::Suspect | NodeState::Left => {}
+        }
+    }
+
     /// Has SWIM woken when it wants to be.
     fn wake_in_time(&mut self, myself: &ActorRef<MembershipMessage>) {
         if let Some(at) = self.swim.wake_at() {
@@ -378,6 +392,7 @@ impl State {
         for member in view.all() {
             let before = self.context.view.borrow().state_of(member.incarnation.node);
             if before != Some((member.incarnation, member.state)) {
+                self.count_suspicion(before, member);
                 tracing::info!(peer = %member.incarnation, name = member.report.name,
                     address = %member.address, state = ?member.state, "member");
             }

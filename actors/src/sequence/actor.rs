@@ -154,7 +154,10 @@ impl State {
                     if let Told::Failed(error) = &told {
                         log_failure(error, &self.sequence);
                     }
-                    if let Err(mpsc::error::TrySendError::Full(_)) = self.client.try_send(told) {
+                    if let Err(mpsc::error::TrySendError::Full(told)) = self.client.try_send(told) {
+                        if matches!(told, Told::Token(_)) {
+                            self.context.metrics.lost_token();
+                        }
                         drop(myself.cast(Event::ClientTooSlow));
                     }
                 }

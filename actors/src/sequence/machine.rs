@@ -126,6 +126,8 @@ pub struct Sequence {
     heard_at: Instant,
     usual: Option<Duration>,
     asked_at: Option<Instant>,
+    /// How often it was.
+    checks: u32,
     troubles: Troubles,
     /// While there is no way to go on.
     seeking: Option<Seeking>,
@@ -170,6 +172,7 @@ impl Sequence {
             heard_at: now,
             usual: None,
             asked_at: None,
+            checks: 0,
             troubles: Troubles::default(),
             seeking: None,
             mending: None,
@@ -263,7 +266,9 @@ impl Sequence {
         if now >= self.ask_at() {
             self.asked_at = Some(now);
             let others = self.plan.nodes().filter(|node| *node != self.owner.node);
-            let check = self.header(self.sent, DataBody::Check { stage: 0, round: 0 });
+            self.checks = self.checks.wrapping_add(1);
+            let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
+            let check = self.header(self.sent, check);
             return vec![Action::Suspect(others.collect()), Action::Forward(check)];
         }
         Vec::new()
@@ -301,6 +306,7 @@ impl Sequence {
             Some((broken, _)) => Broken { tries: broken.tries + 1, ..broken },
             None => Broken {
                 cause: error.to_string(),
+                kind: error.kind(),
                 at: now,
                 from: self.plan.epoch(),
                 detect: now.saturating_duration_since(self.heard_at),
@@ -516,6 +522,7 @@ impl Sequence {
         let (broken, ready) = self.mending.take()?;
         Some(Recovered {
             cause: broken.cause,
+            kind: broken.kind,
             model: self.request.model.clone(),
             from: broken.from,
             to: self.plan.epoch(),

@@ -20,7 +20,7 @@ impl Recoveries {
     /// A sequence went on. `now` is in milliseconds since 1970, `planned` the time from the notice until
     /// there was another plan.
     pub(super) fn take(&mut self, now: u64, recovered: &Recovered, planned: Option<Duration>) {
-        let Recovered { cause, model, from, to, detect, ready, rebuild, replayed, rebuilt } =
+        let Recovered { cause, model, from, to, detect, ready, rebuild, replayed, rebuilt, .. } =
             recovered;
         let began = now.saturating_sub(millis(*ready + *rebuild));
         let same = self.0.iter_mut().rev().find(|known| {
@@ -87,6 +87,7 @@ mod tests {
         let epoch = |counter| Epoch { counter, planner: NodeId::from_bytes([1; 32]) };
         Recovered {
             cause: "the node mini was lost".to_owned(),
+            kind: "node_lost",
             model: "m".parse().unwrap(),
             from: epoch(1),
             to: epoch(to),

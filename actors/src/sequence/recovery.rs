@@ -74,8 +74,10 @@ impl Offer {
 /// A recovery that came to its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    /// What was lost, in words.
+    /// What was lost, in words, and in one word.
     pub cause: String,
+    /// See [`GenerationError::kind`].
+    pub kind: &'static str,
     /// The model.
     pub model: ModelName,
     /// The plan before.
@@ -118,8 +120,9 @@ pub(super) struct Seeking {
 /// The break that a recovery began with.
 #[derive(Debug, Clone)]
 pub(super) struct Broken {
-    /// In words.
+    /// In words, and in one.
     pub(super) cause: String,
+    pub(super) kind: &'static str,
     pub(super) at: Instant,
     pub(super) from: Epoch,
     pub(super) detect: Duration,

@@ -25,6 +25,7 @@ use crate::generation::{
     Event as Told, Generation, GenerationError, Generator, Request, SubmitError,
 };
 use crate::membership::View;
+use crate::metrics::RecoveryTimes;
 use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::wall_clock::unix_millis;
@@ -180,6 +181,7 @@ impl Actor for SequencesActor {
             }
             SequencesMessage::Recovered(recovered, planned) => {
                 state.recoveries.take(unix_millis(), &recovered, planned);
+                state.context.metrics.recovered(times(&recovered, planned));
                 state.context.recoveries.send_replace(state.recoveries.all());
             }
             SequencesMessage::ShutDown => {
@@ -205,6 +207,14 @@ impl Actor for SequencesActor {
         }
         Ok(())
     }
+}
+
+fn times(recovered: &Recovered, planned: Option<Duration>) -> RecoveryTimes {
+    let Recovered { kind, detect, ready, rebuild, replayed, .. } = recovered;
+    let plan = planned.unwrap_or_default();
+    let load = ready.saturating_sub(plan);
+    let phases = [("detect", *detect), ("plan", plan), ("load", load), ("rebuild", *rebuild)];
+    RecoveryTimes { cause: kind, phases, replayed: *replayed }
 }
 
 impl State {

@@ -194,7 +194,7 @@ impl World {
             }
             Heard::Computed(computed) => {
                 let follows = life.host.sequences.computed(time, computed, payload);
-                let Some(Follows { of, frames }) = follows else { return };
+                let Some(Follows { of, frames, .. }) = follows else { return };
                 for (to, frame) in frames {
                     let rows = match &frame.body {
                         DataBody::Forward(_) => payload.clone(),

@@ -111,8 +111,9 @@ pub struct State {
     started: Instant,
     restarts: Restarts,
     sequences: Sequences,
-    /// The plan that the worker was told of last.
+    /// The plan that the worker was told of last, and what it may take for running sequences.
     adopted: Option<Epoch>,
+    kv_bytes: u64,
     /// Whether the worker is not to be started again.
     gone: bool,
     report: ShardReport,
@@ -137,6 +138,7 @@ impl Actor for HostActor {
             wanted: layers,
             told_to_hold: Vec::new(),
             adopted: None,
+            kv_bytes: 0,
             gone: false,
             told: report.clone(),
             restarts: Restarts::new(row("worker").intensity),
@@ -201,6 +203,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.fail_all("its shard was given up");
+        state.context.metrics.kv_cache_usage(state.key.model.as_str(), None);
         Ok(())
     }
 }
@@ -338,6 +341,7 @@ impl State {
                 held.geometry.peak_bytes_of(&all, context, sequences);
         }
         let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
+        self.kv_bytes = kv_bytes;
         Command::Adopt { layers, stages, kv_bytes }
     }
 
@@ -421,9 +425,10 @@ impl State {
 
     fn computed(&mut self, computed: Computed, payload: &Bytes) {
         let follows = self.sequences.computed(Instant::now(), computed, payload);
-        let Some(Follows { of: header, frames }) = follows else {
+        let Some(Follows { of: header, took, frames }) = follows else {
             return;
         };
+        self.context.metrics.stage_forward(self.key.model.as_str(), took);
         for (to, frame) in frames {
             if let DataBody::Failed(error) = &frame.body {
                 tracing::warn!(sequence = %frame.sequence, epoch = %frame.epoch, %error,
@@ -546,6 +551,11 @@ impl State {
     fn status(&mut self, status: Status) {
         let MemoryUse { weights, kv, prefixes, .. } = status.memory;
         self.report.memory_bytes = weights + kv + prefixes;
+        if self.kv_bytes > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+            let ratio = kv as f64 / self.kv_bytes as f64;
+            self.context.metrics.kv_cache_usage(self.key.model.as_str(), Some(ratio));
+        }
         self.report.work = ShardWork {
             predicted_bytes: self.report.work.predicted_bytes,
             peak_bytes: status.peak_bytes,

@@ -10,6 +10,7 @@ use planaria_actors::catalog::{CatalogModel, Holding, ModelList};
 use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
 use planaria_actors::gateway::{self, Limits, State};
 use planaria_actors::membership::View;
+use planaria_actors::metrics::Metrics;
 use planaria_actors::scheduler::PlanTable;
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
@@ -89,6 +90,7 @@ pub(crate) async fn start_with(
         previewer: previewer(),
         backups: Backups::of(options.store, &models_dir),
         stored,
+        metrics: Arc::new(Metrics::new().unwrap()),
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,

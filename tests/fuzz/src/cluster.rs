@@ -307,7 +307,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
         DataBody::Recall { stage: 1, open: opening },
         DataBody::Recalled { stage: 1, progress: vec![progress], kept: vec![kept] },
         DataBody::Resume { stage: 1, course: Course::plan(9, &[]) },
-        DataBody::Check { stage: 1, round: 1 },
+        DataBody::Check { number: 1, stage: 1, round: 1 },
         DataBody::Accepted {
             token: 1,
             logprobs: Some(logprobs),

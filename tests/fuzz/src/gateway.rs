@@ -19,6 +19,7 @@ use planaria_actors::generation::{
     Event, FinishReason, Generation, Generator, Request as Asked, SubmitError, Token,
 };
 use planaria_actors::membership::View;
+use planaria_actors::metrics::Metrics;
 use planaria_actors::scheduler::PlanTable;
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
@@ -68,6 +69,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         previewer: previewer(),
         backups: Backups::of(store, models.path()),
         stored,
+        metrics: Arc::new(Metrics::new().unwrap()),
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
         cors_origins: vec!["https://example.org".to_owned()],

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::{binary, demo_cluster, demo_models};
 
 /// A variable that `make test` sets.
-fn installed(variable: &str) -> Result<PathBuf> {
+pub(crate) fn installed(variable: &str) -> Result<PathBuf> {
     match std::env::var_os(variable) {
         Some(path) => Ok(path.into()),
         None => {

@@ -11,6 +11,7 @@ mod golden;
 mod load;
 mod loss;
 mod membership;
+mod metrics;
 mod paths;
 mod planning;
 mod prefix;

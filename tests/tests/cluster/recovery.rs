@@ -15,7 +15,7 @@ use crate::{binary, demo_cluster, demo_models};
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 /// A chat that goes on for as long as it may.
-fn chat(temperature: f64, seed: u64, max_tokens: u32) -> Value {
+pub(crate) fn chat(temperature: f64, seed: u64, max_tokens: u32) -> Value {
     json!({
         "model": "demo", "stream": true, "ignore_eos": true,
         "stream_options": {"include_usage": true},

@@ -46,6 +46,7 @@ const ROOT: &[&str] = &[
     "clippy.toml",
     "config",
     "deny.toml",
+    "deploy",
     "engine",
     "rust-toolchain.toml",
     "rustfmt.toml",

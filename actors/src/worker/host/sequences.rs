@@ -61,6 +61,9 @@ struct Open {
     next: u32,
     /// Of an attempt that took up what there was.
     resumed: Option<Resumed>,
+    /// Results that came, and how many there were at the check with this number.
+    results: u32,
+    checked: Option<(u32, u32)>,
     /// Whether nothing of this attempt counts any more.
     is_interrupted: bool,
     /// When something last came of it.
@@ -109,6 +112,8 @@ pub(crate) enum Taken {
 pub(crate) struct Follows {
     /// The header of what was computed.
     pub(crate) of: DataHeader,
+    /// How long the worker had it, or the rest of it.
+    pub(crate) took: Duration,
     /// Whom to send what. Only a frame to the next stage carries the payload, and it is then the only
     /// one.
     pub(crate) frames: Vec<(NodeId, DataHeader)>,
@@ -173,8 +178,8 @@ impl Sequences {
         if self.released.covers(sequence, attempt) {
             return Taken::Drop;
         }
-        if let DataBody::Check { stage, round } = header.body {
-            return self.take_check(&plan, header, stage, round);
+        if let DataBody::Check { number, stage, round } = header.body {
+            return self.take_check(&plan, header, (number, stage, round));
         }
         let known = self.open.get(&sequence);
         // A later attempt may come under another plan.
@@ -257,6 +262,7 @@ impl Sequences {
             return None;
         }
         open.touched = now;
+        open.results = open.results.wrapping_add(1);
         let key = (sequence, layer, segment);
         let under_way = self.under_way.get_mut(&key)?;
         let header = under_way.header.clone();
@@ -288,7 +294,7 @@ impl Sequences {
             from_log: under_way.from_log,
         };
         under_way.done = end;
-        under_way.since = now;
+        let took = now.saturating_duration_since(std::mem::replace(&mut under_way.since, now));
         if end == ends || matches!(outcome, Outcome::Rejected(_)) {
             self.under_way.remove(&key);
         }
@@ -296,7 +302,7 @@ impl Sequences {
             self.logs.record(sequence, open.layers.last(), start, &piece.tokens, rows);
         }
         let frames = next_frames(self.me, open, &header, forward.stage, piece, outcome);
-        Some(Follows { of: header, frames })
+        Some(Follows { of: header, took, frames })
     }
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
@@ -391,6 +397,8 @@ impl Sequences {
             opening,
             begun,
             resumed,
+            results: 0,
+            checked: None,
             is_interrupted,
             touched: now,
         };
@@ -449,10 +457,16 @@ impl Sequences {
         Taken::Do { commands, kept }
     }
 
-    /// Whether the sequence goes on, as far as this stage knows.
-    fn take_check(&self, plan: &Plan, header: &DataHeader, stage: u16, round: u8) -> Taken {
+    /// Whether the sequence goes on, as far as this stage knows: at the `stage` of a check with this number,
+    /// in this round.
+    fn take_check(
+        &mut self,
+        plan: &Plan,
+        header: &DataHeader,
+        (number, stage, round): (u32, u16, u8),
+    ) -> Taken {
         let sequence = header.sequence;
-        let known = self.open.get(&sequence).filter(|open| open.attempt >= header.attempt);
+        let known = self.open.get_mut(&sequence).filter(|open| open.attempt >= header.attempt);
         let Some(open) = known else {
             return Taken::Unknown(format!("it does not know sequence {sequence}"));
         };
@@ -470,16 +484,23 @@ impl Sequences {
         if is_recalled || self.under_way.keys().any(|(of, ..)| *of == sequence) {
             return Taken::Drop;
         }
+        // What goes round behind a check has passed here when the check comes again.
+        let passed = (number, open.results);
+        if round == 0 {
+            open.checked = Some(passed);
+        } else if open.checked != Some(passed) {
+            return Taken::Drop;
+        }
         let (stage, round) = match plan.stage(stage + 1) {
             Some(_) => (stage + 1, round),
             None if round == 0 => (0, 1),
-            // Whatever was on its way between two stages came before this.
+            // Whatever was on its way between two stages came before this, or passed meanwhile.
             None => return Taken::Unknown(format!("nothing of sequence {sequence} is on its way")),
         };
         let Some(next) = plan.stage(stage) else {
             return Taken::Drop;
         };
-        let body = DataBody::Check { stage, round };
+        let body = DataBody::Check { number, stage, round };
         Taken::Pass(next.incarnation.node, DataHeader { body, position: 0, ..header.clone() })
     }
 

@@ -133,37 +133,43 @@ fn a_new_beginning_forgets_the_old_one() {
 fn a_check_goes_round_until_somebody_computes_or_has_lost_the_sequence() {
     let now = Instant::now();
     let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
-    let check =
-        |attempt, stage, round| header(&stages, attempt, 0, DataBody::Check { stage, round });
+    let check = |attempt, number, stage, round| {
+        header(&stages, attempt, 0, DataBody::Check { number, stage, round })
+    };
     let take = |sequences: &mut Sequences, header: DataHeader| {
         sequences.take(now, Arc::clone(&stages), &header, Bytes::new())
     };
     let mut first = running(now, &stages);
     for round in [0, 1] {
-        let taken = take(&mut first, check(0, 0, round));
+        let taken = take(&mut first, check(0, 1, 0, round));
         let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
-        assert_eq!((to, passed), (node(2), check(0, 1, round)));
+        assert_eq!((to, passed), (node(2), check(0, 1, 1, round)));
     }
     // It computes.
     take(&mut first, header(&stages, 0, 4, forward(0, &[11], false)));
-    assert!(matches!(take(&mut first, check(0, 0, 0)), Taken::Drop));
+    assert!(matches!(take(&mut first, check(0, 2, 0, 0)), Taken::Drop));
+    // It has computed since the first round.
+    first.computed(now, hidden(0, 4, 1), &[5]).unwrap();
+    assert!(matches!(take(&mut first, check(0, 1, 0, 1)), Taken::Drop));
     // The last stage has it go round once more.
     let mut last = Sequences::new(node(2), 1000);
-    assert!(matches!(take(&mut last, check(0, 1, 0)), Taken::Unknown(_)), "it was started again");
+    let unknown = |taken: Taken| matches!(taken, Taken::Unknown(_));
+    assert!(unknown(take(&mut last, check(0, 1, 1, 0))), "it was started again");
     take(&mut last, header(&stages, 0, 0, forward(1, &[7], true)));
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "it computes");
     let computed = Computed { layer: 4, outcome: Outcome::Absorbed, ..hidden(0, 0, 1) };
-    assert!(matches!(take(&mut last, check(0, 1, 1)), Taken::Drop), "it computes");
     last.computed(now, computed, &[]).unwrap();
-    let taken = take(&mut last, check(0, 1, 0));
+    let taken = take(&mut last, check(0, 2, 1, 0));
     let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
-    assert_eq!((to, passed), (node(1), check(0, 0, 1)));
-    assert!(matches!(take(&mut last, check(0, 1, 1)), Taken::Unknown(_)), "nothing is on its way");
+    assert_eq!((to, passed), (node(1), check(0, 2, 0, 1)));
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "an older one");
+    assert!(unknown(take(&mut last, check(0, 2, 1, 1))), "nothing is on its way");
     // Of another attempt, and of one that does not count any more.
-    assert!(matches!(take(&mut last, check(1, 1, 0)), Taken::Unknown(_)));
-    let behind = DataHeader { position: 2, ..check(0, 1, 0) };
-    assert!(matches!(take(&mut last, behind), Taken::Unknown(_)), "something did not come");
+    assert!(unknown(take(&mut last, check(1, 1, 1, 0))));
+    let behind = DataHeader { position: 2, ..check(0, 3, 1, 0) };
+    assert!(unknown(take(&mut last, behind)), "something did not come");
     last.interrupt_all();
-    assert!(matches!(take(&mut last, check(0, 1, 0)), Taken::Unknown(_)));
+    assert!(unknown(take(&mut last, check(0, 3, 1, 0))));
 }
 
 #[test]
