@@ -4,6 +4,7 @@
 //! happens as it happens; what the cluster's view knows anyway is taken from it when somebody asks. Labels
 //! are names of models, nodes and actors, and words from short lists: never anything that a client wrote.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
@@ -37,6 +38,8 @@ const HOPS: &[f64] =
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// One asks at a time: what comes from the view is put in anew for each.
+    asking: Mutex<()>,
     requests_running: IntGauge,
     requests_waiting: IntGauge,
     prompt_tokens: IntCounterVec,
@@ -231,6 +234,7 @@ impl Metrics {
                 &["actor"],
             )?,
             registry,
+            asking: Mutex::new(()),
         };
         // Those that are alerts when they rise have to be there before.
         for outcome in [Suspicion::Dispelled, Suspicion::Confirmed] {
@@ -318,6 +322,7 @@ impl Metrics {
     /// All of it in Prometheus' text format, with what `view` knows. `layers` says how many a model has.
     #[must_use]
     pub fn text(&self, view: &ClusterView, layers: impl Fn(&str) -> Option<u32>) -> String {
+        let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         self.requests_running.set(view.sequences.running.into());
         self.requests_waiting.set(view.sequences.queued.into());
         self.nodes.reset();

@@ -202,30 +202,15 @@ impl StoredAnswers {
 
     /// The answers that were interrupted, of which the caller now takes care.
     #[must_use]
-    pub fn claim(&self) -> Vec<SequenceId> {
-        self.shelf().claim()
+    pub fn claim(&self) -> Vec<Claim> {
+        let ids = self.shelf().claim();
+        ids.into_iter().map(|id| Claim { answers: self.clone(), id, is_taken: false }).collect()
     }
 
     /// Tells when there may be something to [`claim`](Self::claim).
     #[must_use]
     pub fn interruptions(&self) -> watch::Receiver<()> {
         self.0.interrupted.subscribe()
-    }
-
-    /// Goes on with an answer that was claimed, as far as it was written; `None` when it was removed.
-    ///
-    /// # Errors
-    /// When it cannot be read; it will not be claimed again.
-    pub async fn take_up(
-        &self,
-        id: SequenceId,
-    ) -> Result<Option<(StoredAnswer, Recorder)>, StoredError> {
-        let answer = self.read(id).await.inspect_err(|_| self.shelf().stand(id, Standing::Over))?;
-        Ok(answer.map(|answer| {
-            let StoredAnswer { record, tokens, .. } = &answer;
-            let recorder = Recorder::new(self.clone(), id, record.clone(), tokens);
-            (answer, recorder)
-        }))
     }
 
     /// An answer with all that its recorder was told up to now, if there is one and it could be written.
@@ -286,12 +271,57 @@ impl StoredAnswers {
         Serving(self.clone())
     }
 
+    /// Nobody takes care of an answer any more.
+    fn interrupted(&self, id: SequenceId) {
+        self.shelf().stand(id, Standing::Interrupted);
+        self.0.interrupted.send_replace(());
+    }
+
     fn writing(&self) -> MutexGuard<'_, BTreeMap<SequenceId, Weak<Writing>>> {
         self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn shelf(&self) -> MutexGuard<'_, Shelf> {
         self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// An answer that was interrupted and is to go on. Dropped, it is as it was.
+#[derive(Debug)]
+pub struct Claim {
+    answers: StoredAnswers,
+    id: SequenceId,
+    is_taken: bool,
+}
+
+impl Claim {
+    /// Which one.
+    #[must_use]
+    pub const fn id(&self) -> SequenceId {
+        self.id
+    }
+
+    /// Goes on with the answer, as far as it was written; `None` when it was removed.
+    ///
+    /// # Errors
+    /// When it cannot be read; it will not be claimed again.
+    pub async fn take_up(mut self) -> Result<Option<(StoredAnswer, Recorder)>, StoredError> {
+        let answer = self.answers.read(self.id).await;
+        self.is_taken = true;
+        let answer = answer.inspect_err(|_| self.answers.shelf().stand(self.id, Standing::Over))?;
+        Ok(answer.map(|answer| {
+            let StoredAnswer { record, tokens, .. } = &answer;
+            let recorder = Recorder::new(self.answers.clone(), self.id, record.clone(), tokens);
+            (answer, recorder)
+        }))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.answers.interrupted(self.id);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Goes on with stored answers that were interrupted: the node was restarted, or a part of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,17 +13,31 @@ use super::running::Running;
 use super::stored::{Again, reply};
 use super::{Parts, Shared};
 use crate::generation::{FinishReason, Generation, Request, SubmitError};
-use crate::stored::{Outcome, Recorder, StoredAnswer};
+use crate::stored::{Claim, Outcome, Recorder, StoredAnswer};
+
+/// The wait before an answer that was interrupted again is gone on with for the second time, and before the
+/// cluster is asked again; places become free without a word.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Each further wait is twice as long, up to about a minute.
+const LONGEST_DOUBLINGS: u32 = 6;
 
 /// Takes care of all that were interrupted, and will be. Never ends by itself; dropped, it leaves those
 /// that are under way as interrupted.
 pub(super) async fn all(shared: Shared) {
     let mut interruptions = shared.stored.interruptions();
     let mut under_way = JoinSet::new();
+    let mut tries: BTreeMap<SequenceId, u32> = BTreeMap::new();
     loop {
-        for id in shared.stored.claim() {
+        for claim in shared.stored.claim() {
             let shared = Shared::clone(&shared);
-            under_way.spawn(async move { resume(&shared, id).await });
+            let tries = tries.entry(claim.id()).or_default();
+            // It may be the answer itself that breaks this node.
+            let wait = PAUSE.saturating_mul((1 << (*tries).min(LONGEST_DOUBLINGS)) - 1);
+            *tries += 1;
+            under_way.spawn(async move {
+                sleep(wait).await;
+                resume(&shared, claim).await;
+            });
         }
         tokio::select! {
             changed = interruptions.changed() => if changed.is_err() { return },
@@ -31,8 +46,9 @@ pub(super) async fn all(shared: Shared) {
     }
 }
 
-async fn resume(shared: &Parts, id: SequenceId) {
-    let (answer, recorder) = match shared.stored.take_up(id).await {
+async fn resume(shared: &Parts, claim: Claim) {
+    let id = claim.id();
+    let (answer, recorder) = match claim.take_up().await {
         Ok(Some(taken)) => taken,
         // It was removed.
         Ok(None) => return,
@@ -102,8 +118,6 @@ async fn admitted(
     request: &Request,
     recorder: &Recorder,
 ) -> Result<Option<Generation>, SubmitError> {
-    /// Places become free without a word.
-    const PAUSE: Duration = Duration::from_secs(1);
     let mut view = shared.view.clone();
     while !recorder.is_removed() {
         view.mark_unchanged();

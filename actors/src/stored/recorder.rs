@@ -137,8 +137,7 @@ impl Drop for Recorder {
         if self.0.progress().record.outcome.is_some() {
             answers.shelf().stand(self.0.id, Standing::Over);
         } else {
-            answers.shelf().stand(self.0.id, Standing::Interrupted);
-            answers.0.interrupted.send_replace(());
+            answers.interrupted(self.0.id);
         }
     }
 }
