@@ -1,8 +1,9 @@
 //! Actor: what the node must remember across restarts.
 //!
 //! Parent: root. Children: none. Who the node is, is read before the tree starts ([`Memory::recall`]), the
-//! rest by the actors that need it when they start, also when they are started again; this one only writes, through the store's own writer thread, so no handler waits for a disk.
-//! When it dies nothing is lost: what was acknowledged is on disk.
+//! rest by the actors that need it when they start, also when they are started again; this one only writes,
+//! through the store's own writer thread, so no handler waits for a disk. When it dies nothing is lost:
+//! what was acknowledged is on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
