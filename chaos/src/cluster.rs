@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::lan::Machine;
-use crate::process::Process;
+use crate::process::{Process, is_running};
 use crate::view::ModelSeen;
 use crate::wait_for;
 
@@ -221,13 +221,16 @@ impl Cluster {
         self.nodes.iter().map(log).collect::<Vec<_>>().join("\n")
     }
 
-    /// Starts a node again in place of one that ended. It joins the first other node.
+    /// Starts a node again, in place of one that has ended or is killed for it. It joins the first other node.
     ///
     /// # Errors
     /// When it does not come up.
     pub async fn restart(&mut self, index: usize) -> Result<()> {
-        let old = self.nodes.remove(index);
-        drop(old.process);
+        let mut old = self.nodes.remove(index);
+        // Until it is gone its folder is locked.
+        if is_running(old.process.pid()) {
+            old.process.kill().await?;
+        }
         let new = self.start(old.spec).await?;
         let node = self.nodes.remove(new);
         self.nodes.insert(index, node);
