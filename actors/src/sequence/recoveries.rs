@@ -28,7 +28,7 @@ impl Recoveries {
                 && began.abs_diff(known.at) <= TOGETHER_MS
         });
         let resume = millis(*detect + *ready + *rebuild);
-        let load = millis(ready.saturating_sub(planned.unwrap_or_default()));
+        let load = millis(recovered.load(planned));
         let plan = planned.map(millis);
         if let Some(known) = same {
             known.sequences += 1;

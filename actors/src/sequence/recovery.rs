@@ -96,6 +96,13 @@ pub struct Recovered {
     pub rebuilt: u64,
 }
 
+impl Recovered {
+    /// How long stages were waited for, once there was a plan: after `planned`, if another was needed.
+    pub(super) fn load(&self, planned: Option<Duration>) -> Duration {
+        self.ready.saturating_sub(planned.unwrap_or_default())
+    }
+}
+
 /// What a sequence has been through.
 #[derive(Debug, Default)]
 pub(super) struct Troubles {

@@ -210,9 +210,8 @@ impl Actor for SequencesActor {
 }
 
 fn times(recovered: &Recovered, planned: Option<Duration>) -> RecoveryTimes {
-    let Recovered { kind, detect, ready, rebuild, replayed, .. } = recovered;
-    let plan = planned.unwrap_or_default();
-    let load = ready.saturating_sub(plan);
+    let Recovered { kind, detect, rebuild, replayed, .. } = recovered;
+    let (plan, load) = (planned.unwrap_or_default(), recovered.load(planned));
     let phases = [("detect", *detect), ("plan", plan), ("load", load), ("rebuild", *rebuild)];
     RecoveryTimes { cause: kind, phases, replayed: *replayed }
 }
