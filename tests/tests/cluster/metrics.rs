@@ -111,6 +111,13 @@ async fn requests_and_recoveries_are_counted_as_they_happened() -> Result<()> {
         })
         .await?;
     ensure!(streamed.done, "{:?}", streamed.error);
+    // The client hears of the end before all parts of the node have.
+    wait_for("the answer to have ended for its node too", async || {
+        let now = samples(&text(&api).await?)?;
+        let is_over = sum(&now, "planaria_requests_running", &[]) < 1.0;
+        Ok((is_over && sum(&now, "planaria_restarts_total", &["worker"]) > 0.0).then_some(()))
+    })
+    .await?;
     let view = api.cluster().await?;
     let recovery = view.recoveries.last().context("a recovery")?;
     let after = samples(&text(&api).await?)?;
