@@ -18,7 +18,8 @@ pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
-    CONTEXT_TOKENS, Environment, InvalidSettings, LogFormat, Mistake, Origin, Overrides,
-    PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings, Strategy,
+    CONTEXT_TOKENS, CollectorUrl, Environment, InvalidSettings, LogFormat, Mistake, Origin,
+    Overrides, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings, Strategy,
+    TraceProtocol, TraceRatio,
 };
 pub use units::{ByteSize, InvalidByteSize};

@@ -3,21 +3,22 @@
 
 mod layers;
 mod table;
+mod values;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::{ByteSize, LayerRange, ModelName};
 use layers::Layers;
 pub use table::{SETTINGS, SettingDoc};
+pub use values::{CollectorUrl, LogFormat, PeerAddress, Strategy, TraceProtocol, TraceRatio};
 
 /// Longest sequence that can be asked for, in tokens.
 pub const CONTEXT_TOKENS: RangeInclusive<u32> = 16..=1 << 24;
@@ -88,106 +89,16 @@ pub struct Settings {
     pub load_timeout: Duration,
     /// Key `drain-timeout`.
     pub drain_timeout: Duration,
+    /// Key `traces`; `None` means that nothing is traced.
+    pub traces: Option<CollectorUrl>,
+    /// Key `trace-protocol`.
+    pub trace_protocol: TraceProtocol,
+    /// Key `trace-ratio`.
+    pub trace_ratio: TraceRatio,
     /// Key `log`.
     pub log: String,
     /// Key `log-format`.
     pub log_format: LogFormat,
-}
-
-/// How layers are dealt out to nodes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Strategy {
-    /// The division with the least time per token, over as many nodes as that takes.
-    Latency,
-    /// Contiguous ranges in proportion to memory, over every node.
-    RingMemoryWeighted,
-}
-
-impl Strategy {
-    /// The name used in settings and over HTTP.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Latency => "latency",
-            Self::RingMemoryWeighted => "ring-memory-weighted",
-        }
-    }
-}
-
-impl FromStr for Strategy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "latency" => Ok(Self::Latency),
-            "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
-            _ => Err(format!(
-                "`{text}` is not a strategy; there are `latency` and `ring-memory-weighted`"
-            )),
-        }
-    }
-}
-
-/// What log lines look like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON otherwise.
-    Auto,
-    /// For people.
-    Text,
-    /// One object a line.
-    Json,
-}
-
-impl FromStr for LogFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "text" => Ok(Self::Text),
-            "json" => Ok(Self::Json),
-            _ => Err(format!("`{text}` is not a log format; there are `auto`, `text` and `json`")),
-        }
-    }
-}
-
-/// Where a peer may be found: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`, resolved when dialled.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct PeerAddress(String);
-
-impl PeerAddress {
-    /// The address as it was written.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for PeerAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let named = || {
-            let (host, port) = text.rsplit_once(':')?;
-            let host_is_name = !host.is_empty()
-                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
-            (host_is_name && port.parse::<u16>().is_ok_and(|port| port != 0)).then_some(())
-        };
-        let numeric = text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
-        if numeric || named().is_some() {
-            Ok(Self(text.to_owned()))
-        } else {
-            Err(format!("`{text}` is not an address: write IP:PORT or NAME:PORT"))
-        }
-    }
-}
-
-impl fmt::Display for PeerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// Which layer a value came from.
@@ -317,6 +228,9 @@ impl Settings {
         let step_timeout = layers.one("step-timeout", duration);
         let load_timeout = layers.one("load-timeout", duration);
         let drain_timeout = layers.one("drain-timeout", duration);
+        let traces = layers.optional("traces", str::parse);
+        let trace_protocol = layers.one("trace-protocol", str::parse);
+        let trace_ratio = layers.one("trace-ratio", str::parse);
         let log = layers.one("log", text);
         let log_format = layers.one("log-format", str::parse);
         Some(Self {
@@ -347,6 +261,9 @@ impl Settings {
             step_timeout: step_timeout?,
             load_timeout: load_timeout?,
             drain_timeout: drain_timeout?,
+            traces: traces?,
+            trace_protocol: trace_protocol?,
+            trace_ratio: trace_ratio?,
             log: log?,
             log_format: log_format?,
         })

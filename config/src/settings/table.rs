@@ -218,6 +218,26 @@ pub const SETTINGS: &[SettingDoc] = &[
          it stops all the same, and answers that pass through it fail.",
     ),
     one(
+        "traces",
+        "",
+        "Where traces are sent to: a collector that speaks OTLP, such as Jaeger, as `http://HOST:PORT`",
+        "Unset, nothing is traced. A collector that is slow or gone costs traces, never answers. Headers for \
+         it are taken from `OTEL_EXPORTER_OTLP_HEADERS`.",
+    ),
+    one(
+        "trace-protocol",
+        "grpc",
+        "How traces are sent: `grpc` (mostly to port 4317) or `http` (mostly to port 4318)",
+        "Whichever the collector speaks at that port.",
+    ),
+    one(
+        "trace-ratio",
+        "1",
+        "The part of requests that is traced, from 0 to 1",
+        "A traced request leaves a few spans for every token on every stage. One that comes with a \
+         `traceparent` is traced if that says so, and not otherwise.",
+    ),
+    one(
         "log",
         "info",
         "What is logged, as tracing directives",

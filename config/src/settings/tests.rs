@@ -105,3 +105,29 @@ fn times_have_units() {
         assert!(duration(text).is_err(), "{text}");
     }
 }
+
+#[test]
+fn traces_go_to_a_collector_in_the_network() {
+    let (settings, _) = resolve(&[], &[("PLANARIA_TRACES", "http://localhost:4317/")], "").unwrap();
+    assert_eq!(settings.traces.as_ref().map(CollectorUrl::as_str), Some("http://localhost:4317"));
+    assert_eq!(settings.trace_protocol, TraceProtocol::Grpc);
+    assert!(resolve(&[], &[], "").unwrap().0.traces.is_none());
+    for wrong in
+        ["localhost:4317", "http://", "http://a b:1", "ftp://x:1", "https://x:4317", "http://x"]
+    {
+        assert!(resolve(&[], &[("PLANARIA_TRACES", wrong)], "").is_err(), "{wrong}");
+    }
+    assert!(resolve(&[("trace-protocol", "smoke")], &[], "").is_err());
+}
+
+#[test]
+fn a_part_of_requests_is_between_none_and_all() {
+    let ratio =
+        |file: &str| resolve(&[], &[], file).map(|(settings, _)| settings.trace_ratio.get());
+    assert_eq!(ratio(""), Ok(1.0));
+    assert_eq!(ratio("trace-ratio = 0.05"), Ok(0.05));
+    assert_eq!(ratio("trace-ratio = 0"), Ok(0.0));
+    for wrong in ["1.1", "-0.1", "nan", "'all'"] {
+        assert!(ratio(&format!("trace-ratio = {wrong}")).is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,190 @@
+//! What settings can be, besides texts and numbers.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// How layers are dealt out to nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// The division with the least time per token, over as many nodes as that takes.
+    Latency,
+    /// Contiguous ranges in proportion to memory, over every node.
+    RingMemoryWeighted,
+}
+
+impl Strategy {
+    /// The name used in settings and over HTTP.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Latency => "latency",
+            Self::RingMemoryWeighted => "ring-memory-weighted",
+        }
+    }
+}
+
+impl FromStr for Strategy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "latency" => Ok(Self::Latency),
+            "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
+            _ => Err(format!(
+                "`{text}` is not a strategy; there are `latency` and `ring-memory-weighted`"
+            )),
+        }
+    }
+}
+
+/// What log lines look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl FromStr for LogFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(format!("`{text}` is not a log format; there are `auto`, `text` and `json`")),
+        }
+    }
+}
+
+/// Where traces are sent to: `http://HOST:PORT`, with a path if the collector wants one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorUrl(String);
+
+impl CollectorUrl {
+    /// The URL, without a slash at its end.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for CollectorUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let url = text.trim_end_matches('/');
+        if url.starts_with("https://") {
+            return Err(format!(
+                "`{text}`: traces are not sent by TLS; send them to a collector in your own network \
+                 (`http://HOST:4317`), which can send them on"
+            ));
+        }
+        let rest = url.strip_prefix("http://").unwrap_or_default();
+        let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
+        let is_good = authority.parse::<PeerAddress>().is_ok()
+            && !url.contains(|c: char| c.is_whitespace() || c.is_control());
+        if is_good {
+            Ok(Self(url.to_owned()))
+        } else {
+            Err(format!("`{text}` is not a collector: write `http://HOST:PORT`"))
+        }
+    }
+}
+
+/// How traces are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TraceProtocol {
+    /// OTLP over gRPC.
+    Grpc,
+    /// OTLP over HTTP, as protobuf.
+    Http,
+}
+
+impl FromStr for TraceProtocol {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "grpc" => Ok(Self::Grpc),
+            "http" => Ok(Self::Http),
+            _ => Err(format!("`{text}` is not a protocol for traces; there are `grpc` and `http`")),
+        }
+    }
+}
+
+/// The part of requests that is traced, in millionths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TraceRatio(u32);
+
+impl TraceRatio {
+    const WHOLE: u32 = 1_000_000;
+
+    /// From 0 to 1.
+    #[must_use]
+    pub fn get(self) -> f64 {
+        f64::from(self.0) / f64::from(Self::WHOLE)
+    }
+}
+
+impl FromStr for TraceRatio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let ratio = text.parse().ok().filter(|ratio: &f64| (0.0..=1.0).contains(ratio));
+        let ratio =
+            ratio.ok_or_else(|| format!("`{text}` is not a part: write 0 to 1, as in 0.05"))?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "from 0 to a million"
+        )]
+        let millionths = (ratio * f64::from(Self::WHOLE)).round() as u32;
+        Ok(Self(millionths))
+    }
+}
+
+/// Where a peer may be found: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`, resolved when dialled.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerAddress(String);
+
+impl PeerAddress {
+    /// The address as it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PeerAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let named = || {
+            let (host, port) = text.rsplit_once(':')?;
+            let host_is_name = !host.is_empty()
+                && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+            (host_is_name && port.parse::<u16>().is_ok_and(|port| port != 0)).then_some(())
+        };
+        let numeric = text.parse::<SocketAddr>().is_ok_and(|address| address.port() != 0);
+        if numeric || named().is_some() {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(format!("`{text}` is not an address: write IP:PORT or NAME:PORT"))
+        }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
