@@ -20,6 +20,7 @@ use crate::scheduler::{PlanTable, SchedulerHandle};
 use crate::sequence::SequencesHandle;
 use crate::served::ServedModels;
 use crate::supervision::Tally;
+use crate::traces::Traces;
 use crate::worker::WorkersHandle;
 
 /// One node, from the inside.
@@ -57,6 +58,8 @@ pub struct Context {
     pub restarts: Tally,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// Where spans go.
+    pub traces: Traces,
     /// The actors.
     pub handles: Handles,
 }

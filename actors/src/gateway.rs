@@ -29,6 +29,7 @@ mod running;
 mod server;
 mod stored;
 mod stream;
+mod traced;
 
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -38,7 +39,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 pub use self::auth::{ApiKey, InvalidApiKey};
 use self::error::ApiError;
@@ -53,6 +54,7 @@ use crate::metrics::Metrics;
 use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
 use crate::stored::StoredAnswers;
+use crate::traces::Traces;
 use crate::wall_clock::unix_seconds;
 
 /// What the gateway needs of its node.
@@ -80,6 +82,8 @@ pub struct State {
     pub stored: StoredAnswers,
     /// What this node counts.
     pub metrics: Arc<Metrics>,
+    /// Where its spans go.
+    pub traces: Traces,
     /// Setting `context`: longest sequence in tokens of a model that has no plan yet.
     pub context: u32,
     /// Bounds on what clients may take up.
@@ -144,6 +148,7 @@ struct Parts {
     backups: Backups,
     stored: StoredAnswers,
     metrics: Arc<Metrics>,
+    traces: Traces,
     context: u32,
     limits: Limits,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
@@ -151,6 +156,13 @@ struct Parts {
     preparations: Semaphore,
     /// In seconds since 1970.
     started: u64,
+}
+
+impl Parts {
+    /// Waits for a place among those that are parsed or tokenized. The semaphore is never closed.
+    async fn place_to_prepare(&self) -> Option<SemaphorePermit<'_>> {
+        self.preparations.acquire().await.ok()
+    }
 }
 
 /// The API as a service, without connections of its own.
@@ -174,6 +186,7 @@ fn share(state: State) -> Shared {
         backups: state.backups,
         stored: state.stored,
         metrics: state.metrics,
+        traces: state.traces,
         context: state.context,
         limits: state.limits,
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),

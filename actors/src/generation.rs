@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+use crate::traces::TraceContext;
+
 /// Whoever can run a generation: the cluster, or a double in tests.
 pub trait Generator: Send + Sync + 'static {
     /// Admits or refuses a request. Admitted, it may still wait for its turn.
@@ -26,6 +28,8 @@ pub struct Request {
     pub sampling: SamplingParams,
     /// When to end.
     pub until: Until,
+    /// If it is traced: what it is a part of.
+    pub trace: Option<TraceContext>,
 }
 
 /// When a generation ends by itself. Stop strings are the gateway's business: it drops the

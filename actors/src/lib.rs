@@ -35,6 +35,7 @@ mod simulation;
 mod slot;
 pub mod stored;
 pub mod supervision;
+pub mod traces;
 mod wall_clock;
 mod watchdog;
 pub mod wire;

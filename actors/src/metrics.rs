@@ -15,6 +15,7 @@ use prometheus::{
 
 use crate::cluster_view::{ClusterView, ModelState, NodeState, ShardState};
 use crate::generation::FinishReason;
+use crate::traces::TraceCounts;
 
 /// From a millisecond, the step of a small model, to ten seconds.
 const STEPS: &[f64] =
@@ -64,6 +65,7 @@ pub struct Metrics {
     hop: HistogramVec,
     stage_forward: HistogramVec,
     restarts: IntCounterVec,
+    spans: IntCounterVec,
 }
 
 /// How a request ended.
@@ -233,6 +235,12 @@ impl Metrics {
                 "Parts of this node that died and were started again.",
                 &["actor"],
             )?,
+            spans: made.counters(
+                "spans_total",
+                "Spans of traces: those that the collector took, those that it did not, and those that \
+                 were dropped before, since too many waited.",
+                &["outcome"],
+            )?,
             registry,
             asking: Mutex::new(()),
         };
@@ -319,10 +327,20 @@ impl Metrics {
         }
     }
 
-    /// All of it in Prometheus' text format, with what `view` knows. `layers` says how many a model has.
+    /// All of it in Prometheus' text format, with what `view` knows and what became of spans. `layers` says
+    /// how many a model has.
     #[must_use]
-    pub fn text(&self, view: &ClusterView, layers: impl Fn(&str) -> Option<u32>) -> String {
+    pub fn text(
+        &self,
+        view: &ClusterView,
+        spans: TraceCounts,
+        layers: impl Fn(&str) -> Option<u32>,
+    ) -> String {
         let _asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let TraceCounts { sent, failed, dropped } = spans;
+        for (outcome, count) in [("sent", sent), ("failed", failed), ("dropped", dropped)] {
+            catch_up(&self.spans.with_label_values(&[outcome]), count);
+        }
         self.requests_running.set(view.sequences.running.into());
         self.requests_waiting.set(view.sequences.queued.into());
         self.nodes.reset();
@@ -354,8 +372,7 @@ impl Metrics {
         }
         let own = view.nodes.iter().find(|node| node.id == view.node.id && !node.state.is_over());
         for (actor, count) in own.iter().flat_map(|node| &node.restarts) {
-            let counter = self.restarts.with_label_values(&[actor.as_str()]);
-            counter.inc_by(count.saturating_sub(counter.get()));
+            catch_up(&self.restarts.with_label_values(&[actor.as_str()]), *count);
         }
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
@@ -363,6 +380,11 @@ impl Metrics {
         }
         text
     }
+}
+
+/// Has a counter say what was counted elsewhere.
+fn catch_up(counter: &IntCounter, count: u64) {
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 impl Suspicion {

@@ -24,6 +24,9 @@ use thiserror::Error;
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::sequence::SequencesHandle;
+use crate::traces::Traces;
+use crate::traces::spans::hop;
+use crate::wall_clock::unix_micros;
 use crate::wire::{DataBody, DataHeader, Forward};
 use crate::worker::WorkerHandle;
 use routes::{Routes, Way};
@@ -79,6 +82,7 @@ pub enum Undeliverable {
 pub struct Router {
     me: NodeId,
     sequences: SequencesHandle,
+    traces: Traces,
     tables: RwLock<Tables>,
     stale: AtomicU64,
 }
@@ -93,10 +97,10 @@ struct Tables {
 impl Router {
     /// Empty tables. Frames for owners on this node go to `sequences`.
     #[must_use]
-    pub fn new(me: NodeId, sequences: SequencesHandle) -> Self {
+    pub fn new(me: NodeId, sequences: SequencesHandle, traces: Traces) -> Self {
         let (links, workers) = (BTreeMap::new(), BTreeMap::new());
         let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers });
-        Self { me, sequences, tables, stale: AtomicU64::new(0) }
+        Self { me, sequences, traces, tables, stale: AtomicU64::new(0) }
     }
 
     /// Frames that were dropped because their epoch is not in force here.
@@ -111,18 +115,20 @@ impl Router {
     pub fn send(
         &self,
         to: NodeId,
-        header: DataHeader,
+        mut header: DataHeader,
         payload: Bytes,
     ) -> Result<(), Undeliverable> {
         if to == self.me {
             self.deliver(header, payload);
             return Ok(());
         }
+        stamp(&mut header);
         let encoded = encode(&header)?;
         let key = lane(&header);
         // Held until the frame is with the link, so that no plan is retired meanwhile.
         let tables = self.read();
         let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
+        self.trace(&header, link, payload.len());
         let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
         if tables.routes.plan(header.epoch).is_none() {
             // Nobody would end this stream later, and there may be few.
@@ -138,13 +144,15 @@ impl Router {
         to: NodeId,
         frames: Vec<(DataHeader, Bytes)>,
     ) -> Result<(), Undeliverable> {
-        for (header, payload) in frames {
+        for (mut header, payload) in frames {
             if to == self.me {
                 self.deliver(header, payload);
                 continue;
             }
-            let frame = Frame { header: encode(&header)?, payload };
+            stamp(&mut header);
             let link = self.link(to).ok_or(Undeliverable::NoLink(to))?;
+            self.trace(&header, &link, payload.len());
+            let frame = Frame { header: encode(&header)?, payload };
             let sent = link.send(Lane::Activation(lane(&header)), frame).await;
             sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
         }
@@ -256,6 +264,15 @@ impl Router {
         self.write().workers.clear();
     }
 
+    /// Tells traces of a frame that is sent.
+    fn trace(&self, header: &DataHeader, link: &LinkSender, bytes: usize) {
+        let peer = link.peer();
+        let to = (peer.incarnation.node, peer.name.as_str());
+        if let Some(span) = hop(header, to, link.rtt(), bytes) {
+            self.traces.take(span);
+        }
+    }
+
     fn refuse(&self, header: &DataHeader, stage: u16, layers: Option<LayerRange>) {
         let stale = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
         tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage, stale,
@@ -285,6 +302,13 @@ impl Tables {
                 edges.for_each(|to| link.finish_lane(key(plan.epoch(), to)));
             }
         }
+    }
+}
+
+/// Says on a frame that is traced when it is sent.
+fn stamp(header: &mut DataHeader) {
+    if header.trace.is_some() && header.forward().is_some() {
+        header.sent = Some(unix_micros());
     }
 }
 

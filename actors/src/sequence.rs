@@ -1,15 +1,17 @@
 //! The generations of this node's clients.
 //!
 //! [`machine`] decides, [`recovery`] says by which plan it goes on after a loss and [`course`] from
-//! where, [`admission`] counts, `actor` acts for one sequence, and [`SequencesActor`] supervises them
-//! all.
+//! where, [`admission`] counts, `actor` acts for one sequence, `timeline` tells traces of it, and
+//! [`SequencesActor`] supervises them all.
 
 mod actor;
 pub mod admission;
 pub mod course;
 pub mod machine;
+mod phases;
 mod recoveries;
 pub mod recovery;
 mod supervisor;
+mod timeline;
 
 pub use supervisor::{SequencesActor, SequencesHandle, SequencesMessage};

@@ -8,6 +8,12 @@ pub(crate) fn unix_millis() -> u64 {
     u64::try_from(since_1970().as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Microseconds since 1970.
+#[must_use]
+pub(crate) fn unix_micros() -> u64 {
+    u64::try_from(since_1970().as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Seconds since 1970.
 #[must_use]
 pub(crate) fn unix_seconds() -> u64 {

@@ -20,6 +20,7 @@ use crate::desired::DesiredMap;
 use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
 use crate::sequence::course::{Course, Kept};
+use crate::traces::{TraceContext, context};
 
 /// A message on a link's control stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -208,8 +209,25 @@ pub struct DataHeader {
     pub attempt: u16,
     /// Position of the first token that the frame is about.
     pub position: u32,
+    /// If the request is traced: what the frame is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "context::field")]
+    pub trace: Option<TraceContext>,
+    /// If the request is traced: when the frame was sent, in microseconds since 1970 by the sender's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sent: Option<u64>,
     /// What it carries.
     pub body: DataBody,
+}
+
+impl DataHeader {
+    /// The tokens that are to be computed, if that is what the frame is about.
+    #[must_use]
+    pub const fn forward(&self) -> Option<&Forward> {
+        match &self.body {
+            DataBody::Forward(forward) => Some(forward),
+            _ => None,
+        }
+    }
 }
 
 /// What a data frame carries.
@@ -316,6 +334,9 @@ pub struct Opening {
     /// Behind stage 0: the tokens before the frame's, which every stage takes from former sequences.
     #[serde(default)]
     pub prefix: Vec<u32>,
+    /// If the request is traced: what the tokens of its answer are a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "context::field")]
+    pub trace: Option<TraceContext>,
 }
 
 impl Opening {
@@ -344,7 +365,7 @@ mod tests {
     fn a_position_past_every_context_is_the_last() {
         let until = Until { eos: vec![2], max_tokens: u32::MAX };
         let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
-        let opening = Opening { sampling, until, reuse: false, prefix };
+        let opening = Opening { sampling, until, reuse: false, prefix, trace: None };
         assert_eq!(opening.finish(2, u32::MAX, u32::MAX), Some(FinishReason::Stop));
         assert_eq!(opening.finish(1, u32::MAX, u32::MAX), Some(FinishReason::Length));
         assert_eq!(opening.finish(1, u32::MAX - 2, u32::MAX), None);

@@ -6,6 +6,8 @@ pub use planaria_chaos::{
     write_fake_model,
 };
 
+pub mod collector;
+
 use anyhow::{Context as _, Result, ensure};
 use planaria_actors::cluster_view::ClusterView;
 

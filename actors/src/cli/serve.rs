@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -36,20 +37,26 @@ use crate::scheduler::preview::Previewer;
 use crate::served::ServedModels;
 use crate::stored::StoredAnswers;
 use crate::supervision::Tally;
+use crate::traces::Traces;
 use crate::wall_clock::unix_millis;
 use crate::watchdog;
 
+/// A collector that does not take the last spans within this time does not get them.
+const TRACES_PATIENCE: Duration = Duration::from_secs(1);
+
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let (settings, _) = flags.resolve()?;
-    logging::start(&settings);
+    let traces = Traces::start(&settings)?;
+    logging::start(&settings, &traces);
     watchdog::watch(|actor| {
         tracing::error!(actor, "the node gives up: a part of it does not go on");
         std::process::exit(EXIT_MELTED.into());
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(settings))?;
+    let outcome = runtime.block_on(serve(settings, traces.clone()))?;
+    traces.shut_down(TRACES_PATIENCE);
     // A worker or a disk that does not let go must not keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     Ok(match outcome {
         Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::MeltedDown(actor) => {
@@ -59,7 +66,7 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
+async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     make_private_dir(&settings.data_dir)?;
     // A limit on the size of files is an error like a full disk then, and not the end.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
@@ -107,7 +114,8 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
     tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
     let context = Arc::new(Context {
-        router: Router::new(me.node, handles.sequences.clone()),
+        router: Router::new(me.node, handles.sequences.clone(), traces.clone()),
+        traces,
         me,
         memory_bytes: limit,
         served: Arc::new(ServedModels::new(settings.models_dir.clone())),
@@ -139,6 +147,7 @@ async fn serve(settings: Settings) -> anyhow::Result<Outcome> {
         backups: Backups::of(context.store.clone(), &settings.data_dir),
         stored,
         metrics: Arc::clone(&context.metrics),
+        traces: context.traces.clone(),
         models: Arc::clone(&context.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),

@@ -62,7 +62,7 @@ pub(super) async fn metrics(State(shared): State<Shared>) -> impl IntoResponse {
         let model = models.iter().find(|model| model.name.as_str() == name)?;
         model.held.first().map(|held| held.layers)
     };
-    let text = shared.metrics.text(&current(&shared), layers);
+    let text = shared.metrics.text(&current(&shared), shared.traces.counts(), layers);
     ([(header::CONTENT_TYPE, TEXT_FORMAT)], text)
 }
 

@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderValue, Request as HttpRequest, header};
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use planaria_config::ModelName;
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::stop::StopStrings;
 use tokio::task::spawn_blocking;
@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::reply::Reply;
 use super::request::{Asked, Delivery, Endpoint, Given};
 use super::running::Running;
+use super::traced::Traced;
 use super::{Shared, body, stream};
 use crate::cluster_view::ModelState;
 use crate::generation::{Generation, Request, SubmitError};
@@ -42,14 +43,35 @@ async fn respond(
     endpoint: Endpoint,
     request: HttpRequest<Body>,
 ) -> Result<Response, ApiError> {
+    let parent = Traced::parent(request.headers());
     let body = body::read(request, &shared.limits).await?;
-    let prepared = prepare(&shared, endpoint, body).await?;
+    let asked = {
+        let _place = shared.place_to_prepare().await;
+        off_thread(move || Asked::parse(endpoint, &body)).await?
+    };
+    let model = shared.served_name(&asked.model)?;
+    let traced = Traced::begin(endpoint, model.as_str(), parent);
+    let answered = answer(&shared, endpoint, model, asked, &traced).await;
+    if let Err(error) = &answered {
+        traced.failed(error.word());
+    }
+    answered
+}
+
+async fn answer(
+    shared: &Shared,
+    endpoint: Endpoint,
+    model: ModelName,
+    asked: Asked,
+    traced: &Traced,
+) -> Result<Response, ApiError> {
+    let prepared = prepare(shared, endpoint, model, asked, traced).await?;
     if prepared.delivery.store.is_some() && !shared.stored.has_room() {
         let message =
             "this node stores no answers (its setting `stored-answers` is 0): leave it out";
         return Err(ApiError::invalid("store", message));
     }
-    let running = submit(&shared, endpoint, prepared).await?;
+    let running = submit(shared, endpoint, prepared, traced.clone()).await?;
     if running.reply().delivery.stream {
         stream::respond(running, shared.limits.heartbeat).await
     } else {
@@ -63,12 +85,16 @@ struct Prepared {
     answer: Answer,
 }
 
-/// Parses, renders and tokenizes, away from the threads that serve connections.
-async fn prepare(shared: &Shared, endpoint: Endpoint, body: Bytes) -> Result<Prepared, ApiError> {
-    // The semaphore is never closed.
-    let _place = shared.preparations.acquire().await.ok();
-    let asked = off_thread(move || Asked::parse(endpoint, &body)).await?;
-    let name = shared.served_name(&asked.model)?;
+/// Renders and tokenizes, away from the threads that serve connections.
+async fn prepare(
+    shared: &Shared,
+    endpoint: Endpoint,
+    name: ModelName,
+    asked: Asked,
+    traced: &Traced,
+) -> Result<Prepared, ApiError> {
+    let _preparing = traced.preparing();
+    let _place = shared.place_to_prepare().await;
     let model = shared.models.get(&name).await.map_err(|error| ApiError::model_not_here(&error))?;
     let given = Given {
         context: shared.context_of(&name),
@@ -102,8 +128,11 @@ async fn submit(
     shared: &Shared,
     endpoint: Endpoint,
     prepared: Prepared,
+    traced: Traced,
 ) -> Result<Running, ApiError> {
-    let Prepared { request, delivery, answer } = prepared;
+    let Prepared { mut request, delivery, answer } = prepared;
+    traced.asks(&request);
+    request.trace = traced.context();
     let name = request.model.to_string();
     let prompt = request.prompt.clone();
     let created = unix_seconds();
@@ -130,7 +159,9 @@ async fn submit(
         model: name,
         prompt,
     };
-    Ok(Running::new(generation, answer, reply, recorder, Arc::clone(&shared.metrics)))
+    traced.answers(&reply.id);
+    let metrics = Arc::clone(&shared.metrics);
+    Ok(Running::new(generation, answer, reply, recorder, metrics, traced))
 }
 
 /// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for

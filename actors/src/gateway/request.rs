@@ -171,6 +171,7 @@ impl Asked {
                 eos: if self.ignore_eos { Vec::new() } else { model.eos.clone() },
                 max_tokens: most_tokens.min(room.get()),
             },
+            trace: None,
         };
         Ok((request, self.delivery))
     }

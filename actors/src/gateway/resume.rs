@@ -9,8 +9,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::answer::Progress;
+use super::request::Endpoint;
 use super::running::Running;
 use super::stored::{Again, reply};
+use super::traced::Traced;
 use super::{Parts, Shared};
 use crate::generation::{FinishReason, Generation, Request, SubmitError};
 use crate::stored::{Claim, Outcome, Recorder, StoredAnswer};
@@ -79,14 +81,19 @@ async fn go_on(
     again: Again,
     recorder: Recorder,
 ) {
+    // Its former trace ended with the life of the node that began it.
+    let traced = Traced::begin(Endpoint::Chat, answer.record.model.as_str(), None);
     let request = Request {
         model: answer.record.model.clone(),
         prompt: answer.prompt.clone(),
         begun: answer.tokens.iter().map(|token| token.id).collect(),
         sampling: answer.record.sampling.clone(),
         until: answer.record.until.clone(),
+        trace: traced.context(),
     };
     let reply = reply(id, &answer);
+    traced.asks(&request);
+    traced.answers(&reply.id);
     let generation = match admitted(shared, &request, &recorder).await {
         Ok(Some(generation)) => generation,
         Ok(None) => return,
@@ -103,8 +110,9 @@ async fn go_on(
     };
     tracing::info!(sequence = %generation.id, stored = reply.id, model = %request.model,
         tokens = answer.tokens.len(), "a stored answer goes on");
+    let metrics = Arc::clone(&shared.metrics);
     let mut running =
-        Running::new(generation, again.answer, reply, Some(recorder), Arc::clone(&shared.metrics));
+        Running::new(generation, again.answer, reply, Some(recorder), metrics, traced);
     while matches!(running.next().await, Progress::More(_) | Progress::Recovering) {
         if running.is_removed() {
             return;

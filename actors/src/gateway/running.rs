@@ -7,6 +7,7 @@ use planaria_config::SequenceId;
 
 use super::answer::{Answer, Counts, Progress};
 use super::reply::{Reply, reason_word};
+use super::traced::Traced;
 use crate::generation::{Event, Generation, GenerationError};
 use crate::metrics::{Ended, Metrics};
 use crate::stored::{Outcome, Recorder};
@@ -23,6 +24,7 @@ pub(super) struct Running {
     recorder: Option<Recorder>,
     outcome: Ended,
     metrics: Arc<Metrics>,
+    traced: Traced,
     began: Instant,
     /// When the last token came.
     token_at: Option<Instant>,
@@ -35,6 +37,7 @@ impl Running {
         reply: Reply,
         recorder: Option<Recorder>,
         metrics: Arc<Metrics>,
+        traced: Traced,
     ) -> Self {
         Self {
             id: generation.id,
@@ -44,6 +47,7 @@ impl Running {
             recorder,
             outcome: Ended::Cancelled,
             metrics,
+            traced,
             began: Instant::now(),
             token_at: None,
         }
@@ -125,17 +129,19 @@ impl Drop for Running {
         if let Some(recorder) = &self.recorder {
             recorder.abandoned();
         }
+        let (outcome, is_good) = match self.outcome {
+            Ended::Finished(reason) => (reason_word(reason), true),
+            Ended::Failed(code) => (code, false),
+            Ended::Cancelled => ("cancelled", false),
+        };
+        self.traced.ended(self.reply.prompt.len(), self.answer.counts(), outcome, is_good);
         tracing::info!(
             sequence = %self.id,
             model = self.reply.model,
             prompt_tokens = self.reply.prompt.len(),
             cached_tokens = self.answer.counts().reused,
             completion_tokens = self.answer.counts().answer,
-            outcome = match self.outcome {
-                Ended::Finished(reason) => reason_word(reason),
-                Ended::Failed(code) => code,
-                Ended::Cancelled => "cancelled",
-            },
+            outcome,
             "a generation ended"
         );
     }

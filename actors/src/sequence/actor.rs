@@ -4,7 +4,7 @@
 //! dies its supervisor has the stages forget the sequence, and the client's channel closes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use planaria_config::SequenceId;
@@ -14,10 +14,12 @@ use tokio::task::JoinHandle;
 
 use super::machine::{Action, Event, Pace, Sequence};
 use super::recovery::{Offer, Recovered};
+use super::timeline::Timeline;
 use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
 use crate::plan::Plan;
+use crate::traces::spans::Span;
 use crate::watchdog::at_work;
 use crate::wire::DataHeader;
 use crate::worker::protocol::tokens_to_bytes;
@@ -46,12 +48,17 @@ pub(super) struct State {
     alarm: Alarm,
     /// Watches for plans, while it seeks one.
     watching: Option<JoinHandle<()>>,
+    /// If it is traced.
+    timeline: Option<Timeline>,
 }
 
 impl Drop for State {
     fn drop(&mut self) {
         if let Some(task) = &self.watching {
             task.abort();
+        }
+        if let Some(timeline) = self.timeline.take() {
+            self.trace(timeline.end(SystemTime::now()));
         }
     }
 }
@@ -73,9 +80,11 @@ impl Actor for SequenceActor {
             recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
         };
         let owner = context.me;
+        let timeline =
+            request.trace.map(|request| Timeline::new(SystemTime::now(), request, id.to_string()));
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
-        let mut state =
-            State { context, id, sequence, client, alarm: Alarm::default(), watching: None };
+        let (alarm, watching) = (Alarm::default(), None);
+        let mut state = State { context, id, sequence, client, alarm, watching, timeline };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         let (client, inbox) = (state.client.clone(), myself.clone());
@@ -110,6 +119,7 @@ impl Actor for SequenceActor {
 impl State {
     fn act(&mut self, myself: &ActorRef<Event>, actions: Vec<Action>) {
         for action in actions {
+            self.tell_timeline(&action);
             match action {
                 Action::Forward(header) => {
                     if !self.send(myself, 0, header, Bytes::new()) {
@@ -167,6 +177,24 @@ impl State {
 }
 
 impl State {
+    fn tell_timeline(&mut self, action: &Action) {
+        let planned = match action {
+            Action::Recovered(recovered) => self.planned(recovered),
+            _ => None,
+        };
+        if let Some(timeline) = &mut self.timeline {
+            let spans = timeline.on(SystemTime::now(), action, planned);
+            self.trace(spans);
+        }
+    }
+
+    fn trace(&self, spans: Vec<Span>) {
+        for span in spans {
+            let node = self.context.settings.name.clone();
+            self.context.traces.take(span.with("node", node));
+        }
+    }
+
     /// Sends a frame to a stage of the plan. If it cannot be sent the machine hears of it, and `false`
     /// comes back.
     fn send(

@@ -20,9 +20,11 @@ use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
 use super::course::{Course, Recalled};
+use super::phases::{Phases, Piece};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
-use crate::plan::Plan;
+use crate::plan::{Assignment, Plan};
+use crate::traces::TraceContext;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
 
 /// What the owner learns about its sequence.
@@ -134,6 +136,8 @@ pub struct Sequence {
     /// After that, until the first new token: what broke, and since when there is a way again.
     mending: Option<(Broken, Instant)>,
     done: bool,
+    /// If it is traced.
+    phases: Option<Phases>,
     /// Frames that were not what should come next.
     stray: u64,
 }
@@ -159,6 +163,7 @@ impl Sequence {
             given: length(&log),
             log,
             until: Until { max_tokens, ..request.until.clone() },
+            phases: request.trace.map(Phases::within),
             request,
             plan,
             pace,
@@ -227,14 +232,16 @@ impl Sequence {
                 let stage = self.plan.stage(stage);
                 let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
                 let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
-                self.broken(now, GenerationError::NotReady { node, layers, reason })
+                self.broken(now, GenerationError::NotReady { node, layers, reason }, stage)
             }
             Event::Unreachable(..) => Vec::new(),
             Event::NodeLost { life, name } => {
                 let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
-                match stage.map(|stage| stage.layers.to_string()) {
-                    Some(layers) if self.seeking.is_none() => {
-                        self.broken(now, GenerationError::NodeLost { node: name, layers })
+                match stage.copied() {
+                    Some(stage) if self.seeking.is_none() => {
+                        let layers = stage.layers.to_string();
+                        let error = GenerationError::NodeLost { node: name, layers };
+                        self.broken(now, error, Some(stage))
                     }
                     _ => Vec::new(),
                 }
@@ -261,7 +268,7 @@ impl Sequence {
         }
         if now >= self.deadline {
             let seconds = u32::try_from(self.pace.step_timeout.as_secs()).unwrap_or(u32::MAX);
-            return self.broken(now, GenerationError::TimedOut { seconds });
+            return self.broken(now, GenerationError::TimedOut { seconds }, None);
         }
         if now >= self.ask_at() {
             self.asked_at = Some(now);
@@ -292,13 +299,19 @@ impl Sequence {
         self.deadline = now + self.pace.step_timeout;
     }
 
-    /// The attempt came to nothing.
-    fn broken(&mut self, now: Instant, error: GenerationError) -> Vec<Action> {
+    /// The attempt came to nothing, at this stage, if that is known.
+    fn broken(
+        &mut self,
+        now: Instant,
+        error: GenerationError,
+        at: Option<Assignment>,
+    ) -> Vec<Action> {
         let has_begun = self.log.len() > self.began || self.mending.is_some();
         let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX - 1;
         if !may_go_on {
             return self.fail(error);
         }
+        let died = at.and_then(|stage| self.died(stage, &error));
         self.attempt += 1;
         let is_news = self.mending.is_none();
         let broken = match self.mending.take() {
@@ -310,16 +323,31 @@ impl Sequence {
                 at: now,
                 from: self.plan.epoch(),
                 detect: now.saturating_duration_since(self.heard_at),
+                died,
                 tries: 0,
             },
         };
         self.seeking = Some(Seeking::new(now, broken, error));
         let mut actions = Vec::new();
         if is_news {
+            if let Some(phases) = &mut self.phases {
+                phases.broken();
+            }
             actions.push(Action::Tell(Told::Recovering));
         }
         actions.push(Action::Seek);
         actions
+    }
+
+    /// The span at which it broke.
+    fn died(&self, stage: Assignment, error: &GenerationError) -> Option<TraceContext> {
+        let (index, _) = self.plan.stage_of(stage.incarnation.node)?;
+        let length = length(&self.log);
+        let is_decode = length > self.given;
+        let position = if is_decode { length - 1 } else { self.absorbed };
+        let piece = Piece { stage: index, attempt: self.attempt, position };
+        let is_gone = matches!(error, GenerationError::NodeLost { .. });
+        Some(self.phases?.died(is_decode, &self.plan, piece, is_gone))
     }
 
     fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<Action> {
@@ -349,14 +377,20 @@ impl Sequence {
     /// Asks all stages how far they are.
     fn recall(&mut self) -> Action {
         self.recalling = Some(vec![None; self.plan.stages().len()]);
-        let opening = Opening {
-            sampling: self.request.sampling.clone(),
-            until: self.until.clone(),
-            reuse: false,
-            prefix: Vec::new(),
-        };
+        let opening = self.opening(false);
         let body = |stage| DataBody::Recall { stage, open: Box::new(opening.clone()) };
         Action::All(self.to_all(body), Some(self.log.as_slice().into()))
+    }
+
+    /// What every stage must know of it.
+    fn opening(&self, reuse: bool) -> Opening {
+        Opening {
+            sampling: self.request.sampling.clone(),
+            until: self.until.clone(),
+            reuse,
+            prefix: Vec::new(),
+            trace: self.phases.map(Phases::decode),
+        }
     }
 
     /// A stage has said how far it is.
@@ -398,6 +432,8 @@ impl Sequence {
             owner: self.owner,
             attempt: self.attempt,
             position,
+            trace: self.phases.map(Phases::given),
+            sent: None,
             body,
         }
     }
@@ -469,7 +505,10 @@ impl Sequence {
                 self.begin(now);
                 self.send_chunks()
             }
-            DataBody::Failed(error) => self.broken(now, error),
+            DataBody::Failed(error) => {
+                let at = self.failed_stage(&error);
+                self.broken(now, error, at)
+            }
             DataBody::PrefixGone
             | DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
@@ -498,14 +537,8 @@ impl Sequence {
             let forward = Forward {
                 stage: 0,
                 tokens: chunk.unwrap_or_default().to_vec(),
-                open: (self.sent == 0 && self.course.is_none()).then(|| {
-                    Box::new(Opening {
-                        sampling: self.request.sampling.clone(),
-                        until: self.until.clone(),
-                        reuse: self.reuse,
-                        prefix: Vec::new(),
-                    })
-                }),
+                open: (self.sent == 0 && self.course.is_none())
+                    .then(|| Box::new(self.opening(self.reuse))),
                 sample: end == length,
                 more: false,
             };
@@ -531,7 +564,16 @@ impl Sequence {
             rebuild: now.saturating_duration_since(ready),
             replayed: self.course.as_ref().map_or(0, |course| course.replayed(self.given)),
             rebuilt: self.course.as_ref().map_or(0, |course| course.rebuilt(self.given)),
+            died: broken.died,
         })
+    }
+
+    /// The stage that an error speaks of, if its layers are those of the plan.
+    fn failed_stage(&self, error: &GenerationError) -> Option<Assignment> {
+        let GenerationError::StageFailed { layers, .. } = error else {
+            return None;
+        };
+        self.plan.stages().iter().find(|stage| stage.layers.to_string() == *layers).copied()
     }
 
     fn fail(&mut self, error: GenerationError) -> Vec<Action> {

@@ -96,6 +96,7 @@ mod tests {
             rebuild: Duration::from_millis(50),
             replayed,
             rebuilt: 12 * u64::from(replayed),
+            died: None,
         }
     }
 

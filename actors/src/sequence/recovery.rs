@@ -14,6 +14,7 @@ use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::scheduler::{ModelPlan, PlanTable};
+use crate::traces::TraceContext;
 
 /// So many attempts in a row may break without one new token. A worker that is killed by what it
 /// computes is started again more often than that before its node gives the shard up.
@@ -94,6 +95,8 @@ pub struct Recovered {
     pub replayed: u32,
     /// The same, each counted for every layer that computed it again.
     pub rebuilt: u64,
+    /// If the sequence is traced: the span at which it broke, as far as can be told.
+    pub died: Option<TraceContext>,
 }
 
 impl Recovered {
@@ -133,6 +136,7 @@ pub(super) struct Broken {
     pub(super) at: Instant,
     pub(super) from: Epoch,
     pub(super) detect: Duration,
+    pub(super) died: Option<TraceContext>,
     /// Attempts since that came to nothing.
     pub(super) tries: u32,
 }

@@ -50,7 +50,7 @@ impl SequencesHandle {
 
     /// A frame for the owner of a sequence came.
     pub fn frame(&self, header: DataHeader) {
-        self.0.tell(SequencesMessage::Frame(header));
+        self.0.tell(SequencesMessage::Frame(Box::new(header)));
     }
 
     /// The cluster changed.
@@ -92,7 +92,7 @@ pub enum SequencesMessage {
     /// A client wants something.
     Submit(Box<Request>, RpcReplyPort<Result<Generation, SubmitError>>),
     /// A frame for an owner.
-    Frame(DataHeader),
+    Frame(Box<DataHeader>),
     /// The cluster changed.
     Members(View),
     /// From this attempt on a sequence runs under this plan.
@@ -168,7 +168,7 @@ impl Actor for SequencesActor {
             }
             SequencesMessage::Frame(header) => {
                 if let Some(running) = state.running.get(&header.sequence) {
-                    drop(running.actor.cast(Event::Frame(header)));
+                    drop(running.actor.cast(Event::Frame(*header)));
                 }
             }
             SequencesMessage::Members(view) => state.members(&view),
@@ -336,6 +336,8 @@ impl State {
                 owner: self.context.me,
                 attempt,
                 position: 0,
+                trace: None,
+                sent: None,
                 body: DataBody::Release { stage },
             };
             let node = assignment.incarnation.node;

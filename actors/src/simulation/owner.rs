@@ -13,6 +13,7 @@ use super::{Bug, Happening, MS, Packet, World};
 use crate::generation::{Request, Until};
 use crate::plan::Plan;
 use crate::sequence::machine::{Action, Event, Pace, Sequence};
+use crate::traces::TraceContext;
 use crate::wire::{DataBody, DataHeader};
 use crate::worker::protocol::tokens_to_bytes;
 
@@ -54,7 +55,8 @@ impl World {
         let max_tokens = self.rng.random_range(3..40);
         self.oracle.asked(request, &prompt, &sampling, max_tokens);
         let until = Until { eos: Vec::new(), max_tokens };
-        let asked = Request { model: model(), prompt, begun: Vec::new(), sampling, until };
+        let trace = TraceContext::new(u128::from(request) + 1, 1, true);
+        let asked = Request { model: model(), prompt, begun: Vec::new(), sampling, until, trace };
         let id = SequenceId::from_bits(u128::from(request) + 1);
         self.note(|| format!("request {request} of {prompt_tokens} for {max_tokens} to {me:?}"));
         let (sequence, actions) = Sequence::start(time, id, me, asked, Arc::clone(&plan), PACE);
@@ -175,7 +177,9 @@ impl World {
             }
             let body = DataBody::Release { stage };
             let (epoch, owner, position) = (plan.epoch(), me, 0);
-            let header = DataHeader { epoch, sequence, owner, attempt, position, body };
+            let (trace, sent) = (None, None);
+            let header =
+                DataHeader { epoch, sequence, owner, attempt, position, trace, sent, body };
             drop(self.send(me, node, Packet::Data(header, Bytes::new())));
         }
     }

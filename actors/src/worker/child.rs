@@ -16,7 +16,7 @@ use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use super::protocol::{
-    Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status, tokens_from_bytes,
+    Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status, StepTaken, tokens_from_bytes,
 };
 use super::queue::{Next, Queue, Ticket, Work};
 use crate::machine;
@@ -251,7 +251,8 @@ impl<W: Write> Worker<W> {
         let Next { reused, step, tickets, answers } = next;
         for ticket in reused {
             let (start, count) = (ticket.segment, 0);
-            self.write(ticket, start, count, Outcome::Reused, false, Bytes::new())?;
+            let computed = of(ticket, (start, count), Outcome::Reused, StepTaken::default());
+            write_event(&mut self.output, &Event::Computed(computed), Bytes::new())?;
         }
         let places: Vec<(u32, u32)> = step
             .segments
@@ -275,8 +276,12 @@ impl<W: Write> Worker<W> {
         self.queue.took(answers, prompt_tokens, took);
         self.status.steps += 1;
         self.status.busy_micros += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let tokens = places.iter().map(|(_, count)| count).sum();
+        let segments = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
+        let taken = StepTaken { micros, segments, tokens };
         let mut to_come = results.iter().filter(|result| goes_on(result)).count();
-        for ((ticket, (start, count)), result) in tickets.into_iter().zip(places).zip(results) {
+        for ((ticket, place), result) in tickets.into_iter().zip(places).zip(results) {
             to_come -= usize::from(goes_on(&result));
             if self.queue.is_whole() && matches!(result, Ok(SegmentOutput::Sampled(_))) {
                 self.queue.expect_back(ticket.sequence);
@@ -288,27 +293,14 @@ impl<W: Write> Worker<W> {
                 Ok(SegmentOutput::Absorbed) => (Outcome::Absorbed, Bytes::new()),
                 Err(error) => (Outcome::Rejected(error), Bytes::new()),
             };
-            self.write(ticket, start, count, outcome, more, payload)?;
+            let computed = Computed { more, ..of(ticket, place, outcome, taken) };
+            write_event(&mut self.output, &Event::Computed(computed), payload)?;
         }
         self.output.flush()?;
         if (self.clock)().duration_since(self.said_at) >= STATUS_EVERY {
             self.tell_status()?;
         }
         Ok(())
-    }
-
-    fn write(
-        &mut self,
-        ticket: Ticket,
-        start: u32,
-        count: u32,
-        outcome: Outcome,
-        more: bool,
-        payload: Bytes,
-    ) -> io::Result<()> {
-        let Ticket { sequence, attempt, layer, segment } = ticket;
-        let computed = Computed { sequence, attempt, layer, segment, start, count, outcome, more };
-        write_event(&mut self.output, &Event::Computed(computed), payload)
     }
 
     fn tell_status(&mut self) -> io::Result<()> {
@@ -325,6 +317,17 @@ impl<W: Write> Worker<W> {
         tracing::debug!(status = ?self.status, "status");
         say(&mut self.output, &Event::Status(self.status), Bytes::new())
     }
+}
+
+/// What came of a piece at this place.
+const fn of(
+    ticket: Ticket,
+    (start, count): (u32, u32),
+    outcome: Outcome,
+    step: StepTaken,
+) -> Computed {
+    let Ticket { sequence, attempt, layer, segment } = ticket;
+    Computed { sequence, attempt, layer, segment, start, count, outcome, more: false, step }
 }
 
 /// Whether something for the next stage comes of it, or the next token.

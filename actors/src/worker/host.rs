@@ -11,7 +11,7 @@ mod resumed;
 pub(crate) mod sequences;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use planaria_config::{Epoch, LayerRange, LayerSet, NodeId, SequenceId};
@@ -27,6 +27,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::WorkerKey;
 use crate::supervision::{Restarts, Verdict, row};
+use crate::traces::spans::{Span, stage_compute, stage_forward};
 use crate::watchdog::at_work;
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 use sequences::{Follows, Orphan, Sequences, Taken};
@@ -46,7 +47,7 @@ impl WorkerHandle {
     /// Takes a frame for these layers, sent under `plan`.
     pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) {
         // A host that is gone has told its sequences.
-        drop(self.0.cast(HostMessage::Frame(plan, header, payload)));
+        drop(self.0.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
     }
 
     /// Holds these layers from now on, those first that are needed first, and besides them only what
@@ -65,8 +66,8 @@ impl WorkerHandle {
 pub enum HostMessage {
     /// Hold these layers.
     Hold(Vec<LayerRange>),
-    /// A frame for these layers.
-    Frame(Arc<Plan>, DataHeader, Bytes),
+    /// A frame for these layers, and when it came.
+    Frame(Instant, Arc<Plan>, DataHeader, Bytes),
     /// The cluster changed.
     Members(View),
     /// Something came from the worker of this life.
@@ -162,7 +163,9 @@ impl Actor for HostActor {
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("worker");
         match message {
-            HostMessage::Frame(plan, header, payload) => state.take(&plan, &header, payload),
+            HostMessage::Frame(came, plan, header, payload) => {
+                state.take(came, &plan, &header, payload);
+            }
             HostMessage::Hold(layers) => {
                 state.wanted = layers;
                 if state.report.state == ShardState::Failed {
@@ -258,7 +261,7 @@ impl State {
         self.tell_changes();
     }
 
-    fn take(&mut self, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
+    fn take(&mut self, came: Instant, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
         if let DataBody::Release { .. } = header.body {
             self.release(header.sequence, header.attempt);
             return;
@@ -280,7 +283,7 @@ impl State {
             return;
         }
         let was_idle = self.sequences.is_empty();
-        match self.sequences.take(Instant::now(), Arc::clone(plan), header, payload) {
+        match self.sequences.take(came, Arc::clone(plan), header, payload) {
             Taken::Do { commands, kept } => {
                 if self.adopted != Some(plan.epoch()) {
                     self.adopted = Some(plan.epoch());
@@ -425,18 +428,53 @@ impl State {
 
     fn computed(&mut self, computed: Computed, payload: &Bytes) {
         let follows = self.sequences.computed(Instant::now(), computed, payload);
-        let Some(Follows { of: header, took, frames }) = follows else {
+        let Some(mut follows) = follows else {
             return;
         };
-        self.context.metrics.stage_forward(self.key.model.as_str(), took);
-        for (to, frame) in frames {
+        let came = follows.of.trace.map(|_| SystemTime::now());
+        self.context.metrics.stage_forward(self.key.model.as_str(), follows.took);
+        for (to, frame) in std::mem::take(&mut follows.frames) {
             if let DataBody::Failed(error) = &frame.body {
                 tracing::warn!(sequence = %frame.sequence, epoch = %frame.epoch, %error,
                     "a segment was rejected");
             }
             if let Err(error) = self.context.router.send(to, frame, payload.clone()) {
                 // It can be tried for as long as the owner likes: no work kills anybody here.
-                self.refuse(&header, &format!("the next stage cannot be reached: {error}"));
+                self.refuse(&follows.of, &format!("the next stage cannot be reached: {error}"));
+            }
+        }
+        if let Some(came) = came {
+            // The next stage does not wait for this.
+            self.trace(came, &follows);
+        }
+    }
+
+    /// Tells traces of a result that came now.
+    fn trace(&self, now: SystemTime, follows: &Follows) {
+        let Follows { of, layers, positions, took, step, .. } = follows;
+        let began = now.checked_sub(*took).unwrap_or(now);
+        let Some(forward) = stage_forward(of, *layers, positions.clone(), (began, now)) else {
+            return;
+        };
+        let took = Duration::from_micros(step.micros.into());
+        let counts = (step.segments, step.tokens);
+        let compute = (step.segments > 0).then(|| stage_compute(&forward, *layers, counts, took));
+        let node = self.context.settings.name.clone();
+        self.context.traces.take(forward.with("node", node));
+        if let Some(compute) = compute {
+            self.context.traces.take(compute);
+        }
+    }
+
+    /// Tells traces what the worker had when it ended.
+    fn trace_unfinished(&self, reason: &str) {
+        let now = SystemTime::now();
+        for (header, layers, positions, had) in self.sequences.pieces(Instant::now()) {
+            let began = now.checked_sub(had).unwrap_or(now);
+            if let Some(span) = stage_forward(header, layers, positions, (began, now)) {
+                let node = self.context.settings.name.clone();
+                let error = Some(reason.to_owned());
+                self.context.traces.take(Span { error, ..span.with("node", node) });
             }
         }
     }
@@ -513,6 +551,7 @@ impl State {
     }
 
     fn fail_all(&mut self, reason: &str) {
+        self.trace_unfinished(reason);
         for header in self.sequences.interrupt_all() {
             self.fail(&header, reason);
         }

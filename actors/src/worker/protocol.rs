@@ -164,6 +164,20 @@ pub struct Computed {
     pub outcome: Outcome,
     /// Whether another result that goes the same way was computed together with this and follows.
     pub more: bool,
+    /// The step in which it was computed.
+    #[serde(default)]
+    pub step: StepTaken,
+}
+
+/// A step that a worker has computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StepTaken {
+    /// Microseconds that it took.
+    pub micros: u32,
+    /// Segments in it, and tokens of them all.
+    pub segments: u32,
+    /// See `segments`.
+    pub tokens: u32,
 }
 
 /// What a stage holds and has done since it was loaded.

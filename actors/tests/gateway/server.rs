@@ -16,6 +16,7 @@ use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_actors::stored::StoredAnswers;
+use planaria_actors::traces::Traces;
 use planaria_config::{NodeId, Strategy};
 use planaria_storage::Store;
 use tokio::net::TcpListener;
@@ -91,6 +92,7 @@ pub(crate) async fn start_with(
         backups: Backups::of(options.store, &models_dir),
         stored,
         metrics: Arc::new(Metrics::new().unwrap()),
+        traces: Traces::off(),
         api_key: options.api_key.map(|key| key.parse().unwrap()),
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,

@@ -16,6 +16,7 @@ use planaria_actors::plan::{Assignment, Plan, PlanParts};
 use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::sequence::course::{Course, Kept};
+use planaria_actors::traces::TraceContext;
 use planaria_actors::wire::{
     Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
     ShardWork,
@@ -282,7 +283,8 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let mut decisions = Decisions::new(&[7; 200]);
     let until = Until { eos: vec![2], max_tokens: 5 };
     let (sampling, prefix) = (SamplingParams::greedy(), vec![3; 64]);
-    let opening = Opening { sampling, until, reuse: true, prefix };
+    let trace = TraceContext::new(1, 2, true);
+    let opening = Opening { sampling, until, reuse: true, prefix, trace };
     let opening = Box::new(opening);
     let (tokens, open) = (vec![1, 2], Some(opening.clone()));
     let forward = Forward { stage: 0, tokens, open, sample: true, more: true };
@@ -323,6 +325,8 @@ pub(crate) fn messages() -> Vec<Bytes> {
         owner: Incarnation { node: node(1), generation: 1 },
         attempt: 1,
         position: u32::MAX,
+        trace,
+        sent: Some(u64::MAX),
         body,
     });
     let controls = controls.iter().map(|control| encode_message(control).unwrap());

@@ -25,6 +25,7 @@ use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::scheduler::preview::Previewer;
 use planaria_actors::served::ServedModels;
 use planaria_actors::stored::StoredAnswers;
+use planaria_actors::traces::Traces;
 use planaria_config::{ModelName, NodeId, SequenceId, Strategy};
 use planaria_engine::sampler::Logprobs;
 use planaria_storage::Store;
@@ -70,6 +71,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         backups: Backups::of(store, models.path()),
         stored,
         metrics: Arc::new(Metrics::new().unwrap()),
+        traces: Traces::off(),
         api_key: None,
         allowed_hosts: vec!["example.org".to_owned()],
         cors_origins: vec!["https://example.org".to_owned()],

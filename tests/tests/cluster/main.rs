@@ -17,6 +17,7 @@ mod planning;
 mod prefix;
 mod recovery;
 mod stored;
+mod traces;
 
 use std::path::{Path, PathBuf};
 
@@ -35,9 +36,15 @@ fn demo_models() -> PathBuf {
 
 /// Three nodes of different size that serve the demo model.
 async fn demo_cluster() -> Result<Cluster> {
+    demo_cluster_with(&[]).await
+}
+
+/// The same, started with further arguments.
+async fn demo_cluster_with(arguments: &[&str]) -> Result<Cluster> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
     for (name, memory) in [("small", "256MiB"), ("middle", "384MiB"), ("large", "512MiB")] {
-        cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
+        let spec = NodeSpec::new(name, memory).with(&["--model", "demo"]).with(arguments);
+        cluster.start(spec).await?;
     }
     cluster.ready("demo", 3).await?;
     cluster.settled().await?;

@@ -24,6 +24,10 @@ const HIDDEN: &[(&str, &str)] = &[
     ("ractor", "actors"),
     ("mdns_sd", "actors"),
     ("foca", "actors"),
+    ("opentelemetry", "actors"),
+    ("opentelemetry_otlp", "actors"),
+    ("opentelemetry_sdk", "actors"),
+    ("tracing_opentelemetry", "actors"),
 ];
 
 /// What a member must not know, whoever else does. Paths of the standard library are allowed in a

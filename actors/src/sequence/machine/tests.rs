@@ -53,6 +53,7 @@ fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
         prompt: (0..u32::try_from(prompt).unwrap()).collect(),
         sampling: SamplingParams::greedy(),
         until: Until { eos: vec![9], max_tokens: 5 },
+        trace: TraceContext::new(3, 4, true),
     };
     let id = SequenceId::from_bits(7);
     let (sequence, actions) = Sequence::start(now, id, OWNER, request, plan(), PACE);
@@ -66,6 +67,8 @@ fn frame(sequence: &Sequence, position: u32, body: DataBody) -> Event {
         owner: OWNER,
         attempt: sequence.attempt,
         position,
+        trace: None,
+        sent: None,
         body,
     })
 }

@@ -5,6 +5,7 @@
 //! on, until its owner begins another attempt or has it forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::sequence::course::Course;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
-use crate::worker::protocol::{Command, Compute, Computed, Outcome, tokens_from_bytes};
+use crate::worker::protocol::{Command, Compute, Computed, Outcome, StepTaken, tokens_from_bytes};
 
 /// With fewer results than this a worker has no history to be judged by.
 const HISTORY: u64 = 64;
@@ -112,8 +113,12 @@ pub(crate) enum Taken {
 pub(crate) struct Follows {
     /// The header of what was computed.
     pub(crate) of: DataHeader,
-    /// How long the worker had it, or the rest of it.
+    /// The layers, and the positions that they computed.
+    pub(crate) layers: LayerRange,
+    pub(crate) positions: Range<u32>,
+    /// How long the worker had it, or the rest of it; and the step in which it was computed.
     pub(crate) took: Duration,
+    pub(crate) step: StepTaken,
     /// Whom to send what. Only a frame to the next stage carries the payload, and it is then the only
     /// one.
     pub(crate) frames: Vec<(NodeId, DataHeader)>,
@@ -256,7 +261,8 @@ impl Sequences {
         self.slowest = self.slowest.max(self.longest_wait(now));
         self.results += 1;
         self.heard = Some(now);
-        let Computed { sequence, attempt, layer, segment, start, count, outcome, more } = computed;
+        let Computed { sequence, attempt, layer, segment, start, count, outcome, more, step } =
+            computed;
         let open = self.open.get_mut(&sequence)?;
         if open.attempt != attempt || open.is_interrupted {
             return None;
@@ -302,7 +308,8 @@ impl Sequences {
             self.logs.record(sequence, open.layers.last(), start, &piece.tokens, rows);
         }
         let frames = next_frames(self.me, open, &header, forward.stage, piece, outcome);
-        Some(Follows { of: header, took, frames })
+        let (layers, positions) = (open.layers, start..end);
+        Some(Follows { of: header, layers, positions, took, step, frames })
     }
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
@@ -312,6 +319,19 @@ impl Sequences {
             return false;
         }
         self.forget(sequence)
+    }
+
+    /// What the worker has at the moment: of which frames, for which layers, which positions, and for how
+    /// long.
+    pub(crate) fn pieces(
+        &self,
+        now: Instant,
+    ) -> impl Iterator<Item = (&DataHeader, LayerRange, Range<u32>, Duration)> {
+        self.under_way.iter().filter_map(move |((sequence, ..), under_way)| {
+            let UnderWay { header, since, done, .. } = under_way;
+            let layers = self.open.get(sequence)?.layers;
+            Some((header, layers, *done..end_of(header), now.saturating_duration_since(*since)))
+        })
     }
 
     /// Nothing of the attempts that run counts any more: the worker is gone. A header of each sequence,
@@ -545,6 +565,8 @@ impl Open {
             owner: self.owner,
             attempt: self.attempt,
             position: 0,
+            trace: None,
+            sent: None,
             body: DataBody::Absorbed { end: 0, from_log: false },
         }
     }
@@ -585,7 +607,11 @@ fn next_frames(
     piece: Piece,
     outcome: Outcome,
 ) -> Vec<(NodeId, DataHeader)> {
-    let frame = |position, body| DataHeader { position, body, ..header.clone() };
+    // What the owner hears is no part of the trace: it knows best itself.
+    let frame = |position, body| {
+        let (trace, sent) = (None, None);
+        DataHeader { position, body, trace, sent, ..header.clone() }
+    };
     let Piece { tokens, start, end, opens, sample, more, from_log } = piece;
     let plan = &open.plan;
     match outcome {
@@ -596,7 +622,7 @@ fn next_frames(
             };
             let open = opens.then(|| open.opening.clone());
             let body = DataBody::Forward(Forward { stage, tokens, open, sample, more });
-            vec![(next.incarnation.node, frame(start, body))]
+            vec![(next.incarnation.node, DataHeader { trace: header.trace, ..frame(start, body) })]
         }
         Outcome::Absorbed | Outcome::Reused => {
             vec![(header.owner.node, frame(start, DataBody::Absorbed { end, from_log }))]
@@ -612,7 +638,8 @@ fn next_frames(
                 let again =
                     Forward { stage: 0, tokens: vec![token], open: None, sample: true, more };
                 // The next token first: the owner can wait, the pipeline should not.
-                let again = frame(end, DataBody::Forward(again));
+                let trace = open.opening.trace;
+                let again = DataHeader { trace, ..frame(end, DataBody::Forward(again)) };
                 frames.insert(0, (first.incarnation.node, again));
             }
             frames

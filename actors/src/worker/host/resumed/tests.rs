@@ -11,6 +11,8 @@ const HEADER: DataHeader = DataHeader {
     owner: Incarnation { node: NodeId::from_bytes([9; 32]), generation: 1 },
     attempt: 1,
     position: 0,
+    trace: None,
+    sent: None,
     body: DataBody::PrefixGone,
 };
 

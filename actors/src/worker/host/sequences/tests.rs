@@ -10,13 +10,13 @@ const ONE: SequenceId = SequenceId::from_bits(1);
 fn opening() -> Box<Opening> {
     let until = Until { eos: vec![], max_tokens: 50 };
     let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
-    Box::new(Opening { sampling, until, reuse: false, prefix })
+    Box::new(Opening { sampling, until, reuse: false, prefix, trace: None })
 }
 
 fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
     let owner = Incarnation { node: node(9), generation: 1 };
     let (epoch, sequence) = (plan.epoch(), ONE);
-    DataHeader { epoch, sequence, owner, attempt, position, body }
+    DataHeader { epoch, sequence, owner, attempt, position, trace: None, sent: None, body }
 }
 
 fn forward(stage: u16, tokens: &[u32], opens: bool) -> DataBody {
@@ -43,7 +43,8 @@ fn told(taken: &Taken) -> Vec<String> {
 
 fn hidden(attempt: u16, segment: u32, count: u32) -> Computed {
     let (outcome, layer) = (Outcome::Hidden, 0);
-    Computed { sequence: ONE, attempt, layer, segment, start: segment, count, outcome, more: false }
+    let (more, step) = (false, StepTaken::default());
+    Computed { sequence: ONE, attempt, layer, segment, start: segment, count, outcome, more, step }
 }
 
 /// The sequences of node 1, which has 0-3, with four tokens handed on.

@@ -1,0 +1,101 @@
+//! The root span of a request, in the names of OpenTelemetry's conventions for generative AI. What clients
+//! and models write is never in it.
+
+use axum::http::HeaderMap;
+use opentelemetry::trace::Status;
+use planaria_engine::sampler::SamplingParams;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::answer::Counts;
+use super::request::Endpoint;
+use crate::generation::Request;
+use crate::traces::{self, TARGET, TraceContext};
+
+/// Of one request. It ends when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub(super) struct Traced(Span);
+
+impl Traced {
+    /// A request to an endpoint, for a model that there is; below what its client named, if it did.
+    pub(super) fn begin(endpoint: Endpoint, model: &str, parent: Option<TraceContext>) -> Self {
+        let operation = match endpoint {
+            Endpoint::Chat => "chat",
+            Endpoint::Completion => "text_completion",
+        };
+        let span = tracing::trace_span!(target: TARGET, parent: None, "chat",
+            otel.name = format_args!("{operation} {model}"), otel.kind = "server");
+        if let Some(parent) = parent {
+            traces::set_parent(&span, parent);
+        }
+        span.set_attribute("gen_ai.operation.name", operation);
+        span.set_attribute("gen_ai.provider.name", "planaria");
+        span.set_attribute("gen_ai.request.model", model.to_owned());
+        span.set_attribute("gen_ai.response.model", model.to_owned());
+        Self(span)
+    }
+
+    /// What the client named as the parent of its request.
+    pub(super) fn parent(headers: &HeaderMap) -> Option<TraceContext> {
+        TraceContext::from_traceparent(headers.get("traceparent")?.to_str().ok()?)
+    }
+
+    /// The span in which words become tokens.
+    pub(super) fn preparing(&self) -> Span {
+        tracing::trace_span!(target: TARGET, parent: &self.0, "prepare")
+    }
+
+    /// Where it stands, if it is recorded.
+    pub(super) fn context(&self) -> Option<TraceContext> {
+        traces::recorded(&self.0)
+    }
+
+    /// What is to be computed.
+    pub(super) fn asks(&self, request: &Request) {
+        if self.0.is_disabled() {
+            return;
+        }
+        let SamplingParams { temperature, top_p, top_k, seed, .. } = &request.sampling;
+        let span = &self.0;
+        span.set_attribute("gen_ai.request.temperature", f64::from(*temperature));
+        span.set_attribute("gen_ai.request.top_p", f64::from(*top_p));
+        span.set_attribute("gen_ai.request.top_k", i64::from(*top_k));
+        span.set_attribute("gen_ai.request.max_tokens", i64::from(request.until.max_tokens));
+        // As its bits are: an attribute has a sign.
+        span.set_attribute("gen_ai.request.seed", seed.cast_signed());
+    }
+
+    /// The answer has an id.
+    pub(super) fn answers(&self, id: &str) {
+        self.0.set_attribute("gen_ai.response.id", id.to_owned());
+    }
+
+    /// It ended, with as many tokens of prompt and answer, for this reason.
+    pub(super) fn ended(
+        &self,
+        prompt: usize,
+        counts: Counts,
+        outcome: &'static str,
+        is_good: bool,
+    ) {
+        if self.0.is_disabled() {
+            return;
+        }
+        let span = &self.0;
+        let prompt = i64::try_from(prompt).unwrap_or(i64::MAX);
+        span.set_attribute("gen_ai.usage.input_tokens", prompt);
+        span.set_attribute("gen_ai.usage.cache_read.input_tokens", i64::from(counts.reused));
+        span.set_attribute("gen_ai.usage.output_tokens", i64::from(counts.answer));
+        if is_good {
+            span.set_attribute("gen_ai.response.finish_reasons", outcome);
+        } else {
+            self.failed(outcome);
+        }
+    }
+
+    /// There is no answer, for this reason in one word.
+    pub(super) fn failed(&self, code: &'static str) {
+        self.0.set_attribute("error.type", code);
+        self.0.set_status(Status::error(code));
+    }
+}

@@ -1,0 +1,134 @@
+//! A collector of traces: a real Jaeger where `make test` could build one, or else a receiver of OTLP that
+//! keeps what it hears. Both tell the same.
+
+mod jaeger;
+mod receiver;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::wait_for;
+use jaeger::Jaeger;
+use receiver::Receiver;
+
+/// A running collector; it ends with this value.
+#[derive(Debug)]
+pub struct Collector(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    Jaeger(Box<Jaeger>),
+    Receiver(Receiver),
+}
+
+/// A span, as a collector tells of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SpanSeen {
+    /// Of what service.
+    pub service: String,
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// What it is a part of.
+    pub parent: Option<String>,
+    /// What else it came of.
+    pub links: Vec<String>,
+    /// When it began, since 1970.
+    pub began: Duration,
+    /// How long it lasted.
+    pub took: Duration,
+    /// Its fields, as text.
+    pub fields: BTreeMap<String, String>,
+    /// Whether it says that something went wrong.
+    pub is_error: bool,
+}
+
+/// The field that names an answer.
+const ANSWER: &str = "gen_ai.response.id";
+
+impl SpanSeen {
+    /// A field.
+    ///
+    /// # Errors
+    /// When it has none of this name.
+    pub fn field(&self, name: &str) -> Result<&str> {
+        let field = self.fields.get(name).map(String::as_str);
+        field.with_context(|| format!("{} has no {name}: {:?}", self.name, self.fields))
+    }
+}
+
+impl Collector {
+    /// Jaeger if `PLANARIA_TEST_JAEGER` names its program, or else a receiver.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start() -> Result<Self> {
+        Ok(Self(match std::env::var_os("PLANARIA_TEST_JAEGER").filter(|path| !path.is_empty()) {
+            Some(program) => Kind::Jaeger(Box::new(Jaeger::start(program.as_ref()).await?)),
+            None => Kind::Receiver(Receiver::start().await?),
+        }))
+    }
+
+    /// Arguments with which a node sends traces here by HTTP.
+    #[must_use]
+    pub fn by_http(&self) -> [String; 4] {
+        let url = match &self.0 {
+            Kind::Jaeger(jaeger) => &jaeger.http,
+            Kind::Receiver(receiver) => &receiver.url,
+        };
+        [
+            "--set".to_owned(),
+            format!("traces={url}"),
+            "--set".to_owned(),
+            "trace-protocol=http".to_owned(),
+        ]
+    }
+
+    /// The same by gRPC, or what comes nearest to it.
+    #[must_use]
+    pub fn by_grpc(&self) -> [String; 4] {
+        match &self.0 {
+            Kind::Jaeger(jaeger) => {
+                let traces = format!("traces={}", jaeger.grpc);
+                ["--set".to_owned(), traces, "--set".to_owned(), "trace-protocol=grpc".to_owned()]
+            }
+            Kind::Receiver(_) => self.by_http(),
+        }
+    }
+
+    /// What is there now of the trace in which an answer with this id was given.
+    ///
+    /// # Errors
+    /// When the collector does not answer.
+    pub async fn look(&self, service: &str, id: &str) -> Result<Vec<SpanSeen>> {
+        match &self.0 {
+            Kind::Jaeger(jaeger) => jaeger.trace_with(service, ANSWER, id).await,
+            Kind::Receiver(receiver) => Ok(receiver.trace_with(ANSWER, id)),
+        }
+    }
+
+    /// The spans of the trace in which an answer with this id was given, once its root is there and nothing
+    /// has been added for a second.
+    ///
+    /// # Errors
+    /// When it does not come.
+    pub async fn trace_of_answer(&self, service: &str, id: &str) -> Result<Vec<SpanSeen>> {
+        let mut before = 0;
+        let trace = wait_for("the trace of an answer", async || {
+            let spans = self.look(service, id).await?;
+            let is_still = spans.len() == std::mem::replace(&mut before, spans.len());
+            if spans.is_empty() || !is_still {
+                // Nodes send what they have every half a second.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                return Ok(None);
+            }
+            Ok(Some(spans))
+        });
+        let spans = trace.await?;
+        ensure!(!spans.is_empty());
+        Ok(spans)
+    }
+}

@@ -1,0 +1,107 @@
+//! A receiver of OTLP over HTTP, for machines on which no Jaeger could be built.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Result;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::post;
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
+use prost::Message as _;
+use tokio::task::JoinHandle;
+
+use super::SpanSeen;
+
+/// Spans by the ids of their traces.
+type Kept = Arc<Mutex<Vec<(Vec<u8>, SpanSeen)>>>;
+
+#[derive(Debug)]
+pub(super) struct Receiver {
+    pub(super) url: String,
+    kept: Kept,
+    serving: JoinHandle<()>,
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Receiver {
+    pub(super) async fn start() -> Result<Self> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let kept = Kept::default();
+        let routes = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&kept));
+        let serving = tokio::spawn(async move {
+            // It serves until this task is ended.
+            drop(axum::serve(listener, routes).await);
+        });
+        Ok(Self { url, kept, serving })
+    }
+
+    /// The spans of the newest trace in which a span has this field.
+    pub(super) fn trace_with(&self, field: &str, value: &str) -> Vec<SpanSeen> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |span: &SpanSeen| span.fields.get(field).is_some_and(|found| found == value);
+        let Some((trace, _)) = kept.iter().rev().find(|(_, span)| has(span)) else {
+            return Vec::new();
+        };
+        let of_trace = kept.iter().filter(|(of, _)| of == trace);
+        of_trace.map(|(_, span)| span.clone()).collect()
+    }
+}
+
+async fn take(State(kept): State<Kept>, body: Bytes) -> StatusCode {
+    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
+        return StatusCode::BAD_REQUEST;
+    };
+    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+    for resource in request.resource_spans {
+        let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
+        let service = attributes.iter().find(|field| field.key == "service.name").map(text);
+        let service = service.unwrap_or_default();
+        for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            kept.push((span.trace_id.clone(), seen(&service, span)));
+        }
+    }
+    StatusCode::OK
+}
+
+fn seen(service: &str, span: Span) -> SpanSeen {
+    let began = Duration::from_nanos(span.start_time_unix_nano);
+    let is_error = span.status.is_some_and(|status| status.code == SpanStatus::Error as i32);
+    SpanSeen {
+        service: service.to_owned(),
+        name: span.name,
+        id: hex(&span.span_id),
+        parent: (!span.parent_span_id.is_empty()).then(|| hex(&span.parent_span_id)),
+        links: span.links.iter().map(|link| hex(&link.span_id)).collect(),
+        began,
+        took: Duration::from_nanos(span.end_time_unix_nano).saturating_sub(began),
+        fields: span.attributes.iter().map(|field| (field.key.clone(), text(field))).collect(),
+        is_error,
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn text(field: &KeyValue) -> String {
+    match &field.value {
+        Some(AnyValue { value: Some(Any::StringValue(text)) }) => text.clone(),
+        Some(AnyValue { value: Some(Any::IntValue(number)) }) => number.to_string(),
+        Some(AnyValue { value: Some(Any::DoubleValue(number)) }) => number.to_string(),
+        Some(AnyValue { value: Some(Any::BoolValue(flag)) }) => flag.to_string(),
+        other => format!("{other:?}"),
+    }
+}
