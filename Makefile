@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build demo test simulate chaos fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build demo jaeger test simulate chaos fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -31,10 +31,18 @@ demo: build ## Three nodes answer a question, and again while one is killed (QUE
 	@cargo build --release --locked --quiet -p planaria-tests --bin demo
 	@$(TARGET)/release/demo $(TARGET)/release/planaria $(if $(QUESTION),"$(QUESTION)")
 
+jaeger: ## A real Jaeger on this machine, until Ctrl-C; `make demo` sends its traces there
+	@./.ci/setup.sh jaeger
+	@if [ -x $(CACHE)/jaeger/jaeger ]; then \
+	  echo "Jaeger takes traces at http://127.0.0.1:4317; ask http://127.0.0.1:16686/api/traces?service=..."; \
+	  exec $(CACHE)/jaeger/jaeger --config deploy/jaeger/config.yaml; \
+	else exec docker compose -f deploy/jaeger/compose.yaml up; fi
+
 test: setup-tests ## Run every test
 	PLANARIA_TEST_PYTHON=$(CACHE)/clients/bin/python \
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
 	PLANARIA_TEST_PROMETHEUS=$(CACHE)/prometheus \
+	PLANARIA_TEST_JAEGER=$$(ls $(CACHE)/jaeger/jaeger 2>/dev/null) \
 	cargo test --locked --workspace --no-fail-fast
 
 simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred

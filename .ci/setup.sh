@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Planaria needs, each thing only if it is missing. Usage: .ci/setup.sh build|tests|bench
+# Installs what Planaria needs, each thing only if it is missing.
+# Usage: .ci/setup.sh build|tests|bench|jaeger
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -112,6 +113,24 @@ prometheus() {
     for tool in prometheus promtool; do ln -sf "unpacked/usr/bin/$tool" "$dir/$tool"; done
 }
 
+# Jaeger, which shows traces: built from its Go module, whose web page is not in there. Succeeds without it where
+# there is no Go, since a container does as well.
+jaeger() {
+    local dir="$cache/jaeger" wanted
+    wanted=$(sed -n 's,.*jaegertracing/jaeger \(v[^ ]*\).*,\1,p' deploy/jaeger/go.mod)
+    [ -x "$dir/jaeger" ] && [ "$(cat "$dir/version" 2>/dev/null)" = "$wanted" ] && return
+    if ! have go; then
+        say "there is no Go to build Jaeger with"
+        return
+    fi
+    mkdir -p "$dir"
+    say "building Jaeger $wanted into $dir (once; some minutes)"
+    (cd deploy/jaeger && GOTOOLCHAIN=local GOFLAGS=-mod=readonly go build -trimpath -ldflags="-s -w" \
+        -o "$dir/jaeger.new" github.com/jaegertracing/jaeger/cmd/jaeger) >&2 || fail "Jaeger could not be built"
+    mv "$dir/jaeger.new" "$dir/jaeger"
+    printf '%s' "$wanted" >"$dir/version"
+}
+
 # mlx-lm to measure beside, on the same fast BLAS.
 bench() {
     python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
@@ -126,7 +145,8 @@ bench() {
 
 case "${1:-}" in
     build) build ;;
-    tests) clients; network; prometheus ;;
+    tests) clients; network; prometheus; jaeger ;;
     bench) bench ;;
-    *) fail "usage: setup.sh build|tests|bench" ;;
+    jaeger) jaeger ;;
+    *) fail "usage: setup.sh build|tests|bench|jaeger" ;;
 esac
