@@ -12,9 +12,11 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::check::{Violation, back_at_base, plans_cover, views_agree};
+use crate::collector::Collector;
 use crate::history::{Ask, Heard};
 use crate::network::Network;
 use crate::resources::Resources;
+use crate::scenario::Scenario;
 use crate::schedule::Role;
 use crate::view::View;
 use crate::{Cluster, NodeSpec, repository, wait_for, write_fake_model};
@@ -76,6 +78,8 @@ pub struct Arena {
     pub cluster: Cluster,
     /// What lies between them, if it can be told what to do.
     pub network: Option<Network>,
+    /// Where they send traces to, if they do.
+    pub collector: Option<Collector>,
     /// Where others reach each of them.
     places: Vec<String>,
     /// The folder of the model, removed with the arena.
@@ -86,7 +90,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Starts so many nodes; with `seed` they are connected by a [`Network`].
+    /// Starts so many nodes for a scenario, which may need a [`Network`] or a [`Collector`]; `seed` is the
+    /// network's.
     ///
     /// # Errors
     /// When they do not come to serve the model together.
@@ -94,7 +99,8 @@ impl Arena {
         binary: &Path,
         model: Model,
         nodes: usize,
-        network: Option<u64>,
+        scenario: &Scenario,
+        seed: u64,
     ) -> Result<Self> {
         let models = tempfile::tempdir()?;
         model.write(models.path())?;
@@ -102,7 +108,8 @@ impl Arena {
             cluster: Cluster::new(binary, models.path()).await?,
             _models: models,
             model,
-            network: network.map(Network::new),
+            network: scenario.needs_network().then(|| Network::new(seed)),
+            collector: if scenario.needs_collector() { Some(Collector::start()?) } else { None },
             places: Vec::new(),
             undisturbed: HashMap::new(),
             base: Vec::new(),
@@ -110,7 +117,8 @@ impl Arena {
         for number in 1..=nodes {
             let settings =
                 ["--model", model.name(), "--set", "context=1024", "--set", "replan-after=1s"];
-            let spec = NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings);
+            let mut spec = NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings);
+            spec.arguments.extend(arena.collector.iter().flat_map(Collector::settings));
             let index = arena.cluster.start(spec).await?;
             let node = arena.cluster.node(index)?;
             // The same port in every life, so that others find it again.

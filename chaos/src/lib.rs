@@ -6,7 +6,7 @@
 //!
 //! A [`scenario`] is a kind of fault. For each of its rounds everything is drawn beforehand ([`schedule`]):
 //! one seed gives one schedule. A round is played in an [`arena`], a cluster that is whole before and made
-//! whole after it; clients take down what they hear ([`history`]); what must hold is checked ([`check`]);
+//! whole after it, with a [`collector`] of traces if need be; clients take down what they hear ([`history`]); what must hold is checked ([`check`]);
 //! a [`report`] puts the rounds together.
 //!
 //! Whatever happens, processes end with who started them: every [`Process`] is killed when dropped, and
@@ -16,6 +16,7 @@ pub mod api;
 pub mod arena;
 pub mod check;
 pub mod cluster;
+pub mod collector;
 pub mod history;
 pub mod lan;
 pub mod network;

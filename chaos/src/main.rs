@@ -107,9 +107,8 @@ fn chosen(names: &[String]) -> Result<Vec<&'static Scenario>> {
 
 async fn rounds(binary: &Path, scenario: &Scenario, flags: &RunFlags) -> Result<Report> {
     let nodes = flags.nodes.unwrap_or(scenario.nodes).max(scenario.nodes);
-    let network = scenario.needs_network().then_some(flags.seed);
     let model = if flags.demo { Model::Demo } else { Model::Exact };
-    let mut arena = Arena::new(binary, model, nodes, network).await?;
+    let mut arena = Arena::new(binary, model, nodes, scenario, flags.seed).await?;
     let mut played = Vec::new();
     for round in flags.first_round..flags.first_round.saturating_add(flags.rounds) {
         let drawn = Drawn::new(scenario.name, scenario.range, model.name(), flags.seed, round);

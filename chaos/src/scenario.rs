@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::collector::Trouble;
 use crate::network::Rule;
 use crate::schedule::{Phase, Range};
 
@@ -69,6 +70,8 @@ pub enum Harm {
     DamageStore,
     /// A node can write nothing to its disk any more, and a plan that it should remember changes.
     FullDisk,
+    /// The collector of traces is in trouble, for as long as answers run.
+    Collector(Trouble),
     /// Nothing at all, while as much is asked as the cluster admits.
     Nothing,
 }
@@ -294,6 +297,30 @@ pub const SCENARIOS: &[Scenario] = &[
         at(BUSY),
         "a node's disk takes nothing any more, and another node is killed",
     ),
+    of(
+        16,
+        "collector-down",
+        3,
+        Harm::Collector(Trouble::Down),
+        at(BUSY),
+        "the collector of traces is gone",
+    ),
+    of(
+        16,
+        "collector-slow",
+        3,
+        Harm::Collector(Trouble::Slow),
+        at(BUSY),
+        "the collector of traces takes two seconds for each message",
+    ),
+    of(
+        16,
+        "collector-hangs",
+        3,
+        Harm::Collector(Trouble::Hangs),
+        at(BUSY),
+        "the collector of traces takes messages and never answers",
+    ),
 ];
 
 impl Scenario {
@@ -308,6 +335,12 @@ impl Scenario {
     pub const fn needs_network(&self) -> bool {
         matches!(self.harm, Harm::Cut(_) | Harm::Bad(_))
     }
+
+    /// Whether nodes have to send traces to a [`Collector`](crate::collector::Collector).
+    #[must_use]
+    pub const fn needs_collector(&self) -> bool {
+        matches!(self.harm, Harm::Collector(_))
+    }
 }
 
 #[cfg(test)]
@@ -320,7 +353,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), SCENARIOS.len());
-        for fault in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10] {
+        for fault in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16] {
             assert!(SCENARIOS.iter().any(|scenario| scenario.fault == fault), "{fault}");
         }
         assert!(SCENARIOS.iter().all(|scenario| !scenario.range.phases.is_empty()));

@@ -17,6 +17,7 @@ use crate::check::{
     Violation, in_time, nobody_removed, nobody_suspected, nothing_set_aside, same_answer,
     same_as_far,
 };
+use crate::collector::Trouble;
 use crate::history::Heard;
 use crate::network::Rule;
 use crate::process::{forbid_writing, is_running, is_stopped, signal};
@@ -150,9 +151,10 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
         (streams, format!("{when}; {proof}"))
     };
     let heard = streams.end().await;
-    let dead = scene.mend();
+    let dead = scene.mend()?;
     let mut violations = judge(scenario.harm, &expected, &heard);
-    if scenario.harm == Harm::Nothing {
+    // Nobody is to feel a collector's trouble, either.
+    if scenario.harm == Harm::Nothing || scenario.needs_collector() {
         let lines = arena.logs();
         let new = lines.iter().zip(&logged).flat_map(|(now, before)| now.iter().skip(before.len()));
         violations.extend(nobody_suspected(new.map(String::as_str)));
@@ -295,13 +297,10 @@ impl Scene<'_> {
                 network.rule_all(weather.rule());
                 let felt = async || Ok((network.deeds().total() > before).then_some(()));
                 wait_for("the bad weather to be felt", felt).await?;
-                // For as long as the answers run, but not for ever.
-                let until = Instant::now() + DEADLINE;
-                while streams.is_some_and(Streams::are_running) && Instant::now() < until {
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
+                over(streams).await;
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }
+            Harm::Collector(trouble) => self.trouble(trouble, streams).await,
             Harm::Nothing => self.load(lasts).await,
             Harm::FullDisk => {
                 forbid_writing(self.arena.pid(victim)?)?;
@@ -349,13 +348,37 @@ impl Scene<'_> {
         Ok(format!("{answers} answers of all nodes in {lasts:?}"))
     }
 
+    /// Has the collector be in trouble for as long as the answers run.
+    async fn trouble(&mut self, trouble: Trouble, streams: Option<&Streams>) -> Result<String> {
+        let collector = self.arena.collector.as_mut().context("there is no collector")?;
+        let sent = async || Ok((collector.taken() > 0).then_some(()));
+        wait_for("traces to come while all is well", sent).await?;
+        let before = collector.disturbed();
+        collector.fail(trouble);
+        if trouble == Trouble::Down {
+            let api = self.arena.api(self.victim)?;
+            let failed = async || Ok((lost_spans(&api).await? > 0).then_some(()));
+            wait_for("traces to be lost", failed).await?;
+            over(streams).await;
+            return Ok(format!("{} spans were lost", lost_spans(&api).await?));
+        }
+        let felt = async || Ok((collector.disturbed() > before).then_some(()));
+        wait_for("traces to be left unanswered", felt).await?;
+        over(streams).await;
+        let collector = self.arena.collector.as_ref().context("there is no collector")?;
+        Ok(format!("{} messages got a late answer or none", collector.disturbed() - before))
+    }
+
     /// Takes back what can be taken back, and says which nodes have ended.
-    fn mend(&mut self) -> Vec<usize> {
+    fn mend(&mut self) -> Result<Vec<usize>> {
         if let Some(network) = &self.arena.network {
             network.heal();
         }
+        if let Some(collector) = &mut self.arena.collector {
+            collector.mend()?;
+        }
         self.dead.sort_unstable();
-        std::mem::take(&mut self.dead)
+        Ok(std::mem::take(&mut self.dead))
     }
 
     /// A node that is neither the first victim nor asked.
@@ -479,6 +502,23 @@ impl Scene<'_> {
         ensure!(lost > 0, "nothing was lost");
         Ok(format!("{lost} datagrams were lost in {lasts:?}"))
     }
+}
+
+/// Waits until the answers have ended, but not for ever.
+async fn over(streams: Option<&Streams>) {
+    let until = Instant::now() + DEADLINE;
+    while streams.is_some_and(Streams::are_running) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Spans that a node could not send, as its metrics say.
+async fn lost_spans(api: &Api) -> Result<u64> {
+    let (status, text) = api.get("/metrics").await?;
+    ensure!(status == 200, "{text}");
+    let name = "planaria_spans_total{outcome=\"failed\"} ";
+    let count = text.lines().find_map(|line| line.strip_prefix(name)).context("no such metric")?;
+    Ok(count.parse()?)
 }
 
 /// Cuts the largest file of a store in half, flips bits in it, or deletes it.

@@ -12,8 +12,7 @@ const SEED: u64 = 1;
 /// Plays the first rounds of a scenario.
 async fn rounds(name: &str, count: u32) -> Result<()> {
     let scenario = Scenario::named(name).context("no such scenario")?;
-    let network = scenario.needs_network().then_some(SEED);
-    let mut arena = Arena::new(binary(), Model::Exact, scenario.nodes, network).await?;
+    let mut arena = Arena::new(binary(), Model::Exact, scenario.nodes, scenario, SEED).await?;
     for round in 0..count {
         let drawn = Drawn::new(name, scenario.range, Model::Exact.name(), SEED, round);
         let played = play(&mut arena, scenario, drawn).await;
@@ -90,4 +89,10 @@ async fn a_damaged_store_costs_no_token() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_no_token() -> Result<()> {
     rounds("full-disk", 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_collector_s_trouble_costs_nothing() -> Result<()> {
+    rounds("collector-down", 1).await?;
+    rounds("collector-hangs", 1).await
 }
