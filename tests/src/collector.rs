@@ -26,6 +26,8 @@ enum Kind {
 /// A span, as a collector tells of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpanSeen {
+    /// Its trace's id.
+    pub trace: String,
     /// Of what service.
     pub service: String,
     /// Its name.
@@ -70,6 +72,20 @@ impl Collector {
             Some(program) => Kind::Jaeger(Box::new(Jaeger::start(program.as_ref()).await?)),
             None => Kind::Receiver(Receiver::start().await?),
         }))
+    }
+
+    /// The Jaeger that `make jaeger` brings up on this machine, if it runs.
+    pub async fn running() -> Option<Self> {
+        Jaeger::running().await.map(|jaeger| Self(Kind::Jaeger(Box::new(jaeger))))
+    }
+
+    /// Where a person can look at a trace, if there is a page for it.
+    #[must_use]
+    pub fn page(&self, trace: &str) -> Option<String> {
+        match &self.0 {
+            Kind::Jaeger(jaeger) => Some(jaeger.page(trace)),
+            Kind::Receiver(_) => None,
+        }
     }
 
     /// Arguments with which a node sends traces here by HTTP.

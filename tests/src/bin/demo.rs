@@ -5,12 +5,14 @@
 
 #![expect(clippy::print_stdout, reason = "it talks to a person")]
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use planaria_tests::api::{Api, Streamed};
+use planaria_tests::collector::Collector;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use serde_json::{Value, json};
 
@@ -36,8 +38,12 @@ async fn main() -> Result<()> {
 async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     let mut cluster = Cluster::new(binary, &repository().join("engine/models")).await?;
     step("Starting three nodes that offer different amounts of memory");
+    let jaeger = Collector::running().await;
+    let traced = jaeger.as_ref().map(Collector::by_grpc);
     for (name, memory) in NODES {
-        let index = cluster.start(NodeSpec::new(name, memory).with(&["--model", "demo"])).await?;
+        let mut spec = NodeSpec::new(name, memory).with(&["--model", "demo"]);
+        spec.arguments.extend(traced.iter().flatten().cloned());
+        let index = cluster.start(spec).await?;
         let node = cluster.node(index)?;
         println!("  {name:<7} {memory:>7}   pid {:<7} API {}", node.process.pid(), node.api.url());
     }
@@ -66,7 +72,10 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     println!("  {tokens} tokens in {seconds:.1} s, each of them through all three nodes");
 
-    second_act(&mut cluster, &first, &body, &undisturbed).await?;
+    let disturbed = second_act(&mut cluster, &first, &body, &undisturbed).await?;
+    if let Some(jaeger) = &jaeger {
+        look_at_trace(jaeger, &disturbed).await?;
+    }
 
     step("Stopping everything that was started");
     for node in &mut cluster.nodes {
@@ -86,7 +95,7 @@ async fn second_act(
     api: &Api,
     body: &Value,
     undisturbed: &Streamed,
-) -> Result<()> {
+) -> Result<Streamed> {
     step(
         "Asking the same again, and killing the middle node (kill -9) in the middle of a sentence",
     );
@@ -130,6 +139,26 @@ async fn second_act(
             recovery.replayed,
             recovery.rebuild_ms,
         );
+    }
+    Ok(streamed)
+}
+
+/// Says what Jaeger knows of an answer that went on after a death.
+async fn look_at_trace(jaeger: &Collector, streamed: &Streamed) -> Result<()> {
+    step("Looking for that answer in Jaeger, which runs on this machine");
+    let id = streamed.chunks.iter().find_map(|chunk| chunk.get("id")?.as_str());
+    let id = id.context("the answer has no id")?;
+    let spans = jaeger.trace_of_answer("planaria-mini", id).await?;
+    let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
+    println!("  {} spans of {}", spans.len(), Vec::from_iter(services).join(", "));
+    for name in ["chat demo", "recovery", "detect", "plan", "load", "rebuild"] {
+        for span in spans.iter().filter(|span| span.name == name) {
+            let indent = if matches!(name, "chat demo" | "recovery") { "" } else { "  " };
+            println!("  {indent}{name:<12} {:>9.1?}", span.took);
+        }
+    }
+    if let Some(page) = spans.first().and_then(|span| jaeger.page(&span.trace)) {
+        println!("  {page}");
     }
     Ok(())
 }

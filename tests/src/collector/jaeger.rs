@@ -15,7 +15,8 @@ use crate::{repository, wait_for};
 
 #[derive(Debug)]
 pub(super) struct Jaeger {
-    _process: Child,
+    /// Unless somebody else keeps it.
+    _process: Option<Child>,
     query: Api,
     pub(super) grpc: String,
     pub(super) http: String,
@@ -39,13 +40,30 @@ impl Jaeger {
             .spawn()
             .with_context(|| program.display().to_string())?;
         let (grpc, http) = (format!("http://{grpc}"), format!("http://{http}"));
-        let jaeger = Self { _process: process, query: Api::at(query), grpc, http };
-        wait_for("Jaeger", async || {
-            let answer = jaeger.query.get("/api/services").await;
-            Ok(answer.is_ok_and(|(status, _)| status == 200).then_some(()))
-        })
-        .await?;
+        let jaeger = Self { _process: Some(process), query: Api::at(query), grpc, http };
+        wait_for("Jaeger", async || Ok(jaeger.answers().await.then_some(()))).await?;
         Ok(jaeger)
+    }
+
+    /// The one that `make jaeger` brings up, if it runs.
+    pub(super) async fn running() -> Option<Self> {
+        let jaeger = Self {
+            _process: None,
+            query: Api::at("127.0.0.1:16686"),
+            grpc: "http://127.0.0.1:4317".to_owned(),
+            http: "http://127.0.0.1:4318".to_owned(),
+        };
+        jaeger.answers().await.then_some(jaeger)
+    }
+
+    /// Where its page shows a trace.
+    pub(super) fn page(&self, trace: &str) -> String {
+        format!("{}/trace/{trace}", self.query.url())
+    }
+
+    async fn answers(&self) -> bool {
+        let answer = self.query.get("/api/services").await;
+        answer.is_ok_and(|(status, text)| status == 200 && text.contains("\"data\""))
     }
 
     /// The spans of the newest trace in which a span of this service has this field; none if there is none.
@@ -105,6 +123,7 @@ fn seen(span: &Value, trace: &Value) -> Result<SpanSeen> {
         })
         .collect::<Result<_>>()?;
     Ok(SpanSeen {
+        trace: text(span, "traceID")?,
         service: text(process, "serviceName")?,
         name: text(span, "operationName")?,
         id,

@@ -19,8 +19,7 @@ use tokio::task::JoinHandle;
 
 use super::SpanSeen;
 
-/// Spans by the ids of their traces.
-type Kept = Arc<Mutex<Vec<(Vec<u8>, SpanSeen)>>>;
+type Kept = Arc<Mutex<Vec<SpanSeen>>>;
 
 #[derive(Debug)]
 pub(super) struct Receiver {
@@ -52,11 +51,10 @@ impl Receiver {
     pub(super) fn trace_with(&self, field: &str, value: &str) -> Vec<SpanSeen> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         let has = |span: &SpanSeen| span.fields.get(field).is_some_and(|found| found == value);
-        let Some((trace, _)) = kept.iter().rev().find(|(_, span)| has(span)) else {
+        let Some(newest) = kept.iter().rev().find(|span| has(span)) else {
             return Vec::new();
         };
-        let of_trace = kept.iter().filter(|(of, _)| of == trace);
-        of_trace.map(|(_, span)| span.clone()).collect()
+        kept.iter().filter(|span| span.trace == newest.trace).cloned().collect()
     }
 }
 
@@ -70,7 +68,7 @@ async fn take(State(kept): State<Kept>, body: Bytes) -> StatusCode {
         let service = attributes.iter().find(|field| field.key == "service.name").map(text);
         let service = service.unwrap_or_default();
         for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            kept.push((span.trace_id.clone(), seen(&service, span)));
+            kept.push(seen(&service, span));
         }
     }
     StatusCode::OK
@@ -80,6 +78,7 @@ fn seen(service: &str, span: Span) -> SpanSeen {
     let began = Duration::from_nanos(span.start_time_unix_nano);
     let is_error = span.status.is_some_and(|status| status.code == SpanStatus::Error as i32);
     SpanSeen {
+        trace: hex(&span.trace_id),
         service: service.to_owned(),
         name: span.name,
         id: hex(&span.span_id),

@@ -1,10 +1,10 @@
 //! `make bench`: how fast Planaria is beside mlx-lm, what a pipeline adds and gives, how much
-//! memory it takes, what a loss costs, and how soon nodes find each other, in one run.
+//! memory it takes, what a loss costs, how soon nodes find each other, and what traces cost, in one run.
 //!
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm, and a folder for the models that are measured; then the names of the parts to run, or
-//! none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`).
+//! none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`, `traces`).
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
@@ -15,6 +15,7 @@ mod serving;
 mod single;
 mod stages;
 mod streams;
+mod traces;
 
 use std::path::{Path, PathBuf};
 
@@ -69,6 +70,9 @@ async fn main() -> Result<()> {
     }
     if wanted("join") {
         join::measure(&planaria).await?;
+    }
+    if wanted("traces") {
+        traces::measure(&planaria).await?;
     }
     Ok(())
 }
