@@ -176,13 +176,13 @@ impl State {
                 Action::Send { to, message } => self.send(myself, to, *message),
                 Action::LoadShards(plan) => {
                     let plan = Arc::new(*plan);
-                    tracing::info!(%plan, "preparing");
+                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
                     // Frames under this plan can come before the news that it is in force.
                     self.context.router.admit_plan(Arc::clone(&plan));
                     self.context.handles.workers.load(plan);
                 }
                 Action::Adopt(plan) => {
-                    tracing::info!(%plan, "in force");
+                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
                     self.context.handles.ledger.remember_plan(Arc::new(*plan));
                 }
                 Action::Foresee(foresight) => {

@@ -162,7 +162,7 @@ impl State {
                 }
                 Action::Tell(told) => {
                     if let Told::Failed(error) = &told {
-                        log_failure(error, &self.sequence);
+                        log_failure(error, self.id, &self.sequence);
                     }
                     if let Err(mpsc::error::TrySendError::Full(told)) = self.client.try_send(told) {
                         if matches!(told, Told::Token(_)) {
@@ -250,7 +250,7 @@ impl State {
     }
 }
 
-fn log_failure(error: &GenerationError, sequence: &Sequence) {
-    tracing::warn!(model = %sequence.plan().model(), epoch = %sequence.plan().epoch(), %error,
+fn log_failure(error: &GenerationError, id: SequenceId, sequence: &Sequence) {
+    tracing::warn!(sequence = %id, model = %sequence.plan().model(), epoch = %sequence.plan().epoch(), %error,
         "a generation failed");
 }

@@ -9,6 +9,7 @@ mod desired;
 mod discovery;
 mod golden;
 mod load;
+mod logs;
 mod loss;
 mod membership;
 mod metrics;
