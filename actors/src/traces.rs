@@ -2,7 +2,7 @@
 //!
 //! A request's root span, `chat MODEL`, is one of `tracing`, made in the gateway and exported through
 //! `tracing-opentelemetry`; the sampler decides there whether anything is recorded. All else of a request
-//! happens on several machines, or is known only when it is over, so it is put together as a [`Span`] when
+//! happens on several machines, or is known only when it is over, so it is put together as a `Span` when
 //! it ends and handed over here. Frames carry a [`TraceContext`] only if their request is recorded: what
 //! is not costs nothing on the way.
 //!
