@@ -78,6 +78,13 @@ pub struct NodeView {
     /// How often its parts died and were started again, by the names of their actors.
     #[serde(default)]
     pub restarts: BTreeMap<String, u64>,
+    /// Sequences of its clients.
+    #[serde(default)]
+    pub sequences: SequenceCounts,
+    /// Tokens of answers that its clients were given since it started. It tells them once a second, so
+    /// two of these make a rate.
+    #[serde(default)]
+    pub generated_tokens: u64,
     /// Its links to other nodes, as it measured them.
     #[serde(default)]
     pub links: Vec<LinkView>,
@@ -460,6 +467,8 @@ fn node_view(view: &View, member: &Member) -> NodeView {
         memory: known.memory,
         queue: report.shards.iter().fold(0, |sum, s| s.work.queue.saturating_add(sum)),
         restarts: report.restarts.clone(),
+        sequences: report.sequences,
+        generated_tokens: report.generated_tokens,
         links: links.collect(),
     }
 }

@@ -4,6 +4,7 @@
 //! happens as it happens; what the cluster's view knows anyway is taken from it when somebody asks. Labels
 //! are names of models, nodes and actors, and words from short lists: never anything that a client wrote.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Metrics {
     prompt_tokens: IntCounterVec,
     prompt_tokens_cached: IntCounterVec,
     generation_tokens: IntCounterVec,
+    /// The same of all models, for other nodes and people.
+    generated_tokens: AtomicU64,
     request_success: IntCounterVec,
     request_failure: IntCounterVec,
     time_to_first_token: HistogramVec,
@@ -241,6 +244,7 @@ impl Metrics {
                  were dropped before, since too many waited.",
                 &["outcome"],
             )?,
+            generated_tokens: AtomicU64::new(0),
             registry,
             asking: Mutex::new(()),
         };
@@ -255,14 +259,25 @@ impl Metrics {
     pub(crate) fn first_token(&self, model: &str, prompt: u64, cached: u64, after: Duration) {
         self.prompt_tokens.with_label_values(&[model]).inc_by(prompt);
         self.prompt_tokens_cached.with_label_values(&[model]).inc_by(cached);
-        self.generation_tokens.with_label_values(&[model]).inc();
+        self.count_token(model);
         self.time_to_first_token.with_label_values(&[model]).observe(after.as_secs_f64());
     }
 
     /// Another token of an answer came, so long after the one before.
     pub(crate) fn next_token(&self, model: &str, after: Duration) {
-        self.generation_tokens.with_label_values(&[model]).inc();
+        self.count_token(model);
         self.inter_token_latency.with_label_values(&[model]).observe(after.as_secs_f64());
+    }
+
+    fn count_token(&self, model: &str) {
+        self.generation_tokens.with_label_values(&[model]).inc();
+        self.generated_tokens.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tokens of all answers so far.
+    #[must_use]
+    pub fn generated_tokens(&self) -> u64 {
+        self.generated_tokens.load(Ordering::Relaxed)
     }
 
     /// A request ended, so long after its admission.

@@ -109,6 +109,9 @@ pub struct Report {
     /// How often its parts were started again, by name.
     #[serde(default)]
     pub restarts: BTreeMap<String, u64>,
+    /// Tokens of answers that its own clients were given since it started.
+    #[serde(default)]
+    pub generated_tokens: u64,
 }
 
 /// A model that a node has on disk.

@@ -205,6 +205,7 @@ impl Actor for MembershipActor {
                 capabilities: Capabilities::default(),
                 leaving: false,
                 restarts: context.restarts.all(),
+                generated_tokens: context.metrics.generated_tokens(),
             },
             context,
         };
@@ -297,6 +298,7 @@ impl Actor for MembershipActor {
                 state.take([Event::Tick]);
                 state.catch_up_on_links(&myself);
                 state.own.restarts = state.context.restarts.all();
+                state.own.generated_tokens = state.context.metrics.generated_tokens();
                 state.tell_everybody();
             }
         }

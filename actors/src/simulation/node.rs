@@ -172,6 +172,7 @@ impl Life {
             capabilities,
             leaving: false,
             restarts: BTreeMap::new(),
+            generated_tokens: 0,
         }
     }
 

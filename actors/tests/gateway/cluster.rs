@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use planaria_actors::capabilities::MemoryState;
-use planaria_actors::cluster_view::{ModelState, NodeState, NodeView};
+use planaria_actors::cluster_view::{ModelState, NodeState, NodeView, SequenceCounts};
 use planaria_config::NodeId;
 use serde_json::json;
 
@@ -78,6 +78,8 @@ async fn health_is_200_and_says_what_is_wrong() {
         memory: MemoryState { available_bytes: None, pressure_percent: Some(90) },
         queue: 0,
         restarts: BTreeMap::new(),
+        sequences: SequenceCounts::default(),
+        generated_tokens: 0,
         links: Vec::new(),
     });
     let down = view.nodes.last().cloned().unwrap();

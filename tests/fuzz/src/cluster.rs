@@ -220,6 +220,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         capabilities: capabilities(decisions),
         leaving: decisions.rarely(8),
         restarts: BTreeMap::new(),
+        generated_tokens: decisions.number(),
     }
 }
 

@@ -29,6 +29,7 @@ fn report(name: &str) -> Report {
         capabilities: Capabilities::default(),
         leaving: false,
         restarts: BTreeMap::new(),
+        generated_tokens: 0,
     }
 }
 

@@ -69,6 +69,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         capabilities: Capabilities::default(),
         leaving: false,
         restarts: BTreeMap::new(),
+        generated_tokens: 0,
     };
     Member {
         incarnation: Incarnation { node: id(byte), generation },
