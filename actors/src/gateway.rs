@@ -5,8 +5,8 @@
 //! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
 //! sends them as they come. An answer that is to be stored is taken down on the way; `stored` shows it,
-//! and `resume` goes on with those that a restart of the node interrupted. `models`, `cluster` and `catalog` hold the other routes, `server` the
-//! connections, `error` all that can go wrong.
+//! and `resume` goes on with those that a restart of the node interrupted. `models`, `cluster`, `events` and
+//! `catalog` hold the other routes, `server` the connections, `error` all that can go wrong.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
 //! has met its stop text drops it, and so cancels the work on every stage. Prompts and answers are never
@@ -18,6 +18,7 @@ mod body;
 mod catalog;
 mod cluster;
 mod error;
+mod events;
 mod generate;
 mod host;
 mod models;
@@ -105,9 +106,11 @@ pub struct Limits {
     /// Silence in a stream after which a comment shows that it lives.
     pub heartbeat: Duration,
     /// Open connections; more wait to be accepted. A place is given up by idling longer than
-    /// `header_timeout`, so only answers that run hold one for long, and those are bounded by
-    /// admission.
+    /// `header_timeout`, so only answers that run and clients that watch hold one for long. The
+    /// former are bounded by admission.
     pub connections: usize,
+    /// Clients that watch the cluster (`/cluster/events`); past it 429.
+    pub watchers: usize,
     /// Longest time for running answers to end after the shutdown began.
     pub drain: Duration,
     /// Longest time that a request waits for a model whose layers are being loaded; past it 503. A worker
@@ -127,6 +130,8 @@ impl Default for Limits {
             heartbeat: Duration::from_secs(5),
             // Of 1024 descriptors, the usual soft limit, the node needs some itself.
             connections: 512,
+            // Many more than people look at one node, and a fraction of the connections.
+            watchers: 64,
             drain: Duration::from_secs(10),
             hold: Duration::from_secs(3),
         }
@@ -151,6 +156,10 @@ struct Parts {
     traces: Traces,
     context: u32,
     limits: Limits,
+    /// Places of clients that watch.
+    watchers: Arc<Semaphore>,
+    /// Set when the server begins to shut down.
+    closing: watch::Sender<bool>,
     /// Requests that may be parsed and tokenized at once: one per core, since more would only
     /// slow each other and the answers that run.
     preparations: Semaphore,
@@ -189,6 +198,8 @@ fn share(state: State) -> Shared {
         traces: state.traces,
         context: state.context,
         limits: state.limits,
+        watchers: Arc::new(Semaphore::new(state.limits.watchers)),
+        closing: watch::Sender::new(false),
         preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
         started: unix_seconds(),
     })
@@ -205,6 +216,7 @@ fn routes(shared: Shared) -> Router {
         .route("/ready", get(cluster::ready))
         .route("/metrics", get(cluster::metrics))
         .route("/cluster", get(cluster::cluster))
+        .route("/cluster/events", get(events::events))
         .route("/cluster/plan", get(cluster::plan))
         .route("/cluster/backup", post(cluster::backup))
         .route("/cluster/models", get(catalog::list))

@@ -2,14 +2,15 @@
 //!
 //! Decisions are pure: [`scheduler::machine`], [`scheduler::placement`], [`sequence::machine`],
 //! [`sequence::admission`], [`membership::Members`], [`capabilities::Measures`], [`desired::machine`],
-//! [`discovery::Discovery`], [`links::dialing`], [`supervision`]. The actors around them receive, ask
-//! them, and act; each says in its `//!` what it is for.
+//! [`discovery::Discovery`], [`links::dialing`], [`supervision`], [`cluster_events`]. The actors around
+//! them receive, ask them, and act; each says in its `//!` what it is for.
 
 mod alarm;
 pub mod backups;
 pub mod capabilities;
 pub mod catalog;
 pub mod cli;
+pub mod cluster_events;
 pub mod cluster_view;
 pub mod context;
 pub mod desired;

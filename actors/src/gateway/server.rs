@@ -46,7 +46,6 @@ pub async fn serve(
     let shared = share(state);
     let service = TowerToHyperService::new(routes(Arc::clone(&shared)));
     let places = Arc::new(Semaphore::new(limits.connections));
-    let (closing, _) = watch::channel(());
     let mut connections = JoinSet::new();
     let mut resuming = JoinSet::new();
     resuming.spawn(resume::all(Arc::clone(&shared)));
@@ -64,11 +63,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let closing = closing.subscribe();
+        let closing = shared.closing.subscribe();
         connections.spawn(connection(stream, service.clone(), limits, closing, place));
     }
     drop((listener, serving));
-    closing.send_replace(());
+    shared.closing.send_replace(true);
     let drained = timeout(limits.drain, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_err() {
         tracing::warn!(open = connections.len(), "answers were cut off by the shutdown");
@@ -101,7 +100,7 @@ async fn connection(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
     limits: Limits,
-    mut closing: watch::Receiver<()>,
+    mut closing: watch::Receiver<bool>,
     _place: Option<OwnedSemaphorePermit>,
 ) {
     let Ok(local) = stream.local_addr().map(|address| LocalAddress(address.ip())) else {

@@ -42,17 +42,16 @@ pub(super) async fn respond(
         let event = stream.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), stream))
     });
-    Ok((
-        [
-            (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
-            (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-            // nginx collects answers otherwise.
-            (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
-        ],
-        Body::from_stream(body),
-    )
-        .into_response())
+    Ok((HEADERS, Body::from_stream(body)).into_response())
 }
+
+/// The headers of every stream of events.
+pub(super) const HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+    // nginx collects answers otherwise.
+    (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
+];
 
 /// What is left to send. Dropping it, as hyper does when the client is gone, cancels the
 /// generation.

@@ -15,6 +15,7 @@ mod client;
 mod cluster;
 mod connections;
 mod double;
+mod events;
 mod model;
 mod refusals;
 mod server;
