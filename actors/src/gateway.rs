@@ -6,7 +6,8 @@
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
 //! sends them as they come. An answer that is to be stored is taken down on the way; `stored` shows it,
 //! and `resume` goes on with those that a restart of the node interrupted. `models`, `cluster`, `events` and
-//! `catalog` hold the other routes, `server` the connections, `error` all that can go wrong.
+//! `catalog` hold the other routes, `page` what people see in a browser, `server` the connections, `error`
+//! all that can go wrong.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
 //! has met its stop text drops it, and so cancels the work on every stage. Prompts and answers are never
@@ -23,6 +24,7 @@ mod generate;
 mod host;
 mod models;
 mod origin;
+mod page;
 mod reply;
 mod request;
 mod resume;
@@ -69,7 +71,7 @@ pub struct State {
     pub catalog: Arc<dyn Catalog>,
     /// Tokenizers and templates of the models on this node.
     pub models: Arc<ServedModels>,
-    /// The key that every route but `/health` demands.
+    /// The key that every route but `/health` and the page demands.
     pub api_key: Option<ApiKey>,
     /// Setting `allowed-hosts`.
     pub allowed_hosts: Vec<String>,
@@ -206,7 +208,8 @@ fn share(state: State) -> Shared {
 }
 
 fn routes(shared: Shared) -> Router {
-    let router = Router::new()
+    let page = page::paths().fold(Router::new(), |page, path| page.route(path, get(page::file)));
+    let router = page
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/chat/completions/{id}", get(stored::one).delete(stored::delete))
         .route("/v1/completions", post(generate::completion))

@@ -1,4 +1,5 @@
-//! The API key: what one may look like, and the check of every request but `/health`.
+//! The API key: what one may look like, and the check of every request but those for `/health` and the
+//! page.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,6 +13,7 @@ use thiserror::Error;
 
 use super::Shared;
 use super::error::ApiError;
+use super::page::is_page;
 
 /// The key that clients must send as `Authorization: Bearer`.
 #[derive(Clone)]
@@ -63,7 +65,8 @@ pub(super) async fn demand_key(
     request: Request,
     next: Next,
 ) -> Response {
-    let exempt = request.uri().path() == "/health";
+    let path = request.uri().path();
+    let exempt = path == "/health" || is_page(path);
     match &shared.api_key {
         Some(key) if !exempt => match check(key, request.headers()) {
             Ok(()) => next.run(request).await,

@@ -101,12 +101,8 @@ pub(super) async fn demand_known_host(
 }
 
 fn check(allowed: &AllowedHosts, request: &Request, local: IpAddr) -> Result<(), ApiError> {
-    let mut named = request.headers().get_all(header::HOST).iter();
-    let authority = match (request.uri().authority(), named.next(), named.next()) {
-        // An absolute request target beats the header (RFC 9112, 3.2.2).
-        (Some(target), _, None) => target.as_str(),
-        (None, Some(host), None) => host.to_str().unwrap_or_default(),
-        _ => return Err(ApiError::malformed("a request has exactly one Host header")),
+    let Some(authority) = authority(request) else {
+        return Err(ApiError::malformed("a request has exactly one Host header"));
     };
     if allowed.admits(authority, local) {
         return Ok(());
@@ -120,6 +116,17 @@ fn check(allowed: &AllowedHosts, request: &Request, local: IpAddr) -> Result<(),
              name to the setting `allowed-hosts`"
         ),
     ))
+}
+
+/// What a request is addressed to, in one way only.
+pub(super) fn authority(request: &Request) -> Option<&str> {
+    let mut named = request.headers().get_all(header::HOST).iter();
+    match (request.uri().authority(), named.next(), named.next()) {
+        // An absolute request target beats the header (RFC 9112, 3.2.2).
+        (Some(target), _, None) => Some(target.as_str()),
+        (None, Some(host), None) => Some(host.to_str().unwrap_or_default()),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Which web pages may call the API: none, unless their origin is in the settings.
+//! Which web pages may call the API: this node's own, and those whose origin is in the settings.
 //!
 //! Withholding the CORS headers alone would keep a page from reading an answer, not from causing
 //! one: browsers send simple requests first and ask afterwards. So a request with a foreign
@@ -15,6 +15,7 @@ use tower_http::cors::{AllowHeaders, CorsLayer};
 
 use super::Shared;
 use super::error::ApiError;
+use super::host::authority;
 
 /// Origins whose pages may call the API, in lower case as browsers send them.
 #[derive(Debug)]
@@ -51,8 +52,9 @@ pub(super) async fn refuse_foreign_pages(
     request: Request,
     next: Next,
 ) -> Response {
+    let known = &shared.allowed_origins.0;
     match request.headers().get(header::ORIGIN) {
-        Some(origin) if !shared.allowed_origins.0.contains(origin) => ApiError::refused(
+        Some(origin) if !known.contains(origin) && !is_own(origin, &request) => ApiError::refused(
             StatusCode::FORBIDDEN,
             "origin_not_allowed",
             "web pages of this origin may not call this server: add it to the setting \
@@ -61,4 +63,14 @@ pub(super) async fn refuse_foreign_pages(
         .into_response(),
         _ => next.run(request).await,
     }
+}
+
+/// Whether a page of this server asks. The host check, which comes first, has seen that the request's host
+/// is ours, so a foreign page cannot have it for its origin. What stands between may speak HTTPS.
+fn is_own(origin: &HeaderValue, request: &Request) -> bool {
+    let host = origin.to_str().ok().and_then(|origin| {
+        origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
+    });
+    let asked = authority(request);
+    host.zip(asked).is_some_and(|(host, asked)| host.eq_ignore_ascii_case(asked))
 }

@@ -8,7 +8,7 @@ use crate::client::{CHAT, Client, chat, json_of};
 use crate::double::saying;
 use crate::server::{Options, start, start_with};
 
-const ROUTES: [(&str, &str); 12] = [
+const ROUTES: [(&str, &str); 13] = [
     ("OPTIONS", CHAT),
     ("POST", CHAT),
     ("POST", "/v1/completions"),
@@ -16,6 +16,7 @@ const ROUTES: [(&str, &str); 12] = [
     ("GET", "/v1/models/tests/bytes"),
     ("GET", "/ready"),
     ("GET", "/cluster"),
+    ("GET", "/page/"),
     ("GET", "/cluster/models"),
     ("PUT", "/cluster/models/tests/bytes"),
     ("DELETE", "/cluster/models/tests/bytes"),

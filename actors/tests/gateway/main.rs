@@ -17,6 +17,7 @@ mod connections;
 mod double;
 mod events;
 mod model;
+mod page;
 mod refusals;
 mod server;
 mod stored;

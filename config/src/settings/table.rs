@@ -122,7 +122,8 @@ pub const SETTINGS: &[SettingDoc] = &[
         "api-key-file",
         "",
         "File with the key that API clients must send as `Authorization: Bearer`",
-        "Set, every route but /health demands it. The file's first line is the key.",
+        "Set, every route but /health and the page at / demands it. The file's first line is the \
+         key.",
     ),
     list(
         "allowed-hosts",
