@@ -43,6 +43,7 @@ test: setup-tests ## Run every test
 	PLANARIA_TEST_NODE_MODULES=$(CACHE)/clients/node_modules \
 	PLANARIA_TEST_PROMETHEUS=$(CACHE)/prometheus \
 	PLANARIA_TEST_JAEGER=$$(ls $(CACHE)/jaeger/jaeger 2>/dev/null) \
+	PLANARIA_TEST_CHROMIUM=$(CACHE)/chromium \
 	cargo test --locked --workspace --no-fail-fast
 
 simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred

@@ -76,13 +76,28 @@ python_env() {
 clients() {
     python_env "$cache/clients" openai==3.54.0
     have node && have npm || apt_install nodejs npm
-    local stamp="$cache/clients/planaria-node-packages" package=openai@7.57.0
-    if [ "$(cat "$stamp" 2>/dev/null)" != "$package" ]; then
-        say "installing $package for Node.js"
-        npm install --silent --no-audit --no-fund --prefix "$cache/clients" "$package" >&2 \
-            || fail "npm could not install $package"
-        printf '%s' "$package" >"$stamp"
+    local stamp="$cache/clients/planaria-node-packages" packages=(openai@7.57.0 playwright-core@1.65.1)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
+        say "installing ${packages[*]} for Node.js"
+        npm install --silent --no-audit --no-fund --prefix "$cache/clients" "${packages[@]}" >&2 \
+            || fail "npm could not install ${packages[*]}"
+        printf '%s' "${packages[*]}" >"$stamp"
     fi
+}
+
+# A browser to look at the page with: the system's, by a name of ours.
+browser() {
+    local found chrome="/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+    found=$(command -v chromium || command -v google-chrome || true)
+    [ -n "$found" ] || [ ! -x "$chrome" ] || found=$chrome
+    if [ -z "$found" ]; then
+        [ "$(uname -s)" != Darwin ] || fail "please install Google Chrome"
+        apt_install chromium
+        found=$(command -v chromium) || fail "apt-get has installed no chromium"
+    fi
+    mkdir -p "$cache"
+    printf '#!/bin/sh\nexec "%s" "$@"\n' "$found" >"$cache/chromium"
+    chmod +x "$cache/chromium"
 }
 
 # Networks of several machines within one.
@@ -145,7 +160,7 @@ bench() {
 
 case "${1:-}" in
     build) build ;;
-    tests) clients; network; prometheus; jaeger ;;
+    tests) clients; browser; network; prometheus; jaeger ;;
     bench) bench ;;
     jaeger) jaeger ;;
     *) fail "usage: setup.sh build|tests|bench|jaeger" ;;

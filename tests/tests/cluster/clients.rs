@@ -19,13 +19,14 @@ pub(crate) fn installed(variable: &str) -> Result<PathBuf> {
     }
 }
 
-async fn run(mut command: Command) -> Result<()> {
+/// What it wrote, when it says that all is well.
+pub(crate) async fn run(mut command: Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
     let (out, err) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{}\n{out}\n{err}", output.status);
     ensure!(out.contains("all checks passed"), "{out}\n{err}");
-    Ok(())
+    Ok(out.into_owned())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +35,8 @@ async fn the_official_python_package_works_with_it() -> Result<()> {
     let mut python = Command::new(installed("PLANARIA_TEST_PYTHON")?);
     python.arg(repository().join("tests/clients/openai_client.py"));
     python.arg(cluster.node(1)?.api.url()).arg("demo");
-    run(python).await
+    run(python).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,7 +46,8 @@ async fn the_official_node_package_works_with_it() -> Result<()> {
     let mut node = Command::new("node");
     node.arg(repository().join("tests/clients/openai_client.cjs"));
     node.arg(cluster.node(2)?.api.url()).arg("demo").env("NODE_PATH", modules);
-    run(node).await
+    run(node).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ mod logs;
 mod loss;
 mod membership;
 mod metrics;
+mod page;
 mod paths;
 mod planning;
 mod prefix;
