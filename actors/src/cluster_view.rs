@@ -1,6 +1,7 @@
 //! The cluster as one node sees it, in the shape of `GET /cluster`.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
@@ -52,6 +53,10 @@ pub struct NodeView {
     pub state: NodeState,
     /// `IP:PORT` for other nodes.
     pub address: String,
+    /// `IP:PORT` of its API. On loopback it is only reached from the node's own machine; unspecified it is the
+    /// answering node's own, which does not know by which address it was asked.
+    #[serde(default)]
+    pub api: Option<SocketAddr>,
     /// Memory that it offers.
     pub memory_bytes: u64,
     /// Of that, what no shard takes.
@@ -433,6 +438,11 @@ fn held(shard: &ShardReport) -> HeldView {
     HeldView { model, layers: held, state, memory_bytes }
 }
 
+/// Where an API is that listens on all addresses of a node, which is linked by this one.
+fn reached_at(api: SocketAddr, link: IpAddr) -> SocketAddr {
+    if api.ip().is_unspecified() { SocketAddr::new(link.to_canonical(), api.port()) } else { api }
+}
+
 fn node_view(view: &View, member: &Member) -> NodeView {
     let report = &member.report;
     let known = &report.capabilities;
@@ -449,6 +459,7 @@ fn node_view(view: &View, member: &Member) -> NodeView {
         name: report.name.clone(),
         state: member.state,
         address: member.address.to_string(),
+        api: report.api.map(|api| reached_at(api, member.address.ip())),
         memory_bytes: report.memory_bytes,
         memory_free_bytes: report.memory_bytes.saturating_sub(taken),
         pid: report.pid,
@@ -470,5 +481,22 @@ fn node_view(view: &View, member: &Member) -> NodeView {
         sequences: report.sequences,
         generated_tokens: report.generated_tokens,
         links: links.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_on_all_addresses_is_where_the_link_leads() {
+        let at = |api: &str, link: &str| {
+            reached_at(api.parse().unwrap(), link.parse().unwrap()).to_string()
+        };
+        assert_eq!(at("0.0.0.0:8420", "192.168.1.5"), "192.168.1.5:8420");
+        assert_eq!(at("[::]:8420", "::ffff:192.168.1.5"), "192.168.1.5:8420");
+        assert_eq!(at("[::]:8420", "2001:db8::5"), "[2001:db8::5]:8420");
+        assert_eq!(at("127.0.0.1:8420", "192.168.1.5"), "127.0.0.1:8420");
+        assert_eq!(at("10.0.0.7:80", "192.168.1.5"), "10.0.0.7:80");
     }
 }

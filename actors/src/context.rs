@@ -1,5 +1,6 @@
 //! What all actors of a node share: who it is, its settings, and where the others are.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName, Settings};
@@ -30,6 +31,8 @@ pub struct Context {
     pub me: Incarnation,
     /// Its settings.
     pub settings: Settings,
+    /// Where its API listens.
+    pub api: SocketAddr,
     /// Memory that it offers, in bytes.
     pub memory_bytes: u64,
     /// The models that it has on disk, kept by the inventory.

@@ -77,6 +77,9 @@ pub struct Report {
     pub pid: u32,
     /// The UDP port on which it takes links; peers know its IP address from the link itself.
     pub port: u16,
+    /// Where its API listens. An unspecified address means all of its addresses.
+    #[serde(default)]
+    pub api: Option<SocketAddr>,
     /// Memory that it offers.
     pub memory_bytes: u64,
     /// The layers that it is to hold, of models for which its settings say so.

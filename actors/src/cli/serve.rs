@@ -111,12 +111,14 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         sequences: SequenceCounts::default(),
         recoveries: Vec::new(),
     }));
-    tracing::info!(node = %me, name = settings.name, api = %api.local_addr()?,
+    let api_address = api.local_addr()?;
+    tracing::info!(node = %me, name = settings.name, api = %api_address,
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
     let context = Arc::new(Context {
         router: Router::new(me.node, handles.sequences.clone(), traces.clone()),
         traces,
         me,
+        api: api_address,
         memory_bytes: limit,
         served: Arc::new(ServedModels::new(settings.models_dir.clone())),
         settings,

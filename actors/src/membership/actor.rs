@@ -192,6 +192,7 @@ impl Actor for MembershipActor {
                 name: context.settings.name.clone(),
                 pid: std::process::id(),
                 port: address.port(),
+                api: Some(context.api),
                 memory_bytes: context.memory_bytes,
                 pins: context.settings.pins.iter().cloned().collect(),
                 desired,

@@ -159,6 +159,7 @@ impl Life {
             name: format!("node-{byte}"),
             pid: 1,
             port: 1,
+            api: None,
             memory_bytes: memory.bytes(),
             pins: BTreeMap::new(),
             desired: DesiredMap::granted(NodeId::from_bytes([1; 32]), [model()]),

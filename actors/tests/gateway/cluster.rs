@@ -68,6 +68,7 @@ async fn health_is_200_and_says_what_is_wrong() {
         name: "b".to_owned(),
         state: NodeState::Down,
         address: String::new(),
+        api: None,
         memory_bytes: 0,
         memory_free_bytes: 0,
         pid: 0,

@@ -16,6 +16,7 @@ fn report(name: &str) -> Report {
         name: name.to_owned(),
         pid: 1,
         port: 8421,
+        api: None,
         memory_bytes: 1,
         pins: BTreeMap::new(),
         desired: DesiredMap::default(),

@@ -52,6 +52,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
         name: format!("node-{byte}"),
         pid: 1,
         port: 1,
+        api: None,
         memory_bytes: ByteSize::mib(memory).bytes(),
         pins: BTreeMap::new(),
         desired: DesiredMap::granted(id(byte), [model()]),
