@@ -10,6 +10,7 @@ mod logging;
 mod models;
 mod node_api;
 mod plan;
+mod run;
 mod serve;
 mod status;
 mod table;
@@ -43,6 +44,8 @@ enum Command {
     Cluster(ClusterCommand),
     /// Show nodes, models, plans and sequences.
     Status(status::StatusFlags),
+    /// Talk to a model from the terminal.
+    Run(run::RunFlags),
     /// Show how a model would be divided and what that would cost; changes nothing.
     Plan(plan::PlanFlags),
     /// Write what a node remembers to a file.
@@ -78,6 +81,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => serve::run(&flags),
         Command::Cluster(ClusterCommand::New(flags)) => cluster::new(&flags),
         Command::Status(flags) => status::run(&flags),
+        Command::Run(flags) => run::run(&flags),
         Command::Plan(flags) => plan::run(&flags),
         Command::Backup(flags) => backup::backup_store(&flags),
         Command::Restore(flags) => backup::restore_store(&flags),

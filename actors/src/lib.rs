@@ -16,6 +16,7 @@ pub mod context;
 pub mod desired;
 pub mod discovery;
 mod drain;
+pub mod event_stream;
 pub mod gateway;
 mod gateway_actor;
 pub mod generation;

@@ -1,6 +1,6 @@
 //! The API of a node, as the commands ask it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -11,15 +11,28 @@ use serde_json::Value;
 /// A node that takes longer than this is not well. Storing a change may take most of it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The API of a node on this machine, with default settings.
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:8420";
+
+/// The variables behind the flags.
+pub(super) const URL_VARIABLE: &str = "PLANARIA_URL";
+pub(super) const KEY_VARIABLE: &str = "PLANARIA_API_KEY_FILE";
+
 /// Which node, and how to be let in.
 #[derive(Debug, Args)]
 pub(super) struct NodeApi {
     /// The API of any node.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8420", env = "PLANARIA_URL")]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL, env = URL_VARIABLE)]
     api: String,
     /// File with the API key, where one is needed.
-    #[arg(long, value_name = "FILE", env = "PLANARIA_API_KEY_FILE")]
+    #[arg(long, value_name = "FILE", env = KEY_VARIABLE)]
     api_key_file: Option<PathBuf>,
+}
+
+/// The API key in a file: its first line.
+pub(super) fn read_key(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
 }
 
 impl NodeApi {
@@ -70,8 +83,7 @@ impl NodeApi {
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
         let mut request = client.request(method, &url).query(query);
         if let Some(path) = &self.api_key_file {
-            let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-            request = request.bearer_auth(text.lines().next().unwrap_or_default().trim());
+            request = request.bearer_auth(read_key(path)?);
         }
         if let Some(body) = body {
             request = request.json(body);

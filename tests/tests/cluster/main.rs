@@ -18,6 +18,7 @@ mod paths;
 mod planning;
 mod prefix;
 mod recovery;
+mod run;
 mod stored;
 mod traces;
 

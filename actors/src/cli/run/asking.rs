@@ -1,0 +1,316 @@
+//! Carries out what a [`Pursuit`] decides: requests, their streams, and time.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use reqwest::{RequestBuilder, Response};
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep_until, timeout};
+
+use super::nodes::Neighbours;
+use super::pursuit::{Action, Ended, Event, Pursuit, Refusal};
+use super::voice::Voice;
+use crate::event_stream::EventReader;
+
+/// A node that takes longer to be reached is as good as absent.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Silence after which the node is asked whether it lives. A stream has a comment every five seconds; before
+/// its first token there is nothing to hear.
+const SILENCE: Duration = Duration::from_secs(7);
+
+/// Longest wait for a node to say that it lives, or what it knows of others.
+const HEALTH_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Events of an attempt that wait to be shown. The network waits when the terminal is slow.
+const EVENTS: usize = 64;
+
+/// Most bytes of what a node says of why not.
+const REFUSAL_BYTES: usize = 64 << 10;
+
+/// Asks nodes.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    key: Option<String>,
+}
+
+/// How an answer ended for the person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answered {
+    /// By itself.
+    Ended(Ended),
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+impl Client {
+    pub(super) fn new(key: Option<String>) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_PATIENCE).build()?;
+        Ok(Self { http, key })
+    }
+
+    /// Has `body` answered, and shows the answer as it comes.
+    ///
+    /// # Errors
+    /// When what comes cannot be shown.
+    pub(super) async fn answer(
+        &self,
+        pursuit: &mut Pursuit,
+        body: &Value,
+        voice: &mut Voice,
+    ) -> io::Result<Answered> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let (tell, mut heard) = mpsc::channel(EVENTS);
+        // Whatever is in these ends when they are dropped.
+        let (mut attempt, mut questions) = (JoinSet::new(), JoinSet::new());
+        let mut attempts = 0_u32;
+        let mut wait = None;
+        let mut actions = VecDeque::from(pursuit.begin(Instant::now()));
+        loop {
+            while let Some(action) = actions.pop_front() {
+                match action {
+                    Action::Ask(url) => {
+                        wait = None;
+                        attempts += 1;
+                        attempt = JoinSet::new();
+                        let asked =
+                            self.clone().ask(url.clone(), body.clone(), attempts, tell.clone());
+                        attempt.spawn(asked);
+                        questions.spawn(self.clone().neighbours(url));
+                    }
+                    Action::Wait(at) => {
+                        attempt = JoinSet::new();
+                        wait = Some(at);
+                    }
+                    Action::Show(text) => voice.show(&text)?,
+                    Action::Replace(text) => {
+                        voice.break_off(
+                            "the answer is another one this time; from its beginning:",
+                        )?;
+                        voice.show(&text)?;
+                    }
+                    Action::Say(text) => voice.say(&text)?,
+                    Action::End(ended) => return Ok(Answered::Ended(ended)),
+                }
+            }
+            let event = tokio::select! {
+                _ = interrupt.recv() => return Ok(Answered::Interrupted),
+                Some((of, event)) = heard.recv() => {
+                    // Of attempts that were given up, something may still be on its way.
+                    if of != attempts || wait.is_some() {
+                        continue;
+                    }
+                    event
+                }
+                Some(told) = questions.join_next() => match told {
+                    Ok(Some((url, told))) => Event::Told(url, told),
+                    Ok(None) | Err(_) => continue,
+                },
+                () = sleep_until(wait.unwrap_or_else(Instant::now).into()), if wait.is_some() => {
+                    Event::Waited
+                }
+                // An attempt that ended has told how, unless a part of this program failed.
+                Some(Err(error)) = attempt.join_next() => Event::Cut(error.to_string()),
+            };
+            actions.extend(pursuit.on(Instant::now(), event));
+        }
+    }
+
+    /// Asks one node, and tells all that comes of it.
+    async fn ask(self, url: String, body: Value, number: u32, tell: mpsc::Sender<(u32, Event)>) {
+        let last = match self.attempt(&url, &body, number, &tell).await {
+            Ok(last) | Err(last) => last,
+        };
+        // Nobody listens any more when the answer was given up.
+        drop(tell.send((number, last)).await);
+    }
+
+    /// The last event; `Err` for whatever is none of an answer.
+    async fn attempt(
+        &self,
+        url: &str,
+        body: &Value,
+        number: u32,
+        tell: &mpsc::Sender<(u32, Event)>,
+    ) -> Result<Event, Event> {
+        let request = self.http.post(format!("{url}/v1/chat/completions")).json(body);
+        let answer = self.unless_silent(url, self.signed(request).send()).await;
+        let answer = answer.map_err(Event::Unreachable)?;
+        let answer = answer.map_err(|error| Event::Unreachable(unreachable(&error)))?;
+        if !answer.status().is_success() {
+            return Err(Event::Refused(answer.status().as_u16(), refusal(answer).await));
+        }
+        let say = async |event| tell.send((number, event)).await.map_err(|_| gone());
+        say(Event::Begun).await?;
+        let mut bytes = answer.bytes_stream();
+        let mut events = EventReader::default();
+        let mut reason = None;
+        loop {
+            let piece = self.unless_silent(url, bytes.next()).await.map_err(Event::Cut)?;
+            let piece = match piece {
+                Some(Ok(piece)) => piece,
+                // What is missing is not of the answer.
+                _ if reason.is_some() => return Ok(Event::Over(reason)),
+                Some(Err(_)) => return Err(Event::Cut("the connection broke".to_owned())),
+                None => return Err(Event::Cut("the stream ended before the answer".to_owned())),
+            };
+            let data = events.read(&piece).map_err(|error| Event::Cut(error.to_string()))?;
+            for data in data {
+                match Chunk::of(&data) {
+                    Chunk::Done => return Ok(Event::Over(reason)),
+                    Chunk::Failed(refusal) => return Err(Event::Failed(refusal)),
+                    Chunk::Unreadable => {
+                        return Err(Event::Cut("it sent something that is no answer".to_owned()));
+                    }
+                    Chunk::Part { text, finish } => {
+                        if !text.is_empty() {
+                            say(Event::Text(text)).await?;
+                        }
+                        reason = finish.or(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits as long as the node lives. `Err` says in words that it does not.
+    async fn unless_silent<T>(
+        &self,
+        url: &str,
+        future: impl Future<Output = T>,
+    ) -> Result<T, String> {
+        let mut future = pin!(future);
+        loop {
+            if let Ok(done) = timeout(SILENCE, &mut future).await {
+                return Ok(done);
+            }
+            let health = self.http.get(format!("{url}/health")).timeout(HEALTH_PATIENCE).send();
+            tokio::select! {
+                done = &mut future => return Ok(done),
+                health = health => if health.is_err() {
+                    return Err("it does not answer any more".to_owned());
+                },
+            }
+        }
+    }
+
+    /// What a node says of others, if it does.
+    async fn neighbours(self, url: String) -> Option<(String, Neighbours)> {
+        let request = self.http.get(format!("{url}/cluster")).timeout(HEALTH_PATIENCE);
+        let answer = self.signed(request).send().await.ok()?;
+        Some((url, answer.json().await.ok()?))
+    }
+
+    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+}
+
+/// Nobody waits for what comes: the attempt is being ended.
+const fn gone() -> Event {
+    Event::Over(None)
+}
+
+fn unreachable(error: &reqwest::Error) -> String {
+    if error.is_connect() || error.is_timeout() {
+        "no node answers there; is `planaria serve` running?".to_owned()
+    } else if error.is_builder() {
+        "that is no URL".to_owned()
+    } else {
+        "the connection broke".to_owned()
+    }
+}
+
+/// What a node says of why it does not answer.
+async fn refusal(answer: Response) -> Refusal {
+    let retry_after = answer.headers().get(reqwest::header::RETRY_AFTER);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    let status = answer.status();
+    let mut text = Vec::new();
+    let mut bytes = answer.bytes_stream();
+    while let Ok(Some(Ok(piece))) = timeout(HEALTH_PATIENCE, bytes.next()).await {
+        text.extend_from_slice(&piece);
+        if text.len() > REFUSAL_BYTES {
+            break;
+        }
+    }
+    let json = serde_json::from_slice(&text).unwrap_or(Value::Null);
+    let mut refusal = json.get("error").map(refused).unwrap_or_default();
+    if refusal.message.is_empty() {
+        refusal.message = format!("it answers {status}");
+    }
+    refusal.retry_after = retry_after.map(Duration::from_secs);
+    refusal
+}
+
+/// The object of an error.
+fn refused(error: &Value) -> Refusal {
+    let field = |name| error.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Refusal { code: field("code"), message: field("message"), retry_after: None }
+}
+
+/// What an event of a stream says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Chunk {
+    Part { text: String, finish: Option<String> },
+    Failed(Refusal),
+    Done,
+    Unreadable,
+}
+
+impl Chunk {
+    fn of(data: &str) -> Self {
+        if data == "[DONE]" {
+            return Self::Done;
+        }
+        let Ok(json) = serde_json::from_str::<Value>(data) else {
+            return Self::Unreadable;
+        };
+        if let Some(error) = json.get("error") {
+            return Self::Failed(refused(error));
+        }
+        let word = |pointer| json.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned);
+        Self::Part {
+            text: word("/choices/0/delta/content").unwrap_or_default(),
+            finish: word("/choices/0/finish_reason"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(text: &str, finish: Option<&str>) -> Chunk {
+        Chunk::Part { text: text.to_owned(), finish: finish.map(ToOwned::to_owned) }
+    }
+
+    #[test]
+    fn chunks_are_understood() {
+        let role =
+            r#"{"choices":[{"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#;
+        assert_eq!(Chunk::of(role), part("", None));
+        let text = r#"{"choices":[{"delta":{"content":"Once"}}]}"#;
+        assert_eq!(Chunk::of(text), part("Once", None));
+        let last = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
+        assert_eq!(Chunk::of(last), part("", Some("stop")));
+        assert_eq!(Chunk::of(r#"{"choices":[],"usage":{}}"#), part("", None));
+        assert_eq!(Chunk::of("[DONE]"), Chunk::Done);
+        assert_eq!(Chunk::of("<html>"), Chunk::Unreadable);
+        let Chunk::Failed(refusal) = Chunk::of(r#"{"error":{"message":"m","code":"c"}}"#) else {
+            panic!("an error");
+        };
+        assert_eq!((refusal.code.as_str(), refusal.message.as_str()), ("c", "m"));
+    }
+}
