@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import sys
 import time
@@ -14,6 +15,10 @@ pid, terminal = pty.fork()
 if pid == 0:
     os.execv(planaria, [planaria, "run", "demo", "--api", url, "--temperature", "0"])
 
+# What moves the cursor or colours the text.
+CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|\r")
+
+raw = b""
 shown = ""
 seen = 0
 
@@ -32,13 +37,14 @@ def wait_for(text):
 
 def read(seconds):
     """Reads what is there; False at the end."""
-    global shown
+    global raw, shown
     if terminal in select.select([terminal], [], [], seconds)[0]:
         try:
             piece = os.read(terminal, 65536)
         except OSError:
             return False
-        shown += piece.decode(errors="replace")
+        raw += piece
+        shown = CONTROL.sub("", raw.decode(errors="ignore"))
         return bool(piece)
     return True
 
