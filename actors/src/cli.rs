@@ -3,6 +3,7 @@
 mod backup;
 mod cluster;
 mod config;
+mod doctor;
 #[cfg(feature = "failpoints")]
 mod failpoints;
 mod flags;
@@ -57,6 +58,8 @@ enum Command {
     Models(models::ModelsCommand),
     /// Show the effective settings and where each came from.
     Config(config::ConfigFlags),
+    /// Say in words what would stop this node from working.
+    Doctor(doctor::DoctorFlags),
     /// The process that computes a shard; started by `serve`.
     #[command(hide = true)]
     Worker,
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Restore(flags) => backup::restore_store(&flags),
         Command::Models(command) => models::run(&command),
         Command::Config(flags) => config::run(&flags),
+        Command::Doctor(flags) => doctor::run(&flags),
         Command::Worker => {
             logging::start_worker();
             child::run().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)

@@ -118,6 +118,14 @@ pub fn measured(store: &Store) -> Measured {
     read(MEASURED.get(store, ONLY)).flatten().unwrap_or_default()
 }
 
+/// The models that the cluster was to serve when the node last heard of it, as far as that can be read.
+#[must_use]
+pub fn wanted(store: &Store) -> Vec<ModelName> {
+    let rows = DESIRED.scan(store).unwrap_or_default().into_iter();
+    let wanted = rows.filter(|(_, entry)| entry.wanted.is_some());
+    wanted.filter_map(|(name, _)| name.parse().ok()).collect()
+}
+
 fn read<T>(read: Result<T, ReadError>) -> Option<T> {
     read.inspect_err(|error| tracing::error!(%error, "what the node remembered is lost")).ok()
 }

@@ -231,7 +231,7 @@ fn cluster_key(settings: &Settings) -> anyhow::Result<ClusterKey> {
     }
 }
 
-fn read_api_key(path: &Path) -> anyhow::Result<ApiKey> {
+pub(super) fn read_api_key(path: &Path) -> anyhow::Result<ApiKey> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("API key file {}", path.display()))?;
     let key = text.lines().next().unwrap_or_default().trim();

@@ -14,6 +14,13 @@ pub(super) fn plain(header: &[&str]) -> Table {
     table
 }
 
+/// An empty table without a header, whose last column is broken into lines where the terminal ends.
+pub(super) fn wrapped() -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
 /// A short time, with as many digits as say something.
 pub(super) fn milliseconds(ms: f64) -> String {
     if ms >= 100.0 {

@@ -20,7 +20,7 @@ async fn fails(arguments: &[String]) -> Result<(i32, String)> {
     Ok((status.code().context("it was killed")?, process.log().join("\n")))
 }
 
-fn replace(arguments: &mut [String], flag: &str, value: &str) -> Result<()> {
+pub(crate) fn replace(arguments: &mut [String], flag: &str, value: &str) -> Result<()> {
     let at = arguments.iter().position(|argument| argument == flag).context("no such flag")?;
     *arguments.get_mut(at + 1).context("no value")? = value.to_owned();
     Ok(())

@@ -7,6 +7,7 @@ mod clients;
 mod commands;
 mod desired;
 mod discovery;
+mod doctor;
 mod golden;
 mod load;
 mod logs;
