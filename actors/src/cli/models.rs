@@ -282,12 +282,5 @@ fn describe_change(changed: &Changed, is_wanted: bool, now: u64) -> String {
     let Some(at) = changed.at else {
         return format!("asked for by the settings of {}", changed.name);
     };
-    let seconds = now.saturating_sub(at) / 1000;
-    let ago = match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86_400),
-    };
-    format!("{what} on {} {ago} ago", changed.name)
+    format!("{what} on {} {}", changed.name, table::ago(now, at))
 }

@@ -19,7 +19,7 @@ pub(super) const URL_VARIABLE: &str = "PLANARIA_URL";
 pub(super) const KEY_VARIABLE: &str = "PLANARIA_API_KEY_FILE";
 
 /// Which node, and how to be let in.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct NodeApi {
     /// The API of any node.
     #[arg(long, value_name = "URL", default_value = DEFAULT_URL, env = URL_VARIABLE)]

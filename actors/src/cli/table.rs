@@ -32,6 +32,17 @@ pub(super) fn milliseconds(ms: f64) -> String {
     }
 }
 
+/// How long ago that was; both in milliseconds since 1970.
+pub(super) fn ago(now: u64, at: u64) -> String {
+    let seconds = now.saturating_sub(at) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86_400),
+    }
+}
+
 /// A stage's layers, and whether somebody has chosen them.
 pub(super) fn layers(layers: LayerRange, pinned: bool) -> String {
     if pinned { format!("{layers} (pinned)") } else { layers.to_string() }

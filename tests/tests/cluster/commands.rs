@@ -1,10 +1,12 @@
 //! What the commands print.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
-use anyhow::{Result, ensure};
-use planaria_tests::Look as _;
-use tokio::process::Command;
+use anyhow::{Context as _, Result, ensure};
+use planaria_tests::{Look as _, PATIENCE, repository};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{ChildStdout, Command};
+use tokio::time::timeout;
 
 use crate::{binary, demo_cluster};
 
@@ -28,6 +30,56 @@ async fn status_shows_nodes_layers_and_state() -> Result<()> {
     let json = planaria(&["status", "--api", &url, "--json"]).await?.stdout;
     let json: serde_json::Value = serde_json::from_slice(&json)?;
     ensure!(json["models"][0]["stages"][2]["last_layer"] == 11, "{json}");
+    Ok(())
+}
+
+/// Reads on until `part` was shown.
+async fn shows(out: &mut ChildStdout, shown: &mut String, part: &str) -> Result<()> {
+    let read = timeout(PATIENCE, async {
+        let mut piece = [0; 4096];
+        while !shown.contains(part) {
+            let read = out.read(&mut piece).await?;
+            ensure!(read > 0, "it ended");
+            shown.push_str(&String::from_utf8_lossy(piece.get(..read).unwrap_or_default()));
+        }
+        Ok(())
+    });
+    read.await
+        .unwrap_or_else(|late| Err(late.into()))
+        .with_context(|| format!("{part:?} in {shown}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_printed_again_when_something_changes() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let url = cluster.node(1)?.api.url().to_owned();
+    let mut watching = Command::new(binary());
+    watching.args(["status", "--watch", "--api", &url]).stdin(Stdio::null());
+    let mut watching = watching.stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let mut out = watching.stdout.take().context("standard output")?;
+    let mut shown = String::new();
+    shows(&mut out, &mut shown, "Sequences of middle").await?;
+    ensure!(!shown.contains("down") && !shown.contains('\x1b'), "{shown}");
+    cluster.node(2)?.process.kill().await?;
+    shows(&mut out, &mut shown, "down").await?;
+    // Who reads no more ends it.
+    drop(out);
+    cluster.restart(2).await?;
+    let ended = timeout(PATIENCE, watching.wait()).await??;
+    ensure!(ended.success(), "{ended}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn status_is_drawn_in_place_on_a_terminal() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let url = cluster.node(1)?.api.url().to_owned();
+    let mut person = Command::new("python3");
+    person.arg(repository().join("tests/clients/watching.py")).arg(binary()).arg(&url);
+    person.env("TERM", "xterm").stdin(Stdio::null()).kill_on_drop(true);
+    let output = person.output().await?;
+    let said = text(&output.stdout);
+    ensure!(said.contains("all checks passed"), "{said}\n{}", text(&output.stderr));
     Ok(())
 }
 

@@ -224,7 +224,7 @@ const fn gone() -> Event {
 
 fn unreachable(error: &reqwest::Error) -> String {
     if error.is_connect() || error.is_timeout() {
-        "no node answers there; is `planaria serve` running?".to_owned()
+        "no node answers there (is `planaria serve` running?)".to_owned()
     } else if error.is_builder() {
         "that is no URL".to_owned()
     } else {
