@@ -13,5 +13,7 @@ pub mod protocol;
 mod queue;
 mod supervisor;
 
+pub(crate) use process::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
+
 pub use host::{HostActor, WorkerHandle};
 pub use supervisor::{WorkersActor, WorkersHandle};

@@ -102,10 +102,11 @@ impl Actor for CapabilitiesActor {
         let remembered = ledger::measured(&context.store);
         let measures = Measures::new(machine::chip(), remembered.device, remembered.layer_seconds);
         if remembered.device.is_none() {
-            let inbox = myself.clone();
+            let (inbox, context) = (myself.clone(), Arc::clone(&context));
             tokio::spawn(async move {
+                let probed = probe::measure(&context.settings).await;
                 // Without an inbox the node is ending.
-                drop(inbox.cast(CapabilitiesMessage::Probed(probe::measure().await)));
+                drop(inbox.cast(CapabilitiesMessage::Probed(probed)));
             });
         }
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);

@@ -10,18 +10,15 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 use crate::traces::Traces;
-
-/// The variables by which a node tells its workers how to log: those of the settings.
-const FILTER: &str = "PLANARIA_LOG";
-const FORMAT: &str = "PLANARIA_LOG_FORMAT";
+use crate::worker::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
 pub(super) fn start(settings: &Settings, traces: &Traces) {
     registry().with(traces.layer()).with(lines(&settings.log, settings.log_format)).init();
 }
 
 pub(super) fn start_worker() {
-    let format = std::env::var(FORMAT).ok().and_then(|text| text.parse().ok());
-    let filter = std::env::var(FILTER).unwrap_or_default();
+    let format = std::env::var(LOG_FORMAT_VARIABLE).ok().and_then(|text| text.parse().ok());
+    let filter = std::env::var(LOG_VARIABLE).unwrap_or_default();
     registry().with(lines(&filter, format.unwrap_or(LogFormat::Auto))).init();
 }
 

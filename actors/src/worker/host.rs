@@ -221,7 +221,7 @@ impl State {
             // Without an inbox the host is gone, and this worker is being killed.
             drop(inbox.cast(HostMessage::Heard(life, HeardFromWorker(heard))));
         };
-        match Worker::start(hear) {
+        match Worker::start(&self.context.settings, hear) {
             Ok(worker) => {
                 self.report.pid = worker.pid();
                 tracing::info!(model = %self.key.model, pid = worker.pid(), "worker started");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use planaria_config::Settings;
 use planaria_engine::speed::Device;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -17,10 +18,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// In words, when the process could not say.
-pub(crate) async fn measure() -> Result<Device, String> {
+pub(crate) async fn measure(settings: &Settings) -> Result<Device, String> {
     let (tell, mut heard) = mpsc::unbounded_channel();
     // It sends a single event; without a listener it is on its way to be killed.
-    let worker = Worker::start(move |said| drop(tell.send(said)));
+    let worker = Worker::start(settings, move |said| drop(tell.send(said)));
     let worker = worker.map_err(|error| format!("no process could be started: {error}"))?;
     worker.send(Command::Probe, Bytes::new());
     match timeout(PATIENCE, heard.recv()).await {

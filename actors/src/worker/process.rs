@@ -4,6 +4,7 @@ use std::io;
 use std::process::{ExitStatus, Stdio};
 
 use bytes::Bytes;
+use planaria_config::Settings;
 use planaria_transport::{Frame, FrameCodec, encode_message};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -15,6 +16,14 @@ use super::protocol::{self, FRAME_CAP};
 /// Commands that may wait for the pipe. Each sequence has a few segments under way and the first
 /// stage admits no more sequences than the plan says, so only a stuck worker fills it.
 const COMMANDS: usize = 4096;
+
+/// The variables by which a node tells its workers how to log: those of the settings, whose values may have
+/// come from elsewhere.
+pub(crate) const LOG_VARIABLE: &str = "PLANARIA_LOG";
+pub(crate) const LOG_FORMAT_VARIABLE: &str = "PLANARIA_LOG_FORMAT";
+
+/// What the node's own service manager told it; a worker is none of its business.
+const FROM_SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// A running worker. Dropping it kills the process.
 #[derive(Debug)]
@@ -33,9 +42,18 @@ pub(super) enum Heard {
 }
 
 impl Worker {
-    /// Starts `planaria worker`, this same binary. `hear` is called from tasks of its own.
-    pub(super) fn start(hear: impl Fn(Heard) + Clone + Send + Sync + 'static) -> io::Result<Self> {
+    /// Starts `planaria worker`, this same binary, which logs as `settings` say. `hear` is called from tasks
+    /// of its own.
+    pub(super) fn start(
+        settings: &Settings,
+        hear: impl Fn(Heard) + Clone + Send + Sync + 'static,
+    ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
+        command.env(LOG_VARIABLE, &settings.log);
+        command.env(LOG_FORMAT_VARIABLE, settings.log_format.name());
+        for variable in FROM_SERVICE_MANAGER {
+            command.env_remove(variable);
+        }
         command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);

@@ -52,6 +52,18 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The name used in settings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 

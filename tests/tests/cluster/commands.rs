@@ -3,12 +3,12 @@
 use std::process::{Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_tests::{Look as _, PATIENCE, repository};
+use planaria_tests::{Cluster, Look as _, NodeSpec, PATIENCE, Ready as _, repository};
 use tokio::io::AsyncReadExt as _;
 use tokio::process::{ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::{binary, demo_cluster};
+use crate::{binary, demo_cluster, demo_models};
 
 pub(crate) async fn planaria(arguments: &[&str]) -> Result<Output> {
     Ok(Command::new(binary()).args(arguments).env("HOME", "/nonexistent").output().await?)
@@ -150,5 +150,22 @@ async fn a_new_cluster_key_is_private_and_never_overwrites() -> Result<()> {
     let before = std::fs::read(&path)?;
     let again = planaria(&["cluster", "new", "--out", &path_text]).await?;
     ensure!(!again.status.success() && std::fs::read(&path)? == before);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_log_as_their_node_was_told_to() -> Result<()> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    let spec = NodeSpec::new("alone", "256MiB").with(&[
+        "--model",
+        "demo",
+        "--set",
+        "log=info,planaria_actors::worker::child=debug",
+    ]);
+    cluster.start(spec).await?;
+    cluster.ready("demo", 1).await?;
+    cluster.node(0)?.api.greedy("demo", &[5, 6, 7], 4).await?;
+    let line = cluster.node(0)?.process.logged("planaria_actors::worker::child").await?;
+    ensure!(line.contains("DEBUG"), "{line}");
     Ok(())
 }

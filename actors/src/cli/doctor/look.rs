@@ -63,7 +63,7 @@ pub(super) async fn look(settings: &Settings) -> Seen {
             .map(|_| ModelsSeen { usable: inventory.held().len(), unusable: inventory.unusable() }),
         memory: machine::memory_bytes().ok(),
         memory_available: machine::memory().available_bytes,
-        device: probe::measure().await,
+        device: probe::measure(settings).await,
         multicast: settings.mdns.then(|| multicast(settings.listen.ip())),
         joins,
         clock: unix_seconds(),
