@@ -13,6 +13,7 @@ mod node_api;
 mod plan;
 mod run;
 mod serve;
+mod service;
 mod status;
 mod table;
 

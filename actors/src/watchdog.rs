@@ -20,6 +20,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// for a starved machine is not being stuck.
 const PATIENCE: u64 = 20;
 
+/// Looks after which a handler is late: half of them.
+const LATE: u64 = PATIENCE / 2;
+
 static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers::new());
 
 /// While a handler runs; end it by dropping this.
@@ -58,6 +61,11 @@ pub(crate) fn watch(stuck: impl FnOnce(&'static str) + Send + 'static) -> std::i
     thread::Builder::new().name("watchdog".to_owned()).spawn(look).map(drop)
 }
 
+/// Whether no handler is on its way to being stuck.
+pub(crate) fn all_go_on() -> bool {
+    !handlers().is_any_late()
+}
+
 fn handlers() -> MutexGuard<'static, Handlers> {
     HANDLERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -88,9 +96,19 @@ impl Handlers {
 
     fn look(&mut self) -> Option<&'static str> {
         self.looks += 1;
-        // Numbers rise, so the first has run the longest.
+        let (actor, looks) = self.longest()?;
+        (looks > PATIENCE).then_some(actor)
+    }
+
+    fn is_any_late(&self) -> bool {
+        self.longest().is_some_and(|(_, looks)| looks > LATE)
+    }
+
+    /// The handler that has run the longest, and for how many looks.
+    fn longest(&self) -> Option<(&'static str, u64)> {
+        // Numbers rise, so it is the first.
         let (actor, since) = self.running.values().next()?;
-        (self.looks - since > PATIENCE).then_some(*actor)
+        Some((actor, self.looks - since))
     }
 }
 
@@ -107,10 +125,11 @@ mod tests {
             handlers.end(short);
         }
         let stuck = handlers.begin("stuck");
-        for _ in 0..PATIENCE {
+        for look in 1..=PATIENCE {
             let short = handlers.begin("short");
             assert_eq!(handlers.look(), None);
             handlers.end(short);
+            assert_eq!(handlers.is_any_late(), look > LATE);
         }
         handlers.begin("late");
         assert_eq!(handlers.look(), Some("stuck"));

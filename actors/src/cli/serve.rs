@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::flags::SettingFlags;
-use super::{EXIT_MELTED, logging};
+use super::{EXIT_MELTED, logging, service};
 use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
@@ -161,11 +161,15 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let mut node = Node::start(args).await.context("the node could not start")?;
     let (mut interrupt, mut terminate) =
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    service::ready();
+    // Until this function ends.
+    let _told = service::keep_told(context.cluster.subscribe());
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
+    service::stopping();
     tracing::info!(
         "stopping: others take over, running answers may end; a second signal stops at once"
     );

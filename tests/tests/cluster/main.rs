@@ -20,6 +20,7 @@ mod planning;
 mod prefix;
 mod recovery;
 mod run;
+mod service;
 mod stored;
 mod traces;
 

@@ -1,0 +1,170 @@
+//! A node as a service: what its manager hears, and the files by which it is one.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context as _, Result, ensure};
+use planaria_tests::{Cluster, NodeSpec, PATIENCE, repository};
+use serde_json::Value;
+use tokio::net::UnixDatagram;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::commands::{planaria, text};
+use crate::{binary, demo_models};
+
+/// A service manager as a node sees it.
+struct Manager {
+    socket: UnixDatagram,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn at(path: &Path) -> Result<Self> {
+        Ok(Self { socket: UnixDatagram::bind(path)?, heard: Vec::new() })
+    }
+
+    /// Waits until a line is heard of which that is true.
+    async fn hears(&mut self, what: &str, is: impl Fn(&str) -> bool) -> Result<()> {
+        let hear = timeout(PATIENCE, async {
+            let mut bytes = [0; 4096];
+            loop {
+                let length = self.socket.recv(&mut bytes).await?;
+                let said = text(bytes.get(..length).unwrap_or_default());
+                let lines: Vec<_> = said.lines().map(str::to_owned).collect();
+                let found = lines.iter().any(|line| is(line));
+                self.heard.extend(lines);
+                if found {
+                    return anyhow::Ok(());
+                }
+            }
+        });
+        let heard = hear.await.unwrap_or_else(|late| Err(late.into()));
+        heard.with_context(|| format!("{what}; heard: {:?}", self.heard))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_hears_how_the_node_is() -> Result<()> {
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
+    let path = cluster.folder().join("notify");
+    let mut manager = Manager::at(&path)?;
+    let spec = NodeSpec::new("alone", "256MiB")
+        .with(&["--model", "demo"])
+        .with_env("NOTIFY_SOCKET", &path.display().to_string())
+        .with_env("WATCHDOG_USEC", "400000");
+    cluster.start(spec).await?;
+    manager.hears("that it is ready", |line| line == "READY=1").await?;
+    // Whoever starts what depends on it can use it from here on.
+    ensure!(cluster.node(0)?.api.get("/health").await?.0 == 200);
+    manager.hears("the model", |line| line == "STATUS=1 node, demo is ready").await?;
+    manager.hears("that it is well", |line| line == "WATCHDOG=1").await?;
+    ensure!(!manager.heard.iter().any(|line| line == "STOPPING=1"), "{:?}", manager.heard);
+    cluster.node(0)?.process.terminate()?;
+    manager.hears("that it stops", |line| line == "STOPPING=1").await?;
+    ensure!(cluster.node(0)?.process.ended().await?.success());
+    ensure!(manager.heard.iter().filter(|line| *line == "READY=1").count() == 1);
+    Ok(())
+}
+
+/// The longest time that a node takes to stop, by its settings.
+async fn drain_seconds() -> Result<u64> {
+    let shown = planaria(&["config", "--json"]).await?.stdout;
+    let settings: Value = serde_json::from_slice(&shown)?;
+    let settings = settings.as_array().context("settings")?;
+    let drain = settings.iter().find(|setting| setting["key"] == "drain-timeout");
+    let drain = drain.and_then(|setting| setting["value"][0].as_str()).context("drain-timeout")?;
+    Ok(drain.strip_suffix('s').context("seconds")?.parse()?)
+}
+
+/// Values of a key in a unit file.
+fn values<'a>(unit: &'a str, key: &str) -> Vec<&'a str> {
+    let lines = unit.lines().filter_map(|line| line.split_once('='));
+    lines.filter(|(name, _)| *name == key).map(|(_, value)| value).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unit_lets_a_node_end_and_survive_its_workers() -> Result<()> {
+    let unit = std::fs::read_to_string(repository().join("deploy/systemd/planaria.service"))?;
+    for (key, value) in [
+        ("Type", "notify"),
+        ("Restart", "on-failure"),
+        ("RestartPreventExitStatus", "64"),
+        ("KillMode", "mixed"),
+        ("OOMPolicy", "continue"),
+    ] {
+        ensure!(values(&unit, key) == [value], "{key}: {:?}", values(&unit, key));
+    }
+    let number = |key: &str| -> Result<u64> {
+        Ok(values(&unit, key).first().with_context(|| key.to_owned())?.parse()?)
+    };
+    ensure!(number("TimeoutStopSec")? >= drain_seconds().await? + 15);
+    ensure!(number("LimitNOFILE")? >= 4096 && number("WatchdogSec")? > 10);
+    let families = values(&unit, "RestrictAddressFamilies").join(" ");
+    ensure!(["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK"].iter().all(|f| families.contains(f)));
+    // The settings that it makes are settings.
+    let variables = values(&unit, "Environment").join(" ");
+    let mut checked = Command::new(binary());
+    checked.args(["config", "--json"]).env("HOME", "/nonexistent");
+    checked.envs(variables.split(' ').filter_map(|pair| pair.split_once('=')));
+    let shown = text(&checked.output().await?.stdout);
+    ensure!(
+        shown.contains("\"PLANARIA_DATA_DIR\"") && shown.contains("/var/lib/planaria/models"),
+        "{shown}"
+    );
+    Ok(())
+}
+
+/// systemd's own opinion, where it is installed.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_finds_no_fault_with_the_unit() -> Result<()> {
+    let unit = std::fs::read_to_string(repository().join("deploy/systemd/planaria.service"))?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("planaria.service");
+    // It looks for the program.
+    let unit = unit.replace("/usr/local/bin/planaria", &binary().display().to_string());
+    let check = async |unit: &str| {
+        std::fs::write(&path, unit)?;
+        let mut verify = Command::new("systemd-analyze");
+        verify.arg("verify").arg(&path).stdin(Stdio::null());
+        match verify.output().await {
+            Ok(output) => Ok(Some(text(&output.stderr))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let about = |said: &str| said.lines().any(|line| line.contains("planaria.service"));
+    let Some(said) = check(&unit).await? else {
+        println!("systemd-analyze is not here: nothing was checked");
+        return Ok(());
+    };
+    ensure!(!about(&said), "{said}");
+    let wrong = unit.replace("KillMode=mixed", "KillMode=gently");
+    ensure!(
+        check(&wrong).await?.is_some_and(|said| about(&said)),
+        "it would say nothing of anything"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_property_list_lets_a_node_end_and_brings_it_back() -> Result<()> {
+    let path = repository().join("deploy/launchd/org.planaria.planaria.plist");
+    let read =
+        "import json, plistlib, sys; print(json.dumps(plistlib.load(open(sys.argv[1], 'rb'))))";
+    let output = Command::new("python3").args(["-c", read]).arg(&path).output().await?;
+    ensure!(output.status.success(), "{}", text(&output.stderr));
+    let list: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(list["Label"] == "org.planaria.planaria", "{list}");
+    ensure!(path.file_stem().is_some_and(|stem| list["Label"] == *stem.to_string_lossy()));
+    ensure!(list["ProgramArguments"][1] == "serve" && list["RunAtLoad"] == true, "{list}");
+    ensure!(list["KeepAlive"]["SuccessfulExit"] == false, "{list}");
+    let number = |pointer| list.pointer(pointer).and_then(Value::as_u64).context(pointer);
+    ensure!(number("/ExitTimeOut")? >= drain_seconds().await? + 15);
+    ensure!(number("/ThrottleInterval")? >= 10 && number("/Umask")? == 0o77);
+    ensure!(number("/SoftResourceLimits/NumberOfFiles")? >= 4096);
+    let log = list["StandardErrorPath"].as_str().context("a log")?;
+    ensure!(log.starts_with("/Users/YOU/") && list["StandardOutPath"] == log, "{log}");
+    Ok(())
+}
