@@ -174,6 +174,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         name: decisions.text(8),
         pid: 1,
         port: 1,
+        api: None,
         memory_bytes: decisions.number(),
         pins: (0..decisions.up_to(1)).map(|_| (model(decisions), layers(decisions))).collect(),
         desired: desired(decisions),

@@ -26,6 +26,7 @@ mod announcements;
 mod checkpoint;
 mod cluster;
 mod decisions;
+mod events;
 mod folder;
 mod frames;
 mod gateway;
@@ -54,6 +55,7 @@ const TARGETS: &[Target] = &[
     Target { name: "announcements", run: announcements::run, seeds: announcements::seeds },
     Target { name: "checkpoint", run: checkpoint::run, seeds: checkpoint::seeds },
     Target { name: "cluster", run: cluster::run, seeds: cluster::seeds },
+    Target { name: "events", run: events::run, seeds: events::seeds },
     Target { name: "frames", run: frames::run, seeds: frames::seeds },
     Target { name: "gateway", run: gateway::run, seeds: gateway::seeds },
     Target { name: "settings", run: settings::run, seeds: settings::seeds },
