@@ -73,6 +73,25 @@ async fn an_answer_goes_on_when_the_node_that_was_asked_is_killed() -> Result<()
     Ok(())
 }
 
+/// Nothing breaks then: the node only says nothing more.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_the_node_that_was_asked_freezes() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let [first, second, ..] = WAYS;
+    let way = [&first[..2], &second[2..]].concat();
+    let url = cluster.node(1)?.api.url().to_owned();
+    let ask = |url: &str| command(&[&["demo", QUESTION, "--api", url][..], &way].concat());
+    let expected = text(&ask(&url).output().await?.stdout);
+    let node = cluster.node(2)?;
+    let mut child = ask(node.api.url()).spawn()?;
+    let shown = under_way(&mut child).await?;
+    signal(node.process.pid(), Signal::STOP)?;
+    let (output, shown) = ended(child, &shown).await?;
+    ensure!(output.status.success() && shown == expected, "{shown:?} not {expected:?}: {output:?}");
+    ensure!(text(&output.stderr).contains("does not answer any more"), "{output:?}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_is_dead_already_is_passed_over() -> Result<()> {
     let mut cluster = demo_cluster().await?;

@@ -72,8 +72,9 @@ async fn drain_seconds() -> Result<u64> {
     let shown = planaria(&["config", "--json"]).await?.stdout;
     let settings: Value = serde_json::from_slice(&shown)?;
     let settings = settings.as_array().context("settings")?;
-    let drain = settings.iter().find(|setting| setting["key"] == "drain-timeout");
-    let drain = drain.and_then(|setting| setting["value"][0].as_str()).context("drain-timeout")?;
+    let drain = settings.iter().find(|s| s.get("key").is_some_and(|key| key == "drain-timeout"));
+    let drain = drain.and_then(|setting| setting.pointer("/value/0")?.as_str());
+    let drain = drain.context("drain-timeout")?;
     Ok(drain.strip_suffix('s').context("seconds")?.parse()?)
 }
 
