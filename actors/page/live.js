@@ -1,6 +1,6 @@
 // Follows the cluster, and comes back when the node was away.
 
-import { KeyNeeded } from "./server.js";
+import { KeyNeeded, Refused } from "./server.js";
 
 /** The node shows every five seconds that it lives. */
 const SILENCE = 12_000;
@@ -8,8 +8,9 @@ const FIRST_WAIT = 400;
 const LONGEST_WAIT = 10_000;
 
 /**
- * Calls `onEvent(name, data)` for every event, and `onStatus(status)` when the connection changes: `connecting`,
- * `live`, `lost` or `key`. After `key` it rests until `resume` is called.
+ * Calls `onEvent(name, data)` for every event, and `onStatus(status, why)` when the connection changes:
+ * `connecting`, `live`, `lost` or `key`. After `key` it rests until `resume` is called. A page that nobody sees
+ * follows nothing: browsers have six connections to a node for all of its pages together.
  */
 export class Live {
   #server;
@@ -18,29 +19,39 @@ export class Live {
   #wait = FIRST_WAIT;
   #timer = null;
   #running = null;
+  #rests = false;
 
   constructor(server, onEvent, onStatus) {
     this.#server = server;
     this.#onEvent = onEvent;
     this.#onStatus = onStatus;
-    const again = () => document.visibilityState === "visible" && this.#timer !== null && this.resume();
+    const again = () => (this.#rests || this.#timer !== null) && this.resume();
     addEventListener("online", again);
-    document.addEventListener("visibilitychange", again);
+    document.addEventListener("visibilitychange", () => (document.hidden ? this.#rest() : again()));
   }
 
-  /** Connects now. */
+  /** Connects now, or when somebody looks. */
   resume() {
-    clearTimeout(this.#timer);
-    this.#timer = null;
-    this.#running?.abort();
+    this.#rest();
+    if (document.hidden) return;
+    this.#rests = false;
     const abort = new AbortController();
     this.#running = abort;
     this.#follow(abort);
   }
 
+  #rest() {
+    clearTimeout(this.#timer);
+    this.#timer = null;
+    this.#running?.abort();
+    this.#running = null;
+    this.#rests = true;
+  }
+
   async #follow(abort) {
     this.#onStatus("connecting");
     let silence = null;
+    let why = "";
     const heard = () => {
       clearTimeout(silence);
       silence = setTimeout(() => abort.abort(), SILENCE);
@@ -61,6 +72,7 @@ export class Live {
         this.#onStatus("key");
         return;
       }
+      if (error instanceof Refused) why = error.message;
     } finally {
       clearTimeout(silence);
     }
@@ -69,7 +81,7 @@ export class Live {
     // Pages that lost the same node do not come back all at once.
     const wait = this.#wait * (0.75 + Math.random() / 2);
     this.#wait = Math.min(2 * this.#wait, LONGEST_WAIT);
-    this.#onStatus("lost");
+    this.#onStatus("lost", why);
     this.#timer = setTimeout(() => this.resume(), wait);
   }
 }

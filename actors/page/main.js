@@ -95,13 +95,13 @@ function drawLegend() {
   keyed(find("legend"), shown, (model) => model.name, (model) => el("span", { "data-hue": hues.get(model.name) }), (item, model) => say(item, model.name));
 }
 
-function onStatus(status) {
+function onStatus(status, why) {
   const place = find("connection");
   set(place, { "data-status": status });
   const words = {
     connecting: view ? "reconnecting" : "connecting",
     live: "live",
-    lost: `${view ? view.node.name : "the node"} is away, trying again`,
+    lost: why || `${view ? view.node.name : "the node"} is away, trying again`,
     key: "key needed",
   };
   // Attempts are many: who listens hears of the first.

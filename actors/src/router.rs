@@ -124,17 +124,22 @@ impl Router {
         }
         stamp(&mut header);
         let encoded = encode(&header)?;
-        let key = lane(&header);
+        let (key, bytes) = (lane(&header), payload.len());
         // Held until the frame is with the link, so that no plan is retired meanwhile.
         let tables = self.read();
         let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
-        self.trace(&header, link, payload.len());
         let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
         if tables.routes.plan(header.epoch).is_none() {
             // Nobody would end this stream later, and there may be few.
             link.finish_lane(key);
         }
-        sent.map_err(|error| Undeliverable::Refused(error.to_string()))
+        sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
+        if header.sent.is_some() {
+            let link = link.clone();
+            drop(tables);
+            self.trace(&header, &link, bytes);
+        }
+        Ok(())
     }
 
     /// Sends frames to another node one after the other, each as soon as there is room. Frames that are
@@ -151,10 +156,11 @@ impl Router {
             }
             stamp(&mut header);
             let link = self.link(to).ok_or(Undeliverable::NoLink(to))?;
-            self.trace(&header, &link, payload.len());
+            let bytes = payload.len();
             let frame = Frame { header: encode(&header)?, payload };
             let sent = link.send(Lane::Activation(lane(&header)), frame).await;
             sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
+            self.trace(&header, &link, bytes);
         }
         Ok(())
     }
@@ -264,7 +270,7 @@ impl Router {
         self.write().workers.clear();
     }
 
-    /// Tells traces of a frame that is sent.
+    /// Tells traces of a frame that was sent.
     fn trace(&self, header: &DataHeader, link: &LinkSender, bytes: usize) {
         let peer = link.peer();
         let to = (peer.incarnation.node, peer.name.as_str());

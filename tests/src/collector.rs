@@ -7,7 +7,7 @@ mod receiver;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::wait_for;
 use jaeger::Jaeger;
@@ -126,25 +126,31 @@ impl Collector {
         }
     }
 
-    /// The spans of the trace in which an answer with this id was given, once its root is there and nothing
-    /// has been added for a second.
+    /// The spans of the trace in which an answer with this id was given, once `complain` has nothing to say
+    /// against them. Nodes send what they have every half a second.
     ///
     /// # Errors
-    /// When it does not come.
-    pub async fn trace_of_answer(&self, service: &str, id: &str) -> Result<Vec<SpanSeen>> {
-        let mut before = 0;
+    /// When that does not come about; with what it said last.
+    pub async fn trace_of_answer(
+        &self,
+        service: &str,
+        id: &str,
+        complain: impl Fn(&[SpanSeen]) -> Result<()>,
+    ) -> Result<Vec<SpanSeen>> {
+        let mut lacks = None;
         let trace = wait_for("the trace of an answer", async || {
             let spans = self.look(service, id).await?;
-            let is_still = spans.len() == std::mem::replace(&mut before, spans.len());
-            if spans.is_empty() || !is_still {
-                // Nodes send what they have every half a second.
-                tokio::time::sleep(Duration::from_secs(1)).await;
-                return Ok(None);
+            let said = if spans.is_empty() { Err(anyhow!("no span")) } else { complain(&spans) };
+            lacks = said.err();
+            if lacks.is_some() {
+                tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            Ok(Some(spans))
+            Ok(lacks.is_none().then_some(spans))
         });
-        let spans = trace.await?;
-        ensure!(!spans.is_empty());
-        Ok(spans)
+        let found = trace.await;
+        match lacks {
+            Some(lacks) => found.context(lacks),
+            None => found,
+        }
     }
 }

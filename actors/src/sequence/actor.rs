@@ -119,7 +119,11 @@ impl Actor for SequenceActor {
 impl State {
     fn act(&mut self, myself: &ActorRef<Event>, actions: Vec<Action>) {
         for action in actions {
-            self.tell_timeline(&action);
+            let planned = match &action {
+                Action::Recovered(recovered) => self.planned(recovered),
+                _ => None,
+            };
+            self.tell_timeline(&action, planned);
             match action {
                 Action::Forward(header) => {
                     if !self.send(myself, 0, header, Bytes::new()) {
@@ -157,7 +161,6 @@ impl State {
                         ready = ?recovered.ready, rebuild = ?recovered.rebuild,
                         replayed = recovered.replayed, rebuilt = recovered.rebuilt,
                         "a generation goes on");
-                    let planned = self.planned(&recovered);
                     self.context.handles.sequences.recovered(recovered, planned);
                 }
                 Action::Tell(told) => {
@@ -177,11 +180,7 @@ impl State {
 }
 
 impl State {
-    fn tell_timeline(&mut self, action: &Action) {
-        let planned = match action {
-            Action::Recovered(recovered) => self.planned(recovered),
-            _ => None,
-        };
+    fn tell_timeline(&mut self, action: &Action, planned: Option<Duration>) {
         if let Some(timeline) = &mut self.timeline {
             let spans = timeline.on(SystemTime::now(), action, planned);
             self.trace(spans);

@@ -131,6 +131,8 @@ impl fmt::Debug for TraceContext {
 /// The field of a frame's header. What an other version of this program says there is none, never an error:
 /// no trace is worth an answer.
 pub(crate) mod field {
+    use serde::de::{IgnoredAny, MapAccess, SeqAccess};
+
     use super::{BYTES, Deserializer, Serializer, TraceContext, Visitor, fmt};
 
     pub(crate) fn serialize<S: Serializer>(
@@ -167,6 +169,32 @@ pub(crate) mod field {
         }
 
         fn visit_none<E>(self) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+            Ok(None)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+            while parts.next_element::<IgnoredAny>()?.is_some() {}
+            Ok(None)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut parts: A) -> Result<Self::Value, A::Error> {
+            while parts.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             Ok(None)
         }
     }
@@ -256,6 +284,27 @@ mod tests {
         assert_eq!(decode_message::<Header>(&longer).unwrap(), with);
         // Its name, and the bytes with their length.
         assert_eq!(longer.len() - bytes.len(), 6 + 2 + BYTES);
+    }
+
+    #[test]
+    fn what_a_later_version_may_say_there_is_no_trace_and_no_error() {
+        #[derive(Serialize)]
+        struct Later<T> {
+            trace: T,
+            position: u32,
+        }
+        let position = 7;
+        let later = [
+            encode_message(&Later { trace: "00-4bf9", position }),
+            encode_message(&Later { trace: 5, position }),
+            encode_message(&Later { trace: [context()], position }),
+            encode_message(&Later { trace: Header { trace: None, position }, position }),
+            encode_message(&Later { trace: true, position }),
+        ];
+        for bytes in later {
+            let read = decode_message::<Header>(&bytes.unwrap()).unwrap();
+            assert_eq!(read, Header { trace: None, position });
+        }
     }
 
     #[test]

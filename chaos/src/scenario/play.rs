@@ -350,17 +350,19 @@ impl Scene<'_> {
 
     /// Has the collector be in trouble for as long as the answers run.
     async fn trouble(&mut self, trouble: Trouble, streams: Option<&Streams>) -> Result<String> {
+        let api = self.arena.api(self.victim)?;
+        let lost = lost_spans(&api).await?;
         let collector = self.arena.collector.as_mut().context("there is no collector")?;
-        let sent = async || Ok((collector.taken() > 0).then_some(()));
+        let taken = collector.taken();
+        let sent = async || Ok((collector.taken() > taken).then_some(()));
         wait_for("traces to come while all is well", sent).await?;
         let before = collector.disturbed();
         collector.fail(trouble);
         if trouble == Trouble::Down {
-            let api = self.arena.api(self.victim)?;
-            let failed = async || Ok((lost_spans(&api).await? > 0).then_some(()));
+            let failed = async || Ok((lost_spans(&api).await? > lost).then_some(()));
             wait_for("traces to be lost", failed).await?;
             over(streams).await;
-            return Ok(format!("{} spans were lost", lost_spans(&api).await?));
+            return Ok(format!("{} spans were lost", lost_spans(&api).await? - lost));
         }
         let felt = async || Ok((collector.disturbed() > before).then_some(()));
         wait_for("traces to be left unanswered", felt).await?;

@@ -10,9 +10,9 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use planaria_tests::api::{Api, Streamed};
-use planaria_tests::collector::Collector;
+use planaria_tests::collector::{Collector, SpanSeen};
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use serde_json::{Value, json};
 
@@ -148,7 +148,12 @@ async fn look_at_trace(jaeger: &Collector, streamed: &Streamed) -> Result<()> {
     step("Looking for that answer in Jaeger, which runs on this machine");
     let id = streamed.chunks.iter().find_map(|chunk| chunk.get("id")?.as_str());
     let id = id.context("the answer has no id")?;
-    let spans = jaeger.trace_of_answer("planaria-mini", id).await?;
+    let complete = |spans: &[SpanSeen]| {
+        let has = |name: &str| spans.iter().any(|span| span.name == name);
+        ensure!(has("chat demo") && has("recovery"), "Jaeger does not have all of it yet");
+        Ok(())
+    };
+    let spans = jaeger.trace_of_answer("planaria-mini", id, complete).await?;
     let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
     println!("  {} spans of {}", spans.len(), Vec::from_iter(services).join(", "));
     for name in ["chat demo", "recovery", "detect", "plan", "load", "rebuild"] {

@@ -93,6 +93,6 @@ async fn a_full_disk_costs_no_token() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_s_trouble_costs_nothing() -> Result<()> {
-    rounds("collector-down", 1).await?;
+    rounds("collector-down", 2).await?;
     rounds("collector-hangs", 1).await
 }
