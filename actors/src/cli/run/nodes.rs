@@ -157,6 +157,11 @@ impl Nodes {
         }
     }
 
+    /// Whether each that can be asked was asked for the answer at hand, in vain.
+    pub(super) fn all_failed(&self) -> bool {
+        self.0.iter().all(|known| known.refused || known.failures > 0)
+    }
+
     /// It answers.
     pub(super) fn answers(&mut self, url: &str) {
         if let Some(known) = self.at(url) {

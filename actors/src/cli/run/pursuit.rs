@@ -244,7 +244,10 @@ impl Pursuit {
     fn go_on(&mut self, now: Instant, why: String) -> Vec<Action> {
         self.why = why;
         let patience = if self.heard { PATIENCE } else { PATIENCE_WITH_STRANGERS };
-        let is_late = |at: Instant| at.saturating_duration_since(self.since) > patience;
+        // It may take longer to find that one node is absent than anybody waits for strangers; the next may live.
+        let may_give_up = self.nodes.all_failed();
+        let is_late =
+            |at: Instant| may_give_up && at.saturating_duration_since(self.since) > patience;
         match self.nodes.next(now) {
             Next::Ask(url) if !is_late(now) => {
                 let before = self.asked.replace(url.clone());

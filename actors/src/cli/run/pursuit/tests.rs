@@ -154,6 +154,23 @@ fn where_nobody_ever_answered_it_soon_gives_up() {
 }
 
 #[test]
+fn nobody_is_given_up_on_who_was_not_asked() {
+    // Longer than anybody waits for a stranger: a machine that is off says nothing at all.
+    let off = PATIENCE_WITH_STRANGERS * 2;
+    let mut play = Play::of(&[A, B]);
+    play.now += off;
+    assert_eq!(play.does(Event::Unreachable("no node answers".to_owned())), [ask(B)]);
+    play.now += off;
+    assert!(gave_up(&play.does(Event::Unreachable("no node answers".to_owned()))));
+    // It lives.
+    let mut play = Play::of(&[A, B]);
+    play.now += off;
+    play.does(Event::Unreachable("no node answers".to_owned()));
+    play.on(Event::Begun);
+    assert_eq!(play.on(text("Once")), [show("Once")]);
+}
+
+#[test]
 fn a_node_that_has_answered_is_waited_for() {
     let mut play = Play::of(&[A]);
     play.on(Event::Begun);
