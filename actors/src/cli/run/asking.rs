@@ -81,8 +81,8 @@ impl Client {
                         wait = None;
                         attempts += 1;
                         attempt = JoinSet::new();
-                        let asked =
-                            self.clone().ask(url.clone(), body.clone(), attempts, tell.clone());
+                        let heard = Listener { attempt: attempts, tell: tell.clone() };
+                        let asked = self.clone().ask(url.clone(), body.clone(), heard);
                         attempt.spawn(asked);
                         questions.spawn(self.clone().neighbours(url));
                     }
@@ -118,44 +118,36 @@ impl Client {
                     Event::Waited
                 }
                 // An attempt that ended has told how, unless a part of this program failed.
-                Some(Err(error)) = attempt.join_next() => Event::Cut(error.to_string()),
+                Some(Err(error)) = attempt.join_next() => Event::Unreachable(error.to_string()),
             };
             actions.extend(pursuit.on(Instant::now(), event));
         }
     }
 
     /// Asks one node, and tells all that comes of it.
-    async fn ask(self, url: String, body: Value, number: u32, tell: mpsc::Sender<(u32, Event)>) {
-        let last = match self.attempt(&url, &body, number, &tell).await {
+    async fn ask(self, url: String, body: Value, listener: Listener) {
+        let last = match self.attempt(&url, &body, &listener).await {
             Ok(last) | Err(last) => last,
         };
-        // Nobody listens any more when the answer was given up.
-        drop(tell.send((number, last)).await);
+        drop(listener.hear(last).await);
     }
 
     /// The last event; `Err` for whatever is none of an answer.
-    async fn attempt(
-        &self,
-        url: &str,
-        body: &Value,
-        number: u32,
-        tell: &mpsc::Sender<(u32, Event)>,
-    ) -> Result<Event, Event> {
+    async fn attempt(&self, url: &str, body: &Value, listener: &Listener) -> Result<Event, Event> {
         let request = self.http.post(format!("{url}/v1/chat/completions")).json(body);
-        let answer = self.unless_silent(url, self.signed(request).send()).await;
+        let answer = self.unless_silent(url, listener, self.signed(request).send()).await;
         let answer = answer.map_err(Event::Unreachable)?;
         let answer = answer.map_err(|error| Event::Unreachable(unreachable(&error)))?;
         if !answer.status().is_success() {
             return Err(Event::Refused(answer.status().as_u16(), refusal(answer).await));
         }
-        let say = async |event| tell.send((number, event)).await.map_err(|_| gone());
-        say(Event::Begun).await?;
+        listener.hear(Event::Begun).await?;
         let mut bytes = answer.bytes_stream();
         let mut events = EventReader::default();
         let mut reason = None;
         loop {
-            let piece = self.unless_silent(url, bytes.next()).await.map_err(Event::Cut)?;
-            let piece = match piece {
+            let piece = self.unless_silent(url, listener, bytes.next()).await;
+            let piece = match piece.map_err(Event::Cut)? {
                 Some(Ok(piece)) => piece,
                 // What is missing is not of the answer.
                 _ if reason.is_some() => return Ok(Event::Over(reason)),
@@ -172,7 +164,7 @@ impl Client {
                     }
                     Chunk::Part { text, finish } => {
                         if !text.is_empty() {
-                            say(Event::Text(text)).await?;
+                            listener.hear(Event::Text(text)).await?;
                         }
                         reason = finish.or(reason);
                     }
@@ -185,6 +177,7 @@ impl Client {
     async fn unless_silent<T>(
         &self,
         url: &str,
+        listener: &Listener,
         future: impl Future<Output = T>,
     ) -> Result<T, String> {
         let mut future = pin!(future);
@@ -195,8 +188,9 @@ impl Client {
             let health = self.http.get(format!("{url}/health")).timeout(HEALTH_PATIENCE).send();
             tokio::select! {
                 done = &mut future => return Ok(done),
-                health = health => if health.is_err() {
-                    return Err("it does not answer any more".to_owned());
+                health = health => match health {
+                    Ok(_) => drop(listener.hear(Event::Alive).await),
+                    Err(_) => return Err("it does not answer any more".to_owned()),
                 },
             }
         }
@@ -217,9 +211,17 @@ impl Client {
     }
 }
 
-/// Nobody waits for what comes: the attempt is being ended.
-const fn gone() -> Event {
-    Event::Over(None)
+/// Whoever hears what comes of an attempt.
+struct Listener {
+    attempt: u32,
+    tell: mpsc::Sender<(u32, Event)>,
+}
+
+impl Listener {
+    /// `Err` when nobody waits for what comes: the attempt is being ended.
+    async fn hear(&self, event: Event) -> Result<(), Event> {
+        self.tell.send((self.attempt, event)).await.map_err(|_| Event::Over(None))
+    }
 }
 
 fn unreachable(error: &reqwest::Error) -> String {

@@ -9,14 +9,15 @@ use std::time::{Duration, Instant};
 use super::nodes::{Neighbours, Next, Nodes};
 use super::shown::{News, Shown};
 
-/// Longest time without a word of the answer, from nodes that are known to be some: that of a model whose
-/// layers move, or a node that is started again.
+/// Longest time without a node that is at work on the answer, where nodes are known to be: that of a model
+/// whose layers move, or a node that is started again.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The same while no node has ever answered: then the address is wrong, or nothing runs there.
 const PATIENCE_WITH_STRANGERS: Duration = Duration::from_secs(3);
 
-/// Attempts that began and brought nothing new. An answer that cannot be computed breaks off each time.
+/// Attempts on which a node was at work, and which brought nothing new. An answer that cannot be computed
+/// breaks off each time, and may take the node with it.
 const FRUITLESS: u32 = 4;
 
 /// What there is to say to a client whose answer cannot be computed, whoever is asked.
@@ -25,6 +26,8 @@ const CANNOT_BE_COMPUTED: &str = "stage_failed";
 /// What has happened.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Event {
+    /// The node that was asked says nothing of the answer, and lives: it may be at a long prompt.
+    Alive,
     /// The node that was asked begins to answer.
     Begun,
     /// A piece of the answer.
@@ -88,11 +91,13 @@ pub(super) struct Pursuit {
     nodes: Nodes,
     shown: Shown,
     asked: Option<String>,
-    /// When the answer last made progress, or was begun.
+    /// When a node was last seen at work on the answer, or the answer was wanted.
     since: Instant,
     /// Whether a node has ever answered anything.
     heard: bool,
-    /// Attempts that began, since the last new text.
+    /// Whether the node that is asked has shown that it lives.
+    at_work: bool,
+    /// Attempts on which a node was at work, since the last new text.
     fruitless: u32,
     /// Who was lost in the middle of the answer, and how.
     lost: Vec<String>,
@@ -110,6 +115,7 @@ impl Pursuit {
             asked: None,
             since: now,
             heard: false,
+            at_work: false,
             fruitless: 0,
             lost: Vec::new(),
             why: String::new(),
@@ -127,7 +133,7 @@ impl Pursuit {
         self.nodes.begin();
         self.shown = Shown::default();
         self.since = now;
-        self.fruitless = 0;
+        (self.at_work, self.fruitless) = (false, 0);
         self.lost.clear();
         self.said.clear();
         self.go_on(now, "no node is known".to_owned())
@@ -137,9 +143,12 @@ impl Pursuit {
     pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let from = self.asked.clone().unwrap_or_default();
         match event {
+            Event::Alive => {
+                self.is_at_work(now);
+                Vec::new()
+            }
             Event::Begun => {
-                self.heard = true;
-                self.fruitless += 1;
+                self.is_at_work(now);
                 self.nodes.answers(&from);
                 Vec::new()
             }
@@ -159,6 +168,7 @@ impl Pursuit {
             Event::Failed(Refusal { message, retry_after, .. }) => {
                 self.broke_off(now, &from, &message, retry_after)
             }
+            Event::Unreachable(how) if self.at_work => self.broke_off(now, &from, &how, None),
             Event::Unreachable(how) => self.failed(now, &from, &how, None),
             Event::Refused(status, refusal) => self.refused(now, &from, status, refusal),
             Event::Told(url, told) => {
@@ -170,6 +180,13 @@ impl Pursuit {
                 let why = std::mem::take(&mut self.why);
                 self.go_on(now, why)
             }
+        }
+    }
+
+    fn is_at_work(&mut self, now: Instant) {
+        (self.heard, self.since) = (true, now);
+        if !std::mem::replace(&mut self.at_work, true) {
+            self.fruitless += 1;
         }
     }
 
@@ -191,7 +208,7 @@ impl Pursuit {
         actions
     }
 
-    /// An answer that had begun is not going on.
+    /// An answer that a node was at work on is not going on.
     fn broke_off(
         &mut self,
         now: Instant,
@@ -199,9 +216,8 @@ impl Pursuit {
         how: &str,
         pause: Option<Duration>,
     ) -> Vec<Action> {
-        if self.fruitless >= FRUITLESS {
-            return vec![Action::End(Ended::Failed(format!("{from}: {how}")))];
-        }
+        // Until now there was one, even if it brought no word.
+        self.since = now;
         if !self.shown.text().is_empty() {
             self.lost.push(format!("{from} was lost ({how})"));
         }
@@ -236,8 +252,12 @@ impl Pursuit {
         how: &str,
         pause: Option<Duration>,
     ) -> Vec<Action> {
+        let why = format!("{from}: {how}");
+        if self.at_work && self.fruitless >= FRUITLESS {
+            return vec![Action::End(Ended::Failed(why))];
+        }
         self.nodes.failed(now, from, pause);
-        self.go_on(now, format!("{from}: {how}"))
+        self.go_on(now, why)
     }
 
     /// Asks whoever is next, or waits, or gives up for this reason.
@@ -254,6 +274,7 @@ impl Pursuit {
                 let told = before.filter(|before| *before != url);
                 let told = told.and_then(|_| self.tell(&format!("asking {url}")));
                 self.shown.again();
+                self.at_work = false;
                 told.into_iter().chain([Action::Ask(url)]).collect()
             }
             Next::Wait(at) if !is_late(at) => {

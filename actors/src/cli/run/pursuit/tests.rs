@@ -186,6 +186,42 @@ fn a_node_that_has_answered_is_waited_for() {
 }
 
 #[test]
+fn time_that_a_node_was_at_work_is_no_time_without_one() {
+    let unreachable = || Event::Unreachable("no node answers".to_owned());
+    // At a long prompt, before the first token; then it dies.
+    let mut play = Play::of(&[A]);
+    for _ in 0..20 {
+        play.now += Duration::from_secs(7);
+        assert_eq!(play.on(Event::Alive), []);
+    }
+    play.now += Duration::from_secs(12);
+    let actions = play.does(unreachable());
+    assert_eq!(play.waits(&actions), [ask(A)]);
+    // At a cluster that mends itself, with comments and no words; then it dies.
+    play.on(Event::Begun);
+    play.now += PATIENCE * 2;
+    let actions = play.does(cut());
+    assert_eq!(play.waits(&actions), [ask(A)]);
+    // Nobody is at work from here on.
+    play.now += PATIENCE * 2;
+    assert!(gave_up(&play.does(unreachable())));
+}
+
+#[test]
+fn a_prompt_that_takes_each_node_with_it_is_given_up() {
+    let mut play = Play::of(&[A, B]);
+    for attempt in 1..=FRUITLESS {
+        play.on(Event::Alive);
+        play.now += PATIENCE * 2;
+        let actions = play.does(Event::Unreachable("the connection broke".to_owned()));
+        assert_eq!(gave_up(&actions), attempt == FRUITLESS, "{attempt}");
+        if let [Action::Wait(_)] = &actions[..] {
+            play.waits(&actions);
+        }
+    }
+}
+
+#[test]
 fn a_cluster_without_a_plan_or_a_place_is_asked_again_when_it_said() {
     for status in [429, 503] {
         let mut play = Play::of(&[A, B]);
