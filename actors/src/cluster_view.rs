@@ -315,7 +315,7 @@ pub enum RecoveryLabel {
 }
 
 /// From here on waiting for memory is what a machine does, in percent of its time.
-const SHORT_OF_MEMORY: u8 = 20;
+pub(crate) const SHORT_OF_MEMORY: u8 = 20;
 
 impl ClusterView {
     /// What is wrong with nodes that live, in words; empty when nothing is.

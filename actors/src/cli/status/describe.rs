@@ -251,4 +251,4 @@ impl Look {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

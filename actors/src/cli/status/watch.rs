@@ -19,8 +19,9 @@ use crossterm::{execute, queue};
 
 use super::describe::{Look, describe};
 use super::{look, view};
+use crate::capabilities::LinkSpeed;
 use crate::cli::node_api::NodeApi;
-use crate::cluster_view::ClusterView;
+use crate::cluster_view::{ClusterView, SHORT_OF_MEMORY};
 use crate::wall_clock::unix_millis;
 use crate::wire::ShardWork;
 
@@ -70,11 +71,12 @@ fn print(first: ClusterView, answers: &Receiver<Answer>, links: bool) -> anyhow:
     while let Some(answer) = next {
         match answer {
             Ok(view) => {
-                let gist = gist(&view);
+                let look = look(links);
+                let gist = gist(&view, &look);
                 if printed.as_ref() != Some(&gist) {
                     let mut out = io::stdout().lock();
                     let gap = if printed.is_some() { "\n" } else { "" };
-                    write!(out, "{gap}{}", describe(&view, unix_millis(), &look(links)))?;
+                    write!(out, "{gap}{}", describe(&view, unix_millis(), &look))?;
                     out.flush()?;
                     printed = Some(gist);
                 }
@@ -93,22 +95,29 @@ fn print(first: ClusterView, answers: &Receiver<Answer>, links: bool) -> anyhow:
     bail!("nothing asks the node any more");
 }
 
-/// What of a view is worth a line when it changes: all but what is measured anew all the time.
-fn gist(view: &ClusterView) -> ClusterView {
+/// What of the text is worth another one when it changes: all but what is measured anew all the time, and how
+/// long ago something was.
+fn gist(view: &ClusterView, look: &Look) -> String {
     let mut gist = view.clone();
     for node in &mut gist.nodes {
         node.memory_free_bytes = 0;
-        node.memory = Default::default();
-        node.queue = 0;
-        node.links.clear();
-        node.held.clear();
-        node.device = None;
+        // That a node is short of memory is news, and how short it is is not.
+        let short = node.memory.pressure_percent.filter(|percent| *percent >= SHORT_OF_MEMORY);
+        node.memory.pressure_percent = short.map(|_| SHORT_OF_MEMORY);
+        for link in &mut node.links {
+            link.speed = LinkSpeed { rtt_micros: 0, bytes_per_second: None };
+            for path in &mut link.paths {
+                // Whether it answers at all is shown as well.
+                path.rtt_micros = path.rtt_micros.map(|_| 1);
+                path.bytes_per_second = None;
+            }
+        }
     }
     for stage in gist.models.iter_mut().flat_map(|model| &mut model.stages) {
         stage.work = ShardWork::default();
         stage.hop_micros = None;
     }
-    gist
+    describe(&gist, 0, look)
 }
 
 /// Draws the view in place until a key ends it.
@@ -206,7 +215,41 @@ fn fitted(text: &str, rows: usize) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::describe::tests::view;
     use super::*;
+    use crate::cluster_view::NodeState;
+
+    #[test]
+    fn the_same_text_is_not_printed_twice() {
+        let (first, look) = (view(), Look { links: true, ..Look::default() });
+        let gist_of = |change: fn(&mut ClusterView)| {
+            let mut view = first.clone();
+            change(&mut view);
+            gist(&view, &look)
+        };
+        for measured in [
+            |view: &mut ClusterView| view.nodes[0].sequences.running += 1,
+            |view: &mut ClusterView| view.nodes[0].generated_tokens += 1,
+            |view: &mut ClusterView| view.nodes[0].memory_free_bytes -= 1 << 20,
+            |view: &mut ClusterView| view.models[0].stages[0].work.step_micros += 1000,
+            |view: &mut ClusterView| view.models[0].stages[0].hop_micros = Some(500),
+        ] {
+            assert_eq!(gist_of(measured), gist_of(|_| {}));
+        }
+        for news in [
+            |view: &mut ClusterView| view.nodes[0].memory.pressure_percent = Some(90),
+            |view: &mut ClusterView| view.nodes[1].state = NodeState::Alive,
+            |view: &mut ClusterView| view.sequences.running += 1,
+        ] {
+            assert_ne!(gist_of(news), gist_of(|_| {}));
+        }
+        let short = |percent| {
+            let mut view = first.clone();
+            view.nodes[0].memory.pressure_percent = Some(percent);
+            gist(&view, &look)
+        };
+        assert_eq!(short(90), short(91));
+    }
 
     #[test]
     fn what_does_not_fit_is_counted() {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 
 /// Two nodes and a model, as `/cluster` tells of them.
-fn view() -> ClusterView {
+pub(in crate::cli::status) fn view() -> ClusterView {
     let id = |byte| NodeId::from_bytes([byte; 32]);
     let node = |byte, name: &str, state: &str| {
         json!({
