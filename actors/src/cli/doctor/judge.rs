@@ -1,12 +1,12 @@
 //! What that which was seen means for a node with these settings. Pure.
 
+mod memory;
+
 use planaria_config::{ByteSize, ModelName, Settings};
-use planaria_engine::geometry::Geometry;
-use planaria_engine::partition::{layers_that_fit, usable};
 use planaria_engine::speed::{Accelerator, Device};
 
 use super::finding::Finding;
-use super::seen::{Folder, KeySeen, Lock, Model, NodeSeen, Port, Seen, StoreSeen};
+use super::seen::{Folder, KeySeen, Lock, NodeSeen, Port, Seen, StoreSeen};
 
 /// Below this nothing can be relied on to be written.
 const LEAST_DISK: u64 = 16 << 20;
@@ -32,9 +32,7 @@ pub(super) fn judge(settings: &Settings, seen: &Seen) -> Vec<Finding> {
     findings.push(api(settings, seen, runs));
     findings.extend(node(settings, &seen.node, runs));
     findings.extend(models(settings, seen));
-    let offered = offered(settings, seen);
-    findings.push(memory(settings, seen, offered));
-    findings.extend(seen.wanted.iter().map(|(name, model)| wanted(settings, name, model, offered)));
+    findings.extend(memory::judge(settings, seen));
     findings.push(worker(&seen.device));
     findings.extend(others(settings, seen));
     findings.push(clock(seen.clock));
@@ -249,70 +247,6 @@ fn models(settings: &Settings, seen: &Seen) -> Vec<Finding> {
             .advise("other nodes may serve it; copy its files again to have this one take part")
     });
     std::iter::once(first).chain(broken).collect()
-}
-
-/// Memory that the node would offer, in bytes.
-fn offered(settings: &Settings, seen: &Seen) -> Option<u64> {
-    let limit = settings.memory_limit.map_or(u64::MAX, |limit| limit.bytes());
-    seen.memory.map(|memory| memory.min(limit))
-}
-
-fn memory(settings: &Settings, seen: &Seen, offered: Option<u64>) -> Finding {
-    let check = "memory";
-    let (Some(memory), Some(offered)) = (seen.memory, offered) else {
-        return Finding::problem(check, "the system does not say how much there is".to_owned());
-    };
-    let says = format!("the node offers {}", ByteSize(offered));
-    if let Some(limit) = settings.memory_limit.filter(|limit| limit.bytes() > memory) {
-        let says = format!("{says}, all there is: memory-limit says {limit}");
-        return Finding::warning(check, says).advise("lower memory-limit to leave some to others");
-    }
-    match seen.memory_available {
-        // A running node's models are in what is not available.
-        Some(available) if available < offered && seen.lock != Lock::Held => {
-            let says = format!("{says}, and only {} are available now", ByteSize(available));
-            Finding::warning(check, says).advise("stop other programs, or lower memory-limit")
-        }
-        _ => Finding::ok(check, says),
-    }
-}
-
-fn wanted(settings: &Settings, name: &ModelName, model: &Model, offered: Option<u64>) -> Finding {
-    let check = format!("model {name}");
-    match model {
-        Model::Absent => {
-            let says = format!("it is asked for, and not in {}", settings.models_dir.display());
-            Finding::warning(check, says)
-                .advise("copy its files there to have this node take part in serving it")
-        }
-        Model::Unusable(why) => {
-            Finding::problem(check, format!("it is asked for, and cannot be used: {why}"))
-                .advise("copy its files again")
-        }
-        Model::Usable(geometry) => fits(settings, check, geometry, offered.unwrap_or(u64::MAX)),
-    }
-}
-
-fn fits(settings: &Settings, check: String, geometry: &Geometry, offered: u64) -> Finding {
-    let context = settings.context.min(geometry.max_context);
-    let all = geometry.peak_bytes(geometry.all_layers(), context, settings.max_sequences);
-    if u128::from(all) <= usable(offered) {
-        let says =
-            format!("it can be used, and this node has memory for all of it ({})", ByteSize(all));
-        return Finding::ok(check, says);
-    }
-    let layers = geometry.layers();
-    let fitting = layers_that_fit(geometry, offered, context, settings.max_sequences);
-    if fitting == 0 {
-        let says = "it can be used, and this node has memory for none of its layers".to_owned();
-        return Finding::warning(check, says)
-            .advise("raise memory-limit, or lower context or max-sequences");
-    }
-    let says = format!(
-        "it can be used, and this node has memory for {fitting} of its {layers} layers; others must \
-         hold the rest"
-    );
-    Finding::ok(check, says)
 }
 
 fn worker(device: &Result<Device, String>) -> Finding {

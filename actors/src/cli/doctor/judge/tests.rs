@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use planaria_config::{Environment, Overrides};
+use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::speed::Speed;
 
 use super::super::finding::{Verdict, is_well};
-use super::super::seen::ModelsSeen;
+use super::super::seen::{Model, ModelsSeen};
 use super::*;
 
 fn settings(set: &[(&'static str, &str)]) -> Settings {
@@ -32,7 +33,7 @@ fn well() -> Seen {
         models: Ok(ModelsSeen { usable: 2, unusable: Vec::new() }),
         wanted: Vec::new(),
         memory: Some(16 << 30),
-        memory_available: Some(16 << 30),
+        memory_available: Some(11 << 30),
         device: Ok(Device {
             accelerator: Accelerator::Metal,
             speed: Speed { bytes_per_second: 100 << 30, flops_per_second: 3_000_000_000_000 },
@@ -64,6 +65,21 @@ fn only(settings: &Settings, seen: &Seen) -> (Verdict, String) {
         panic!("not one: {bad:#?}");
     };
     (*verdict, format!("{check}: {says} -> {}", advice.as_deref().unwrap_or_default()))
+}
+
+/// A model of ten layers of 1 GiB.
+fn ten_gib() -> Model {
+    Model::Usable(Box::new(Geometry {
+        bytes_per_layer: vec![1 << 30; 10],
+        embed_bytes: 1 << 20,
+        head_bytes: 1 << 20,
+        tied: false,
+        kv_bytes_per_token_per_layer: 0,
+        hidden_bytes: 4096,
+        max_context: 4096,
+        vocab: 1000,
+        working: WorkingSet { always: 0, per_token: 0, per_pair: 0, per_sampled: 0 },
+    }))
 }
 
 fn io() -> String {
@@ -140,6 +156,8 @@ fn what_keeps_a_node_from_starting_is_a_problem() {
 fn what_only_makes_it_worse_is_a_warning() {
     let alone = settings(&[("mdns", "off")]);
     let greedy = settings(&[("memory-limit", "64GiB")]);
+    let limited = settings(&[("memory-limit", "8GiB")]);
+    let wanted = vec![("big".parse().unwrap(), ten_gib())];
     let plain = settings(&[]);
     let join = ("two.local:8421".to_owned(), Err(io()));
     for (settings, seen, words) in [
@@ -154,9 +172,14 @@ fn what_only_makes_it_worse_is_a_warning() {
         (&plain, Seen { models: Err(io()), ..well() }, ["/models cannot be read", "make it"]),
         (&plain, Seen { models: Ok(ModelsSeen::default()), ..well() }, ["no model", "layout"]),
         (
-            &plain,
+            &limited,
             Seen { memory_available: Some(1 << 30), ..well() },
             ["only 1 GiB", "memory-limit"],
+        ),
+        (
+            &plain,
+            Seen { memory_available: Some(9 << 30), wanted, ..well() },
+            ["only 9 GiB", "memory-limit"],
         ),
         (&greedy, well(), ["offers 16 GiB", "says 64 GiB"]),
         (&plain, Seen { multicast: Some(Err(io())), ..well() }, ["not possible", "--join"]),
@@ -191,40 +214,24 @@ fn a_running_node_says_itself_what_it_lacks() {
     let (verdict, said) = only(&settings(&[]), &elsewhere);
     assert!(verdict == Verdict::Warning && said.contains("not with its API at"), "{said}");
     // Its models are in what is not available.
-    let full = Seen { memory_available: Some(1 << 30), ..running() };
+    let wanted = vec![("big".parse().unwrap(), ten_gib())];
+    let full = Seen { memory_available: Some(1 << 30), wanted, ..running() };
     assert!(judge(&settings(&[]), &full).iter().all(|f| f.verdict == Verdict::Ok));
 }
 
 #[test]
 fn models_that_are_asked_for_are_held_against_the_memory() {
-    let geometry = Geometry {
-        bytes_per_layer: vec![1 << 30; 10],
-        embed_bytes: 1 << 20,
-        head_bytes: 1 << 20,
-        tied: false,
-        kv_bytes_per_token_per_layer: 0,
-        hidden_bytes: 4096,
-        max_context: 4096,
-        vocab: 1000,
-        working: planaria_engine::geometry::WorkingSet {
-            always: 0,
-            per_token: 0,
-            per_pair: 0,
-            per_sampled: 0,
-        },
-    };
     let of = |model: Model, limit: &str| {
         let seen = Seen { wanted: vec![("big".parse().unwrap(), model)], ..well() };
         let findings = judge(&settings(&[("memory-limit", limit)]), &seen);
         let finding = findings.into_iter().find(|f| f.check == "model big").unwrap();
         (finding.verdict, finding.says)
     };
-    let usable = || Model::Usable(Box::new(geometry.clone()));
-    let (verdict, said) = of(usable(), "16GiB");
+    let (verdict, said) = of(ten_gib(), "16GiB");
     assert!(verdict == Verdict::Ok && said.contains("all of it"), "{said}");
-    let (verdict, said) = of(usable(), "8GiB");
+    let (verdict, said) = of(ten_gib(), "8GiB");
     assert!(verdict == Verdict::Ok && said.contains("6 of its 10 layers"), "{said}");
-    let (verdict, said) = of(usable(), "1GiB");
+    let (verdict, said) = of(ten_gib(), "1GiB");
     assert!(verdict == Verdict::Warning && said.contains("none of its layers"), "{said}");
     let (verdict, said) = of(Model::Absent, "8GiB");
     assert!(verdict == Verdict::Warning && said.contains("not in /models"), "{said}");
