@@ -163,13 +163,13 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     service::ready();
     // Until this function ends.
-    let _told = service::keep_told(context.cluster.subscribe());
+    let telling = service::keep_told(context.cluster.subscribe());
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
-    service::stopping();
+    telling.stopping();
     tracing::info!(
         "stopping: others take over, running answers may end; a second signal stops at once"
     );

@@ -1,7 +1,7 @@
 //! What a service manager hears of the node, where one started it: systemd, or whatever speaks its protocol.
 //! Where none did, nothing happens.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -20,34 +20,68 @@ pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The node was asked to stop, and hands over what it holds.
-pub(super) fn stopping() {
-    tell(&[NotifyState::Stopping, NotifyState::Status("stopping: others take over")]);
-}
-
 /// Keeps telling how the cluster is, and that this node is well if the manager wants to hear that. A node
 /// that is stuck says nothing, and is started again. It ends when what this gives is dropped.
-pub(super) fn keep_told(cluster: watch::Receiver<Arc<ClusterView>>) -> JoinSet<()> {
+pub(super) fn keep_told(cluster: watch::Receiver<Arc<ClusterView>>) -> Telling {
     let often = sd_notify::watchdog_enabled().map(|patience| patience / 2);
-    let mut telling = JoinSet::new();
-    telling.spawn(async move {
+    let status = Arc::new(Mutex::new(Status::default()));
+    let (mut task, shared) = (JoinSet::new(), Arc::clone(&status));
+    task.spawn(async move {
         // A time of nothing is none that could be kept.
         let every = often.filter(|often| !often.is_zero()).unwrap_or(STATUS_EVERY);
         let mut ticks = interval(every.min(STATUS_EVERY));
-        let mut told = String::new();
         loop {
             ticks.tick().await;
             let words = words(&cluster.borrow());
-            if words != told {
-                tell(&[NotifyState::Status(&words)]);
-                told = words;
+            // Told while it is locked: nothing comes between, and nothing behind that the node stops.
+            if let Some(news) = lock(&shared).news(words) {
+                tell(&[NotifyState::Status(news)]);
             }
             if often.is_some() && watchdog::all_go_on() {
                 tell(&[NotifyState::Watchdog]);
             }
         }
     });
-    telling
+    Telling { status, _task: task }
+}
+
+/// The task that tells.
+pub(super) struct Telling {
+    status: Arc<Mutex<Status>>,
+    _task: JoinSet<()>,
+}
+
+impl Telling {
+    /// The node was asked to stop, and hands over what it holds.
+    pub(super) fn stopping(&self) {
+        let mut status = lock(&self.status);
+        status.stops = true;
+        tell(&[NotifyState::Stopping, NotifyState::Status("stopping: others take over")]);
+    }
+}
+
+/// What was told of the cluster.
+#[derive(Debug, Default)]
+struct Status {
+    words: String,
+    stops: bool,
+}
+
+impl Status {
+    /// What is to be told, if it is anything else than before. How the cluster is no longer matters once the
+    /// node stops.
+    fn news(&mut self, words: String) -> Option<&str> {
+        if self.stops || self.words == words {
+            return None;
+        }
+        self.words = words;
+        Some(&self.words)
+    }
+}
+
+/// Whatever broke off while it was locked, it is whole.
+fn lock(status: &Mutex<Status>) -> MutexGuard<'_, Status> {
+    status.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn tell(states: &[NotifyState<'_>]) {
@@ -75,6 +109,17 @@ mod tests {
 
     use super::*;
     use crate::cluster_view::{ModelView, SequenceCounts, ThisNode};
+
+    #[test]
+    fn that_the_node_stops_is_the_last_word() {
+        let telling = Telling { status: Arc::default(), _task: JoinSet::new() };
+        let news = |words: &str| lock(&telling.status).news(words.to_owned()).map(str::to_owned);
+        assert_eq!(news("2 nodes").as_deref(), Some("2 nodes"));
+        assert_eq!(news("2 nodes"), None, "it is known");
+        assert_eq!(news("1 node").as_deref(), Some("1 node"));
+        telling.stopping();
+        assert_eq!(news("0 nodes"), None);
+    }
 
     #[test]
     fn a_cluster_in_a_line() {
