@@ -2,10 +2,12 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build demo jaeger test simulate chaos fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate chaos fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
+PREFIX ?= /usr/local
+DESTDIR ?=
 QUESTION ?=
 CHAOS ?= --rounds 10
 FUZZ_SECONDS ?= 10
@@ -26,6 +28,10 @@ setup-bench: setup
 
 build: setup ## Build target/release/planaria
 	cargo build --release --locked -p planaria-actors --bin planaria
+
+install: build ## Install planaria for every user (PREFIX=/usr/local DESTDIR=)
+	@./.ci/setup.sh install
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh $(TARGET)/release/planaria
 
 demo: build ## Three nodes answer a question, and again while one is killed (QUESTION="...")
 	@cargo build --release --locked --quiet -p planaria-tests --bin demo

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Planaria needs, each thing only if it is missing.
-# Usage: .ci/setup.sh build|tests|bench|jaeger
+# Usage: .ci/setup.sh build|install|tests|bench|jaeger
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,6 +53,11 @@ build() {
     rust
     cargo fetch --locked --quiet
     ./engine/mlx/setup.sh
+}
+
+# What an installed planaria is made to find its libraries with. A Mac's needs none besides the system's.
+install_tools() {
+    [ "$(uname -s)" != Linux ] || have patchelf || apt_install patchelf
 }
 
 # A Python environment with these packages; made anew when the list changes.
@@ -162,8 +167,9 @@ bench() {
 
 case "${1:-}" in
     build) build ;;
-    tests) clients; browser; network; prometheus; jaeger ;;
+    install) install_tools ;;
+    tests) install_tools; clients; browser; network; prometheus; jaeger ;;
     bench) bench ;;
     jaeger) jaeger ;;
-    *) fail "usage: setup.sh build|tests|bench|jaeger" ;;
+    *) fail "usage: setup.sh build|install|tests|bench|jaeger" ;;
 esac

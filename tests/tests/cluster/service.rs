@@ -116,6 +116,65 @@ async fn the_unit_lets_a_node_end_and_survive_its_workers() -> Result<()> {
     Ok(())
 }
 
+/// The user who owns nothing, and its group.
+#[cfg(target_os = "linux")]
+const NOBODY: u32 = 65534;
+
+/// Where a program finds the libraries that it loads.
+#[cfg(target_os = "linux")]
+async fn libraries(program: &Path) -> Result<String> {
+    let output = Command::new("ldd").arg(program).output().await?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(text(&output.stdout))
+}
+
+/// What was built here finds MLX in the cache of who built it. Nobody, the user of that name, cannot look there
+/// if that was root.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_installed_runs_for_everybody() -> Result<()> {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let built = libraries(binary()).await?;
+    let mlx = built.lines().find_map(|line| line.trim().strip_prefix("libmlx.so => "));
+    let mlx = mlx.and_then(|found| found.split(" (").next()).context(built.clone())?;
+    let cache = Path::new(mlx).ancestors().nth(3).context("a cache")?.display().to_string();
+
+    let folder = tempfile::tempdir()?;
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+    // Twice: what is there already is replaced. As somebody whose files are nobody else's business.
+    for _ in 0..2 {
+        let mut install = Command::new("sh");
+        install.args(["-c", "umask 077; exec \"$@\"", "sh"]);
+        install.arg(repository().join("deploy/install.sh")).arg(binary());
+        install.env("DESTDIR", folder.path()).env_remove("PREFIX");
+        let output = install.output().await?;
+        ensure!(output.status.success(), "{}; run the tests by `make test`", text(&output.stderr));
+    }
+    let installed = folder.path().join("usr/local/bin/planaria");
+    let found = libraries(&installed).await?;
+    ensure!(!found.contains(&cache) && !found.contains("not found"), "{found}");
+
+    let run = async |arguments: &[&str]| {
+        let mut command = Command::new(&installed);
+        command.args(arguments).env_clear().env("HOME", "/nonexistent").current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.output().await
+    };
+    let version = run(&["--version"]).await?;
+    ensure!(version.status.success(), "{version:?}");
+    // There is no folder that it could use; it computes all the same.
+    let doctor = run(&["doctor", "--json", "--data-dir", "/nonexistent"]).await?;
+    let said: Value = serde_json::from_slice(&doctor.stdout)?;
+    let found = said["findings"].as_array().context("findings")?;
+    let worker = found.iter().find(|finding| finding["check"] == "worker");
+    ensure!(worker.is_some_and(|worker| worker["verdict"] == "ok"), "{said}\n{doctor:?}");
+    Ok(())
+}
+
 /// systemd's own opinion, where it is installed.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
