@@ -110,6 +110,11 @@ network() {
     [ "$(uname -s)" != Linux ] || have ip || apt_install iproute2
 }
 
+# What reads our unit for systemd.
+systemd() {
+    [ "$(uname -s)" != Linux ] || have systemd-analyze || apt_install systemd
+}
+
 # Prometheus and its checker, to read our metrics with. Debian's package would start a service, so it is
 # unpacked and not installed.
 prometheus() {
@@ -168,7 +173,7 @@ bench() {
 case "${1:-}" in
     build) build ;;
     install) install_tools ;;
-    tests) install_tools; clients; browser; network; prometheus; jaeger ;;
+    tests) install_tools; clients; browser; network; systemd; prometheus; jaeger ;;
     bench) bench ;;
     jaeger) jaeger ;;
     *) fail "usage: setup.sh build|install|tests|bench|jaeger" ;;
