@@ -190,11 +190,12 @@ async fn node(settings: &Settings, port: &Port) -> (NodeSeen, Vec<ModelName>) {
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
         IpAddr::V4(_) | IpAddr::V6(_) => {}
     }
-    let key = settings.api_key_file.as_deref().and_then(|path| node_api::read_key(path).ok());
-    let ask = Ask { address, key };
+    let mut ask = Ask { address, key: None };
     let Ok(Health { problems }) = ask.of("/health").await else {
         return (NodeSeen::Stranger, Vec::new());
     };
+    // Not before a node has answered: the key is nobody else's business.
+    ask.key = settings.api_key_file.as_deref().and_then(|path| node_api::read_key(path).ok());
     let reasons = ask.of("/ready").await.map(|Ready { reasons }| reasons);
     let served = ask.of("/cluster").await.map(|Served { models }| models).unwrap_or_default();
     let served = served.into_iter().map(|Named { name }| name).collect();
@@ -245,5 +246,63 @@ async fn resolve(address: &str) -> Result<usize, String> {
         Ok(Ok(addresses)) => Ok(addresses.count()),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use planaria_config::{Environment, Overrides};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// What the doctor asks something at the API's address that answers `health` to everything.
+    async fn asked(health: &'static str) -> (NodeSeen, Vec<String>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        std::fs::write(&key, "sesame\n").unwrap();
+        let overrides: Overrides =
+            [("api", vec![address.to_string()]), ("api-key-file", vec![key.display().to_string()])]
+                .into();
+        let settings = Settings::resolve(&overrides, &Environment::new(), None, "here").unwrap().0;
+        let mut requests = Vec::new();
+        let answers = async {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let (mut request, mut bytes) = (String::new(), [0; 1024]);
+                while !request.ends_with("\r\n\r\n") {
+                    let length = stream.read(&mut bytes).await.unwrap();
+                    request.push_str(&String::from_utf8_lossy(&bytes[..length]));
+                }
+                requests.push(request.to_lowercase());
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{health}",
+                    health.len()
+                );
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        };
+        let (seen, _) = tokio::select! {
+            seen = node(&settings, &Port::Taken) => seen,
+            () = answers => unreachable!("it answers for ever"),
+        };
+        (seen, requests)
+    }
+
+    #[tokio::test]
+    async fn a_stranger_does_not_get_the_key() {
+        let (seen, requests) = asked("<html>").await;
+        assert_eq!(seen, NodeSeen::Stranger);
+        assert!(requests.len() == 1 && !requests[0].contains("sesame"), "{requests:?}");
+        let (seen, requests) = asked(r#"{"problems":[],"reasons":[],"models":[]}"#).await;
+        assert_eq!(seen, NodeSeen::Node { problems: Vec::new(), reasons: Ok(Vec::new()) });
+        let signed = |path: &str| {
+            requests.iter().any(|request| {
+                request.starts_with(&format!("get {path} ")) && request.contains("bearer sesame")
+            })
+        };
+        assert!(!signed("/health") && signed("/ready") && signed("/cluster"), "{requests:?}");
     }
 }
