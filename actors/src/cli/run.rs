@@ -48,6 +48,9 @@ pub(super) struct RunFlags {
         value_delimiter = ','
     )]
     api: Vec<String>,
+    /// Asks nobody but the nodes that --api names.
+    #[arg(long)]
+    only_these: bool,
     /// File with the API key, where one is needed.
     #[arg(long, value_name = "FILE", env = node_api::KEY_VARIABLE)]
     api_key_file: Option<PathBuf>,
@@ -67,10 +70,12 @@ pub(super) struct RunFlags {
 
 pub(super) fn run(flags: &RunFlags) -> anyhow::Result<ExitCode> {
     let key = flags.api_key_file.as_deref().map(node_api::read_key).transpose()?;
+    let nodes = Nodes::given(&flags.api);
+    let nodes = if flags.only_these { nodes.only() } else { nodes };
     let mut talk = Talk {
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         client: Client::new(key)?,
-        pursuit: Pursuit::new(Nodes::given(&flags.api), Instant::now()),
+        pursuit: Pursuit::new(nodes, Instant::now()),
         conversation: Conversation::new(&flags.model, flags.system.as_deref(), options(flags)),
         voice: Voice::new(),
         seed: flags.seed,

@@ -53,7 +53,9 @@ pub(super) enum Answered {
 
 impl Client {
     pub(super) fn new(key: Option<String>) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_PATIENCE).build()?;
+        // What is said to a node is no business of a proxy, and nodes that are learnt may be where none leads.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(CONNECT_PATIENCE);
+        let http = http.build()?;
         Ok(Self { http, key })
     }
 

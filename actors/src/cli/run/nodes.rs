@@ -15,7 +15,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// All of them, in the order in which they became known.
 #[derive(Debug, Clone)]
-pub(super) struct Nodes(Vec<Known>);
+pub(super) struct Nodes {
+    known: Vec<Known>,
+    /// Whether only those that the person named are asked.
+    only_given: bool,
+}
 
 /// The API of a node.
 #[derive(Debug, Clone)]
@@ -25,6 +29,8 @@ struct Known {
     id: Option<NodeId>,
     /// Whether the person named it.
     given: bool,
+    /// Which node told of it first, if none was given.
+    told_by: Option<NodeId>,
     /// Whether it did not answer the last time.
     unwell: bool,
     /// Whether it refused, for a reason that does not pass.
@@ -72,17 +78,22 @@ struct Neighbour {
 impl Nodes {
     /// The nodes at these URLs, as a person writes them.
     pub(super) fn given(urls: &[String]) -> Self {
-        let mut nodes = Self(Vec::new());
+        let mut nodes = Self { known: Vec::new(), only_given: false };
         for url in urls {
             let url = url.trim().trim_end_matches('/').trim_end_matches("/v1");
             let has_scheme = url.contains("://");
             nodes.add(
                 if has_scheme { url.to_owned() } else { format!("http://{url}") },
                 None,
-                true,
+                None,
             );
         }
         nodes
+    }
+
+    /// Of what nodes tell of others, nothing is taken.
+    pub(super) fn only(self) -> Self {
+        Self { only_given: true, ..self }
     }
 
     /// A node told of others. A loopback address is of use only if it is this machine's: the node that told
@@ -91,6 +102,10 @@ impl Nodes {
         if let Some(known) = self.at(from) {
             known.id = Some(told.node.id);
         }
+        if self.only_given {
+            return;
+        }
+        self.forget(told);
         let from_here = is_loopback(from);
         let own = told.nodes.iter().find(|node| node.id == told.node.id);
         let own = own.and_then(|node| ip(&node.address));
@@ -102,18 +117,34 @@ impl Nodes {
             let is_here = link.is_some_and(|link| link.is_loopback() || Some(link) == own);
             let reachable = !api.ip().is_loopback() || (from_here && is_here);
             if node.id != told.node.id && !node.state.is_over() && reachable {
-                self.add(format!("http://{api}"), Some(node.id), false);
+                self.add(format!("http://{api}"), Some(node.id), Some(told.node.id));
             }
         }
     }
 
-    fn add(&mut self, url: String, id: Option<NodeId>, given: bool) {
+    /// Nodes that are gone are not asked any more: their addresses may become somebody else's. A node that sees
+    /// no other one may have just begun, so what it lacks may be there all the same.
+    fn forget(&mut self, told: &Neighbours) {
+        let state = |id| told.nodes.iter().find(|node| Some(node.id) == id).map(|node| node.state);
+        let others = told.nodes.iter().filter(|node| node.id != told.node.id);
+        let sees = others.filter(|node| !node.state.is_over()).count() > 0;
+        self.known.retain(|known| {
+            let same_cluster =
+                known.told_by == Some(told.node.id) || state(known.told_by).is_some();
+            let gone = state(known.id).map_or(sees, NodeState::is_over);
+            known.given || !same_cluster || !gone
+        });
+    }
+
+    /// Adds what the person gave, or a node told of.
+    fn add(&mut self, url: String, id: Option<NodeId>, told_by: Option<NodeId>) {
+        let given = told_by.is_none();
         if let Some(known) = self.at(&url) {
             known.id = id.or(known.id);
             return;
         }
         let same = |known: &&mut Known| id.is_some() && known.id == id;
-        if let Some(known) = self.0.iter_mut().find(same) {
+        if let Some(known) = self.known.iter_mut().find(same) {
             if known.given && !known.unwell {
                 return;
             }
@@ -124,10 +155,11 @@ impl Nodes {
                 return;
             }
         }
-        self.0.push(Known {
+        self.known.push(Known {
             url,
             id,
             given,
+            told_by,
             unwell: false,
             refused: false,
             failures: 0,
@@ -137,7 +169,7 @@ impl Nodes {
 
     /// Another answer is wanted: what went wrong with the last one may be over.
     pub(super) fn begin(&mut self) {
-        for known in &mut self.0 {
+        for known in &mut self.known {
             known.refused = false;
             known.failures = 0;
             known.not_before = None;
@@ -147,7 +179,7 @@ impl Nodes {
     /// Who is asked next: who has failed least, then who was well, then who was known first.
     pub(super) fn next(&self, now: Instant) -> Next {
         let ready = |known: &Known| known.not_before.is_none_or(|at| at <= now);
-        let open = || self.0.iter().filter(|known| !known.refused);
+        let open = || self.known.iter().filter(|known| !known.refused);
         match open().filter(|known| ready(known)).min_by_key(|known| (known.failures, known.unwell))
         {
             Some(known) => Next::Ask(known.url.clone()),
@@ -159,7 +191,7 @@ impl Nodes {
 
     /// Whether each that can be asked was asked for the answer at hand, in vain.
     pub(super) fn all_failed(&self) -> bool {
-        self.0.iter().all(|known| known.refused || known.failures > 0)
+        self.known.iter().all(|known| known.refused || known.failures > 0)
     }
 
     /// It answers.
@@ -188,7 +220,7 @@ impl Nodes {
     }
 
     fn at(&mut self, url: &str) -> Option<&mut Known> {
-        self.0.iter_mut().find(|known| known.url == url)
+        self.known.iter_mut().find(|known| known.url == url)
     }
 }
 
@@ -206,133 +238,4 @@ fn ip(address: &str) -> Option<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    const A: &str = "http://127.0.0.1:8420";
-
-    fn id(byte: u8) -> NodeId {
-        NodeId::from_bytes([byte; 32])
-    }
-
-    /// What node 1 tells: of each other node its number, state, address and API.
-    fn told(own: &str, others: &[(u8, &str, &str, &str)]) -> Neighbours {
-        let itself = (1, "alive", own, "127.0.0.1:8420");
-        let nodes = [itself].into_iter().chain(others.iter().copied());
-        let nodes: Vec<_> = nodes
-            .map(|(number, state, address, api)| {
-                json!({"id": id(number), "name": "n", "state": state, "address": address, "api": api})
-            })
-            .collect();
-        serde_json::from_value(json!({"node": {"id": id(1), "name": "n"}, "nodes": nodes})).unwrap()
-    }
-
-    fn urls(nodes: &Nodes) -> Vec<&str> {
-        nodes.0.iter().map(|known| known.url.as_str()).collect()
-    }
-
-    #[test]
-    fn urls_are_taken_as_people_write_them() {
-        let given = ["http://a:1/", "b:2", "http://c:3/v1", " http://a:1"].map(ToOwned::to_owned);
-        assert_eq!(urls(&Nodes::given(&given)), ["http://a:1", "http://b:2", "http://c:3"]);
-    }
-
-    #[test]
-    fn living_nodes_are_learnt_once() {
-        let mut nodes = Nodes::given(&[A.to_owned()]);
-        let view = told(
-            "10.0.0.1:8421",
-            &[
-                (2, "alive", "10.0.0.2:8421", "10.0.0.2:8420"),
-                (3, "suspect", "10.0.0.3:8421", "10.0.0.3:8420"),
-                (4, "down", "10.0.0.4:8421", "10.0.0.4:8420"),
-                (5, "left", "10.0.0.5:8421", "10.0.0.5:8420"),
-                (6, "alive", "10.0.0.6:8421", "0.0.0.0:8420"),
-            ],
-        );
-        nodes.learn(A, &view);
-        nodes.learn(A, &view);
-        assert_eq!(urls(&nodes), [A, "http://10.0.0.2:8420", "http://10.0.0.3:8420"]);
-        // Started again, with another port.
-        nodes.learn(A, &told("10.0.0.1:8421", &[(2, "alive", "10.0.0.2:8421", "10.0.0.2:80")]));
-        assert_eq!(urls(&nodes), [A, "http://10.0.0.2:80", "http://10.0.0.3:8420"]);
-    }
-
-    #[test]
-    fn a_node_that_does_not_tell_of_its_api_is_passed_over() {
-        let view = json!({
-            "node": {"id": id(1)},
-            "nodes": [{"id": id(2), "state": "alive", "address": "10.0.0.2:8421"}],
-        });
-        let mut nodes = Nodes::given(&[A.to_owned()]);
-        nodes.learn(A, &serde_json::from_value(view).unwrap());
-        assert_eq!(urls(&nodes), [A]);
-    }
-
-    #[test]
-    fn a_loopback_is_used_only_on_its_own_machine() {
-        let learnt = |asked: &str, own: &str, link: &str| {
-            let mut nodes = Nodes::given(&[asked.to_owned()]);
-            nodes.learn(asked, &told(own, &[(2, "alive", link, "127.0.0.1:9000")]));
-            nodes.0.len() == 2
-        };
-        for asked in [A, "http://localhost:8420", "http://[::1]:8420"] {
-            assert!(learnt(asked, "127.0.0.1:8421", "127.0.0.1:9421"), "{asked}");
-            assert!(learnt(asked, "10.0.0.1:8421", "10.0.0.1:9421"), "{asked}");
-            assert!(!learnt(asked, "10.0.0.1:8421", "10.0.0.2:9421"), "{asked}: another machine");
-            assert!(!learnt(asked, "0.0.0.0:8421", "10.0.0.2:9421"), "{asked}: another machine");
-        }
-        assert!(!learnt("http://10.0.0.1:8420", "127.0.0.1:8421", "127.0.0.1:9421"));
-        assert!(!learnt("http://studio.local:8420", "127.0.0.1:8421", "127.0.0.1:9421"));
-    }
-
-    #[test]
-    fn a_node_that_was_named_is_not_learnt_by_another_url_while_it_is_well() {
-        let given = [A.to_owned(), "http://two.local:8420".to_owned()];
-        let mut nodes = Nodes::given(&given);
-        nodes.at("http://two.local:8420").unwrap().id = Some(id(2));
-        let view = told("10.0.0.1:8421", &[(2, "alive", "10.0.0.2:8421", "10.0.0.2:80")]);
-        nodes.learn(A, &view);
-        assert_eq!(urls(&nodes), [A, "http://two.local:8420"]);
-        nodes.failed(Instant::now(), "http://two.local:8420", None);
-        nodes.learn(A, &view);
-        assert_eq!(nodes.0.len(), 3);
-    }
-
-    #[test]
-    fn who_failed_least_is_asked_next_and_nobody_before_its_time() {
-        let now = Instant::now();
-        let at = |seconds| now + Duration::from_secs(seconds);
-        let mut nodes = Nodes::given(&["http://a".to_owned(), "http://b".to_owned()]);
-        let ask = |url: &str| Next::Ask(url.to_owned());
-        assert_eq!(nodes.next(now), ask("http://a"));
-        nodes.failed(now, "http://a", None);
-        assert_eq!(nodes.next(now), ask("http://b"));
-        nodes.failed(now, "http://b", Some(Duration::from_secs(5)));
-        assert_eq!(nodes.next(now), Next::Wait(at(1)));
-        assert_eq!(nodes.next(at(1)), ask("http://a"));
-        nodes.failed(at(1), "http://a", None);
-        assert_eq!(nodes.next(at(1)), Next::Wait(at(3)), "twice as long");
-        assert_eq!(nodes.next(at(5)), ask("http://b"), "it has failed less often");
-        // Who was well is asked first the next time.
-        nodes.answers("http://b");
-        nodes.begin();
-        assert_eq!(nodes.next(now), ask("http://b"));
-        nodes.refused("http://b");
-        assert_eq!(nodes.next(now), ask("http://a"));
-        nodes.refused("http://a");
-        assert_eq!(nodes.next(now), Next::Nobody);
-    }
-
-    #[test]
-    fn pauses_are_bounded() {
-        let now = Instant::now();
-        let mut nodes = Nodes::given(&["http://a".to_owned()]);
-        for _ in 0..40 {
-            nodes.failed(now, "http://a", None);
-        }
-        assert_eq!(nodes.next(now), Next::Wait(now + LONGEST_PAUSE));
-    }
-}
+mod tests;
