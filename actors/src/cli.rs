@@ -10,6 +10,7 @@ mod flags;
 mod logging;
 mod models;
 mod node_api;
+mod output;
 mod plan;
 mod run;
 mod serve;

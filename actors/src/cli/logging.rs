@@ -9,6 +9,7 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
+use super::output;
 use crate::traces::Traces;
 use crate::worker::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
@@ -28,9 +29,8 @@ where
 {
     let terminal = std::io::stderr().is_terminal();
     let filter = EnvFilter::builder().parse_lossy(if filter.is_empty() { "info" } else { filter });
-    let layer = fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal && std::env::var_os("NO_COLOR").is_none());
+    let layer =
+        fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && output::may_be_colored());
     match (format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => layer.json().with_filter(filter).boxed(),
         (LogFormat::Text, _) | (LogFormat::Auto, true) => {

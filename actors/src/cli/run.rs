@@ -28,7 +28,7 @@ use self::conversation::{Conversation, HELP, Line};
 use self::nodes::Nodes;
 use self::pursuit::{Ended, Pursuit};
 use self::voice::Voice;
-use super::node_api;
+use super::{node_api, output};
 
 /// Ended by Ctrl-C, as shells say it.
 const EXIT_INTERRUPTED: u8 = 130;
@@ -86,7 +86,7 @@ pub(super) fn run(flags: &RunFlags) -> anyhow::Result<ExitCode> {
     };
     match ended {
         // Whoever read the answer has read enough.
-        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        Err(error) if output::is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         ended => ended,
     }
 }
@@ -108,11 +108,6 @@ fn prompt(flags: &RunFlags) -> anyhow::Result<Option<String>> {
         bail!("no prompt: give one behind the model's name, or on standard input");
     }
     Ok(Some(text))
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// Everything that talking takes.

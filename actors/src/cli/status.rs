@@ -11,6 +11,7 @@ use clap::Args;
 
 use self::describe::{Look, describe};
 use super::node_api::NodeApi;
+use super::output;
 use crate::cluster_view::ClusterView;
 use crate::wall_clock::unix_millis;
 
@@ -52,7 +53,10 @@ fn view(node: &NodeApi) -> anyhow::Result<ClusterView> {
 /// For where standard output goes.
 fn look(links: bool) -> Look {
     let is_terminal = std::io::stdout().is_terminal();
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let width = is_terminal.then(|| crossterm::terminal::size().ok()).flatten();
-    Look { links, colored: is_terminal && !no_color, width: width.map(|(columns, _)| columns) }
+    Look {
+        links,
+        colored: is_terminal && output::may_be_colored(),
+        width: width.map(|(columns, _)| columns),
+    }
 }

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use crate::cli::output;
+
 /// Writes to both, so that a note stands on a line of its own.
 #[derive(Debug)]
 pub(super) struct Voice {
@@ -22,7 +24,7 @@ impl Voice {
             within_line: false,
             answer_seen: io::stdout().is_terminal(),
             notes_seen,
-            faint: notes_seen && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            faint: notes_seen && output::may_be_colored(),
         }
     }
 

@@ -21,6 +21,7 @@ use super::describe::{Look, describe};
 use super::{look, view};
 use crate::capabilities::LinkSpeed;
 use crate::cli::node_api::NodeApi;
+use crate::cli::output;
 use crate::cluster_view::{ClusterView, SHORT_OF_MEMORY};
 use crate::wall_clock::unix_millis;
 use crate::wire::ShardWork;
@@ -54,14 +55,10 @@ pub(super) fn watch(node: &NodeApi, first: ClusterView, links: bool) -> anyhow::
     };
     match shown {
         // Whoever read it has read enough.
-        Err(error) if error.downcast_ref().is_some_and(is_broken_pipe) => {}
+        Err(error) if output::is_broken_pipe(&error) => {}
         shown => shown?,
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn is_broken_pipe(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// Prints the view each time that it changes.
