@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
 
 /// A node that takes longer than this is not well. Storing a change may take most of it.
@@ -31,8 +31,20 @@ pub(super) struct NodeApi {
 
 /// The API key in a file: its first line.
 pub(super) fn read_key(path: &Path) -> anyhow::Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+    let file = format!("API key file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(|| file.clone())?;
+    match text.lines().next().unwrap_or_default().trim() {
+        "" => bail!("{file}: there is no key in its first line"),
+        key => Ok(key.to_owned()),
+    }
+}
+
+/// A request with the API key, where one is known.
+pub(super) fn signed(request: RequestBuilder, key: Option<&str>) -> RequestBuilder {
+    match key {
+        Some(key) => request.bearer_auth(key),
+        None => request,
+    }
 }
 
 impl NodeApi {
@@ -81,10 +93,8 @@ impl NodeApi {
     ) -> anyhow::Result<String> {
         let url = format!("{}{path}", self.api.trim_end_matches('/'));
         let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-        let mut request = client.request(method, &url).query(query);
-        if let Some(path) = &self.api_key_file {
-            request = request.bearer_auth(read_key(path)?);
-        }
+        let key = self.api_key_file.as_deref().map(read_key).transpose()?;
+        let mut request = signed(client.request(method, &url).query(query), key.as_deref());
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -103,5 +113,26 @@ impl NodeApi {
             }
         }
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_first_line_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_key(&path).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(read("sesame\n"), Ok("sesame".to_owned()));
+        assert_eq!(read(" sesame \r\nnot this\n"), Ok("sesame".to_owned()));
+        for empty in ["", "\n", " \nsesame\n"] {
+            let error = read(empty).unwrap_err();
+            assert!(error.contains("/key: there is no key in its first line"), "{error}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::flags::SettingFlags;
-use super::{EXIT_MELTED, logging, service};
+use super::{EXIT_MELTED, logging, node_api, service};
 use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
@@ -236,9 +236,7 @@ fn cluster_key(settings: &Settings) -> anyhow::Result<ClusterKey> {
 }
 
 pub(super) fn read_api_key(path: &Path) -> anyhow::Result<ApiKey> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("API key file {}", path.display()))?;
-    let key = text.lines().next().unwrap_or_default().trim();
+    let key = node_api::read_key(path)?;
     key.parse::<ApiKey>().with_context(|| format!("API key file {}", path.display()))
 }
 

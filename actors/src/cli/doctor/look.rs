@@ -211,11 +211,11 @@ impl Ask {
     async fn of<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
         let client = reqwest::Client::builder().timeout(PATIENCE).build();
         let client = client.map_err(|error| error.to_string())?;
-        let mut request = client.get(format!("http://{}{path}", self.address));
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key);
-        }
-        let answer = request.send().await.map_err(|error| error.to_string())?;
+        let request = client.get(format!("http://{}{path}", self.address));
+        let answer = node_api::signed(request, self.key.as_deref())
+            .send()
+            .await
+            .map_err(|error| error.to_string())?;
         let status = answer.status();
         answer.json().await.map_err(|_| format!("{path} answers {status}"))
     }

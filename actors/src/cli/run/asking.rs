@@ -7,7 +7,7 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
-use reqwest::{RequestBuilder, Response};
+use reqwest::Response;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -17,6 +17,7 @@ use tokio::time::{sleep_until, timeout};
 use super::nodes::Neighbours;
 use super::pursuit::{Action, Ended, Event, Pursuit, Refusal};
 use super::voice::Voice;
+use crate::cli::node_api::signed;
 use crate::event_stream::EventReader;
 
 /// A node that takes longer to be reached is as good as absent.
@@ -137,7 +138,8 @@ impl Client {
     /// The last event; `Err` for whatever is none of an answer.
     async fn attempt(&self, url: &str, body: &Value, listener: &Listener) -> Result<Event, Event> {
         let request = self.http.post(format!("{url}/v1/chat/completions")).json(body);
-        let answer = self.unless_silent(url, listener, self.signed(request).send()).await;
+        let answer =
+            self.unless_silent(url, listener, signed(request, self.key.as_deref()).send()).await;
         let answer = answer.map_err(Event::Unreachable)?;
         let answer = answer.map_err(|error| Event::Unreachable(unreachable(&error)))?;
         if !answer.status().is_success() {
@@ -201,15 +203,8 @@ impl Client {
     /// What a node says of others, if it does.
     async fn neighbours(self, url: String) -> Option<(String, Neighbours)> {
         let request = self.http.get(format!("{url}/cluster")).timeout(HEALTH_PATIENCE);
-        let answer = self.signed(request).send().await.ok()?;
+        let answer = signed(request, self.key.as_deref()).send().await.ok()?;
         Some((url, answer.json().await.ok()?))
-    }
-
-    fn signed(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.key {
-            Some(key) => request.bearer_auth(key),
-            None => request,
-        }
     }
 }
 
