@@ -156,6 +156,10 @@ impl Client {
                 // What is missing is not of the answer.
                 _ if reason.is_some() => return Ok(Event::Over(reason)),
                 Some(Err(_)) => return Err(Event::Cut("the connection broke".to_owned())),
+                // Nobody stops there who can help it.
+                None if events.is_within_event() => {
+                    return Err(Event::Cut("the connection broke".to_owned()));
+                }
                 None => return Err(Event::Cut("the stream ended before the answer".to_owned())),
             };
             let data = events.read(&piece).map_err(|error| Event::Cut(error.to_string()))?;
@@ -289,7 +293,41 @@ impl Chunk {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
+
+    /// How an attempt ends whose stream is this and no more.
+    async fn ended(stream: &'static str) -> Event {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", server.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut client, _) = server.accept().await.unwrap();
+            let (mut request, mut bytes) = (String::new(), [0; 1024]);
+            while !request.ends_with("\r\n\r\n{}") {
+                let length = client.read(&mut bytes).await.unwrap();
+                request.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+            let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{stream}");
+            client.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let (tell, _heard) = mpsc::channel(EVENTS);
+        let listener = Listener { attempt: 1, tell };
+        let client = Client::new(None).unwrap();
+        let (Ok(last) | Err(last)) = client.attempt(&url, &json!({}), &listener).await;
+        last
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_cut_is_told_from_one_that_ends_too_early() {
+        let cut = |how: &str| Event::Cut(how.to_owned());
+        assert_eq!(ended("data: {}\n\n").await, cut("the stream ended before the answer"));
+        for stream in ["data: {}\n\ndata: {\"cho", "data: {}\n\ndata: {}\n"] {
+            assert_eq!(ended(stream).await, cut("the connection broke"), "{stream:?}");
+        }
+        assert_eq!(ended("data: {}\n\ndata: [DONE]\n\n").await, Event::Over(None));
+    }
 
     fn part(text: &str, finish: Option<&str>) -> Chunk {
         Chunk::Part { text: text.to_owned(), finish: finish.map(ToOwned::to_owned) }
