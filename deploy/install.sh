@@ -27,8 +27,8 @@ main() {
     # Before the program that needs it.
     [ -z "$wheel" ] || bring_wheel "$wheel" "$root/lib"
     # Renamed into its place: a node may be running from there.
-    as_owner "$root" install -m 755 "$staged/planaria" "$root/bin/.planaria.new"
-    as_owner "$root" mv -f "$root/bin/.planaria.new" "$root/bin/planaria"
+    as_owner "$root/bin" install -m 755 "$staged/planaria" "$root/bin/.planaria.new"
+    as_owner "$root/bin" mv -f "$root/bin/.planaria.new" "$root/bin/planaria"
     [ -z "$wheel" ] || check "$root/bin/planaria" "$wheel"
     say "installed $root/bin/planaria"
 }
