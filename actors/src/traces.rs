@@ -52,7 +52,8 @@ pub use self::export::TraceError;
 use self::export::{Outlet, Services};
 use self::spans::Span;
 
-/// The target of spans that are exported; log lines have others.
+/// The target of spans that are exported; log lines have others. Their level is that of the lines that are
+/// logged anyway: a lower one would have every callsite of every library look whether it is meant.
 pub(crate) const TARGET: &str = "planaria::traces";
 
 /// Where finished spans go. Clones share it.
@@ -128,7 +129,7 @@ impl Traces {
             .with_level(false)
             .with_tracked_inactivity(false)
             .with_context_activation(false);
-        Some(layer.with_filter(Targets::new().with_target(TARGET, tracing::Level::TRACE)))
+        Some(layer.with_filter(Targets::new().with_target(TARGET, tracing::Level::INFO)))
     }
 
     /// A span has ended. One that is a part of another comes after that.

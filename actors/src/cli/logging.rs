@@ -10,7 +10,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
 
 use super::output;
-use crate::traces::Traces;
+use crate::traces::{TARGET, Traces};
 use crate::worker::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
 pub(super) fn start(settings: &Settings, traces: &Traces) {
@@ -28,7 +28,9 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     let terminal = std::io::stderr().is_terminal();
-    let filter = EnvFilter::builder().parse_lossy(if filter.is_empty() { "info" } else { filter });
+    let filter = if filter.is_empty() { "info" } else { filter };
+    // Spans that are exported are no lines, whatever is to be logged.
+    let filter = EnvFilter::builder().parse_lossy(format!("{filter},{TARGET}=off"));
     let layer =
         fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && output::may_be_colored());
     match (format, terminal) {

@@ -23,7 +23,7 @@ impl Traced {
             Endpoint::Chat => "chat",
             Endpoint::Completion => "text_completion",
         };
-        let span = tracing::trace_span!(target: TARGET, parent: None, "chat",
+        let span = tracing::info_span!(target: TARGET, parent: None, "chat",
             otel.name = format_args!("{operation} {model}"), otel.kind = "server");
         if let Some(parent) = parent {
             traces::set_parent(&span, parent);
@@ -42,7 +42,7 @@ impl Traced {
 
     /// The span in which words become tokens.
     pub(super) fn preparing(&self) -> Span {
-        tracing::trace_span!(target: TARGET, parent: &self.0, "prepare")
+        tracing::info_span!(target: TARGET, parent: &self.0, "prepare")
     }
 
     /// Where it stands, if it is recorded.
