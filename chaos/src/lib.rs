@@ -74,6 +74,18 @@ pub fn write_fake_model(folder: &Path, name: &str, sizes: Value) -> Result<()> {
 /// When it does not within [`PATIENCE`], or `condition` fails for good.
 pub async fn wait_for<T>(
     what: &str,
+    condition: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    wait_for_up_to(PATIENCE, what, condition).await
+}
+
+/// The same for what takes its time by design.
+///
+/// # Errors
+/// When it does not come about within `patience`, or `condition` fails for good.
+pub async fn wait_for_up_to<T>(
+    patience: Duration,
+    what: &str,
     mut condition: impl AsyncFnMut() -> Result<Option<T>>,
 ) -> Result<T> {
     let start = Instant::now();
@@ -81,8 +93,8 @@ pub async fn wait_for<T>(
         if let Some(found) = condition().await? {
             return Ok(found);
         }
-        if start.elapsed() > PATIENCE {
-            bail!("waited {PATIENCE:?} in vain for {what}");
+        if start.elapsed() > patience {
+            bail!("waited {patience:?} in vain for {what}");
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

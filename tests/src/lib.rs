@@ -3,7 +3,7 @@
 
 pub use planaria_chaos::{
     Cluster, Lan, Machine, NodeSpec, PATIENCE, Process, api, process, repository, wait_for,
-    write_fake_model,
+    wait_for_up_to, write_fake_model,
 };
 
 pub mod collector;
