@@ -146,7 +146,7 @@ fn classify(error: &minijinja::Error) -> ChatError {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(current) = cause {
         if let Some(Raised(message)) = current.downcast_ref() {
-            return ChatError::Refused(message.clone());
+            return ChatError::Refused(shortened(message));
         }
         cause = current.source();
     }
@@ -155,9 +155,21 @@ fn classify(error: &minijinja::Error) -> ChatError {
         _ if error.to_string().contains("recursion limit") => {
             ChatError::Runaway("it recurses too deeply".to_owned())
         }
-        _ => ChatError::Broken(error.to_string()),
+        _ => ChatError::Broken(shortened(&error.to_string())),
     }
 }
+
+/// A template can say as much as it can write, and its error goes to clients and into logs.
+fn shortened(message: &str) -> String {
+    let mut short: String = message.chars().take(MOST_SAID).collect();
+    if short.len() < message.len() {
+        short.push('\u{2026}');
+    }
+    short
+}
+
+/// More characters than any template's author writes, and less than a page.
+const MOST_SAID: usize = 1000;
 
 /// Takes a template's output up to a limit.
 struct BoundedOutput {

@@ -342,6 +342,19 @@ fn templates_can_refuse_messages() {
 }
 
 #[test]
+fn what_templates_say_when_they_refuse_or_break_is_bounded() {
+    for source in [
+        "{{ raise_exception('no' * 100000) }}",
+        "{% set f = 'no' * 100000 %}{{ {}[f]() }}{{ raise_exception(f) }}",
+    ] {
+        let said = render(source).unwrap_err().to_string();
+        assert!(said.len() < 2000, "{} bytes: {}", said.len(), &said[..200]);
+    }
+    let said = render("{{ raise_exception('no' * 100000) }}").unwrap_err().to_string();
+    assert!(said.ends_with("nono\u{2026}"), "{said}");
+}
+
+#[test]
 fn broken_templates_say_so() {
     for source in [
         "{% if %}",
