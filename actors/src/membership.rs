@@ -120,6 +120,16 @@ impl View {
         self.member(node).and_then(|member| member.report.pins.get(model)) == Some(&layers)
     }
 
+    /// Whether every living node that is pinned to layers of the plan's model holds them in it.
+    #[must_use]
+    pub fn follows_pins(&self, plan: &Plan) -> bool {
+        self.alive().all(|member| {
+            let stage = plan.stages().iter().find(|stage| stage.incarnation == member.incarnation);
+            let pin = member.report.pins.get(plan.model());
+            pin.is_none_or(|pin| stage.is_some_and(|stage| stage.layers == *pin))
+        })
+    }
+
     /// Whether this very incarnation lives.
     #[must_use]
     pub fn is_alive(&self, incarnation: Incarnation) -> bool {

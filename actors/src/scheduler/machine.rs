@@ -241,11 +241,13 @@ impl Scheduler {
         self.obstacles.get(model).map(String::as_str)
     }
 
-    /// Why the pins of a model were not followed when a plan was made last, if there were any and they
-    /// were not.
+    /// Why the plan in force does not follow the pins of a model, if there are any and it does not:
+    /// what was found when this node looked for a plan last. Another node's plan may follow them
+    /// before this one has looked again.
     #[must_use]
     pub fn unpinned(&self, model: &ModelName) -> Option<&str> {
-        self.unpinned.get(model).map(String::as_str)
+        let follows_pins = self.plan(model).is_some_and(|plan| self.view.follows_pins(plan));
+        self.unpinned.get(model).filter(|_| !follows_pins).map(String::as_str)
     }
 
     fn planning_is_due(&self, now: Instant) -> bool {

@@ -69,3 +69,26 @@ fn pins_that_cannot_be_followed_are_left_aside_and_said_so() {
         assert!(reason.contains("overlap"), "{reason}");
     }
 }
+
+#[test]
+fn nobody_says_that_pins_are_not_followed_by_a_plan_that_follows_them() {
+    let mut cluster = Cluster::with(&[1, 2], LATENCY);
+    cluster.see(&[free(1), pinned(2, 4, 7)]);
+    cluster.pass(PATIENCE.settle);
+    let reason = cluster.schedulers[&id(2)].unpinned(&model());
+    assert!(reason.is_some_and(|reason| reason.contains("node-2 to 4-7")), "{reason:?}");
+    // The planner sees who came before the other does, and has its plan in force before the other
+    // has looked for one itself.
+    let members = [free(1), pinned(2, 4, 7), free(3)];
+    cluster.schedulers.insert(id(3), Scheduler::new(id(3), LATENCY, PATIENCE, &[]));
+    let seen = Event::Members(View::of(members));
+    cluster.tell(id(1), seen.clone());
+    cluster.now += PATIENCE.settle;
+    cluster.tell(id(2), seen.clone());
+    cluster.tell(id(3), seen);
+    cluster.tell(id(1), Event::Tick);
+    assert_eq!(layout(&cluster)[1], "2: 4-7");
+    for scheduler in cluster.schedulers.values() {
+        assert_eq!(scheduler.unpinned(&model()), None);
+    }
+}
