@@ -29,8 +29,10 @@ where
 {
     let terminal = std::io::stderr().is_terminal();
     let filter = if filter.is_empty() { "info" } else { filter };
-    // Spans that are exported are no lines, whatever is to be logged.
-    let filter = EnvFilter::builder().parse_lossy(format!("{filter},{TARGET}=off"));
+    // Spans that are exported are no lines, whatever is to be logged. Those that ractor makes of each
+    // actor say nothing that the lines do not, and each poll of each actor would enter one, unless
+    // settings name them.
+    let filter = EnvFilter::builder().parse_lossy(format!("ractor=warn,{filter},{TARGET}=off"));
     let layer =
         fmt::layer().with_writer(std::io::stderr).with_ansi(terminal && output::may_be_colored());
     match (format, terminal) {
