@@ -1,7 +1,10 @@
-//! What it costs an answer to be traced: the same one from four clusters that take turns. Time is what counts,
+//! What it costs an answer to be traced: the same one from five clusters that take turns. Time is what counts,
 //! and on a busy machine it says little; so the time of processors is told as well, which others do not take.
+//!
+//! Two of the five trace nothing. The second of these is the same program again, so that it shows how much
+//! ratios are worth; or another build of it, to hold nothing traced against nothing to trace with.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -21,19 +24,26 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// Twice the time after which nodes send spans.
 const SETTLES: Duration = Duration::from_secs(1);
 
+/// The path of another build of the program.
+const OTHER_BUILD: &str = "PLANARIA_OTHER_BUILD";
+
 pub(crate) async fn measure(planaria: &Path) -> Result<()> {
     let (well, mut ill) = (Collector::start()?, Collector::start()?);
     ill.fail(Trouble::Hangs);
     let nothing = ["--set", "trace-ratio=0"].map(str::to_owned);
+    let other = std::env::var_os(OTHER_BUILD).map(PathBuf::from);
+    let (again, other) =
+        other.as_deref().map_or(("the same again", planaria), |path| ("the other build", path));
     let kinds = [
-        ("no collector named", Vec::new()),
-        ("none of the requests", [well.settings().as_slice(), &nothing].concat()),
-        ("all of them", well.settings().into()),
-        ("all, and it hangs", ill.settings().into()),
+        ("no collector named", planaria, Vec::new()),
+        (again, other, Vec::new()),
+        ("none of the requests", planaria, [well.settings().as_slice(), &nothing].concat()),
+        ("all of them", planaria, well.settings().into()),
+        ("all, and it hangs", planaria, ill.settings().into()),
     ];
     let mut clusters = Vec::new();
-    for (_, settings) in &kinds {
-        clusters.push(start(planaria, settings).await?);
+    for (_, program, settings) in &kinds {
+        clusters.push(start(program, settings).await?);
     }
     let mut seconds = vec![Vec::new(); kinds.len()];
     let mut busy = vec![0.0; kinds.len()];
@@ -61,14 +71,14 @@ pub(crate) async fn measure(planaria: &Path) -> Result<()> {
     }
     println!(
         "\nThe demo model in three stages, {TOKENS} tokens, {TURNS} turns each: milliseconds for a token (median), and\n\
-         the time beside that without a collector (median of the turns, least to most), by what is traced; then\n\
+         the time beside that of the first line (median of the turns, least to most), by what is traced; then\n\
          milliseconds of processors for a token, of all nodes and workers, and how that is beside the first.\n\n\
          {:<22} {:>8}   {:<32} {:>8}   ratio",
         "", "ms", "ratio", "busy ms"
     );
     let plain = seconds.first().cloned().context("times")?;
     let idle = busy.first().copied().context("times")?;
-    for (((name, _), mut seconds), busy) in kinds.iter().zip(seconds).zip(busy) {
+    for (((name, ..), mut seconds), busy) in kinds.iter().zip(seconds).zip(busy) {
         let mut ratios: Vec<f64> = seconds.iter().zip(&plain).map(|(a, b)| a / b).collect();
         let token = median(&mut seconds) * 1e3 / (TOKENS - 1) as f64;
         let middle = median(&mut ratios);
