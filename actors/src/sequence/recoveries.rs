@@ -79,24 +79,18 @@ fn millis(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use planaria_config::{Epoch, NodeId};
+    use planaria_config::Epoch;
 
     use super::*;
 
     fn recovered(to: u64, ready: u64, replayed: u32) -> Recovered {
-        let epoch = |counter| Epoch { counter, planner: NodeId::from_bytes([1; 32]) };
+        let example = Recovered::example();
         Recovered {
-            cause: "the node mini was lost".to_owned(),
-            kind: "node_lost",
-            model: "m".parse().unwrap(),
-            from: epoch(1),
-            to: epoch(to),
-            detect: Duration::from_millis(400),
+            to: Epoch { counter: to, ..example.to },
             ready: Duration::from_millis(ready),
-            rebuild: Duration::from_millis(50),
             replayed,
             rebuilt: 12 * u64::from(replayed),
-            died: None,
+            ..example
         }
     }
 

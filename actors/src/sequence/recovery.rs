@@ -100,6 +100,25 @@ pub struct Recovered {
 }
 
 impl Recovered {
+    /// One for tests: of a node that was lost, by a sequence that is traced.
+    #[cfg(test)]
+    pub(super) fn example() -> Self {
+        let planner = planaria_config::NodeId::from_bytes([1; 32]);
+        Self {
+            cause: "the node mini was lost".to_owned(),
+            kind: "node_lost",
+            model: "m".parse().unwrap(),
+            from: Epoch { counter: 1, planner },
+            to: Epoch { counter: 2, planner },
+            detect: Duration::from_millis(400),
+            ready: Duration::from_millis(90),
+            rebuild: Duration::from_millis(50),
+            replayed: 5,
+            rebuilt: 60,
+            died: TraceContext::new(7, 99, true),
+        }
+    }
+
     /// How long stages were waited for, once there was a plan: after `planned`, if another was needed.
     pub(super) fn load(&self, planned: Option<Duration>) -> Duration {
         self.ready.saturating_sub(planned.unwrap_or_default())

@@ -149,8 +149,6 @@ impl Timeline {
 mod tests {
     use std::time::UNIX_EPOCH;
 
-    use planaria_config::{Epoch, NodeId};
-
     use super::*;
     use crate::generation::{FinishReason, GenerationError, Token};
 
@@ -172,23 +170,6 @@ mod tests {
     fn timeline() -> (TraceContext, Timeline) {
         let request = TraceContext::new(7, 8, true).unwrap();
         (request, Timeline::new(at(1000), request, "s".to_owned()))
-    }
-
-    fn recovered() -> Recovered {
-        let epoch = |counter| Epoch { counter, planner: NodeId::from_bytes([1; 32]) };
-        Recovered {
-            cause: "the node mini was lost".to_owned(),
-            kind: "node_lost",
-            model: "m".parse().unwrap(),
-            from: epoch(1),
-            to: epoch(2),
-            detect: Duration::from_millis(400),
-            ready: Duration::from_millis(90),
-            rebuild: Duration::from_millis(50),
-            replayed: 5,
-            rebuilt: 60,
-            died: Some(TraceContext::new(7, 99, true).unwrap()),
-        }
     }
 
     #[test]
@@ -217,7 +198,7 @@ mod tests {
         timeline.on(at(1800), &Action::Tell(Told::Recovering), None);
         timeline.on(at(4800), &Action::Tell(Told::Recovering), None);
         let planned = Some(Duration::from_millis(30));
-        let spans = timeline.on(at(1940), &Action::Recovered(recovered()), planned);
+        let spans = timeline.on(at(1940), &Action::Recovered(Recovered::example()), planned);
         assert_eq!(
             times(&spans),
             [
@@ -231,7 +212,7 @@ mod tests {
         );
         let mut phases = Phases::within(request);
         phases.broken();
-        assert_eq!(spans[0].link, recovered().died);
+        assert_eq!(spans[0].link, Recovered::example().died);
         assert_eq!((spans[0].at, spans[0].parent), (phases.recovery(), phases.sequence()));
         assert_eq!(spans[4].at, phases.rebuild());
         assert!(spans[1..].iter().all(|span| span.parent == spans[0].at));

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use serde::de::{Error as _, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::de::Visitor;
+use serde::{Deserializer, Serializer};
 
 /// The version of the form between nodes.
 const VERSION: u8 = 0;
@@ -200,22 +200,11 @@ pub(crate) mod field {
     }
 }
 
-impl Serialize for TraceContext {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_bytes(&self.to_bytes())
-    }
-}
-
-impl<'de> Deserialize<'de> for TraceContext {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        field::deserialize(deserializer)?.ok_or_else(|| D::Error::custom("not a span of a trace"))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use planaria_transport::{decode_message, encode_message};
     use proptest::prelude::*;
+    use serde::{Deserialize, Serialize};
 
     use super::*;
 
@@ -297,7 +286,7 @@ mod tests {
         let later = [
             encode_message(&Later { trace: "00-4bf9", position }),
             encode_message(&Later { trace: 5, position }),
-            encode_message(&Later { trace: [context()], position }),
+            encode_message(&Later { trace: [5], position }),
             encode_message(&Later { trace: Header { trace: None, position }, position }),
             encode_message(&Later { trace: true, position }),
         ];

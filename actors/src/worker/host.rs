@@ -9,6 +9,7 @@ mod boundary_log;
 mod released;
 mod resumed;
 pub(crate) mod sequences;
+mod spans;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -27,10 +28,9 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::WorkerKey;
 use crate::supervision::{Restarts, Verdict, row};
-use crate::traces::spans::{Span, stage_compute, stage_forward};
 use crate::watchdog::at_work;
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
-use sequences::{Follows, Orphan, Sequences, Taken};
+use sequences::{Orphan, Sequences, Taken};
 
 /// How often the host looks whether the worker is stuck.
 const TICK: Duration = Duration::from_millis(250);
@@ -445,37 +445,8 @@ impl State {
         }
         if let Some(came) = came {
             // The next stage does not wait for this.
-            self.trace(came, &follows);
-        }
-    }
-
-    /// Tells traces of a result that came now.
-    fn trace(&self, now: SystemTime, follows: &Follows) {
-        let Follows { of, layers, positions, took, step, .. } = follows;
-        let began = now.checked_sub(*took).unwrap_or(now);
-        let Some(forward) = stage_forward(of, *layers, positions.clone(), (began, now)) else {
-            return;
-        };
-        let took = Duration::from_micros(step.micros.into());
-        let counts = (step.segments, step.tokens);
-        let compute = (step.segments > 0).then(|| stage_compute(&forward, *layers, counts, took));
-        let node = self.context.settings.name.clone();
-        self.context.traces.take(forward.with("node", node));
-        if let Some(compute) = compute {
-            self.context.traces.take(compute);
-        }
-    }
-
-    /// Tells traces what the worker had when it ended.
-    fn trace_unfinished(&self, reason: &str) {
-        let now = SystemTime::now();
-        for (header, layers, positions, had) in self.sequences.pieces(Instant::now()) {
-            let began = now.checked_sub(had).unwrap_or(now);
-            if let Some(span) = stage_forward(header, layers, positions, (began, now)) {
-                let node = self.context.settings.name.clone();
-                let error = Some(reason.to_owned());
-                self.context.traces.take(Span { error, ..span.with("node", node) });
-            }
+            let spans = spans::of_result(&self.context.settings.name, came, &follows);
+            spans.for_each(|span| self.context.traces.take(span));
         }
     }
 
@@ -551,7 +522,10 @@ impl State {
     }
 
     fn fail_all(&mut self, reason: &str) {
-        self.trace_unfinished(reason);
+        let pieces = self.sequences.pieces(Instant::now());
+        let name = &self.context.settings.name;
+        let spans = spans::of_unfinished(name, SystemTime::now(), reason, pieces);
+        spans.for_each(|span| self.context.traces.take(span));
         for header in self.sequences.interrupt_all() {
             self.fail(&header, reason);
         }

@@ -74,6 +74,13 @@ impl Trace {
         self.0.iter().find(|span| span.id == id)
     }
 
+    /// The span at which the way broke: what the only recovery has a link to.
+    fn died(&self) -> Result<&SpanSeen> {
+        let recovery = self.one("recovery")?;
+        let [died] = &recovery.links[..] else { anyhow::bail!("not one link: {recovery:?}") };
+        self.by_id(died).with_context(|| format!("{died} is not there"))
+    }
+
     fn parent_of(&self, span: &SpanSeen) -> Result<&SpanSeen> {
         let parent = span.parent.as_deref().with_context(|| format!("no parent: {span:?}"))?;
         self.by_id(parent).with_context(|| format!("its parent is not there: {span:?}"))
@@ -257,8 +264,7 @@ async fn a_death_is_in_the_trace_of_the_answer_that_survived_it() -> Result<()> 
 
     let recovery = trace.one("recovery")?;
     ensure!(recovery.field("cause")? == "node_lost", "{recovery:?}");
-    let [died] = &recovery.links[..] else { anyhow::bail!("not one link: {recovery:?}") };
-    let died = trace.by_id(died).with_context(|| format!("{died} is not there"))?;
+    let died = trace.died()?;
     ensure!(died.name == "hop" && died.field("peer")? == "middle", "{died:?}");
     // Who sent to it tells of every token up to the end.
     let to_middle =
@@ -303,18 +309,11 @@ async fn the_span_at_which_a_worker_died_says_so() -> Result<()> {
         signal(worker, Signal::KILL)
     })
     .await?;
-    let died = |trace: &Trace| {
-        let recovery = trace.one("recovery")?;
-        let [died] = &recovery.links[..] else { anyhow::bail!("not one link: {recovery:?}") };
-        trace.by_id(died).with_context(|| format!("{died} is not there"))?;
-        Ok(())
-    };
-    let trace = Trace::of(&collector, &streamed, died).await?;
+    let trace = Trace::of(&collector, &streamed, |trace| trace.died().map(drop)).await?;
     ensure_same_recovery(&trace, &api).await?;
     let recovery = trace.one("recovery")?;
     ensure!(recovery.field("cause")? == "stage_failed", "{recovery:?}");
-    let [died] = &recovery.links[..] else { anyhow::bail!("not one link: {recovery:?}") };
-    let died = trace.by_id(died).with_context(|| format!("{died} is not there"))?;
+    let died = trace.died()?;
     ensure!(died.name == "stage.forward" && died.service == "planaria-middle", "{died:?}");
     ensure!(died.is_error && died.took >= Duration::from_millis(50), "{died:?}");
     Ok(())
