@@ -91,28 +91,25 @@ impl Collector {
     /// Arguments with which a node sends traces here by HTTP.
     #[must_use]
     pub fn by_http(&self) -> [String; 4] {
-        let url = match &self.0 {
-            Kind::Jaeger(jaeger) => &jaeger.http,
-            Kind::Receiver(receiver) => &receiver.url,
-        };
-        [
-            "--set".to_owned(),
-            format!("traces={url}"),
-            "--set".to_owned(),
-            "trace-protocol=http".to_owned(),
-        ]
+        arguments(
+            "http",
+            match &self.0 {
+                Kind::Jaeger(jaeger) => &jaeger.http,
+                Kind::Receiver(receiver) => &receiver.http,
+            },
+        )
     }
 
-    /// The same by gRPC, or what comes nearest to it.
+    /// The same by gRPC.
     #[must_use]
     pub fn by_grpc(&self) -> [String; 4] {
-        match &self.0 {
-            Kind::Jaeger(jaeger) => {
-                let traces = format!("traces={}", jaeger.grpc);
-                ["--set".to_owned(), traces, "--set".to_owned(), "trace-protocol=grpc".to_owned()]
-            }
-            Kind::Receiver(_) => self.by_http(),
-        }
+        arguments(
+            "grpc",
+            match &self.0 {
+                Kind::Jaeger(jaeger) => &jaeger.grpc,
+                Kind::Receiver(receiver) => &receiver.grpc,
+            },
+        )
     }
 
     /// What is there now of the trace in which an answer with this id was given.
@@ -153,4 +150,9 @@ impl Collector {
             None => found,
         }
     }
+}
+
+fn arguments(protocol: &str, url: &str) -> [String; 4] {
+    let set = || "--set".to_owned();
+    [set(), format!("traces={url}"), set(), format!("trace-protocol={protocol}")]
 }

@@ -1,4 +1,4 @@
-//! A receiver of OTLP over HTTP, for machines on which no Jaeger could be built.
+//! A receiver of OTLP over HTTP and gRPC, for machines on which no Jaeger could be built.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,47 +9,54 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
+    TraceService, TraceServiceServer,
+};
+use opentelemetry_proto::tonic::collector::trace::v1::{
+    ExportTraceServiceRequest, ExportTraceServiceResponse,
+};
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode as SpanStatus;
 use prost::Message as _;
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
 
 use super::SpanSeen;
 
-type Kept = Arc<Mutex<Vec<SpanSeen>>>;
-
 #[derive(Debug)]
 pub(super) struct Receiver {
-    pub(super) url: String,
+    pub(super) http: String,
+    pub(super) grpc: String,
     kept: Kept,
-    serving: JoinHandle<()>,
+    /// They end with this value.
+    _serving: JoinSet<()>,
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
+#[derive(Debug, Clone, Default)]
+struct Kept(Arc<Mutex<Vec<SpanSeen>>>);
 
 impl Receiver {
     pub(super) async fn start() -> Result<Self> {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let kept = Kept::default();
-        let routes = Router::new().route("/v1/traces", post(take)).with_state(Arc::clone(&kept));
-        let serving = tokio::spawn(async move {
-            // It serves until this task is ended.
-            drop(axum::serve(listener, routes).await);
-        });
-        Ok(Self { url, kept, serving })
+        let (kept, mut serving) = (Kept::default(), JoinSet::new());
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let http = format!("http://{}", listener.local_addr()?);
+        let routes = Router::new().route("/v1/traces", post(take)).with_state(kept.clone());
+        serving.spawn(async move { drop(axum::serve(listener, routes).await) });
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let grpc = format!("http://{}", listener.local_addr()?);
+        let service = Server::builder().add_service(TraceServiceServer::new(kept.clone()));
+        let incoming = TcpIncoming::from(listener);
+        serving.spawn(async move { drop(service.serve_with_incoming(incoming).await) });
+        Ok(Self { http, grpc, kept, _serving: serving })
     }
 
     /// The spans of the newest trace in which a span has this field.
     pub(super) fn trace_with(&self, field: &str, value: &str) -> Vec<SpanSeen> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept.0.lock().unwrap_or_else(PoisonError::into_inner);
         let has = |span: &SpanSeen| span.fields.get(field).is_some_and(|found| found == value);
         let Some(newest) = kept.iter().rev().find(|span| has(span)) else {
             return Vec::new();
@@ -58,20 +65,37 @@ impl Receiver {
     }
 }
 
-async fn take(State(kept): State<Kept>, body: Bytes) -> StatusCode {
-    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
-        return StatusCode::BAD_REQUEST;
-    };
-    let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-    for resource in request.resource_spans {
-        let attributes = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-        let service = attributes.iter().find(|field| field.key == "service.name").map(text);
-        let service = service.unwrap_or_default();
-        for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            kept.push(seen(&service, span));
+impl Kept {
+    fn keep(&self, request: ExportTraceServiceRequest) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for resource in request.resource_spans {
+            let attributes = resource.resource.map(|resource| resource.attributes);
+            let attributes = attributes.unwrap_or_default();
+            let service = attributes.iter().find(|field| field.key == "service.name").map(text);
+            let service = service.unwrap_or_default();
+            let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
+            kept.extend(spans.map(|span| seen(&service, span)));
         }
     }
+}
+
+async fn take(State(kept): State<Kept>, body: Bytes) -> StatusCode {
+    match ExportTraceServiceRequest::decode(body) {
+        Ok(request) => kept.keep(request),
+        Err(_) => return StatusCode::BAD_REQUEST,
+    }
     StatusCode::OK
+}
+
+#[tonic::async_trait]
+impl TraceService for Kept {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> tonic::Result<tonic::Response<ExportTraceServiceResponse>> {
+        self.keep(request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
 }
 
 fn seen(service: &str, span: Span) -> SpanSeen {
