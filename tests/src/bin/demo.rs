@@ -54,7 +54,7 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
         .args(["status", "--api", first.url()])
         .output()
         .await?;
-    println!("{}", indented(&String::from_utf8_lossy(&status.stdout)));
+    print!("{}", indented(String::from_utf8_lossy(&status.stdout).trim_end()));
 
     step("Asking the smallest node, which holds the last layers only, for a chat completion");
     println!("  > {question}\n");
@@ -206,7 +206,7 @@ fn step(what: &str) {
 }
 
 fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}\n")).collect()
+    text.lines().map(|line| format!("{}\n", format!("  {line}").trim_end())).collect()
 }
 
 /// Writes text as it comes, word by word, in lines of at most 76 characters.
