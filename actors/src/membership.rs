@@ -181,6 +181,12 @@ impl View {
         })
     }
 
+    /// The incarnations of a plan from which nothing more can be expected, with their nodes' names.
+    pub fn losses(&self, plan: &Plan) -> impl Iterator<Item = (Incarnation, String)> {
+        let lives = plan.stages().iter().map(|stage| stage.incarnation);
+        lives.filter(|life| self.is_dead(*life)).map(|life| (life, self.name(life.node)))
+    }
+
     /// The models that the cluster is to serve, by name.
     #[must_use]
     pub fn desired(&self) -> &BTreeMap<ModelName, Wanted> {

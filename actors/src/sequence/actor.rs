@@ -18,6 +18,7 @@ use super::timeline::Timeline;
 use crate::alarm::Alarm;
 use crate::context::Context;
 use crate::generation::{Event as Told, GenerationError, Request};
+use crate::membership::View;
 use crate::plan::Plan;
 use crate::traces::spans::Span;
 use crate::watchdog::at_work;
@@ -140,8 +141,12 @@ impl State {
                 }
                 Action::Seek => {
                     self.watch_plans(myself);
-                    let offer = self.offer();
-                    drop(myself.cast(Event::Offer(offer)));
+                    let view = self.context.view.borrow().clone();
+                    // It may go on before it would be told, and not know why it broke.
+                    for (life, name) in view.losses(self.sequence.plan()) {
+                        drop(myself.cast(Event::NodeLost { life, name }));
+                    }
+                    drop(myself.cast(Event::Offer(self.offer(&view))));
                 }
                 Action::Moved(plan, attempt) => {
                     if let Some(task) = self.watching.take() {
@@ -216,9 +221,8 @@ impl State {
     }
 
     /// What there is for the sequence's model now.
-    fn offer(&self) -> Offer {
-        let view = self.context.view.borrow().clone();
-        Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), &view)
+    fn offer(&self, view: &View) -> Offer {
+        Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), view)
     }
 
     /// How long it took from the notice of a break that has just been mended until this node heard of the

@@ -237,14 +237,18 @@ impl Sequence {
             Event::Unreachable(..) => Vec::new(),
             Event::NodeLost { life, name } => {
                 let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
-                match stage.copied() {
-                    Some(stage) if self.seeking.is_none() => {
-                        let layers = stage.layers.to_string();
-                        let error = GenerationError::NodeLost { node: name, layers };
-                        self.broken(now, error, Some(stage))
-                    }
-                    _ => Vec::new(),
+                let Some(stage) = stage.copied() else {
+                    return Vec::new();
+                };
+                let layers = stage.layers.to_string();
+                let error = GenerationError::NodeLost { node: name, layers };
+                let Some(seeking) = &mut self.seeking else {
+                    return self.broken(now, error, Some(stage));
+                };
+                if seeking.broken.from == self.plan.epoch() {
+                    seeking.broken.explain(life.node, error);
                 }
+                Vec::new()
             }
             Event::ClientGone => self.end(None),
             Event::ClientTooSlow => self.fail(GenerationError::ClientTooSlow),
@@ -311,21 +315,16 @@ impl Sequence {
         if !may_go_on {
             return self.fail(error);
         }
-        let died = at.and_then(|stage| self.died(stage, &error));
+        let died = self.died(at, &error);
         self.attempt += 1;
         let is_news = self.mending.is_none();
         let broken = match self.mending.take() {
             // The same break: what mended it broke as well.
-            Some((broken, _)) => Broken { tries: broken.tries + 1, ..broken },
-            None => Broken {
-                cause: error.to_string(),
-                kind: error.kind(),
-                at: now,
-                from: self.plan.epoch(),
-                detect: now.saturating_duration_since(self.heard_at),
-                died,
-                tries: 0,
-            },
+            Some((broken, _)) => broken.again(),
+            None => {
+                let detect = now.saturating_duration_since(self.heard_at);
+                Broken::new(error.clone(), now, self.plan.epoch(), detect, died)
+            }
         };
         self.seeking = Some(Seeking::new(now, broken, error));
         let mut actions = Vec::new();
@@ -339,15 +338,23 @@ impl Sequence {
         actions
     }
 
-    /// The span at which it broke.
-    fn died(&self, stage: Assignment, error: &GenerationError) -> Option<TraceContext> {
-        let (index, _) = self.plan.stage_of(stage.incarnation.node)?;
+    /// The span at which it broke, if it is known at which stage; else all that it may have been.
+    fn died(&self, at: Option<Assignment>, error: &GenerationError) -> Vec<(NodeId, TraceContext)> {
+        let Some(phases) = self.phases else {
+            return Vec::new();
+        };
         let length = length(&self.log);
         let is_decode = length > self.given;
         let position = if is_decode { length - 1 } else { self.absorbed };
-        let piece = Piece { stage: index, attempt: self.attempt, position };
-        let is_gone = matches!(error, GenerationError::NodeLost { .. });
-        Some(self.phases?.died(is_decode, &self.plan, piece, is_gone))
+        let is_gone = !matches!(error, GenerationError::StageFailed { .. });
+        let nodes = (0..).zip(self.plan.nodes());
+        nodes
+            .filter(|(_, node)| at.is_none_or(|stage| stage.incarnation.node == *node))
+            .map(|(stage, node)| {
+                let piece = Piece { stage, attempt: self.attempt, position };
+                (node, phases.died(is_decode, &self.plan, piece, is_gone))
+            })
+            .collect()
     }
 
     fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<Action> {
@@ -359,7 +366,8 @@ impl Sequence {
             Judged::Wait => Vec::new(),
             Judged::GiveUp(error) => self.fail(error),
             Judged::Resume(plan) => {
-                let broken = seeking.broken.clone();
+                let mut broken = seeking.broken.clone();
+                broken.goes_on_under(&plan);
                 self.seeking = None;
                 self.mending = Some((broken, now));
                 let mut actions = Vec::new();
@@ -553,9 +561,10 @@ impl Sequence {
     fn mended(&mut self, now: Instant) -> Option<Recovered> {
         self.troubles.progress();
         let (broken, ready) = self.mending.take()?;
+        let (cause, kind) = broken.cause();
         Some(Recovered {
-            cause: broken.cause,
-            kind: broken.kind,
+            cause,
+            kind,
             model: self.request.model.clone(),
             from: broken.from,
             to: self.plan.epoch(),
@@ -564,7 +573,7 @@ impl Sequence {
             rebuild: now.saturating_duration_since(ready),
             replayed: self.course.as_ref().map_or(0, |course| course.replayed(self.given)),
             rebuilt: self.course.as_ref().map_or(0, |course| course.rebuilt(self.given)),
-            died: broken.died,
+            died: broken.died(),
         })
     }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, ModelName};
+use planaria_config::{Epoch, ModelName, NodeId};
 
 use crate::cluster_view::ModelState;
 use crate::generation::GenerationError;
@@ -103,7 +103,7 @@ impl Recovered {
     /// One for tests: of a node that was lost, by a sequence that is traced.
     #[cfg(test)]
     pub(super) fn example() -> Self {
-        let planner = planaria_config::NodeId::from_bytes([1; 32]);
+        let planner = NodeId::from_bytes([1; 32]);
         Self {
             cause: "the node mini was lost".to_owned(),
             kind: "node_lost",
@@ -149,15 +149,64 @@ pub(super) struct Seeking {
 /// The break that a recovery began with.
 #[derive(Debug, Clone)]
 pub(super) struct Broken {
-    /// In words, and in one.
-    pub(super) cause: String,
-    pub(super) kind: &'static str,
+    /// What it was, as far as it is known.
+    error: GenerationError,
     pub(super) at: Instant,
     pub(super) from: Epoch,
     pub(super) detect: Duration,
-    pub(super) died: Option<TraceContext>,
+    /// If the sequence is traced: the span at which it broke, and its node; or all that it may have been.
+    died: Vec<(NodeId, TraceContext)>,
     /// Attempts since that came to nothing.
     pub(super) tries: u32,
+}
+
+impl Broken {
+    pub(super) const fn new(
+        error: GenerationError,
+        at: Instant,
+        from: Epoch,
+        detect: Duration,
+        died: Vec<(NodeId, TraceContext)>,
+    ) -> Self {
+        Self { error, at, from, detect, died, tries: 0 }
+    }
+
+    /// What was to mend it broke as well.
+    pub(super) const fn again(mut self) -> Self {
+        self.tries += 1;
+        self
+    }
+
+    /// A node of the plan that broke turned out to be lost. If another could not go on, or nothing was
+    /// heard, that is why.
+    pub(super) fn explain(&mut self, node: NodeId, error: GenerationError) {
+        use GenerationError::{NotReady, TimedOut};
+        if matches!(self.error, NotReady { .. } | TimedOut { .. }) {
+            self.error = error;
+            self.died.retain(|(at, _)| *at == node);
+        }
+    }
+
+    /// What goes on without a node had its reason there.
+    pub(super) fn goes_on_under(&mut self, plan: &Plan) {
+        let is_out = |(at, _): &(NodeId, TraceContext)| plan.stage_of(*at).is_none();
+        if self.died.iter().any(is_out) {
+            self.died.retain(is_out);
+        }
+    }
+
+    /// In words, and in one.
+    pub(super) fn cause(&self) -> (String, &'static str) {
+        (self.error.to_string(), self.error.kind())
+    }
+
+    /// The span at which it broke, if that is known.
+    pub(super) fn died(&self) -> Option<TraceContext> {
+        let [(_, span)] = self.died[..] else {
+            return None;
+        };
+        Some(span)
+    }
 }
 
 /// What follows from an offer.
@@ -286,7 +335,7 @@ impl Seeking {
             error => {
                 let reason = match self.reason.as_str() {
                     "" => error.to_string(),
-                    reason => format!("{}; since then {reason}", self.broken.cause),
+                    reason => format!("{}; since then {reason}", self.broken.error),
                 };
                 GenerationError::PlanLost { model: model.clone(), reason }
             }

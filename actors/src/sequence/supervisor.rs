@@ -350,12 +350,8 @@ impl State {
 
     fn members(&self, view: &View) {
         for running in self.running.values() {
-            for stage in running.plan.stages() {
-                let life = stage.incarnation;
-                if view.is_dead(life) {
-                    let name = view.name(life.node);
-                    drop(running.actor.cast(Event::NodeLost { life, name }));
-                }
+            for (life, name) in view.losses(&running.plan) {
+                drop(running.actor.cast(Event::NodeLost { life, name }));
             }
         }
     }

@@ -263,7 +263,9 @@ async fn a_death_is_in_the_trace_of_the_answer_that_survived_it() -> Result<()> 
     ensure_same_recovery(&trace, &api).await?;
 
     let recovery = trace.one("recovery")?;
-    ensure!(recovery.field("cause")? == "node_lost", "{recovery:?}");
+    // Another stage may notice it first, and the answer be going on before its owner hears why.
+    let cause = recovery.field("cause")?;
+    ensure!(["node_lost", "stage_not_ready"].contains(&cause), "{recovery:?}");
     let died = trace.died()?;
     ensure!(died.name == "hop" && died.field("peer")? == "middle", "{died:?}");
     // Who sent to it tells of every token up to the end.

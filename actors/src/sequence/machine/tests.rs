@@ -267,6 +267,71 @@ fn after_a_loss_the_log_goes_to_the_next_plan_and_the_tokens_go_on() {
     assert_eq!(actions[1], Action::Tell(Told::Token(Token { id: 22, logprobs: None })));
 }
 
+fn not_ready() -> DataBody {
+    DataBody::Failed(GenerationError::NotReady {
+        node: "mini".to_owned(),
+        layers: "0-3".to_owned(),
+        reason: "epoch 3 is not in force there".to_owned(),
+    })
+}
+
+/// The recovery of a sequence that is broken, under this plan.
+fn recovered(sequence: &mut Sequence, now: Instant, next: &Arc<Plan>) -> Recovered {
+    sequence.on(now, Event::Offer(Offer::Ready(Arc::clone(next))));
+    for stage in 0..u16::try_from(next.stages().len()).unwrap() {
+        let event = frame(sequence, 0, recalled(stage, &[], &[]));
+        sequence.on(now, event);
+    }
+    let event = frame(sequence, 5, accepted(22, None));
+    let actions = sequence.on(now, event);
+    let Some(Action::Recovered(recovered)) = actions.first() else { panic!("{actions:?}") };
+    recovered.clone()
+}
+
+#[test]
+fn a_loss_that_is_heard_of_later_explains_why_another_was_not_ready() {
+    let next = plan_of(4, &[(1, 0, 5), (3, 6, 7)]);
+    let (mut sequence, now) = answering();
+    assert_eq!(sequence.on(now, lost(2)), BREAK);
+    let at_once = recovered(&mut sequence, now, &next);
+    assert!(at_once.died.is_some(), "the way to it");
+
+    let (mut sequence, now) = answering();
+    let event = frame(&sequence, 5, not_ready());
+    assert_eq!(sequence.on(now, event), BREAK);
+    assert_eq!(sequence.on(now, lost(2)), []);
+    assert_eq!(recovered(&mut sequence, now, &next), at_once);
+}
+
+#[test]
+fn what_the_next_plan_does_without_is_where_it_broke() {
+    let (mut sequence, now) = answering();
+    sequence.on(now, lost(2));
+    let known = recovered(&mut sequence, now, &plan_of(4, &[(1, 0, 7)]));
+    for (next, died) in [
+        (plan_of(4, &[(1, 0, 5), (3, 6, 7)]), known.died),
+        (plan_of(4, &[(2, 0, 3), (1, 4, 7)]), None),
+        (plan_of(4, &[(3, 0, 7)]), None),
+    ] {
+        let (mut sequence, now) = answering();
+        let event = frame(&sequence, 5, not_ready());
+        sequence.on(now, event);
+        let recovered = recovered(&mut sequence, now, &next);
+        assert_eq!((recovered.kind, recovered.died), ("stage_not_ready", died));
+    }
+}
+
+#[test]
+fn a_stage_that_said_why_it_failed_is_believed() {
+    let (mut sequence, now) = answering();
+    let event = frame(&sequence, 0, stage_failed());
+    sequence.on(now, event);
+    assert_eq!(sequence.on(now, lost(1)), []);
+    let recovered = recovered(&mut sequence, now, &plan_of(4, &[(2, 0, 7)]));
+    assert_eq!(recovered.kind, "stage_failed");
+    assert!(recovered.died.is_some(), "what it computed");
+}
+
 #[test]
 fn a_worker_that_is_started_again_in_place_is_used_again() {
     let (mut sequence, now) = answering();
