@@ -66,8 +66,7 @@ impl Collector {
     /// Settings of a node that sends its traces here.
     #[must_use]
     pub fn settings(&self) -> [String; 4] {
-        let (traces, set) = (format!("traces=http://{}", self.address), "--set".to_owned());
-        [set.clone(), traces, set, "trace-protocol=http".to_owned()]
+        settings("http", &format!("http://{}", self.address))
     }
 
     /// Messages that it took while all was well.
@@ -126,6 +125,13 @@ impl Drop for Collector {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// Settings of a node that sends its traces to this URL by this protocol.
+#[must_use]
+pub fn settings(protocol: &str, url: &str) -> [String; 4] {
+    let set = || "--set".to_owned();
+    [set(), format!("traces={url}"), set(), format!("trace-protocol={protocol}")]
 }
 
 async fn take(State(state): State<Arc<Shared>>) -> StatusCode {

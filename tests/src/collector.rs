@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use planaria_chaos::collector::settings;
 
 use crate::wait_for;
 use jaeger::Jaeger;
@@ -91,7 +92,7 @@ impl Collector {
     /// Arguments with which a node sends traces here by HTTP.
     #[must_use]
     pub fn by_http(&self) -> [String; 4] {
-        arguments(
+        settings(
             "http",
             match &self.0 {
                 Kind::Jaeger(jaeger) => &jaeger.http,
@@ -103,7 +104,7 @@ impl Collector {
     /// The same by gRPC.
     #[must_use]
     pub fn by_grpc(&self) -> [String; 4] {
-        arguments(
+        settings(
             "grpc",
             match &self.0 {
                 Kind::Jaeger(jaeger) => &jaeger.grpc,
@@ -150,9 +151,4 @@ impl Collector {
             None => found,
         }
     }
-}
-
-fn arguments(protocol: &str, url: &str) -> [String; 4] {
-    let set = || "--set".to_owned();
-    [set(), format!("traces={url}"), set(), format!("trace-protocol={protocol}")]
 }
