@@ -181,10 +181,10 @@ impl View {
         })
     }
 
-    /// The incarnations of a plan from which nothing more can be expected, with their nodes' names.
-    pub fn losses(&self, plan: &Plan) -> impl Iterator<Item = (Incarnation, String)> {
+    /// The incarnations of a plan of which nothing more can be expected.
+    pub fn losses(&self, plan: &Plan) -> impl Iterator<Item = Incarnation> {
         let lives = plan.stages().iter().map(|stage| stage.incarnation);
-        lives.filter(|life| self.is_dead(*life)).map(|life| (life, self.name(life.node)))
+        lives.filter(|life| self.is_dead(*life))
     }
 
     /// The models that the cluster is to serve, by name.

@@ -51,7 +51,7 @@ impl Routes {
 
     /// Fences every epoch that names an incarnation which is over; those that are.
     pub(crate) fn fence_dead(&mut self, view: &View) -> Vec<Arc<Plan>> {
-        let is_over = |plan: &Plan| plan.stages().iter().any(|s| view.is_dead(s.incarnation));
+        let is_over = |plan: &Plan| view.losses(plan).next().is_some();
         let dead = self.plans.values().filter(|(plan, _)| is_over(plan));
         let dead: Vec<Epoch> = dead.map(|(plan, _)| plan.epoch()).collect();
         self.retire(dead)

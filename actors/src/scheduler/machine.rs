@@ -280,7 +280,7 @@ impl Scheduler {
     pub fn plans(&self) -> impl Iterator<Item = &Plan> {
         let is_over = |plan: &Plan| {
             !self.view.desired().contains_key(plan.model())
-                || plan.stages().iter().any(|s| self.view.is_dead(s.incarnation))
+                || self.view.losses(plan).next().is_some()
         };
         self.plans.values().filter(move |plan| !is_over(plan))
     }
@@ -384,7 +384,7 @@ impl Scheduler {
             return;
         }
         // Its planner has yet to hear that one of its nodes is over. It asks again, or plans anew.
-        if plan.stages().iter().any(|stage| self.view.is_dead(stage.incarnation)) {
+        if self.view.losses(&plan).next().is_some() {
             return;
         }
         self.begun.insert(plan.model().clone(), plan.clone());

@@ -143,8 +143,8 @@ impl State {
                     self.watch_plans(myself);
                     let view = self.context.view.borrow().clone();
                     // It may go on before it would be told, and not know why it broke.
-                    for (life, name) in view.losses(self.sequence.plan()) {
-                        drop(myself.cast(Event::NodeLost { life, name }));
+                    for lost in Event::losses(&view, self.sequence.plan()) {
+                        drop(myself.cast(lost));
                     }
                     drop(myself.cast(Event::Offer(self.offer(&view))));
                 }

@@ -23,6 +23,7 @@ use super::course::{Course, Recalled};
 use super::phases::{Phases, Piece};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
+use crate::membership::View;
 use crate::plan::{Assignment, Plan};
 use crate::traces::TraceContext;
 use crate::wire::{DataBody, DataHeader, Forward, Opening};
@@ -53,6 +54,14 @@ pub enum Event {
     ShuttingDown,
     /// Time passed.
     Tick,
+}
+
+impl Event {
+    /// What is lost of a plan.
+    pub(super) fn losses(view: &View, plan: &Plan) -> impl Iterator<Item = Self> {
+        let lost = |life: Incarnation| Self::NodeLost { life, name: view.name(life.node) };
+        view.losses(plan).map(lost)
+    }
 }
 
 /// What the owner does.
@@ -320,11 +329,15 @@ impl Sequence {
         let is_news = self.mending.is_none();
         let broken = match self.mending.take() {
             // The same break: what mended it broke as well.
-            Some((broken, _)) => broken.again(),
-            None => {
-                let detect = now.saturating_duration_since(self.heard_at);
-                Broken::new(error.clone(), now, self.plan.epoch(), detect, died)
-            }
+            Some((broken, _)) => Broken { tries: broken.tries + 1, ..broken },
+            None => Broken {
+                error: error.clone(),
+                at: now,
+                from: self.plan.epoch(),
+                detect: now.saturating_duration_since(self.heard_at),
+                died,
+                tries: 0,
+            },
         };
         self.seeking = Some(Seeking::new(now, broken, error));
         let mut actions = Vec::new();
@@ -561,10 +574,9 @@ impl Sequence {
     fn mended(&mut self, now: Instant) -> Option<Recovered> {
         self.troubles.progress();
         let (broken, ready) = self.mending.take()?;
-        let (cause, kind) = broken.cause();
         Some(Recovered {
-            cause,
-            kind,
+            cause: broken.error.to_string(),
+            kind: broken.error.kind(),
             model: self.request.model.clone(),
             from: broken.from,
             to: self.plan.epoch(),

@@ -55,10 +55,9 @@ impl Offer {
         match table.models.get(model) {
             None => Self::Impossible("the model is not served any more".to_owned()),
             Some(ModelPlan { plan: Some(plan), state: ModelState::Ready, .. }) => {
-                let mut lost = plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
-                match lost.next() {
-                    Some(stage) => {
-                        let name = view.name(stage.incarnation.node);
+                match view.losses(plan).next() {
+                    Some(lost) => {
+                        let name = view.name(lost.node);
                         Self::NotYet(format!("the plan in force is without {name}"))
                     }
                     None => Self::Ready(Arc::clone(plan)),
@@ -150,33 +149,17 @@ pub(super) struct Seeking {
 #[derive(Debug, Clone)]
 pub(super) struct Broken {
     /// What it was, as far as it is known.
-    error: GenerationError,
+    pub(super) error: GenerationError,
     pub(super) at: Instant,
     pub(super) from: Epoch,
     pub(super) detect: Duration,
     /// If the sequence is traced: the span at which it broke, and its node; or all that it may have been.
-    died: Vec<(NodeId, TraceContext)>,
+    pub(super) died: Vec<(NodeId, TraceContext)>,
     /// Attempts since that came to nothing.
     pub(super) tries: u32,
 }
 
 impl Broken {
-    pub(super) const fn new(
-        error: GenerationError,
-        at: Instant,
-        from: Epoch,
-        detect: Duration,
-        died: Vec<(NodeId, TraceContext)>,
-    ) -> Self {
-        Self { error, at, from, detect, died, tries: 0 }
-    }
-
-    /// What was to mend it broke as well.
-    pub(super) const fn again(mut self) -> Self {
-        self.tries += 1;
-        self
-    }
-
     /// A node of the plan that broke turned out to be lost. If another could not go on, or nothing was
     /// heard, that is why.
     pub(super) fn explain(&mut self, node: NodeId, error: GenerationError) {
@@ -193,11 +176,6 @@ impl Broken {
         if self.died.iter().any(is_out) {
             self.died.retain(is_out);
         }
-    }
-
-    /// In words, and in one.
-    pub(super) fn cause(&self) -> (String, &'static str) {
-        (self.error.to_string(), self.error.kind())
     }
 
     /// The span at which it broke, if that is known.

@@ -350,8 +350,8 @@ impl State {
 
     fn members(&self, view: &View) {
         for running in self.running.values() {
-            for (life, name) in view.losses(&running.plan) {
-                drop(running.actor.cast(Event::NodeLost { life, name }));
+            for lost in Event::losses(view, &running.plan) {
+                drop(running.actor.cast(lost));
             }
         }
     }

@@ -98,9 +98,8 @@ impl World {
         }
         let Some(life) = self.life(me) else { return };
         let view = &life.view;
-        let over = plan.stages().iter().find(|stage| view.is_dead(stage.incarnation));
-        if let Some(over) = over.copied() {
-            let over = over.incarnation;
+        let over = view.losses(plan).next();
+        if let Some(over) = over {
             let what = format!("{me:?} computes for {}, in which {over:?} is over", plan.epoch());
             self.oracle.violate(what);
             return;

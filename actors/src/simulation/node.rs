@@ -274,9 +274,7 @@ impl World {
         self.plan(me, Plans::Members(view.clone()));
         let Some(life) = self.life(me) else { return };
         let lost = life.owners.iter().flat_map(|(id, owner)| {
-            let stages = owner.sequence.plan().stages().iter();
-            let lost = stages.filter(|stage| view.is_dead(stage.incarnation));
-            lost.map(|stage| (*id, stage.incarnation)).collect::<Vec<_>>()
+            view.losses(owner.sequence.plan()).map(|lost| (*id, lost)).collect::<Vec<_>>()
         });
         for (id, lost) in lost.collect::<Vec<_>>() {
             let name = format!("{lost:?}");

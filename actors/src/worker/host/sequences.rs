@@ -356,13 +356,12 @@ impl Sequences {
                 orphans.push(Orphan { header, lost: open.owner.node, is_over: true });
                 continue;
             }
-            let mut lost = open.plan.stages().iter().filter(|s| view.is_dead(s.incarnation));
-            let Some(stage) = lost.next().filter(|_| !open.is_interrupted) else {
+            let lost = view.losses(&open.plan).next();
+            let Some(lost) = lost.filter(|_| !open.is_interrupted) else {
                 continue;
             };
             open.is_interrupted = true;
-            let lost = stage.incarnation.node;
-            orphans.push(Orphan { header, lost, is_over: false });
+            orphans.push(Orphan { header, lost: lost.node, is_over: false });
             self.under_way.retain(|(of, ..), _| of != sequence);
         }
         orphans
