@@ -1,5 +1,9 @@
 //! What this machine offers: its name and its memory.
 
+mod control_group;
+
+use std::path::Path;
+
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 
 use crate::capabilities::MemoryState;
@@ -12,16 +16,24 @@ pub(crate) fn name() -> String {
     if visible.is_empty() { "node".to_owned() } else { visible }
 }
 
-/// All memory that this process may use, in bytes: the machine's, or the control group's if that
-/// is less.
+/// Where the system's files begin.
+const ROOT: &str = "/";
+
+/// All memory that this process may use, in bytes: the machine's, or what its control groups allow if
+/// that is less.
 ///
 /// # Errors
 /// When the system does not tell.
 pub(crate) fn memory_bytes() -> Result<u64, sysinfo::Error> {
     let memory = MemoryRefreshKind::nothing().with_ram();
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory))?;
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.total_memory);
-    Ok(system.total_memory().min(limit))
+    Ok(system.total_memory().min(memory_allowed().unwrap_or(u64::MAX)))
+}
+
+/// The most memory that the control groups of this process allow it, in bytes, where one of them has a
+/// limit.
+pub(crate) fn memory_allowed() -> Option<u64> {
+    control_group::allowance(Path::new(ROOT)).map(|allowance| allowance.limit)
 }
 
 /// How the machine's memory is now.
@@ -29,8 +41,8 @@ pub(crate) fn memory() -> MemoryState {
     let memory = MemoryRefreshKind::nothing().with_ram();
     let system = System::new_with_specifics(RefreshKind::nothing().with_memory(memory));
     let available_bytes = system.ok().map(|system| {
-        let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
-        system.available_memory().min(limit)
+        let allowance = control_group::allowance(Path::new(ROOT));
+        system.available_memory().min(allowance.map_or(u64::MAX, |allowance| allowance.available))
     });
     let pressure = std::fs::read_to_string("/proc/pressure/memory").ok();
     MemoryState { available_bytes, pressure_percent: pressure.as_deref().and_then(waited) }

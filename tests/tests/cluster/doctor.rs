@@ -1,15 +1,69 @@
 //! What would stop a node is said before it does.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use planaria_tests::{Cluster, NodeSpec, Ready as _};
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::bad_input::replace;
 use crate::commands::{planaria, text};
 use crate::{binary, demo_models};
+
+/// A control group with a limit, for as long as this lives, and a group in it without one.
+struct LimitedGroup(PathBuf);
+
+impl LimitedGroup {
+    /// `None` where this process may not make groups, or the machine has none.
+    fn new(bytes: u64) -> Option<Self> {
+        let limits =
+            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        limits.into_iter().find_map(|(mount, limit)| {
+            let group = Path::new(mount).join(format!("planaria-test-{}", std::process::id()));
+            fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            fs::create_dir(group.inner()).ok()?;
+            Some(group)
+        })
+    }
+
+    fn inner(&self) -> PathBuf {
+        self.0.join("service")
+    }
+}
+
+impl Drop for LimitedGroup {
+    fn drop(&mut self) {
+        for group in [self.inner(), self.0.clone()] {
+            // What is left is an empty group.
+            let _ = fs::remove_dir(group);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_memory_is_offered_than_the_groups_around_a_service_allow() -> Result<()> {
+    let Some(group) = LimitedGroup::new(1 << 30) else {
+        // The reading of groups has tests of its own, in `planaria_actors::machine`.
+        eprintln!("no control group with a limit can be made here");
+        return Ok(());
+    };
+    let cluster = Cluster::new(binary(), &demo_models()).await?;
+    let mut arguments = cluster.arguments(&NodeSpec::new("service", "64GiB"));
+    *arguments.first_mut().context("a command")? = "doctor".to_owned();
+    let mut service = Command::new("sh");
+    service.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
+    service.arg(group.inner()).arg(binary()).args(&arguments);
+    let said = text(&service.output().await?.stdout);
+    let words = "the node offers 1 GiB, the limit of the service or container around it";
+    ensure!(said.contains(words), "{said}");
+    Ok(())
+}
 
 /// Exit code, and what was found in words, by what was looked at.
 type Findings = (Option<i32>, BTreeMap<String, String>);
@@ -100,12 +154,12 @@ async fn beside_a_running_node_its_own_ports_are_no_problem_and_anothers_are() -
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_is_a_problem() -> Result<()> {
     let models = tempfile::tempdir()?;
-    std::fs::create_dir(models.path().join("broken"))?;
-    std::fs::write(models.path().join("broken/config.json"), "{}")?;
+    fs::create_dir(models.path().join("broken"))?;
+    fs::write(models.path().join("broken/config.json"), "{}")?;
     let cluster = Cluster::new(binary(), models.path()).await?;
     let arguments = cluster.arguments(&NodeSpec::new("a", "256MiB").with(&["--model", "broken"]));
     let key = cluster.folder().join("cluster.key");
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644))?;
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o644))?;
     let found = findings(&arguments).await?;
     ensure!(found.0 == Some(1), "{found:?}");
     ensure_says(&found, "cluster key", &["problem", "chmod 600"])?;

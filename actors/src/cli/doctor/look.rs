@@ -62,6 +62,7 @@ pub(super) async fn look(settings: &Settings) -> Seen {
             .map_err(|error| error.to_string())
             .map(|_| ModelsSeen { usable: inventory.held().len(), unusable: inventory.unusable() }),
         memory: machine::memory_bytes().ok(),
+        memory_allowed: machine::memory_allowed(),
         memory_available: machine::memory().available_bytes,
         device: probe::measure(settings).await,
         multicast: settings.mdns.then(|| multicast(settings.listen.ip())),

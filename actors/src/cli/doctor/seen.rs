@@ -27,8 +27,10 @@ pub(super) struct Seen {
     pub(super) models: Result<ModelsSeen, String>,
     /// The models that are asked for, each with its sizes if it can be used, or why not.
     pub(super) wanted: Vec<(ModelName, Model)>,
-    /// All of the machine's memory, in bytes, and what programs could have of it now.
+    /// All memory that a node may use, in bytes, and what programs could have of it now.
     pub(super) memory: Option<u64>,
+    /// What control groups allow, where that is less than the machine has.
+    pub(super) memory_allowed: Option<u64>,
     pub(super) memory_available: Option<u64>,
     /// What a worker measured, or why none could.
     pub(super) device: Result<Device, String>,

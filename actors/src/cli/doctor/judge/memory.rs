@@ -24,7 +24,13 @@ fn memory(settings: &Settings, seen: &Seen, offered: Option<u64>) -> Finding {
     let (Some(memory), Some(offered)) = (seen.memory, offered) else {
         return Finding::problem(check, "the system does not say how much there is".to_owned());
     };
-    let says = format!("the node offers {}", ByteSize(offered));
+    // A large limit of a group limits nothing.
+    let allowed = seen.memory_allowed.filter(|allowed| *allowed == memory);
+    let because = match allowed {
+        Some(allowed) if allowed == offered => ", the limit of the service or container around it",
+        Some(_) | None => "",
+    };
+    let says = format!("the node offers {}{because}", ByteSize(offered));
     if let Some(limit) = settings.memory_limit.filter(|limit| limit.bytes() > memory) {
         let says = format!("{says}, all there is: memory-limit says {limit}");
         return Finding::warning(check, says).advise("lower memory-limit to leave some to others");

@@ -34,6 +34,7 @@ fn well() -> Seen {
         wanted: Vec::new(),
         memory: Some(16 << 30),
         memory_available: Some(11 << 30),
+        memory_allowed: None,
         device: Ok(Device {
             accelerator: Accelerator::Metal,
             speed: Speed { bytes_per_second: 100 << 30, flops_per_second: 3_000_000_000_000 },
@@ -217,6 +218,19 @@ fn a_running_node_says_itself_what_it_lacks() {
     let wanted = vec![("big".parse().unwrap(), ten_gib())];
     let full = Seen { memory_available: Some(1 << 30), wanted, ..running() };
     assert!(judge(&settings(&[]), &full).iter().all(|f| f.verdict == Verdict::Ok));
+}
+
+#[test]
+fn a_limit_of_the_service_is_named() {
+    let says = |set: &[(&'static str, &str)], allowed: u64| {
+        let seen = Seen { memory_allowed: Some(allowed), ..well() };
+        let findings = judge(&settings(set), &seen);
+        findings.into_iter().find(|finding| finding.check == "memory").unwrap().says
+    };
+    let said = says(&[], 16 << 30);
+    assert_eq!(said, "the node offers 16 GiB, the limit of the service or container around it");
+    assert_eq!(says(&[], 17 << 30), "the node offers 16 GiB");
+    assert_eq!(says(&[("memory-limit", "8GiB")], 16 << 30), "the node offers 8 GiB");
 }
 
 #[test]
