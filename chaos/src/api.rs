@@ -86,6 +86,22 @@ impl Api {
         Ok((status, json))
     }
 
+    /// `PUT` of nothing: status and body.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn put(&self, path: &str) -> Result<(u16, String)> {
+        self.exchange(Method::PUT, path, None).await
+    }
+
+    /// `DELETE`: status and body.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn delete(&self, path: &str) -> Result<(u16, String)> {
+        self.exchange(Method::DELETE, path, None).await
+    }
+
     async fn exchange(
         &self,
         method: Method,

@@ -1,25 +1,27 @@
 //! A cluster to be harmed: started once for a scenario, made whole after every round.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
+use futures::{StreamExt as _, stream};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use crate::api::Api;
-use crate::check::{Violation, back_at_base, plans_cover, views_agree};
+use crate::check::{Violation, back_at_base, plans_cover, ready_means, views_agree};
 use crate::collector::Collector;
 use crate::history::{Ask, Heard};
 use crate::network::Network;
 use crate::resources::Resources;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, World};
 use crate::schedule::Role;
 use crate::view::View;
-use crate::{Cluster, NodeSpec, repository, wait_for, write_fake_model};
+use crate::{Cluster, NodeSpec, repository, wait_for, wait_for_up_to, write_fake_model};
 
 /// Its layers, whichever model it is.
 const LAYERS: u32 = 12;
@@ -46,16 +48,9 @@ impl Model {
     }
 
     /// Puts it into `folder`.
-    fn write(self, folder: &Path) -> Result<()> {
+    fn write(self, folder: &Path, world: World) -> Result<()> {
         match self {
-            Self::Exact => {
-                // About the pace of the demo model.
-                let sizes = json!({
-                    "num_hidden_layers": LAYERS, "hidden_size": 64, "vocab_size": 768,
-                    "max_position_embeddings": 1024, "step_micros": 100,
-                });
-                write_fake_model(folder, self.name(), sizes)
-            }
+            Self::Exact => write_exact(folder, self.name(), world),
             Self::Demo => {
                 let demo = repository().join("engine/models/demo");
                 std::os::unix::fs::symlink(demo, folder.join(self.name()))?;
@@ -65,8 +60,39 @@ impl Model {
     }
 }
 
+fn write_exact(folder: &Path, name: &str, world: World) -> Result<()> {
+    // About the pace of the demo model; or 900 tokens in half a minute.
+    let step_micros = if world == World::Slow { 2500 } else { 100 };
+    // No two nodes have room for twelve such layers.
+    let bytes_per_layer: u64 = if world == World::Scarce { 150 << 20 } else { 0 };
+    let sizes = json!({
+        "num_hidden_layers": LAYERS, "hidden_size": 64, "vocab_size": 768,
+        "max_position_embeddings": 1024, "step_micros": step_micros,
+        "bytes_per_layer": bytes_per_layer,
+    });
+    write_fake_model(folder, name, sizes)
+}
+
+/// Models that nobody asks for until a scenario does.
+pub const SPARES: [&str; 3] = ["spare-1", "spare-2", "spare-3"];
+
+/// Models of [`World::Many`].
+const MANY: usize = 20;
+
 /// What every node offers: enough for the whole model beside what it holds.
 const MEMORY: &str = "1GiB";
+
+/// The same where there are many: each takes room for a process of its own.
+const MUCH_MEMORY: &str = "6GiB";
+
+/// A model that is said to be ready answers within this time.
+const READY_MEANS: Duration = Duration::from_secs(10);
+
+/// Every node is ready again within this time of the last fault.
+const READY_WITHIN: Duration = Duration::from_secs(60);
+
+/// Requests at once, where a node is asked for all models: no more than it has places.
+const AT_ONCE: usize = 4;
 
 /// A node takes what it took before within this time of the last fault.
 const SETTLES: Duration = Duration::from_secs(30);
@@ -82,16 +108,19 @@ pub struct Arena {
     pub collector: Option<Collector>,
     /// Where others reach each of them.
     places: Vec<String>,
-    /// The folder of the model, removed with the arena.
-    _models: TempDir,
-    model: Model,
+    /// The folder of the folder of models, removed with the arena.
+    folder: TempDir,
+    /// What is served: first the one that answers are asked of.
+    models: Vec<String>,
+    /// A short answer of each.
+    probes: Vec<(Ask, Heard)>,
     undisturbed: HashMap<Ask, Heard>,
     base: Vec<Resources>,
 }
 
 impl Arena {
     /// Starts so many nodes for a scenario, which may need a [`Network`] or a [`Collector`]; `seed` is the
-    /// network's.
+    /// network's. Only the usual world knows the demo model.
     ///
     /// # Errors
     /// When they do not come to serve the model together.
@@ -102,12 +131,27 @@ impl Arena {
         scenario: &Scenario,
         seed: u64,
     ) -> Result<Self> {
-        let models = tempfile::tempdir()?;
-        model.write(models.path())?;
+        let model = if scenario.world == World::Usual { model } else { Model::Exact };
+        let folder = tempfile::tempdir()?;
+        let models_dir = folder.path().join(MODELS);
+        std::fs::create_dir(&models_dir)?;
+        model.write(&models_dir, scenario.world)?;
+        for spare in SPARES {
+            write_exact(&models_dir, spare, World::Usual)?;
+        }
+        let mut models = vec![model.name().to_owned()];
+        let memory = if scenario.world == World::Many { MUCH_MEMORY } else { MEMORY };
+        if scenario.world == World::Many {
+            models.extend((2..=MANY).map(|number| format!("tiny-{number}")));
+            for name in models.iter().skip(1) {
+                write_exact(&models_dir, name, World::Usual)?;
+            }
+        }
         let mut arena = Self {
-            cluster: Cluster::new(binary, models.path()).await?,
-            _models: models,
-            model,
+            cluster: Cluster::new(binary, &models_dir).await?,
+            folder,
+            models,
+            probes: Vec::new(),
             network: scenario.needs_network().then(|| Network::new(seed)),
             collector: if scenario.needs_collector() { Some(Collector::start()?) } else { None },
             places: Vec::new(),
@@ -115,9 +159,11 @@ impl Arena {
             base: Vec::new(),
         };
         for number in 1..=nodes {
-            let settings =
-                ["--model", model.name(), "--set", "context=1024", "--set", "replan-after=1s"];
-            let mut spec = NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings);
+            let settings = ["--set", "context=1024", "--set", "replan-after=1s"];
+            let mut spec = NodeSpec::new(&format!("node-{number}"), memory).with(&settings);
+            for model in &arena.models {
+                spec = spec.with(&["--model", model]);
+            }
             spec.arguments.extend(arena.collector.iter().flat_map(Collector::settings));
             let index = arena.cluster.start(spec).await?;
             let node = arena.cluster.node(index)?;
@@ -132,9 +178,88 @@ impl Arena {
         }
         let (_, found) = arena.whole().await;
         ensure!(found.is_empty(), "{found:?}");
-        arena.cluster.settled().await?;
+        arena.cluster.settled_at(arena.models.len()).await?;
+        arena.learn_probes().await?;
         arena.base = arena.resources();
         Ok(arena)
+    }
+
+    async fn learn_probes(&mut self) -> Result<()> {
+        let short = |model: &String| Ask {
+            model: model.clone(),
+            prompt: vec![11, 12, 13, 14],
+            draws: false,
+            seed: 0,
+            tokens: 4,
+        };
+        let asks: Vec<Ask> = self.models.iter().map(short).collect();
+        for some in asks.chunks(AT_ONCE) {
+            let heard = self.undisturbed(0, some).await?;
+            self.probes.extend(some.iter().cloned().zip(heard));
+        }
+        Ok(())
+    }
+
+    /// The model that answers are asked of.
+    #[must_use]
+    pub fn main_model(&self) -> &str {
+        self.models.first().map_or("", String::as_str)
+    }
+
+    /// Where the models are.
+    #[must_use]
+    pub fn models_dir(&self) -> PathBuf {
+        self.folder.path().join(MODELS)
+    }
+
+    /// Asks these nodes whether they are ready, and those that say so for every model. How many said so, and
+    /// what they should not have said.
+    pub async fn everywhere(&self, nodes: &[usize]) -> (usize, Vec<Violation>) {
+        let (mut ready, mut found) = (0, Vec::new());
+        for node in nodes.iter().filter_map(|index| self.cluster.nodes.get(*index)) {
+            let (name, api) = (&node.spec.name, &node.api);
+            if !is_ready(api).await {
+                continue;
+            }
+            ready += 1;
+            let asked = stream::iter(&self.probes).map(async |(ask, expected)| {
+                let whom = format!("{} through {name}", ask.model);
+                let heard = timeout(READY_MEANS, ask.hear_once(api, Arc::default())).await;
+                let heard = heard.unwrap_or_else(|_| Heard {
+                    error: Some(format!("nothing came within {READY_MEANS:?}")),
+                    ..Heard::default()
+                });
+                ready_means(&whom, expected, &heard, READY_MEANS)
+            });
+            let judged: Vec<Vec<Violation>> = asked.buffer_unordered(AT_ONCE).collect().await;
+            found.extend(judged.into_iter().flatten());
+        }
+        (ready, found)
+    }
+
+    /// Waits until these nodes are ready, and asks them for every model.
+    pub async fn ready_again(&self, nodes: &[usize], within: Duration) -> Vec<Violation> {
+        let mut waits = Vec::new();
+        let all = wait_for_up_to(within, "nodes to be ready", async || {
+            waits.clear();
+            for node in nodes.iter().filter_map(|index| self.cluster.nodes.get(*index)) {
+                if !is_ready(&node.api).await {
+                    waits.push(format!("{}: {}", node.spec.name, why_not_ready(&node.api).await));
+                }
+            }
+            Ok(waits.is_empty().then_some(()))
+        });
+        if all.await.is_err() {
+            let what = format!("not within {within:?}: {}", waits.join("; "));
+            return vec![Violation { check: "ready", what }];
+        }
+        self.everywhere(nodes).await.1
+    }
+
+    /// The same of all nodes, after a fault.
+    pub async fn ready_everywhere(&self) -> Vec<Violation> {
+        let all: Vec<usize> = (0..self.len()).collect();
+        self.ready_again(&all, READY_WITHIN).await
     }
 
     /// The number of nodes.
@@ -171,7 +296,7 @@ impl Arena {
     /// When nobody answers, or there is no plan.
     pub async fn who(&mut self, role: Role) -> Result<usize> {
         let view = self.api(0)?.view().await?;
-        let stages = &view.model(self.model.name()).context("the model is not served")?.stages;
+        let stages = &view.model(self.main_model()).context("the model is not served")?.stages;
         let node = match role {
             Role::First => stages.first().map(|stage| stage.node),
             Role::Middle => stages.get(stages.len() / 2).map(|stage| stage.node),
@@ -246,12 +371,17 @@ impl Arena {
             for view in &views {
                 found.extend(plans_cover(view, LAYERS));
                 let alive = view.nodes.iter().filter(|node| node.is_alive()).count();
-                let model = view.model(self.model.name());
-                let stages = model.filter(|model| model.is_ready()).map_or(0, |m| m.stages.len());
-                if alive != self.len() || stages != self.len() {
-                    let reason = model.map(|model| model.reason.clone()).unwrap_or_default();
-                    let what = format!("{alive} nodes are alive, {stages} hold layers: {reason}");
-                    found.push(not_whole(what));
+                for name in &self.models {
+                    let model = view.model(name);
+                    let ready = model.filter(|model| model.is_ready());
+                    let stages = ready.map_or(0, |model| model.stages.len());
+                    if alive != self.len() || stages != self.len() {
+                        let reason = model.map(|model| model.reason.clone()).unwrap_or_default();
+                        let what = format!(
+                            "{alive} nodes are alive, {stages} hold layers of {name}: {reason}"
+                        );
+                        found.push(not_whole(what));
+                    }
                 }
             }
             found.extend(views_agree(&views));
@@ -290,6 +420,25 @@ impl Arena {
         let of = nodes
             .map(|node| Resources::of(node.process.pid(), &self.cluster.data_dir(&node.spec.name)));
         of.collect()
+    }
+}
+
+/// The models' folder in the arena's.
+const MODELS: &str = "models";
+
+/// Longest wait for a node to say whether it is ready.
+const SAYS_SO: Duration = Duration::from_secs(5);
+
+async fn is_ready(api: &Api) -> bool {
+    let said = timeout(SAYS_SO, api.get("/ready")).await;
+    matches!(said, Ok(Ok((200, _))))
+}
+
+async fn why_not_ready(api: &Api) -> String {
+    match timeout(SAYS_SO, api.get("/ready")).await {
+        Ok(Ok((_, words))) => words,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(_) => "it does not say".to_owned(),
     }
 }
 

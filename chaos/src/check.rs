@@ -88,6 +88,45 @@ pub fn in_time(heard: &Heard, deadline: Duration) -> Option<Violation> {
         .then(|| violation("deadline", format!("it took {:?}, not {deadline:?}", heard.took)))
 }
 
+/// A node that said it was ready for a model answered at once, and rightly. `whom` names both.
+#[must_use]
+pub fn ready_means(
+    whom: &str,
+    expected: &Heard,
+    heard: &Heard,
+    deadline: Duration,
+) -> Vec<Violation> {
+    let mut found = same_answer(expected, heard);
+    found.extend(in_time(heard, deadline));
+    found.truncate(1);
+    found
+        .into_iter()
+        .map(|v| violation("ready", format!("{whom}: {}: {}", v.check, v.what)))
+        .collect()
+}
+
+/// Nobody was turned away for want of places, though there must have been some.
+#[must_use]
+pub fn places_free<'a>(when: &str, heard: impl IntoIterator<Item = &'a Heard>) -> Vec<Violation> {
+    let refused = heard.into_iter().filter(|heard| heard.refused == Some(429));
+    let first: Vec<&Heard> = refused.collect();
+    let Some(one) = first.first() else { return Vec::new() };
+    let words = one.error.as_deref().unwrap_or_default();
+    vec![violation("places", format!("{when}: {} were refused: {words}", first.len()))]
+}
+
+/// No message was logged more often than so. `what` is a part of it.
+#[must_use]
+pub fn logged_at_most<'a>(
+    most: usize,
+    what: &str,
+    log: impl IntoIterator<Item = &'a str>,
+) -> Vec<Violation> {
+    let count = log.into_iter().filter(|line| line.contains(what)).count();
+    let found = (count > most).then(|| violation("log", format!("{count} lines with {what:?}")));
+    found.into_iter().collect()
+}
+
 /// Every plan that is said to be ready covers each layer exactly once, on nodes that are not over.
 #[must_use]
 pub fn plans_cover(view: &View, layers: u32) -> Vec<Violation> {
@@ -244,6 +283,33 @@ mod tests {
     fn an_answer_that_takes_too_long_is_found() {
         assert_eq!(in_time(&heard(0..3), Duration::from_secs(1)), None);
         assert!(in_time(&heard(0..3), Duration::from_millis(999)).is_some());
+    }
+
+    #[test]
+    fn a_node_that_was_not_ready_after_all_is_found() {
+        let right = heard(0..4);
+        let deadline = Duration::from_secs(2);
+        assert_eq!(ready_means("m through n", &right, &right, deadline), []);
+        let refused = Heard { error: Some("503".to_owned()), ..Heard::default() };
+        let late = Heard { took: Duration::from_secs(3), ..right.clone() };
+        for wrong in [refused, late, heard([0, 1, 2, 4])] {
+            let found = ready_means("m through n", &right, &wrong, deadline);
+            assert!(named(&found, "ready", "m through n"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn somebody_who_was_turned_away_is_found() {
+        let refused = Heard { refused: Some(429), error: Some("full".to_owned()), ..heard(0..0) };
+        let other = Heard { refused: Some(503), ..heard(0..0) };
+        assert_eq!(places_free("x", [&heard(0..4), &other]), []);
+        assert!(named(&places_free("x", [&heard(0..4), &refused]), "places", "x: 1 were refused"));
+    }
+
+    #[test]
+    fn a_log_that_repeats_itself_is_found() {
+        assert_eq!(logged_at_most(2, "no room", ["no room", "no room", ""]), []);
+        assert_eq!(logged_at_most(1, "no room", ["no room here", "no room", ""]).len(), 1);
     }
 
     fn id(byte: u8) -> String {

@@ -28,6 +28,8 @@ pub struct NodeSpec {
     pub mdns: bool,
     /// `--listen`; `None` means a port that the system chooses, and another one at every start.
     pub listen: Option<String>,
+    /// What it is started from; `None` means what the whole cluster is.
+    pub binary: Option<PathBuf>,
 }
 
 impl NodeSpec {
@@ -36,7 +38,15 @@ impl NodeSpec {
     pub fn new(name: &str, memory: &str) -> Self {
         let (name, memory) = (name.to_owned(), memory.to_owned());
         let (arguments, env) = (Vec::new(), Vec::new());
-        Self { name, memory, arguments, env, machine: None, mdns: false, listen: None }
+        let (listen, binary) = (None, None);
+        Self { name, memory, arguments, env, machine: None, mdns: false, listen, binary }
+    }
+
+    /// Started from another binary than the rest of its cluster.
+    #[must_use]
+    pub fn of(mut self, binary: &Path) -> Self {
+        self.binary = Some(binary.to_owned());
+        self
     }
 
     /// On a machine of its own.
@@ -109,6 +119,12 @@ impl Cluster {
         Ok(Self { binary, folder, models_dir, nodes: Vec::new() })
     }
 
+    /// What nodes are started from.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The folder of everything that belongs to the cluster.
     #[must_use]
     pub fn folder(&self) -> &Path {
@@ -171,11 +187,12 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, spec: &NodeSpec) -> Result<Process> {
+        let binary = spec.binary.as_deref().unwrap_or(&self.binary);
         let own = self.arguments(spec);
         let Some(machine) = &spec.machine else {
-            return Process::start(&self.binary, &own, &spec.env);
+            return Process::start(binary, &own, &spec.env);
         };
-        let (binary, mut arguments) = machine.command(&self.binary);
+        let (binary, mut arguments) = machine.command(binary);
         arguments.extend(own);
         Process::start(binary, &arguments, &spec.env)
     }
@@ -251,11 +268,19 @@ impl Cluster {
     /// # Errors
     /// When that does not come about.
     pub async fn settled(&self) -> Result<()> {
+        self.settled_at(1).await
+    }
+
+    /// The same for so many workers, one for each model.
+    ///
+    /// # Errors
+    /// When that does not come about.
+    pub async fn settled_at(&self, workers: usize) -> Result<()> {
         let mut seen = Vec::new();
-        let settled = wait_for("one worker on each node", async || {
+        let settled = wait_for("one worker of each model on each node", async || {
             for node in &self.nodes {
                 let view = node.api.view().await?;
-                if view.nodes.iter().any(|n| n.worker_pids.len() != 1) {
+                if view.nodes.iter().any(|n| n.worker_pids.len() != workers) {
                     seen = view.nodes;
                     return Ok(None);
                 }

@@ -38,6 +38,10 @@ pub struct Heard {
     pub usage: Option<u64>,
     /// Why it failed.
     pub error: Option<String>,
+    /// The status of HTTP with which it was refused, at last.
+    pub refused: Option<u16>,
+    /// When the node asked to be asked again, at last.
+    pub retry_after: Option<Duration>,
     /// Whether `[DONE]` came last.
     pub done: bool,
     /// How often the node asked to be asked again, before its answer began.
@@ -62,12 +66,47 @@ impl Ask {
     /// Asks, as clients do, and takes down what comes. `seen` counts the tokens as they come. A node that
     /// cannot be reached, or goes away in the middle, is an error that was heard.
     pub async fn hear(&self, api: &Api, seen: Arc<AtomicUsize>) -> Heard {
+        self.hear_patiently(api, seen, RETRIES).await
+    }
+
+    /// The same by a client that does not ask again.
+    pub async fn hear_once(&self, api: &Api, seen: Arc<AtomicUsize>) -> Heard {
+        self.hear_patiently(api, seen, 0).await
+    }
+
+    /// Asks for the whole answer at once, once.
+    pub async fn hear_whole(&self, api: &Api) -> Heard {
+        let begun = Instant::now();
+        let mut body = self.body();
+        if let Some(fields) = body.as_object_mut() {
+            fields.remove("stream_options");
+            fields.insert("stream".to_owned(), Value::Bool(false));
+        }
+        let mut heard = Heard::default();
+        match api.post("/v1/completions", &body).await {
+            Ok((200, answer)) => {
+                heard.take_in(&answer);
+                heard.done = true;
+            }
+            Ok((status, answer)) => {
+                heard.refused = Some(status);
+                heard.error = Some(format!("{status}: {answer}"));
+            }
+            Err(error) => heard.error = Some(format!("{error:#}")),
+        }
+        heard.took = begun.elapsed();
+        heard
+    }
+
+    async fn hear_patiently(&self, api: &Api, seen: Arc<AtomicUsize>, retries: u32) -> Heard {
         let begun = Instant::now();
         let mut heard = Heard::default();
         while let Err(error) = self.take_down(api, &mut heard, begun, &seen).await {
             let refused = error.downcast_ref::<Refused>();
-            match refused.and_then(|refused| refused.retry_after) {
-                Some(wait) if heard.retries < RETRIES => {
+            heard.refused = refused.map(|refused| refused.status);
+            heard.retry_after = refused.and_then(|refused| refused.retry_after);
+            match heard.retry_after {
+                Some(wait) if heard.retries < retries => {
                     heard.retries += 1;
                     tokio::time::sleep(wait).await;
                 }
@@ -102,23 +141,40 @@ impl Ask {
                     continue;
                 }
             };
-            let ids = chunk.pointer("/choices/0/token_ids").and_then(Value::as_array);
-            let before = heard.tokens.len();
-            heard.tokens.extend(ids.into_iter().flatten().filter_map(Value::as_u64));
-            if heard.tokens.len() > before {
+            if heard.take_in(&chunk) {
                 heard.times.push(begun.elapsed());
                 seen.store(heard.tokens.len(), Ordering::Relaxed);
             }
-            let finish = chunk.pointer("/choices/0/finish_reason").and_then(Value::as_str);
-            heard.finish = finish.map(str::to_owned).or_else(|| heard.finish.take());
-            let usage = chunk.pointer("/usage/completion_tokens").and_then(Value::as_u64);
-            heard.usage = usage.or(heard.usage);
         }
         Ok(())
     }
 }
 
 impl Heard {
+    /// A part of an answer, or all of it; whether it had tokens.
+    fn take_in(&mut self, part: &Value) -> bool {
+        let ids = part.pointer("/choices/0/token_ids").and_then(Value::as_array);
+        let before = self.tokens.len();
+        self.tokens.extend(ids.into_iter().flatten().filter_map(Value::as_u64));
+        let finish = part.pointer("/choices/0/finish_reason").and_then(Value::as_str);
+        self.finish = finish.map(str::to_owned).or_else(|| self.finish.take());
+        let usage = part.pointer("/usage/completion_tokens").and_then(Value::as_u64);
+        self.usage = usage.or(self.usage);
+        self.tokens.len() > before
+    }
+
+    /// The longest time in which nothing came, from the request to the end.
+    #[must_use]
+    pub fn longest_silence(&self) -> Duration {
+        let ends = self.times.iter().chain([&self.took]);
+        let begins = [&Duration::ZERO].into_iter().chain(&self.times);
+        begins
+            .zip(ends)
+            .map(|(before, after)| after.saturating_sub(*before))
+            .max()
+            .unwrap_or_default()
+    }
+
     /// The longest time between two pieces.
     #[must_use]
     pub fn longest_pause(&self) -> Duration {

@@ -19,12 +19,15 @@ pub mod cluster;
 pub mod collector;
 pub mod history;
 pub mod lan;
+pub mod limits;
+pub mod mixed;
 pub mod network;
 pub mod process;
 pub mod report;
 pub mod resources;
 pub mod scenario;
 pub mod schedule;
+pub mod soak;
 pub mod view;
 
 pub use cluster::{Cluster, NodeSpec};
@@ -62,7 +65,7 @@ pub fn write_fake_model(folder: &Path, name: &str, sizes: Value) -> Result<()> {
     }
     std::fs::write(model.join("config.json"), config.to_string())?;
     let tokenizer = repository().join("engine/models/demo");
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
+    for file in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
         std::fs::copy(tokenizer.join(file), model.join(file))?;
     }
     Ok(())

@@ -131,23 +131,6 @@ pub fn signal(pid: u32, signal: rustix::process::Signal) -> Result<()> {
     rustix::process::kill_process(pid.context("no process id")?, signal).context("kill")
 }
 
-/// From now on a process can write nothing to files, as on a full disk. Linux only.
-///
-/// # Errors
-/// When there is no such process, or the system has no such limit for others.
-pub fn forbid_writing(pid: u32) -> Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{Pid, Resource, Rlimit, prlimit};
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("no process id")?;
-        let nothing = Rlimit { current: Some(0), maximum: None };
-        prlimit(Some(pid), Resource::Fsize, nothing).context("prlimit")?;
-        Ok(())
-    }
-    #[cfg(not(target_os = "linux"))]
-    anyhow::bail!("process {pid}: only Linux limits other processes")
-}
-
 /// Whether a process still runs (one that has ended and was not waited for does not).
 #[must_use]
 pub fn is_running(pid: u32) -> bool {

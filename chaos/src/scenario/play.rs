@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{Cut, Harm, Scenario};
+use super::{Cut, Harm, Leaving, Scenario};
 use crate::api::Api;
 use crate::arena::Arena;
 use crate::check::{
@@ -19,8 +19,9 @@ use crate::check::{
 };
 use crate::collector::Trouble;
 use crate::history::Heard;
+use crate::limits::forbid_writing;
 use crate::network::Rule;
-use crate::process::{forbid_writing, is_running, is_stopped, signal};
+use crate::process::{is_running, is_stopped, signal};
 use crate::schedule::{Drawn, Phase};
 use crate::view::{RecoverySeen, View};
 use crate::wait_for;
@@ -59,7 +60,7 @@ pub struct Round {
 }
 
 /// Answers under way.
-struct Streams {
+pub(super) struct Streams {
     tasks: Vec<(JoinHandle<Heard>, Arc<AtomicUsize>)>,
 }
 
@@ -77,7 +78,7 @@ impl Streams {
         self.tasks.iter().map(|(_, seen)| seen.load(Ordering::Relaxed))
     }
 
-    fn are_running(&self) -> bool {
+    pub(super) fn are_running(&self) -> bool {
         self.tasks.iter().any(|(task, _)| !task.is_finished())
     }
 
@@ -140,7 +141,8 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let before = api.view().await?;
     let logged = arena.logs();
     let began = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
-    let mut scene = Scene { arena, drawn: &drawn, victim, asked, dead: Vec::new() };
+    let mut scene =
+        Scene { arena, drawn: &drawn, victim, asked, dead: Vec::new(), found: Vec::new() };
     let (streams, when) = if drawn.phase == Phase::Idle {
         let proof = scene.harm(scenario.harm, None).await?;
         (Streams::begin(&api, &drawn), proof)
@@ -152,7 +154,8 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     };
     let heard = streams.end().await;
     let dead = scene.mend()?;
-    let mut violations = judge(scenario.harm, &expected, &heard);
+    let mut violations = std::mem::take(&mut scene.found);
+    violations.extend(judge(scenario.harm, &expected, &heard));
     // Nobody is to feel a collector's trouble, either.
     if scenario.harm == Harm::Nothing || scenario.needs_collector() {
         let lines = arena.logs();
@@ -175,6 +178,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     }
     let (whole, found) = arena.whole().await;
     violations.extend(found);
+    violations.extend(arena.ready_everywhere().await);
     if scenario.harm == Harm::FullDisk {
         let lines = arena.cluster.node(victim)?.process.log();
         violations.extend(nothing_set_aside(lines.iter().map(String::as_str)));
@@ -205,13 +209,15 @@ fn judge(harm: Harm, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
 }
 
 /// Where harm is done.
-struct Scene<'a> {
-    arena: &'a mut Arena,
-    drawn: &'a Drawn,
-    victim: usize,
-    asked: usize,
+pub(super) struct Scene<'a> {
+    pub(super) arena: &'a mut Arena,
+    pub(super) drawn: &'a Drawn,
+    pub(super) victim: usize,
+    pub(super) asked: usize,
     /// Nodes to be started again when the answers are over.
-    dead: Vec<usize>,
+    pub(super) dead: Vec<usize>,
+    /// What did not hold while harm was done.
+    pub(super) found: Vec<Violation>,
 }
 
 impl Scene<'_> {
@@ -318,6 +324,18 @@ impl Scene<'_> {
                 let store = self.arena.cluster.data_dir(&name).join("store");
                 Ok(format!("{killed}; {}", damage(&store, choice)?))
             }
+            Harm::StopAsked => self.stop_asked().await,
+            Harm::KillAmongMany => self.kill_among_many().await,
+            Harm::JoinUnable => self.join_unable().await,
+            Harm::DiskReturns => self.disk_returns().await,
+            Harm::FewDescriptors => self.few_descriptors().await,
+            Harm::Wipe => self.wipe().await,
+            Harm::Leave(Leaving::Anywhere) => self.leave(streams).await,
+            Harm::Leave(Leaving::InRecovery) => self.leave_in_recovery().await,
+            Harm::KillWorkerOften => self.kill_worker_often().await,
+            Harm::HideModels => self.hide_models().await,
+            Harm::IdleConnections => self.idle_connections().await,
+            Harm::CopyFolder => self.copy_folder().await,
         }
     }
 
@@ -384,14 +402,14 @@ impl Scene<'_> {
     }
 
     /// A node that is neither the first victim nor asked.
-    fn another(&self, choice: usize) -> usize {
+    pub(super) fn another(&self, choice: usize) -> usize {
         let nodes = self.arena.len();
         let others = (0..nodes).filter(|index| ![self.victim, self.asked].contains(index));
         let others: Vec<usize> = others.collect();
         others.get(choice % others.len().max(1)).copied().unwrap_or(self.victim)
     }
 
-    async fn kill(&mut self, index: usize) -> Result<String> {
+    pub(super) async fn kill(&mut self, index: usize) -> Result<String> {
         let pid = self.arena.pid(index)?;
         let workers = self.arena.worker(index).await.ok();
         self.arena.cluster.node(index)?.process.kill().await?;
@@ -404,7 +422,7 @@ impl Scene<'_> {
         Ok(format!("process {pid} is gone"))
     }
 
-    async fn drain(&mut self, index: usize) -> Result<()> {
+    pub(super) async fn drain(&mut self, index: usize) -> Result<()> {
         let process = &mut self.arena.cluster.node(index)?.process;
         process.terminate()?;
         let status = process.ended().await?;
@@ -422,7 +440,7 @@ impl Scene<'_> {
         .await
     }
 
-    async fn hit_worker(&mut self, how: Signal) -> Result<String> {
+    pub(super) async fn hit_worker(&mut self, how: Signal) -> Result<String> {
         let (arena, victim) = (&mut *self.arena, self.victim);
         let found = wait_for("a worker to be there", async || Ok(arena.worker(victim).await.ok()));
         let worker = found.await?;
@@ -507,7 +525,7 @@ impl Scene<'_> {
 }
 
 /// Waits until the answers have ended, but not for ever.
-async fn over(streams: Option<&Streams>) {
+pub(super) async fn over(streams: Option<&Streams>) {
     let until = Instant::now() + DEADLINE;
     while streams.is_some_and(Streams::are_running) && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
