@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate chaos fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate chaos soak compat fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -10,6 +10,8 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 QUESTION ?=
 CHAOS ?= --rounds 10
+SOAK ?= --minutes 60
+OTHER_COMMIT ?= 3f70f97
 FUZZ_SECONDS ?= 10
 SEEDS ?= 10000
 FUZZ_TARGETS ?=
@@ -60,6 +62,15 @@ chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kil
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
 	@cargo build --release --locked --quiet -p planaria-tests --bin planaria-under-test
 	@$(TARGET)/release/chaos run --planaria $(TARGET)/release/planaria-under-test $(CHAOS)
+
+soak: build ## An hour of mixed use with a blow every minute (SOAK="--minutes 60 --requests 22000 --seed 1")
+	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
+	@$(TARGET)/release/chaos soak --planaria $(TARGET)/release/planaria $(SOAK)
+
+compat: build ## Clusters of this build and of OTHER_COMMIT, or of PLANARIA_OTHER_BUILD=FILE
+	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
+	@other="$${PLANARIA_OTHER_BUILD:-$$(.ci/other_build.sh $(OTHER_COMMIT) $(CACHE)/builds)}" && \
+	$(TARGET)/release/chaos mixed --planaria $(TARGET)/release/planaria --other "$$other"
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
