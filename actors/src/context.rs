@@ -108,6 +108,9 @@ impl Handles {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 impl Context {
     /// The folder of a model on this machine.
     #[must_use]

@@ -28,6 +28,7 @@ pub mod membership;
 pub mod metrics;
 pub mod node;
 pub mod plan;
+pub mod rare_log;
 pub mod router;
 pub mod scheduler;
 pub mod sequence;

@@ -65,6 +65,7 @@ pub struct Metrics {
     model_n_minus_1_safe: IntGaugeVec,
     nodes: IntGaugeVec,
     suspicions: IntCounterVec,
+    unread_messages: IntCounterVec,
     hop: HistogramVec,
     stage_forward: HistogramVec,
     restarts: IntCounterVec,
@@ -220,6 +221,12 @@ impl Metrics {
                 "Members that were suspected to be dead, and what became of that.",
                 &["outcome"],
             )?,
+            unread_messages: made.counters(
+                "unread_messages_total",
+                "Messages of peers that were left aside because another build sent them: control, data \
+                 or bulk.",
+                &["class"],
+            )?,
             hop: made.histograms(
                 "hop_seconds",
                 "The way to another node, as half of the round trip; each link is looked at once a \
@@ -320,6 +327,17 @@ impl Metrics {
     /// What became of a suspicion.
     pub(crate) fn suspicion(&self, outcome: Suspicion) {
         self.suspicions.with_label_values(&[outcome.word()]).inc();
+    }
+
+    /// A message of a peer was not understood.
+    pub(crate) fn unread_message(&self, class: &str) {
+        self.unread_messages.with_label_values(&[class]).inc();
+    }
+
+    /// Messages of peers of this class that were not understood.
+    #[cfg(test)]
+    pub(crate) fn unread(&self, class: &str) -> u64 {
+        self.unread_messages.with_label_values(&[class]).get()
     }
 
     /// What a worker took for a part of a sequence.

@@ -27,6 +27,8 @@ use crate::sequence::SequencesHandle;
 use crate::traces::Traces;
 use crate::traces::spans::hop;
 use crate::wall_clock::unix_micros;
+use crate::wire::features::{NotUnderstood, ensure};
+use crate::wire::received::Envelope;
 use crate::wire::{DataBody, DataHeader, Forward};
 use crate::worker::WorkerHandle;
 use routes::{Routes, Way};
@@ -72,9 +74,20 @@ pub enum Undeliverable {
     /// There is no link to the node it is for.
     #[error("there is no link to {0:?}")]
     NoLink(NodeId),
+    /// The node it is for would not understand it.
+    #[error(transparent)]
+    NotUnderstood(#[from] NotUnderstood),
     /// The link did not take it.
     #[error("{0}")]
     Refused(String),
+}
+
+impl Undeliverable {
+    /// The link did not take it, for this reason.
+    #[must_use]
+    pub fn refused(reason: impl std::fmt::Display) -> Self {
+        Self::Refused(reason.to_string())
+    }
 }
 
 /// The tables.
@@ -111,7 +124,8 @@ impl Router {
     /// Sends a frame to a node, this one included.
     ///
     /// # Errors
-    /// When there is no link, or it is gone or full. Nothing was sent then.
+    /// When there is no link, it is gone or full, or the node would not understand the frame. Nothing was
+    /// sent then.
     pub fn send(
         &self,
         to: NodeId,
@@ -128,12 +142,13 @@ impl Router {
         // Held until the frame is with the link, so that no plan is retired meanwhile.
         let tables = self.read();
         let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
+        ensure(link.peer(), header.body.feature())?;
         let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
         if tables.routes.plan(header.epoch).is_none() {
             // Nobody would end this stream later, and there may be few.
             link.finish_lane(key);
         }
-        sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
+        sent.map_err(Undeliverable::refused)?;
         if header.sent.is_some() {
             let link = link.clone();
             drop(tables);
@@ -156,10 +171,11 @@ impl Router {
             }
             stamp(&mut header);
             let link = self.link(to).ok_or(Undeliverable::NoLink(to))?;
+            ensure(link.peer(), header.body.feature())?;
             let bytes = payload.len();
             let frame = Frame { header: encode(&header)?, payload };
             let sent = link.send(Lane::Activation(lane(&header)), frame).await;
-            sent.map_err(|error| Undeliverable::Refused(error.to_string()))?;
+            sent.map_err(Undeliverable::refused)?;
             self.trace(&header, &link, bytes);
         }
         Ok(())
@@ -193,6 +209,15 @@ impl Router {
                 self.refuse(&header, stage.unwrap_or_default(), layers);
             }
             (Way::Nowhere(stage, layers), _) => self.refuse(&header, stage, layers),
+        }
+    }
+
+    /// Takes note of a frame that this node does not understand. If it is a stage of the sequence, the owner
+    /// is told, who would wait for what was to come of it.
+    pub fn unread(&self, envelope: &Envelope) {
+        let answer = self.read().routes.unread(envelope);
+        if let Some(answer) = answer {
+            self.send_to_owner(answer);
         }
     }
 
@@ -319,7 +344,7 @@ fn stamp(header: &mut DataHeader) {
 }
 
 fn encode(header: &DataHeader) -> Result<Bytes, Undeliverable> {
-    encode_message(header).map_err(|error| Undeliverable::Refused(error.to_string()))
+    encode_message(header).map_err(Undeliverable::refused)
 }
 
 fn lane(header: &DataHeader) -> u64 {

@@ -1,8 +1,14 @@
 //! What nodes tell each other: control messages and the headers of data frames.
 //!
 //! Messages are msgpack maps, so that a field can be added: an older node ignores it, a newer one
-//! supplies its default. Tensors are never in here; they are the raw payload behind a
-//! [`DataHeader`].
+//! supplies its default. A variant is sent only to peers that list its [`Feature`] ([`features`]); one that
+//! comes all the same is left unread ([`received`]). Tensors are never in here; they are the raw payload
+//! behind a [`DataHeader`].
+
+pub mod features;
+pub mod received;
+#[cfg(test)]
+mod recorded;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -21,6 +27,7 @@ use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
 use crate::sequence::course::{Course, Kept};
 use crate::traces::{TraceContext, context};
+use features::{Feature, Features};
 
 /// A message on a link's control stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,6 +55,20 @@ pub enum Control {
     },
 }
 
+impl Control {
+    /// What a peer must list for this to be sent to it; nothing, for what every build knows.
+    #[must_use]
+    pub const fn feature(&self) -> Option<Feature> {
+        match self {
+            Self::Report(_)
+            | Self::Prepare(_)
+            | Self::Prepared { .. }
+            | Self::Commit(_)
+            | Self::Arrived { .. } => None,
+        }
+    }
+}
+
 /// Why a node did not prepare a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NotPrepared {
@@ -68,11 +89,24 @@ pub enum Bulk {
     },
 }
 
+impl Bulk {
+    /// As [`Control::feature`].
+    #[must_use]
+    pub const fn feature(&self) -> Option<Feature> {
+        match self {
+            Self::Sample { .. } => None,
+        }
+    }
+}
+
 /// A node's description of itself.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Its name, for people.
     pub name: String,
+    /// What it understands beyond the messages of the first build that could tell.
+    #[serde(default)]
+    pub features: Features,
     /// Its process.
     pub pid: u32,
     /// The UDP port on which it takes links; peers know its IP address from the link itself.
@@ -308,6 +342,25 @@ pub enum DataBody {
     PrefixGone,
     /// To the owner: the sequence cannot go on.
     Failed(GenerationError),
+}
+
+impl DataBody {
+    /// As [`Control::feature`].
+    #[must_use]
+    pub const fn feature(&self) -> Option<Feature> {
+        match self {
+            Self::Forward(_)
+            | Self::Release { .. }
+            | Self::Absorbed { .. }
+            | Self::Recall { .. }
+            | Self::Recalled { .. }
+            | Self::Resume { .. }
+            | Self::Check { .. }
+            | Self::Accepted { .. }
+            | Self::PrefixGone
+            | Self::Failed(_) => None,
+        }
+    }
 }
 
 /// Tokens on their way through the stages.

@@ -95,6 +95,7 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
                 incarnation: Incarnation { node, generation: hello.generation },
                 name: hello.name,
                 info: hello.info,
+                features: hello.features,
                 address: canonical(connection.remote_address()),
             };
             let paths = local.paths.clone();

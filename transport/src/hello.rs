@@ -20,7 +20,7 @@ pub const PROTOCOL: &str = "planaria/1";
 /// The same number inside the greeting.
 pub(crate) const MAJOR: u16 = 1;
 /// Grows with additions that older nodes may ignore.
-pub(crate) const MINOR: u16 = 0;
+pub(crate) const MINOR: u16 = 1;
 
 /// What this node says of itself when it greets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct LocalHello {
     pub name: String,
     /// For the layer above. At most [`MAX_INFO`] bytes.
     pub info: Bytes,
+    /// What it understands beyond what every node of this major version does, a word each: at most
+    /// [`MAX_FEATURES`] of at most [`MAX_FEATURE`] printable ASCII characters.
+    pub features: Vec<String>,
 }
 
 /// A greeting that no peer would accept.
@@ -45,12 +48,22 @@ pub enum InvalidHello {
         /// Its length.
         length: usize,
     },
+    /// Peers would leave out some of the features.
+    #[error(
+        "a greeting lists at most {MAX_FEATURES} features, each of 1 to {MAX_FEATURE} printable \
+         ASCII characters without blanks"
+    )]
+    Features,
 }
 
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 128;
 /// The longest opaque part, in bytes: capabilities of a node, not its state.
 pub const MAX_INFO: usize = 48 << 10;
+/// The most features of one node: one for each addition to the protocol since nodes compare them.
+pub const MAX_FEATURES: usize = 64;
+/// The longest name of a feature, in bytes: a word or three.
+pub const MAX_FEATURE: usize = 32;
 /// Cap on a greeting's frame: the parts above with room for what later versions add. Small,
 /// since it is read from a peer of which only the certificate is known.
 pub(crate) const HELLO_CAP: usize = 64 << 10;
@@ -62,6 +75,9 @@ pub(crate) struct Hello {
     pub(crate) generation: u64,
     pub(crate) name: String,
     pub(crate) info: Bytes,
+    /// Nothing, from a node that was built before there were any.
+    #[serde(default)]
+    pub(crate) features: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,7 +95,10 @@ struct Version {
 impl LocalHello {
     pub(crate) fn check(&self) -> Result<(), InvalidHello> {
         check_name(&self.name)?;
-        check_info(&self.info)
+        check_info(&self.info)?;
+        let fits = self.features.len() <= MAX_FEATURES;
+        let are_words = self.features.iter().all(|word| is_feature(word));
+        if fits && are_words { Ok(()) } else { Err(InvalidHello::Features) }
     }
 
     pub(crate) fn to_hello(&self) -> Hello {
@@ -89,6 +108,7 @@ impl LocalHello {
             generation: self.generation,
             name: self.name.clone(),
             info: self.info.clone(),
+            features: self.features.clone(),
         }
     }
 }
@@ -101,6 +121,10 @@ pub(crate) fn check_info(info: &Bytes) -> Result<(), InvalidHello> {
 fn check_name(name: &str) -> Result<(), InvalidHello> {
     let printable = !name.chars().any(char::is_control);
     if printable && (1..=MAX_NAME).contains(&name.len()) { Ok(()) } else { Err(InvalidHello::Name) }
+}
+
+fn is_feature(word: &str) -> bool {
+    (1..=MAX_FEATURE).contains(&word.len()) && word.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Reads the greeting of `peer`, or says why there will be no link.
@@ -124,7 +148,7 @@ pub(crate) fn judge_ack(local: NodeId, peer: NodeId, bytes: &[u8]) -> Result<Hel
     }
 }
 
-fn check_hello(local: NodeId, peer: NodeId, hello: Hello) -> Result<Hello, Refusal> {
+fn check_hello(local: NodeId, peer: NodeId, mut hello: Hello) -> Result<Hello, Refusal> {
     if local == peer {
         return Err(Refusal::SameIdentity);
     }
@@ -133,6 +157,10 @@ fn check_hello(local: NodeId, peer: NodeId, hello: Hello) -> Result<Hello, Refus
     }
     check_name(&hello.name).map_err(|error| malformed(&error))?;
     check_info(&hello.info).map_err(|error| malformed(&error))?;
+    // What is past the bounds is as good as not listed. A node is not refused for it: it may be one of
+    // a build that has learnt more than this one can imagine.
+    hello.features.retain(|word| is_feature(word));
+    hello.features.truncate(MAX_FEATURES);
     Ok(hello)
 }
 
@@ -156,8 +184,13 @@ mod tests {
     const PEER: NodeId = NodeId::from_bytes([2; 32]);
 
     fn hello() -> Hello {
-        LocalHello { generation: 3, name: "mac".to_owned(), info: Bytes::from_static(b"i") }
-            .to_hello()
+        LocalHello {
+            generation: 3,
+            name: "mac".to_owned(),
+            info: Bytes::from_static(b"i"),
+            features: vec!["abort".to_owned()],
+        }
+        .to_hello()
     }
 
     fn judge(hello: &Hello) -> Result<Hello, Refusal> {
@@ -200,6 +233,52 @@ mod tests {
     }
 
     #[test]
+    fn features_past_the_bounds_are_left_out() {
+        let word = |number: usize| format!("feature-{number}");
+        let mut features = vec![String::new(), "x".repeat(MAX_FEATURE + 1), "a b\n".to_owned()];
+        features.extend((0..=MAX_FEATURES).map(word));
+        let read = judge(&Hello { features: features.clone(), ..hello() }).unwrap();
+        assert_eq!(read.features, (0..MAX_FEATURES).map(word).collect::<Vec<_>>());
+        let local = |features| LocalHello {
+            generation: 1,
+            name: "mac".to_owned(),
+            info: Bytes::new(),
+            features,
+        };
+        assert_eq!(local(read.features).check(), Ok(()));
+        for features in [vec!["x".repeat(MAX_FEATURE + 1)], (0..=MAX_FEATURES).map(word).collect()]
+        {
+            assert_eq!(local(features).check(), Err(InvalidHello::Features));
+        }
+    }
+
+    /// What nodes built from 3f70f97 say, as they say it, and what such a node makes of ours.
+    #[test]
+    fn greetings_of_the_first_build_that_had_no_features_are_read_for_ever() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        struct Former {
+            major: u16,
+            minor: u16,
+            generation: u64,
+            name: String,
+            info: Bytes,
+        }
+        let fixture = |name: &str| {
+            let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/3f70f97");
+            std::fs::read(format!("{dir}/{name}.msgpack")).unwrap()
+        };
+        let expected = Hello { minor: 0, features: Vec::new(), ..hello() };
+        assert_eq!(judge_hello(LOCAL, PEER, &fixture("hello")), Ok(expected.clone()));
+        assert_eq!(judge_ack(LOCAL, PEER, &fixture("hello-ack-welcome")), Ok(expected));
+        let refused = judge_ack(LOCAL, PEER, &fixture("hello-ack-refused"));
+        assert_eq!(refused, Err(Refusal::SameIdentity));
+        let former: Former = decode_message(&encode_message(&hello()).unwrap()).unwrap();
+        let name = "mac".to_owned();
+        let info = Bytes::from_static(b"i");
+        assert_eq!(former, Former { major: 1, minor: 1, generation: 3, name, info });
+    }
+
+    #[test]
     fn a_node_does_not_link_to_itself() {
         let bytes = encode_message(&hello()).unwrap();
         assert_eq!(judge_hello(LOCAL, LOCAL, &bytes), Err(Refusal::SameIdentity));
@@ -211,6 +290,7 @@ mod tests {
             name: "x".repeat(MAX_NAME),
             info: vec![0; MAX_INFO].into(),
             generation: u64::MAX,
+            features: vec!["x".repeat(MAX_FEATURE); MAX_FEATURES],
             ..hello()
         };
         let bytes = encode_message(&HelloAck::Welcome(largest)).unwrap();

@@ -42,7 +42,9 @@ pub use datagram::{DATAGRAM_CAP, DatagramError, DatagramReceiver};
 pub use endpoint::{BindError, Endpoint, EndpointConfig};
 pub use frame::{Frame, FrameError};
 pub use frame_codec::FrameCodec;
-pub use hello::{InvalidHello, LocalHello, MAX_INFO, MAX_NAME, PROTOCOL};
+pub use hello::{
+    InvalidHello, LocalHello, MAX_FEATURE, MAX_FEATURES, MAX_INFO, MAX_NAME, PROTOCOL,
+};
 pub use identity::{Identity, IdentityError};
 pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_LANES};
 pub use link::{

@@ -31,6 +31,8 @@ pub struct Peer {
     pub name: String,
     /// What its upper layer says of itself, as of the greeting.
     pub info: Bytes,
+    /// What it understands beyond what every node of this major version does, a word each.
+    pub features: Vec<String>,
     /// Where it was when the link was made.
     pub address: SocketAddr,
 }

@@ -129,6 +129,7 @@ mod tests {
             incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 },
             name: format!("node {byte}"),
             info: Bytes::new(),
+            features: Vec::new(),
             address: ([127, 0, 0, 1], u16::from(byte)).into(),
         }
     }

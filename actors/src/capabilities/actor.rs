@@ -18,8 +18,10 @@ use super::{Measures, PathSpeed};
 use crate::context::Context;
 use crate::ledger;
 use crate::machine;
+use crate::router::Undeliverable;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
+use crate::wire::features::ensure;
 use crate::wire::{Bulk, ShardReport};
 use crate::worker::probe;
 
@@ -213,14 +215,15 @@ impl State {
 fn send_sample(link: &LinkSender) {
     let payload = Bytes::from_static(&[0; SAMPLE_FRAME_BYTES]);
     for left in (0..SAMPLE_FRAMES).rev() {
-        let sent = encode_message(&Bulk::Sample { left }).map_err(|error| error.to_string());
-        let sent = sent.and_then(|header| {
-            let frame = Frame { header, payload: payload.clone() };
-            link.try_send(Lane::Bulk, frame).map_err(|error| error.to_string())
-        });
-        if let Err(error) = sent {
-            tracing::debug!(peer = %link.peer().incarnation, error, "a link could not be measured");
+        if let Err(error) = send_bulk(link, &Bulk::Sample { left }, payload.clone()) {
+            tracing::debug!(peer = %link.peer().incarnation, %error, "a link could not be measured");
             return;
         }
     }
+}
+
+fn send_bulk(link: &LinkSender, message: &Bulk, payload: Bytes) -> Result<(), Undeliverable> {
+    ensure(link.peer(), message.feature())?;
+    let header = encode_message(message).map_err(Undeliverable::refused)?;
+    link.try_send(Lane::Bulk, Frame { header, payload }).map_err(Undeliverable::refused)
 }

@@ -40,6 +40,7 @@ use crate::supervision::Tally;
 use crate::traces::Traces;
 use crate::wall_clock::unix_millis;
 use crate::watchdog;
+use crate::wire::features::Features;
 
 /// A collector that does not take the last spans within this time does not get them.
 const TRACES_PATIENCE: Duration = Duration::from_secs(1);
@@ -86,6 +87,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         generation: memory.incarnation.generation,
         name: settings.name.clone(),
         info: Bytes::new(),
+        features: Features::understood().words(),
     };
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;

@@ -6,16 +6,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_transport::{
-    DatagramReceiver, LaneReceiver, LinkReceiver, LinkSender, decode_message,
-};
+use planaria_config::Incarnation;
+use planaria_transport::{DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
 use crate::membership::send_control;
+use crate::metrics::Metrics;
+use crate::rare_log::RareLog;
 use crate::watchdog::at_work;
+use crate::wire::received::{self, Envelope, Received};
 use crate::wire::{Bulk, Control, DataHeader};
 
 /// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
@@ -58,8 +60,8 @@ impl Actor for PeerActor {
         let mut tasks = JoinSet::new();
         tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
         tasks.spawn(take_data(Arc::clone(&context), link.clone(), activation));
-        tasks.spawn(take_datagrams(context, link.clone(), datagrams));
-        tasks.spawn(take_bulk(link.clone(), bulk));
+        tasks.spawn(take_datagrams(Arc::clone(&context), link.clone(), datagrams));
+        tasks.spawn(take_bulk(context, link.clone(), bulk));
         let watched = link.clone();
         tasks.spawn(async move {
             let reason = watched.closed().await;
@@ -81,22 +83,51 @@ impl Actor for PeerActor {
     }
 }
 
+/// Counts the messages of one class of lanes that are of another build, and speaks of them.
+struct Unread {
+    class: &'static str,
+    metrics: Arc<Metrics>,
+    from: Incarnation,
+    log: RareLog,
+}
+
+impl Unread {
+    fn new(lane: Lane, context: &Context, from: Incarnation) -> Self {
+        let class = match lane {
+            Lane::Control => "control",
+            Lane::Activation(_) => "data",
+            Lane::Bulk => "bulk",
+        };
+        Self { class, metrics: Arc::clone(&context.metrics), from, log: RareLog::default() }
+    }
+
+    fn another(&mut self, reason: &str) {
+        self.metrics.unread_message(self.class);
+        if let Some(count) = self.log.another(Instant::now()) {
+            tracing::warn!(peer = %self.from, class = self.class, count, reason,
+                "messages of a peer were not understood and are left aside: it runs another build");
+        }
+    }
+}
+
 async fn take_control(context: Arc<Context>, link: LinkSender, mut control: LaneReceiver) {
     let from = link.peer().incarnation;
+    let mut unread = Unread::new(Lane::Control, &context, from);
     while let Some(inbound) = control.recv().await {
         let handles = &context.handles;
-        match decode_message(&inbound.frame.header) {
-            Ok(Control::Report(report)) => handles.membership.reported(from, report),
-            Ok(Control::Prepare(plan)) => handles.scheduler.prepare(from.node, plan),
-            Ok(Control::Prepared { epoch, result }) => {
+        match received::read(&inbound.frame.header) {
+            Received::Known(Control::Report(report)) => handles.membership.reported(from, report),
+            Received::Known(Control::Prepare(plan)) => handles.scheduler.prepare(from.node, plan),
+            Received::Known(Control::Prepared { epoch, result }) => {
                 handles.scheduler.prepared(from.node, epoch, result);
             }
-            Ok(Control::Commit(plan)) => handles.scheduler.commit(plan),
-            Ok(Control::Arrived { bytes, micros }) => {
+            Received::Known(Control::Commit(plan)) => handles.scheduler.commit(plan),
+            Received::Known(Control::Arrived { bytes, micros }) => {
                 handles.capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
             }
-            Err(error) => {
-                link.close(&format!("a control message could not be read: {error}"));
+            Received::Unknown(reason) => unread.another(&reason),
+            Received::Garbage(reason) => {
+                link.close(&format!("a control message could not be read: {reason}"));
                 return;
             }
         }
@@ -116,11 +147,19 @@ async fn take_datagrams(context: Arc<Context>, link: LinkSender, mut datagrams: 
 }
 
 async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Activation(0), &context, link.peer().incarnation);
     while let Some(inbound) = activation.recv().await {
-        match decode_message::<DataHeader>(&inbound.frame.header) {
-            Ok(header) => context.router.deliver(header, inbound.frame.payload),
-            Err(error) => {
-                link.close(&format!("a data header could not be read: {error}"));
+        let header = &inbound.frame.header;
+        match received::read::<DataHeader>(header) {
+            Received::Known(header) => context.router.deliver(header, inbound.frame.payload),
+            Received::Unknown(reason) => {
+                unread.another(&reason);
+                if let Some(envelope) = Envelope::read(header) {
+                    context.router.unread(&envelope);
+                }
+            }
+            Received::Garbage(reason) => {
+                link.close(&format!("a data header could not be read: {reason}"));
                 return;
             }
         }
@@ -128,14 +167,19 @@ async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: Lane
 }
 
 /// Answers samples with how long they took.
-async fn take_bulk(link: LinkSender, mut bulk: LaneReceiver) {
+async fn take_bulk(context: Arc<Context>, link: LinkSender, mut bulk: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Bulk, &context, link.peer().incarnation);
     let mut first: Option<Instant> = None;
     let mut bytes = 0_u64;
     while let Some(inbound) = bulk.recv().await {
-        let left = match decode_message(&inbound.frame.header) {
-            Ok(Bulk::Sample { left }) => left,
-            Err(error) => {
-                link.close(&format!("a bulk message could not be read: {error}"));
+        let left = match received::read(&inbound.frame.header) {
+            Received::Known(Bulk::Sample { left }) => left,
+            Received::Unknown(reason) => {
+                unread.another(&reason);
+                continue;
+            }
+            Received::Garbage(reason) => {
+                link.close(&format!("a bulk message could not be read: {reason}"));
                 return;
             }
         };
@@ -148,8 +192,11 @@ async fn take_bulk(link: LinkSender, mut bulk: LaneReceiver) {
             first = None;
             let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             if let Err(error) = send_control(&link, &Control::Arrived { bytes, micros }) {
-                tracing::debug!(peer = %link.peer().incarnation, error, "a sample is not answered");
+                tracing::debug!(peer = %link.peer().incarnation, %error, "a sample is not answered");
             }
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -23,8 +23,10 @@ use crate::context::Context;
 use crate::desired::DesiredMap;
 use crate::metrics::Suspicion;
 use crate::plan::Plan;
+use crate::router::Undeliverable;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
+use crate::wire::features::{Features, ensure};
 use crate::wire::{Control, HeldModel, Report, ShardReport};
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
@@ -190,6 +192,7 @@ impl Actor for MembershipActor {
             members: Members::new(context.me, address),
             own: Report {
                 name: context.settings.name.clone(),
+                features: Features::understood(),
                 pid: std::process::id(),
                 port: address.port(),
                 api: Some(context.api),
@@ -442,7 +445,7 @@ impl State {
     fn report_to(&self, link: &LinkSender) {
         let report = Control::Report(Box::new(self.own.clone()));
         if let Err(error) = send_control(link, &report) {
-            tracing::debug!(peer = %link.peer().incarnation, error, "could not report to a peer");
+            tracing::debug!(peer = %link.peer().incarnation, %error, "could not report to a peer");
         }
     }
 }
@@ -450,11 +453,12 @@ impl State {
 /// Sends a control message over a link.
 ///
 /// # Errors
-/// In words, when the link is gone or full.
-pub fn send_control(link: &LinkSender, message: &Control) -> Result<(), String> {
-    let header = encode_message(message).map_err(|error| error.to_string())?;
+/// When the peer would not understand it, or the link is gone or full. Nothing was sent then.
+pub fn send_control(link: &LinkSender, message: &Control) -> Result<(), Undeliverable> {
+    ensure(link.peer(), message.feature())?;
+    let header = encode_message(message).map_err(Undeliverable::refused)?;
     let frame = Frame { header, payload: Bytes::new() };
-    link.try_send(Lane::Control, frame).map_err(|error| error.to_string())
+    link.try_send(Lane::Control, frame).map_err(Undeliverable::refused)
 }
 
 /// Where every other node was heard of.

@@ -9,6 +9,7 @@ use planaria_config::{Epoch, LayerRange, NodeId};
 use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
+use crate::wire::received::Envelope;
 use crate::wire::{DataBody, DataHeader};
 
 /// Plans that stay routable beside the newest, per model: sequences that run under an older one
@@ -93,6 +94,19 @@ impl Routes {
             Some((plan, _)) => Way::Nowhere(stage, plan.stage(stage).map(|stage| stage.layers)),
             None => Way::Nowhere(stage, None),
         }
+    }
+
+    /// What the owner of a frame that this node does not understand is told, if this is a stage of it. An
+    /// owner that does not understand what a stage says finds out by itself that nothing comes.
+    pub(crate) fn unread(&self, envelope: &Envelope) -> Option<DataHeader> {
+        let (plan, _) = self.plan(envelope.epoch())?;
+        let (_, stage) = plan.stage_of(self.me)?;
+        let body = DataBody::Failed(GenerationError::NotReady {
+            node: self.me.short(),
+            layers: stage.layers.to_string(),
+            reason: "a message of another build was not understood there".to_owned(),
+        });
+        (envelope.owner() != self.me).then(|| envelope.header(body))
     }
 
     /// What the owner of a frame that goes nowhere is told, if it has to know.

@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::ledger;
 use crate::membership::{View, send_control};
 use crate::plan::{Assignment, Plan};
+use crate::router::Undeliverable;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 use crate::wire::NotPrepared;
@@ -217,11 +218,11 @@ impl State {
         }
         let sent = match self.context.router.link(to) {
             Some(link) => send_control(&link, &message.into()),
-            None => Err("there is no link".to_owned()),
+            None => Err(Undeliverable::NoLink(to)),
         };
         if let Err(error) = sent {
             // The loss of the link leads to another plan.
-            tracing::warn!(peer = ?to, error, "a scheduler's message was not sent");
+            tracing::warn!(peer = ?to, %error, "a scheduler's message was not sent");
         }
     }
 

@@ -28,6 +28,7 @@ use crate::scheduler::placement::Sizing;
 use crate::scheduler::{ModelPlan, PlanTable};
 use crate::sequence::machine::Event;
 use crate::sequence::recovery::Offer;
+use crate::wire::features::Features;
 use crate::wire::{DataHeader, HeldModel, Report, ShardReport};
 use crate::worker::host::sequences::Orphan;
 
@@ -157,6 +158,7 @@ impl Life {
         };
         Report {
             name: format!("node-{byte}"),
+            features: Features::understood(),
             pid: 1,
             port: 1,
             api: None,

@@ -17,6 +17,7 @@ use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Sche
 use planaria_actors::scheduler::placement::Sizing;
 use planaria_actors::sequence::course::{Course, Kept};
 use planaria_actors::traces::TraceContext;
+use planaria_actors::wire::features::Features;
 use planaria_actors::wire::{
     Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
     ShardWork,
@@ -172,6 +173,7 @@ fn any_plan(decisions: &mut Decisions<'_>) -> Option<Plan> {
 fn report(decisions: &mut Decisions<'_>) -> Report {
     Report {
         name: decisions.text(8),
+        features: Features::understood(),
         pid: 1,
         port: 1,
         api: None,

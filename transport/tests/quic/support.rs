@@ -32,6 +32,7 @@ pub(crate) fn config(name: &str) -> EndpointConfig {
             generation: 1,
             name: name.to_owned(),
             info: Bytes::from(format!("info of {name}")),
+            features: vec![format!("feature-of-{name}")],
         },
         // Two cores and many builds: only the tests of silence may take slowness for death.
         limits: Limits {

@@ -2,6 +2,7 @@ use super::*;
 use crate::capabilities::Capabilities;
 use crate::cluster_view::SequenceCounts;
 use crate::desired::DesiredMap;
+use crate::wire::features::Features;
 
 fn life(byte: u8, generation: u64) -> Incarnation {
     Incarnation { node: NodeId::from_bytes([byte; 32]), generation }
@@ -14,6 +15,7 @@ fn address(port: u16) -> SocketAddr {
 fn report(name: &str) -> Report {
     Report {
         name: name.to_owned(),
+        features: Features::understood(),
         pid: 1,
         port: 8421,
         api: None,

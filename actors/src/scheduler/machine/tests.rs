@@ -10,6 +10,7 @@ use crate::cluster_view::{NodeState, SequenceCounts};
 use crate::desired::clock::Clock;
 use crate::desired::{DesiredMap, Entry, Wanted};
 use crate::membership::Member;
+use crate::wire::features::Features;
 use crate::wire::{HeldModel, Report, ShardReport};
 
 mod latency;
@@ -50,6 +51,7 @@ fn member(byte: u8, generation: u64, memory: u64) -> Member {
     };
     let report = Report {
         name: format!("node-{byte}"),
+        features: Features::understood(),
         pid: 1,
         port: 1,
         api: None,

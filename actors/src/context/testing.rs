@@ -1,0 +1,92 @@
+//! A node without its tree, for tests of one actor.
+
+use std::sync::Arc;
+
+use planaria_config::{ClusterKey, Incarnation, NodeId, Settings};
+use planaria_storage::Store;
+use planaria_transport::{
+    AnnouncementKey, Credentials, Endpoint, EndpointConfig, Identity, Limits, LocalHello, Peer,
+};
+use tokio::sync::watch;
+
+use super::{Context, Handles};
+use crate::cluster_view::{ClusterView, SequenceCounts, ThisNode};
+use crate::desired::DesiredMap;
+use crate::inventory::Inventory;
+use crate::membership::View;
+use crate::metrics::Metrics;
+use crate::router::Router;
+use crate::scheduler::PlanTable;
+use crate::served::ServedModels;
+use crate::supervision::Tally;
+use crate::traces::Traces;
+use crate::wire::features::Features;
+
+/// The key of the cluster that [`context`] is of.
+pub(crate) fn cluster_key() -> ClusterKey {
+    ClusterKey::from_bytes([7; 32])
+}
+
+/// A node of this name on loopback, with nobody at its handles and nothing on its disk.
+///
+/// # Panics
+/// Outside a tokio runtime.
+pub(crate) fn context(name: &str, generation: u64) -> Arc<Context> {
+    let identity = Identity::generate().unwrap();
+    context_of(name, &identity, generation)
+}
+
+/// The same, of this identity.
+pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Arc<Context> {
+    let flags = [("listen", "127.0.0.1:0"), ("api", "127.0.0.1:0"), ("models-dir", "nowhere")];
+    let flags = flags.into_iter().map(|(key, value)| (key, vec![value.to_owned()])).collect();
+    let (settings, _) = Settings::resolve(&flags, &[].into(), None, name).unwrap();
+    let me = Incarnation { node: identity.node_id(), generation };
+    let credentials = Credentials::derive(&cluster_key(), identity).unwrap();
+    let hello = LocalHello {
+        generation,
+        name: name.to_owned(),
+        info: bytes::Bytes::new(),
+        features: Features::understood().words(),
+    };
+    let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
+    let handles = Handles::vacant();
+    Arc::new(Context {
+        router: Router::new(me.node, handles.sequences.clone(), Traces::off()),
+        traces: Traces::off(),
+        me,
+        api: settings.api,
+        memory_bytes: 1 << 30,
+        served: Arc::new(ServedModels::new(settings.models_dir.clone())),
+        inventory: watch::Sender::new(Arc::new(Inventory::default())),
+        desired: watch::Sender::new(DesiredMap::default()),
+        endpoint: Endpoint::bind(&credentials, config).unwrap(),
+        announcing: AnnouncementKey::derive(&cluster_key()).unwrap(),
+        store: Store::in_memory(),
+        view: watch::Sender::new(View::default()),
+        plans: watch::Sender::new(PlanTable::default()),
+        cluster: watch::Sender::new(Arc::new(ClusterView {
+            node: ThisNode { id: me.node, name: name.to_owned(), incarnation: generation },
+            nodes: Vec::new(),
+            models: Vec::new(),
+            sequences: SequenceCounts::default(),
+            recoveries: Vec::new(),
+        })),
+        recoveries: watch::Sender::default(),
+        restarts: Tally::default(),
+        metrics: Arc::new(Metrics::new().unwrap()),
+        handles,
+        settings,
+    })
+}
+
+/// A peer for links within the process, that lists these features.
+pub(crate) fn peer(node: NodeId, features: &[&str]) -> Peer {
+    Peer {
+        incarnation: Incarnation { node, generation: 1 },
+        name: format!("node-{}", node.short()),
+        info: bytes::Bytes::new(),
+        features: features.iter().map(|word| (*word).to_owned()).collect(),
+        address: ([127, 0, 0, 1], 1).into(),
+    }
+}
