@@ -57,6 +57,10 @@ pub struct Context {
     pub cluster: watch::Sender<Arc<ClusterView>>,
     /// What this node's sequences have been through, kept by sequences.
     pub recoveries: watch::Sender<Vec<RecoveryView>>,
+    /// Whether it was asked to stop: it takes no requests any more, and lets those that run end.
+    pub leaving: watch::Sender<bool>,
+    /// Whether sequences pass through its layers, kept by workers.
+    pub busy: watch::Sender<bool>,
     /// How often its parts were started again.
     pub restarts: Tally,
     /// What it counts.

@@ -1,4 +1,5 @@
-//! How a node leaves: it hands its layers over before it stops, so that no request fails.
+//! How a node leaves: it takes no requests any more, hands its layers over, and lets the answers of its own
+//! clients end before it stops.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,38 +23,63 @@ enum Holds {
     Nothing,
 }
 
-/// Tells the cluster that this node is leaving, and waits until others hold what it held and no
-/// sequence passes through it any more. Gives up after `patience`, and at once on what nobody else
-/// can hold.
+/// Refuses new requests, tells the cluster that this node is leaving, and waits until others hold what it held,
+/// no sequence passes through it any more, and those of its own clients have ended. Gives up after `patience`,
+/// and on what nobody else can hold as soon as nobody uses it.
 pub(crate) async fn drain(context: &Context, patience: Duration) {
+    context.leaving.send_replace(true);
+    // What it admitted is in the view before it is leaving there.
+    if !context.handles.sequences.refuse().await {
+        tracing::warn!("sequences do not say that they refuse requests");
+    }
     context.handles.membership.own_leaving();
-    let (plans, view) = (context.plans.subscribe(), context.view.subscribe());
-    match timeout(patience, handed_over(context.me.node, plans, view)).await {
+    let watched = Watched {
+        plans: context.plans.subscribe(),
+        view: context.view.subscribe(),
+        busy: context.busy.subscribe(),
+    };
+    match timeout(patience, handed_over(context.me.node, watched)).await {
         Ok(Holds::Stuck(models)) => tracing::warn!(?models, "nobody can take over"),
         Ok(_) => tracing::info!("nothing depends on this node any more"),
-        Err(_) => tracing::warn!(?patience, "the node stops although others depend on it"),
+        Err(_) => tracing::warn!(
+            ?patience,
+            "the node stops although answers run here, or others depend on it: see drain-timeout"
+        ),
     }
 }
 
+/// What it depends on how long a node stays.
+struct Watched {
+    plans: watch::Receiver<PlanTable>,
+    view: watch::Receiver<View>,
+    busy: watch::Receiver<bool>,
+}
+
 /// What it holds when that is no layers any more.
-async fn handed_over(
-    me: NodeId,
-    mut plans: watch::Receiver<PlanTable>,
-    mut view: watch::Receiver<View>,
-) -> Holds {
+async fn handed_over(me: NodeId, watched: Watched) -> Holds {
+    let Watched { mut plans, mut view, mut busy } = watched;
     loop {
         let held = holds(me, &plans.borrow_and_update(), &view.borrow_and_update());
-        if held != Holds::Layers {
+        let answers = answers(me, &view.borrow());
+        let is_used = *busy.borrow_and_update() && matches!(held, Holds::Stuck(_));
+        if held != Holds::Layers && answers == 0 && !is_used {
             return held;
         }
         let changed = tokio::select! {
             changed = plans.changed() => changed,
             changed = view.changed() => changed,
+            changed = busy.changed() => changed,
         };
         if changed.is_err() {
             return held;
         }
     }
+}
+
+/// Answers that its own clients wait for.
+fn answers(me: NodeId, view: &View) -> u32 {
+    let own = view.member(me).map(|member| member.report.sequences).unwrap_or_default();
+    own.running.saturating_add(own.queued)
 }
 
 fn holds(me: NodeId, plans: &PlanTable, view: &View) -> Holds {

@@ -89,6 +89,8 @@ pub struct State {
     pub traces: Traces,
     /// Setting `context`: longest sequence in tokens of a model that has no plan yet.
     pub context: u32,
+    /// Whether the node was asked to stop. Set, no generation begins, and no connection is used twice.
+    pub leaving: watch::Receiver<bool>,
     /// Bounds on what clients may take up.
     pub limits: Limits,
 }
@@ -113,7 +115,8 @@ pub struct Limits {
     pub connections: usize,
     /// Clients that watch the cluster (`/cluster/events`); past it 429.
     pub watchers: usize,
-    /// Longest time for running answers to end after the shutdown began.
+    /// Longest time for clients to read the ends of their answers after the shutdown began. Answers that run
+    /// have ended by then (setting `drain-timeout`).
     pub drain: Duration,
     /// Longest time that a request waits for a model whose layers are being loaded; past it 503. A worker
     /// that is started again or a lost node that is replaced takes less, a start may take longer.
@@ -157,6 +160,7 @@ struct Parts {
     metrics: Arc<Metrics>,
     traces: Traces,
     context: u32,
+    leaving: watch::Receiver<bool>,
     limits: Limits,
     /// Places of clients that watch.
     watchers: Arc<Semaphore>,
@@ -170,6 +174,11 @@ struct Parts {
 }
 
 impl Parts {
+    /// Whether the node was asked to stop.
+    fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
     /// Waits for a place among those that are parsed or tokenized. The semaphore is never closed.
     async fn place_to_prepare(&self) -> Option<SemaphorePermit<'_>> {
         self.preparations.acquire().await.ok()
@@ -199,6 +208,7 @@ fn share(state: State) -> Shared {
         metrics: state.metrics,
         traces: state.traces,
         context: state.context,
+        leaving: state.leaving,
         limits: state.limits,
         watchers: Arc::new(Semaphore::new(state.limits.watchers)),
         closing: watch::Sender::new(false),

@@ -117,9 +117,12 @@ pub enum SubmitError {
         /// Positions that there are.
         limit: u32,
     },
-    /// This node is starting or stopping.
+    /// A part of this node is being started.
     #[error("this node is not ready to take requests")]
     Unavailable,
+    /// This node was asked to stop.
+    #[error("this node is stopping: ask another node, or this one once it was started again")]
+    Leaving,
 }
 
 impl GenerationError {

@@ -134,7 +134,7 @@ impl Actor for LinksActor {
                 state.dialing.announced(Instant::now(), incarnation, addresses);
                 state.dial_due(&myself);
             }
-            LinksMessage::Linked(target, link) => state.linked(&myself, target, *link).await?,
+            LinksMessage::Linked(target, link) => state.linked(&myself, target, *link).await,
             LinksMessage::DialFailed(target, reason) => {
                 if state.dialing.failed(Instant::now(), &target) {
                     tracing::warn!(%target, reason, "could not reach a node; trying again");
@@ -207,7 +207,7 @@ impl State {
         myself: &ActorRef<LinksMessage>,
         target: Option<Target>,
         link: Link,
-    ) -> Result<(), ActorProcessingErr> {
+    ) {
         let me = self.context.me;
         let incarnation = link.peer().incarnation;
         if let Some(target) = &target {
@@ -223,14 +223,24 @@ impl State {
                 "another process runs with the same identity"
             };
             sender.close(reason);
-            return Ok(());
+            return;
         }
         let args = PeerArgs { context: Arc::clone(&self.context), link: sender.clone(), receiver };
-        let (peer, _) = Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await?;
+        let peer = match Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await {
+            Ok((peer, _)) => peer,
+            Err(error) => {
+                tracing::error!(peer = %incarnation, %error, "a link could not be used; trying again");
+                sender.close("its actor could not start");
+                if !self.peers.contains_key(&incarnation.node) {
+                    self.dialing.linked(Instant::now(), incarnation, false);
+                }
+                return;
+            }
+        };
         let known = self.peers.get(&incarnation.node);
         if known.is_some_and(|known| !keep_new(me.node, &known.link, &sender)) {
             self.let_go(sender);
-            return Ok(());
+            return;
         }
         let since = Instant::now();
         let connected = Connected { peer: peer.get_cell(), link: sender.clone(), since };
@@ -247,7 +257,6 @@ impl State {
         self.context.router.add_link(sender.clone());
         self.context.handles.membership.link_up(sender);
         self.context.handles.capabilities.link_up();
-        Ok(())
     }
 
     /// Closes a link that another one replaces, once what is on its way has arrived.

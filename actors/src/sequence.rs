@@ -1,11 +1,12 @@
 //! The generations of this node's clients.
 //!
 //! [`machine`] decides, [`recovery`] says by which plan it goes on after a loss and [`course`] from
-//! where, [`admission`] counts, `actor` acts for one sequence, `timeline` tells traces of it, and
+//! where, [`admission`] counts, `actor` acts for one sequence, `client` is whom it answers, `timeline` tells traces of it, and
 //! [`SequencesActor`] supervises them all.
 
 mod actor;
 pub mod admission;
+mod client;
 pub mod course;
 pub mod machine;
 mod phases;

@@ -38,6 +38,14 @@ pub(crate) fn at_work(actor: &'static str) -> AtWork {
     at_work
 }
 
+/// An actor begins, which its supervisor waits for.
+pub(crate) fn starting(actor: &'static str) -> AtWork {
+    let at_work = AtWork(handlers().begin(actor));
+    #[cfg(feature = "failpoints")]
+    fail::fail_point!(&format!("{actor}.start"));
+    at_work
+}
+
 impl Drop for AtWork {
     fn drop(&mut self) {
         handlers().end(self.0);

@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::lan::Machine;
-use crate::process::{Process, is_running};
+use crate::process::{Process, is_running, signal};
 use crate::view::ModelSeen;
 use crate::wait_for;
 
@@ -260,6 +261,18 @@ impl Cluster {
     /// When there is none.
     pub fn node(&mut self, index: usize) -> Result<&mut Node> {
         self.nodes.get_mut(index).with_context(|| format!("no node {index}"))
+    }
+
+    /// Has the handlers of a node's actor fail from now on: `what` in the words of the crate `fail`, of an actor
+    /// by the name of its row in the supervision table, or of its start by `NAME.start`.
+    ///
+    /// # Errors
+    /// When the node cannot be told. Of a program that was built without failpoints it ends.
+    pub fn fail_at(&self, index: usize, actor: &str, what: &str) -> Result<()> {
+        let node = self.nodes.get(index).with_context(|| format!("no node {index}"))?;
+        let file = self.data_dir(&node.spec.name).join("failpoints");
+        std::fs::write(&file, format!("{actor}={what}"))?;
+        signal(node.process.pid(), Signal::USR1)
     }
 
     /// Waits until every node has exactly one worker: those of the plans before are collected

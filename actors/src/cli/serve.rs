@@ -14,7 +14,7 @@ use planaria_transport::{
     AnnouncementKey, Credentials, Endpoint, EndpointConfig, Limits, LocalHello,
 };
 use rustix::process::Signal;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal as Signalled, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::flags::SettingFlags;
@@ -133,6 +133,8 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         plans: watch::Sender::new(PlanTable::default()),
         cluster,
         recoveries: watch::Sender::default(),
+        leaving: watch::Sender::new(false),
+        busy: watch::Sender::new(false),
         restarts: Tally::default(),
         metrics: Arc::new(Metrics::new()?),
         handles,
@@ -157,36 +159,73 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         allowed_hosts: settings.allowed_hosts.clone(),
         cors_origins: settings.cors_origins.clone(),
         context: settings.context,
+        leaving: context.leaving.subscribe(),
         limits: gateway::Limits::default(),
     };
     let args = NodeArgs { context: Arc::clone(&context), api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut signals = Signals::listen()?;
     service::ready();
     // Until this function ends.
     let telling = service::keep_told(context.cluster.subscribe());
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+        () = signals.asked() => {}
     }
     telling.stopping();
     tracing::info!(
-        "stopping: others take over, running answers may end; a second signal stops at once"
+        "stopping: no request is taken any more, others take over, running answers may end; a second signal \
+         ends them, a third one cuts everything"
     );
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
         () = drain(&context, context.settings.drain_timeout) => {}
-        _ = interrupt.recv() => bail!("stopped at once; running answers were cut"),
-        _ = terminate.recv() => bail!("stopped at once; running answers were cut"),
+        () = signals.asked() => tracing::warn!("stopping sooner: running answers end with an error"),
     }
+    context.handles.sequences.shut_down();
     node.stop();
     tokio::select! {
         outcome = node.ended() => Ok(outcome),
-        _ = interrupt.recv() => bail!("stopped at once; running answers were cut"),
-        _ = terminate.recv() => bail!("stopped at once; running answers were cut"),
+        () = signals.asked() => bail!("stopped at once; running answers were cut"),
     }
+}
+
+/// The signals by which a node is asked to stop.
+struct Signals {
+    interrupt: Signalled,
+    terminate: Signalled,
+    /// A terminal that was closed, or a manager that knows no other.
+    hang_up: Option<Signalled>,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            // Whoever started the node by `nohup` means it to stay.
+            hang_up: if is_hang_up_ignored() { None } else { Some(signal(SignalKind::hangup())?) },
+        })
+    }
+
+    /// Waits for the next one.
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            Some(_) = async { self.hang_up.as_mut()?.recv().await } => {}
+        }
+    }
+}
+
+/// Whether this process was started such that a hang-up does not end it, where the system tells.
+fn is_hang_up_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    // A bit for each signal, from the first, which is the hang-up.
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }
 
 fn make_private_dir(dir: &Path) -> anyhow::Result<()> {

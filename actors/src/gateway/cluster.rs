@@ -30,10 +30,14 @@ pub(super) struct Ready {
     reasons: Vec<String>,
 }
 
+/// What is wrong with a node that was asked to stop.
+const STOPPING: &str = "this node is stopping: it takes no requests any more";
+
 /// 200 while the process works, with what is wrong in words.
 pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
     let view = current(&shared);
     let mut problems = view.obstacles();
+    problems.extend(shared.is_leaving().then(|| STOPPING.to_owned()));
     let down = view.nodes.iter().filter(|n| n.state == NodeState::Down);
     problems.extend(view.complaints());
     problems.extend(down.map(|node| format!("the node {} cannot be reached", node.name)));
@@ -50,6 +54,7 @@ pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Rea
             reasons.push(error.to_string());
         }
     }
+    reasons.extend(shared.is_leaving().then(|| STOPPING.to_owned()));
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(Ready { ready, reasons }))

@@ -112,7 +112,9 @@ impl ApiError {
             SubmitError::PromptTooLong { tokens, limit } => {
                 Self::prompt_too_long(prompt, *tokens as usize, *limit)
             }
-            SubmitError::Unavailable => Self::unavailable(error.to_string(), "node_unavailable"),
+            SubmitError::Unavailable | SubmitError::Leaving => {
+                Self::unavailable(error.to_string(), "node_unavailable")
+            }
         }
     }
 

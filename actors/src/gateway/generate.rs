@@ -43,6 +43,9 @@ async fn respond(
     endpoint: Endpoint,
     request: HttpRequest<Body>,
 ) -> Result<Response, ApiError> {
+    if shared.is_leaving() {
+        return Err(ApiError::not_admitted(&SubmitError::Leaving, endpoint.prompt_field()));
+    }
     let parent = Traced::parent(request.headers());
     let body = body::read(request, &shared.limits).await?;
     let asked = {

@@ -141,7 +141,9 @@ async fn admitted(
             Err(SubmitError::UnknownModel(_) | SubmitError::NoPlan { .. }) => {
                 drop(timeout(PAUSE, view.changed()).await);
             }
-            Err(SubmitError::Overloaded { .. } | SubmitError::Unavailable) => sleep(PAUSE).await,
+            Err(
+                SubmitError::Overloaded { .. } | SubmitError::Unavailable | SubmitError::Leaving,
+            ) => sleep(PAUSE).await,
         }
     }
     Ok(None)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -63,8 +63,8 @@ pub async fn serve(
                 continue;
             }
         };
-        let closing = shared.closing.subscribe();
-        connections.spawn(connection(stream, service.clone(), limits, closing, place));
+        let ends = Ends { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() };
+        connections.spawn(connection(stream, service.clone(), limits, ends, place));
     }
     drop((listener, serving));
     shared.closing.send_replace(true);
@@ -96,11 +96,31 @@ async fn accept(
     }
 }
 
+/// When a connection is to end.
+struct Ends {
+    /// The node was asked to stop. One that is made after that is for a last request.
+    leaving: watch::Receiver<bool>,
+    /// The server shuts down.
+    closing: watch::Receiver<bool>,
+}
+
+impl Ends {
+    /// Waits until the connection is to end with the request that it is used for, or at once if it is not.
+    async fn near(self) {
+        let Self { mut leaving, mut closing } = self;
+        let is_late = *leaving.borrow_and_update();
+        tokio::select! {
+            _ = closing.changed() => {}
+            Ok(()) = leaving.changed(), if !is_late => {}
+        }
+    }
+}
+
 async fn connection(
     stream: TcpStream,
     service: TowerToHyperService<Router>,
     limits: Limits,
-    mut closing: watch::Receiver<bool>,
+    ends: Ends,
     _place: Option<OwnedSemaphorePermit>,
 ) {
     let Ok(local) = stream.local_addr().map(|address| LocalAddress(address.ip())) else {
@@ -108,9 +128,19 @@ async fn connection(
     };
     // Tokens are small and late ones are noticed; without this the kernel collects them.
     let _ = stream.set_nodelay(true);
+    let leaving = ends.leaving.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(local);
-        service.call(request)
+        let (answer, leaving) = (service.call(request), leaving.clone());
+        async move {
+            let mut answer = answer.await;
+            if let Ok(answer) = &mut answer
+                && *leaving.borrow()
+            {
+                answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            answer
+        }
     });
     let stream = TokioIo::new(Impatient::new(stream, limits.write_timeout));
     let mut served = pin!(
@@ -122,7 +152,7 @@ async fn connection(
     );
     let result = tokio::select! {
         result = &mut served => result,
-        _ = closing.changed() => {
+        () = ends.near() => {
             served.as_mut().graceful_shutdown();
             served.await
         }

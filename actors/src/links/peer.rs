@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::membership::send_control;
 use crate::metrics::Metrics;
 use crate::rare_log::RareLog;
-use crate::watchdog::at_work;
+use crate::watchdog::{at_work, starting};
 use crate::wire::received::{self, Envelope, Received};
 use crate::wire::{Bulk, Control, DataHeader};
 
@@ -55,6 +55,7 @@ impl Actor for PeerActor {
         myself: ActorRef<Gone>,
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let _at_work = starting("peer");
         let PeerArgs { context, link, receiver } = args;
         let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();

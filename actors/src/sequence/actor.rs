@@ -1,7 +1,8 @@
 //! Actor: one generation of one client.
 //!
 //! Parent: sequences (temporary). Children: none. Carries out what the machine decides. When it
-//! dies its supervisor has the stages forget the sequence, and the client's channel closes.
+//! dies, in whatever way, its supervisor has the stages forget the sequence, and its
+//! [`Client`] closes the channel.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -12,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::client::Client;
 use super::machine::{Action, Event, Pace, Sequence};
 use super::recovery::{Offer, Recovered};
 use super::timeline::Timeline;
@@ -21,7 +23,7 @@ use crate::generation::{Event as Told, GenerationError, Request};
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::traces::spans::Span;
-use crate::watchdog::at_work;
+use crate::watchdog::{at_work, starting};
 use crate::wire::DataHeader;
 use crate::worker::protocol::tokens_to_bytes;
 
@@ -33,7 +35,7 @@ pub(super) struct SequenceArgs {
     pub(super) request: Request,
     /// The plan in force, or the last one that was.
     pub(super) plan: Arc<Plan>,
-    pub(super) client: mpsc::Sender<Told>,
+    pub(super) client: Client,
 }
 
 #[derive(Debug)]
@@ -44,7 +46,7 @@ pub(super) struct State {
     context: Arc<Context>,
     id: SequenceId,
     sequence: Sequence,
-    client: mpsc::Sender<Told>,
+    client: Client,
     /// When it is woken next, and by what.
     alarm: Alarm,
     /// Watches for plans, while it seeks one.
@@ -74,7 +76,11 @@ impl Actor for SequenceActor {
         myself: ActorRef<Event>,
         args: SequenceArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let _at_work = starting("sequence");
         let SequenceArgs { context, id, request, plan, client } = args;
+        let inbox = myself.clone();
+        // Without an inbox the sequence has ended.
+        let client = client.watched_by(move || drop(inbox.cast(Event::ClientGone)));
         let pace = Pace {
             prefill_chunk: context.settings.prefill_chunk,
             step_timeout: context.settings.step_timeout,
@@ -88,12 +94,6 @@ impl Actor for SequenceActor {
         let mut state = State { context, id, sequence, client, alarm, watching, timeline };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
-        let (client, inbox) = (state.client.clone(), myself.clone());
-        tokio::spawn(async move {
-            client.closed().await;
-            // Without an inbox the sequence has ended.
-            drop(inbox.cast(Event::ClientGone));
-        });
         Ok(state)
     }
 
@@ -172,7 +172,7 @@ impl State {
                     if let Told::Failed(error) = &told {
                         log_failure(error, self.id, &self.sequence);
                     }
-                    if let Err(mpsc::error::TrySendError::Full(told)) = self.client.try_send(told) {
+                    if let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) {
                         if matches!(told, Told::Token(_)) {
                             self.context.metrics.lost_token();
                         }

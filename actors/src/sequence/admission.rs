@@ -31,8 +31,9 @@ impl<T> Admission<T> {
         Self { places, queue_limit, running: 0, waiting: VecDeque::new() }
     }
 
-    /// A request comes.
-    pub fn admit(&mut self, request: T) -> Admitted<T> {
+    /// A request comes. Of those that wait, only the ones that are still `wanted` have a place in the queue.
+    pub fn admit(&mut self, request: T, wanted: impl Fn(&T) -> bool) -> Admitted<T> {
+        self.keep(wanted);
         if self.running < self.places && self.waiting.is_empty() {
             self.running += 1;
             Admitted::Runs(request)
@@ -49,10 +50,20 @@ impl<T> Admission<T> {
         self.running = self.running.saturating_sub(1);
     }
 
+    /// Of those that wait, only these are `wanted` any more.
+    pub fn keep(&mut self, wanted: impl Fn(&T) -> bool) {
+        self.waiting.retain(wanted);
+    }
+
+    /// Nobody waits any more; those that did.
+    pub fn drain(&mut self) -> impl Iterator<Item = T> {
+        self.waiting.drain(..)
+    }
+
     /// The next request that may run, if there is a place. Those that are no longer `wanted` are
     /// passed over.
     pub fn next(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
-        self.waiting.retain(wanted);
+        self.keep(wanted);
         if self.running >= self.places {
             return None;
         }
@@ -73,26 +84,35 @@ impl<T> Admission<T> {
 mod tests {
     use super::*;
 
+    fn all(_: &u32) -> bool {
+        true
+    }
+
     #[test]
     fn places_then_queue_then_refusal() {
         let mut admission = Admission::new(2, 1);
-        assert_eq!(admission.admit(1), Admitted::Runs(1));
-        assert_eq!(admission.admit(2), Admitted::Runs(2));
-        assert_eq!(admission.admit(3), Admitted::Waits);
-        assert_eq!(admission.admit(4), Admitted::Refused(4));
-        assert_eq!(admission.next(|_| true), None);
+        assert_eq!(admission.admit(1, all), Admitted::Runs(1));
+        assert_eq!(admission.admit(2, all), Admitted::Runs(2));
+        assert_eq!(admission.admit(3, all), Admitted::Waits);
+        assert_eq!(admission.admit(4, all), Admitted::Refused(4));
+        assert_eq!(admission.next(all), None);
         admission.ended();
-        assert_eq!(admission.next(|_| true), Some(3));
+        assert_eq!(admission.next(all), Some(3));
         assert_eq!(admission.counts(), SequenceCounts { running: 2, queued: 0 });
     }
 
     #[test]
     fn clients_that_left_the_queue_make_room_in_it() {
         let mut admission = Admission::new(1, 2);
-        assert_eq!(admission.admit(1), Admitted::Runs(1));
-        assert_eq!(admission.admit(2), Admitted::Waits);
-        assert_eq!(admission.admit(3), Admitted::Waits);
+        assert_eq!(admission.admit(1, all), Admitted::Runs(1));
+        assert_eq!(admission.admit(2, all), Admitted::Waits);
+        assert_eq!(admission.admit(3, all), Admitted::Waits);
+        // At once, though nobody that runs has ended.
+        assert_eq!(admission.admit(4, |n| *n != 2), Admitted::Waits);
+        assert_eq!(admission.counts(), SequenceCounts { running: 1, queued: 2 });
+        admission.keep(|n| *n != 3);
+        assert_eq!(admission.counts(), SequenceCounts { running: 1, queued: 1 });
         admission.ended();
-        assert_eq!(admission.next(|n| *n != 2), Some(3));
+        assert_eq!(admission.next(all), Some(4));
     }
 }

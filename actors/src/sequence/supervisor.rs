@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 
 use super::actor::{SequenceActor, SequenceArgs};
 use super::admission::{Admission, Admitted};
+use super::client::Client;
 use super::machine::Event;
 use super::recoveries::Recoveries;
 use super::recovery::Recovered;
@@ -69,7 +70,13 @@ impl SequencesHandle {
         self.0.tell(SequencesMessage::Recovered(Box::new(recovered), planned));
     }
 
-    /// End all sequences with an error; the node is shutting down.
+    /// Has every request refused from now on; those that came before have been told to membership then. `false`
+    /// if it cannot be said.
+    pub async fn refuse(&self) -> bool {
+        self.0.ask(ADMISSION_PATIENCE, SequencesMessage::Refuse).await.is_ok()
+    }
+
+    /// End all sequences with an error, and those that wait; the node is shutting down.
     pub fn shut_down(&self) {
         self.0.tell(SequencesMessage::ShutDown);
     }
@@ -91,6 +98,8 @@ impl Generator for SequencesHandle {
 pub enum SequencesMessage {
     /// A client wants something.
     Submit(Box<Request>, RpcReplyPort<Result<Generation, SubmitError>>),
+    /// A client that waits has left.
+    Left,
     /// A frame for an owner.
     Frame(Box<DataHeader>),
     /// The cluster changed.
@@ -99,6 +108,8 @@ pub enum SequencesMessage {
     Moved(SequenceId, Arc<Plan>, u16),
     /// A sequence goes on after a break, with how long it took until there was another plan.
     Recovered(Box<Recovered>, Option<Duration>),
+    /// The node was asked to stop.
+    Refuse(RpcReplyPort<()>),
     /// The node is shutting down.
     ShutDown,
 }
@@ -114,7 +125,8 @@ pub struct State {
     admission: Admission<Waiting>,
     running: BTreeMap<SequenceId, Running>,
     recoveries: Recoveries,
-    shutting_down: bool,
+    /// Whether the node was asked to stop.
+    refuses: bool,
 }
 
 #[derive(Debug)]
@@ -123,7 +135,13 @@ struct Waiting {
     request: Request,
     /// The plan that was in force.
     plan: Arc<Plan>,
-    client: mpsc::Sender<Told>,
+    client: Client,
+}
+
+impl Waiting {
+    fn is_wanted(&self) -> bool {
+        !self.client.has_left()
+    }
 }
 
 #[derive(Debug)]
@@ -144,11 +162,12 @@ impl Actor for SequencesActor {
     ) -> Result<State, ActorProcessingErr> {
         let settings = &context.settings;
         let admission = Admission::new(settings.max_sequences, settings.max_queued);
+        let refuses = *context.leaving.borrow();
         Ok(State {
             admission,
             running: BTreeMap::new(),
             recoveries: Recoveries::default(),
-            shutting_down: false,
+            refuses,
             context,
         })
     }
@@ -162,7 +181,7 @@ impl Actor for SequencesActor {
         let _at_work = at_work("sequences");
         match message {
             SequencesMessage::Submit(request, reply) => {
-                let answer = state.submit(&myself, *request).await?;
+                let answer = state.submit(&myself, *request).await;
                 // A client that left before the answer has closed its generation too.
                 drop(reply.send(answer));
             }
@@ -170,6 +189,10 @@ impl Actor for SequencesActor {
                 if let Some(running) = state.running.get(&header.sequence) {
                     drop(running.actor.cast(Event::Frame(*header)));
                 }
+            }
+            SequencesMessage::Left => {
+                state.admission.keep(Waiting::is_wanted);
+                state.tell_counts();
             }
             SequencesMessage::Members(view) => state.members(&view),
             SequencesMessage::Moved(sequence, plan, attempt) => {
@@ -184,8 +207,16 @@ impl Actor for SequencesActor {
                 state.context.metrics.recovered(times(&recovered, planned));
                 state.context.recoveries.send_replace(state.recoveries.all());
             }
+            SequencesMessage::Refuse(reply) => {
+                state.refuses = true;
+                drop(reply.send(()));
+            }
             SequencesMessage::ShutDown => {
-                state.shutting_down = true;
+                state.refuses = true;
+                for waiting in state.admission.drain() {
+                    // A client that left does not need to know.
+                    drop(waiting.client.tell(Told::Failed(GenerationError::ShuttingDown)));
+                }
                 for running in state.running.values() {
                     drop(running.actor.cast(Event::ShuttingDown));
                 }
@@ -203,7 +234,7 @@ impl Actor for SequencesActor {
         if let SupervisionEvent::ActorTerminated(dead, _, _)
         | SupervisionEvent::ActorFailed(dead, _) = event
         {
-            state.ended(&myself, &dead).await?;
+            state.ended(&myself, &dead).await;
         }
         Ok(())
     }
@@ -221,37 +252,38 @@ impl State {
         &mut self,
         myself: &ActorRef<SequencesMessage>,
         request: Request,
-    ) -> Result<Result<Generation, SubmitError>, ActorProcessingErr> {
-        let plan = match self.plan_for(&request) {
-            Ok(plan) => plan,
-            Err(error) => return Ok(Err(error)),
-        };
+    ) -> Result<Generation, SubmitError> {
+        if self.refuses {
+            return Err(SubmitError::Leaving);
+        }
+        let plan = self.plan_for(&request)?;
         let limit = plan.parts().context;
         let tokens = request.prompt.len() + request.begun.len();
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         if tokens == 0 || tokens >= limit {
-            return Ok(Err(SubmitError::PromptTooLong { tokens, limit }));
+            return Err(SubmitError::PromptTooLong { tokens, limit });
         }
         let id = SequenceId::from_bits(rand::random());
         let (client, events) = mpsc::channel(CLIENT_EVENTS);
-        match self.admission.admit(Waiting { id, request, plan, client }) {
-            Admitted::Runs(waiting) => self.run(myself, waiting).await?,
+        let inbox = myself.clone();
+        // Without an inbox nobody waits any more.
+        let client = Client::watched(client, move || drop(inbox.cast(SequencesMessage::Left)));
+        let waiting = Waiting { id, request, plan, client };
+        match self.admission.admit(waiting, Waiting::is_wanted) {
+            Admitted::Runs(waiting) => self.run(myself, waiting).await,
             Admitted::Waits => {}
             Admitted::Refused(_) => {
                 let counts = self.admission.counts();
                 let (running, queued) = (counts.running, counts.queued);
-                return Ok(Err(SubmitError::Overloaded { running, queued }));
+                return Err(SubmitError::Overloaded { running, queued });
             }
         }
         self.tell_counts();
-        Ok(Ok(Generation { id, events }))
+        Ok(Generation { id, events })
     }
 
     /// The plan in force for a request's model, if it could answer now.
     fn plan_for(&self, request: &Request) -> Result<Arc<Plan>, SubmitError> {
-        if self.shutting_down {
-            return Err(SubmitError::Unavailable);
-        }
         let table = self.context.plans.borrow();
         let model = table
             .models
@@ -266,11 +298,9 @@ impl State {
         }
     }
 
-    async fn run(
-        &mut self,
-        myself: &ActorRef<SequencesMessage>,
-        waiting: Waiting,
-    ) -> Result<(), ActorProcessingErr> {
+    /// Has an actor answer a client. If there is none to be had, the client hears that its channel closes, and
+    /// nobody else hears anything.
+    async fn run(&mut self, myself: &ActorRef<SequencesMessage>, waiting: Waiting) {
         let Waiting { id, request, plan, client } = waiting;
         let args = SequenceArgs {
             context: Arc::clone(&self.context),
@@ -279,42 +309,45 @@ impl State {
             plan: Arc::clone(&plan),
             client,
         };
-        let (actor, _) = Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await?;
-        self.running.insert(id, Running { actor, plan });
-        Ok(())
+        match Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.running.insert(id, Running { actor, plan });
+            }
+            Err(error) => {
+                tracing::error!(sequence = %id, %error, "a generation could not begin");
+                // It may have sent something.
+                self.release(id, &plan, u16::MAX, |_| false);
+                self.admission.ended();
+            }
+        }
     }
 
-    async fn ended(
-        &mut self,
-        myself: &ActorRef<SequencesMessage>,
-        dead: &ActorCell,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn ended(&mut self, myself: &ActorRef<SequencesMessage>, dead: &ActorCell) {
         let found = self.running.iter().find(|(_, r)| r.actor.get_id() == dead.get_id());
         let Some(id) = found.map(|(id, _)| *id) else {
-            return Ok(());
+            return;
         };
         if let Some(running) = self.running.remove(&id) {
             self.release(id, &running.plan, u16::MAX, |_| false);
         }
         self.admission.ended();
-        while let Some(mut waiting) = self.admission.next(|waiting| !waiting.client.is_closed()) {
+        while let Some(mut waiting) = self.admission.next(Waiting::is_wanted) {
             match self.plan_for(&waiting.request) {
                 Ok(plan) => waiting.plan = plan,
                 Err(SubmitError::UnknownModel(model)) => {
                     let reason = "it is not served any more".to_owned();
                     let lost = GenerationError::PlanLost { model, reason };
                     // A client that left does not need to know.
-                    drop(waiting.client.try_send(Told::Failed(lost)));
+                    drop(waiting.client.tell(Told::Failed(lost)));
                     self.admission.ended();
                     continue;
                 }
                 // It finds that its plan is of no use, and seeks another as one that runs does.
                 Err(_) => {}
             }
-            self.run(myself, waiting).await?;
+            self.run(myself, waiting).await;
         }
         self.tell_counts();
-        Ok(())
     }
 
     /// Has the stages of a plan forget a sequence up to and with this attempt, except on nodes that keep

@@ -28,7 +28,7 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::WorkerKey;
 use crate::supervision::{Restarts, Verdict, row};
-use crate::watchdog::at_work;
+use crate::watchdog::{at_work, starting};
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 use sequences::{Orphan, Sequences, Taken};
 
@@ -132,6 +132,7 @@ impl Actor for HostActor {
         myself: ActorRef<HostMessage>,
         HostArgs { context, key, layers }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
+        let _at_work = starting("worker");
         let report = ShardReport::starting(&key.model);
         let log_bytes = usize::try_from(context.settings.boundary_logs.0).unwrap_or(usize::MAX);
         let mut state = State {

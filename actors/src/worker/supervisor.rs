@@ -174,11 +174,11 @@ impl Actor for WorkersActor {
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("workers");
         match message {
-            WorkersMessage::Load(plan) => state.load(&myself, plan).await?,
-            WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await?,
+            WorkersMessage::Load(plan) => state.load(&myself, plan).await,
+            WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await,
             WorkersMessage::Standby(shards) => {
                 state.standby = shards;
-                state.hold(&myself).await?;
+                state.hold(&myself).await;
             }
             WorkersMessage::Members(view) => {
                 for worker in state.workers.values().filter_map(|worker| worker.handle.as_ref()) {
@@ -198,15 +198,16 @@ impl Actor for WorkersActor {
                     worker.busy = busy;
                     worker.idle_since = Instant::now();
                 }
+                state.tell_busy();
             }
             WorkersMessage::Start(key) => {
                 if state.workers.contains_key(&key) {
-                    state.start(&myself, key).await?;
+                    state.start(&myself, key).await;
                 }
             }
             WorkersMessage::Tick => {
                 state.give_up_on_plans();
-                state.hold(&myself).await?;
+                state.hold(&myself).await;
                 state.stop_unwanted();
             }
         }
@@ -219,10 +220,18 @@ impl Actor for WorkersActor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        if let SupervisionEvent::ActorTerminated(dead, _, _)
-        | SupervisionEvent::ActorFailed(dead, _) = event
-        {
-            state.host_died(&myself, &dead);
+        let (dead, how) = match event {
+            SupervisionEvent::ActorTerminated(dead, _, reason) => {
+                (dead, reason.unwrap_or_else(|| "it stopped".to_owned()))
+            }
+            SupervisionEvent::ActorFailed(dead, error) => (dead, error.to_string()),
+            _ => return Ok(()),
+        };
+        let is_dead =
+            |worker: &Held| worker.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id());
+        let found = state.workers.iter().find(|(_, worker)| is_dead(worker));
+        if let Some(key) = found.map(|(key, _)| key.clone()) {
+            state.host_lost(&myself, &key, &how);
         }
         Ok(())
     }
@@ -238,17 +247,13 @@ impl Actor for WorkersActor {
 }
 
 impl State {
-    async fn load(
-        &mut self,
-        myself: &ActorRef<WorkersMessage>,
-        plan: Arc<Plan>,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn load(&mut self, myself: &ActorRef<WorkersMessage>, plan: Arc<Plan>) {
         let Some(key) = ShardKey::of(&plan, self.context.me.node) else {
             self.context
                 .handles
                 .scheduler
                 .shards_loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
-            return Ok(());
+            return;
         };
         let is_lost = |worker: &Held| {
             let has_failed = worker.report.state == ShardState::Failed;
@@ -266,9 +271,8 @@ impl State {
         if !self.awaited.contains(&plan) {
             self.awaited.push(plan);
         }
-        self.hold(myself).await?;
+        self.hold(myself).await;
         self.answer();
-        Ok(())
     }
 
     /// What each worker is to hold: first what plans in force need, then what was prepared, then what
@@ -288,7 +292,7 @@ impl State {
     }
 
     /// Has every worker hold what is wanted now, and for a while what was wanted until now.
-    async fn hold(&mut self, myself: &ActorRef<WorkersMessage>) -> Result<(), ActorProcessingErr> {
+    async fn hold(&mut self, myself: &ActorRef<WorkersMessage>) {
         let (now, wants) = (Instant::now(), self.wants());
         for (key, wanted) in wants {
             let is_new = !self.workers.contains_key(&key);
@@ -313,7 +317,7 @@ impl State {
                 (before.into_iter().collect(), layers.iter().copied().collect());
             if is_new {
                 tracing::info!(model = %key.model, layers = %new, "to be held");
-                self.start(myself, key).await?;
+                self.start(myself, key).await;
             } else if old != new {
                 tracing::info!(model = %key.model, from = %old, layers = %new, "to be held");
                 if let Some(handle) = &worker.handle {
@@ -321,20 +325,18 @@ impl State {
                 }
             }
         }
-        Ok(())
     }
 
-    async fn start(
-        &mut self,
-        myself: &ActorRef<WorkersMessage>,
-        key: WorkerKey,
-    ) -> Result<(), ActorProcessingErr> {
+    async fn start(&mut self, myself: &ActorRef<WorkersMessage>, key: WorkerKey) {
         let layers = self.workers.get(&key).map(Held::layers).unwrap_or_default();
         let args = HostArgs { context: Arc::clone(&self.context), key: key.clone(), layers };
-        let (host, _) = Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await?;
-        self.adopt_host(key, host);
-        self.tell();
-        Ok(())
+        match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
+            Ok((host, _)) => {
+                self.adopt_host(key, host);
+                self.tell();
+            }
+            Err(error) => self.host_lost(myself, &key, &error.to_string()),
+        }
     }
 
     fn adopt_host(&mut self, key: WorkerKey, host: ActorRef<HostMessage>) {
@@ -356,11 +358,7 @@ impl State {
         self.desired = desired;
     }
 
-    async fn in_force(
-        &mut self,
-        myself: &ActorRef<WorkersMessage>,
-        plans: &[Plan],
-    ) -> Result<(), ActorProcessingErr> {
+    async fn in_force(&mut self, myself: &ActorRef<WorkersMessage>, plans: &[Plan]) {
         let me = self.context.me;
         // A plan of a former life asks for nothing any more.
         let is_mine =
@@ -370,7 +368,7 @@ impl State {
         self.prepared.retain(|(model, _), (prepared, _)| {
             !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
         });
-        self.hold(myself).await
+        self.hold(myself).await;
     }
 
     /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
@@ -394,11 +392,9 @@ impl State {
         });
     }
 
-    fn host_died(&mut self, myself: &ActorRef<WorkersMessage>, dead: &ActorCell) {
-        let found = self.workers.iter_mut().find(|(_, worker)| {
-            worker.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id())
-        });
-        let Some((key, worker)) = found else { return };
+    /// A host died, or could not be started.
+    fn host_lost(&mut self, myself: &ActorRef<WorkersMessage>, key: &WorkerKey, how: &str) {
+        let Some(worker) = self.workers.get_mut(key) else { return };
         worker.host = None;
         worker.handle = None;
         worker.busy = false;
@@ -408,7 +404,7 @@ impl State {
         match worker.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
                 self.context.restarts.count(row("worker"));
-                tracing::error!(model = %key.model, "a host died");
+                tracing::error!(model = %key.model, how, "a host died");
                 worker.report.state = ShardState::Restarting;
                 let key = key.clone();
                 myself.send_after(wait, || WorkersMessage::Start(key));
@@ -455,7 +451,13 @@ impl State {
         }
     }
 
+    fn tell_busy(&self) {
+        let busy = self.workers.values().any(|worker| worker.busy);
+        self.context.busy.send_if_modified(|known| std::mem::replace(known, busy) != busy);
+    }
+
     fn tell(&self) {
+        self.tell_busy();
         let reports = self.workers.values().map(|worker| worker.report.clone()).collect();
         self.context.handles.membership.own_shards(reports);
     }

@@ -195,6 +195,36 @@ async fn a_shutdown_lets_answers_end() {
 }
 
 #[tokio::test]
+async fn a_node_that_leaves_refuses_in_words_and_lets_answers_end() {
+    let slow = vec![
+        Step::Token(97),
+        Step::Pause(Duration::from_millis(300)),
+        Step::Token(98),
+        Step::Finish(FinishReason::Stop),
+    ];
+    let server = start([Script::Play(slow)]).await;
+    let mut running = ask(server.address, json!({"stream": true})).await;
+    read_until(&mut running, "\"content\":\"a\"").await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    idle.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    read_until(&mut idle, "\"ready\":true").await;
+    server.leaving.send_replace(true);
+    // A connection that is not used is closed, and none is used twice.
+    assert_eq!(read_all(&mut idle).await, "");
+    let refused = read_all(&mut ask(server.address, json!({})).await).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    let lower = refused.to_lowercase();
+    assert!(lower.contains("retry-after: ") && lower.contains("connection: close"), "{refused}");
+    assert!(refused.contains("this node is stopping"), "{refused}");
+    let mut ready = TcpStream::connect(server.address).await.unwrap();
+    ready.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let ready = read_all(&mut ready).await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("is stopping"), "{ready}");
+    assert!(read_all(&mut running).await.contains("[DONE]"));
+    assert_eq!(server.double.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn a_shutdown_does_not_wait_for_ever() {
     let limits = Limits { drain: Duration::from_millis(100), ..Limits::default() };
     let mut server = start_with([Script::Play(Vec::new())], limited(limits)).await;

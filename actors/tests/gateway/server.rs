@@ -33,6 +33,7 @@ pub(crate) struct Server {
     pub(crate) double: Arc<Double>,
     pub(crate) catalog: Arc<CatalogDouble>,
     pub(crate) view: watch::Sender<Arc<ClusterView>>,
+    pub(crate) leaving: watch::Sender<bool>,
     pub(crate) models_dir: PathBuf,
     pub(crate) shutdown: Option<oneshot::Sender<()>>,
     pub(crate) task: JoinHandle<std::io::Result<()>>,
@@ -82,6 +83,7 @@ pub(crate) async fn start_with(
     model::write(&models_dir);
     let catalog = Arc::new(CatalogDouble::new(list()));
     let (view, seen) = watch::channel(Arc::new(cluster()));
+    let leaving = watch::Sender::new(false);
     let stored = StoredAnswers::open(options.store.clone(), options.stored_bytes).unwrap();
     let state = State {
         generator: Arc::clone(&double) as Arc<_>,
@@ -97,13 +99,14 @@ pub(crate) async fn start_with(
         allowed_hosts: options.allowed_hosts,
         cors_origins: options.cors_origins,
         context: options.context,
+        leaving: leaving.subscribe(),
         limits: options.limits,
     };
     let (shutdown, asked) = oneshot::channel();
     let task = tokio::spawn(gateway::serve(listener, state, async {
         drop(asked.await);
     }));
-    Server { address, double, catalog, view, models_dir, shutdown: Some(shutdown), task }
+    Server { address, double, catalog, view, leaving, models_dir, shutdown: Some(shutdown), task }
 }
 
 /// One node that can answer.

@@ -460,10 +460,7 @@ impl Scene<'_> {
     /// Has the next handler of an actor do `what`; says which actor.
     fn fail_at(&mut self, choice: usize, what: &str) -> Result<&'static str> {
         let actor = *ACTORS.get(choice % ACTORS.len()).context("an actor")?;
-        let name = self.arena.cluster.node(self.victim)?.spec.name.clone();
-        let file = self.arena.cluster.data_dir(&name).join("failpoints");
-        std::fs::write(&file, format!("{actor}={what}"))?;
-        signal(self.arena.pid(self.victim)?, Signal::USR1)?;
+        self.arena.cluster.fail_at(self.victim, actor, what)?;
         Ok(actor)
     }
 

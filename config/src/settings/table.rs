@@ -214,9 +214,10 @@ pub const SETTINGS: &[SettingDoc] = &[
     one(
         "drain-timeout",
         "60s",
-        "Longest time that a node which was asked to stop stays for others",
-        "It stops as soon as others hold its layers and no answer passes through it. Past this time \
-         it stops all the same, and answers that pass through it fail.",
+        "Longest time that a node which was asked to stop stays for answers and for others",
+        "It takes no new requests, and stops as soon as the answers of its own clients have ended, others \
+         hold its layers, and no answer passes through it. Past this time it stops all the same: its clients \
+         get an error, and answers of others that pass through it go on elsewhere, or fail.",
     ),
     one(
         "traces",

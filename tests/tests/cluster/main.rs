@@ -15,12 +15,14 @@ mod loss;
 mod membership;
 mod metrics;
 mod page;
+mod parts;
 mod paths;
 mod planning;
 mod prefix;
 mod recovery;
 mod run;
 mod service;
+mod stopping;
 mod stored;
 mod traces;
 
