@@ -19,7 +19,8 @@ use std::sync::Arc;
 use planaria_config::{Incarnation, LayerRange, ModelName, NodeId};
 
 use crate::cluster_view::NodeState;
-use crate::desired::{DesiredMap, Wanted};
+use crate::desired::clock::Stamp;
+use crate::desired::{DesiredMap, Entry, Wanted};
 use crate::plan::Plan;
 use crate::wire::{HeldModel, Report, ShardReport};
 
@@ -31,6 +32,8 @@ pub use members::{CUT_OFF, Event, FORGET, MAX_OVER, Members};
 pub struct View {
     members: Arc<BTreeMap<NodeId, Member>>,
     desired: Arc<BTreeMap<ModelName, Wanted>>,
+    /// When each of them was asked for last, and by whom, where somebody did.
+    asked: Arc<BTreeMap<ModelName, Stamp>>,
     /// Members that are not over and have no link to this node, and whether that has been so for
     /// [`CUT_OFF`].
     unlinked: Arc<BTreeMap<NodeId, bool>>,
@@ -82,8 +85,11 @@ impl View {
             desired.merge(&member.report.desired);
         }
         let wanted = desired.wanted().map(|(model, wanted)| (model.clone(), *wanted)).collect();
+        let is_said = |entry: &Entry| entry.wanted.is_some() && entry.stamp.at().is_some();
+        let stamps = desired.entries().filter(|(_, entry)| is_said(entry));
+        let asked = stamps.map(|(model, entry)| (model.clone(), entry.stamp)).collect();
         let (members, desired) = (Arc::new(members), Arc::new(wanted));
-        Self { members, desired, unlinked: Arc::new(unlinked) }
+        Self { members, desired, asked: Arc::new(asked), unlinked: Arc::new(unlinked) }
     }
 
     /// All members, down ones too.
@@ -191,6 +197,13 @@ impl View {
     #[must_use]
     pub fn desired(&self) -> &BTreeMap<ModelName, Wanted> {
         &self.desired
+    }
+
+    /// The models that were asked for, or asked for again, since `before`.
+    pub fn asked_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a ModelName> {
+        let is_new =
+            |(model, stamp): &(&ModelName, &Stamp)| before.asked.get(*model) != Some(*stamp);
+        self.asked.iter().filter(is_new).map(|(model, _)| model)
     }
 
     /// What a new plan would depend on: when it is equal, so is the plan. Suspicion changes nothing.

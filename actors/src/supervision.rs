@@ -83,6 +83,47 @@ impl Restarts {
     }
 }
 
+/// The wait before what was given up is tried again for the first time; each further one doubles it. Longer
+/// than restarts take until they are given up, and no longer than a person takes to look.
+const FIRST_RETRY: Duration = Duration::from_secs(10);
+
+/// The longest wait: what was mended is found so soon, and one try in it costs nobody anything.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
+
+/// When what was given up is tried again: after a growing wait, for as long as it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Retries {
+    first: Duration,
+    waits: u32,
+    next: Option<Instant>,
+}
+
+impl Default for Retries {
+    fn default() -> Self {
+        Self::after(FIRST_RETRY)
+    }
+}
+
+impl Retries {
+    /// Nothing was given up yet; the first wait will be so long.
+    #[must_use]
+    pub const fn after(first: Duration) -> Self {
+        Self { first, waits: 0, next: None }
+    }
+
+    /// It is given up at `now`; how long until it is tried again. What went well for the longest wait after
+    /// the last try begins with the first one.
+    pub fn given_up(&mut self, now: Instant) -> Duration {
+        if self.next.is_some_and(|last| now.saturating_duration_since(last) > LONGEST_RETRY) {
+            self.waits = 0;
+        }
+        let wait = self.first.saturating_mul(1 << self.waits.min(10)).min(LONGEST_RETRY);
+        self.waits = self.waits.saturating_add(1);
+        self.next = Some(now + wait);
+        wait
+    }
+}
+
 /// How often the parts of a node were started again, by the names of their rows.
 #[derive(Debug, Default)]
 pub struct Tally(Mutex<BTreeMap<String, u64>>);
@@ -134,6 +175,21 @@ mod tests {
         let after = |millis| Verdict::RestartAfter(Duration::from_millis(millis));
         assert_eq!(verdicts, [after(100), after(200), after(300), Verdict::GiveUp]);
         assert_eq!(restarts.total(), 4);
+    }
+
+    #[test]
+    fn what_is_given_up_again_and_again_is_tried_again_later_and_later() {
+        let mut now = Instant::now();
+        let mut retries = Retries::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            let wait = retries.given_up(now);
+            waits.push(wait.as_secs());
+            // The try fails after a while.
+            now += wait + Duration::from_secs(30);
+        }
+        assert_eq!(waits, [10, 20, 40, 80, 160, 300, 300, 300]);
+        assert_eq!(retries.given_up(now + LONGEST_RETRY).as_secs(), 10, "it went well for long");
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub(crate) fn unix_seconds() -> u64 {
     since_1970().as_secs()
 }
 
+/// The time of day after `wait`, for a person: `07:30:05 UTC`.
+#[must_use]
+pub(crate) fn time_of_day_after(wait: Duration) -> String {
+    let seconds = (since_1970() + wait).as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
 fn since_1970() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

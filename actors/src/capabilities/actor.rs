@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::NodeId;
@@ -20,6 +20,7 @@ use crate::ledger;
 use crate::machine;
 use crate::router::Undeliverable;
 use crate::slot::Slot;
+use crate::supervision::Retries;
 use crate::watchdog::at_work;
 use crate::wire::features::ensure;
 use crate::wire::{Bulk, ShardReport};
@@ -70,6 +71,8 @@ pub enum CapabilitiesMessage {
     Arrived(NodeId, u64, Duration),
     /// This node's shards.
     Shards(Vec<ShardReport>),
+    /// Measure the device.
+    Probe,
     /// The probe of the device ended.
     Probed(Result<Device, String>),
     /// Time to look at round trips.
@@ -89,6 +92,8 @@ pub struct State {
     measures: Measures,
     /// Peers to which a sample was sent, and by which way.
     sampled: BTreeMap<NodeId, SocketAddr>,
+    /// When the device is measured again that could not be.
+    retries: Retries,
 }
 
 impl Actor for CapabilitiesActor {
@@ -104,16 +109,12 @@ impl Actor for CapabilitiesActor {
         let remembered = ledger::measured(&context.store);
         let measures = Measures::new(machine::chip(), remembered.device, remembered.layer_seconds);
         if remembered.device.is_none() {
-            let (inbox, context) = (myself.clone(), Arc::clone(&context));
-            tokio::spawn(async move {
-                let probed = probe::measure(&context.settings).await;
-                // Without an inbox the node is ending.
-                drop(inbox.cast(CapabilitiesMessage::Probed(probed)));
-            });
+            myself.cast(CapabilitiesMessage::Probe)?;
         }
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);
         myself.send_interval(SAMPLE_EVERY, || CapabilitiesMessage::Sample);
-        let mut state = State { context, measures, sampled: BTreeMap::new() };
+        let (sampled, retries) = (BTreeMap::new(), Retries::default());
+        let mut state = State { context, measures, sampled, retries };
         // After a restart of this actor alone, links are still up.
         state.look();
         state.tell();
@@ -122,7 +123,7 @@ impl Actor for CapabilitiesActor {
 
     async fn handle(
         &self,
-        _: ActorRef<CapabilitiesMessage>,
+        myself: ActorRef<CapabilitiesMessage>,
         message: CapabilitiesMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -140,6 +141,15 @@ impl Actor for CapabilitiesActor {
                 }
                 news
             }
+            CapabilitiesMessage::Probe => {
+                let (inbox, context) = (myself, Arc::clone(&state.context));
+                tokio::spawn(async move {
+                    let probed = probe::measure(&context.settings).await;
+                    // Without an inbox the node is ending.
+                    drop(inbox.cast(CapabilitiesMessage::Probed(probed)));
+                });
+                false
+            }
             CapabilitiesMessage::Probed(Ok(device)) => {
                 let Device { accelerator, speed } = device;
                 tracing::info!(
@@ -153,10 +163,13 @@ impl Actor for CapabilitiesActor {
                 news
             }
             CapabilitiesMessage::Probed(Err(problem)) => {
+                let wait = state.retries.given_up(Instant::now());
                 tracing::warn!(
                     problem,
-                    "could not measure this machine; plans take it for a modest one"
+                    ?wait,
+                    "could not measure this machine: plans take it for a modest one until that is tried again"
                 );
+                myself.send_after(wait, || CapabilitiesMessage::Probe);
                 false
             }
             CapabilitiesMessage::Sample => {

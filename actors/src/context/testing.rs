@@ -73,6 +73,8 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
             recoveries: Vec::new(),
         })),
         recoveries: watch::Sender::default(),
+        leaving: watch::Sender::new(false),
+        busy: watch::Sender::new(false),
         restarts: Tally::default(),
         metrics: Arc::new(Metrics::new().unwrap()),
         handles,

@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use super::machine::{Action, ChangeError, Desired, Event};
 use super::map::{DesiredMap, Entry, Wanted};
+use crate::cluster_view::ModelState;
 use crate::context::Context;
 use crate::ledger;
 use crate::slot::Slot;
@@ -102,7 +103,10 @@ impl Actor for DesiredActor {
             DesiredMessage::Change(model, wanted, reply) => {
                 state.tickets += 1;
                 state.waiting.insert(state.tickets, reply);
-                Event::Change { ticket: state.tickets, model, wanted }
+                let plans = state.context.plans.borrow();
+                let known = plans.models.get(&model);
+                let again = known.is_some_and(|known| known.state != ModelState::Ready);
+                Event::Change { ticket: state.tickets, model, wanted, again }
             }
             DesiredMessage::Stored(ticket, result) => Event::Stored { ticket, result },
             DesiredMessage::Heard(map) => Event::Heard(map),

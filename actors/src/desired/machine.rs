@@ -23,6 +23,9 @@ pub enum Event {
         model: ModelName,
         /// How.
         wanted: Option<Wanted>,
+        /// Whether to say it again if it holds already: the model does not answer, and all who have given it
+        /// up are to try again.
+        again: bool,
     },
     /// A change of this node is on disk, or could not be put there.
     Stored {
@@ -111,9 +114,9 @@ impl Desired {
     /// Takes in an event.
     pub fn on(&mut self, now: u64, event: Event) -> Vec<Action> {
         match event {
-            Event::Change { ticket, model, wanted } => {
+            Event::Change { ticket, model, wanted, again } => {
                 let answer = |result| vec![Action::Answer { ticket, result }];
-                match self.change(now, ticket, &model, wanted) {
+                match self.change(now, ticket, &model, wanted, again) {
                     Ok(None) => vec![Action::Store {
                         ticket: Some(ticket),
                         put: self.storing.get(&ticket).cloned().into_iter().collect(),
@@ -135,6 +138,7 @@ impl Desired {
         ticket: u64,
         model: &ModelName,
         wanted: Option<Wanted>,
+        again: bool,
     ) -> Result<Option<Entry>, ChangeError> {
         let storing = self.storing.values().filter(|(name, _)| name == model);
         let storing: Vec<Entry> = storing.map(|(_, entry)| *entry).collect();
@@ -147,7 +151,7 @@ impl Desired {
         }
         // What was taken for granted is said now.
         let is_said = known.is_some_and(|entry| is_stored && entry.stamp.at().is_some());
-        if let Some(known) = known.filter(|known| is_said && known.wanted == wanted) {
+        if let Some(known) = known.filter(|known| is_said && known.wanted == wanted && !again) {
             return Ok(Some(known));
         }
         if !is_wanted && self.map.wanted().count() + self.storing.len() >= MOST_WANTED {

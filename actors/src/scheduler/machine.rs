@@ -21,6 +21,7 @@ use super::placement::{Layout, Placed, Situation, Sizing, place_all};
 use crate::cluster_view::{ModelState, ShardState};
 use crate::membership::View;
 use crate::plan::{Plan, PlanParts};
+use crate::supervision::Retries;
 use crate::wire::{Control, NotPrepared, ShardReport};
 
 /// What the scheduler is told.
@@ -113,7 +114,7 @@ pub struct Patience {
     pub resend: Duration,
     /// A node that has not loaded its layers by then is left out.
     pub load: Duration,
-    /// A node that failed is left out of that model for this long.
+    /// A node that failed is left out of that model for this long at first; twice as long each time.
     pub unfit: Duration,
     /// A division must be better than the one in force for so long before it is adopted.
     pub dwell: Duration,
@@ -138,6 +139,8 @@ pub struct Scheduler {
     preparing: BTreeMap<ModelName, Preparing>,
     /// Who must not hold which model, until when, and why.
     unfit: BTreeMap<(Incarnation, ModelName), (Instant, String)>,
+    /// For how long, the next time.
+    retries: BTreeMap<(Incarnation, ModelName), Retries>,
     /// Why a model has no layout.
     obstacles: BTreeMap<ModelName, String>,
     /// Why a model's layout does not follow its pins.
@@ -178,6 +181,7 @@ impl Scheduler {
             begun: BTreeMap::new(),
             preparing: BTreeMap::new(),
             unfit: BTreeMap::new(),
+            retries: BTreeMap::new(),
             obstacles: BTreeMap::new(),
             unpinned: BTreeMap::new(),
             plan_at: None,
@@ -336,12 +340,18 @@ impl Scheduler {
         };
         let lost = self.plans.values().any(has_lost)
             || self.preparing.values().any(|preparing| !view.is_alive_plan(&preparing.plan));
+        // Whoever asks for a model again has perhaps mended what was wrong with it.
+        let asked: Vec<ModelName> = view.asked_since(&self.view).cloned().collect();
+        let unfit = self.unfit.len();
+        self.unfit.retain(|(_, model), _| !asked.contains(model));
+        self.retries.retain(|(life, model), _| !asked.contains(model) && !view.is_dead(*life));
+        let is_forgiven = self.unfit.len() < unfit;
         self.view = view;
         for plan in seen {
             self.adopt(now, plan, actions);
         }
         let broken = self.note_failed_shards(now);
-        if lost || broken {
+        if lost || broken || is_forgiven {
             self.plan_at = Some(now);
         } else if changed || !self.obstacles.is_empty() {
             let settled = now + self.patience.settle;
@@ -353,7 +363,7 @@ impl Scheduler {
 
     /// A node that gave up a shard of a plan in force must not hold it in the next one.
     fn note_failed_shards(&mut self, now: Instant) -> bool {
-        let mut broken = false;
+        let mut failed = Vec::new();
         for plan in self.plans.values() {
             for stage in plan.stages() {
                 let member = self.view.member(stage.incarnation.node);
@@ -364,11 +374,27 @@ impl Scheduler {
                     continue;
                 };
                 let key = (stage.incarnation, plan.model().clone());
-                let until = now + self.patience.unfit;
-                broken |= self.unfit.insert(key, (until, shard.reason.clone())).is_none();
+                failed.push((key, shard.reason.clone()));
             }
         }
+        let mut broken = false;
+        for (key, reason) in failed {
+            broken |= self.leave_out(now, key, reason);
+        }
         broken
+    }
+
+    /// A node must not hold a model for a while, for longer each time; whether it might until now.
+    fn leave_out(&mut self, now: Instant, key: (Incarnation, ModelName), reason: String) -> bool {
+        let first = self.patience.unfit;
+        if let Some((until, known)) = self.unfit.get_mut(&key) {
+            (*until, *known) = ((*until).max(now + first), reason);
+            return false;
+        }
+        let retries = self.retries.entry(key.clone()).or_insert(Retries::after(first));
+        let until = now + retries.given_up(now);
+        self.unfit.insert(key, (until, reason));
+        true
     }
 
     fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
@@ -425,9 +451,8 @@ impl Scheduler {
             }
             Err(NotPrepared::Unable(reason)) => {
                 self.preparing.remove(&model);
-                if let Some(member) = self.view.member(from) {
-                    let until = now + self.patience.unfit;
-                    self.unfit.insert((member.incarnation, model), (until, reason));
+                if let Some(life) = self.view.member(from).map(|member| member.incarnation) {
+                    self.leave_out(now, (life, model), reason);
                 }
                 self.plan_at = Some(now);
             }
@@ -473,10 +498,9 @@ impl Scheduler {
                 continue;
             };
             for node in preparing.waiting {
-                if let Some(member) = self.view.member(node) {
+                if let Some(life) = self.view.member(node).map(|member| member.incarnation) {
                     let reason = "did not load its layers in time".to_owned();
-                    let until = now + self.patience.unfit;
-                    self.unfit.insert((member.incarnation, model.clone()), (until, reason));
+                    self.leave_out(now, (life, model.clone()), reason);
                 }
             }
             self.plan_at = Some(now);

@@ -1,8 +1,9 @@
 //! Actor: what this node holds of one model, computed by a worker process that it keeps alive.
 //!
 //! Parent: workers (one-for-one). Children: the process. The process may die at any time: the owners
-//! of its sequences are told, and it is started again in place with backoff; past its intensity the
-//! layers are given up, and the scheduler plans without them. When the actor dies, so does the
+//! of its sequences are told, and it is started again in place with backoff; past its intensity, or when
+//! layers cannot be loaded, they are given up, and the scheduler plans without them. What was given up is
+//! tried again after a growing wait, and at once when somebody asks. When the actor dies, so does the
 //! process.
 
 mod boundary_log;
@@ -27,7 +28,8 @@ use crate::generation::GenerationError;
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::WorkerKey;
-use crate::supervision::{Restarts, Verdict, row};
+use crate::supervision::{Restarts, Retries, Verdict, row};
+use crate::wall_clock::time_of_day_after;
 use crate::watchdog::{at_work, starting};
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 use sequences::{Orphan, Sequences, Taken};
@@ -56,6 +58,11 @@ impl WorkerHandle {
         drop(self.0.cast(HostMessage::Hold(layers)));
     }
 
+    /// What was given up is worth another try.
+    pub(super) fn try_again(&self) {
+        drop(self.0.cast(HostMessage::TryAgain));
+    }
+
     pub(super) fn members(&self, view: View) {
         drop(self.0.cast(HostMessage::Members(view)));
     }
@@ -74,6 +81,8 @@ pub enum HostMessage {
     Heard(u64, HeardFromWorker),
     /// Start the worker again.
     Start,
+    /// What was given up is worth another try.
+    TryAgain,
     /// Time passed.
     Tick,
 }
@@ -115,8 +124,11 @@ pub struct State {
     /// The plan that the worker was told of last, and what it may take for running sequences.
     adopted: Option<Epoch>,
     kv_bytes: u64,
-    /// Whether the worker is not to be started again.
+    /// Whether the worker is not to be started again before it is time to.
     gone: bool,
+    /// When what was given up is tried again.
+    retries: Retries,
+    retry_at: Option<Instant>,
     report: ShardReport,
     /// What the supervisor knows of the report.
     told: ShardReport,
@@ -142,6 +154,8 @@ impl Actor for HostActor {
             adopted: None,
             kv_bytes: 0,
             gone: false,
+            retries: Retries::default(),
+            retry_at: None,
             told: report.clone(),
             restarts: Restarts::new(row("worker").intensity),
             life: 0,
@@ -169,10 +183,8 @@ impl Actor for HostActor {
             }
             HostMessage::Hold(layers) => {
                 state.wanted = layers;
-                if state.report.state == ShardState::Failed {
-                    // Files may have changed since.
-                    state.told_to_hold.clear();
-                }
+                // Files may have changed since it was given up.
+                state.try_again(&myself);
                 state.hold();
             }
             HostMessage::Members(view) => {
@@ -190,7 +202,11 @@ impl Actor for HostActor {
             }
             HostMessage::Heard(..) => {}
             HostMessage::Start => state.start(&myself),
+            HostMessage::TryAgain => state.try_again(&myself),
             HostMessage::Tick => {
+                if state.retry_at.is_some_and(|at| at <= Instant::now()) {
+                    state.try_again(&myself);
+                }
                 state.look_for_stuck_worker();
                 state.forget_given_up();
                 state.hold();
@@ -377,13 +393,13 @@ impl State {
             Event::Holds { layers, memory } => self.holds(&layers, memory),
             Event::HoldFailed(reason) => {
                 tracing::error!(model = %self.key.model, reason, "a layer cannot be loaded");
-                self.tell_state(ShardState::Failed, reason);
+                self.give_up(&reason);
             }
             // Nobody asked it to measure.
             Event::Probed(_) | Event::Opened => {}
             Event::OpenFailed(reason) => {
                 self.gone = true;
-                self.tell_state(ShardState::Failed, reason);
+                self.give_up(&reason);
             }
             Event::Recalled { sequence, attempt, progress } => {
                 if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
@@ -461,7 +477,7 @@ impl State {
             sequences = self.sequences.len(), "worker ended");
         self.fail_all(&format!("its worker process ended: {how}"));
         if self.gone {
-            // It said why; starting it again would only make it say so again.
+            // It said why; starting it again at once would only make it say so again.
             self.tell_state(ShardState::Failed, self.report.reason.clone());
             return;
         }
@@ -472,8 +488,42 @@ impl State {
                 myself.send_after(wait, || HostMessage::Start);
             }
             Verdict::GiveUp => {
-                self.tell_state(ShardState::Failed, format!("its worker keeps dying: {how}"));
+                self.give_up(&format!("its worker keeps dying: {how}"));
             }
+        }
+    }
+
+    /// Cannot serve its layers until it is tried again.
+    fn give_up(&mut self, reason: &str) {
+        let wait = self.retries.given_up(Instant::now());
+        self.retry_at = Some(Instant::now() + wait);
+        let at = time_of_day_after(wait);
+        tracing::error!(model = %self.key.model, reason, ?wait, "given up until it is tried again");
+        self.tell_state(ShardState::Failed, format!("{reason}; it is tried again at {at}"));
+    }
+
+    /// Tries again what was given up; nothing else is touched.
+    fn try_again(&mut self, myself: &ActorRef<HostMessage>) {
+        if self.report.state != ShardState::Failed {
+            return;
+        }
+        if self.gone
+            && let Some(worker) = &mut self.worker
+        {
+            // Once it has ended.
+            worker.kill();
+            self.retry_at = Some(Instant::now());
+            return;
+        }
+        tracing::info!(model = %self.key.model, reason = self.report.reason, "trying again");
+        (self.retry_at, self.gone) = (None, false);
+        self.told_to_hold.clear();
+        if self.worker.is_some() {
+            self.report.state = ShardState::Loading;
+            self.hold();
+        } else {
+            self.report.state = ShardState::Restarting;
+            self.start(myself);
         }
     }
 
@@ -489,8 +539,7 @@ impl State {
         let loads = loads && self.worker.is_some();
         if loads && self.started.elapsed() > load_timeout {
             self.gone = true;
-            self.report.state = ShardState::Failed;
-            self.report.reason = "its layers were not loaded in time".to_owned();
+            self.give_up("its layers were not loaded in time");
             self.kill("loading took too long");
         }
     }

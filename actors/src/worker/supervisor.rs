@@ -18,7 +18,8 @@ use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::{ShardKey, WorkerKey};
 use crate::slot::Slot;
-use crate::supervision::{Restarts, Verdict, row};
+use crate::supervision::{Restarts, Retries, Verdict, row};
+use crate::wall_clock::time_of_day_after;
 use crate::watchdog::at_work;
 use crate::wire::ShardReport;
 
@@ -107,8 +108,8 @@ pub struct State {
     /// one is in force: the planner may wait long for another node. Two may plan while they do not know
     /// of each other yet, and either plan may be the one that comes into force.
     prepared: BTreeMap<(ModelName, NodeId), (Arc<Plan>, Instant)>,
-    /// The models that the cluster was last asked to serve.
-    desired: BTreeSet<ModelName>,
+    /// The cluster when it was last told what to serve.
+    desired: View,
     wanted: Vec<ShardKey>,
     /// For plans that may come.
     standby: Vec<ShardKey>,
@@ -125,6 +126,7 @@ struct Held {
     busy: bool,
     idle_since: Instant,
     restarts: Restarts,
+    retries: Retries,
 }
 
 impl Held {
@@ -160,7 +162,7 @@ impl Actor for WorkersActor {
             workers: BTreeMap::new(),
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
-            desired: BTreeSet::new(),
+            desired: View::default(),
             wanted: Vec::new(),
             standby: Vec::new(),
         })
@@ -184,7 +186,7 @@ impl Actor for WorkersActor {
                 for worker in state.workers.values().filter_map(|worker| worker.handle.as_ref()) {
                     worker.members(view.clone());
                 }
-                state.desire(&view);
+                state.desire(&myself, view).await;
             }
             WorkersMessage::Changed(key, report) => {
                 if let Some(worker) = state.workers.get_mut(&key) {
@@ -201,7 +203,8 @@ impl Actor for WorkersActor {
                 state.tell_busy();
             }
             WorkersMessage::Start(key) => {
-                if state.workers.contains_key(&key) {
+                // It may have been stopped meanwhile, or tried sooner.
+                if state.workers.get(&key).is_some_and(|worker| worker.host.is_none()) {
                     state.start(&myself, key).await;
                 }
             }
@@ -305,6 +308,7 @@ impl State {
                 busy: false,
                 idle_since: now,
                 restarts: Restarts::new(row("worker").intensity),
+                retries: Retries::default(),
             });
             let before = worker.layers();
             let kept = worker.told.iter().filter(|(layers, last)| {
@@ -351,11 +355,23 @@ impl State {
 
     /// What was prepared for a model that was removed since will never be in force. (For one that
     /// this node has yet to hear of, it may.)
-    fn desire(&mut self, view: &View) {
-        let desired: BTreeSet<ModelName> = view.desired().keys().cloned().collect();
-        let removed = |model: &ModelName| self.desired.contains(model) && !desired.contains(model);
-        self.prepared.retain(|(model, _), _| !removed(model));
-        self.desired = desired;
+    async fn desire(&mut self, myself: &ActorRef<WorkersMessage>, view: View) {
+        let is_removed = |model: &ModelName| {
+            self.desired.desired().contains_key(model) && !view.desired().contains_key(model)
+        };
+        self.prepared.retain(|(model, _), _| !is_removed(model));
+        let before = std::mem::replace(&mut self.desired, view);
+        let asked: BTreeSet<&ModelName> = self.desired.asked_since(&before).collect();
+        let given_up = self.workers.iter().filter(|(key, worker)| {
+            worker.report.state == ShardState::Failed && asked.contains(&key.model)
+        });
+        let given_up: Vec<WorkerKey> = given_up.map(|(key, _)| key.clone()).collect();
+        for key in given_up {
+            match self.workers.get(&key).and_then(|worker| worker.handle.as_ref()) {
+                Some(host) => host.try_again(),
+                None => self.start(myself, key).await,
+            }
+        }
     }
 
     async fn in_force(&mut self, myself: &ActorRef<WorkersMessage>, plans: &[Plan]) {
@@ -410,8 +426,14 @@ impl State {
                 myself.send_after(wait, || WorkersMessage::Start(key));
             }
             Verdict::GiveUp => {
+                let wait = worker.retries.given_up(Instant::now());
+                let at = time_of_day_after(wait);
+                tracing::error!(model = %key.model, how, ?wait, "given up until it is tried again");
                 worker.report.state = ShardState::Failed;
-                worker.report.reason = "its host keeps dying".to_owned();
+                worker.report.reason =
+                    format!("its host keeps dying: {how}; it is tried again at {at}");
+                let key = key.clone();
+                myself.send_after(wait, || WorkersMessage::Start(key));
             }
         }
         self.answer();

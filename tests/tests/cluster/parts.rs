@@ -4,9 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::ClusterView;
+use planaria_actors::cluster_view::{ClusterView, ModelState};
 use planaria_tests::api::{Api, Event, Events};
+use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for, write_fake_model};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::binary;
@@ -141,5 +143,66 @@ async fn a_link_whose_actor_cannot_start_is_made_again() -> Result<()> {
     };
     ensure!(restarts(&api.cluster().await?) == 0, "all links were taken along");
     drop(events);
+    Ok(())
+}
+
+/// Kills the only worker until its host gives up; what the node says then.
+async fn worn_out(api: &Api) -> Result<String> {
+    wait_for("the host to give up", async || {
+        let view = api.cluster().await?;
+        let model = view.models.first().context("no model")?;
+        if model.reason.contains("it is tried again at") {
+            return Ok(Some(model.reason.clone()));
+        }
+        let workers = view.nodes.iter().flat_map(|node| node.worker_pids.iter());
+        // It may have ended since.
+        workers.for_each(|pid| drop(signal(*pid, Signal::KILL)));
+        Ok(None)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_kept_dying_comes_back() -> Result<()> {
+    let models = tempfile::tempdir()?;
+    let mut cluster = slow_cluster(models.path(), &["alone"], &[]).await?;
+    let api = cluster.node(0)?.api.clone();
+    let said = worn_out(&api).await?;
+    let (status, ready) = api.get("/ready").await?;
+    ensure!(status == 503 && ready.contains("it is tried again at"), "{said}: {status}: {ready}");
+    // By itself, after ten seconds.
+    cluster.ready("slow", 1).await?;
+    ensure!(api.greedy("slow", &[5, 6, 7], 4).await?.len() == 4);
+    // And at once when somebody asks for it: otherwise after twenty.
+    worn_out(&api).await?;
+    let given_up = Instant::now();
+    let added = planaria(&["models", "add", "slow", "--api", api.url()]).await?;
+    ensure!(added.status.success(), "{added:?}");
+    cluster.ready("slow", 1).await?;
+    let took = given_up.elapsed();
+    ensure!(api.greedy("slow", &[5, 6, 7], 4).await?.len() == 4);
+    ensure!(took < Duration::from_secs(19), "it came by itself, after {took:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_come_back_are_loaded() -> Result<()> {
+    let models = tempfile::tempdir()?;
+    let mut cluster = slow_cluster(models.path(), &["alone"], &[]).await?;
+    let api = cluster.node(0)?.api.clone();
+    let (here, away) = (models.path().join("slow"), models.path().join("away"));
+    let before = api.cluster().await?;
+    let pid = before.nodes.first().and_then(|node| node.worker_pids.first().copied());
+    std::fs::rename(here.join("config.json"), &away)?;
+    signal(pid.context("no worker")?, Signal::KILL)?;
+    wait_for("the worker to miss its files", async || {
+        let model = api.cluster().await?.models.into_iter().next();
+        Ok(model.is_some_and(|model| model.state != ModelState::Ready).then_some(()))
+    })
+    .await?;
+    cluster.node(0)?.process.logged("given up until it is tried again").await?;
+    std::fs::rename(&away, here.join("config.json"))?;
+    cluster.ready("slow", 1).await?;
+    ensure!(api.greedy("slow", &[5, 6, 7], 4).await?.len() == 4);
     Ok(())
 }

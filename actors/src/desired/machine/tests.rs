@@ -31,7 +31,8 @@ fn change(
     model: &str,
     wanted: Option<Wanted>,
 ) -> Result<Entry, ChangeError> {
-    let mut waiting = node.on(now, Event::Change { ticket: 0, model: name(model), wanted });
+    let mut waiting =
+        node.on(now, Event::Change { ticket: 0, model: name(model), wanted, again: false });
     while let Some(action) = waiting.pop() {
         match action {
             Action::Store { ticket: Some(ticket), .. } => {
@@ -52,7 +53,8 @@ fn tell(from: &Desired, to: &mut Desired, now: u64) -> Vec<Action> {
 #[test]
 fn a_change_is_in_force_once_it_is_stored() {
     let mut node = fresh(1);
-    let asked = node.on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1) });
+    let asked = node
+        .on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1), again: false });
     let [Action::Store { ticket: Some(7), put, .. }] = asked.as_slice() else {
         panic!("{asked:?}");
     };
@@ -67,7 +69,7 @@ fn a_change_is_in_force_once_it_is_stored() {
 #[test]
 fn what_the_disk_refused_never_was() {
     let mut node = fresh(1);
-    node.on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1) });
+    node.on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1), again: false });
     let full = Err("no space left".to_owned());
     let answer = node.on(NOON, Event::Stored { ticket: 7, result: full });
     let [Action::Answer { result: Err(error), .. }] = answer.as_slice() else {
@@ -82,7 +84,7 @@ fn what_the_disk_refused_never_was() {
 fn two_changes_on_their_way_to_the_disk_keep_their_order() {
     let mut node = fresh(1);
     for (ticket, wanted) in [(1, context(1)), (2, None), (3, context(3))] {
-        node.on(NOON, Event::Change { ticket, model: name("m"), wanted });
+        node.on(NOON, Event::Change { ticket, model: name("m"), wanted, again: false });
     }
     for ticket in [3, 1, 2] {
         node.on(NOON, Event::Stored { ticket, result: Ok(()) });
@@ -93,7 +95,7 @@ fn two_changes_on_their_way_to_the_disk_keep_their_order() {
 #[test]
 fn the_disk_is_left_with_what_holds() {
     let (mut node, mut peer) = (fresh(1), fresh(2));
-    node.on(NOON, Event::Change { ticket: 1, model: name("m"), wanted: context(1) });
+    node.on(NOON, Event::Change { ticket: 1, model: name("m"), wanted: context(1), again: false });
     change(&mut peer, NOON + 1, "m", context(2)).unwrap();
     tell(&peer, &mut node, NOON + 1);
     let actions = node.on(NOON + 1, Event::Stored { ticket: 1, result: Ok(()) });
@@ -107,6 +109,12 @@ fn the_same_wish_twice_is_one_change() {
     let first = change(&mut node, NOON, "m", context(1)).unwrap();
     assert_eq!(change(&mut node, NOON + 1, "m", context(1)).unwrap(), first);
     assert!(change(&mut node, NOON + 2, "m", context(2)).unwrap().stamp > first.stamp);
+    // Unless the model does not answer: then all are to hear that it was asked for again.
+    let known = node.map().get(&name("m")).unwrap();
+    let again = Event::Change { ticket: 8, model: name("m"), wanted: context(2), again: true };
+    let actions = node.on(NOON + 3, again);
+    let [Action::Store { put, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert!(put[0].1.stamp > known.stamp && put[0].1.wanted == known.wanted);
     // What settings took for granted is another matter once somebody says it.
     let mut node = Desired::new(id(1), NOON, DesiredMap::granted(id(1), [name("m")]));
     let said = change(&mut node, NOON, "m", Some(Wanted::default())).unwrap();

@@ -397,6 +397,36 @@ fn a_shard_that_was_given_up_is_planned_around() {
 }
 
 #[test]
+fn who_asks_for_a_model_again_has_it_tried_again_at_once() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    let mut members = [member(1, 1, 100), member(2, 1, 100)];
+    cluster.failing.insert(id(2));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(cluster.schedulers[&id(1)].state(&model()).0, ModelState::Unavailable);
+    cluster.failing.clear();
+    say(&mut members, 1, Some(Wanted::default()));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    assert_eq!(cluster.layout().len(), 2, "{:?}", cluster.schedulers[&id(1)].state(&model()));
+}
+
+#[test]
+fn who_fails_again_and_again_is_tried_later_and_later() {
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.failing.insert(id(2));
+    cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
+    cluster.pass(PATIENCE.settle);
+    let waits = [1, 2, 4].map(|times| {
+        let until = cluster.schedulers[&id(1)].unfit.values().next().unwrap().0;
+        let wait = until - cluster.now;
+        cluster.pass(wait);
+        (wait, PATIENCE.unfit * times)
+    });
+    assert!(waits.iter().all(|(wait, expected)| wait == expected), "{waits:?}");
+}
+
+#[test]
 fn epochs_grow_across_a_restart() {
     let mut cluster = Cluster::new(&[1]);
     cluster.see(&[member(1, 1, 200)]);
