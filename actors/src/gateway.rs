@@ -1,6 +1,6 @@
 //! The HTTP API: OpenAI's routes, and what people and scripts ask a node about itself.
 //!
-//! A request passes `host` (is it addressed to us?), `origin` (may its web page ask?), `auth`
+//! A request passes `path` (which route is meant?), `host` (is it addressed to us?), `origin` (may its web page ask?), `auth`
 //! (has it the key?) and then a route. An answer is made in four steps, each with a module:
 //! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
@@ -25,6 +25,7 @@ mod host;
 mod models;
 mod origin;
 mod page;
+mod path;
 mod reply;
 mod request;
 mod resume;
@@ -39,13 +40,11 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{Method, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post, put};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 pub use self::auth::{ApiKey, InvalidApiKey};
-use self::error::ApiError;
 use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
 pub use self::server::serve;
@@ -234,32 +233,16 @@ fn routes(shared: Shared) -> Router {
         .route("/cluster/backup", post(cluster::backup))
         .route("/cluster/models", get(catalog::list))
         .route("/cluster/models/{*name}", put(catalog::put).delete(catalog::delete))
-        .fallback(no_such_route)
-        .method_not_allowed_fallback(wrong_method)
+        .fallback(path::no_such_route)
+        .method_not_allowed_fallback(path::wrong_method)
         // The last layer is the first to see a request.
         .layer(from_fn_with_state(Arc::clone(&shared), auth::demand_key));
-    shared
+    let router = shared
         .allowed_origins
         .allow(router)
         .layer(from_fn_with_state(Arc::clone(&shared), origin::refuse_foreign_pages))
         .layer(from_fn_with_state(Arc::clone(&shared), host::demand_known_host))
-        .with_state(shared)
-}
-
-async fn no_such_route(uri: Uri) -> ApiError {
-    let path: String = uri.path().chars().take(200).collect();
-    ApiError::refused(
-        StatusCode::NOT_FOUND,
-        "unknown_url",
-        format!("there is nothing at `{path}`; the API begins at `/v1`"),
-    )
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    let path: String = uri.path().chars().take(200).collect();
-    ApiError::refused(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "method_not_allowed",
-        format!("`{path}` does not know the method {method}"),
-    )
+        .with_state(shared);
+    // Around the router, which has chosen a route before its layers see a request.
+    Router::new().fallback_service(router).layer(from_fn(path::tidy))
 }

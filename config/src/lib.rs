@@ -18,7 +18,7 @@ pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
-    CONTEXT_TOKENS, CollectorUrl, Environment, InvalidSettings, LogFormat, Mistake, Origin,
+    CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, LogFormat, Mistake, Origin,
     Overrides, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings, Strategy,
     TraceProtocol, TraceRatio,
 };

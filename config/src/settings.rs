@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::{ByteSize, LayerRange, ModelName};
 use layers::Layers;
-pub use table::{SETTINGS, SettingDoc};
+pub use table::{FLAGS, SETTINGS, SettingDoc};
 pub use values::{CollectorUrl, LogFormat, PeerAddress, Strategy, TraceProtocol, TraceRatio};
 
 /// Longest sequence that can be asked for, in tokens.
@@ -111,7 +111,7 @@ pub enum Origin {
     File(PathBuf),
     /// This environment variable.
     Variable(String),
-    /// This command-line flag.
+    /// The command line: this setting's own flag, or `--set`.
     Flag(String),
 }
 
@@ -121,7 +121,8 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Variable(name) => write!(f, "${name}"),
-            Self::Flag(flag) => write!(f, "--{flag}"),
+            Self::Flag(key) if table::FLAGS.contains(&key.as_str()) => write!(f, "--{key}"),
+            Self::Flag(key) => write!(f, "--set {key}"),
         }
     }
 }
@@ -215,7 +216,7 @@ impl Settings {
         let memory_limit = layers.optional("memory-limit", memory_limit);
         let api_key_file = layers.optional("api-key-file", path);
         let allowed_hosts = layers.many("allowed-hosts", text);
-        let cors_origins = layers.many("cors-origins", origin);
+        let cors_origins = layers.many("cors-origins", values::web_origin);
         let context = layers.one("context", |text| whole_number(text, CONTEXT_TOKENS));
         let max_sequences = layers.one("max-sequences", |text| whole_number(text, SEQUENCES));
         let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1..=4096));
@@ -346,18 +347,6 @@ fn pin(text: &str) -> Result<(ModelName, LayerRange), String> {
 fn memory_limit(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(said)?;
     if size.bytes() == 0 { Err("must be more than nothing".to_owned()) } else { Ok(size) }
-}
-
-fn origin(text: &str) -> Result<String, String> {
-    let is_origin = text
-        .strip_prefix("http://")
-        .or_else(|| text.strip_prefix("https://"))
-        .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '*', ' ']));
-    if is_origin {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("`{text}` is not an origin: write `https://host` or `http://host:port`"))
-    }
 }
 
 /// `true` and `false` are how TOML says it.

@@ -129,3 +129,21 @@ impl SettingFlags {
         Ok(overrides)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, Command};
+    use planaria_config::{FLAGS, SETTINGS};
+
+    use super::*;
+
+    #[test]
+    fn messages_about_settings_name_flags_that_there_are() {
+        let command = SettingFlags::augment_args(Command::new("serve"));
+        let longs: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_long()).collect();
+        for doc in SETTINGS {
+            assert_eq!(longs.contains(&doc.key), FLAGS.contains(&doc.key), "{}", doc.key);
+        }
+        assert!(longs.contains(&"set"));
+    }
+}

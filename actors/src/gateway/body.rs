@@ -14,15 +14,69 @@ use super::error::ApiError;
 /// Reads the whole body.
 pub(super) async fn read(request: Request<Body>, limits: &Limits) -> Result<Bytes, ApiError> {
     let (parts, body) = request.into_parts();
+    refuse_foreign(&parts.headers)?;
     if announced(&parts.headers).is_some_and(|bytes| bytes > limits.body_bytes)
         && parts.headers.contains_key(header::EXPECT)
     {
         // The client waits to be told whether it may send.
         return Err(too_large(limits.body_bytes));
     }
-    timeout(limits.body_timeout, collect(body.into_data_stream(), limits.body_bytes))
-        .await
-        .unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))
+    let read = timeout(limits.body_timeout, collect(body.into_data_stream(), limits.body_bytes));
+    plain(read.await.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))?)
+}
+
+/// Refuses what is no plain text by its own account.
+fn refuse_foreign(headers: &HeaderMap) -> Result<(), ApiError> {
+    let encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    for encoding in encodings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')) {
+        let encoding = encoding.trim_ascii();
+        if !encoding.is_empty() && !encoding.eq_ignore_ascii_case(b"identity") {
+            let encoding = shown(encoding);
+            return Err(foreign(format!(
+                "the request's body has the content encoding `{encoding}`; this server reads none: send \
+                 it as it is, without the header `Content-Encoding`"
+            )));
+        }
+    }
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    let mut parameters = kind.unwrap_or_default().split(';').skip(1);
+    let charset = parameters.find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches('"'))
+    });
+    match charset {
+        Some(charset) if CHARSETS.iter().all(|known| !charset.eq_ignore_ascii_case(known)) => {
+            Err(not_utf8(&shown(charset.as_bytes())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// UTF-8, and what is a part of it.
+const CHARSETS: [&str; 4] = ["utf-8", "utf8", "us-ascii", "ascii"];
+
+/// Takes the byte order mark off that some editors and shells write before UTF-8.
+fn plain(body: Bytes) -> Result<Bytes, ApiError> {
+    match body.get(..) {
+        Some([0xef, 0xbb, 0xbf, ..]) => Ok(body.slice(3..)),
+        Some([0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..]) => {
+            Err(not_utf8("utf-16"))
+        }
+        _ => Ok(body),
+    }
+}
+
+fn not_utf8(charset: &str) -> ApiError {
+    foreign(format!("the request's body is written in `{charset}`: send it in UTF-8"))
+}
+
+fn foreign(message: String) -> ApiError {
+    ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
+}
+
+/// As much of a header as fits into a message.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).chars().take(40).collect()
 }
 
 async fn collect(mut body: BodyDataStream, limit: usize) -> Result<Bytes, ApiError> {

@@ -7,12 +7,12 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use planaria_config::{InvalidModelName, ModelName, Strategy};
 use serde::{Deserialize, Serialize};
 
 use super::Shared;
-use super::error::ApiError;
+use super::error::{ApiError, RETRY_WHEN_UNPLANNED};
 use crate::cluster_view::{ClusterView, ModelState, NodeState};
 use crate::scheduler::preview::{Preview, Question};
 
@@ -45,7 +45,7 @@ pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
 }
 
 /// 200 when every desired model would answer a request to this node now.
-pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Ready>) {
+pub(super) async fn ready(State(shared): State<Shared>) -> Response {
     let view = current(&shared);
     let mut reasons = view.obstacles();
     // The cluster can compute; can this node turn words into tokens?
@@ -57,7 +57,11 @@ pub(super) async fn ready(State(shared): State<Shared>) -> (StatusCode, Json<Rea
     reasons.extend(shared.is_leaving().then(|| STOPPING.to_owned()));
     let ready = reasons.is_empty();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Ready { ready, reasons }))
+    let mut response = (status, Json(Ready { ready, reasons })).into_response();
+    if !ready {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_WHEN_UNPLANNED));
+    }
+    response
 }
 
 /// What this node counts, for Prometheus.

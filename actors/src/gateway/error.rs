@@ -36,7 +36,7 @@ enum Kind {
 const RETRY_WHEN_FULL: u32 = 2;
 /// A new plan takes about as long as it takes to load layers. OpenAI's clients sleep this long and
 /// try twice more without a word to their user.
-const RETRY_WHEN_UNPLANNED: u32 = 5;
+pub(crate) const RETRY_WHEN_UNPLANNED: u32 = 5;
 
 impl ApiError {
     /// The request itself is wrong: sent again, it fails again.
@@ -147,8 +147,7 @@ impl ApiError {
 
     /// Why this node cannot turn the model's text into tokens.
     pub(crate) fn model_not_here(error: &ServedModelError) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Server, error.to_string())
-            .coded("model_not_on_this_node")
+        Self::unavailable(error.to_string(), "model_not_on_this_node")
     }
 
     fn unavailable(message: String, code: &'static str) -> Self {
@@ -159,12 +158,21 @@ impl ApiError {
         .coded(code)
     }
 
+    /// More clients watch than may.
+    pub(crate) fn too_many_watchers(message: &'static str) -> Self {
+        Self::full(message.to_owned(), "too_many_watchers")
+    }
+
     fn overloaded(message: String) -> Self {
+        Self::full(message, "rate_limit_exceeded")
+    }
+
+    fn full(message: String, code: &'static str) -> Self {
         Self {
             retry_after_seconds: Some(RETRY_WHEN_FULL),
             ..Self::new(StatusCode::TOO_MANY_REQUESTS, Kind::RateLimit, message)
         }
-        .coded("rate_limit_exceeded")
+        .coded(code)
     }
 
     fn new(status: StatusCode, kind: Kind, message: impl Into<String>) -> Self {
@@ -213,6 +221,11 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, axum::Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after_seconds {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response

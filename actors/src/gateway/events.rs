@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::stream::unfold;
@@ -39,9 +38,7 @@ const HEARTBEAT: &[u8] = b": waiting\n\n";
 /// The cluster as it changes.
 pub(super) async fn events(State(shared): State<Shared>) -> Result<Response, ApiError> {
     let Ok(place) = Arc::clone(&shared.watchers).try_acquire_owned() else {
-        return Err(ApiError::refused(
-            StatusCode::TOO_MANY_REQUESTS,
-            "too_many_watchers",
+        return Err(ApiError::too_many_watchers(
             "as many clients as may watch this node: ask another node, or `/cluster` now and then",
         ));
     };

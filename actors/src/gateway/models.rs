@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Shared;
 use super::error::ApiError;
+use crate::catalog::ModelList;
 
 /// OpenAI's model object.
 #[derive(Serialize)]
@@ -17,6 +18,8 @@ pub(super) struct Model {
     /// Nobody here knows when a model was made; the node's start at least never changes.
     created: u64,
     owned_by: &'static str,
+    /// Longest sequence, prompt and answer together, in tokens; as vLLM names it.
+    max_model_len: u32,
 }
 
 #[derive(Serialize)]
@@ -27,7 +30,9 @@ pub(super) struct Models {
 
 pub(super) async fn list(State(shared): State<Shared>) -> Json<Models> {
     let names = shared.served_names();
-    Json(Models { object: "list", data: names.into_iter().map(|id| shared.model(id)).collect() })
+    let held = shared.catalog.list();
+    let data = names.into_iter().map(|id| shared.model(id, &held)).collect();
+    Json(Models { object: "list", data })
 }
 
 pub(super) async fn one(
@@ -37,7 +42,7 @@ pub(super) async fn one(
     // What cannot be decoded is no model's name either.
     let id = id.map_or_else(|_| String::new(), |Path(id)| id);
     let name = shared.served_name(&id)?;
-    Ok(Json(shared.model(name)))
+    Ok(Json(shared.model(name, &shared.catalog.list())))
 }
 
 impl super::Parts {
@@ -63,7 +68,11 @@ impl super::Parts {
         view.models.iter().map(|model| model.name.clone()).collect()
     }
 
-    const fn model(&self, id: ModelName) -> Model {
-        Model { id, object: "model", created: self.started, owned_by: "planaria" }
+    fn model(&self, id: ModelName, held: &ModelList) -> Model {
+        // A plan knows what the model was made for. Without one, its files do.
+        let files = held.models.iter().find(|model| model.name == id);
+        let most = files.and_then(|model| model.held.iter().map(|held| held.context).min());
+        let max_model_len = self.context_of(&id).min(most.unwrap_or(u32::MAX));
+        Model { id, object: "model", created: self.started, owned_by: "planaria", max_model_len }
     }
 }

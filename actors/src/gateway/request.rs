@@ -41,9 +41,9 @@ pub(super) struct Asked {
     endpoint: Endpoint,
     prompt: Prompt,
     sampling: SamplingAsked,
-    /// With the name of its field, of which there are two.
-    max_tokens: Option<(&'static str, NonZeroU32)>,
+    max_tokens: Option<NonZeroU32>,
     ignore_eos: bool,
+    stop_token_ids: Vec<u32>,
     /// How the answer is to come.
     pub(super) delivery: Delivery,
 }
@@ -83,8 +83,9 @@ enum Prompt {
     Tokens(Vec<u32>),
 }
 
-/// OpenAI's limit.
-const MOST_STOPS: usize = 4;
+/// Of stop texts, and of stop tokens: many times what clients send, and still compared within microseconds
+/// at each token. OpenAI takes 4.
+const MOST_STOPS: usize = 64;
 /// A stop text is compared at every token, and as much text is held back.
 const LONGEST_STOP: usize = 1024;
 /// OpenAI's default for plain completions, which have no natural end.
@@ -136,6 +137,7 @@ impl Asked {
             prompt,
             max_tokens: max_tokens(endpoint, &fields)?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
+            stop_token_ids: stop_token_ids(&fields)?,
             delivery: delivery(endpoint, &fields, sampling.wants_logprobs())?,
             sampling,
         })
@@ -149,9 +151,10 @@ impl Asked {
     ) -> Result<(Request, Delivery), ApiError> {
         let field = self.endpoint.prompt_field();
         let context = given.context.min(model.max_context);
-        let most_tokens = self.most_tokens(context)?;
+        let most_tokens = self.most_tokens();
+        let ends = self.ends(model)?;
         let sampling = self.sampling.resolve(model, given.draw)?;
-        let prompt = self.prompt.tokens(model, given.now)?;
+        let prompt = self.prompt.tokens(field, model, given.now)?;
         let room = u32::try_from(prompt.len())
             .ok()
             .and_then(|tokens| context.checked_sub(tokens))
@@ -167,34 +170,45 @@ impl Asked {
             sampling: SamplingParams { prompt_tokens: context - room.get(), ..sampling },
             prompt,
             begun: Vec::new(),
-            until: Until {
-                eos: if self.ignore_eos { Vec::new() } else { model.eos.clone() },
-                max_tokens: most_tokens.min(room.get()),
-            },
+            until: Until { eos: ends, max_tokens: most_tokens.min(room.get()) },
             trace: None,
         };
         Ok((request, self.delivery))
     }
 
-    /// Tokens that the answer may have, were there no prompt.
-    fn most_tokens(&self, context: u32) -> Result<u32, ApiError> {
+    /// Tokens that the answer may have, had it all the room it wants. Clients ask for more than a model's
+    /// context holds: they do not know it, and have one number for all models.
+    fn most_tokens(&self) -> u32 {
         match (self.max_tokens, self.endpoint) {
-            (Some((field, tokens)), _) if tokens.get() > context => Err(ApiError::invalid(
-                field,
-                format!(
-                    "`{field}` is {tokens}, and prompt and answer together have {context} \
-                     tokens: ask for fewer"
-                ),
-            )),
-            (Some((_, tokens)), _) => Ok(tokens.get()),
-            (None, Endpoint::Chat) => Ok(context),
-            (None, Endpoint::Completion) => Ok(COMPLETION_TOKENS),
+            (Some(tokens), _) => tokens.get(),
+            (None, Endpoint::Chat) => u32::MAX,
+            (None, Endpoint::Completion) => COMPLETION_TOKENS,
         }
+    }
+
+    /// Tokens that end the answer.
+    fn ends(&self, model: &ServedModel) -> Result<Vec<u32>, ApiError> {
+        if let Some(id) = self.stop_token_ids.iter().find(|id| **id >= model.vocab) {
+            return Err(ApiError::invalid(
+                "stop_token_ids",
+                format!(
+                    "`stop_token_ids` holds {id}; the model's token ids are below {}",
+                    model.vocab
+                ),
+            ));
+        }
+        let own: &[u32] = if self.ignore_eos { &[] } else { &model.eos };
+        Ok(own.iter().chain(&self.stop_token_ids).copied().collect())
     }
 }
 
 impl Prompt {
-    fn tokens(self, model: &ServedModel, now: i64) -> Result<Vec<u32>, ApiError> {
+    fn tokens(
+        self,
+        field: &'static str,
+        model: &ServedModel,
+        now: i64,
+    ) -> Result<Vec<u32>, ApiError> {
         let tokenizer = &model.tokenizer;
         let encoded = match self {
             Self::Chat(messages) => {
@@ -221,9 +235,15 @@ impl Prompt {
         let ids = encoded.map_err(|error| ApiError::internal(error.to_string()))?;
         match ids.iter().find(|id| **id >= model.vocab) {
             None => Ok(ids),
-            Some(id) => Err(ApiError::internal(format!(
-                "the model's tokenizer makes the token {id}, which the model does not know"
-            ))),
+            Some(id) => Err(ApiError::invalid(
+                field,
+                format!(
+                    "`{field}` holds `{}`, which the model's tokenizer makes the token {id}, and the model \
+                     has {} tokens: leave it out",
+                    tokenizer.token_text(*id),
+                    model.vocab
+                ),
+            )),
         }
     }
 }
@@ -237,10 +257,7 @@ fn refused_by_template(error: &ChatError) -> ApiError {
     }
 }
 
-fn max_tokens(
-    endpoint: Endpoint,
-    fields: &Fields<'_>,
-) -> Result<Option<(&'static str, NonZeroU32)>, ApiError> {
+fn max_tokens(endpoint: Endpoint, fields: &Fields<'_>) -> Result<Option<NonZeroU32>, ApiError> {
     // The first that is there counts; the other has to make sense nevertheless.
     let names: &[_] = match endpoint {
         Endpoint::Chat => &["max_completion_tokens", "max_tokens"],
@@ -248,10 +265,28 @@ fn max_tokens(
     };
     let mut asked = None;
     for name in names {
-        let tokens = fields.whole(name, 1..=u32::MAX)?.and_then(NonZeroU32::new);
-        asked = asked.or(tokens.map(|tokens| (*name, tokens)));
+        // Past all contexts it makes no difference how far.
+        let parse = |value: &Value| {
+            value.as_u64().and_then(|n| NonZeroU32::new(u32::try_from(n).unwrap_or(u32::MAX)))
+        };
+        let tokens = fields.parsed(name, "a whole number of at least 1", parse)?;
+        asked = asked.or(tokens);
     }
     Ok(asked)
+}
+
+/// As vLLM has them: like the model's own end, but for one answer.
+fn stop_token_ids(fields: &Fields<'_>) -> Result<Vec<u32>, ApiError> {
+    let field = "stop_token_ids";
+    let list = fields.list(field)?.unwrap_or_default();
+    let wrong = |problem: String| ApiError::invalid(field, format!("`{field}` {problem}"));
+    if list.len() > MOST_STOPS {
+        return Err(wrong(format!("has {} entries; {MOST_STOPS} are allowed", list.len())));
+    }
+    list.iter()
+        .map(|value| value.as_u64().and_then(|id| u32::try_from(id).ok()))
+        .collect::<Option<_>>()
+        .ok_or_else(|| wrong("has to be a list of token ids".to_owned()))
 }
 
 fn delivery(endpoint: Endpoint, fields: &Fields<'_>, logprobs: bool) -> Result<Delivery, ApiError> {

@@ -159,6 +159,43 @@ async fn web_pages_are_refused_unless_their_origin_is_known() {
 }
 
 #[tokio::test]
+async fn pages_of_applications_may_do_what_any_client_may() {
+    for (setting, origins) in [
+        (
+            vec!["app://obsidian.md", "chrome-extension://abc"],
+            vec!["app://obsidian.md", "chrome-extension://abc"],
+        ),
+        (vec!["*"], vec!["tauri://localhost", "null", "https://any.example"]),
+    ] {
+        let cors_origins = setting.iter().map(ToString::to_string).collect();
+        let server =
+            start_with([saying("ok")], Options { cors_origins, ..Options::default() }).await;
+        let client = server.client();
+        for origin in origins {
+            for method in ["POST", "DELETE", "PUT", "GET"] {
+                let preflight = client
+                    .request(Method::OPTIONS, "/v1/chat/completions/chatcmpl-1")
+                    .header("origin", origin)
+                    .header("access-control-request-method", method)
+                    .header("access-control-request-private-network", "true")
+                    .send()
+                    .await
+                    .unwrap();
+                assert_eq!(preflight.status(), 200);
+                let header = |name: &str| preflight.headers()[name].to_str().unwrap().to_owned();
+                assert!(header("access-control-allow-methods").contains(method), "{method}");
+                assert!(["*", origin].contains(&header("access-control-allow-origin").as_str()));
+                assert_eq!(header("access-control-allow-private-network"), "true");
+            }
+            let (status, _) = ask(&client, "POST", CHAT, &[("origin", origin)]).await;
+            assert_eq!(status, 200, "{origin}");
+        }
+        let (status, _) = ask(&client, "POST", CHAT, &[("origin", "https://other.example")]).await;
+        assert_eq!(status, if setting == ["*"] { 200 } else { 403 });
+    }
+}
+
+#[tokio::test]
 async fn unknown_routes_and_methods_are_errors_in_json() {
     let server = start([saying("ok")]).await;
     let client = server.client();
@@ -173,6 +210,48 @@ async fn unknown_routes_and_methods_are_errors_in_json() {
         let (status, answer) = json_of(response).await;
         assert_eq!(status, 405);
         assert_eq!(answer["error"]["code"], "method_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn slashes_too_many_lead_to_the_same_route() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    for path in
+        ["/v1/models/", "//v1/models", "/v1//models//", "/health/", "/v1/models/tests/bytes/"]
+    {
+        assert_eq!(client.get(path).await.0, 200, "{path}");
+    }
+    for path in ["/v1/chat/completions/", "//v1/chat/completions?api-version=1"] {
+        assert_eq!(client.post(path, &chat(json!({}))).await.0, 200, "{path}");
+    }
+    let (status, answer) = client.get("/v1/chat/completions/").await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (405, &json!("method_not_allowed")));
+    // The key is demanded for them as for any.
+    let options = Options { api_key: Some("sk-right"), ..Options::default() };
+    let server = start_with([saying("ok")], options).await;
+    for path in ["//v1/models", "/v1/models/", "/health//../v1/models", "//page/x"] {
+        assert_eq!(server.client().get(path).await.0, 401, "{path}");
+    }
+    assert_eq!(server.client().get("//health/").await.0, 200);
+}
+
+#[tokio::test]
+async fn unknown_urls_are_said_to_be_and_those_that_are_meant() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    for (path, said) in [
+        ("/v1", "unknown request URL: GET /v1; there are `/v1/chat/completions`"),
+        ("/v1/", "unknown request URL: GET /v1; there are"),
+        ("/v1/embeddings", "there are `/v1/chat/completions`, `/v1/completions`"),
+        ("/chat/completions", "`/v1/chat/completions` is meant"),
+        ("/v1/v1/models", "`/v1/models` is meant"),
+        ("/v1/v1/completions", "`/v1/completions` is meant"),
+    ] {
+        let (status, answer) = client.get(path).await;
+        assert_eq!((status.as_u16(), &answer["error"]["code"]), (404, &json!("unknown_url")));
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains(said), "{message}");
     }
 }
 

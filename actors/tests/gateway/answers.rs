@@ -91,6 +91,63 @@ async fn messages_have_roles_and_parts() {
 }
 
 #[tokio::test]
+async fn assistants_may_have_said_nothing() {
+    let server = start([saying("!")]).await;
+    let messages = json!([
+        {"role": "assistant", "content": null},
+        {"role": "assistant"},
+        {"role": "assistant", "content": [], "tool_calls": null, "function_call": null},
+        {"role": "assistant", "content": null, "refusal": "No"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No"}]},
+    ]);
+    server.client().chat(json!({"messages": messages})).await;
+    let no = [vec![ASSISTANT], tokens("No")].concat();
+    let expected = [vec![ASSISTANT; 3], no.clone(), no, vec![ASSISTANT]].concat();
+    assert_eq!(server.double.request().prompt, expected);
+}
+
+#[tokio::test]
+async fn more_tokens_than_there_is_room_for_are_as_many_as_there_is() {
+    let most = CONTEXT - 4;
+    for (extra, expected) in [
+        (json!({"max_tokens": 32_000}), most),
+        (json!({"max_tokens": u64::MAX}), most),
+        (json!({"max_completion_tokens": CONTEXT + 1, "max_tokens": 1}), most),
+        (json!({"max_tokens": most}), most),
+        (json!({"max_tokens": most - 1}), most - 1),
+    ] {
+        let server = start([saying("!")]).await;
+        server.client().chat(extra).await;
+        assert_eq!(server.double.request().until.max_tokens, expected);
+    }
+    let server = start([saying("!")]).await;
+    server.client().complete(json!({"max_tokens": 32_000})).await;
+    assert_eq!(server.double.request().until.max_tokens, CONTEXT - 2);
+}
+
+#[tokio::test]
+async fn as_many_stop_texts_as_clients_send_are_used() {
+    let server = start([saying("one two three")]).await;
+    let mut stops: Vec<_> = (0..63).map(|number| format!("<stop {number}>")).collect();
+    stops.push(" three".to_owned());
+    for count in [14, 64] {
+        let stop = &stops[64 - count..];
+        let answer = server.client().chat(json!({"stop": stop})).await;
+        assert_eq!(answer["choices"][0]["message"]["content"], "one two");
+    }
+}
+
+#[tokio::test]
+async fn stop_tokens_end_an_answer_as_the_model_s_own_do() {
+    for (ignore_eos, expected) in [(false, vec![END, 65, 66]), (true, vec![65, 66])] {
+        let server = start([saying("!")]).await;
+        let asked = json!({"stop_token_ids": [65, 66], "ignore_eos": ignore_eos});
+        server.client().chat(asked).await;
+        assert_eq!(server.double.request().until.eos, expected);
+    }
+}
+
+#[tokio::test]
 async fn sampling_is_passed_on() {
     let server = start([saying("!")]).await;
     let asked = json!({

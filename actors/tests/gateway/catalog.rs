@@ -98,8 +98,12 @@ async fn the_context_of_the_plan_holds_for_prompts() {
     let mut view = cluster();
     view.models[0].context = Some(8);
     server.view.send_replace(view.into());
-    let (status, answer) = client.post(COMPLETIONS, &completion(json!({"max_tokens": 9}))).await;
-    assert_eq!(status, 400);
-    let message = answer["error"]["message"].as_str().unwrap();
-    assert!(message.contains("together have 8"), "{message}");
+    client.complete(json!({"max_tokens": 9})).await;
+    assert_eq!(server.double.request().until.max_tokens, 8 - 2);
+    let (status, answer) =
+        client.post(COMPLETIONS, &completion(json!({"prompt": "eight to"}))).await;
+    assert_eq!(
+        (status.as_u16(), &answer["error"]["code"]),
+        (400, &json!("context_length_exceeded"))
+    );
 }

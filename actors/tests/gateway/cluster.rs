@@ -9,7 +9,25 @@ use serde_json::json;
 
 use crate::double::saying;
 use crate::model::NAME;
-use crate::server::{cluster, model_view, start};
+use crate::server::{Options, cluster, model_view, start, start_with};
+
+#[tokio::test]
+async fn models_say_how_long_a_sequence_may_be() {
+    let server = start_with([saying("ok")], Options { context: 4000, ..Options::default() }).await;
+    let client = server.client();
+    let said = async || {
+        let (_, list) = client.get("/v1/models").await;
+        let (_, one) = client.get("/v1/models/tests/bytes").await;
+        assert_eq!(list["data"][0], one);
+        one["max_model_len"].clone()
+    };
+    // What the files were made for; the settings allow more.
+    assert_eq!(said().await, 1000);
+    let mut view = cluster();
+    view.models[0].context = Some(512);
+    server.view.send_replace(view.into());
+    assert_eq!(said().await, 512);
+}
 
 #[tokio::test]
 async fn models_are_listed_and_found() {

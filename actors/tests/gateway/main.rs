@@ -10,12 +10,14 @@
 
 mod access;
 mod answers;
+mod bodies;
 mod catalog;
 mod client;
 mod cluster;
 mod connections;
 mod double;
 mod events;
+mod fields;
 mod model;
 mod page;
 mod refusals;

@@ -21,6 +21,8 @@ pub(crate) const ASSISTANT: u32 = 258;
 pub(crate) const SYSTEM: u32 = 259;
 /// Tokens that the model knows; some have no text, as in most models.
 const VOCAB: u32 = 300;
+/// A token that the tokenizer has and the model has not.
+const BEYOND: u32 = VOCAB + 1;
 
 const TEMPLATE: &str = "\
     {%- for message in messages -%}\
@@ -63,10 +65,10 @@ fn tokenizer() -> Value {
     // As GPT-2 writes bytes: those that print stand for themselves.
     let prints = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let mut others = '\u{100}'..;
-    let vocab: BTreeMap<String, u8> = (0..=u8::MAX)
+    let mut vocab: BTreeMap<String, u32> = (0..=u8::MAX)
         .map(|byte| {
             let name = if prints(&byte) { char::from(byte) } else { others.next().unwrap() };
-            (name.to_string(), byte)
+            (name.to_string(), byte.into())
         })
         .collect();
     let special = |(id, text): (u32, &str)| {
@@ -78,7 +80,10 @@ fn tokenizer() -> Value {
         (USER, "<|user|>"),
         (ASSISTANT, "<|assistant|>"),
         (SYSTEM, "<|system|>"),
+        (BEYOND, "<|beyond|>"),
     ];
+    // Elsewhere they would get the ids that follow.
+    vocab.extend(specials.map(|(id, text)| (text.to_owned(), id)));
     let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true,
                             "use_regex": false});
     json!({

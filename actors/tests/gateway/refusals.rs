@@ -13,7 +13,7 @@ use crate::model::{self, NAME};
 use crate::server::{Options, Server, cluster, model_view, start, start_with};
 
 /// Sends `body` and expects a 400 that names `param`.
-async fn refused(path: &str, body: &Value, param: &str) -> Value {
+pub(crate) async fn refused(path: &str, body: &Value, param: &str) -> Value {
     let server = start([saying("never said")]).await;
     let (status, answer) = server.client().post(path, body).await;
     assert_eq!(status, 400, "{body}: {answer}");
@@ -81,11 +81,14 @@ async fn mistakes_in_any_request_name_their_field() {
         ("max_tokens", json!(0)),
         ("max_tokens", json!(-1)),
         ("max_tokens", json!("many")),
-        ("max_tokens", json!(model::CONTEXT + 1)),
         ("stop", json!(1)),
         ("stop", json!([1])),
         ("stop", json!("")),
-        ("stop", json!(["a", "b", "c", "d", "e"])),
+        ("stop", json!(vec!["a"; 65])),
+        ("stop_token_ids", json!(1)),
+        ("stop_token_ids", json!(["a"])),
+        ("stop_token_ids", json!([300])),
+        ("stop_token_ids", json!(vec![1; 65])),
         ("stop", json!("x".repeat(2000))),
         ("stream", json!("yes")),
         ("stream_options", json!({"include_usage": true})),
@@ -116,6 +119,7 @@ async fn mistakes_in_any_request_name_their_field() {
 #[tokio::test]
 async fn mistakes_in_chats_name_their_field() {
     let user = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
+    let assistant = |extra: Value| json!({"messages": [with(json!({"role": "assistant"}), extra)]});
     for (param, extra) in [
         ("messages", json!({"messages": null})),
         ("messages", json!({"messages": []})),
@@ -124,6 +128,7 @@ async fn mistakes_in_chats_name_their_field() {
         ("messages[0].role", json!({"messages": [{"content": "Hi"}]})),
         ("messages[0].role", json!({"messages": [{"role": "tool", "content": "Hi"}]})),
         ("messages[0].content", json!({"messages": [{"role": "user"}]})),
+        ("messages[0].content", json!({"messages": [{"role": "system", "content": null}]})),
         ("messages[0].content", user(json!(1))),
         ("messages[0].content[0]", user(json!(["Hi"]))),
         ("messages[0].content[0].type", user(json!([{"text": "Hi"}]))),
@@ -132,16 +137,15 @@ async fn mistakes_in_chats_name_their_field() {
             "messages[0].content[1].text",
             user(json!([{"type": "text", "text": "a"}, {"type": "text"}])),
         ),
-        (
-            "messages[0].tool_calls",
-            json!({"messages": [
-                {"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}
-            ]}),
-        ),
+        ("messages[0].tool_calls", assistant(json!({"tool_calls": [{"id": "1"}]}))),
+        ("messages[0].function_call", assistant(json!({"function_call": {"name": "f"}}))),
+        ("messages[0].reasoning_content", assistant(json!({"reasoning_content": "Hm."}))),
+        ("messages[0].prefix", assistant(json!({"prefix": true}))),
+        ("messages", user(json!("a <|beyond|> b"))),
         // The template's own word.
         ("messages", user(json!("FORBIDDEN"))),
         ("max_completion_tokens", json!({"max_completion_tokens": 0})),
-        ("max_completion_tokens", json!({"max_completion_tokens": 101, "max_tokens": 1})),
+        ("max_tokens", json!({"max_completion_tokens": 1, "max_tokens": 0})),
         ("logprobs", json!({"logprobs": 1})),
         ("top_logprobs", json!({"logprobs": true, "top_logprobs": 21})),
         ("top_logprobs", json!({"top_logprobs": 1})),
@@ -161,6 +165,9 @@ async fn mistakes_in_completions_name_their_field() {
         ("prompt", json!({"prompt": [1, "a"]})),
         ("prompt", json!({"prompt": [-1]})),
         ("prompt", json!({"prompt": [300]})),
+        ("prompt", json!({"prompt": [u64::MAX]})),
+        // Of the tokenizer, and past the model's embedding.
+        ("prompt", json!({"prompt": "<|beyond|>"})),
         ("logprobs", json!({"logprobs": true})),
         ("logprobs", json!({"logprobs": 21})),
     ] {
@@ -221,7 +228,9 @@ async fn a_model_without_files_here_is_another_node_s_to_answer() {
     std::fs::write(folder.join("config.json"), "{").unwrap();
     let client = server.client();
     for (name, said) in [("elsewhere", "models folder"), ("broken", "config.json")] {
-        let (status, answer) = client.post(CHAT, &chat(json!({"model": name}))).await;
+        let response = client.send(CHAT, &chat(json!({"model": name}))).await;
+        assert_eq!(response.headers()["retry-after"], "5");
+        let (status, answer) = json_of(response).await;
         assert_eq!(status, 503);
         assert_eq!(answer["error"]["code"], "model_not_on_this_node");
         assert!(answer["error"]["message"].as_str().unwrap().contains(said), "{answer}");

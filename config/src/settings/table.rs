@@ -3,7 +3,8 @@
 /// What a setting means.
 #[derive(Debug, Clone, Copy)]
 pub struct SettingDoc {
-    /// Its key in the file; the flag is `--key`, the variable `PLANARIA_KEY`.
+    /// Its key in the file; the flag is `--key` if it is among [`FLAGS`], else `--set key=`; the variable is
+    /// `PLANARIA_KEY`.
     pub key: &'static str,
     /// One line: what it is.
     pub title: &'static str,
@@ -27,6 +28,22 @@ const fn one(
 const fn list(key: &'static str, title: &'static str, consequence: &'static str) -> SettingDoc {
     SettingDoc { key, title, consequence, default: "", list: true }
 }
+
+/// The settings that have a flag of their own.
+pub const FLAGS: &[&str] = &[
+    "name",
+    "data-dir",
+    "models-dir",
+    "cluster-key",
+    "listen",
+    "api",
+    "join",
+    "mdns",
+    "model",
+    "strategy",
+    "memory-limit",
+    "api-key-file",
+];
 
 /// Every setting, in the order in which `planaria config` shows them.
 pub const SETTINGS: &[SettingDoc] = &[
@@ -131,7 +148,13 @@ pub const SETTINGS: &[SettingDoc] = &[
         "The API's own address and, on loopback, `localhost` are always allowed. Others are \
          refused, so that a web page cannot reach the API by a name that resolves to it.",
     ),
-    list("cors-origins", "Web origins whose pages may call the API", "None unless set."),
+    list(
+        "cors-origins",
+        "Web origins whose pages may call the API",
+        "Only the node's own page may unless set. `https://host`, `http://host:port`, or that of an \
+         application (`app://obsidian.md`, `tauri://localhost`, `chrome-extension://ID`). `*` lets every page \
+         that a browser on this machine shows use the API, if it has the key or none is demanded.",
+    ),
     one(
         "context",
         "8192",

@@ -131,3 +131,45 @@ fn a_part_of_requests_is_between_none_and_all() {
         assert!(ratio(&format!("trace-ratio = {wrong}")).is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn pages_and_applications_have_origins() {
+    let origins =
+        |text: &str| resolve(&[("cors-origins", text)], &[], "").map(|s| s.0.cors_origins);
+    for (written, origin) in [
+        ("https://chat.example", "https://chat.example"),
+        ("https://Chat.example/", "https://chat.example"),
+        ("https://chat.example:443", "https://chat.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://localhost:80/", "http://localhost"),
+        ("http://[::1]:3000", "http://[::1]:3000"),
+        ("app://obsidian.md", "app://obsidian.md"),
+        ("tauri://localhost/", "tauri://localhost"),
+        ("chrome-extension://abcdefghijklmnop", "chrome-extension://abcdefghijklmnop"),
+        ("moz-extension://0a1b-2c", "moz-extension://0a1b-2c"),
+        ("capacitor://localhost", "capacitor://localhost"),
+        ("*", "*"),
+    ] {
+        assert_eq!(origins(written), Ok(vec![origin.to_owned()]), "{written}");
+    }
+    for wrong in [
+        "",
+        "localhost",
+        "null",
+        "https://",
+        "https:///",
+        "https://chat.example/path",
+        "https://*.example",
+        "https://a b",
+        "://a",
+        "1a://a",
+        "https://a//",
+    ] {
+        let error = origins(wrong).unwrap_err().to_string();
+        assert!(error.contains("--set cors-origins: ") && error.contains("app://"), "{error}");
+    }
+    let file = resolve(&[], &[], "cors-origins = ['x']").unwrap_err().to_string();
+    assert!(file.contains("cors-origins (planaria.toml): "), "{file}");
+    let flag = resolve(&[("api", "x")], &[], "").unwrap_err().to_string();
+    assert!(flag.contains("--api: "), "{flag}");
+}

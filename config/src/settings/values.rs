@@ -164,6 +164,43 @@ impl FromStr for TraceRatio {
     }
 }
 
+/// An origin as browsers write it in the header `Origin`: in lower case, without a slash at its end and without
+/// a port that its scheme implies. `*` stands for all.
+pub(super) fn web_origin(text: &str) -> Result<String, String> {
+    let refused = |why: &str| {
+        let forms = "write `https://host`, `http://host:port`, `app://name`, or `*` for every page";
+        Err(format!("`{text}` is not an origin{why}: {forms}"))
+    };
+    if text == "*" {
+        return Ok(text.to_owned());
+    }
+    let lower = text.to_ascii_lowercase();
+    let Some((scheme, rest)) = lower.split_once("://") else {
+        return refused(if lower == "null" {
+            " (files and pages without one send it)"
+        } else {
+            ""
+        });
+    };
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+    let host = rest.strip_suffix('/').unwrap_or(rest);
+    if host.contains('/') {
+        return refused(", which has no path");
+    }
+    let is_host = !host.is_empty()
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]".contains(&b));
+    if !is_scheme || !is_host {
+        return refused("");
+    }
+    let implied = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => "",
+    };
+    Ok(format!("{scheme}://{}", host.strip_suffix(implied).unwrap_or(host)))
+}
+
 /// Where a peer may be found: `IP:PORT`, `[IPv6]:PORT` or `NAME:PORT`, resolved when dialled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PeerAddress(String);

@@ -3,7 +3,7 @@
 use planaria_engine::chat_template::ChatMessage;
 use serde_json::Value;
 
-use super::fields::{Fields, wrong_kind};
+use super::fields::{Fields, is_empty, wrong_kind};
 use crate::gateway::error::ApiError;
 
 /// Reads `messages`, at least one.
@@ -35,21 +35,27 @@ fn message(fields: &Fields<'_>) -> Result<ChatMessage, ApiError> {
             return Err(ApiError::invalid(path, message));
         }
     };
-    for calls in ["tool_calls", "function_call", "audio"] {
-        if fields.value(calls).is_some_and(|value| *value != Value::Array(Vec::new())) {
-            let path = fields.path(calls);
+    for key in UNSUPPORTED {
+        if fields.value(key).is_some_and(|value| !is_empty(value)) {
+            let path = fields.path(key);
             let message = format!("`{path}` is not supported by this server: leave it out");
             return Err(ApiError::invalid(path, message).coded("unsupported_parameter"));
         }
     }
-    let content = match fields.required("content")? {
-        Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
+    let content = match fields.value("content") {
+        // The answer was a call, or a refusal, or was cut off before its first token.
+        None if role == "assistant" => fields.text("refusal")?.unwrap_or_default().to_owned(),
+        None => {
+            fields.required("content")?;
+            String::new()
+        }
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => parts
             .iter()
             .enumerate()
             .map(|(index, part)| text_part(fields.path(&format!("content[{index}]")), part))
             .collect::<Result<_, _>>()?,
-        other => {
+        Some(other) => {
             let path = fields.path("content");
             return Err(wrong_kind(path, other, "a text or a list of parts"));
         }
@@ -57,14 +63,30 @@ fn message(fields: &Fields<'_>) -> Result<ChatMessage, ApiError> {
     Ok(ChatMessage { role: role.to_owned(), content })
 }
 
+/// What a message may hold beside its words. It would be a part of the prompt, or change how that ends.
+const UNSUPPORTED: [&str; 8] = [
+    "tool_calls",
+    "function_call",
+    "audio",
+    "images",
+    "reasoning",
+    "reasoning_content",
+    "thinking",
+    "prefix",
+];
+
 /// Parts follow each other without anything between them, as in templates that know of parts.
 fn text_part(path: String, part: &Value) -> Result<&str, ApiError> {
     let fields = Fields::of(path, part)?;
-    if fields.text("type")? != Some("text") {
-        let path = fields.path("type");
-        let message = format!("`{path}` has to be `text`: this server reads nothing else");
-        return Err(ApiError::invalid(path, message));
-    }
-    fields.required("text")?;
-    Ok(fields.text("text")?.unwrap_or_default())
+    let key = match fields.text("type")? {
+        Some("text") => "text",
+        Some("refusal") => "refusal",
+        _ => {
+            let path = fields.path("type");
+            let message = format!("`{path}` has to be `text`: this server reads nothing else");
+            return Err(ApiError::invalid(path, message));
+        }
+    };
+    fields.required(key)?;
+    Ok(fields.text(key)?.unwrap_or_default())
 }

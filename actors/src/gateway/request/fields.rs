@@ -114,6 +114,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether a value says no more than that there is none.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Bool(true) | Value::Number(_) => false,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
 /// An error about a value of the wrong type. It does not quote the value, which may be a prompt.
 pub(super) fn wrong_kind(path: String, found: &Value, wanted: &str) -> ApiError {
     let message = format!("`{path}` is {}; it has to be {wanted}", kind(found));
