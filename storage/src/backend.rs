@@ -1,6 +1,7 @@
 //! What a row store must offer: three calls over byte strings.
 
 use std::io;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -81,4 +82,11 @@ pub enum BackendError {
     /// changed by this call; open the store anew.
     #[error("an earlier commit failed; open the store anew")]
     Stopped,
+    /// The store is closed since a commit failed, and is opened anew by itself; see
+    /// [`Store::closed`](crate::Store::closed). Nothing was read or changed; try again later.
+    #[error("the store is closed until it can be opened anew: {reason}")]
+    Closed {
+        /// What stands in the way.
+        reason: Arc<str>,
+    },
 }

@@ -62,6 +62,15 @@ impl SledBackend {
         open::open(dir)
     }
 
+    /// As [`SledBackend::open`], in the process that had it open, after a commit failed: as long as the
+    /// disk refuses, its files are not touched.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_again(dir: &Path) -> Result<Self, OpenError> {
+        open::open_again(dir)
+    }
+
     /// As [`SledBackend::open`], but a damaged store is renamed to `<dir>.damaged-<n>` and a new
     /// one is opened; the second value then says where it is.
     ///

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::backend::Backend;
 use crate::batch::Batch;
 use crate::memory::MemoryBackend;
+use crate::seat::{Closed, Opener, Seat};
 use crate::sled_backend::{OpenError, SledBackend};
 use crate::writer::{CommitError, Writer};
 
@@ -24,7 +25,7 @@ pub struct Store {
 struct Inner {
     // Dropped first, so the thread is gone before the backend closes.
     writer: Writer,
-    backend: Arc<dyn Backend>,
+    seat: Arc<Seat>,
 }
 
 /// What [`Store::open`] found.
@@ -54,11 +55,19 @@ impl Store {
     ///
     /// A damaged store is renamed to `<dir>.damaged-<n>` and a new one is opened instead.
     ///
+    /// When the disk refuses a commit later, the store is closed and opened anew by itself, see
+    /// [`Store::closed`]. It is never set aside then: what its opener knows of it is not in it any more.
+    ///
     /// # Errors
     /// See [`OpenError`]; in each case the store's rows are as they were.
     pub fn open(dir: &Path) -> Result<Opened, OpenError> {
         let (backend, set_aside) = SledBackend::open_or_set_aside(dir)?;
-        let store = Self::on(Arc::new(backend))
+        let path = dir.to_owned();
+        let anew = move || {
+            let backend = SledBackend::open_again(&path).map_err(|error| error.to_string())?;
+            Ok(Arc::new(backend) as Arc<dyn Backend>)
+        };
+        let store = Self::over(Arc::new(backend), Some(Box::new(anew)))
             .map_err(|source| OpenError::Io { dir: dir.to_owned(), source })?;
         Ok(Opened { store, set_aside })
     }
@@ -73,13 +82,31 @@ impl Store {
         Self::on(Arc::new(MemoryBackend::new())).expect("a thread for the writer")
     }
 
-    /// A store over any backend, for tests that count, delay or fail its calls.
+    /// A store over any backend, for tests that count, delay or fail its calls. After a failed commit
+    /// it takes no more.
     ///
     /// # Errors
     /// When the system has no thread to give.
     pub fn on(backend: Arc<dyn Backend>) -> io::Result<Self> {
-        let writer = Writer::start(Arc::clone(&backend))?;
-        Ok(Self { inner: Arc::new(Inner { writer, backend }) })
+        Self::over(backend, None)
+    }
+
+    /// A store over whatever `open` gives, now and again after each failed commit; it says why it cannot.
+    ///
+    /// # Errors
+    /// When `open` fails the first time, or the system has no thread to give.
+    pub fn on_each<F>(mut open: F) -> io::Result<Self>
+    where
+        F: FnMut() -> Result<Arc<dyn Backend>, String> + Send + 'static,
+    {
+        let backend = open().map_err(io::Error::other)?;
+        Self::over(backend, Some(Box::new(open)))
+    }
+
+    fn over(backend: Arc<dyn Backend>, opener: Option<Opener>) -> io::Result<Self> {
+        let seat = Arc::new(Seat::new(backend));
+        let writer = Writer::start(Arc::clone(&seat), opener)?;
+        Ok(Self { inner: Arc::new(Inner { writer, seat }) })
     }
 
     /// Makes the changes of a batch; blocks until they are durable. Waits for room in the queue.
@@ -102,6 +129,23 @@ impl Store {
         self.inner.writer.commit_then(batch, Box::new(then));
     }
 
+    /// Why the store is closed, if it is: a commit failed, and it could not be opened anew yet. What was
+    /// acknowledged before is on disk; what is committed or read meanwhile is refused.
+    #[must_use]
+    pub fn closed(&self) -> Option<Closed> {
+        self.inner.seat.closed()
+    }
+
+    /// Calls `then` once the store takes commits (again): for whoever was refused, and keeps what it
+    /// wanted to store. It is called at once, on the caller's thread, if there is nothing to wait for;
+    /// otherwise on the writer thread, where it must be quick.
+    pub fn when_ready<F: FnOnce() + Send + 'static>(&self, then: F) {
+        let is_busy = || self.stats().queued > 0;
+        if let Some(then) = self.inner.seat.wait(is_busy, Box::new(then)) {
+            then();
+        }
+    }
+
     /// What the store has done since it was opened.
     #[must_use]
     pub fn stats(&self) -> StoreStats {
@@ -114,7 +158,7 @@ impl Store {
     }
 
     pub(crate) fn backend(&self) -> &dyn Backend {
-        &*self.inner.backend
+        &*self.inner.seat
     }
 }
 

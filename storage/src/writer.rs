@@ -5,20 +5,24 @@
 //! flushes depends on the disk's speed and not on the number of callers.
 //!
 //! It ends when the last [`Writer`] handle is dropped, after committing what is queued. A commit
-//! that fails ends nothing, but every later batch is refused: memory and disk may differ, and only
-//! opening the store anew finds out. Reads then give rows or an error, as far as the backend got.
+//! that fails closes the store: memory and disk may differ, and only opening it anew finds out. The
+//! thread does that, with growing waits, and refuses every batch until it has succeeded. A store that
+//! it cannot open anew (one over a backend that was handed in) stays as it is, for reads as far as the
+//! backend gives rows.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use thiserror::Error;
 
-use crate::backend::{Backend, Change};
+use crate::backend::{Backend as _, Change};
 use crate::batch::{Batch, MAX_BATCH_BYTES, MAX_KEY_BYTES};
+use crate::seat::{Closed, Opener, Seat};
 
 /// Batches that may wait for the writer. A node commits a few per second; this many waiting means
 /// that the disk has stopped, and callers should be told rather than stored up.
@@ -55,18 +59,19 @@ pub enum CommitError {
     /// [`QUEUE_BATCHES`] batches are waiting already. Nothing was stored; try again later.
     #[error("the store's queue is full: the disk does not keep up")]
     QueueFull,
-    /// The disk did not take the batch. Whether it is stored is known only after opening the store
-    /// anew; until then no further batch is taken.
-    #[error("the commit failed, open the store anew to learn whether it was stored: {reason}")]
+    /// The disk did not take the batch. Whether it is stored is known only once the store was opened
+    /// anew, which it does by itself; until then no further batch is taken. Committing it again then
+    /// is safe: a batch says what rows are to hold.
+    #[error("the store did not take it: {reason}")]
     Failed {
         /// What the backend said.
         reason: Arc<str>,
     },
-    /// An earlier commit failed, for the reason given. Nothing of this batch was stored; open the
-    /// store anew.
-    #[error("the store stopped after a failed commit: {reason}")]
+    /// The store is closed since an earlier commit failed. Nothing of this batch was stored; try again
+    /// once it is open, see [`Store::when_ready`](crate::Store::when_ready).
+    #[error("the store is closed until it can be opened anew: {reason}")]
     Stopped {
-        /// What the backend said then.
+        /// What stands in the way.
         reason: Arc<str>,
     },
 }
@@ -98,12 +103,12 @@ pub(crate) struct Writer {
 impl Writer {
     /// # Errors
     /// When the system has no thread to give.
-    pub(crate) fn start(backend: Arc<dyn Backend>) -> io::Result<Self> {
+    pub(crate) fn start(seat: Arc<Seat>, opener: Option<Opener>) -> io::Result<Self> {
         let (queue, jobs) = sync_channel(QUEUE_BATCHES);
         let counters = Arc::new(Counters::default());
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn({
             let counters = Arc::clone(&counters);
-            move || write_groups(&*backend, &jobs, &counters)
+            move || Thread { seat, opener, counters, stopped: None }.run(&jobs)
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread), counters })
     }
@@ -170,26 +175,104 @@ fn thread_is_gone() -> CommitError {
     CommitError::Failed { reason: Arc::from("the store's writer thread is gone") }
 }
 
-fn write_groups(backend: &dyn Backend, jobs: &Receiver<Job>, counters: &Counters) {
-    let mut stopped: Option<Arc<str>> = None;
-    while let Ok(first) = jobs.recv() {
+/// What the thread works with.
+struct Thread {
+    seat: Arc<Seat>,
+    opener: Option<Opener>,
+    counters: Arc<Counters>,
+    /// Why no more is taken by a backend that cannot be opened anew.
+    stopped: Option<Arc<str>>,
+}
+
+impl Thread {
+    fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            let first = match self.seat.closed() {
+                None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(closed) => {
+                    jobs.recv_timeout(closed.next_try.saturating_duration_since(Instant::now()))
+                }
+            };
+            match first {
+                Ok(first) => self.group(first, jobs),
+                Err(RecvTimeoutError::Timeout) => self.open_anew(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.seat.closed().is_none() {
+                for waiting in self.seat.wake() {
+                    contained(waiting);
+                }
+            }
+        }
+    }
+
+    fn group(&mut self, first: Job, jobs: &Receiver<Job>) {
+        if self.seat.closed().is_some_and(|closed| closed.may_try_early(Instant::now())) {
+            self.open_anew();
+        }
         let (changes, group) = gather(first, jobs);
-        counters.queued.fetch_sub(group.len(), Ordering::Relaxed);
-        let result = match &stopped {
-            Some(reason) => Err(CommitError::Stopped { reason: Arc::clone(reason) }),
-            None => commit_group(backend, &changes, group.len(), counters).map_err(|reason| {
-                tracing::error!(%reason, "a commit failed; the store takes no more");
-                stopped = Some(Arc::clone(&reason));
-                CommitError::Failed { reason }
-            }),
+        self.counters.queued.fetch_sub(group.len(), Ordering::Relaxed);
+        let result = match self.closed() {
+            Some(reason) => Err(CommitError::Stopped { reason }),
+            None => self.commit(&changes, group.len()),
         };
         for acknowledge in group {
             let result = result.clone();
-            // A caller's panic must not take the other callers' acknowledgements with it.
-            if catch_unwind(AssertUnwindSafe(|| acknowledge(result))).is_err() {
-                tracing::error!("a commit's acknowledgement panicked");
+            contained(|| acknowledge(result));
+        }
+    }
+
+    fn closed(&self) -> Option<Arc<str>> {
+        self.stopped.clone().or_else(|| self.seat.closed().map(|closed| closed.reason))
+    }
+
+    fn commit(&mut self, changes: &[Change], batches: usize) -> Result<(), CommitError> {
+        let _span = tracing::debug_span!("commit", batches, changes = changes.len()).entered();
+        if let Err(error) = self.seat.commit(changes) {
+            let reason: Arc<str> = Arc::from(error.to_string());
+            if self.opener.is_some() {
+                let closed = Closed::begin(Arc::clone(&reason), Instant::now());
+                tracing::error!(%reason, "a commit failed: the store is closed, and opened anew \
+                    as soon as the disk lets it");
+                self.seat.close(closed);
+            } else {
+                tracing::error!(%reason, "a commit failed; the store takes no more");
+                self.stopped = Some(Arc::clone(&reason));
+            }
+            return Err(CommitError::Failed { reason });
+        }
+        self.counters.flushes.fetch_add(1, Ordering::Relaxed);
+        self.counters.batches.fetch_add(batches as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn open_anew(&mut self) {
+        let (Some(open), Some(closed)) = (&mut self.opener, self.seat.closed()) else {
+            return;
+        };
+        match open() {
+            Ok(backend) => {
+                tracing::info!(tries = closed.tries + 1, "the store is open again");
+                self.seat.open(backend);
+            }
+            Err(reason) => {
+                let closed = closed.again(Arc::from(reason), Instant::now());
+                // The waits stop growing; the lines about them get rarer.
+                if closed.tries.is_power_of_two() {
+                    let Closed { reason, tries, .. } = &closed;
+                    tracing::warn!(%reason, tries, "the store cannot be opened anew yet; it is \
+                        tried again every few seconds");
+                }
+                self.seat.close(closed);
             }
         }
+    }
+}
+
+/// Calls something of a caller's. Its panic must not take the other callers' acknowledgements with it.
+fn contained(call: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(call)).is_err() {
+        tracing::error!("a commit's acknowledgement panicked");
     }
 }
 
@@ -207,17 +290,4 @@ fn gather(first: Job, jobs: &Receiver<Job>) -> (Vec<Change>, Vec<Acknowledge>) {
         group.push(next.acknowledge);
     }
     (changes, group)
-}
-
-fn commit_group(
-    backend: &dyn Backend,
-    changes: &[Change],
-    batches: usize,
-    counters: &Counters,
-) -> Result<(), Arc<str>> {
-    let _span = tracing::debug_span!("commit", batches, changes = changes.len()).entered();
-    backend.commit(changes).map_err(|error| Arc::from(error.to_string()))?;
-    counters.flushes.fetch_add(1, Ordering::Relaxed);
-    counters.batches.fetch_add(batches as u64, Ordering::Relaxed);
-    Ok(())
 }

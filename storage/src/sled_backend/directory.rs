@@ -43,9 +43,13 @@ impl Directory {
         self.path.join("watermark")
     }
 
-    /// Whether the disk takes new files and gives the old ones: what every verdict of damage has
-    /// to pass first, for sled panics on a full disk as it does on a wrong byte.
+    /// Whether the disk takes new files and gives the old ones, and the system has threads: what every
+    /// verdict of damage has to pass first, for sled panics on a full disk, and without a thread, as it
+    /// does on a wrong byte.
     pub(crate) fn probe(&self) -> io::Result<()> {
+        let thread = std::thread::Builder::new().spawn(|| {})?;
+        // It does nothing that could fail.
+        let _ = thread.join();
         let probe = self.path.join("probe");
         let written = File::create(&probe).and_then(|mut file| {
             file.write_all(&vec![0xa5; PROBE_BYTES])?;

@@ -86,6 +86,13 @@ pub(super) fn open(dir: &Path) -> Result<SledBackend, OpenError> {
     open_held(hold(dir)?, dir).map_err(|(error, _)| error)
 }
 
+pub(super) fn open_again(dir: &Path) -> Result<SledBackend, OpenError> {
+    let directory = hold(dir)?;
+    // sled that fails in the midst of opening may never let go of its files.
+    directory.probe().map_err(|source| OpenError::Io { dir: dir.to_owned(), source })?;
+    open_held(directory, dir).map_err(|(error, _)| error)
+}
+
 pub(super) fn open_or_set_aside(dir: &Path) -> Result<(SledBackend, Option<PathBuf>), OpenError> {
     let (reason, directory) = match open_held(hold(dir)?, dir) {
         Ok(backend) => return Ok((backend, None)),

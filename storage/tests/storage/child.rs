@@ -20,12 +20,21 @@ pub(crate) fn start(name: &str, dir: &Path) -> Child {
 /// As [`start`], with files limited to `blocks` of 512 bytes: the portable full disk. The signal
 /// that would come with the limit is ignored, as the shell's child inherits that.
 pub(crate) fn start_with_file_limit(name: &str, dir: &Path, blocks: u32) -> Child {
+    run(shell(&format!("ulimit -f {blocks};")), name, dir)
+}
+
+/// As [`start`], for a child that limits its files itself.
+pub(crate) fn start_without_limit_signal(name: &str, dir: &Path) -> Child {
+    run(shell(""), name, dir)
+}
+
+fn shell(before: &str) -> Command {
     let mut shell = Command::new("sh");
     shell
         .arg("-c")
-        .arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\""))
+        .arg(format!("trap '' XFSZ; {before} exec \"$0\" \"$@\""))
         .arg(env::current_exe().unwrap());
-    run(shell, name, dir)
+    shell
 }
 
 fn run(mut command: Command, name: &str, dir: &Path) -> Child {

@@ -17,3 +17,4 @@ mod kill;
 mod opening;
 #[cfg(test)]
 mod refusals;
+mod reopening;
