@@ -2,8 +2,8 @@
 //!
 //! Parent: root. Children: none. Who the node is, is read before the tree starts ([`Memory::recall`]), the
 //! rest by the actors that need it when they start, also when they are started again; this one only writes,
-//! through the store's own writer thread, so no handler waits for a disk. When it dies nothing is lost:
-//! what was acknowledged is on disk.
+//! through the store's own writer thread, so no handler waits for a disk. What the store refuses is kept,
+//! and written once it is open again. When the actor dies nothing is lost: what was acknowledged is on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -220,56 +220,118 @@ impl LedgerHandle {
     }
 }
 
-/// What the ledger is to remember.
+/// What the ledger is told.
 #[derive(Debug)]
 pub enum LedgerMessage {
-    /// The plan that is in force for its model.
+    /// To remember the plan that is in force for its model.
     Plan(Arc<Plan>),
-    /// What was measured of this machine.
+    /// To remember what was measured of this machine.
     Measured(Measured),
+    /// The store did not take this.
+    Refused(What),
+    /// The store takes something again.
+    StoreReady,
+}
+
+/// What the ledger remembers: one row each.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum What {
+    /// The plan in force for a model.
+    Plan(ModelName),
+    /// What was measured.
+    Measured,
 }
 
 /// The actor.
 #[derive(Debug)]
 pub struct LedgerActor;
 
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    /// The newest of what it was told to remember: a plan of each model.
+    plans: BTreeMap<ModelName, Arc<Plan>>,
+    measured: Measured,
+    /// What the store refused. The store says when it takes it, as long as this is not empty.
+    refused: BTreeSet<What>,
+}
+
 impl Actor for LedgerActor {
     type Msg = LedgerMessage;
-    type State = Arc<Context>;
+    type State = State;
     type Arguments = Arc<Context>;
 
     async fn pre_start(
         &self,
         _: ActorRef<LedgerMessage>,
         context: Arc<Context>,
-    ) -> Result<Arc<Context>, ActorProcessingErr> {
-        Ok(context)
+    ) -> Result<State, ActorProcessingErr> {
+        let (plans, refused) = (BTreeMap::new(), BTreeSet::new());
+        Ok(State { context, plans, measured: Measured::default(), refused })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<LedgerMessage>,
+        myself: ActorRef<LedgerMessage>,
         message: LedgerMessage,
-        context: &mut Arc<Context>,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("ledger");
-        let mut batch = Batch::new();
-        let what = match message {
+        match message {
             LedgerMessage::Plan(plan) => {
-                batch.put(&PLANS, plan.model().as_str(), &*plan);
-                "the plan in force"
+                let what = What::Plan(plan.model().clone());
+                state.plans.insert(plan.model().clone(), plan);
+                state.write(&myself, what);
             }
             LedgerMessage::Measured(measured) => {
-                batch.put(&MEASURED, ONLY, &measured);
-                "what was measured"
+                state.measured = measured;
+                state.write(&myself, What::Measured);
             }
-        };
-        context.store.commit_then(batch, move |result| {
-            if let Err(error) = result {
-                tracing::error!(%error, what, "it could not be stored");
+            LedgerMessage::Refused(what) => {
+                if state.refused.is_empty() {
+                    // Without the actor nobody waits any more.
+                    let ready = move || drop(myself.cast(LedgerMessage::StoreReady));
+                    state.context.store.when_ready(ready);
+                }
+                state.refused.insert(what);
+            }
+            LedgerMessage::StoreReady => {
+                for what in std::mem::take(&mut state.refused) {
+                    state.write(&myself, what);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn write(&self, myself: &ActorRef<LedgerMessage>, what: What) {
+        let mut batch = Batch::new();
+        match &what {
+            What::Plan(model) => {
+                if let Some(plan) = self.plans.get(model) {
+                    batch.put(&PLANS, model.as_str(), &**plan);
+                }
+            }
+            What::Measured => {
+                batch.put(&MEASURED, ONLY, &self.measured);
+            }
+        }
+        let myself = myself.clone();
+        self.context.store.commit_then(batch, move |result| match result {
+            Ok(()) => {}
+            // It would be refused again.
+            Err(error @ (CommitError::Encode { .. } | CommitError::TooLarge { .. })) => {
+                tracing::error!(%error, ?what, "it cannot be stored");
+            }
+            Err(error) => {
+                tracing::error!(%error, ?what, "it could not be stored; it is once the store is open again");
+                // Without the actor nobody writes it; a restart of the node makes a new plan.
+                drop(myself.cast(LedgerMessage::Refused(what)));
             }
         });
-        Ok(())
     }
 }
 

@@ -232,8 +232,8 @@ impl Thread {
             let reason: Arc<str> = Arc::from(error.to_string());
             if self.opener.is_some() {
                 let closed = Closed::begin(Arc::clone(&reason), Instant::now());
-                tracing::error!(%reason, "a commit failed: the store is closed, and opened anew \
-                    as soon as the disk lets it");
+                tracing::error!(%reason, "a commit failed; the store takes no more until the disk \
+                    lets it be opened anew, which is tried in a second");
                 self.seat.close(closed);
             } else {
                 tracing::error!(%reason, "a commit failed; the store takes no more");

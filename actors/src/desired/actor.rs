@@ -2,7 +2,8 @@
 //!
 //! Parent: root. Children: none. Changes come from the API and from peers' reports; what holds is
 //! published to the node's parts and, through membership, to the peers. When it dies, a change
-//! that was not acknowledged may be lost; the map is on disk and at every peer.
+//! that was not acknowledged may be lost; the map is on disk and at every peer. A disk that refuses is
+//! asked again once the store is open again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,6 +61,10 @@ pub enum DesiredMessage {
     Change(ModelName, Option<Wanted>, RpcReplyPort<Result<Entry, ChangeError>>),
     /// A change is on disk, or is not.
     Stored(u64, Result<(), String>),
+    /// Of these models, what was to be on disk is not.
+    Refused(Vec<ModelName>),
+    /// The store takes something again.
+    StoreReady,
     /// A peer's map.
     Heard(DesiredMap),
 }
@@ -75,6 +80,8 @@ pub struct State {
     desired: Desired,
     waiting: BTreeMap<u64, RpcReplyPort<Result<Entry, ChangeError>>>,
     tickets: u64,
+    /// The store says when it takes something again.
+    is_waiting_for_the_store: bool,
 }
 
 impl Actor for DesiredActor {
@@ -89,7 +96,13 @@ impl Actor for DesiredActor {
     ) -> Result<State, ActorProcessingErr> {
         let map = context.desired.borrow().clone();
         let desired = Desired::new(context.me.node, unix_millis(), map);
-        Ok(State { context, desired, waiting: BTreeMap::new(), tickets: 0 })
+        Ok(State {
+            context,
+            desired,
+            waiting: BTreeMap::new(),
+            tickets: 0,
+            is_waiting_for_the_store: false,
+        })
     }
 
     async fn handle(
@@ -109,11 +122,17 @@ impl Actor for DesiredActor {
                 Event::Change { ticket: state.tickets, model, wanted, again }
             }
             DesiredMessage::Stored(ticket, result) => Event::Stored { ticket, result },
+            DesiredMessage::Refused(models) => Event::Refused(models),
+            DesiredMessage::StoreReady => {
+                state.is_waiting_for_the_store = false;
+                Event::DiskReady
+            }
             DesiredMessage::Heard(map) => Event::Heard(map),
         };
         for action in state.desired.on(unix_millis(), event) {
             state.act(&myself, action);
         }
+        state.wait_for_the_store(&myself);
         Ok(())
     }
 }
@@ -123,15 +142,23 @@ impl State {
         match action {
             Action::Store { ticket, put, forget } => {
                 let myself = myself.clone();
+                let models = put.iter().map(|(model, _)| model).chain(&forget).cloned().collect();
                 ledger::store_desired(&self.context.store, &put, &forget, move |result| {
-                    if let Err(error) = &result {
-                        tracing::error!(%error, "the desired state could not be stored");
-                    }
-                    if let Some(ticket) = ticket {
-                        let result = result.map_err(|error| error.to_string());
-                        // Without the actor nobody waits any more.
-                        drop(myself.cast(DesiredMessage::Stored(ticket, result)));
-                    }
+                    let result = result.map_err(|error| error.to_string());
+                    let message = match (ticket, result) {
+                        (Some(ticket), result) => DesiredMessage::Stored(ticket, result),
+                        (None, Ok(())) => return,
+                        (None, Err(error)) => {
+                            tracing::error!(
+                                error,
+                                "what peers want served could not be stored; \
+                                it is once the store is open again"
+                            );
+                            DesiredMessage::Refused(models)
+                        }
+                    };
+                    // Without the actor nobody waits any more.
+                    drop(myself.cast(message));
                 });
             }
             Action::Publish(map) => {
@@ -154,6 +181,17 @@ impl State {
                      node's clock does not follow; set that machine's clock");
             }
         }
+    }
+
+    /// Has the store say when it takes what it refused.
+    fn wait_for_the_store(&mut self, myself: &ActorRef<DesiredMessage>) {
+        if self.is_waiting_for_the_store || !self.desired.is_behind() {
+            return;
+        }
+        self.is_waiting_for_the_store = true;
+        let myself = myself.clone();
+        // Without the actor nobody waits any more.
+        self.context.store.when_ready(move || drop(myself.cast(DesiredMessage::StoreReady)));
     }
 
     fn log(&self, map: &DesiredMap) {

@@ -2,9 +2,9 @@
 //!
 //! A change that was asked for here is stored first, and only then in force, passed on and
 //! acknowledged. What peers say is in force at once and stored behind that: whoever acknowledged
-//! it has stored it.
+//! it has stored it. What the disk did not take is stored once it takes something again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use planaria_config::{ModelName, NodeId};
 use thiserror::Error;
@@ -34,6 +34,10 @@ pub enum Event {
         /// `Err` says why not.
         result: Result<(), String>,
     },
+    /// What was to be stored behind is not on disk.
+    Refused(Vec<ModelName>),
+    /// The disk takes something again.
+    DiskReady,
     /// A peer's map, which [`DesiredMap::check`] has passed.
     Heard(DesiredMap),
 }
@@ -89,6 +93,8 @@ pub struct Desired {
     map: DesiredMap,
     /// Changes of this node that are on their way to the disk, by ticket.
     storing: BTreeMap<u64, (ModelName, Entry)>,
+    /// Models of which the disk may hold something else than the map.
+    behind: BTreeSet<ModelName>,
 }
 
 impl Desired {
@@ -102,13 +108,19 @@ impl Desired {
             // What is too far ahead was warned of when it came.
             let _follows = clock.follow(now, entry.stamp);
         }
-        Self { clock, map, storing: BTreeMap::new() }
+        Self { clock, map, storing: BTreeMap::new(), behind: BTreeSet::new() }
     }
 
     /// The map in force.
     #[must_use]
     pub const fn map(&self) -> &DesiredMap {
         &self.map
+    }
+
+    /// Whether the disk is to be asked again, see [`Event::DiskReady`].
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.behind.is_empty()
     }
 
     /// Takes in an event.
@@ -127,6 +139,11 @@ impl Desired {
                 }
             }
             Event::Stored { ticket, result } => self.stored(now, ticket, result),
+            Event::Refused(models) => {
+                self.behind.extend(models);
+                Vec::new()
+            }
+            Event::DiskReady => self.catch_up().into_iter().collect(),
             Event::Heard(theirs) => self.heard(now, &theirs),
         }
     }
@@ -167,6 +184,8 @@ impl Desired {
             return Vec::new();
         };
         if let Err(reason) = result {
+            // It was refused, and may be on disk all the same.
+            self.behind.insert(model);
             return vec![Action::Answer { ticket, result: Err(ChangeError::NotStored(reason)) }];
         }
         let mut actions = Vec::new();
@@ -199,6 +218,24 @@ impl Desired {
         actions.extend(self.store_behind(&before));
         actions.push(Action::Publish(self.map.clone()));
         actions
+    }
+
+    /// What the disk has to be told of that which it refused. A change that is on its way there would be
+    /// overtaken; it is waited for.
+    fn catch_up(&mut self) -> Option<Action> {
+        let on_its_way: BTreeSet<_> = self.storing.values().map(|(model, _)| model).collect();
+        let ready: Vec<_> =
+            self.behind.iter().filter(|model| !on_its_way.contains(model)).cloned().collect();
+        let (mut put, mut forget) = (Vec::new(), Vec::new());
+        for model in ready {
+            self.behind.remove(&model);
+            match self.map.get(&model) {
+                Some(entry) => put.push((model, entry)),
+                None => forget.push(model),
+            }
+        }
+        let changed = !put.is_empty() || !forget.is_empty();
+        changed.then_some(Action::Store { ticket: None, put, forget })
     }
 
     /// What the disk has to be told, were it to hold `before`.

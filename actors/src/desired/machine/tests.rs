@@ -81,6 +81,37 @@ fn what_the_disk_refused_never_was() {
 }
 
 #[test]
+fn what_the_disk_refused_is_stored_as_it_holds_when_it_can_be() {
+    let (mut node, mut peer) = (fresh(1), fresh(2));
+    let kept = change(&mut node, NOON, "kept", context(1)).unwrap();
+    change(&mut peer, NOON, "heard", context(2)).unwrap();
+    let heard = tell(&peer, &mut node, NOON);
+    let Some(Action::Store { ticket: None, put, .. }) = heard.first() else { panic!("{heard:?}") };
+    let heard = put[0].1;
+    node.on(NOON, Event::Refused(vec![name("heard")]));
+    // Changes that were refused; the disk may hold them all the same.
+    for (ticket, model, wanted) in [(1, "kept", None), (2, "new", context(3))] {
+        node.on(NOON, Event::Change { ticket, model: name(model), wanted });
+    }
+    node.on(NOON, Event::Stored { ticket: 2, result: Err("full".to_owned()) });
+    assert!(node.is_behind());
+    node.on(NOON, Event::Change { ticket: 3, model: name("heard"), wanted: context(4) });
+    let action = node.on(NOON, Event::DiskReady);
+    let forget = vec![name("new")];
+    assert_eq!(action, [Action::Store { ticket: None, put: vec![], forget }]);
+
+    // What is on its way there was not overtaken.
+    for ticket in [1, 3] {
+        node.on(NOON, Event::Stored { ticket, result: Err("full".to_owned()) });
+    }
+    let action = node.on(NOON, Event::DiskReady);
+    let put = vec![(name("heard"), heard), (name("kept"), kept)];
+    assert_eq!(action, [Action::Store { ticket: None, put, forget: vec![] }]);
+    assert!(!node.is_behind());
+    assert_eq!(node.on(NOON, Event::DiskReady), []);
+}
+
+#[test]
 fn two_changes_on_their_way_to_the_disk_keep_their_order() {
     let mut node = fresh(1);
     for (ticket, wanted) in [(1, context(1)), (2, None), (3, context(3))] {
