@@ -17,4 +17,5 @@ mod kill;
 mod opening;
 #[cfg(test)]
 mod refusals;
+#[cfg(test)]
 mod reopening;
