@@ -12,6 +12,7 @@ mod stored;
 
 use std::io;
 
+use jiff::tz::TimeZone;
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -47,6 +48,7 @@ pub struct ChatMessage {
 pub struct ChatTemplate {
     compiled: Result<Environment<'static>, ChatError>,
     special_tokens: Vec<(String, String)>,
+    zone: TimeZone,
 }
 
 /// Why messages could not be turned into a prompt.
@@ -79,7 +81,14 @@ impl ChatTemplate {
         let compiled =
             source.ok_or(ChatError::NoTemplate).and_then(|source| environment::compile(&source));
         let special_tokens = settings.special_tokens().clone().into_iter().collect();
-        Ok(Self { compiled, special_tokens })
+        Ok(Self { compiled, special_tokens, zone: TimeZone::system() })
+    }
+
+    /// The same where clocks show the time of `zone`, by its name such as `Asia/Tokyo`; otherwise it is
+    /// the zone of this machine. UTC if there is no such zone.
+    #[must_use]
+    pub fn in_zone(self, zone: &str) -> Self {
+        Self { zone: TimeZone::get(zone).unwrap_or(TimeZone::UTC), ..self }
     }
 
     /// Whether the model can chat.
@@ -92,7 +101,7 @@ impl ChatTemplate {
 
     /// The prompt for `messages`, special tokens included, and with the beginning of an answer if
     /// `add_generation_prompt`. `now`, in seconds since 1970 (UTC), is what templates take for
-    /// today.
+    /// the present, and show as clocks here do.
     ///
     /// # Errors
     /// See [`ChatError`].
@@ -107,7 +116,7 @@ impl ChatTemplate {
         let fuel = BASE_FUEL
             .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
             .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64));
-        let environment = environment::for_one_run(compiled, fuel, now);
+        let environment = environment::for_one_run(compiled, fuel, now, self.zone.clone());
         let limit = BASE_OUTPUT_BYTES
             .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages.len()))
             .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes));

@@ -1,5 +1,6 @@
 //! A model's tokenizer, as shipped with it (`tokenizer.json`, `tokenizer_config.json`).
 
+mod added;
 mod settings;
 mod token_bytes;
 
@@ -48,6 +49,7 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| ModelError::malformed(&file, e.to_string()))?;
         let settings = TokenizerSettings::open(model.path())?;
+        added::add(&mut inner, &settings)?;
         let mut eos_token_ids: BTreeSet<u32> = model.eos_token_ids().iter().copied().collect();
         eos_token_ids.extend(settings.eos_token().and_then(|token| inner.token_to_id(token)));
         let alphabet = ByteAlphabet::of(&inner);
@@ -124,6 +126,19 @@ impl Tokenizer {
     #[must_use]
     pub const fn eos_token_ids(&self) -> &BTreeSet<u32> {
         &self.eos_token_ids
+    }
+
+    /// How many tokens it knows that a model with `vocab` tokens does not. What such a token stands for,
+    /// the model was never told.
+    #[must_use]
+    pub fn count_beyond(&self, vocab: u32) -> usize {
+        self.inner.get_vocab(true).values().filter(|id| **id >= vocab).count()
+    }
+
+    /// What its files ask for in vain, each naming the file and the key.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.settings.warnings()
     }
 
     /// How many tokens it knows, special ones included. Can be more or less than the model's

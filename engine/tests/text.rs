@@ -135,6 +135,73 @@ fn special_tokens_are_read_or_taken_literally() {
     assert_eq!(tokenizer.encode_rendered("<s>").unwrap(), [257]);
 }
 
+/// A marker that `tokenizer.json` has in its vocabulary, and only `tokenizer_config.json` as added.
+#[test]
+fn tokens_that_only_the_settings_add() {
+    let without_markers = || {
+        let mut tokenizer = byte_level();
+        tokenizer["added_tokens"].as_array_mut().unwrap().retain(|t| t["content"] != "<|user|>");
+        tokenizer["model"]["vocab"]["<|user|>"] = json!(259);
+        tokenizer
+    };
+    let ids = |settings: Value| {
+        tokenizer_with(without_markers(), settings).encode_rendered("<|user|>he").unwrap()
+    };
+    assert_eq!(ids(json!({})).len(), 9, "a marker of eight pieces");
+    let marker = json!({"content": "<|user|>", "lstrip": false, "rstrip": false,
+        "normalized": false, "single_word": false, "special": true});
+    assert_eq!(ids(json!({"added_tokens_decoder": {"259": marker}})), [259, 256]);
+    assert_eq!(ids(json!({"additional_special_tokens": ["<|user|>"]})), [259, 256]);
+    assert_eq!(ids(json!({"extra_special_tokens": {"turn": "<|user|>"}})), [259, 256]);
+    assert_eq!(ids(json!({"eos_token": "<|user|>"})), [259, 256]);
+    // Flags of the settings count, as in Hugging Face's loader.
+    let mut wide = marker.clone();
+    wide["rstrip"] = json!(true);
+    let wide = json!({"added_tokens_decoder": {"259": wide}});
+    let tokenizer = tokenizer_with(without_markers(), wide);
+    assert_eq!(tokenizer.encode_rendered("<|user|>  he").unwrap(), [259, 256]);
+
+    let files = |settings: Value| {
+        [("tokenizer.json", without_markers()), ("tokenizer_config.json", settings)]
+    };
+    let (_folder, wrong) = model(&files(json!({"added_tokens_decoder": {"7": marker}})));
+    let error = Tokenizer::open(&wrong).unwrap_err().to_string();
+    assert!(
+        error.ends_with("`added_tokens_decoder.7` is the token 259 in tokenizer.json"),
+        "{error}"
+    );
+}
+
+#[test]
+fn roles_of_tokens_may_have_a_file_of_their_own() {
+    let files = [
+        ("tokenizer.json", byte_level()),
+        ("special_tokens_map.json", json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}})),
+        ("tokenizer_config.json", json!({"add_bos_token": true, "eos_token": "<|user|>"})),
+    ];
+    let (_folder, model) = model(&files);
+    let tokenizer = Tokenizer::open(&model).unwrap();
+    assert_eq!(tokenizer.encode_prompt("hey").unwrap(), [257, 256, 121]);
+    assert_eq!(tokenizer.eos_token_ids().iter().copied().collect::<Vec<_>>(), [258, 259]);
+}
+
+#[test]
+fn what_settings_ask_for_in_vain_is_named() {
+    let settings = json!({"add_eos_token": true, "split_special_tokens": false});
+    let warnings = tokenizer_with(byte_level(), settings).warnings();
+    assert_eq!(
+        warnings,
+        ["tokenizer_config.json: `add_eos_token` is true, which is not supported here and was \
+          passed over"]
+    );
+}
+
+#[test]
+fn tokens_that_the_model_does_not_know() {
+    let tokenizer = tokenizer_with(byte_level(), json!({}));
+    assert_eq!((tokenizer.count_beyond(259), tokenizer.count_beyond(260)), (1, 0));
+}
+
 #[test]
 fn ends_of_an_answer_come_from_model_and_tokenizer() {
     let tokenizer = tokenizer_with(byte_level(), json!({"eos_token": "<|user|>"}));
@@ -305,7 +372,6 @@ fn what_templates_use_of_python() {
         ("{{ messages[0].content | tojson }}", "\"Be <kind> & \\\"short\\\".\""),
         ("{{ {'a': [1, 'x', none, true]} | tojson }}", "{\"a\": [1, \"x\", null, true]}"),
         ("{{ {'a': [1]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1\n  ]\n}"),
-        ("{{ strftime_now('%d %B %Y') }}", "01 January 1970"),
         ("{{ unk_token }}{{ unk_token is defined }}", "False"),
         ("{% generation %}x{%- endgeneration %}", "x"),
         ("{{ messages[0].get('name', 'nobody') }}", "nobody"),
@@ -316,6 +382,29 @@ fn what_templates_use_of_python() {
     ] {
         assert_eq!(render(source).as_deref(), Ok(expected), "{source}");
     }
+}
+
+/// A file that was written or checked out on Windows.
+#[test]
+fn ends_of_lines_are_one_character() {
+    let source = "{% for m in messages %}\n  {{ m.role }}\n{% endfor %}\nend\n";
+    let lines = render(source).unwrap();
+    assert!(lines.contains("system\n"), "{lines:?}");
+    assert_eq!(render(&source.replace('\n', "\r\n")).unwrap(), lines);
+    assert_eq!(render(&source.replace('\n', "\r")).unwrap(), lines);
+    let (folder, model) = model(&[("chat_template.jinja", json!(""))]);
+    fs::write(folder.path().join("chat_template.jinja"), source.replace('\n', "\r\n")).unwrap();
+    let template = ChatTemplate::open(&model).unwrap();
+    assert_eq!(template.render(&conversation(), true, 0).unwrap(), lines);
+}
+
+#[test]
+fn now_is_what_clocks_show() {
+    let source = "{{ strftime_now('%d %B %Y %H:%M %Z') }}";
+    let render = |zone| template(source).in_zone(zone).render(&conversation(), true, 0).unwrap();
+    assert_eq!(render("Asia/Tokyo"), "01 January 1970 09:00 JST");
+    assert_eq!(render("America/Los_Angeles"), "31 December 1969 16:00 PST");
+    assert_eq!(render("UTC"), "01 January 1970 00:00 UTC");
 }
 
 #[test]

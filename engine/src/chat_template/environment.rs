@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use jiff::tz::TimeZone;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Kwargs;
 use minijinja::{Environment, Error, ErrorKind, State, Value};
@@ -50,10 +51,12 @@ pub(super) fn for_one_run(
     compiled: &Environment<'static>,
     fuel: u64,
     now: i64,
+    zone: TimeZone,
 ) -> Environment<'static> {
     let mut environment = compiled.clone();
     environment.set_fuel(Some(fuel));
-    environment.add_function("strftime_now", move |format: &str| calendar::format(now, format));
+    environment
+        .add_function("strftime_now", move |format: &str| calendar::format(now, &zone, format));
     environment
 }
 

@@ -11,8 +11,17 @@ use crate::tokenizer::TokenizerSettings;
 /// The longest published templates have 30 KiB.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The source of the template, from the first place that has one.
+/// The source of the template, from the first place that has one. Every end of a line is one
+/// character, as Jinja reads it, whatever system wrote the file.
 pub(super) fn find(
+    folder: &Path,
+    settings: &TokenizerSettings,
+) -> Result<Option<String>, ModelError> {
+    let source = find_as_written(folder, settings)?;
+    Ok(source.map(|source| source.replace("\r\n", "\n").replace('\r', "\n")))
+}
+
+fn find_as_written(
     folder: &Path,
     settings: &TokenizerSettings,
 ) -> Result<Option<String>, ModelError> {

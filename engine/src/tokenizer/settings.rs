@@ -23,14 +23,11 @@ pub(crate) struct TokenizerSettings {
 impl TokenizerSettings {
     pub(crate) fn open(folder: &Path) -> Result<Self, ModelError> {
         let file = folder.join("tokenizer_config.json");
-        if !file.exists() {
-            return Ok(Self { file, ..Self::default() });
-        }
-        let json = parse_object(&file, &read_bounded(&file, MAX_SETTINGS_BYTES)?)?;
+        // Older folders have the roles of tokens in a file of their own, newer ones leave it there.
+        let mut special_tokens = special_tokens_of(&read(&folder.join("special_tokens_map.json"))?);
+        let json = read(&file)?;
+        special_tokens.extend(special_tokens_of(&json));
         let root = Section::root(&file, &json);
-        let special_tokens =
-            root.entries().filter_map(|(key, value)| Some((key.clone(), special(key, value)?)));
-        let special_tokens = special_tokens.collect();
         let add_bos_token = match root.value("add_bos_token") {
             None => None,
             Some(_) => Some(root.flag("add_bos_token", false)?),
@@ -55,10 +52,39 @@ impl TokenizerSettings {
         self.add_bos_token
     }
 
+    /// What is asked for that would change tokens and is passed over, by name.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let asks = |key: &&str| self.json.get(*key).and_then(Value::as_bool) == Some(true);
+        let say = |key| {
+            format!(
+                "tokenizer_config.json: `{key}` is true, which is not supported here and was \
+                 passed over"
+            )
+        };
+        ["add_eos_token", "do_lower_case", "split_special_tokens"]
+            .into_iter()
+            .filter(asks)
+            .map(say)
+            .collect()
+    }
+
     /// The file, for messages.
     pub(crate) fn section(&self) -> Section<'_> {
         Section::root(&self.file, &self.json)
     }
+}
+
+/// What a file holds; a file that is not there holds nothing.
+fn read(file: &Path) -> Result<Map<String, Value>, ModelError> {
+    if file.exists() {
+        parse_object(file, &read_bounded(file, MAX_SETTINGS_BYTES)?)
+    } else {
+        Ok(Map::new())
+    }
+}
+
+fn special_tokens_of(json: &Map<String, Value>) -> BTreeMap<String, String> {
+    json.iter().filter_map(|(key, value)| Some((key.clone(), special(key, value)?))).collect()
 }
 
 /// A token's text, given as such or as an object with `content`.
