@@ -32,6 +32,8 @@ struct Found {
     files: Vec<File>,
     /// `Err` says why it cannot be used.
     model: Result<HeldModel, String>,
+    /// What is odd about it all the same.
+    warnings: Vec<String>,
 }
 
 /// What changes with a file: the inode with its replacement, the rest with its contents and
@@ -84,6 +86,15 @@ impl Inventory {
             .collect()
     }
 
+    /// What is odd about models that can be used, by name.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<(ModelName, String)> {
+        let of = |(name, found): (&ModelName, &Found)| {
+            found.warnings.iter().map(|warning| (name.clone(), warning.clone())).collect::<Vec<_>>()
+        };
+        self.models.iter().flat_map(of).collect()
+    }
+
     /// A model that can be used.
     #[must_use]
     pub fn get(&self, name: &ModelName) -> Option<&HeldModel> {
@@ -102,18 +113,25 @@ impl Inventory {
 
 impl Found {
     fn open(name: &ModelName, folder: &Path, files: Vec<File>) -> Self {
+        let mut warnings = Vec::new();
         let model = match ModelDir::open(folder) {
-            Ok(model) => Ok(HeldModel {
-                name: name.clone(),
-                digest: model.digest(),
-                geometry: model.geometry().clone(),
-            }),
+            Ok(model) => {
+                for warning in model.warnings() {
+                    tracing::warn!(model = %name, "{warning}");
+                }
+                warnings.extend_from_slice(model.warnings());
+                Ok(HeldModel {
+                    name: name.clone(),
+                    digest: model.digest(),
+                    geometry: model.geometry().clone(),
+                })
+            }
             Err(error) => {
                 tracing::warn!(model = %name, %error, "a model cannot be used");
                 Err(error.to_string())
             }
         };
-        Self { files, model }
+        Self { files, model, warnings }
     }
 }
 
@@ -202,6 +220,13 @@ mod tests {
         let found = Inventory::look(models.path(), &Inventory::default());
         assert!(found.held().is_empty());
         assert!(found.unusable()[0].1.contains("num_hidden_layers"), "{:?}", found.unusable());
+        let folder = models.path().join("a");
+        let config = fs::read_to_string(folder.join("config.json")).unwrap();
+        fs::write(folder.join("config.json"), config.replace(": 0", ": 1")).unwrap();
+        fs::write(folder.join("generation_config.json"), r#"{"num_beams": 4}"#).unwrap();
+        let odd = Inventory::look(models.path(), &found);
+        assert_eq!((odd.held().len(), odd.warnings().len()), (1, 1));
+        assert!(odd.warnings()[0].1.contains("`num_beams` is 4"), "{:?}", odd.warnings());
         let none = Inventory::look(&models.path().join("none"), &found);
         assert_eq!((none.held(), none.unusable()), (vec![], vec![]));
         assert_eq!(changed(&none, &found), ["a"]);

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use planaria_config::ModelName;
 use planaria_engine::chat_template::ChatTemplate;
+pub use planaria_engine::model_dir::GenerationDefaults;
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::tokenizer::Tokenizer;
-use serde::Deserialize;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
@@ -38,21 +38,6 @@ pub struct ServedModel {
     pub vocab: u32,
     /// How it wants to be sampled where a request is silent.
     pub defaults: GenerationDefaults,
-}
-
-/// What `generation_config.json` says about sampling; values that cannot be are as absent.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct GenerationDefaults {
-    /// 1 where the file is silent, as OpenAI has it.
-    pub temperature: f32,
-    /// 0, which keeps all, where the file is silent.
-    pub top_k: u32,
-    /// 1, which keeps all, where the file is silent.
-    pub top_p: f32,
-    /// 0, which keeps all, where the file is silent.
-    pub min_p: f32,
-    /// 1, which is off, where the file is silent.
-    pub repetition_penalty: f32,
 }
 
 /// Why this node does not know a model's words. It may be asked again at any time: a folder that
@@ -155,80 +140,41 @@ impl ServedModel {
             Ok((ChatTemplate::open(&dir)?, tokenizer, dir))
         });
         match model {
-            Ok((template, tokenizer, dir)) => Ok(Self {
-                template,
-                eos: tokenizer.eos_token_ids().iter().copied().collect(),
-                tokenizer: Arc::new(tokenizer),
-                max_context: dir.config().max_context(),
-                vocab: dir.config().vocab(),
-                defaults: GenerationDefaults::read(folder),
-                name,
-            }),
+            Ok((template, tokenizer, dir)) => {
+                warn_of(&name, &tokenizer, dir.config().vocab());
+                Ok(Self {
+                    template,
+                    eos: tokenizer.eos_token_ids().iter().copied().collect(),
+                    tokenizer: Arc::new(tokenizer),
+                    max_context: dir.config().max_context(),
+                    vocab: dir.config().vocab(),
+                    defaults: *dir.generation_defaults(),
+                    name,
+                })
+            }
             Err(problem) => Err(ServedModelError::Broken { name, problem: Arc::new(problem) }),
         }
     }
 }
 
-impl Default for GenerationDefaults {
-    fn default() -> Self {
-        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0 }
+/// Says what is odd about a model's tokenizer; of its other files the inventory says it.
+fn warn_of(model: &ModelName, tokenizer: &Tokenizer, vocab: u32) {
+    for warning in tokenizer.warnings() {
+        tracing::warn!(%model, "{warning}");
     }
-}
-
-impl GenerationDefaults {
-    /// [`ModelDir::open`] has read the same file before: it is short, and JSON.
-    fn read(folder: &Path) -> Self {
-        std::fs::read(folder.join("generation_config.json"))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .map_or_else(Self::default, |file| Self::parse(&file))
+    let beyond = tokenizer.count_beyond(vocab);
+    if beyond > 0 {
+        tracing::warn!(
+            %model,
+            "tokenizer.json: knows {beyond} tokens beyond the model's {vocab}; a request whose \
+             prompt holds one is refused"
+        );
     }
-
-    fn parse(file: &GenerationConfig) -> Self {
-        let default = Self::default();
-        let within = |value: Option<f32>, low: f32, high: f32, default: f32| {
-            value.filter(|value| (low..=high).contains(value)).unwrap_or(default)
-        };
-        Self {
-            temperature: within(file.temperature, 0.0, 2.0, default.temperature),
-            top_k: file.top_k.and_then(|k| u32::try_from(k).ok()).unwrap_or(default.top_k),
-            top_p: within(file.top_p, 0.0, 1.0, default.top_p),
-            min_p: within(file.min_p, 0.0, 1.0, default.min_p),
-            repetition_penalty: within(
-                file.repetition_penalty,
-                0.01,
-                10.0,
-                default.repetition_penalty,
-            ),
-        }
-    }
-}
-
-#[derive(Deserialize, Default)]
-#[serde(default)]
-struct GenerationConfig {
-    temperature: Option<f32>,
-    top_k: Option<i64>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn defaults(json: &str) -> GenerationDefaults {
-        GenerationDefaults::parse(&serde_json::from_str(json).unwrap())
-    }
-
-    #[test]
-    fn defaults_that_cannot_be_are_as_absent() {
-        let odd = r#"{"temperature": -1, "top_k": -1, "top_p": null, "min_p": 7, "do_sample": 1}"#;
-        assert_eq!(defaults(odd), GenerationDefaults::default());
-        let usual = defaults(r#"{"temperature": 0.6, "top_p": 0.9, "top_k": 50}"#);
-        assert_eq!((usual.temperature, usual.top_p, usual.top_k), (0.6, 0.9, 50));
-    }
 
     #[test]
     fn only_models_of_late_are_kept() {

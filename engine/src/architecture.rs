@@ -30,6 +30,26 @@ pub struct Architecture {
     pub head: Option<Linear>,
     /// Scores are bent to stay within this: `cap * tanh(score / cap)`.
     pub logit_softcap: Option<f32>,
+    /// What files may hold besides.
+    pub extras: Vec<Extra>,
+}
+
+/// Tensors that files of a model may hold and that nothing is computed with. Any other tensor that
+/// no part claims means that the files hold another model than the configuration says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extra {
+    /// Those whose names begin so: a part that is left alone, such as the eyes of a model.
+    Prefix(String),
+    /// Those whose names end so: what follows from the configuration anyway.
+    Suffix(String),
+    /// Those of a module, if they are those of another module again: a head beside the embedding
+    /// that is the head.
+    CopyOf {
+        /// The module.
+        module: String,
+        /// The one that it repeats.
+        of: String,
+    },
 }
 
 /// The token embedding `[vocab, hidden]`.

@@ -11,6 +11,7 @@ mod deepseek_v3;
 mod gemma2;
 mod gemma3;
 mod gpt_oss;
+mod keys;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -21,6 +22,7 @@ mod qwen3;
 mod qwen3_moe;
 mod rope;
 
+pub(crate) use self::keys::unknown as unknown_keys;
 use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;

@@ -9,11 +9,13 @@
 mod config;
 mod digest;
 mod error;
+mod generation;
 mod headers;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod quantization;
 mod tensors;
+mod unclaimed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,6 +26,8 @@ pub use safetensors::Dtype;
 pub use self::config::{FakeConfig, ModelConfig};
 pub use self::digest::{InvalidModelDigest, ModelDigest};
 pub use self::error::ModelError;
+use self::generation::Generation;
+pub use self::generation::GenerationDefaults;
 pub use self::headers::TensorInfo;
 use self::json::{Section, parse_object, read_bounded};
 pub use self::limits::MAX_LAYERS;
@@ -31,7 +35,9 @@ use self::quantization::Listed;
 pub use self::quantization::{QuantMode, QuantParams};
 use self::tensors::Shelf;
 pub use self::tensors::{Pick, Piece, Tensor};
+use self::unclaimed::Claims;
 use crate::architecture::{Architecture, Part};
+use crate::families;
 use crate::geometry::{Geometry, WorkingSet};
 
 /// Real files have a few KiB; some carry a list per layer.
@@ -48,6 +54,8 @@ pub struct ModelDir {
     activation: Dtype,
     geometry: Geometry,
     digest: ModelDigest,
+    warnings: Vec<String>,
+    generation_defaults: GenerationDefaults,
 }
 
 impl ModelDir {
@@ -63,27 +71,45 @@ impl ModelDir {
         }
         let config_bytes = read_bounded(&config_file, MAX_CONFIG_BYTES)?;
         let json = parse_object(&config_file, &config_bytes)?;
-        let tensors = if ModelConfig::has_weights(&config_file, &json) {
-            headers::read_tensors(path)?
+        let root = Section::root(&config_file, &json);
+        let mut warnings = Vec::new();
+        let tensors = if ModelConfig::has_weights(&root) {
+            headers::read_tensors(path, &mut warnings)?
         } else {
             BTreeMap::new()
         };
         let has = |name: &str| tensors.contains_key(name);
-        let config = ModelConfig::parse(&config_file, &json, &has)?;
-        let listed = Listed::read(&Section::root(&config_file, &json))?;
+        let config = ModelConfig::parse(&root, &has)?;
+        let listed = Listed::read(&root)?;
         let shelf = Shelf { folder: path, stored: &tensors, listed: &listed };
         let (geometry, activation) = match &config {
-            ModelConfig::Transformer(model) => transformer_geometry(&shelf, model)?,
+            ModelConfig::Transformer(model) => {
+                let model_type = root.text("model_type")?.unwrap_or_default();
+                let geometry = transformer_geometry(shelf, model, model_type)?;
+                warnings.extend(unknown_keys(&root)?);
+                geometry
+            }
             ModelConfig::Fake(config) => (fake_geometry(config), Dtype::F32),
         };
-        let mut eos_token_ids = Section::root(&config_file, &json).token_ids("eos_token_id")?;
-        let generation = generation_eos(path)?;
-        if !generation.is_empty() {
-            eos_token_ids = generation;
+        let mut eos_token_ids = root.token_ids("eos_token_id")?;
+        let generation = Generation::open(path, &mut warnings)?;
+        if !generation.eos_token_ids.is_empty() {
+            eos_token_ids = generation.eos_token_ids;
         }
         let digest = ModelDigest::of(&config_bytes, &tensors)?;
         let path = path.to_owned();
-        Ok(Self { path, config, eos_token_ids, tensors, listed, activation, geometry, digest })
+        Ok(Self {
+            path,
+            config,
+            eos_token_ids,
+            tensors,
+            listed,
+            activation,
+            geometry,
+            digest,
+            warnings,
+            generation_defaults: generation.defaults,
+        })
     }
 
     /// The folder.
@@ -103,6 +129,12 @@ impl ModelDir {
     #[must_use]
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// How it wants to be sampled where a request is silent.
+    #[must_use]
+    pub const fn generation_defaults(&self) -> &GenerationDefaults {
+        &self.generation_defaults
     }
 
     /// Every tensor in the folder, needed or not, by the name that the files give it.
@@ -128,6 +160,13 @@ impl ModelDir {
     #[must_use]
     pub const fn digest(&self) -> ModelDigest {
         self.digest
+    }
+
+    /// What is odd about the folder and was passed over, each naming the file and what in it. A model
+    /// with such oddities is used; somebody should look at them.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// The tensors that a stage with `layers` needs: those of the layers, of the embedding if it
@@ -218,19 +257,26 @@ fn folder_names(folder: &Path) -> Result<Vec<String>, ModelError> {
     Ok(names)
 }
 
-fn generation_eos(folder: &Path) -> Result<Vec<u32>, ModelError> {
-    let file = folder.join("generation_config.json");
-    if !file.exists() {
-        return Ok(Vec::new());
+/// What nobody knows of a configuration, for people to look at.
+fn unknown_keys(root: &Section<'_>) -> Result<Vec<String>, ModelError> {
+    let mut unknown = families::unknown_keys(root)?;
+    // Of a larger model, of which the language model is a part.
+    const INNER: &str = "text_config";
+    if root.never_asked().iter().all(|(key, _)| *key != INNER)
+        && let Some(inner) = root.section(INNER)?
+    {
+        unknown.extend(families::unknown_keys(&inner)?);
     }
-    let json = parse_object(&file, &read_bounded(&file, MAX_CONFIG_BYTES)?)?;
-    Section::root(&file, &json).token_ids("eos_token_id")
+    let say = |key| format!("config.json: `{key}` is not known here and was passed over");
+    Ok(unknown.into_iter().map(say).collect())
 }
 
 fn transformer_geometry(
-    shelf: &Shelf<'_>,
+    shelf: Shelf<'_>,
     model: &Architecture,
+    model_type: &str,
 ) -> Result<(Geometry, Dtype), ModelError> {
+    let mut claims = Claims::new(shelf);
     let mut activation = None;
     let mut size_of = |part| {
         let mut bytes = 0;
@@ -239,6 +285,7 @@ fn transformer_geometry(
                 activation = promote(activation, found.tensor.dtype);
             }
             bytes += found.tensor.byte_count();
+            claims.add(&found.tensor.pieces);
         }
         Ok::<u64, ModelError>(bytes)
     };
@@ -247,6 +294,7 @@ fn transformer_geometry(
     let bytes_per_layer = (0..model.layer_count())
         .map(|layer| size_of(Part::Layer(layer)))
         .collect::<Result<Vec<u64>, ModelError>>()?;
+    claims.expect_all(model, model_type)?;
     let activation = activation.unwrap_or(Dtype::F32);
     let width = if activation == Dtype::F32 { 4 } else { 2 };
     let kv_bytes = |layer: &crate::architecture::Layer| {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::client::{CHAT, chat, completion};
 use crate::double::{Script, Step, say, saying};
-use crate::model::{ASSISTANT, CONTEXT, END, NAME, SYSTEM, USER, tokens};
+use crate::model::{self, ASSISTANT, CONTEXT, END, NAME, SYSTEM, USER, tokens};
 use crate::server::{Options, start, start_with};
 
 #[tokio::test]
@@ -43,6 +43,17 @@ async fn a_chat_is_answered_as_openai_does() {
     // As generation_config.json has it.
     assert_eq!((request.sampling.temperature, request.sampling.top_p), (0.5, 0.9));
     assert_eq!(request.sampling.prompt_tokens, 4);
+}
+
+#[tokio::test]
+async fn a_model_that_is_not_to_be_sampled_is_greedy_unless_a_request_says_otherwise() {
+    let server = start([saying("One."), saying("Two.")]).await;
+    model::set(&server.models_dir, "generation_config.json", "do_sample", json!(false));
+    server.client().chat(json!({})).await;
+    server.client().chat(json!({"temperature": 0.7})).await;
+    let temperatures: Vec<f32> =
+        server.double.requests().iter().map(|request| request.sampling.temperature).collect();
+    assert_eq!(temperatures, [0.0, 0.7]);
 }
 
 #[tokio::test]

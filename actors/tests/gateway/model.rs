@@ -61,6 +61,14 @@ pub(crate) fn write(models_dir: &Path) {
     file("generation_config.json", defaults.to_string());
 }
 
+/// Changes a key in one of the model's files; before it is first asked for.
+pub(crate) fn set(models_dir: &Path, file: &str, key: &str, value: Value) {
+    let file = models_dir.join(NAME).join(file);
+    let mut json: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    json[key] = value;
+    std::fs::write(&file, json.to_string()).unwrap();
+}
+
 fn tokenizer() -> Value {
     // As GPT-2 writes bytes: those that print stand for themselves.
     let prints = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);

@@ -2,9 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::rope;
+use super::Source;
+use super::rope::{Asked, EVERYWHERE, NEARBY};
 use crate::architecture::{
-    Activation, Architecture, Attention, Embedding, FeedForward, Gated, GroupedQuery, Layer,
+    Activation, Architecture, Attention, Embedding, Extra, FeedForward, Gated, GroupedQuery, Layer,
     Linear, Norm, Rope, Stored,
 };
 use crate::model_dir::ModelError;
@@ -12,6 +13,9 @@ use crate::model_dir::json::Section;
 use crate::model_dir::limits::{
     MAX_CONTEXT, MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH,
 };
+
+/// Whether the embedding is the head.
+const TIE: &str = "tie_word_embeddings";
 
 const EPS: RangeInclusive<f32> = f32::MIN_POSITIVE..=1.0;
 
@@ -35,11 +39,22 @@ pub(super) struct Decoder {
     norms_from_one: bool,
 }
 
+/// Which head a model has where a file says nothing of `tie_word_embeddings`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    /// Its own: so the authors have it, and mlx-lm too.
+    Own,
+    /// Its own if the files have one, as the authors have it, and otherwise the embedding, as mlx-lm
+    /// has it: converters leave the key out of either.
+    OwnIfThere,
+    /// The embedding: so the authors have it.
+    Embedding,
+}
+
 /// What holds where a file is silent; `None` has to be said.
 #[derive(Debug)]
 pub(super) struct Defaults {
-    /// Whether the embedding is the head.
-    pub(super) tied: bool,
+    pub(super) head: Head,
     pub(super) heads: Option<u32>,
     /// As many as `heads` if neither is said.
     pub(super) kv_heads: Option<u32>,
@@ -52,11 +67,9 @@ pub(super) struct Defaults {
 }
 
 impl Defaults {
-    /// Nothing but that the embedding is the head.
-    pub(super) const TIED: Self = Self { tied: true, ..Self::UNTIED };
     /// Nothing.
-    pub(super) const UNTIED: Self = Self {
-        tied: false,
+    pub(super) const NONE: Self = Self {
+        head: Head::Own,
         heads: None,
         kv_heads: None,
         head_dim: None,
@@ -68,7 +81,17 @@ impl Defaults {
 
 impl Decoder {
     /// Reads the sizes.
-    pub(super) fn read(config: &Section<'_>, defaults: &Defaults) -> Result<Self, ModelError> {
+    pub(super) fn read(source: &Source<'_>, defaults: &Defaults) -> Result<Self, ModelError> {
+        Self::read_below(source, "", defaults)
+    }
+
+    /// The same of a part of a larger model, whose names begin with `prefix`.
+    pub(super) fn read_below(
+        Source { config, has }: &Source<'_>,
+        prefix: &str,
+        defaults: &Defaults,
+    ) -> Result<Self, ModelError> {
+        let head = format!("{prefix}lm_head");
         let count =
             |key: &str, limit, default: Option<u32>| match config.optional_count(key, 1..=limit)? {
                 Some(count) => Ok(count),
@@ -109,9 +132,16 @@ impl Decoder {
                 MAX_CONTEXT,
                 Some(defaults.context.unwrap_or(2048)),
             )?,
-            tie_word_embeddings: config.flag("tie_word_embeddings", defaults.tied)?,
-            root: "model".to_owned(),
-            head: "lm_head".to_owned(),
+            tie_word_embeddings: config.flag(
+                TIE,
+                match defaults.head {
+                    Head::Own => false,
+                    Head::OwnIfThere => !has(&format!("{head}.weight")),
+                    Head::Embedding => true,
+                },
+            )?,
+            root: format!("{prefix}model"),
+            head,
             norms_from_one: false,
         })
     }
@@ -122,33 +152,30 @@ impl Decoder {
         self
     }
 
-    /// The same as a part of a larger model, whose names begin with `prefix`.
-    pub(super) fn below(mut self, prefix: &str) -> Self {
-        self.root = format!("{prefix}.{}", self.root);
-        self.head = format!("{prefix}.{}", self.head);
-        self
-    }
-
-    /// The module of the head, if there is one.
-    pub(super) fn head_module(&self) -> &str {
-        &self.head
-    }
-
     /// The whole, of these layers.
     pub(super) fn model(
         &self,
         layer: impl FnMut(u32) -> Result<Layer, ModelError>,
     ) -> Result<Architecture, ModelError> {
         let head = self.linear(&self.head, self.vocab_size, self.hidden_size, false);
+        let embedding = format!("{}.embed_tokens", self.root);
+        // Older files of many families keep these; they follow from the configuration.
+        let mut extras: Vec<Extra> = ["inv_freq", "cos_cached", "sin_cached"]
+            .map(|name| Extra::Suffix(format!(".rotary_emb.{name}")))
+            .into();
+        if self.tie_word_embeddings {
+            extras.push(Extra::CopyOf { module: self.head.clone(), of: embedding.clone() });
+        }
         Ok(Architecture {
             hidden_size: self.hidden_size,
             vocab_size: self.vocab_size,
             max_context: self.max_position_embeddings,
-            embedding: Embedding { module: format!("{}.embed_tokens", self.root), scale: None },
+            embedding: Embedding { module: embedding, scale: None },
             layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
             norm: self.norm(&format!("{}.norm", self.root), self.hidden_size),
             head: (!self.tie_word_embeddings).then_some(head),
             logit_softcap: None,
+            extras,
         })
     }
 
@@ -279,7 +306,13 @@ impl Decoder {
 
     /// The rotary positions that the file describes, over whole heads.
     pub(super) fn rope(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
-        rope::read(config, self.head_dim, self.max_position_embeddings, rope::DEFAULT_THETA)
+        Asked::usual(self.head_dim, self.max_position_embeddings).read(config)
+    }
+
+    /// The same in a family of which mlx-lm takes another base for granted than the authors.
+    pub(super) fn rope_of_said_base(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
+        let asked = Asked::usual(self.head_dim, self.max_position_embeddings);
+        Asked { theta: 1_000_000.0, theta_is_doubtful: true, ..asked }.read(config)
     }
 }
 
@@ -308,64 +341,80 @@ impl GroupedQuery {
 
 /// Files mean more by a family's name than is computed here: refuse them, rather than answer
 /// nonsense.
-pub(super) fn expect_activation(config: &Section<'_>, allowed: &[&str]) -> Result<(), ModelError> {
-    for key in ["hidden_act", "hidden_activation"] {
-        if let Some(other) = config.text(key)?.filter(|name| !allowed.contains(name)) {
-            let other: String = other.chars().take(40).collect();
-            let expected = allowed.join("` or `");
-            let problem = format!("`{other}` is not supported; expected `{expected}`");
-            return Err(config.problem(key, problem));
-        }
+pub(super) fn expect_activation(
+    config: &Section<'_>,
+    key: &str,
+    allowed: &[&str],
+) -> Result<(), ModelError> {
+    if let Some(other) = config.text(key)?.filter(|name| !allowed.contains(name)) {
+        let other: String = other.chars().take(40).collect();
+        let expected = allowed.join("` or `");
+        let problem = format!("`{other}` is not supported; expected `{expected}`");
+        return Err(config.problem(key, problem));
     }
     Ok(())
 }
 
+/// The activation of most families, under either of its keys.
+pub(super) fn expect_silu(config: &Section<'_>) -> Result<(), ModelError> {
+    let either = ["hidden_act", "hidden_activation"];
+    either.iter().try_for_each(|key| expect_activation(config, key, &["silu", "swish"]))
+}
+
 /// Which layers see only the last `sliding_window` tokens: those that `layer_types` calls
-/// `sliding_attention`, or where there is no such list, those that `otherwise` names.
+/// `sliding_attention`, or where there is no such list, those that the family names.
 pub(super) struct Windows {
     window: Option<u32>,
     sliding: Vec<bool>,
 }
 
+const TYPES: &str = "layer_types";
+const WINDOW: &str = "sliding_window";
+
 impl Windows {
+    /// `otherwise` names the layers where there is no list. Where the file is silent about the window,
+    /// not even `null`, it is the authors' `default`.
     pub(super) fn read(
         config: &Section<'_>,
         layers: u32,
+        default: Option<u32>,
         otherwise: impl Fn(u32) -> bool,
     ) -> Result<Self, ModelError> {
-        const KEY: &str = "layer_types";
-        let sliding: Vec<bool> = match config.texts(KEY)? {
+        let sliding: Vec<bool> = match config.texts(TYPES)? {
             None => (0..layers).map(otherwise).collect(),
             Some(types) if types.len() != layers as usize => {
                 let problem = format!("has {} entries for {layers} layers", types.len());
-                return Err(config.problem(KEY, problem));
+                return Err(config.problem(TYPES, problem));
             }
             Some(types) => types
                 .into_iter()
                 .map(|kind| match kind {
-                    "full_attention" => Ok(false),
-                    "sliding_attention" => Ok(true),
+                    EVERYWHERE => Ok(false),
+                    NEARBY => Ok(true),
                     other => {
                         let other: String = other.chars().take(40).collect();
-                        let problem = format!(
-                            "names `{other}`; supported are `full_attention` and \
-                             `sliding_attention`"
-                        );
-                        Err(config.problem(KEY, problem))
+                        let problem =
+                            format!("names `{other}`; supported are `{EVERYWHERE}` and `{NEARBY}`");
+                        Err(config.problem(TYPES, problem))
                     }
                 })
                 .collect::<Result<_, _>>()?,
         };
-        let window = config.optional_count("sliding_window", 1..=MAX_CONTEXT)?;
-        if window.is_none() && config.value(KEY).is_some() && sliding.contains(&true) {
-            return Err(config.problem("sliding_window", "is missing, but some layers slide"));
+        let window = config.optional_count(WINDOW, 1..=MAX_CONTEXT)?;
+        let window = if config.is_silent(WINDOW) { default } else { window };
+        if window.is_none() && config.value(TYPES).is_some() && sliding.contains(&true) {
+            return Err(config.problem(WINDOW, "is missing, but some layers slide"));
         }
         Ok(Self { window, sliding })
     }
 
     /// The window of a layer, if it has one.
     pub(super) fn of(&self, layer: u32) -> Option<u32> {
-        let slides = self.sliding.get(layer as usize).copied().unwrap_or(false);
-        self.window.filter(|_| slides)
+        self.window.filter(|_| self.slides(layer))
+    }
+
+    /// Whether a layer is one of those that see a window, were there one.
+    pub(super) fn slides(&self, layer: u32) -> bool {
+        self.sliding.get(layer as usize).copied().unwrap_or(false)
     }
 }

@@ -2,11 +2,12 @@
 //! chosen group by group, beside one that every token passes.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, expect_activation};
+use super::decoder::{Decoder, Defaults, expect_silu};
 use super::mixture::{Mixture, USUAL_NAMES, expert_counts};
-use super::rope;
+use super::rope::{self, Asked};
 use crate::architecture::{
-    Architecture, Attention, FeedForward, Latent, LatentQuery, Norm, Rope, Routing, Stack, Stored,
+    Architecture, Attention, Extra, FeedForward, Latent, LatentQuery, Norm, Rope, Routing, Stack,
+    Stored,
 };
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
@@ -17,8 +18,8 @@ const INNER_NORM_EPS: f32 = 1e-6;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     let config = &source.config;
-    let decoder = Decoder::read(config, &Defaults::UNTIED)?;
-    expect_activation(config, &["silu"])?;
+    let decoder = Decoder::read(source, &Defaults::NONE)?;
+    expect_silu(config)?;
     let attention = LatentSizes::read(config, &decoder)?;
     let first_sparse = config.optional_count("first_k_dense_replace", 0..=MAX_LAYERS)?.unwrap_or(0);
     let step = config.optional_count("moe_layer_freq", 1..=MAX_LAYERS)?.unwrap_or(1);
@@ -26,7 +27,9 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         None => None,
         Some(_) => Some(ExpertSizes::read(config)?),
     };
-    decoder.model(|layer| {
+    let predicting =
+        config.optional_count("num_nextn_predict_layers", 0..=MAX_LAYERS)?.unwrap_or(0);
+    let mut model = decoder.model(|layer| {
         let is_sparse = layer >= first_sparse && layer.is_multiple_of(step);
         let feed_forward = match experts.as_ref().filter(|_| is_sparse) {
             Some(experts) => experts.of(source, &decoder, layer),
@@ -34,7 +37,11 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         };
         let attention = attention.of(source, &decoder, layer);
         Ok(decoder.layer_of(layer, Attention::Latent(Box::new(attention)), feed_forward))
-    })
+    })?;
+    // They guess at tokens after the next one and stand behind the last layer.
+    let guesses = (0..predicting).map(|layer| decoder.num_hidden_layers + layer);
+    model.extras.extend(guesses.map(|layer| Extra::Prefix(format!("{}.", decoder.path(layer)))));
+    Ok(model)
 }
 
 struct LatentSizes {
@@ -53,8 +60,13 @@ impl LatentSizes {
         let width = |key: &str| config.count(key, 1..=MAX_HEAD_DIM);
         let (plain_dim, turned_dim) = (width("qk_nope_head_dim")?, width("qk_rope_head_dim")?);
         let context = decoder.max_position_embeddings;
-        let mut rope = rope::read(config, turned_dim, context, rope::DEFAULT_THETA)?;
-        rope.traditional = true;
+        let mut rope = Asked::usual(turned_dim, context).read(config)?;
+        rope.traditional = config.flag("rope_interleave", true)?;
+        config.agrees(
+            "qk_head_dim",
+            plain_dim + turned_dim,
+            "qk_nope_head_dim` + `qk_rope_head_dim",
+        )?;
         Ok(Self {
             plain_dim,
             turned_dim,
@@ -137,6 +149,9 @@ impl ExpertSizes {
             }
         }
         let (count, chosen) = expert_counts(config, "n_routed_experts", "num_experts_per_tok")?;
+        for key in ["n_group", "topk_group", "routed_scaling_factor"] {
+            config.doubt_silence(key);
+        }
         let groups = config.optional_count("n_group", 1..=count)?.unwrap_or(1);
         // A group is judged by its two best.
         if !count.is_multiple_of(groups) || (groups > 1 && count / groups < 2) {

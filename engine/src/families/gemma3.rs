@@ -2,15 +2,16 @@
 //! own; every so-many-th sees everything.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_activation};
-use super::rope;
-use crate::architecture::Architecture;
+use super::decoder::{Decoder, Defaults, Head, Windows};
+use super::gemma2::{gemma_activation, softcap};
+use super::rope::{Asked, EVERYWHERE, NEARBY};
+use crate::architecture::{Architecture, Extra};
 use crate::model_dir::ModelError;
 use crate::model_dir::limits::{MAX_LAYERS, MAX_VOCAB};
 
 /// What Google's first models have where a file is silent.
 const DEFAULTS: Defaults = Defaults {
-    tied: true,
+    head: Head::Embedding,
     heads: Some(8),
     kv_heads: Some(4),
     head_dim: Some(256),
@@ -20,7 +21,7 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
-    build(source, Decoder::read(&source.config, &DEFAULTS)?)
+    build(source, Decoder::read(source, &DEFAULTS)?)
 }
 
 /// The language model inside a multimodal one; the rest of its files is left alone.
@@ -32,38 +33,59 @@ pub(super) fn inside_multimodal(source: &Source<'_>) -> Result<Architecture, Mod
     // mlx-lm takes the vocabulary from outside, Hugging Face from inside.
     let vocab = source.config.optional_count("vocab_size", 1..=MAX_VOCAB)?;
     let defaults = Defaults { vocab: vocab.or(DEFAULTS.vocab), ..DEFAULTS };
-    let decoder = Decoder::read(&config, &defaults)?.below("language_model");
-    build(&Source { config, has: source.has }, decoder)
+    if let Some(other) = config.text("model_type")?.filter(|other| *other != "gemma3_text") {
+        let other: String = other.chars().take(40).collect();
+        let problem = format!("`{other}` is not supported here; expected `gemma3_text`");
+        return Err(config.problem("model_type", problem));
+    }
+    // The outer one is about the same head.
+    let (outer, inner) = (source.config.flag(TIE, true)?, config.flag(TIE, true)?);
+    let is_said = source.config.value(TIE).is_some() && config.value(TIE).is_some();
+    if is_said && outer != inner {
+        let problem = format!("is {outer}, and in `text_config` it is {inner}");
+        return Err(source.config.problem(TIE, problem));
+    }
+    let defaults = Defaults { head: if outer { Head::Embedding } else { Head::Own }, ..defaults };
+    let inside = Source { config, has: source.has };
+    let decoder = Decoder::read_below(&inside, "language_model.", &defaults)?;
+    let mut model = build(&inside, decoder)?;
+    let others = ["vision_tower.", "multi_modal_projector."];
+    model.extras.extend(others.map(|other| Extra::Prefix(other.to_owned())));
+    Ok(model)
 }
 
-fn build(
-    Source { config, has }: &Source<'_>,
-    decoder: Decoder,
-) -> Result<Architecture, ModelError> {
-    let mut decoder = decoder.with_norms_from_one();
-    expect_activation(config, &["gelu_pytorch_tanh"])?;
-    decoder.tie_word_embeddings = !has(&format!("{}.weight", decoder.head_module()));
-    let context = decoder.max_position_embeddings;
-    let everywhere = rope::read(config, decoder.head_dim, context, 1_000_000.0)?;
-    let theta = rope::theta(config, "rope_local_base_freq", rope::DEFAULT_THETA)?;
-    let nearby = rope::plain(config, decoder.head_dim, theta)?;
+const TIE: &str = "tie_word_embeddings";
+
+fn build(Source { config, .. }: &Source<'_>, decoder: Decoder) -> Result<Architecture, ModelError> {
+    let decoder = decoder.with_norms_from_one();
+    gemma_activation(config)?;
+    let nearby = Asked::usual(decoder.head_dim, decoder.max_position_embeddings);
+    let nearby = Asked { layers: Some(NEARBY), ..nearby };
+    let everywhere = Asked { theta: 1_000_000.0, layers: Some(EVERYWHERE), ..nearby };
+    let (nearby, everywhere) = (nearby.read(config)?, everywhere.read(config)?);
     let pattern = config.optional_count("sliding_window_pattern", 1..=MAX_LAYERS)?.unwrap_or(6);
-    let windows = Windows::read(config, decoder.num_hidden_layers, |layer| {
-        !(layer + 1).is_multiple_of(pattern)
-    })?;
+    if config.is_silent("sliding_window") {
+        config.doubt_silence("sliding_window");
+    }
+    let slides = |layer: u32| !(layer + 1).is_multiple_of(pattern);
+    let windows = Windows::read(config, decoder.num_hidden_layers, Some(4096), slides)?;
+    let attention_cap = softcap(config, "attn_logit_softcapping", None)?;
+    let biased = config.flag("attention_bias", false)?;
     let scalar = config.optional_number("query_pre_attn_scalar", 1e-3..=1e9)?.unwrap_or(256.0);
     let mut model = decoder.model(|layer| {
-        let window = windows.of(layer);
-        let rope = if window.is_some() { &nearby } else { &everywhere };
+        let rope = if windows.slides(layer) { &nearby } else { &everywhere };
         let mut attention = decoder
             .attention(layer, rope)
+            .with_biases(biased, biased)
             .with_head_norms(decoder.head_norms(layer))
-            .within(window);
+            .within(windows.of(layer));
+        attention.softcap = attention_cap;
         attention.scale = scalar.sqrt().recip();
         let mut layer = decoder.sandwich(layer, attention);
         layer.clips_sums = true;
         Ok(layer)
     })?;
+    model.logit_softcap = softcap(config, "final_logit_softcapping", None)?;
     // Rounded as in training, whatever the type that it is computed in.
     model.embedding.scale = Some(rounded_to_bf16((decoder.hidden_size as f32).sqrt()));
     Ok(model)

@@ -2,24 +2,31 @@
 //! layer, and experts with biases and a clamped gate.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows};
+use super::decoder::{Decoder, Defaults, Windows, expect_silu};
 use super::mixture::expert_counts;
-use super::rope;
+use super::rope::Asked;
 use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing, Stack, Stored};
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     let config = &source.config;
-    let decoder = Decoder::read(config, &Defaults { head_dim: Some(64), ..Defaults::UNTIED })?;
-    let context = decoder.max_position_embeddings;
-    let rope = rope::read(config, decoder.head_dim, context, 150_000.0)?;
-    let windows =
-        Windows::read(config, decoder.num_hidden_layers, |layer| layer.is_multiple_of(2))?;
+    let decoder = Decoder::read(source, &Defaults { head_dim: Some(64), ..Defaults::NONE })?;
+    expect_silu(config)?;
+    let asked = Asked::usual(decoder.head_dim, decoder.max_position_embeddings);
+    let rope = Asked { theta: 150_000.0, ..asked }.read(config)?;
+    let slides = |layer: u32| layer.is_multiple_of(2);
+    let windows = Windows::read(config, decoder.num_hidden_layers, Some(128), slides)?;
+    let biased = config.flag("attention_bias", true)?;
+    let limit = config.optional_number("swiglu_limit", 1e-3..=1e9)?.unwrap_or(7.0);
+    if config.optional_number("swiglu_alpha", 0.0..=1e3)?.is_some_and(|alpha| alpha != 1.702) {
+        return Err(config.problem("swiglu_alpha", "is not supported; expected 1.702"));
+    }
     let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
+    config.agrees("experts_per_token", chosen, "num_experts_per_tok")?;
     decoder.model(|layer| {
         let path = decoder.path(layer);
         let mut attention =
-            decoder.attention(layer, &rope).with_biases(true, true).within(windows.of(layer));
+            decoder.attention(layer, &rope).with_biases(biased, biased).within(windows.of(layer));
         attention.sinks = Some(format!("{path}.self_attn.sinks"));
         let [gate, up, down] = experts(source, &decoder, &format!("{path}.mlp.experts"), count);
         let router =
@@ -31,7 +38,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
             gate,
             up,
             down,
-            activation: Activation::ClampedSwish { limit: 7.0 },
+            activation: Activation::ClampedSwish { limit },
             shared: None,
         };
         Ok(decoder.layer(layer, attention, FeedForward::Experts(Box::new(experts))))

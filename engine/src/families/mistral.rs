@@ -7,5 +7,5 @@ use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
-    llama::with_windows(source, |_| true)
+    llama::with_windows(source, Some(4096), |_| true)
 }

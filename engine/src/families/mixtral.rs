@@ -2,19 +2,19 @@
 //! of which are weighed against each other.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_activation};
+use super::decoder::{Decoder, Defaults, Windows, expect_silu};
 use super::mixture::{Mixture, expert_counts};
-use super::rope;
+use super::rope::Asked;
 use crate::architecture::{Architecture, FeedForward, Routing};
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     let config = &source.config;
-    let decoder = Decoder::read(config, &Defaults::UNTIED)?;
-    expect_activation(config, &["silu"])?;
-    let context = decoder.max_position_embeddings;
-    let rope = rope::read(config, decoder.head_dim, context, 1_000_000.0)?;
-    let windows = Windows::read(config, decoder.num_hidden_layers, |_| true)?;
+    let decoder = Decoder::read(source, &Defaults::NONE)?;
+    expect_silu(config)?;
+    let asked = Asked::usual(decoder.head_dim, decoder.max_position_embeddings);
+    let rope = Asked { theta: 1_000_000.0, ..asked }.read(config)?;
+    let windows = Windows::read(config, decoder.num_hidden_layers, None, |_| true)?;
     let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
     let (inner, names) = (decoder.intermediate_size, ["w1", "w3", "w2"]);
     let mixture = Mixture { count, chosen, inner, names };

@@ -2,24 +2,18 @@
 //! another; positions turn a part of each head.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_activation};
-use super::rope;
+use super::decoder::{Decoder, Defaults, Windows, expect_silu};
+use super::rope::Asked;
 use crate::architecture::{Architecture, FeedForward, Linear, Stored};
 use crate::model_dir::ModelError;
 
-pub(super) fn architecture(Source { config, .. }: &Source<'_>) -> Result<Architecture, ModelError> {
-    let decoder = Decoder::read(config, &Defaults::UNTIED)?;
-    expect_activation(config, &["silu"])?;
-    let turned = config.optional_number("partial_rotary_factor", 1e-3..=1.0)?.unwrap_or(1.0);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a part of a head's width, rounded down as in mlx-lm"
-    )]
-    let dims = (decoder.head_dim as f32 * turned) as u32;
-    let context = decoder.max_position_embeddings;
-    let rope = rope::read(config, dims, context, rope::DEFAULT_THETA)?;
-    let windows = Windows::read(config, decoder.num_hidden_layers, |_| true)?;
+pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    let config = &source.config;
+    let decoder = Decoder::read(source, &Defaults::NONE)?;
+    expect_silu(config)?;
+    let asked = Asked::usual(decoder.head_dim, decoder.max_position_embeddings);
+    let rope = Asked { partial: true, ..asked }.read(config)?;
+    let windows = Windows::read(config, decoder.num_hidden_layers, None, |_| true)?;
     decoder.model(|layer| {
         let path = decoder.path(layer);
         let mut attention = decoder.attention(layer, &rope).within(windows.of(layer));

@@ -2,7 +2,7 @@
 //! mixture of experts, chosen by a softmax over all of them.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, expect_activation};
+use super::decoder::{Decoder, Defaults, expect_silu};
 use super::mixture::{Mixture, USUAL_NAMES, expert_counts};
 use super::qwen2;
 use crate::architecture::{Architecture, FeedForward, Routing};
@@ -11,12 +11,16 @@ use crate::model_dir::limits::{MAX_LAYERS, MAX_WIDTH};
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     let config = &source.config;
-    let decoder = Decoder::read(config, &Defaults::UNTIED)?;
-    expect_activation(config, &["silu"])?;
-    let rope = decoder.rope(config)?;
-    let windows = qwen2::windows(config, decoder.num_hidden_layers)?;
+    let decoder = Decoder::read(source, &Defaults::NONE)?;
+    expect_silu(config)?;
+    let rope = decoder.rope_of_said_base(config)?;
+    let windows = qwen2::windows_from(config, decoder.num_hidden_layers, 0)?;
     let biased = config.flag("attention_bias", false)?;
-    let (count, chosen) = expert_counts(config, "num_experts", "num_experts_per_tok")?;
+    // Transformers 5 writes the latter.
+    let names = ["num_experts", "num_local_experts"];
+    let name = if config.value(names[0]).is_some() { names[0] } else { names[1] };
+    let (count, chosen) = expert_counts(config, name, "num_experts_per_tok")?;
+    config.agrees(names[1], count, names[0])?;
     let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
     let mixture = Mixture { count, chosen, inner, names: USUAL_NAMES };
     let normalized = config.flag("norm_topk_prob", false)?;

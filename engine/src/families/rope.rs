@@ -1,8 +1,11 @@
 //! Rotary positions as configurations describe them, and the ways to stretch them.
 
+mod said;
+
 use std::f32::consts::TAU;
 use std::ops::RangeInclusive;
 
+use self::said::Said;
 use crate::architecture::{Rope, Speeds};
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
@@ -14,56 +17,89 @@ pub(super) const DEFAULT_THETA: f32 = 10_000.0;
 const THETA: RangeInclusive<f32> = 1.0..=1e12;
 const FACTOR: RangeInclusive<f32> = 1e-3..=1e6;
 
-/// The rotary positions of a model over `dims` numbers of each head: `rope_theta` and
-/// `rope_scaling`, or `rope_parameters` in newer files.
-pub(super) fn read(
-    config: &Section<'_>,
-    dims: u32,
-    max_context: u32,
-    default_theta: f32,
-) -> Result<Rope, ModelError> {
-    let newer = config.section("rope_parameters")?;
-    let theta = match config.optional_number("rope_theta", THETA)? {
-        Some(theta) => Some(theta),
-        None => {
-            newer.as_ref().map(|s| s.optional_number("rope_theta", THETA)).transpose()?.flatten()
+/// What a family knows of its rotary positions before it reads the file.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// How many numbers of each head could be turned.
+    pub(super) dims: u32,
+    /// Longest context in tokens.
+    pub(super) max_context: u32,
+    /// The base where the file is silent.
+    pub(super) theta: f32,
+    /// Whether the authors' default is another than mlx-lm's, so that the file has to say it.
+    pub(super) theta_is_doubtful: bool,
+    /// Whether the family can turn a part of each head.
+    pub(super) partial: bool,
+    /// The layers that are meant, in a family whose layers differ.
+    pub(super) layers: Option<&'static str>,
+}
+
+/// Layers that see everything, as `rope_parameters` and `layer_types` call them.
+pub(super) const EVERYWHERE: &str = "full_attention";
+/// Layers that see a window.
+pub(super) const NEARBY: &str = "sliding_attention";
+
+impl Asked {
+    /// Whole heads of `dims` numbers, in all layers alike, by the usual base.
+    pub(super) const fn usual(dims: u32, max_context: u32) -> Self {
+        Self {
+            dims,
+            max_context,
+            theta: DEFAULT_THETA,
+            theta_is_doubtful: false,
+            partial: false,
+            layers: None,
         }
-    };
-    let scaling = config.section("rope_scaling")?.or(newer);
-    let mut rope = plain(config, dims, theta.unwrap_or(default_theta))?;
-    if let Some(scaling) = scaling {
-        stretch(&mut rope, theta.unwrap_or(default_theta), config, &scaling, max_context)?;
     }
-    Ok(rope)
-}
 
-/// Rotary positions as they are, over `dims` numbers of each head.
-pub(super) fn plain(config: &Section<'_>, dims: u32, theta: f32) -> Result<Rope, ModelError> {
-    if !dims.is_multiple_of(2) || dims == 0 {
-        let problem = format!("is {dims}; rotary embeddings need an even number");
-        return Err(config.problem("head_dim", problem));
+    /// The rotary positions that the file describes: `rope_theta` and `rope_scaling` as transformers
+    /// 4 writes them, `rope_parameters` as 5 does. Both places may be filled if they say the same.
+    pub(super) fn read(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
+        let said = Said::find(config, self.layers)?;
+        let theta_key = said.theta_key();
+        let theta = said.number("rope_theta", theta_key, THETA)?;
+        if theta.is_none() && self.theta_is_doubtful {
+            config.doubt_silence(theta_key);
+        }
+        let theta = theta.unwrap_or(self.theta);
+        let part_key = "partial_rotary_factor";
+        let part = said.number(part_key, part_key, 1e-3..=1.0)?.unwrap_or(1.0);
+        if part < 1.0 && !self.partial {
+            let problem = format!("is {part}; models of this family turn whole heads");
+            return Err(said.problem(part_key, problem));
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a part of a head's width, rounded down as the authors do"
+        )]
+        let dims = if part < 1.0 { (self.dims as f32 * part) as u32 } else { self.dims };
+        if !dims.is_multiple_of(2) || dims == 0 {
+            let problem = format!("is {dims}; rotary embeddings need an even number");
+            return Err(config.problem("head_dim", problem));
+        }
+        let mut rope = Rope {
+            dims,
+            traditional: config.flag("rope_traditional", false)?,
+            speeds: Speeds::Base { base: theta, scale: 1.0 },
+            amplitude: 1.0,
+        };
+        if let Some(section) = said.section() {
+            stretch(&mut rope, theta, config, section, self.max_context)?;
+        }
+        Ok(rope)
     }
-    Ok(Rope {
-        dims,
-        traditional: config.flag("rope_traditional", false)?,
-        speeds: Speeds::Base { base: theta, scale: 1.0 },
-        amplitude: 1.0,
-    })
-}
-
-/// A base frequency under another key, as Gemma 3 has for its local layers.
-pub(super) fn theta(config: &Section<'_>, key: &str, default: f32) -> Result<f32, ModelError> {
-    Ok(config.optional_number(key, THETA)?.unwrap_or(default))
 }
 
 /// The factor by which DeepSeek's models multiply attention scores when positions are stretched
 /// (`mscale_all_dim`, squared: queries and keys have it once each).
 pub(super) fn score_factor(config: &Section<'_>) -> Result<f32, ModelError> {
-    let Some(scaling) = config.section("rope_scaling")? else {
+    let said = Said::find(config, None)?;
+    let Some(section) = said.section() else {
         return Ok(1.0);
     };
-    let all = scaling.optional_number("mscale_all_dim", 0.0..=1e3)?.unwrap_or(0.0);
-    let factor = scaling.optional_number("factor", FACTOR)?.unwrap_or(1.0);
+    let all = section.optional_number("mscale_all_dim", 0.0..=1e3)?.unwrap_or(0.0);
+    let factor = section.optional_number("factor", FACTOR)?.unwrap_or(1.0);
     let growth = if all == 0.0 { 1.0 } else { yarn_growth(factor, all) };
     Ok(growth * growth)
 }
@@ -75,36 +111,41 @@ fn stretch(
     scaling: &Section<'_>,
     max_context: u32,
 ) -> Result<(), ModelError> {
-    let key = if scaling.value("type").is_some() { "type" } else { "rope_type" };
+    let (key, kind) = said::kind_of(scaling)?;
     // One period for each pair of numbers, before any stretching.
     let dims = rope.dims;
     let periods = || (0..dims).step_by(2).map(move |dim| theta.powf(dim as f32 / dims as f32));
-    match scaling.text(key)? {
-        None | Some("default") => {}
-        Some("linear") => {
+    match kind {
+        "default" => said::expect_keys(scaling, &[])?,
+        "linear" => {
+            said::expect_keys(scaling, &["factor"])?;
             let factor = scaling.number("factor", FACTOR)?;
             rope.speeds = Speeds::Base { base: theta, scale: factor.recip() };
         }
-        Some("llama3") => {
-            let llama3 = Llama3::read(scaling)?;
+        "llama3" => {
+            said::expect_keys(scaling, &["factor", "low_freq_factor", "high_freq_factor"])?;
+            let llama3 = Llama3::read(config, scaling)?;
             rope.speeds = Speeds::Periods(periods().map(|period| llama3.period(period)).collect());
         }
-        Some("yarn" | "deepseek_yarn") => {
-            let yarn = Yarn::read(scaling)?;
+        "yarn" => {
+            said::expect_keys(scaling, Yarn::KEYS)?;
+            let yarn = Yarn::read(config, scaling)?;
             // Pairs are told apart by how much more often one turns than the next.
             if theta <= 1.0 {
                 return Err(config.problem("rope_theta", "is 1; `yarn` needs more"));
             }
             rope.speeds = Speeds::Periods(yarn.periods(theta, &periods().collect::<Vec<_>>()));
-            rope.amplitude = yarn.amplitude();
+            rope.amplitude = attention_factor(scaling)?.unwrap_or(yarn.amplitude());
         }
-        Some("longrope" | "su") => {
+        "longrope" => {
+            said::expect_keys(scaling, &["long_factor", "short_factor", "factor", ATTENTION])?;
             let factors = long_factors(scaling, dims / 2)?;
             let stretched = periods().zip(factors).map(|(period, factor)| period * factor);
             rope.speeds = Speeds::Periods(stretched.collect());
-            rope.amplitude = long_amplitude(config, scaling, max_context)?;
+            let amplitude = long_amplitude(config, scaling, max_context)?;
+            rope.amplitude = attention_factor(scaling)?.unwrap_or(amplitude);
         }
-        Some(other) => {
+        other => {
             let other: String = other.chars().take(40).collect();
             let problem = format!(
                 "`{other}` is not supported; supported are `default`, `linear`, `llama3`, `yarn` \
@@ -116,9 +157,33 @@ fn stretch(
     Ok(())
 }
 
-fn original_context(section: &Section<'_>, default: u32) -> Result<u32, ModelError> {
+const ATTENTION: &str = "attention_factor";
+
+/// What turned numbers are multiplied by, where a file says it instead of leaving it to be derived.
+fn attention_factor(scaling: &Section<'_>) -> Result<Option<f32>, ModelError> {
+    scaling.optional_number(ATTENTION, 1e-3..=1e3)
+}
+
+/// The context of the model before its positions were stretched: beside the scaling (Phi) or in it.
+fn original_context(
+    config: &Section<'_>,
+    scaling: &Section<'_>,
+    default: u32,
+) -> Result<u32, ModelError> {
     let key = "original_max_position_embeddings";
-    Ok(section.optional_count(key, 1..=MAX_CONTEXT)?.unwrap_or(default))
+    let beside = config.optional_count(key, 1..=MAX_CONTEXT)?;
+    let within = scaling.optional_count(key, 1..=MAX_CONTEXT)?;
+    match (within, beside) {
+        (Some(within), Some(beside)) if within != beside => {
+            let problem = format!("is {within}, but beside it `{key}` is {beside}");
+            Err(scaling.problem(key, problem))
+        }
+        (None, None) => {
+            scaling.doubt_silence(key);
+            Ok(default)
+        }
+        (within, beside) => Ok(within.or(beside).unwrap_or(default)),
+    }
 }
 
 /// The scaling of Llama 3.1 (`apply_scaling` in Meta's llama-models).
@@ -130,7 +195,7 @@ struct Llama3 {
 }
 
 impl Llama3 {
-    fn read(scaling: &Section<'_>) -> Result<Self, ModelError> {
+    fn read(config: &Section<'_>, scaling: &Section<'_>) -> Result<Self, ModelError> {
         let low = scaling.optional_number("low_freq_factor", FACTOR)?.unwrap_or(1.0);
         let high = scaling.optional_number("high_freq_factor", FACTOR)?.unwrap_or(4.0);
         if high <= low {
@@ -138,7 +203,7 @@ impl Llama3 {
             return Err(scaling.problem("high_freq_factor", problem));
         }
         let factor = scaling.number("factor", FACTOR)?;
-        Ok(Self { factor, low, high, context: original_context(scaling, 8192)? as f32 })
+        Ok(Self { factor, low, high, context: original_context(config, scaling, 8192)? as f32 })
     }
 
     /// Pairs that turn less than `low` times in the original context are slowed by `factor`, those
@@ -167,19 +232,37 @@ struct Yarn {
     slow: f32,
     growth: f32,
     growth_of_scores: f32,
+    /// Whether the ramp begins and ends at whole pairs (`truncate`).
+    whole_pairs: bool,
 }
 
 impl Yarn {
-    fn read(scaling: &Section<'_>) -> Result<Self, ModelError> {
+    const KEYS: &[&str] =
+        &["factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", ATTENTION];
+
+    fn read(config: &Section<'_>, scaling: &Section<'_>) -> Result<Self, ModelError> {
         const TURNS: RangeInclusive<f32> = 1e-3..=1e6;
         const GROWTH: RangeInclusive<f32> = 0.0..=1e3;
+        let growth = scaling.optional_number("mscale", GROWTH)?;
+        let growth_of_scores = scaling.optional_number("mscale_all_dim", GROWTH)?;
+        for (key, this, other, name) in [
+            ("mscale", growth, growth_of_scores, "mscale_all_dim"),
+            ("mscale_all_dim", growth_of_scores, growth, "mscale"),
+        ] {
+            // DeepSeek's code takes the other for 0, transformers passes over both.
+            let is_alone = this.is_some_and(|value| value != 0.0) && other.is_none();
+            if is_alone && scaling.value(ATTENTION).is_none() {
+                return Err(scaling.problem(key, format!("stands without `{name}`")));
+            }
+        }
         Ok(Self {
             factor: scaling.number("factor", FACTOR)?,
-            context: original_context(scaling, 4096)? as f32,
+            context: original_context(config, scaling, 4096)? as f32,
             fast: scaling.optional_number("beta_fast", TURNS)?.unwrap_or(32.0),
             slow: scaling.optional_number("beta_slow", TURNS)?.unwrap_or(1.0),
-            growth: scaling.optional_number("mscale", GROWTH)?.unwrap_or(1.0),
-            growth_of_scores: scaling.optional_number("mscale_all_dim", GROWTH)?.unwrap_or(0.0),
+            growth: growth.unwrap_or(1.0),
+            growth_of_scores: growth_of_scores.unwrap_or(0.0),
+            whole_pairs: scaling.flag("truncate", true)?,
         })
     }
 
@@ -187,8 +270,9 @@ impl Yarn {
         let dims = 2.0 * periods.len() as f32;
         // The pair that turns so many times in the original context.
         let pair = |turns: f32| dims * (self.context / (turns * TAU)).ln() / (2.0 * theta.ln());
-        let first = pair(self.fast).floor().max(0.0);
-        let mut last = pair(self.slow).ceil().min(dims - 1.0);
+        let (first, last) = (pair(self.fast), pair(self.slow));
+        let ends = if self.whole_pairs { (first.floor(), last.ceil()) } else { (first, last) };
+        let (first, mut last) = (ends.0.max(0.0), ends.1.min(dims - 1.0));
         if first == last {
             last += 0.001;
         }
@@ -228,13 +312,19 @@ fn long_amplitude(
     scaling: &Section<'_>,
     max_context: u32,
 ) -> Result<f32, ModelError> {
-    // Phi writes it beside the context, others into the scaling.
-    let written = original_context(scaling, 4096)?;
-    let original = original_context(config, written)? as f32;
+    const KEY: &str = "original_max_position_embeddings";
+    let original = original_context(config, scaling, 4096)? as f32;
     let factor = max_context as f32 / original;
     if original <= 1.0 && factor > 1.0 {
-        let problem = "is 1; `longrope` needs more";
-        return Err(scaling.problem("original_max_position_embeddings", problem));
+        return Err(scaling.problem(KEY, "is 1; `longrope` needs more"));
+    }
+    // Some versions of transformers take this one, others the quotient.
+    if let Some(said) = scaling.optional_number("factor", FACTOR)?
+        && (said / factor - 1.0).abs() > 1e-3
+        && scaling.value(ATTENTION).is_none()
+    {
+        let problem = format!("is {said}, but `max_position_embeddings` is {factor} times `{KEY}`");
+        return Err(scaling.problem("factor", problem));
     }
     Ok(if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() })
 }
@@ -264,6 +354,7 @@ mod tests {
             slow: 1.0,
             growth: 1.0,
             growth_of_scores: 1.0,
+            whole_pairs: true,
         };
         let plain: Vec<f32> = (0..32).map(|pair| 10_000_f32.powf(pair as f32 / 32.0)).collect();
         let stretched = yarn.periods(10_000.0, &plain);
@@ -272,6 +363,14 @@ mod tests {
         assert!(ratios.is_sorted_by(|a, b| *a <= *b + 1e-4), "{ratios:?}");
         assert!(ratios.iter().any(|ratio| (2.0..30.0).contains(ratio)), "{ratios:?}");
         assert_eq!(yarn.amplitude(), 1.0);
+        let exact = Yarn { whole_pairs: false, ..yarn };
+        let first = |yarn: &Yarn| {
+            let stretched = yarn.periods(10_000.0, &plain);
+            stretched.iter().zip(&plain).position(|(a, b)| a / b > 1.0 + 1e-4).unwrap()
+        };
+        // The ramp begins at 10.47 and not at 10, of which pair 11 is the first above either.
+        assert_eq!((first(&yarn), first(&exact)), (11, 11));
+        assert_ne!(yarn.periods(10_000.0, &plain)[11], exact.periods(10_000.0, &plain)[11]);
         let louder = Yarn { growth_of_scores: 0.0, ..yarn };
         assert!((louder.amplitude() - (0.1 * 40_f32.ln() + 1.0)).abs() < 1e-6);
     }

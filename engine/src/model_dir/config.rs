@@ -1,8 +1,6 @@
 //! `config.json` as types whose values a model can really have.
 
-use std::path::Path;
-
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::ModelError;
 use super::json::Section;
@@ -77,22 +75,20 @@ impl ModelConfig {
     }
 
     /// Whether the model has files of weights.
-    pub(crate) fn has_weights(file: &Path, json: &Map<String, Value>) -> bool {
-        Section::root(file, json).value("model_type").and_then(Value::as_str) != Some(FAKE)
+    pub(crate) fn has_weights(root: &Section<'_>) -> bool {
+        root.value("model_type").and_then(Value::as_str) != Some(FAKE)
     }
 
     /// `has` tells whether the files hold a tensor of that name.
     pub(crate) fn parse(
-        file: &Path,
-        json: &Map<String, Value>,
+        root: &Section<'_>,
         has: &dyn Fn(&str) -> bool,
     ) -> Result<Self, ModelError> {
-        let root = Section::root(file, json);
         let Some(model_type) = root.text("model_type")? else {
             return Err(root.problem("model_type", "is missing"));
         };
         if model_type == FAKE {
-            return FakeConfig::parse(&root).map(Self::Fake);
+            return FakeConfig::parse(root).map(Self::Fake);
         }
         let Some(family) = families::of(model_type) else {
             let other: String = model_type.chars().take(40).collect();
@@ -101,7 +97,7 @@ impl ModelConfig {
                 format!("`{other}` is not supported; supported are `{}`", known.join("`, `"));
             return Err(root.problem("model_type", problem));
         };
-        family(&Source { config: root, has }).map(Self::Transformer)
+        family(&Source { config: root.clone(), has }).map(Self::Transformer)
     }
 }
 

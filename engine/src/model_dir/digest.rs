@@ -65,6 +65,13 @@ impl ModelDigest {
     }
 }
 
+/// The bytes of a tensor that stand for all of them.
+pub(super) fn sample_of(tensor: &TensorInfo) -> Result<Vec<u8>, ModelError> {
+    let io = |source| ModelError::io(&tensor.file, source);
+    let mut file = File::open(&tensor.file).map_err(io)?;
+    sample(&mut file, tensor).map_err(io)
+}
+
 fn sample(file: &mut File, tensor: &TensorInfo) -> std::io::Result<Vec<u8>> {
     let length = tensor.byte_count().min(SAMPLE_BYTES);
     let start = tensor.bytes.start + (tensor.byte_count() - length) / 2;

@@ -75,6 +75,24 @@ pub enum ModelError {
         /// Its type and shape in the file.
         found: String,
     },
+    /// The files hold tensors that no part of the model has a use for: they are those of another
+    /// model than the configuration says.
+    #[error(
+        "{}: no part of a model of the type `{model_type}` has a use for {count} of the tensors: \
+         `{names}`{}: `model_type` or the sizes in config.json are those of another model",
+        folder.display(),
+        if *count > names.split("`, `").count() { " and others" } else { "" }
+    )]
+    UnclaimedTensors {
+        /// The model's folder.
+        folder: PathBuf,
+        /// How many there are.
+        count: usize,
+        /// The first few of them.
+        names: String,
+        /// What the configuration calls the model.
+        model_type: String,
+    },
     /// A stage was asked for layers that the model does not have.
     #[error("layers {range} of a model with {layers} layers")]
     NoSuchLayers {

@@ -3,7 +3,7 @@
 //! Only headers are read here. A header comes from outside, so every offset is checked against the
 //! file and against the tensor's shape before anything is allocated for it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -15,6 +15,7 @@ use safetensors::Dtype;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::ModelError;
+use super::error::shown;
 use super::json::{Section, parse_object, plain_file, read_bounded};
 
 const SINGLE: &str = "model.safetensors";
@@ -48,8 +49,11 @@ impl TensorInfo {
     }
 }
 
-/// Every tensor of the folder by name.
-pub(crate) fn read_tensors(folder: &Path) -> Result<BTreeMap<String, TensorInfo>, ModelError> {
+/// Every tensor of the folder by name. `warnings` takes what an index gets wrong without harm.
+pub(crate) fn read_tensors(
+    folder: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<BTreeMap<String, TensorInfo>, ModelError> {
     let mut tensors = BTreeMap::new();
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
@@ -57,19 +61,23 @@ pub(crate) fn read_tensors(folder: &Path) -> Result<BTreeMap<String, TensorInfo>
         add_file(&single, &mut tensors)?;
     } else if index.exists() {
         let listed = read_index(folder, &index)?;
-        for file in listed.keys() {
-            if !file.exists() {
-                let wanted = format!("{INDEX} lists it");
-                return Err(ModelError::MissingFile { file: file.clone(), wanted });
-            }
+        let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) =
+            listed.keys().partition(|file| file.exists());
+        for file in there {
             add_file(file, &mut tensors)?;
         }
-        for (file, name) in listed.iter().flat_map(|(f, names)| names.iter().map(move |n| (f, n))) {
-            if tensors.get(name).is_none_or(|tensor| *tensor.file != **file) {
-                let problem = format!("does not hold `{name}`, but {INDEX} says so");
-                return Err(ModelError::malformed(file, problem));
-            }
+        if !gone.is_empty() {
+            find_elsewhere(folder, &listed, &mut tensors)?;
+            let names = gone.iter().take(MOST_NAMED).filter_map(|file| file.file_name());
+            let list: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
+            warnings.push(shown(format!(
+                "{INDEX}: lists {} files that are not there, such as `{}`; their tensors are in \
+                 others",
+                gone.len(),
+                list.join("`, `")
+            )));
         }
+        expect_listed(&listed, &tensors, warnings)?;
     } else {
         let wanted = format!("a model has either this file or {INDEX}");
         return Err(ModelError::MissingFile { file: single, wanted });
@@ -77,13 +85,71 @@ pub(crate) fn read_tensors(folder: &Path) -> Result<BTreeMap<String, TensorInfo>
     Ok(tensors)
 }
 
+/// More would not help a reader.
+const MOST_NAMED: usize = 3;
+
+type Listed = BTreeMap<PathBuf, Vec<String>>;
+
+/// Takes what an index expects in files that are not there from files that it does not list: a model
+/// that was divided anew under an old index.
+fn find_elsewhere(
+    folder: &Path,
+    listed: &Listed,
+    tensors: &mut BTreeMap<String, TensorInfo>,
+) -> Result<(), ModelError> {
+    let wanted: BTreeSet<&String> =
+        listed.values().flatten().filter(|name| !tensors.contains_key(*name)).collect();
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).map_err(|source| ModelError::io(folder, source))? {
+        let file = entry.map_err(|source| ModelError::io(folder, source))?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        // As mlx-lm, which never reads an index.
+        let is_shard = name.starts_with("model") && name.ends_with(".safetensors");
+        if is_shard && !listed.contains_key(&file) && file.exists() {
+            add_file(&file, &mut found)?;
+        }
+    }
+    tensors.extend(found.into_iter().filter(|(name, _)| wanted.contains(name)));
+    Ok(())
+}
+
+/// Every tensor of an index is somewhere; in which of the files matters to nobody.
+fn expect_listed(
+    listed: &Listed,
+    tensors: &BTreeMap<String, TensorInfo>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ModelError> {
+    let mut astray = 0;
+    for (file, name) in listed.iter().flat_map(|(f, names)| names.iter().map(move |n| (f, n))) {
+        match tensors.get(name) {
+            Some(tensor) if *tensor.file == **file => {}
+            Some(_) => astray += usize::from(file.exists()),
+            None if file.exists() => {
+                let problem = format!("does not hold `{name}`, but {INDEX} says so");
+                return Err(ModelError::malformed(file, problem));
+            }
+            None => {
+                let wanted = format!("{INDEX} lists it");
+                return Err(ModelError::MissingFile { file: file.clone(), wanted });
+            }
+        }
+    }
+    if astray > 0 {
+        warnings.push(format!("{INDEX}: {astray} tensors are in other files than it says"));
+    }
+    Ok(())
+}
+
 /// The names that an index expects in each file.
-fn read_index(folder: &Path, index: &Path) -> Result<BTreeMap<PathBuf, Vec<String>>, ModelError> {
+fn read_index(folder: &Path, index: &Path) -> Result<Listed, ModelError> {
     let json = parse_object(index, &read_bounded(index, MAX_INDEX_BYTES)?)?;
     let root = Section::root(index, &json);
     let map =
         root.section("weight_map")?.ok_or_else(|| root.problem("weight_map", "is missing"))?;
-    let mut files: BTreeMap<PathBuf, Vec<String>> = BTreeMap::new();
+    let mut files = Listed::new();
     for (name, _) in map.entries() {
         let file = map
             .text(name)?

@@ -3,10 +3,13 @@
 
 mod strict;
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
@@ -46,22 +49,66 @@ pub(crate) fn parse_object(file: &Path, bytes: &[u8]) -> Result<Map<String, Valu
 }
 
 /// One object of a JSON file, with its place in it for messages.
+///
+/// It remembers which keys were asked for, so that the others can be told: a key that nobody asked
+/// for may change what the file means.
+#[derive(Clone)]
 pub(crate) struct Section<'a> {
     file: &'a Path,
     prefix: String,
     map: &'a Map<String, Value>,
+    /// The keys that were asked for, with those of the objects around them; of the whole file.
+    asked: Rc<RefCell<BTreeSet<String>>>,
+    /// Those that are silent where readers of these files do not agree what that means.
+    doubts: Rc<RefCell<BTreeSet<String>>>,
 }
 
 impl<'a> Section<'a> {
-    pub(crate) const fn root(file: &'a Path, map: &'a Map<String, Value>) -> Self {
-        Self { file, prefix: String::new(), map }
+    pub(crate) fn root(file: &'a Path, map: &'a Map<String, Value>) -> Self {
+        let (asked, doubts) = (Rc::default(), Rc::default());
+        Self { file, prefix: String::new(), map, asked, doubts }
+    }
+
+    /// The keys of this object that nobody has asked for, with what they hold; `null` is nothing.
+    pub(crate) fn never_asked(&self) -> Vec<(&'a str, &'a Value)> {
+        let asked = self.asked.borrow();
+        let is_new = |key: &str| !asked.contains(&format!("{}{key}", self.prefix));
+        self.map
+            .iter()
+            .filter(|(key, value)| !value.is_null() && is_new(key))
+            .map(|(key, value)| (key.as_str(), value))
+            .collect()
+    }
+
+    /// Notes that `key` has to be there, if it is not: mlx-lm and transformers have other defaults.
+    pub(crate) fn doubt_silence(&self, key: &str) {
+        if self.value(key).is_none() {
+            self.doubts.borrow_mut().insert(format!("{}{key}", self.prefix));
+        }
+    }
+
+    /// Refuses a file that is silent where that was doubted.
+    pub(crate) fn expect_no_doubts(&self) -> Result<(), ModelError> {
+        match self.doubts.borrow().first() {
+            None => Ok(()),
+            Some(key) => Err(ModelError::Config {
+                file: self.file.to_owned(),
+                key: shown(key.clone()),
+                problem: "is missing, and mlx-lm and transformers have other defaults".to_owned(),
+            }),
+        }
+    }
+
+    /// The key as messages name it: with those of the objects around it.
+    pub(crate) fn path_of(&self, key: &str) -> String {
+        shown(format!("{}{key}", self.prefix))
     }
 
     /// An error about `key` of this object.
     pub(crate) fn problem(&self, key: &str, problem: impl Into<String>) -> ModelError {
         ModelError::Config {
             file: self.file.to_owned(),
-            key: shown(format!("{}{key}", self.prefix)),
+            key: self.path_of(key),
             problem: shown(problem.into()),
         }
     }
@@ -69,7 +116,14 @@ impl<'a> Section<'a> {
     /// The value of `key`; `null` counts as absent, as it does for the libraries that write these
     /// files.
     pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
+        self.asked.borrow_mut().insert(format!("{}{key}", self.prefix));
         self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Whether the file says nothing of `key`, not even `null`. Where an author's default is not
+    /// "none", `null` and silence are two things.
+    pub(crate) fn is_silent(&self, key: &str) -> bool {
+        !self.map.contains_key(key)
     }
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
@@ -80,7 +134,8 @@ impl<'a> Section<'a> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Object(map)) => {
-                Ok(Some(Section { file: self.file, prefix: format!("{}{key}.", self.prefix), map }))
+                let prefix = format!("{}{key}.", self.prefix);
+                Ok(Some(Section { prefix, map, ..self.clone() }))
             }
             Some(other) => Err(self.problem(key, format!("is {}, not an object", brief(other)))),
         }
@@ -171,6 +226,17 @@ impl<'a> Section<'a> {
         self.list(key, &expected, number)?.ok_or_else(|| self.problem(key, "is missing"))
     }
 
+    /// A second key for what is known already: has to say the same, if it says anything.
+    pub(crate) fn agrees(&self, key: &str, known: u32, as_what: &str) -> Result<(), ModelError> {
+        match self.value(key) {
+            Some(value) if value.as_u64() != Some(u64::from(known)) => {
+                let problem = format!("is {}, but `{as_what}` says {known}", brief(value));
+                Err(self.problem(key, problem))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A list of counts; absent is empty.
     pub(crate) fn counts(&self, key: &str) -> Result<Vec<u32>, ModelError> {
         let count = |value: &Value| value.as_u64().and_then(|n| u32::try_from(n).ok());
@@ -226,7 +292,7 @@ fn as_f32(value: &Value) -> Option<f32> {
 }
 
 /// A value for a message: short whatever a hostile file holds.
-fn brief(value: &Value) -> String {
+pub(crate) fn brief(value: &Value) -> String {
     match value {
         Value::Object(_) => "an object".to_owned(),
         Value::Array(_) => "a list".to_owned(),

@@ -20,6 +20,7 @@ const LONGEST_MESSAGE: usize = 8000;
 /// Names and texts that mean something in some configuration.
 const WORDS: &[&str] = &[
     "attention_bias",
+    "attention_factor",
     "attn_logit_softcapping",
     "beta_fast",
     "beta_slow",
@@ -80,6 +81,7 @@ const WORDS: &[&str] = &[
     "quantization_config",
     "query_pre_attn_scalar",
     "rms_norm_eps",
+    "rope_interleave",
     "rope_local_base_freq",
     "rope_parameters",
     "rope_scaling",
@@ -93,8 +95,10 @@ const WORDS: &[&str] = &[
     "sliding_window_pattern",
     "step_micros",
     "text_config",
+    "swiglu_limit",
     "tie_word_embeddings",
     "topk_group",
+    "truncate",
     "type",
     "use_sliding_window",
     "v_head_dim",

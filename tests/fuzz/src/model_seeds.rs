@@ -56,11 +56,19 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
     }, "original_max_position_embeddings": 32, "partial_rotary_factor": 1.0});
     let quantized = json!({"quantization": {"group_size": 32, "bits": 4, "mode": "affine"}});
     let experts = json!({
-        "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32, "norm_topk_prob": true, "decoder_sparse_step": 1,
-        "mlp_only_layers": [1], "layer_types": ["full_attention", "sliding_attention"],
-        "sliding_window": 16,
+        "num_local_experts": 4, "num_experts_per_tok": 2,
+        "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 16,
     });
+    let mut qwen_experts = json!({
+        "num_experts": 4, "moe_intermediate_size": 32, "norm_topk_prob": true,
+        "decoder_sparse_step": 1, "mlp_only_layers": [1], "use_sliding_window": true,
+        "rope_theta": 1e6,
+    });
+    qwen_experts.as_object_mut().unwrap().extend(experts.as_object().unwrap().clone());
+    let qwen = json!({"use_sliding_window": true, "sliding_window": 8, "rope_theta": 1e6});
+    let qwen_parameters = json!({"rope_parameters": {
+        "rope_type": "linear", "factor": 2.0, "rope_theta": 1e6,
+    }});
     let mut deepseek = json!({
         "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "kv_lora_rank": 16,
         "q_lora_rank": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2,
@@ -99,11 +107,11 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         ),
         (sizes("llama", json!({})), packed("mlp.gate_proj", "U8", 4).to_vec()),
         (sizes("mistral", yarn), Vec::new()),
-        (sizes("qwen2", json!({"use_sliding_window": true, "sliding_window": 8})), Vec::new()),
-        (sizes("qwen3", json!({"rope_scaling": {"type": "linear", "factor": 2.0}})), Vec::new()),
-        (sizes("qwen3_moe", experts.clone()), Vec::new()),
+        (sizes("qwen2", qwen), Vec::new()),
+        (sizes("qwen3", qwen_parameters), Vec::new()),
+        (sizes("qwen3_moe", qwen_experts.clone()), Vec::new()),
         (
-            sizes("qwen3_moe", experts.clone()),
+            sizes("qwen3_moe", qwen_experts),
             vec![float(&format!("{layer}mlp.experts.0.gate_proj.weight"), &[32, 32])],
         ),
         (sizes("mixtral", experts.clone()), Vec::new()),
@@ -116,7 +124,10 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
                 .to_vec(),
         ),
         (sizes("phi3", long), Vec::new()),
-        (sizes("gemma2", json!({"final_logit_softcapping": 30.0})), Vec::new()),
+        (
+            sizes("gemma2", json!({"final_logit_softcapping": 30.0, "query_pre_attn_scalar": 16})),
+            Vec::new(),
+        ),
         (text, Vec::new()),
         (inside, Vec::new()),
         (sizes("gpt_oss", experts.clone()), Vec::new()),

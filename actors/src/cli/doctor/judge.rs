@@ -246,7 +246,11 @@ fn models(settings: &Settings, seen: &Seen) -> Vec<Finding> {
         Finding::warning(format!("model {name}"), why.clone())
             .advise("other nodes may serve it; copy its files again to have this one take part")
     });
-    std::iter::once(first).chain(broken).collect()
+    let odd = models.warnings.iter().map(|(name, what)| {
+        Finding::warning(format!("model {name}"), what.clone())
+            .advise("it is used all the same; see whether its answers are what they should be")
+    });
+    std::iter::once(first).chain(broken).chain(odd).collect()
 }
 
 fn worker(device: &Result<Device, String>) -> Finding {

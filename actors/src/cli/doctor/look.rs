@@ -58,9 +58,13 @@ pub(super) async fn look(settings: &Settings) -> Seen {
         api,
         node,
         wanted: wanted.into_iter().map(|name| (name.clone(), model(&inventory, &name))).collect(),
-        models: std::fs::read_dir(&settings.models_dir)
-            .map_err(|error| error.to_string())
-            .map(|_| ModelsSeen { usable: inventory.held().len(), unusable: inventory.unusable() }),
+        models: std::fs::read_dir(&settings.models_dir).map_err(|error| error.to_string()).map(
+            |_| ModelsSeen {
+                usable: inventory.held().len(),
+                unusable: inventory.unusable(),
+                warnings: inventory.warnings(),
+            },
+        ),
         memory: machine::memory_bytes().ok(),
         memory_allowed: machine::memory_allowed(),
         memory_available: machine::memory().available_bytes,

@@ -120,6 +120,8 @@ pub(super) enum NodeSeen {
 pub(super) struct ModelsSeen {
     pub(super) usable: usize,
     pub(super) unusable: Vec<(ModelName, String)>,
+    /// What is odd about those that can be used.
+    pub(super) warnings: Vec<(ModelName, String)>,
 }
 
 /// A model that is asked for.

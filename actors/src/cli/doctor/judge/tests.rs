@@ -30,7 +30,7 @@ fn well() -> Seen {
         listen: Port::Free,
         api: Port::Free,
         node: NodeSeen::Nothing,
-        models: Ok(ModelsSeen { usable: 2, unusable: Vec::new() }),
+        models: Ok(ModelsSeen { usable: 2, unusable: Vec::new(), warnings: Vec::new() }),
         wanted: Vec::new(),
         memory: Some(16 << 30),
         memory_available: Some(11 << 30),
