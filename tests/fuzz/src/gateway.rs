@@ -77,6 +77,8 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         cors_origins: vec!["https://example.org".to_owned()],
         context: CONTEXT,
         limits: Limits { body_bytes: 1 << 16, ..Limits::default() },
+        // Never told that the node leaves: requests are taken.
+        leaving: watch::channel(false).1,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     Server { runtime, router: gateway::router(state), _models: models, _view: view }

@@ -91,11 +91,14 @@ fn what_the_disk_refused_is_stored_as_it_holds_when_it_can_be() {
     node.on(NOON, Event::Refused(vec![name("heard")]));
     // Changes that were refused; the disk may hold them all the same.
     for (ticket, model, wanted) in [(1, "kept", None), (2, "new", context(3))] {
-        node.on(NOON, Event::Change { ticket, model: name(model), wanted });
+        node.on(NOON, Event::Change { ticket, model: name(model), wanted, again: false });
     }
     node.on(NOON, Event::Stored { ticket: 2, result: Err("full".to_owned()) });
     assert!(node.is_behind());
-    node.on(NOON, Event::Change { ticket: 3, model: name("heard"), wanted: context(4) });
+    node.on(
+        NOON,
+        Event::Change { ticket: 3, model: name("heard"), wanted: context(4), again: false },
+    );
     let action = node.on(NOON, Event::DiskReady);
     let forget = vec![name("new")];
     assert_eq!(action, [Action::Store { ticket: None, put: vec![], forget }]);

@@ -201,7 +201,6 @@ impl Usual {
             Never => false,
             Empty => is_empty(value),
             Flag(usual) => value.as_bool() == Some(usual),
-            #[expect(clippy::float_cmp, reason = "small whole numbers, which are exact")]
             Number(usual) => value.as_f64() == Some(usual),
             Word(usual) => value == usual,
             Kind(usual) => value.get("type").is_some_and(|kind| kind == usual),
