@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::credentials::{CERTIFICATE_NAME, Credentials};
-use crate::gate::{Gate, MAX_HANDSHAKES, Verdict};
+use crate::gate::{Gate, Verdict};
 use crate::handshake::{self, Local, canonical};
 use crate::hello::{InvalidHello, LocalHello, check_info};
 use crate::link::Link;
@@ -197,7 +197,7 @@ fn quic_configs(
     let tls = QuicServerConfig::try_from(credentials.server_config()).map_err(no_quic)?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
     server.transport_config(transport_config(limits, false));
-    server.max_incoming(MAX_HANDSHAKES);
+    server.max_incoming(WAITING);
     server.incoming_buffer_size_total(EARLY_PACKETS);
     let tls = QuicClientConfig::try_from(credentials.client_config()).map_err(no_quic)?;
     let mut client = ClientConfig::new(Arc::new(tls));
@@ -218,7 +218,7 @@ async fn answer_callers(quic: quinn::Endpoint, local: Arc<Local>, arrived: Arriv
                 let place = Place { gate: Arc::clone(&gate), address: canonical(address) };
                 tokio::spawn(answer_caller(caller, Arc::clone(&local), arrived.clone(), place));
             }
-            // It cannot fail: a caller that is not proved may be asked.
+            // Nothing of the caller is kept. It cannot fail: one that is not proved may be asked.
             Verdict::Prove => drop(caller.retry()),
             Verdict::Refuse => {
                 tracing::debug!(%address, "caller turned away: too many handshakes under way");
@@ -267,6 +267,9 @@ fn lock(gate: &Mutex<Gate>) -> std::sync::MutexGuard<'_, Gate> {
     gate.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Callers that wait to be looked at, each with its first packet. Looking takes some microseconds, and past
+/// this whoever calls is turned away unseen, honest or not.
+const WAITING: usize = 512;
 /// Outcomes that wait for `accept`; half of them at most are refusals.
 const ARRIVALS: usize = 32;
 /// What callers may send before their handshake is taken up: 1 MiB, all of them together.

@@ -5,9 +5,12 @@ use planaria_transport::{
     LinkReceiver, LinkSender,
 };
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::support::{
-    Authority, HELLO, frame, link, next, number, raw_client_with, raw_connect, raw_greet, raw_read,
-    soon, stream_header, wire,
+    Authority, HELLO, LOOPBACK, frame, link, next, number, raw_client, raw_client_with,
+    raw_connect, raw_greet, raw_read, soon, stream_header, wire,
 };
 
 /// A node with a good link, and with one to a raw peer.
@@ -233,4 +236,66 @@ async fn a_peer_without_datagrams_is_told_apart() {
     let (sender, _receiver) = link.split();
     assert_eq!(sender.try_send_datagram(vec![1].into()), Err(DatagramError::Unsupported));
     scene.good_goes_on().await;
+}
+
+/// Bytes that callers sent, and that were sent to them.
+#[derive(Default)]
+struct Traffic {
+    to_node: AtomicUsize,
+    from_node: AtomicUsize,
+}
+
+/// Callers whose packets reach `node` with a source address that is not theirs, so that no answer reaches
+/// them: they come from a socket that keeps to itself what it is answered.
+async fn forged_callers(node: std::net::SocketAddr, count: usize) -> Arc<Traffic> {
+    let ours = Authority::new();
+    let relay = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let relay_address = relay.local_addr().unwrap();
+    let traffic = Arc::new(Traffic::default());
+    let counted = Arc::clone(&traffic);
+    tokio::spawn(async move {
+        let mut packet = [0; 2048];
+        loop {
+            let (length, from) = relay.recv_from(&mut packet).await.unwrap();
+            if from == node {
+                counted.from_node.fetch_add(length, Ordering::Relaxed);
+            } else {
+                counted.to_node.fetch_add(length, Ordering::Relaxed);
+                relay.send_to(&packet[..length], node).await.unwrap();
+            }
+        }
+    });
+    for _ in 0..count {
+        let client = raw_client(&ours, Some(&ours.certify()), "planaria/1");
+        tokio::spawn(async move {
+            let calling = client.connect(relay_address, planaria_transport::CERTIFICATE_NAME);
+            drop(calling.unwrap().await);
+        });
+    }
+    traffic
+}
+
+#[tokio::test]
+async fn callers_with_a_forged_address_take_no_place_of_who_has_it() {
+    let ours = Authority::new();
+    let (here, good) = (ours.node("here"), ours.node("good"));
+    let traffic = forged_callers(here.local_addr(), 100).await;
+    let sent = || traffic.to_node.load(Ordering::Relaxed);
+    soon(async {
+        while sent() < 100 * 1200 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    // Their handshakes would go on for half a minute. A node at the very address is let in at once.
+    let begun = std::time::Instant::now();
+    for _ in 0..3 {
+        let (dialed, accepted) = link(&good, &here).await;
+        assert_eq!(dialed.peer().name, "here");
+        assert_eq!(accepted.peer().name, "good");
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    let (to, from) = (sent(), traffic.from_node.load(Ordering::Relaxed));
+    assert!(from < 3 * to, "{from} bytes were sent to an address that had sent {to}");
+    assert!(from < to, "a Retry is smaller than what it answers");
 }
