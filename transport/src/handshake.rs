@@ -4,6 +4,7 @@
 //! before the other side has judged *its* certificate. Only the answer to its greeting settles
 //! that, and a refusal arrives in the answer's place.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,7 @@ use crate::path_socket::SharedPaths;
 use crate::quic_config::Limits;
 use crate::quic_link::{ControlStream, establish};
 use crate::refusal::{Party, Refusal};
+use crate::twins::Twins;
 
 /// What this node brings to every handshake.
 pub(crate) struct Local {
@@ -32,11 +34,17 @@ pub(crate) struct Local {
     pub(crate) limits: Limits,
     pub(crate) paths: SharedPaths,
     hello: Mutex<LocalHello>,
+    /// Which process this is.
+    process: u64,
+    twins: Twins,
 }
 
 impl Local {
     pub(crate) fn new(node: NodeId, limits: Limits, hello: LocalHello) -> Self {
-        Self { node, limits, paths: SharedPaths::default(), hello: Mutex::new(hello) }
+        // Random, and another one each time.
+        let process = RandomState::new().build_hasher().finish();
+        let (paths, hello) = (SharedPaths::default(), Mutex::new(hello));
+        Self { node, limits, paths, hello, process, twins: Twins::default() }
     }
 
     pub(crate) fn set_info(&self, info: Bytes) {
@@ -44,7 +52,7 @@ impl Local {
     }
 
     fn hello(&self) -> Hello {
-        self.hello.lock().unwrap_or_else(PoisonError::into_inner).to_hello()
+        self.hello.lock().unwrap_or_else(PoisonError::into_inner).to_hello(self.process)
     }
 }
 
@@ -96,10 +104,13 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
                 name: hello.name,
                 info: hello.info,
                 features: hello.features,
+                process: hello.process,
                 address: canonical(connection.remote_address()),
             };
             let paths = local.paths.clone();
-            Ok(establish(connection, peer, dialing, control, local.limits.idle, paths))
+            let link = establish(connection, peer, dialing, control, local.limits.idle, paths);
+            local.twins.take_note(link.core());
+            Ok(link)
         }
         Err(refusal) => Err(reject(&connection, Some(node), refusal)),
     }
@@ -140,6 +151,7 @@ async fn greet(
     let mut receiving = FrameReader::new(receiving, HELLO_CAP);
     let ack = read(&mut receiving, connection, local.limits.handshake).await?;
     let hello = judge_ack(local.node, node, &ack)?;
+    local.twins.refuse(node, &hello, local.limits).await?;
     Ok((hello, ControlStream { sending, receiving }))
 }
 
@@ -160,9 +172,11 @@ async fn answer(
         Err(error) => return Err(malformed(&error)),
     }
     let mut receiving = FrameReader::new(receiving, HELLO_CAP);
-    let verdict = read(&mut receiving, connection, local.limits.handshake)
-        .await
-        .and_then(|hello| judge_hello(local.node, node, &hello));
+    let greeting = read(&mut receiving, connection, local.limits.handshake).await;
+    let verdict = match greeting.and_then(|hello| judge_hello(local.node, node, &hello)) {
+        Ok(hello) => local.twins.refuse(node, &hello, local.limits).await.map(|()| hello),
+        Err(refusal) => Err(refusal),
+    };
     match verdict {
         Ok(hello) => {
             let ack = HelloAck::Welcome(local.hello());

@@ -10,6 +10,7 @@ use planaria_config::NodeId;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::link::Peer;
 use crate::message::decode_message;
 use crate::peer_text::readable;
 use crate::refusal::{Party, Refusal};
@@ -78,6 +79,10 @@ pub(crate) struct Hello {
     /// Nothing, from a node that was built before there were any.
     #[serde(default)]
     pub(crate) features: Vec<String>,
+    /// Drawn by the process: two that run with one data folder, or with copies of one, differ in it.
+    /// Nothing, from a node that was built before it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +106,7 @@ impl LocalHello {
         if fits && are_words { Ok(()) } else { Err(InvalidHello::Features) }
     }
 
-    pub(crate) fn to_hello(&self) -> Hello {
+    pub(crate) fn to_hello(&self, process: u64) -> Hello {
         Hello {
             major: MAJOR,
             minor: MINOR,
@@ -109,7 +114,16 @@ impl LocalHello {
             name: self.name.clone(),
             info: self.info.clone(),
             features: self.features.clone(),
+            process: Some(process),
         }
+    }
+}
+
+impl Hello {
+    /// Whether it comes from another process than the one that `peer` is, as far as the two say.
+    pub(crate) fn is_of_another_process(&self, peer: &Peer) -> bool {
+        let differs = self.process.zip(peer.process).is_some_and(|(this, that)| this != that);
+        self.generation != peer.incarnation.generation || differs
     }
 }
 
@@ -190,7 +204,7 @@ mod tests {
             info: Bytes::from_static(b"i"),
             features: vec!["abort".to_owned()],
         }
-        .to_hello()
+        .to_hello(1)
     }
 
     fn judge(hello: &Hello) -> Result<Hello, Refusal> {
@@ -267,7 +281,7 @@ mod tests {
             let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/3f70f97");
             std::fs::read(format!("{dir}/{name}.msgpack")).unwrap()
         };
-        let expected = Hello { minor: 0, features: Vec::new(), ..hello() };
+        let expected = Hello { minor: 0, features: Vec::new(), process: None, ..hello() };
         assert_eq!(judge_hello(LOCAL, PEER, &fixture("hello")), Ok(expected.clone()));
         assert_eq!(judge_ack(LOCAL, PEER, &fixture("hello-ack-welcome")), Ok(expected));
         let refused = judge_ack(LOCAL, PEER, &fixture("hello-ack-refused"));

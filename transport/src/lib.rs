@@ -35,6 +35,7 @@ mod queue;
 mod quic_config;
 mod quic_link;
 mod refusal;
+mod twins;
 
 pub use announcement::AnnouncementKey;
 pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};

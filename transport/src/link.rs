@@ -33,6 +33,8 @@ pub struct Peer {
     pub info: Bytes,
     /// What it understands beyond what every node of this major version does, a word each.
     pub features: Vec<String>,
+    /// Which process it is, if it says so: two that share an identity differ in it.
+    pub process: Option<u64>,
     /// Where it was when the link was made.
     pub address: SocketAddr,
 }
@@ -138,6 +140,10 @@ impl Link {
             datagrams: DatagramReceiver::new(Arc::clone(&core), outlets.datagrams),
         };
         Self { sender: LinkSender { core }, receiver }
+    }
+
+    pub(crate) const fn core(&self) -> &Arc<Core> {
+        &self.sender.core
     }
 
     /// The node at the other end.

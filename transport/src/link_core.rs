@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 
 use crate::datagram::{DatagramError, DatagramInlet, datagram_queue};
 use crate::frame::Frame;
@@ -14,6 +15,9 @@ use crate::lane::{Lane, MAX_ACTIVATION_LANES};
 use crate::link::{CloseReason, Inbound, Peer, SendError};
 use crate::paths::Path;
 use crate::queue::{self, PushError};
+
+/// Between two looks whether a peer was heard: an answer on a LAN takes less, a restart of a node far more.
+const LISTEN_EVERY: Duration = Duration::from_millis(10);
 
 /// Moves frames from this side's queues to the other side's.
 pub(crate) trait Carrier: Send + Sync {
@@ -24,6 +28,8 @@ pub(crate) trait Carrier: Send + Sync {
     /// Tells the other side that the link is over.
     fn close(&self, reason: &CloseReason);
     fn rtt(&self) -> Duration;
+    /// Grows with what comes from the other side, and proves that it does.
+    fn heard(&self) -> u64;
     /// The peer can be reached at these addresses as well.
     fn set_alternates(&self, addresses: &[SocketAddr]);
     /// The ways to the other side, if there are several.
@@ -67,6 +73,24 @@ impl Core {
 
     pub(crate) fn rtt(&self) -> Duration {
         self.carrier.rtt()
+    }
+
+    /// Whether the peer says anything within `patience`. One that lives says something at each keep-alive.
+    pub(crate) async fn is_heard(&self, patience: Duration) -> bool {
+        let before = self.carrier.heard();
+        let deadline = Instant::now() + patience;
+        loop {
+            if self.end.borrow().is_some() {
+                return false;
+            }
+            if self.carrier.heard() != before {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(LISTEN_EVERY).await;
+        }
     }
 
     pub(crate) fn set_alternates(&self, addresses: &[SocketAddr]) {

@@ -88,6 +88,10 @@ impl Carrier for Arc<Side> {
         Duration::ZERO
     }
 
+    fn heard(&self) -> u64 {
+        0
+    }
+
     fn set_alternates(&self, _: &[SocketAddr]) {}
 
     fn paths(&self) -> Vec<Path> {
@@ -130,6 +134,7 @@ mod tests {
             name: format!("node {byte}"),
             info: Bytes::new(),
             features: Vec::new(),
+            process: None,
             address: ([127, 0, 0, 1], u16::from(byte)).into(),
         }
     }

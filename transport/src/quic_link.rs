@@ -127,6 +127,12 @@ impl Carrier for QuicCarrier {
         self.connection.rtt()
     }
 
+    fn heard(&self) -> u64 {
+        // Frames that were decrypted: nobody else can have sent them.
+        let frames = self.connection.stats().frame_rx;
+        [frames.acks, frames.ping, frames.datagram, frames.stream].into_iter().sum()
+    }
+
     fn set_alternates(&self, addresses: &[SocketAddr]) {
         // Not while the paths are locked: QUIC sends, and so locks them, while it holds what is asked
         // for here.

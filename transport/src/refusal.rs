@@ -56,6 +56,13 @@ pub enum Refusal {
     },
     /// Both sides have the same node key.
     SameIdentity,
+    /// Another process with the same node key is linked and answers.
+    Twin {
+        /// Who is linked to the other one.
+        by: Party,
+        /// Where that is; in the words of the peer, if it is the one that says so.
+        detail: String,
+    },
     /// No answer in time.
     TimedOut {
         /// How long was waited.
@@ -146,6 +153,12 @@ impl fmt::Display for Refusal {
                 "it has this node's own identity: the address is this node's, or its data \
                  directory was copied",
             ),
+            Self::Twin { by: Us, detail } => write!(
+                f,
+                "another process with its identity is linked, from {detail}, and answers: one of their \
+                 data folders is a copy of the other's, and the one that is linked stays"
+            ),
+            Self::Twin { by: Peer, detail } => write!(f, "it says: {detail}"),
             Self::TimedOut { after } => write!(f, "no answer within {after:?}"),
             Self::Busy => f.write_str("it is busy with other handshakes; trying again will help"),
             Self::Declined { reason } => write!(f, "it declined: {reason}"),
@@ -157,6 +170,24 @@ impl fmt::Display for Refusal {
 impl std::error::Error for Refusal {}
 
 impl Refusal {
+    /// Which kind it is, in one word: for whoever counts refusals or speaks of them only now and then.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::OtherCluster { .. } => "other-cluster",
+            Self::NoCertificate { .. } => "no-certificate",
+            Self::BadCertificate { .. } => "bad-certificate",
+            Self::OtherProtocol { .. } => "other-protocol",
+            Self::MalformedHello { .. } => "malformed-hello",
+            Self::SameIdentity => "same-identity",
+            Self::Twin { .. } => "twin",
+            Self::TimedOut { .. } => "timed-out",
+            Self::Busy => "busy",
+            Self::Declined { .. } => "declined",
+            Self::Failed { .. } => "failed",
+        }
+    }
+
     /// What the peer says by closing a connection with this code.
     pub(crate) fn by_peer(code: u64, reason: String) -> Self {
         let by = Party::Peer;
@@ -164,6 +195,7 @@ impl Refusal {
             OTHER_PROTOCOL => Self::OtherProtocol { by, detail: reason },
             MALFORMED_HELLO => Self::MalformedHello { by, detail: reason },
             SAME_IDENTITY => Self::SameIdentity,
+            TWIN => Self::Twin { by, detail: reason },
             BAD_CERTIFICATE => Self::BadCertificate { by, detail: reason },
             _ => Self::Declined { reason },
         }
@@ -175,6 +207,7 @@ impl Refusal {
             Self::OtherProtocol { .. } => OTHER_PROTOCOL,
             Self::MalformedHello { .. } => MALFORMED_HELLO,
             Self::SameIdentity => SAME_IDENTITY,
+            Self::Twin { .. } => TWIN,
             Self::OtherCluster { .. }
             | Self::NoCertificate { .. }
             | Self::BadCertificate { .. } => BAD_CERTIFICATE,
@@ -190,6 +223,11 @@ impl Refusal {
             Self::OtherProtocol { detail, .. }
             | Self::MalformedHello { detail, .. }
             | Self::BadCertificate { detail, .. } => detail.clone(),
+            Self::Twin { by: Party::Us, detail } => format!(
+                "another process with this node's identity is linked, from {detail}, and answers: this \
+                 data folder is a copy of that one's, or that one of this; stop the other, or start \
+                 this one with an empty data folder"
+            ),
             other => other.to_string(),
         }
     }
@@ -249,6 +287,8 @@ const OTHER_PROTOCOL: u64 = 17;
 const MALFORMED_HELLO: u64 = 18;
 const SAME_IDENTITY: u64 = 19;
 const BAD_CERTIFICATE: u64 = 20;
+/// An older node takes it for another reason to decline, in the same words.
+const TWIN: u64 = 21;
 /// QUIC's own code (RFC 9000, section 20.1).
 const CONNECTION_REFUSED: u64 = 2;
 
@@ -271,6 +311,16 @@ mod tests {
         assert!(said(Party::Peer, 120).contains("does not speak our protocol version"));
         assert_eq!(said(Party::Us, 80), "the connection failed: why");
         assert_eq!(Refusal::from_transport(Party::Peer, 2, ""), Refusal::Busy);
+    }
+
+    #[test]
+    fn a_twin_is_told_what_to_do() {
+        let twin = Refusal::Twin { by: Party::Us, detail: "192.0.2.7:8421".to_owned() };
+        let told = Refusal::by_peer(twin.code(), twin.words());
+        assert!(matches!(told, Refusal::Twin { by: Party::Peer, .. }));
+        for part in ["192.0.2.7:8421", "is a copy", "an empty data folder"] {
+            assert!(told.to_string().contains(part), "{told}");
+        }
     }
 
     #[test]

@@ -89,6 +89,7 @@ pub(crate) fn peer(node: NodeId, features: &[&str]) -> Peer {
         name: format!("node-{}", node.short()),
         info: bytes::Bytes::new(),
         features: features.iter().map(|word| (*word).to_owned()).collect(),
+        process: None,
         address: ([127, 0, 0, 1], 1).into(),
     }
 }

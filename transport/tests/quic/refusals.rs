@@ -256,6 +256,66 @@ async fn oneself_and_ones_double() {
     lets_in(&here, &node(1, "good")).await;
 }
 
+/// A process that runs with an identity, in a generation.
+fn life(identity: &Identity, name: &str, generation: u64) -> Endpoint {
+    let mut config = config(name);
+    config.hello.generation = generation;
+    Endpoint::bind(&credentials(1, identity), config).unwrap()
+}
+
+#[tokio::test]
+async fn of_two_processes_with_one_identity_the_one_that_is_linked_stays() {
+    let (here, identity) = (node(1, "here"), Identity::generate().unwrap());
+    let first = life(&identity, "first", 5);
+    let (at_first, at_here) = link(&first, &here).await;
+    let copies = [5, 6, 4].map(|generation| life(&identity, "copy", generation));
+    for copy in &copies {
+        let error = soon(copy.dial(here.local_addr())).await.unwrap_err();
+        assert!(matches!(error.refusal, Refusal::Twin { by: Party::Peer, .. }), "{error}");
+        assert!(error.to_string().contains(&first.local_addr().to_string()), "{error}");
+        let refused = refused(&here).await;
+        assert!(matches!(refused.refusal, Refusal::Twin { by: Party::Us, .. }), "{refused}");
+        let error = soon(here.dial(copy.local_addr())).await.unwrap_err();
+        assert!(matches!(error.refusal, Refusal::Twin { by: Party::Us, .. }), "{error}");
+    }
+    // Another link of the same process is no twin.
+    let again = link(&first, &here).await;
+    let (at_first, mut received) = at_first.split();
+    let (at_here, mut sent) = at_here.split();
+    at_here.try_send(Lane::Control, frame(7)).unwrap();
+    assert_eq!(number(&next(&mut received).await), 7);
+    at_first.try_send(Lane::Control, frame(8)).unwrap();
+    assert_eq!(number(&next(&mut sent).await), 8);
+    // Once it has ended, another may have its place.
+    drop((again, received, sent));
+    soon(at_first.closed()).await;
+    soon(at_here.closed()).await;
+    let (_, at_here) = link(&copies[0], &here).await;
+    assert_eq!(at_here.peer().name, "copy");
+}
+
+#[tokio::test]
+async fn a_node_that_was_killed_and_started_again_is_let_in_while_its_former_link_still_stands() {
+    let (here, identity) = (node(1, "here"), Identity::generate().unwrap());
+    let (at, copied) = (here.local_addr(), identity.clone());
+    // With its runtime gone it says nothing any more, not even that it closes.
+    let process = tokio::runtime::Runtime::new().unwrap();
+    let linking = process.spawn(async move {
+        let former = life(&copied, "former", 5);
+        let link = former.dial(at).await.unwrap();
+        (former, link)
+    });
+    let at_former = soon(here.accept()).await.unwrap().unwrap();
+    let former = soon(linking).await.unwrap();
+    process.shutdown_background();
+    let (_, at_here) = link(&life(&identity, "again", 6), &here).await;
+    assert_eq!((at_here.peer().name.as_str(), at_here.peer().incarnation.generation), ("again", 6));
+    let (former_link, _receiver) = at_former.split();
+    let still_stands = tokio::time::timeout(Duration::ZERO, former_link.closed()).await.is_err();
+    assert!(still_stands, "its silence was not waited for");
+    std::mem::forget(former);
+}
+
 #[tokio::test]
 async fn the_certificate_says_who_it_is() {
     let ours = Authority::new();
