@@ -353,13 +353,15 @@ pub fn assemble(
     strategy: Strategy,
 ) -> ClusterView {
     let me = context.me;
-    let mut nodes: Vec<NodeView> = view.all().map(|member| node_view(view, member)).collect();
+    let mut nodes: Vec<NodeView> = view.listed().map(|member| node_view(view, member)).collect();
     nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let models = table.models.iter().map(|(name, model)| model_view(view, name, model, strategy));
     ClusterView {
         node: ThisNode {
             id: me.node,
-            name: context.settings.name.clone(),
+            name: view
+                .state_of(me.node)
+                .map_or_else(|| context.settings.name.clone(), |_| view.name(me.node)),
             incarnation: me.generation,
         },
         nodes,
@@ -456,7 +458,7 @@ fn node_view(view: &View, member: &Member) -> NodeView {
     let taken = report.shards.iter().fold(0_u64, |sum, s| sum.saturating_add(s.memory_bytes));
     NodeView {
         id: member.incarnation.node,
-        name: report.name.clone(),
+        name: view.name(member.incarnation.node),
         state: member.state,
         address: member.address.to_string(),
         api: report.api.map(|api| reached_at(api, member.address.ip())),
@@ -486,7 +488,35 @@ fn node_view(view: &View, member: &Member) -> NodeView {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::scheduler::machine::tests::member;
+
+    #[test]
+    fn two_nodes_with_one_name_are_two_everywhere() {
+        let twins = [1, 2].map(|byte| {
+            let mut twin = member(byte, 1, 64);
+            Arc::make_mut(&mut twin.report).name = "studio".to_owned();
+            twin
+        });
+        let nodes = twins.clone().map(|twin| twin.incarnation.node);
+        let view = View::of(twins);
+        let seen: Vec<_> = view.listed().map(|member| node_view(&view, member).name).collect();
+        assert_eq!(seen, ["studio-0101010101", "studio-0202020202"]);
+        // Only the second of them can be lost.
+        let plan = ModelPlan {
+            plan: None,
+            state: ModelState::Ready,
+            reason: String::new(),
+            obstacle: None,
+            unpinned: None,
+            failovers: vec![(nodes[0], None), (nodes[1], Some(Vec::new()))],
+        };
+        let model = model_view(&view, &"m".parse().unwrap(), &plan, Strategy::Latency);
+        assert_eq!(model.failover.keys().collect::<Vec<_>>(), [&seen[0], &seen[1]]);
+        assert!(!model.n_minus_1_safe);
+    }
 
     #[test]
     fn an_api_on_all_addresses_is_where_the_link_leads() {

@@ -8,7 +8,7 @@ pub mod dialing;
 mod peer;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
 
 use crate::context::Context;
+use crate::rare_log::RareLogs;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 use dialing::{Dialing, Target, keep_new};
@@ -29,6 +30,10 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long a replaced link stays open for what is on its way: longer than a healthy round trip,
 /// shorter than anybody waits for an answer.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Callers that are refused and have log lines of their own; all others share theirs. More than an operator
+/// sets up at once with a wrong key.
+const REFUSED_CALLERS: usize = 32;
 
 /// Speaks to links.
 #[derive(Debug, Clone)]
@@ -77,6 +82,8 @@ pub struct State {
     context: Arc<Context>,
     dialing: Dialing,
     peers: BTreeMap<NodeId, Connected>,
+    /// By where they come from and what is wrong with them.
+    refusals: RareLogs<(IpAddr, &'static str)>,
     /// The task that takes incoming links, and the dials under way. Dropped with the actor.
     tasks: JoinSet<()>,
 }
@@ -115,7 +122,8 @@ impl Actor for LinksActor {
         myself.send_interval(TICK, || LinksMessage::Tick);
         let seeds = context.settings.join.clone();
         let dialing = Dialing::new(context.me.node, context.endpoint.local_addr().ip(), seeds);
-        Ok(State { context, dialing, peers: BTreeMap::new(), tasks })
+        let refusals = RareLogs::new(REFUSED_CALLERS);
+        Ok(State { context, dialing, peers: BTreeMap::new(), refusals, tasks })
     }
 
     async fn handle(
@@ -141,7 +149,10 @@ impl Actor for LinksActor {
                 }
             }
             LinksMessage::Refused(refused) => {
-                tracing::warn!(reason = %refused, "refused a node");
+                let caller = (refused.address.ip(), refused.refusal.kind());
+                if let Some(count) = state.refusals.another(Instant::now(), caller) {
+                    tracing::warn!(reason = %refused, count, "refused a node");
+                }
             }
             LinksMessage::Tick => {
                 state.dial_due(&myself);
@@ -253,7 +264,7 @@ impl State {
                 self.context.handles.membership.link_down(former);
             }
         }
-        self.dialing.linked(Instant::now(), incarnation, true);
+        self.dialing.linked(Instant::now(), incarnation, sender.address());
         self.context.router.add_link(sender.clone());
         self.context.handles.membership.link_up(sender);
         self.context.handles.capabilities.link_up();
@@ -282,7 +293,7 @@ impl State {
         };
         let incarnation = connected.link.peer().incarnation;
         connected.link.close("its actor ended");
-        self.dialing.linked(Instant::now(), incarnation, false);
+        self.dialing.unlinked(Instant::now(), incarnation.node);
         self.context.router.remove_link(&connected.link);
         self.context.handles.membership.link_down(incarnation);
     }

@@ -5,14 +5,16 @@
 //! link is up and it has reported. It is suspect when SWIM says so or its link is lost; that alone
 //! moves nothing: a suspect keeps its place in plans until it is down, or cannot be reached from
 //! here for [`CUT_OFF`], though nothing is sent to one without a link. Who is down or has left
-//! stays listed until it is back or [`FORGET`] has passed. What is to be served is what the living
-//! members know together.
+//! stays listed until it is back or [`FORGET`] has passed, or until another node is where it was: a node
+//! whose data folder was emptied is a new one, and the former is over for good. What is to be served is
+//! what the living members know together.
 
 mod actor;
 mod members;
+mod names;
 pub mod swim;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -37,6 +39,10 @@ pub struct View {
     /// Members that are not over and have no link to this node, and whether that has been so for
     /// [`CUT_OFF`].
     unlinked: Arc<BTreeMap<NodeId, bool>>,
+    /// Members that are over because another node is where they were.
+    replaced: Arc<BTreeSet<NodeId>>,
+    /// What each is called; no two alike.
+    names: Arc<BTreeMap<NodeId, String>>,
 }
 
 /// A member.
@@ -76,10 +82,14 @@ impl View {
     #[must_use]
     pub fn of(members: impl IntoIterator<Item = Member>) -> Self {
         let members = members.into_iter().map(|member| (member.incarnation.node, member));
-        Self::new(members.collect(), BTreeMap::new())
+        Self::new(members.collect(), BTreeMap::new(), BTreeSet::new())
     }
 
-    fn new(members: BTreeMap<NodeId, Member>, unlinked: BTreeMap<NodeId, bool>) -> Self {
+    fn new(
+        members: BTreeMap<NodeId, Member>,
+        unlinked: BTreeMap<NodeId, bool>,
+        replaced: BTreeSet<NodeId>,
+    ) -> Self {
         let mut desired = DesiredMap::default();
         for member in members.values().filter(|member| !member.state.is_over()) {
             desired.merge(&member.report.desired);
@@ -88,8 +98,21 @@ impl View {
         let is_said = |entry: &Entry| entry.wanted.is_some() && entry.stamp.at().is_some();
         let stamps = desired.entries().filter(|(_, entry)| is_said(entry));
         let asked = stamps.map(|(model, entry)| (model.clone(), entry.stamp)).collect();
-        let (members, desired) = (Arc::new(members), Arc::new(wanted));
-        Self { members, desired, asked: Arc::new(asked), unlinked: Arc::new(unlinked) }
+        let listed = members.values().filter(|m| !replaced.contains(&m.incarnation.node));
+        let names = names::unique(listed.map(|m| (m.incarnation.node, m.report.name.as_str())));
+        Self {
+            members: Arc::new(members),
+            desired: Arc::new(wanted),
+            asked: Arc::new(asked),
+            unlinked: Arc::new(unlinked),
+            replaced: Arc::new(replaced),
+            names: Arc::new(names),
+        }
+    }
+
+    /// The members that people are told of: all, but for those where another node is now.
+    pub fn listed(&self) -> impl Iterator<Item = &Member> {
+        self.all().filter(|member| !self.replaced.contains(&member.incarnation.node))
     }
 
     /// All members, down ones too.
@@ -114,10 +137,11 @@ impl View {
         self.members.get(&node).map(|member| (member.incarnation, member.state))
     }
 
-    /// A node's name for people; its short id when it is not known.
+    /// A node's name for people, which no other has: where its settings give it the name of another one,
+    /// its short id is added. The short id alone when it is not known.
     #[must_use]
     pub fn name(&self, node: NodeId) -> String {
-        self.members.get(&node).map_or_else(|| node.short(), |member| member.report.name.clone())
+        self.names.get(&node).cloned().unwrap_or_else(|| node.short())
     }
 
     /// Whether a living node's settings have it hold these layers.

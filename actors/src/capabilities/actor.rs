@@ -191,8 +191,9 @@ impl State {
         let links = self.context.router.links();
         let node = |link: &LinkSender| link.peer().incarnation.node;
         let round_trips = links.iter().map(|link| (node(link), link.rtt()));
-        for link in &links {
-            self.context.metrics.hop(&link.peer().name, link.rtt() / 2);
+        let view = self.context.view.borrow().clone();
+        for link in links.iter().filter(|link| view.member(node(link)).is_some()) {
+            self.context.metrics.hop(&view.name(node(link)), link.rtt() / 2);
         }
         let rtts_are_news = self.measures.round_trips(round_trips);
         let paths = links.iter().map(|link| (node(link), link.paths()));

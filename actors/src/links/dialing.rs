@@ -3,9 +3,10 @@
 //! Seeds are dialed until the node behind them is known and linked. Of two nodes that know of each
 //! other the one with the smaller id dials first, so that they do not meet half-way; if they do,
 //! both keep the same link. A node may have several addresses, of which perhaps one works: they
-//! are tried in turn, and kept while the node is linked, for when it no longer is.
+//! are tried in turn, and kept while the node is linked, for when it no longer is. Where one node is linked
+//! no other is sought.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -56,7 +57,8 @@ pub struct Dialing {
     listen: IpAddr,
     seeds: BTreeMap<PeerAddress, Seed>,
     nodes: BTreeMap<NodeId, Known>,
-    linked: BTreeSet<NodeId>,
+    /// Who is linked, and where that leads.
+    linked: BTreeMap<NodeId, SocketAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -181,7 +183,7 @@ impl Dialing {
     #[must_use]
     pub fn new(me: NodeId, listen: IpAddr, seeds: impl IntoIterator<Item = PeerAddress>) -> Self {
         let seeds = seeds.into_iter().map(|seed| (seed, Seed::default())).collect();
-        Self { me, listen, seeds, nodes: BTreeMap::new(), linked: BTreeSet::new() }
+        Self { me, listen, seeds, nodes: BTreeMap::new(), linked: BTreeMap::new() }
     }
 
     /// Members say that nodes are, or were, at these addresses.
@@ -191,7 +193,7 @@ impl Dialing {
         addresses: impl IntoIterator<Item = (NodeId, SocketAddr)>,
     ) {
         for (node, address) in addresses {
-            if node != self.me && can_dial(self.listen, address) {
+            if node != self.me && self.may_be_at(node, address) {
                 self.known(now, node).hear(address);
             }
         }
@@ -208,11 +210,19 @@ impl Dialing {
         if incarnation.node == self.me {
             return;
         }
-        let listen = self.listen;
-        let known = self.known(now, incarnation.node);
+        let node = incarnation.node;
+        let places = addresses.into_iter().filter(|address| self.may_be_at(node, *address));
+        let places: Vec<SocketAddr> = places.take(MAX_ADDRESSES).collect();
+        let known = self.known(now, node);
         if known.lives(incarnation.generation) {
-            known.announce(now, addresses.into_iter().filter(|address| can_dial(listen, *address)));
+            known.announce(now, places.into_iter());
         }
+    }
+
+    /// Whether a node can be dialed at an address, as far as is known: nobody else has proved to be there.
+    fn may_be_at(&self, node: NodeId, address: SocketAddr) -> bool {
+        let is_taken = self.linked.iter().any(|(other, at)| *at == address && *other != node);
+        !is_taken && can_dial(self.listen, address)
     }
 
     fn known(&mut self, now: Instant, node: NodeId) -> &mut Known {
@@ -235,14 +245,14 @@ impl Dialing {
     pub fn due(&mut self, now: Instant) -> Vec<Target> {
         let mut due = Vec::new();
         for (seed, Seed { attempts, behind }) in &mut self.seeds {
-            let is_met = |node: &NodeId| *node == self.me || self.linked.contains(node);
+            let is_met = |node: &NodeId| *node == self.me || self.linked.contains_key(node);
             if !behind.as_ref().is_some_and(is_met) && attempts.may_begin(now) {
                 attempts.under_way = true;
                 due.push(Target::Seed(seed.clone()));
             }
         }
         for (node, known) in &mut self.nodes {
-            if self.linked.contains(node) || known.not_before.is_some_and(|at| at > now) {
+            if self.linked.contains_key(node) || known.not_before.is_some_and(|at| at > now) {
                 continue;
             }
             let idle = known.addresses.iter_mut().filter(|a| a.attempts.may_begin(now));
@@ -265,7 +275,7 @@ impl Dialing {
             Target::Node(node, address) => {
                 let known = self.nodes.get_mut(node).and_then(|known| known.address(*address));
                 let telling = known.is_some_and(|address| address.attempts.failed(now));
-                telling && !self.linked.contains(node)
+                telling && !self.linked.contains_key(node)
             }
         }
     }
@@ -291,21 +301,22 @@ impl Dialing {
         }
     }
 
-    /// The link to this life of a node is up, or lost.
-    pub fn linked(&mut self, now: Instant, incarnation: Incarnation, up: bool) {
-        let node = incarnation.node;
+    /// There is a link to this life of a node, which is at this address.
+    pub fn linked(&mut self, now: Instant, incarnation: Incarnation, at: SocketAddr) {
+        self.known(now, incarnation.node).lives(incarnation.generation);
+        self.linked.insert(incarnation.node, at);
+        let others = self.nodes.iter_mut().filter(|(node, _)| **node != incarnation.node);
+        others.for_each(|(_, known)| known.addresses.retain(|address| address.at != at));
+    }
+
+    /// The link to a node is lost.
+    pub fn unlinked(&mut self, now: Instant, node: NodeId) {
         let first_turn = self.first_turn(now, node);
-        let known = self.known(now, node);
-        if up {
-            known.lives(incarnation.generation);
-            self.linked.insert(node);
-        } else {
-            known.not_before = first_turn;
-            self.linked.remove(&node);
-            // Behind that seed there may be another node from now on.
-            for seed in self.seeds.values_mut().filter(|seed| seed.behind == Some(node)) {
-                seed.behind = None;
-            }
+        self.known(now, node).not_before = first_turn;
+        self.linked.remove(&node);
+        // Behind that seed there may be another node from now on.
+        for seed in self.seeds.values_mut().filter(|seed| seed.behind == Some(node)) {
+            seed.behind = None;
         }
     }
 }

@@ -301,6 +301,7 @@ impl Actor for MembershipActor {
             MembershipMessage::Beat => {
                 state.take([Event::Tick]);
                 state.catch_up_on_links(&myself);
+                state.leave_overtaken();
                 state.own.restarts = state.context.restarts.all();
                 state.own.generated_tokens = state.context.metrics.generated_tokens();
                 state.tell_everybody();
@@ -330,6 +331,19 @@ impl State {
         let gone: Vec<Incarnation> = self.members.linked().filter(|life| !is_up(life)).collect();
         for life in gone {
             self.unlinked(myself, life);
+        }
+    }
+
+    /// Makes room for links to the later lives.
+    fn leave_overtaken(&self) {
+        for life in self.members.overtaken() {
+            let link = self.context.router.link(life.node);
+            if let Some(link) = link.filter(|link| link.peer().incarnation == life) {
+                link.close(
+                    "a later life of this node is a member: it was started again, or its data \
+                    folder was copied",
+                );
+            }
         }
     }
 
@@ -399,7 +413,7 @@ impl State {
             let before = self.context.view.borrow().state_of(member.incarnation.node);
             if before != Some((member.incarnation, member.state)) {
                 self.count_suspicion(before, member);
-                tracing::info!(peer = %member.incarnation, name = member.report.name,
+                tracing::info!(peer = %member.incarnation, name = view.name(member.incarnation.node),
                     address = %member.address, state = ?member.state, "member");
             }
         }
@@ -470,6 +484,6 @@ fn addresses(view: &View, me: NodeId) -> Vec<(NodeId, SocketAddr)> {
         let neighbours = member.report.neighbours.iter().copied();
         neighbours.filter(move |(_, address)| is_here || !address.ip().is_loopback())
     });
-    let linked = view.all().map(|member| (member.incarnation.node, member.address));
+    let linked = view.listed().map(|member| (member.incarnation.node, member.address));
     linked.chain(reported).filter(|(node, _)| *node != me).collect()
 }

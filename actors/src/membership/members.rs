@@ -1,6 +1,6 @@
 //! What is known of each member, put together. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -53,6 +53,10 @@ pub struct Members {
     over_since: BTreeMap<NodeId, Instant>,
     members: BTreeMap<NodeId, Member>,
     unlinked: BTreeMap<NodeId, bool>,
+    /// Where the latest link to each member led.
+    seen_at: BTreeMap<NodeId, SocketAddr>,
+    /// Members where another node is now, which has proved who it is. Nobody can be there besides.
+    replaced: BTreeSet<NodeId>,
 }
 
 impl Members {
@@ -69,6 +73,8 @@ impl Members {
             over_since: BTreeMap::new(),
             members: BTreeMap::new(),
             unlinked: BTreeMap::new(),
+            seen_at: BTreeMap::new(),
+            replaced: BTreeSet::new(),
         }
     }
 
@@ -83,14 +89,21 @@ impl Members {
             Event::LinkUp(life, address) => {
                 self.linked.insert(life.node, (life, address));
                 self.lost_at.remove(&life.node);
-                self.refresh(now, life.node)
+                self.seen_at.insert(life.node, address);
+                let is_back = self.replaced.remove(&life.node);
+                let changed = self.refresh(now, life.node) || is_back;
+                self.replace(now) || changed
             }
             Event::LinkDown(life) => {
                 if self.is_linked(life) {
                     self.linked.remove(&life.node);
                     self.lost_at.insert(life.node, now);
                 }
-                self.refresh(now, life.node)
+                if !self.reported.contains_key(&life.node) {
+                    self.seen_at.remove(&life.node);
+                }
+                let changed = self.refresh(now, life.node);
+                self.replace(now) || changed
             }
             Event::Became(life, state) => {
                 self.judged.insert(life.node, (life, state));
@@ -119,7 +132,8 @@ impl Members {
         let unlinked = self.unlinked(now);
         let relinked = self.unlinked != unlinked;
         self.unlinked = unlinked;
-        (changed || relinked).then(|| View::new(self.members.clone(), self.unlinked.clone()))
+        (changed || relinked)
+            .then(|| View::new(self.members.clone(), self.unlinked.clone(), self.replaced.clone()))
     }
 
     /// Whether the link to this incarnation is known to be up.
@@ -131,6 +145,16 @@ impl Members {
     /// The incarnations that are linked, as far as is known.
     pub fn linked(&self) -> impl Iterator<Item = Incarnation> {
         self.linked.values().map(|(life, _)| *life)
+    }
+
+    /// Links to processes of nodes of which the cluster knows a later life that lives. Mostly the process
+    /// was killed; if it lives, its data folder was copied, and who is linked to which of the two is not
+    /// the same for all members: all go over to the later one.
+    pub fn overtaken(&self) -> impl Iterator<Item = Incarnation> {
+        self.linked().filter(|linked| {
+            let judged = self.judged.get(&linked.node);
+            judged.is_some_and(|(life, state)| life > linked && !state.is_over())
+        })
     }
 
     /// Whether a later life of the node was seen.
@@ -148,6 +172,7 @@ impl Members {
         };
         let linked = self.linked.get(&node).map(|(linked, _)| *linked);
         let state = match self.judged.get(&node) {
+            _ if self.replaced.contains(&node) => NodeState::Down,
             // The reports of a former life say nothing about this one.
             _ if linked.is_some_and(|linked| linked > life) => NodeState::Down,
             Some((judged, _)) if *judged > life => NodeState::Down,
@@ -164,6 +189,24 @@ impl Members {
             self.over_since.remove(&node);
         }
         self.put(Member { incarnation: life, state, address, report })
+    }
+
+    /// Ends those without a link that were where another node is linked now. Whether there are any.
+    fn replace(&mut self, now: Instant) -> bool {
+        let taken: BTreeMap<SocketAddr, NodeId> =
+            self.linked.iter().map(|(node, (_, address))| (*address, *node)).collect();
+        let gone = self.seen_at.iter().filter(|(node, address)| {
+            !self.linked.contains_key(node) && taken.contains_key(address)
+        });
+        let gone: Vec<NodeId> = gone.map(|(node, _)| *node).collect();
+        for node in &gone {
+            self.seen_at.remove(node);
+            if self.reported.contains_key(node) {
+                self.replaced.insert(*node);
+                self.refresh(now, *node);
+            }
+        }
+        !gone.is_empty()
     }
 
     fn end_former(&mut self, now: Instant, life: Incarnation) -> bool {
@@ -215,6 +258,8 @@ impl Members {
             self.over_since.remove(node);
             self.reported.remove(node);
             self.lost_at.remove(node);
+            self.seen_at.remove(node);
+            self.replaced.remove(node);
             self.members.remove(node);
         }
         !forgotten.is_empty()

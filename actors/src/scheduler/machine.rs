@@ -296,19 +296,20 @@ impl Scheduler {
             let idle = plan.stages().iter().find_map(|stage| {
                 let member = self.view.member(stage.incarnation.node)?;
                 let shard = member.shard(plan.model(), stage.layers);
+                let name = self.view.name(stage.incarnation.node);
                 match shard.map(|shard| (shard.state_of(stage.layers), &shard.reason)) {
                     Some((ShardState::Ready, _)) => None,
                     Some((ShardState::Restarting, _)) => {
-                        Some(format!("the worker of {} restarts", member.report.name))
+                        Some(format!("the worker of {name} restarts"))
                     }
                     Some((ShardState::Failed, reason)) => {
-                        Some(format!("{} gave up its layers: {reason}", member.report.name))
+                        Some(format!("{name} gave up its layers: {reason}"))
                     }
                     // Everybody answered that its layers are loaded before the plan came into force.
                     // What a member last told of itself may be older than that.
                     _ if !member.report.plans.contains(plan) => None,
                     Some((ShardState::Loading, _)) | None => {
-                        Some(format!("{} loads its layers", member.report.name))
+                        Some(format!("{name} loads its layers"))
                     }
                 }
             });

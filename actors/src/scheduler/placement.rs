@@ -231,15 +231,16 @@ fn candidates(
     let speeds = LayerSpeeds::of(all, digest, geometry);
     for member in situation.view.alive() {
         let (incarnation, report) = (member.incarnation, &member.report);
+        let name = situation.view.name(incarnation.node);
         let files = report.models.iter().find(|held| held.name == *model);
         if files.is_none() {
-            left_out.push(format!("{} lacks its files", report.name));
+            left_out.push(format!("{name} lacks its files"));
         } else if files.is_some_and(|held| held.digest != digest) {
-            left_out.push(format!("{} has other files under that name", report.name));
+            left_out.push(format!("{name} has other files under that name"));
         } else if report.leaving {
-            left_out.push(format!("{} is leaving", report.name));
+            left_out.push(format!("{name} is leaving"));
         } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
-            left_out.push(format!("{}: {reason}", report.name));
+            left_out.push(format!("{name}: {reason}"));
         } else {
             nodes.push(Candidate {
                 id: incarnation.node,
@@ -290,7 +291,7 @@ fn follows_pins(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool 
 fn explain_pins(view: &View, model: &ModelName, conflict: &Conflict) -> String {
     let pins = view.alive().filter_map(|member| {
         let layers = member.report.pins.get(model)?;
-        Some(format!("{} to {layers}", member.report.name))
+        Some(format!("{} to {layers}", view.name(member.incarnation.node)))
     });
     format!("pins are not followed ({}): {conflict}", pins.collect::<Vec<_>>().join(", "))
 }
@@ -322,7 +323,7 @@ fn explain(error: &NoPlacement, problem: &Problem<'_>, left_out: &[String]) -> S
 fn why_no_files(view: &View, model: &ModelName) -> String {
     let broken = view.alive().filter_map(|member| {
         let (_, reason) = member.report.unusable.iter().find(|(name, _)| name == model)?;
-        Some(format!("{}: {reason}", member.report.name))
+        Some(format!("{}: {reason}", view.name(member.incarnation.node)))
     });
     let broken: Vec<_> = broken.collect();
     if broken.is_empty() {

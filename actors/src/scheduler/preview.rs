@@ -93,6 +93,14 @@ pub enum PreviewError {
         /// Who there is.
         known: Vec<String>,
     },
+    /// Several go by it.
+    #[error("`{wanted}` can be any of {}: ask for one of them", meant.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        wanted: String,
+        /// Who can be meant.
+        meant: Vec<String>,
+    },
 }
 
 /// Answers questions from what a node knows.
@@ -110,7 +118,7 @@ impl Previewer {
     /// What the plan would be now. Takes as long as a search for one.
     ///
     /// # Errors
-    /// When the question names a node that is not there.
+    /// When the question names a node that is not there, or more than one.
     pub fn preview(&self, question: &Question) -> Result<Preview, PreviewError> {
         let mut view = self.view.borrow().clone();
         let table = self.plans.borrow().clone();
@@ -191,12 +199,55 @@ fn per_token(cost: &Cost) -> f64 {
 }
 
 fn node_of(view: &View, wanted: &str) -> Result<NodeId, PreviewError> {
+    let nodes = || view.listed().map(|member| (member.incarnation.node, &member.report.name));
+    if let Some((node, _)) = nodes().find(|(node, _)| view.name(*node) == wanted) {
+        return Ok(node);
+    }
+    // What its settings say, which others' may say too, or the beginning of its id.
     let is_it = |node: NodeId, name: &str| {
         name == wanted || (wanted.len() >= 4 && node.to_string().starts_with(wanted))
     };
-    let found = view.all().find(|m| is_it(m.incarnation.node, &m.report.name));
-    found.map(|member| member.incarnation.node).ok_or_else(|| PreviewError::UnknownNode {
-        wanted: wanted.to_owned(),
-        known: view.all().map(|member| member.report.name.clone()).collect(),
-    })
+    let found: Vec<NodeId> =
+        nodes().filter(|(node, name)| is_it(*node, name)).map(|(node, _)| node).collect();
+    let names = |nodes: Vec<NodeId>| nodes.into_iter().map(|node| view.name(node)).collect();
+    let wanted = wanted.to_owned();
+    match found.as_slice() {
+        [node] => Ok(*node),
+        [] => {
+            let known = names(nodes().map(|(node, _)| node).collect());
+            Err(PreviewError::UnknownNode { wanted, known })
+        }
+        _ => Err(PreviewError::Ambiguous { wanted, meant: names(found) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::scheduler::machine::tests::member;
+
+    #[test]
+    fn of_two_nodes_with_one_name_neither_is_taken_for_the_other() {
+        let [mut first, mut second, third] = [1, 2, 3].map(|byte| member(byte, 1, 64));
+        for twin in [&mut first, &mut second] {
+            Arc::make_mut(&mut twin.report).name = "studio".to_owned();
+        }
+        let [one, two, three] = [&first, &second, &third].map(|m| m.incarnation.node);
+        let view = View::of([first, second, third]);
+        assert_eq!(node_of(&view, "node-3"), Ok(three));
+        assert_eq!(node_of(&view, "studio-0202020202"), Ok(two));
+        assert_eq!(node_of(&view, "0101"), Ok(one));
+        let error = node_of(&view, "studio").unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "`studio` can be any of studio-0101010101, studio-0202020202: ask for one of them"
+        );
+        let error = node_of(&view, "mini").unwrap_err().to_string();
+        assert!(
+            error.contains("there are studio-0101010101, studio-0202020202, node-3"),
+            "{error}"
+        );
+    }
 }

@@ -9,6 +9,7 @@ mod desired;
 mod discovery;
 mod doctor;
 mod golden;
+mod identity;
 mod load;
 mod logs;
 mod loss;

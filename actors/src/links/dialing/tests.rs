@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use super::*;
 
 fn node(byte: u8) -> NodeId {
@@ -43,9 +45,9 @@ fn a_seed_is_dialed_until_linked_and_again_when_lost() {
     assert!(dialing.due(now).is_empty(), "it waits");
     assert_eq!(dialing.due(now + FIRST_WAIT).len(), 1);
     dialing.reached(&target, node(9));
-    dialing.linked(now, life(9, 1), true);
+    dialing.linked(now, life(9, 1), address(200));
     assert!(dialing.due(now + LONGEST_WAIT).is_empty());
-    dialing.linked(now, life(9, 1), false);
+    dialing.unlinked(now, node(9));
     assert_eq!(dialing.due(now + LONGEST_WAIT), [target]);
 }
 
@@ -67,8 +69,8 @@ fn the_smaller_id_dials_at_once_and_the_larger_when_nothing_came_of_it() {
     assert_eq!(dialing.due(now + HEAD_START), [Target::Node(node(3), address(3))]);
     // After a lost link the other has its head start again.
     dialing.reached(&Target::Node(node(3), address(3)), node(3));
-    dialing.linked(now, life(3, 1), true);
-    dialing.linked(now + LONGEST_WAIT, life(3, 1), false);
+    dialing.linked(now, life(3, 1), address(200));
+    dialing.unlinked(now + LONGEST_WAIT, node(3));
     let lost = now + LONGEST_WAIT;
     assert!(dialing.due(lost).is_empty());
     assert_eq!(dialing.due(lost + HEAD_START), [Target::Node(node(3), address(3))]);
@@ -85,11 +87,11 @@ fn addresses_are_tried_in_turn_without_waiting_for_one_that_hangs() {
     let works = Target::Node(node(2), address(2));
     assert_eq!(dialing.due(now + NEXT_ADDRESS), std::slice::from_ref(&works));
     dialing.reached(&works, node(2));
-    dialing.linked(now, life(2, 1), true);
+    dialing.linked(now, life(2, 1), address(200));
     assert!(dialing.due(now + 2 * NEXT_ADDRESS).is_empty(), "it is found");
     assert!(!dialing.failed(now, &dead), "nobody needs to hear of the others");
     // When the link is lost, the one that worked comes first.
-    dialing.linked(now, life(2, 1), false);
+    dialing.unlinked(now, node(2));
     let next = dialing.due(now + LONGEST_WAIT);
     assert!(next == [works] || next == [Target::Node(node(2), address(3))], "{next:?}");
 }
@@ -108,10 +110,10 @@ fn what_is_heard_while_linked_is_tried_when_the_link_is_lost() {
     let now = Instant::now();
     let mut dialing = dialing(1);
     dialing.announced(now, life(2, 1), [address(1)]);
-    dialing.linked(now, life(2, 1), true);
+    dialing.linked(now, life(2, 1), address(200));
     dialing.announced(now, life(2, 1), [address(9)]);
     assert!(dialing.due(now).is_empty());
-    dialing.linked(now, life(2, 1), false);
+    dialing.unlinked(now, node(2));
     assert_eq!(tried(&mut dialing, now, 1), [address(9)], "it has moved");
     assert_eq!(dialing.addresses(node(2)), [address(9), address(1)], "or lost a cable");
 }
@@ -139,8 +141,8 @@ fn addresses_of_a_former_life_are_forgotten() {
     dialing.announced(now, life(2, 1), [address(4)]);
     assert_eq!(tried(&mut dialing, now, 1), [address(3)]);
     // A link says as much.
-    dialing.linked(now, life(2, 3), true);
-    dialing.linked(now, life(2, 3), false);
+    dialing.linked(now, life(2, 3), address(200));
+    dialing.unlinked(now, node(2));
     dialing.learn(now, [(node(2), address(5))]);
     assert_eq!(tried(&mut dialing, now + LONGEST_WAIT, 1), [address(5)]);
 }
@@ -195,4 +197,20 @@ fn addresses_that_cannot_be_dialed_are_not() {
     for nowhere in ["192.0.2.1:0", "0.0.0.0:1", "[::]:1", "224.0.0.251:1", "255.255.255.255:1"] {
         assert!(!can("::", nowhere), "{nowhere}");
     }
+}
+
+#[test]
+fn nobody_is_sought_where_another_node_is_linked() {
+    let now = Instant::now();
+    let mut dialing = dialing(1);
+    dialing.learn(now, [(node(2), address(1)), (node(2), address(2))]);
+    // Its data folder was emptied: at its address there is a new node.
+    dialing.linked(now, life(3, 1), address(1));
+    dialing.learn(now, [(node(2), address(1))]);
+    dialing.announced(now, life(2, 1), [address(1)]);
+    assert_eq!(dialing.addresses(node(2)), [address(2)]);
+    // Once that is gone, anybody can be there.
+    dialing.unlinked(now, node(3));
+    dialing.learn(now, [(node(2), address(1))]);
+    assert_eq!(dialing.addresses(node(2)), [address(2), address(1)]);
 }

@@ -176,3 +176,60 @@ fn the_dead_are_forgotten_in_the_end_and_when_they_are_many() {
     assert!(scene.view.state_of(node(9).node).is_none());
     assert!(scene.view.state_of(node(10).node).is_some());
 }
+
+#[test]
+fn a_node_whose_data_folder_was_emptied_ends_the_one_that_it_was() {
+    let mut scene = Scene::new();
+    let joins_at = |scene: &mut Scene, life, port| {
+        scene.take(Event::LinkUp(life, address(port)));
+        scene.take(Event::Reported(life, report("studio")));
+        scene.take(Event::Became(life, NodeState::Alive));
+    };
+    joins_at(&mut scene, life(99, 1), 3);
+    for byte in 1..=10 {
+        joins_at(&mut scene, life(byte, 1), 2);
+        if byte > 1 {
+            // It is there before anybody has missed the former one, whose link ends of silence.
+            scene.take(Event::LinkDown(life(byte - 1, 1)));
+            assert!(scene.view.is_dead(life(byte - 1, 1)));
+            assert_eq!(scene.state(byte - 1), Some((1, NodeState::Down)));
+        }
+        let listed: Vec<_> = scene.view.listed().map(|member| member.incarnation).collect();
+        assert_eq!(listed, [life(0, 1), life(byte, 1), life(99, 1)]);
+    }
+    // The last one stays over when the place is empty.
+    scene.take(Event::LinkDown(life(10, 1)));
+    scene.take(Event::Became(life(10, 1), NodeState::Down));
+    assert_eq!(scene.view.listed().count(), 3);
+    // The other order: it was missed, and then there is another.
+    joins_at(&mut scene, life(11, 1), 2);
+    assert_eq!(scene.view.listed().count(), 3);
+    // One of them moved in truth, and is back from elsewhere.
+    joins_at(&mut scene, life(5, 1), 7);
+    assert_eq!(scene.state(5), Some((1, NodeState::Alive)));
+    assert_eq!(scene.view.listed().count(), 4);
+}
+
+#[test]
+fn names_tell_members_apart() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 1));
+    assert_eq!(scene.view.name(life(1, 1).node), "peer");
+    scene.joins(life(2, 1));
+    assert_eq!(scene.view.name(life(1, 1).node), "peer-0101010101");
+    assert_eq!(scene.view.name(life(2, 1).node), "peer-0202020202");
+    assert_eq!(scene.view.name(life(0, 1).node), "me");
+    assert_eq!(scene.view.name(life(3, 1).node), "0303030303");
+}
+
+#[test]
+fn a_link_to_a_process_is_left_when_the_cluster_has_a_later_one() {
+    let mut scene = Scene::new();
+    scene.joins(life(1, 5));
+    assert_eq!(scene.members.overtaken().next(), None);
+    // Others are linked to a copy of it.
+    scene.take(Event::Became(life(1, 6), NodeState::Alive));
+    assert_eq!(scene.members.overtaken().collect::<Vec<_>>(), [life(1, 5)]);
+    scene.take(Event::LinkUp(life(1, 6), address(4)));
+    assert_eq!(scene.members.overtaken().next(), None);
+}

@@ -37,7 +37,7 @@ fn model() -> ModelName {
 }
 
 /// A member with `memory` MiB of a model whose 12 layers take 10 MiB each.
-fn member(byte: u8, generation: u64, memory: u64) -> Member {
+pub(crate) fn member(byte: u8, generation: u64, memory: u64) -> Member {
     let geometry = Geometry {
         bytes_per_layer: vec![ByteSize::mib(10).bytes(); 12],
         embed_bytes: 0,
