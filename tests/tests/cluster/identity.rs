@@ -106,6 +106,25 @@ async fn a_node_with_an_emptied_folder_is_a_new_one_in_the_place_of_the_former()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_knocks_on_and_on_is_a_few_lines_with_a_count() -> Result<()> {
+    let mut ours = Cluster::new(binary(), &demo_models()).await?;
+    ours.start(NodeSpec::new("ours", "256MiB")).await?;
+    let mut theirs = Cluster::new(binary(), &demo_models()).await?;
+    let seed = ours.node(0)?.listen.clone();
+    theirs.start(NodeSpec::new("theirs", "256MiB").with(&["--join", &seed])).await?;
+    // It says so itself at its first, second, fourth and eighth try, which is after some ten seconds.
+    wait_for("eight knocks", async || {
+        let said = lines(&theirs.node(0)?.process, &["could not reach a node"]);
+        Ok((said >= 4).then_some(()))
+    })
+    .await?;
+    let told = lines(&ours.node(0)?.process, &["refused a node"]);
+    ensure!((1..=3).contains(&told), "{told} lines\n{}", ours.logs());
+    ensure!(lines(&ours.node(0)?.process, &["refused a node", "\"count\":1"]) == 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_nodes_with_one_name_are_told_apart() -> Result<()> {
     let mut cluster = Cluster::new(binary(), &demo_models()).await?;
     cluster.start(NodeSpec::new("studio", "256MiB").with(&["--model", "demo"])).await?;
