@@ -18,7 +18,7 @@ use crate::membership::{MembershipHandle, View};
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::scheduler::{PlanTable, SchedulerHandle};
-use crate::sequence::SequencesHandle;
+use crate::sequence::{RunningSequences, SequencesHandle};
 use crate::served::ServedModels;
 use crate::supervision::Tally;
 use crate::traces::Traces;
@@ -61,6 +61,8 @@ pub struct Context {
     pub leaving: watch::Sender<bool>,
     /// Whether sequences pass through its layers, kept by workers.
     pub busy: watch::Sender<bool>,
+    /// The sequences of its clients, and the plans under which they run.
+    pub running: RunningSequences,
     /// How often its parts were started again.
     pub restarts: Tally,
     /// What it counts.

@@ -69,7 +69,17 @@ pub struct Metrics {
     hop: HistogramVec,
     stage_forward: HistogramVec,
     restarts: IntCounterVec,
+    frames_dropped: IntCounterVec,
     spans: IntCounterVec,
+}
+
+/// Why a data frame went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DroppedFrame {
+    /// Its epoch is not in force here, or gives its stage to somebody else.
+    Stale,
+    /// The link to its receiver did not take it.
+    Unsent,
 }
 
 /// How a request ended.
@@ -245,6 +255,12 @@ impl Metrics {
                 "Parts of this node that died and were started again.",
                 &["actor"],
             )?,
+            frames_dropped: made.counters(
+                "frames_dropped_total",
+                "Data frames that went nowhere: those of a plan that is not in force here (`stale`), and \
+                 those that the link to their receiver did not take (`unsent`).",
+                &["why"],
+            )?,
             spans: made.counters(
                 "spans_total",
                 "Spans of traces: those that the collector took, those that it did not, and those that \
@@ -258,6 +274,9 @@ impl Metrics {
         // Those that are alerts when they rise have to be there before.
         for outcome in [Suspicion::Dispelled, Suspicion::Confirmed] {
             metrics.suspicions.with_label_values(&[outcome.word()]);
+        }
+        for why in [DroppedFrame::Stale, DroppedFrame::Unsent] {
+            metrics.frames_dropped.with_label_values(&[why.word()]);
         }
         Ok(metrics)
     }
@@ -327,6 +346,11 @@ impl Metrics {
     /// What became of a suspicion.
     pub(crate) fn suspicion(&self, outcome: Suspicion) {
         self.suspicions.with_label_values(&[outcome.word()]).inc();
+    }
+
+    /// A data frame went nowhere.
+    pub(crate) fn frame_dropped(&self, why: DroppedFrame) {
+        self.frames_dropped.with_label_values(&[why.word()]).inc();
     }
 
     /// A message of a peer was not understood.
@@ -418,6 +442,15 @@ impl Metrics {
 /// Has a counter say what was counted elsewhere.
 fn catch_up(counter: &IntCounter, count: u64) {
     counter.inc_by(count.saturating_sub(counter.get()));
+}
+
+impl DroppedFrame {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Unsent => "unsent",
+        }
+    }
 }
 
 impl Suspicion {

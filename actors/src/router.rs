@@ -3,15 +3,15 @@
 //! No actor: every frame of every token passes here, and a look into three small tables is all
 //! that is needed. The actors that own a table's entries keep it up to date.
 //!
-//! Architecture invariant: a frame reaches a worker only under an epoch that this node has
-//! prepared or adopted, none of whose incarnations is over, at the stage that the plan gives to this
-//! node. Everything else is dropped and counted here.
+//! Architecture invariant: a frame that is to be computed reaches a worker only under an epoch that
+//! this node has prepared or adopted, none of whose incarnations is over, at the stage that the plan
+//! gives to this node. Everything else is dropped and counted here. What is about a sequence and its
+//! attempt reaches whoever holds the sequence, whatever epoch it names.
 
 pub(crate) mod routes;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -22,6 +22,7 @@ use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use thiserror::Error;
 
 use crate::membership::View;
+use crate::metrics::{DroppedFrame, Metrics};
 use crate::plan::Plan;
 use crate::sequence::SequencesHandle;
 use crate::traces::Traces;
@@ -29,7 +30,7 @@ use crate::traces::spans::hop;
 use crate::wall_clock::unix_micros;
 use crate::wire::features::{NotUnderstood, ensure};
 use crate::wire::received::Envelope;
-use crate::wire::{DataBody, DataHeader, Forward};
+use crate::wire::{DataBody, DataHeader};
 use crate::worker::WorkerHandle;
 use routes::{Routes, Way};
 
@@ -96,8 +97,8 @@ pub struct Router {
     me: NodeId,
     sequences: SequencesHandle,
     traces: Traces,
+    metrics: Arc<Metrics>,
     tables: RwLock<Tables>,
-    stale: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -110,15 +111,15 @@ struct Tables {
 impl Router {
     /// Empty tables. Frames for owners on this node go to `sequences`.
     #[must_use]
-    pub fn new(me: NodeId, sequences: SequencesHandle, traces: Traces) -> Self {
+    pub fn new(
+        me: NodeId,
+        sequences: SequencesHandle,
+        traces: Traces,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (links, workers) = (BTreeMap::new(), BTreeMap::new());
         let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers });
-        Self { me, sequences, traces, tables, stale: AtomicU64::new(0) }
-    }
-
-    /// Frames that were dropped because their epoch is not in force here.
-    pub fn stale_frames(&self) -> u64 {
-        self.stale.load(Ordering::Relaxed)
+        Self { me, sequences, traces, metrics, tables }
     }
 
     /// Sends a frame to a node, this one included.
@@ -138,20 +139,11 @@ impl Router {
         }
         stamp(&mut header);
         let encoded = encode(&header)?;
-        let (key, bytes) = (lane(&header), payload.len());
-        // Held until the frame is with the link, so that no plan is retired meanwhile.
-        let tables = self.read();
-        let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
-        ensure(link.peer(), header.body.feature())?;
-        let sent = link.try_send(Lane::Activation(key), Frame { header: encoded, payload });
-        if tables.routes.plan(header.epoch).is_none() {
-            // Nobody would end this stream later, and there may be few.
-            link.finish_lane(key);
-        }
+        let bytes = payload.len();
+        let (link, lane) = self.way_to(to, &header)?;
+        let sent = link.try_send(lane, Frame { header: encoded, payload });
         sent.map_err(Undeliverable::refused)?;
         if header.sent.is_some() {
-            let link = link.clone();
-            drop(tables);
             self.trace(&header, &link, bytes);
         }
         Ok(())
@@ -170,11 +162,10 @@ impl Router {
                 continue;
             }
             stamp(&mut header);
-            let link = self.link(to).ok_or(Undeliverable::NoLink(to))?;
-            ensure(link.peer(), header.body.feature())?;
+            let (link, lane) = self.way_to(to, &header)?;
             let bytes = payload.len();
             let frame = Frame { header: encode(&header)?, payload };
-            let sent = link.send(Lane::Activation(lane(&header)), frame).await;
+            let sent = link.send(lane, frame).await;
             sent.map_err(Undeliverable::refused)?;
             self.trace(&header, &link, bytes);
         }
@@ -183,9 +174,17 @@ impl Router {
 
     /// Sends to a sequence's owner; if even that fails the owner has noticed the same loss.
     pub fn send_to_owner(&self, header: DataHeader) {
-        let owner = header.owner.node;
-        if let Err(error) = self.send(owner, header, Bytes::new()) {
-            tracing::debug!(peer = ?owner, %error, "a frame for a sequence's owner was not sent");
+        let (owner, sequence) = (header.owner.node, header.sequence);
+        match self.send(owner, header, Bytes::new()) {
+            Ok(()) => {}
+            Err(error @ Undeliverable::NoLink(_)) => {
+                tracing::debug!(peer = ?owner, %error, "a frame for a sequence's owner was not sent");
+            }
+            Err(error) => {
+                self.metrics.frame_dropped(DroppedFrame::Unsent);
+                tracing::warn!(peer = ?owner, %sequence, %error,
+                    "a frame for a sequence's owner was not sent");
+            }
         }
     }
 
@@ -194,8 +193,18 @@ impl Router {
         let (way, worker) = {
             let tables = self.read();
             let way = tables.routes.way(&header);
+            let of = |plan| tables.workers.get(&WorkerKey::of(plan));
             let worker = match &way {
-                Way::Stage(plan) => tables.workers.get(&WorkerKey::of(plan)).cloned(),
+                Way::Stage(plan) => of(plan).cloned(),
+                Way::Holder(Some(plan)) => {
+                    of(plan).into_iter().for_each(|worker| worker.release(&header));
+                    return;
+                }
+                Way::Holder(None) => {
+                    // Who does not know the sequence has nothing to forget.
+                    tables.workers.values().for_each(|worker| worker.release(&header));
+                    return;
+                }
                 Way::Owner | Way::Nowhere(..) => None,
             };
             (way, worker)
@@ -209,6 +218,7 @@ impl Router {
                 self.refuse(&header, stage.unwrap_or_default(), layers);
             }
             (Way::Nowhere(stage, layers), _) => self.refuse(&header, stage, layers),
+            (Way::Holder(_), _) => {}
         }
     }
 
@@ -230,27 +240,28 @@ impl Router {
     /// When this node heard of the plan of an epoch, if frames may travel under it.
     #[must_use]
     pub fn heard_of(&self, epoch: Epoch) -> Option<Instant> {
-        self.read().routes.plan(epoch).map(|(_, at)| *at)
+        self.read().routes.plan(epoch).map(|(_, at)| at)
     }
 
-    /// Lets frames travel under a plan.
-    pub fn admit_plan(&self, plan: Arc<Plan>) {
-        let mut tables = self.write();
-        let retired = tables.routes.admit(Instant::now(), plan);
-        tables.end_streams(&retired);
+    /// Lets frames travel under a plan that is being prepared.
+    pub fn prepare(&self, plan: &Arc<Plan>) {
+        self.write().routes.prepare(Instant::now(), plan);
     }
 
-    /// Fences every epoch that names an incarnation which is over.
-    pub fn fence_dead(&self, view: &View) {
-        let mut tables = self.write();
-        let retired = tables.routes.fence_dead(view);
-        tables.end_streams(&retired);
+    /// These plans, and no others, are in force.
+    pub fn follow<'a>(&self, in_force: impl Iterator<Item = &'a Plan>) {
+        self.write().routes.follow(Instant::now(), in_force);
     }
 
-    /// The plans under which frames may travel.
-    #[must_use]
-    pub fn plans(&self) -> Vec<Arc<Plan>> {
-        self.read().routes.plans().cloned().collect()
+    /// A plan that was prepared will not come into force.
+    pub fn abort(&self, epoch: Epoch) {
+        self.write().routes.abort(epoch);
+    }
+
+    /// Fences every plan that names an incarnation which is over, and retires those under which no
+    /// sequence runs any more.
+    pub fn members(&self, view: &View) {
+        self.write().routes.look(Instant::now(), view);
     }
 
     /// Uses this link to its peer from now on.
@@ -295,6 +306,14 @@ impl Router {
         self.write().workers.clear();
     }
 
+    /// The link to a node, and the lane on which this frame travels there.
+    fn way_to(&self, to: NodeId, header: &DataHeader) -> Result<(LinkSender, Lane), Undeliverable> {
+        let tables = self.read();
+        let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
+        ensure(link.peer(), header.body.feature())?;
+        Ok((link.clone(), lane(header, tables.routes.known(header.epoch))))
+    }
+
     /// Tells traces of a frame that was sent.
     fn trace(&self, header: &DataHeader, link: &LinkSender, bytes: usize) {
         let peer = link.peer();
@@ -305,8 +324,8 @@ impl Router {
     }
 
     fn refuse(&self, header: &DataHeader, stage: u16, layers: Option<LayerRange>) {
-        let stale = self.stale.fetch_add(1, Ordering::Relaxed) + 1;
-        tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage, stale,
+        self.metrics.frame_dropped(DroppedFrame::Stale);
+        tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage,
             "dropped a frame of an epoch that is not in force here");
         let refusal = self.read().routes.refusal(header, stage, layers);
         if let Some(refusal) = refusal {
@@ -323,19 +342,6 @@ impl Router {
     }
 }
 
-impl Tables {
-    /// Ends the streams on which frames travelled under these plans.
-    fn end_streams(&self, retired: &[Arc<Plan>]) {
-        for plan in retired {
-            let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
-            for link in self.links.values() {
-                let edges = (0..stages).map(Some).chain([None]);
-                edges.for_each(|to| link.finish_lane(key(plan.epoch(), to)));
-            }
-        }
-    }
-}
-
 /// Says on a frame that is traced when it is sent.
 fn stamp(header: &mut DataHeader) {
     if header.trace.is_some() && header.forward().is_some() {
@@ -347,32 +353,33 @@ fn encode(header: &DataHeader) -> Result<Bytes, Undeliverable> {
     encode_message(header).map_err(Undeliverable::refused)
 }
 
-fn lane(header: &DataHeader) -> u64 {
-    match &header.body {
-        DataBody::Forward(Forward { stage, .. })
-        | DataBody::Release { stage }
-        | DataBody::Recall { stage, .. }
-        | DataBody::Resume { stage, .. }
-        | DataBody::Check { stage, .. } => key(header.epoch, Some(*stage)),
+/// Frames keep their order on the way to a stage of a model, and on the way to owners: one lane for each,
+/// whatever the epoch, so that what an owner sends under its next plan comes behind what it sent before.
+/// Those of a plan that is not known here, which are late, have lanes of their own.
+fn lane(header: &DataHeader, plan: Option<&Arc<Plan>>) -> Lane {
+    let to_stage = match &header.body {
+        DataBody::Forward(_)
+        | DataBody::Release { .. }
+        | DataBody::Recall { .. }
+        | DataBody::Resume { .. }
+        | DataBody::Check { .. } => true,
         DataBody::Absorbed { .. }
         | DataBody::Accepted { .. }
         | DataBody::Recalled { .. }
         | DataBody::PrefixGone
-        | DataBody::Failed(_) => key(header.epoch, None),
-    }
-}
-
-/// One stream for each (edge, epoch): an edge leads to a stage, or to owners (`None`). FNV-1a.
-fn key(epoch: Epoch, to: Option<u16>) -> u64 {
-    let edge = to.map_or(u32::MAX, u32::from);
-    epoch
-        .planner
-        .as_bytes()
+        | DataBody::Failed(_) => false,
+    };
+    let name = match plan {
+        Some(plan) => plan.model().as_str().as_bytes(),
+        None => header.epoch.planner.as_bytes(),
+    };
+    // FNV-1a.
+    let key = name
         .iter()
         .copied()
-        .chain(epoch.counter.to_be_bytes())
-        .chain(edge.to_be_bytes())
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        .chain([u8::from(to_stage)])
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        })
+        });
+    Lane::Activation(key)
 }

@@ -149,6 +149,18 @@ pub struct Report {
     /// Tokens of answers that its own clients were given since it started.
     #[serde(default)]
     pub generated_tokens: u64,
+    /// The sequences of its own clients that stages may hold. Of an earlier build nothing is known.
+    #[serde(default)]
+    pub running: Option<Vec<RunningReport>>,
+}
+
+/// A sequence of a node's client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningReport {
+    /// Which one.
+    pub sequence: SequenceId,
+    /// The plan under which it runs.
+    pub epoch: Epoch,
 }
 
 /// A model that a node has on disk.

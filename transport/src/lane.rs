@@ -1,6 +1,7 @@
 //! The lanes of a link: what shares a stream, how urgent it is, how much of it may pile up.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A lane keeps its frames in order. Between lanes there is no order, only urgency: control before
 /// activations before bulk.
@@ -8,7 +9,8 @@ use std::fmt;
 pub enum Lane {
     /// Small messages that must not wait.
     Control,
-    /// Hidden states, one stream for each key that the caller gives to an (edge, epoch).
+    /// Hidden states, in order for each key of the caller's. There may be any number of keys: they share
+    /// the link's streams once each of these has one.
     Activation(u64),
     /// Large and patient: weights, logs to replay.
     Bulk,
@@ -22,12 +24,16 @@ pub const ACTIVATION_CAP: usize = (64 << 20) + (64 << 10);
 /// Cap on the length of a bulk frame: 16 MiB. Whoever moves more cuts it up.
 pub const BULK_CAP: usize = 16 << 20;
 
-/// How many activation lanes one side keeps open on a link: two plans of a dozen edges each. Their
-/// flow-control windows together bound what a link buffers.
-pub const MAX_ACTIVATION_LANES: usize = 31;
+/// How many streams one side uses for activations on a link; more keys than that share them. Two plans of
+/// a dozen edges each have their own. Their flow-control windows together bound what a link buffers.
+pub const MAX_ACTIVATION_STREAMS: usize = 31;
 
-/// The streams that a peer may have open: its activation lanes and its bulk lane.
+/// The streams that a peer may have open: those for activations and its bulk lane.
 pub(crate) const MAX_UNI_STREAMS: u32 = 32;
+
+/// A stream for activations on which nothing was sent for so long ends. Longer than a pause between two
+/// tokens of any answer, so that no stream is opened in the middle of one.
+pub(crate) const IDLE: Duration = Duration::from_secs(30);
 
 impl Lane {
     /// The longest frame (see [`Frame::length`](crate::Frame::length)) that this lane carries.

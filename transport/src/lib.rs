@@ -23,6 +23,7 @@ mod handshake;
 mod hello;
 mod identity;
 mod lane;
+mod lane_table;
 mod link;
 mod link_core;
 mod memory;
@@ -47,7 +48,7 @@ pub use hello::{
     InvalidHello, LocalHello, MAX_FEATURE, MAX_FEATURES, MAX_INFO, MAX_NAME, PROTOCOL,
 };
 pub use identity::{Identity, IdentityError};
-pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_LANES};
+pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_STREAMS};
 pub use link::{
     CloseReason, Inbound, LaneReceiver, Link, LinkReceiver, LinkSender, Peer, SendError,
 };

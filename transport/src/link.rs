@@ -17,7 +17,7 @@ use thiserror::Error;
 
 use crate::datagram::{DatagramError, DatagramReceiver};
 use crate::frame::Frame;
-use crate::lane::{Lane, MAX_ACTIVATION_LANES};
+use crate::lane::Lane;
 use crate::link_core::{Core, Outlets};
 use crate::paths::Path;
 use crate::queue;
@@ -75,7 +75,7 @@ pub struct LaneReceiver {
 /// A frame that arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
-    /// The lane that it came on.
+    /// The lane for which the stream was opened that it came on. Activations of other lanes may share it.
     pub lane: Lane,
     /// The frame.
     pub frame: Frame,
@@ -105,9 +105,6 @@ pub enum SendError {
         /// The lane's cap.
         cap: usize,
     },
-    /// Too many activation lanes are open. Finish those that are no longer needed.
-    #[error("{MAX_ACTIVATION_LANES} activation lanes are open already; finish one first")]
-    TooManyLanes,
 }
 
 /// Why a link ended. Frames that were still queued may or may not have arrived.
@@ -229,8 +226,8 @@ impl LinkSender {
     /// When the lane is full, the frame too long, or the link gone.
     pub fn try_send(&self, lane: Lane, frame: Frame) -> Result<(), SendError> {
         let length = admit(lane, &frame)?;
-        let queue = self.core.outgoing(lane)?;
-        queue.try_push(length, frame).map_err(|error| self.core.send_error(lane, error))
+        let pushed = self.core.try_push(lane, length, frame);
+        pushed.map_err(|error| self.core.send_error(lane, error))
     }
 
     /// Queues a frame as soon as the lane has room.
@@ -239,8 +236,11 @@ impl LinkSender {
     /// When the frame is too long, or the link gone; never [`SendError::Full`].
     pub async fn send(&self, lane: Lane, frame: Frame) -> Result<(), SendError> {
         let length = admit(lane, &frame)?;
-        let queue = self.core.outgoing(lane)?;
-        queue.push(length, frame).await.map_err(|error| self.core.send_error(lane, error))
+        let pushed = match self.core.outgoing(lane) {
+            Ok(queue) => queue.push(length, frame).await,
+            Err(error) => Err(error),
+        };
+        pushed.map_err(|error| self.core.send_error(lane, error))
     }
 
     /// Sends a datagram if it can be sent now or soon; when datagrams pile up, the oldest are
@@ -252,10 +252,10 @@ impl LinkSender {
         self.core.send_datagram(datagram)
     }
 
-    /// Ends an activation lane after what is queued on it. A later frame with the same key opens
-    /// a new stream, unordered with the old one.
-    pub fn finish_lane(&self, key: u64) {
-        self.core.finish(Lane::Activation(key));
+    /// How many streams are open for activations, or about to end.
+    #[must_use]
+    pub fn activation_streams(&self) -> usize {
+        self.core.activation_streams()
     }
 
     /// Closes the link at once and tells the peer why. Queued frames are dropped.

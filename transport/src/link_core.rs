@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -11,10 +11,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::datagram::{DatagramError, DatagramInlet, datagram_queue};
 use crate::frame::Frame;
-use crate::lane::{Lane, MAX_ACTIVATION_LANES};
+use crate::lane::{IDLE, Lane, MAX_ACTIVATION_STREAMS};
+use crate::lane_table::{LaneTable, StreamId};
 use crate::link::{CloseReason, Inbound, Peer, SendError};
 use crate::paths::Path;
-use crate::queue::{self, PushError};
+use crate::queue::{self, PushError, Queued};
 
 /// Between two looks whether a peer was heard: an answer on a LAN takes less, a restart of a node far more.
 const LISTEN_EVERY: Duration = Duration::from_millis(10);
@@ -22,7 +23,7 @@ const LISTEN_EVERY: Duration = Duration::from_millis(10);
 /// Moves frames from this side's queues to the other side's.
 pub(crate) trait Carrier: Send + Sync {
     /// Begins to carry what comes out of `outgoing`, until it or the link ends.
-    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>);
+    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: Outgoing);
     /// Sends a datagram or drops it, without waiting.
     fn send_datagram(&self, datagram: Bytes) -> Result<(), Undelivered>;
     /// Tells the other side that the link is over.
@@ -52,14 +53,56 @@ pub(crate) struct Core {
     peer: Peer,
     dialed_by_us: bool,
     carrier: Box<dyn Carrier>,
-    /// Queues of the open lanes; `None` once the link is gone.
-    lanes: Mutex<Option<HashMap<Lane, queue::Sender<Frame>>>>,
+    /// What is open; `None` once the link is gone.
+    lanes: Mutex<Option<Lanes>>,
     end: watch::Sender<Option<CloseReason>>,
+}
+
+/// The queues of the open streams.
+struct Lanes {
+    table: LaneTable,
+    queues: HashMap<Stream, queue::Sender<Frame>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Stream {
+    Control,
+    Activation(StreamId),
+    Bulk,
+}
+
+/// What is to be sent on one stream.
+pub(crate) struct Outgoing {
+    stream: Stream,
+    queue: queue::Receiver<Frame>,
+}
+
+impl Outgoing {
+    /// The next frame; `None` when the stream is to end. Cancel-safe.
+    pub(crate) async fn next(&mut self, core: &Core) -> Option<Queued<Frame>> {
+        let Stream::Activation(stream) = self.stream else {
+            return self.queue.pop().await;
+        };
+        loop {
+            if let Ok(next) = tokio::time::timeout(IDLE, self.queue.pop()).await {
+                return next;
+            }
+            core.end_idle(stream);
+        }
+    }
+
+    /// The other side has all of the stream.
+    pub(crate) fn ended(self, core: &Core) {
+        if let (Stream::Activation(stream), Some(lanes)) = (self.stream, core.lanes().as_mut()) {
+            lanes.table.ended(stream);
+        }
+    }
 }
 
 impl Core {
     pub(crate) fn new(peer: Peer, dialed_by_us: bool, carrier: Box<dyn Carrier>) -> Arc<Self> {
-        let lanes = Mutex::new(Some(HashMap::new()));
+        let table = LaneTable::new(MAX_ACTIVATION_STREAMS);
+        let lanes = Mutex::new(Some(Lanes { table, queues: HashMap::new() }));
         Arc::new(Self { peer, dialed_by_us, carrier, lanes, end: watch::Sender::new(None) })
     }
 
@@ -121,7 +164,7 @@ impl Core {
         });
         if first {
             let lanes = self.lanes().take();
-            for queue in lanes.iter().flat_map(HashMap::values) {
+            for queue in lanes.iter().flat_map(|lanes| lanes.queues.values()) {
                 queue.close();
             }
             self.carrier.close(&told);
@@ -154,34 +197,61 @@ impl Core {
         })
     }
 
-    /// Ends a lane after what is queued on it.
-    pub(crate) fn finish(&self, lane: Lane) {
-        if let Some(lanes) = self.lanes().as_mut() {
-            lanes.remove(&lane);
-        }
+    /// Queues a frame, if there is room.
+    pub(crate) fn try_push(
+        self: &Arc<Self>,
+        lane: Lane,
+        length: usize,
+        frame: Frame,
+    ) -> Result<(), PushError> {
+        // Locked, so that the stream does not end meanwhile and the next frame overtake this one.
+        let mut lanes = self.lanes();
+        self.queue(&mut lanes, lane)?.try_push(length, frame)
     }
 
-    /// The queue of a lane, which opens if it is not open yet.
+    /// The queue of a lane, to wait for room in it.
     pub(crate) fn outgoing(
         self: &Arc<Self>,
         lane: Lane,
-    ) -> Result<queue::Sender<Frame>, SendError> {
-        let mut lanes = self.lanes();
-        let Some(open) = lanes.as_mut() else {
-            drop(lanes);
-            return Err(self.send_error(lane, PushError::Closed));
+    ) -> Result<queue::Sender<Frame>, PushError> {
+        self.queue(&mut self.lanes(), lane).cloned()
+    }
+
+    /// How many streams carry activations.
+    pub(crate) fn activation_streams(&self) -> usize {
+        self.lanes().as_ref().map_or(0, |lanes| lanes.table.streams())
+    }
+
+    /// The queue of the stream for a lane, which opens if it is not open yet.
+    fn queue<'a>(
+        self: &Arc<Self>,
+        lanes: &'a mut Option<Lanes>,
+        lane: Lane,
+    ) -> Result<&'a queue::Sender<Frame>, PushError> {
+        let Lanes { table, queues } = lanes.as_mut().ok_or(PushError::Closed)?;
+        let stream = match lane {
+            Lane::Control => Stream::Control,
+            Lane::Bulk => Stream::Bulk,
+            Lane::Activation(key) => Stream::Activation(table.place(Instant::now(), key).0),
         };
-        if let Some(queue) = open.get(&lane) {
-            return Ok(queue.clone());
+        Ok(queues.entry(stream).or_insert_with(|| {
+            let (sender, queue) = queue::queue(lane.send_queue());
+            self.carrier.open(self, lane, Outgoing { stream, queue });
+            sender
+        }))
+    }
+
+    /// Ends a stream on which nothing was sent for long, unless somebody is about to.
+    fn end_idle(&self, stream: StreamId) {
+        let mut lanes = self.lanes();
+        let Some(Lanes { table, queues }) = lanes.as_mut() else {
+            return;
+        };
+        let named = Stream::Activation(stream);
+        if queues.get(&named).is_some_and(queue::Sender::is_idle) {
+            queues.remove(&named);
+            table.end(stream);
         }
-        let activations = open.keys().filter(|lane| matches!(lane, Lane::Activation(_))).count();
-        if matches!(lane, Lane::Activation(_)) && activations >= MAX_ACTIVATION_LANES {
-            return Err(SendError::TooManyLanes);
-        }
-        let (sender, receiver) = queue::queue(lane.send_queue());
-        open.insert(lane, sender.clone());
-        self.carrier.open(self, lane, receiver);
-        Ok(sender)
     }
 
     pub(crate) fn send_error(&self, lane: Lane, error: PushError) -> SendError {
@@ -191,7 +261,7 @@ impl Core {
         }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Option<HashMap<Lane, queue::Sender<Frame>>>> {
+    fn lanes(&self) -> MutexGuard<'_, Option<Lanes>> {
         // Nothing panics while it is held, and a map is whole after every operation anyway.
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -243,5 +313,72 @@ impl Inlets {
             Lane::Bulk => &self.bulk,
         };
         queue.push(frame.length(), Inbound { lane, frame }).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use planaria_config::{Incarnation, NodeId};
+
+    use super::*;
+
+    /// Keeps what it is to carry.
+    #[derive(Default)]
+    struct Kept(Arc<Mutex<Vec<Outgoing>>>);
+
+    impl Carrier for Kept {
+        fn open(&self, _: &Arc<Core>, _: Lane, outgoing: Outgoing) {
+            self.0.lock().unwrap().push(outgoing);
+        }
+        fn send_datagram(&self, _: Bytes) -> Result<(), Undelivered> {
+            Err(Undelivered::Gone)
+        }
+        fn close(&self, _: &CloseReason) {}
+        fn rtt(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn set_alternates(&self, _: &[SocketAddr]) {}
+        fn paths(&self) -> Vec<Path> {
+            Vec::new()
+        }
+        fn doubt(&self) {}
+        fn address(&self) -> Option<SocketAddr> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_when_nothing_is_under_way_on_it() {
+        let kept = Kept::default();
+        let opened = Arc::clone(&kept.0);
+        let peer = Peer {
+            incarnation: Incarnation { node: NodeId::from_bytes([1; 32]), generation: 1 },
+            name: String::new(),
+            info: Bytes::new(),
+            address: ([127, 0, 0, 1], 1).into(),
+        };
+        let core = Core::new(peer, true, Box::new(kept));
+        let send = |lane| core.try_push(lane, 1, Frame::message(Bytes::from_static(b"x")));
+        let lane = Lane::Activation(5);
+        send(lane).unwrap();
+        core.end_idle(0);
+        send(lane).unwrap();
+        let mut first = opened.lock().unwrap().pop().unwrap();
+        for _ in 0..2 {
+            assert!(first.next(&core).await.is_some(), "it was not idle");
+        }
+        // Somebody is about to send.
+        let sender = core.outgoing(lane).unwrap();
+        core.end_idle(0);
+        sender.push(1, Frame::message(Bytes::new())).await.unwrap();
+        drop(sender);
+        assert!(first.next(&core).await.is_some());
+        core.end_idle(0);
+        assert!(first.next(&core).await.is_none());
+        assert_eq!(core.activation_streams(), 1, "the other side may not have all of it");
+        first.ended(&core);
+        assert_eq!(core.activation_streams(), 0);
+        send(lane).unwrap();
+        assert_eq!((core.activation_streams(), opened.lock().unwrap().len()), (1, 1));
     }
 }

@@ -8,12 +8,10 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::datagram::DATAGRAM_CAP;
-use crate::frame::Frame;
 use crate::lane::Lane;
 use crate::link::{CloseReason, Link, Peer};
-use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
+use crate::link_core::{Carrier, Core, Inlets, Outgoing, Undelivered, inbound_queues};
 use crate::paths::Path;
-use crate::queue;
 
 /// Two ends of one link: `left` and `right` say who is at each end, so the first link's peer is
 /// `right`. The left end counts as the one that dialed.
@@ -60,7 +58,7 @@ impl Side {
 }
 
 impl Carrier for Arc<Side> {
-    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>) {
+    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: Outgoing) {
         if let Some(inlets) = self.inlets().clone() {
             self.runtime.spawn(carry(Arc::clone(core), lane, outgoing, inlets));
         }
@@ -105,13 +103,14 @@ impl Carrier for Arc<Side> {
     }
 }
 
-async fn carry(core: Arc<Core>, lane: Lane, mut outgoing: queue::Receiver<Frame>, inlets: Inlets) {
+async fn carry(core: Arc<Core>, lane: Lane, mut outgoing: Outgoing, inlets: Inlets) {
     let carry = async {
-        while let Some(queued) = outgoing.pop().await {
+        while let Some(queued) = outgoing.next(&core).await {
             if inlets.push(lane, queued.item.clone()).await.is_err() {
                 return;
             }
         }
+        outgoing.ended(&core);
     };
     tokio::select! {
         () = carry => {}
@@ -125,7 +124,8 @@ mod tests {
     use planaria_config::{Incarnation, NodeId};
 
     use super::*;
-    use crate::lane::{CONTROL_CAP, MAX_ACTIVATION_LANES};
+    use crate::frame::Frame;
+    use crate::lane::{CONTROL_CAP, MAX_ACTIVATION_STREAMS};
     use crate::link::SendError;
 
     fn peer(byte: u8) -> Peer {
@@ -268,26 +268,28 @@ mod tests {
             error.to_string(),
             "a frame of 1048580 bytes is over the control lane's cap of 1048576"
         );
-        for key in 0..MAX_ACTIVATION_LANES as u64 {
-            left.try_send(Lane::Activation(key), frame(0)).unwrap();
-        }
-        let another = Lane::Activation(1000);
-        assert_eq!(left.try_send(another, frame(0)), Err(SendError::TooManyLanes));
-        left.finish_lane(0);
-        assert_eq!(left.try_send(another, frame(0)), Ok(()));
     }
 
     #[tokio::test]
-    async fn a_finished_lane_delivers_what_was_queued() {
+    async fn any_number_of_lanes_is_carried_each_in_order() {
         let (left, right) = memory_pair(peer(1), peer(2));
         let (left, _from_right) = left.split();
         let (_right, mut from_left) = right.split();
-        for number in 0..10 {
-            left.try_send(Lane::Activation(1), frame(number)).unwrap();
+        let keys = 300;
+        for number in 0..3 {
+            for key in 0..keys {
+                left.try_send(Lane::Activation(u64::from(key)), frame(number * keys + key))
+                    .unwrap();
+            }
         }
-        left.finish_lane(1);
-        for number in 0..10 {
-            assert_eq!(from_left.recv().await.unwrap().frame, frame(number));
+        assert_eq!(left.activation_streams(), MAX_ACTIVATION_STREAMS);
+        let mut came = vec![0; keys as usize];
+        for _ in 0..3 * keys {
+            let inbound = from_left.recv().await.unwrap();
+            let number = u32::from_be_bytes(inbound.frame.header[..].try_into().unwrap());
+            let count = &mut came[(number % keys) as usize];
+            assert_eq!(number / keys, *count, "in order");
+            *count += 1;
         }
     }
 }

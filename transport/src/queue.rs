@@ -67,6 +67,12 @@ impl<T> Sender<T> {
         self.room.close();
     }
 
+    /// Whether nothing is in it, and nobody else has this end or waits for room.
+    pub(crate) fn is_idle(&self) -> bool {
+        // An item's room holds on to it as well.
+        Arc::strong_count(&self.room) == 1
+    }
+
     fn weight(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.saturating_add(OVERHEAD)).unwrap_or(u32::MAX).min(self.limit)
     }
@@ -106,6 +112,20 @@ mod tests {
         assert_eq!((first.item, sender.try_push(0, 'd')), ('a', Err(PushError::Full)));
         drop(first);
         assert_eq!(sender.try_push(0, 'd'), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn it_is_idle_when_nobody_waits_and_nothing_is_in_it() {
+        let (sender, mut receiver) = queue(OVERHEAD);
+        assert!(sender.is_idle());
+        sender.try_push(0, 'a').unwrap();
+        assert!(!sender.is_idle());
+        drop(receiver.pop().await);
+        assert!(sender.is_idle());
+        let other = sender.clone();
+        assert!(!sender.is_idle());
+        drop(other);
+        assert!(sender.is_idle());
     }
 
     #[tokio::test]

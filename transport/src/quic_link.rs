@@ -15,16 +15,15 @@ use quinn::{
 use tokio::runtime::Handle;
 
 use crate::datagram::DatagramInlet;
-use crate::frame::{Frame, FrameError};
+use crate::frame::FrameError;
 use crate::frame_reader::FrameReader;
 use crate::handshake::canonical;
 use crate::lane::{Lane, STREAM_HEADER};
 use crate::link::{CloseReason, Link, Peer};
-use crate::link_core::{Carrier, Core, Inlets, Undelivered, inbound_queues};
+use crate::link_core::{Carrier, Core, Inlets, Outgoing, Undelivered, inbound_queues};
 use crate::path_socket::SharedPaths;
 use crate::paths::Path;
 use crate::peer_text::readable;
-use crate::queue;
 use crate::refusal::{CLOSED, VIOLATION};
 
 /// The control stream after the greeting.
@@ -91,7 +90,7 @@ impl QuicCarrier {
 }
 
 impl Carrier for QuicCarrier {
-    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: queue::Receiver<Frame>) {
+    fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: Outgoing) {
         let stream = match lane {
             Lane::Control => self.control.lock().unwrap_or_else(PoisonError::into_inner).take(),
             Lane::Activation(_) | Lane::Bulk => None,
@@ -208,9 +207,9 @@ async fn send_lane(
     connection: Connection,
     lane: Lane,
     stream: Option<SendStream>,
-    outgoing: queue::Receiver<Frame>,
+    outgoing: Outgoing,
 ) {
-    if let Err(error) = write_frames(&connection, lane, stream, outgoing).await {
+    if let Err(error) = write_frames(&core, &connection, lane, stream, outgoing).await {
         // A lost connection is for `watch` to report; anything else is the end of the link too.
         if connection.close_reason().is_none() {
             core.end(CloseReason::Failed(format!("{lane}: {error}")));
@@ -219,25 +218,38 @@ async fn send_lane(
 }
 
 async fn write_frames(
+    core: &Core,
     connection: &Connection,
     lane: Lane,
     stream: Option<SendStream>,
-    mut outgoing: queue::Receiver<Frame>,
+    mut outgoing: Outgoing,
 ) -> Result<(), FrameError> {
     let mut stream = match stream {
         Some(stream) => stream,
         None => open_stream(connection, lane).await.map_err(FrameError::Io)?,
     };
-    while let Some(queued) = outgoing.pop().await {
+    while let Some(queued) = outgoing.next(core).await {
         let mut chunks = queued.item.clone().chunks(lane.cap())?;
         stream.write_all_chunks(&mut chunks).await.map_err(std::io::Error::from)?;
     }
     stream.finish().map_err(std::io::Error::from)?;
+    // It counts until the peer has all of it, so that the next is not opened too soon. A lost connection
+    // is for `watch` to report, and a peer that stops a stream has it as well.
+    drop(stream.stopped().await);
+    outgoing.ended(core);
     Ok(())
 }
 
+/// A peer that allows no further stream for so long does not take in what is sent to it: nothing else
+/// that its node waits for would come through either, and the link is better made anew.
+const OPENING: Duration = Duration::from_secs(5);
+
 async fn open_stream(connection: &Connection, lane: Lane) -> std::io::Result<SendStream> {
-    let mut stream = connection.open_uni().await?;
+    let opened = tokio::time::timeout(OPENING, connection.open_uni()).await;
+    let mut stream = opened.map_err(|_| {
+        let what = format!("the peer has allowed no further stream for {OPENING:?}");
+        std::io::Error::new(std::io::ErrorKind::TimedOut, what)
+    })??;
     stream.set_priority(lane.priority())?;
     stream.write_all(&lane.stream_header()).await?;
     Ok(stream)

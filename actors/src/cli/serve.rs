@@ -34,6 +34,7 @@ use crate::router::Router;
 use crate::scheduler::PlanTable;
 use crate::scheduler::placement::Sizing;
 use crate::scheduler::preview::Previewer;
+use crate::sequence::RunningSequences;
 use crate::served::ServedModels;
 use crate::stored::StoredAnswers;
 use crate::supervision::Tally;
@@ -116,8 +117,11 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let api_address = api.local_addr()?;
     tracing::info!(node = %me, name = settings.name, api = %api_address,
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
+    let metrics = Arc::new(Metrics::new()?);
+    let sequences = handles.sequences.clone();
     let context = Arc::new(Context {
-        router: Router::new(me.node, handles.sequences.clone(), traces.clone()),
+        router: Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics)),
+        running: RunningSequences::default(),
         traces,
         me,
         api: api_address,
@@ -136,7 +140,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         leaving: watch::Sender::new(false),
         busy: watch::Sender::new(false),
         restarts: Tally::default(),
-        metrics: Arc::new(Metrics::new()?),
+        metrics,
         handles,
     });
     let settings = &context.settings;

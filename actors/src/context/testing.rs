@@ -17,6 +17,7 @@ use crate::membership::View;
 use crate::metrics::Metrics;
 use crate::router::Router;
 use crate::scheduler::PlanTable;
+use crate::sequence::RunningSequences;
 use crate::served::ServedModels;
 use crate::supervision::Tally;
 use crate::traces::Traces;
@@ -51,8 +52,11 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
     };
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let handles = Handles::vacant();
+    let metrics = Arc::new(Metrics::new().unwrap());
+    let sequences = handles.sequences.clone();
     Arc::new(Context {
-        router: Router::new(me.node, handles.sequences.clone(), Traces::off()),
+        router: Router::new(me.node, sequences, Traces::off(), Arc::clone(&metrics)),
+        running: RunningSequences::default(),
         traces: Traces::off(),
         me,
         api: settings.api,
@@ -76,7 +80,7 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
         leaving: watch::Sender::new(false),
         busy: watch::Sender::new(false),
         restarts: Tally::default(),
-        metrics: Arc::new(Metrics::new().unwrap()),
+        metrics,
         handles,
         settings,
     })

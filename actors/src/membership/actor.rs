@@ -210,6 +210,7 @@ impl Actor for MembershipActor {
                 leaving: false,
                 restarts: context.restarts.all(),
                 generated_tokens: context.metrics.generated_tokens(),
+                running: Some(context.running.all()),
             },
             context,
         };
@@ -417,7 +418,7 @@ impl State {
                     address = %member.address, state = ?member.state, "member");
             }
         }
-        self.context.router.fence_dead(&view);
+        self.context.router.members(&view);
         self.context.view.send_replace(view.clone());
         let handles = &self.context.handles;
         handles.links.learn(addresses(&view, self.context.me.node));
@@ -445,6 +446,7 @@ impl State {
 
     fn tell_everybody(&mut self) {
         let view = self.context.view.borrow().clone();
+        self.own.running = Some(self.context.running.all());
         self.own.neighbours = view
             .alive()
             .filter(|member| member.incarnation != self.context.me)

@@ -1,35 +1,70 @@
 //! Under which plans frames may travel on a node, and to whom. Pure.
+//!
+//! A plan is prepared, comes into force, and is replaced. One that is in force stays, however many are
+//! prepared beside it. A replaced one stays until every member has said that no sequence of its clients
+//! runs under it, or is over; so does one that was prepared and overtaken. One that its planner gives up
+//! goes at once: nothing can have run under it.
+//!
+//! A plan with an incarnation that is over is fenced. What computes under it is refused; what is about a
+//! sequence and its attempt (`Release`, `Check`, `Recall`) is obeyed all the same, since whoever holds
+//! the sequence has to hear of it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, LayerRange, NodeId};
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
 
 use crate::generation::GenerationError;
-use crate::membership::View;
+use crate::membership::{Member, View};
 use crate::plan::Plan;
 use crate::wire::received::Envelope;
 use crate::wire::{DataBody, DataHeader};
 
-/// Plans that stay routable beside the newest, per model: sequences that run under an older one
-/// finish under it.
-const PLANS_KEPT: usize = 4;
+/// A plan that was replaced stays at least so long: members report every second, so each of them has by
+/// then told of a sequence that it began just before it heard of the next plan.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// A member of an earlier build does not say what its sequences run under: each may be busy for so long.
+/// The same bounds a plan that was prepared and of which nothing more was heard. Only the plan itself is
+/// kept, so this is generous: an answer of 32000 tokens at ten a second.
+const UNREPORTED: Duration = Duration::from_secs(3600);
 
 #[derive(Debug)]
 pub(crate) struct Routes {
     me: NodeId,
-    /// With when each was heard of.
-    plans: BTreeMap<Epoch, (Arc<Plan>, Instant)>,
+    routes: BTreeMap<Epoch, Route>,
 }
 
-/// Where a frame that is for this node goes.
+#[derive(Debug)]
+struct Route {
+    plan: Arc<Plan>,
+    /// When it was heard of, so that frames may travel under it.
+    heard: Instant,
+    standing: Standing,
+    since: Instant,
+    /// Whether an incarnation that it names is over.
+    is_fenced: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Frames under it can come before the news that it is in force.
+    Prepared,
+    InForce,
+    /// Sequences that run under it finish under it.
+    Replaced,
+}
+
+/// Where a frame goes that is for this node.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Way {
     /// To the owner of its sequence.
     Owner,
     /// To this node's stage of this plan.
     Stage(Arc<Plan>),
+    /// To whoever holds the sequence: the worker of this plan, or where its plan is not known, any.
+    Holder(Option<Arc<Plan>>),
     /// Nowhere: its epoch is not in force here, or gives this stage to somebody else. With the stage,
     /// and the layers that are known to be meant.
     Nowhere(u16, Option<LayerRange>),
@@ -37,62 +72,105 @@ pub(crate) enum Way {
 
 impl Routes {
     pub(crate) const fn new(me: NodeId) -> Self {
-        Self { me, plans: BTreeMap::new() }
+        Self { me, routes: BTreeMap::new() }
     }
 
-    /// Lets frames travel under a plan; those that are retired for it.
-    pub(crate) fn admit(&mut self, now: Instant, plan: Arc<Plan>) -> Vec<Arc<Plan>> {
-        let model = plan.model().clone();
-        self.plans.entry(plan.epoch()).or_insert((plan, now));
-        let of_model = self.plans.values().filter(|(plan, _)| *plan.model() == model);
-        let of_model: Vec<Epoch> = of_model.map(|(plan, _)| plan.epoch()).collect();
-        let surplus = of_model.len().saturating_sub(PLANS_KEPT);
-        self.retire(of_model.into_iter().take(surplus))
+    /// Lets frames travel under a plan that is being prepared. What its planner had prepared for the model
+    /// before is overtaken.
+    pub(crate) fn prepare(&mut self, now: Instant, plan: &Arc<Plan>) {
+        let epoch = plan.epoch();
+        for route in self.of_model(plan.model()) {
+            let other = route.plan.epoch();
+            if other.planner == epoch.planner && other < epoch {
+                route.overtaken(now);
+            }
+        }
+        self.enter(now, plan, Standing::Prepared);
     }
 
-    /// Fences every epoch that names an incarnation which is over; those that are.
-    pub(crate) fn fence_dead(&mut self, view: &View) -> Vec<Arc<Plan>> {
-        let is_over = |plan: &Plan| view.losses(plan).next().is_some();
-        let dead = self.plans.values().filter(|(plan, _)| is_over(plan));
-        let dead: Vec<Epoch> = dead.map(|(plan, _)| plan.epoch()).collect();
-        self.retire(dead)
+    /// These plans, and no others, are in force.
+    pub(crate) fn follow<'a>(&mut self, now: Instant, in_force: impl Iterator<Item = &'a Plan>) {
+        let in_force: BTreeMap<&ModelName, &Plan> =
+            in_force.map(|plan| (plan.model(), plan)).collect();
+        for route in self.routes.values_mut() {
+            let epoch = route.plan.epoch();
+            let current = in_force.get(route.plan.model()).map(|plan| plan.epoch());
+            match route.standing {
+                Standing::InForce if current != Some(epoch) => route.stand(now, Standing::Replaced),
+                Standing::Prepared if current.is_some_and(|current| current > epoch) => {
+                    route.overtaken(now);
+                }
+                _ => {}
+            }
+        }
+        for plan in in_force.into_values() {
+            let known = self.routes.get(&plan.epoch());
+            if known.is_none_or(|route| route.standing != Standing::InForce || route.is_fenced) {
+                let plan = known.map_or_else(|| Arc::new(plan.clone()), |r| Arc::clone(&r.plan));
+                self.enter(now, &plan, Standing::InForce);
+            }
+        }
     }
 
-    fn retire(&mut self, epochs: impl IntoIterator<Item = Epoch>) -> Vec<Arc<Plan>> {
-        let retired = epochs.into_iter().filter_map(|epoch| self.plans.remove(&epoch));
-        retired.map(|(plan, _)| plan).collect()
+    /// The planner of a plan that was prepared has given it up.
+    pub(crate) fn abort(&mut self, epoch: Epoch) {
+        let is_prepared = |route: &Route| route.standing == Standing::Prepared;
+        if self.routes.get(&epoch).is_some_and(is_prepared) {
+            self.routes.remove(&epoch);
+        }
+    }
+
+    /// Fences every plan that names an incarnation which is over, and retires those that nobody needs.
+    pub(crate) fn look(&mut self, now: Instant, view: &View) {
+        for route in self.routes.values_mut() {
+            route.is_fenced |= view.losses(&route.plan).next().is_some();
+        }
+        self.routes.retain(|epoch, route| {
+            let age = now.saturating_duration_since(route.since);
+            let mut owners = view.all().filter(|member| !member.state.is_over());
+            match route.standing {
+                Standing::InForce => true,
+                Standing::Prepared => age < UNREPORTED,
+                Standing::Replaced => {
+                    age < GRACE || owners.any(|owner| may_run_under(owner, *epoch, age))
+                }
+            }
+        });
     }
 
     /// The plan of an epoch, and when it was heard of, if frames may travel under it.
-    pub(crate) fn plan(&self, epoch: Epoch) -> Option<&(Arc<Plan>, Instant)> {
-        self.plans.get(&epoch)
+    pub(crate) fn plan(&self, epoch: Epoch) -> Option<(&Arc<Plan>, Instant)> {
+        let route = self.routes.get(&epoch).filter(|route| !route.is_fenced)?;
+        Some((&route.plan, route.heard))
     }
 
-    /// The plans under which frames may travel.
-    pub(crate) fn plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
-        self.plans.values().map(|(plan, _)| plan)
+    /// The plan of an epoch, whether frames may travel under it or not.
+    pub(crate) fn known(&self, epoch: Epoch) -> Option<&Arc<Plan>> {
+        self.routes.get(&epoch).map(|route| &route.plan)
     }
 
     /// Where a frame goes that is for this node.
     pub(crate) fn way(&self, header: &DataHeader) -> Way {
-        let stage = match &header.body {
-            DataBody::Forward(forward) => forward.stage,
-            DataBody::Release { stage }
-            | DataBody::Recall { stage, .. }
-            | DataBody::Resume { stage, .. }
-            | DataBody::Check { stage, .. } => *stage,
+        let known = self.known(header.epoch);
+        let (stage, plan) = match &header.body {
+            DataBody::Forward(forward) => (forward.stage, self.plan(header.epoch).map(|p| p.0)),
+            DataBody::Resume { stage, .. } => (*stage, self.plan(header.epoch).map(|p| p.0)),
+            DataBody::Recall { stage, .. } | DataBody::Check { stage, .. } => (*stage, known),
+            DataBody::Release { .. } => return Way::Holder(known.cloned()),
             DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
             | DataBody::Recalled { .. }
             | DataBody::PrefixGone
             | DataBody::Failed(_) => return Way::Owner,
         };
-        match self.plan(header.epoch) {
-            Some((plan, _)) if plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage) => {
+        match plan {
+            Some(plan) if plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage) => {
                 Way::Stage(Arc::clone(plan))
             }
-            Some((plan, _)) => Way::Nowhere(stage, plan.stage(stage).map(|stage| stage.layers)),
-            None => Way::Nowhere(stage, None),
+            _ => {
+                let layers = known.and_then(|plan| plan.stage(stage)).map(|stage| stage.layers);
+                Way::Nowhere(stage, layers)
+            }
         }
     }
 
@@ -126,4 +204,49 @@ impl Routes {
         });
         Some(DataHeader { body, ..header.clone() })
     }
+
+    fn of_model(&mut self, model: &ModelName) -> impl Iterator<Item = &mut Route> {
+        self.routes.values_mut().filter(move |route| route.plan.model() == model)
+    }
+
+    fn enter(&mut self, now: Instant, plan: &Arc<Plan>, standing: Standing) {
+        let (heard, is_fenced) = (now, false);
+        let new = || Route { plan: Arc::clone(plan), heard, standing, since: now, is_fenced };
+        let route = self.routes.entry(plan.epoch()).or_insert_with(new);
+        if std::mem::take(&mut route.is_fenced) {
+            route.heard = now;
+        }
+        // What is in force may be asked for once more.
+        if standing == Standing::InForce || route.standing == Standing::Replaced {
+            route.stand(now, standing);
+        }
+    }
 }
+
+impl Route {
+    fn stand(&mut self, now: Instant, standing: Standing) {
+        (self.standing, self.since) = (standing, now);
+    }
+
+    /// It will hardly come into force any more.
+    fn overtaken(&mut self, now: Instant) {
+        if self.standing == Standing::Prepared {
+            self.stand(now, Standing::Replaced);
+        }
+    }
+}
+
+/// Whether sequences of a member's clients may run under a plan that was replaced so long ago, or begin
+/// under it since it has not heard of the next one.
+fn may_run_under(owner: &Member, epoch: Epoch, age: Duration) -> bool {
+    let report = &owner.report;
+    let follows = report.plans.iter().any(|plan| plan.epoch() == epoch);
+    let runs = match &report.running {
+        Some(running) => running.iter().any(|sequence| sequence.epoch == epoch),
+        None => age < UNREPORTED,
+    };
+    follows || runs
+}
+
+#[cfg(test)]
+mod tests;

@@ -179,7 +179,7 @@ impl State {
                     let plan = Arc::new(*plan);
                     tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
                     // Frames under this plan can come before the news that it is in force.
-                    self.context.router.admit_plan(Arc::clone(&plan));
+                    self.context.router.prepare(&plan);
                     self.context.handles.workers.load(plan);
                 }
                 Action::Adopt(plan) => {
@@ -229,12 +229,8 @@ impl State {
     /// Has the other parts of the node keep to the plans in force.
     fn follow(&mut self) {
         let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
-        for plan in &in_force {
-            // A node that was lost for a moment is back, or the news came before its first report.
-            if self.context.router.plan(plan.epoch()).is_none() {
-                self.context.router.admit_plan(Arc::new(plan.clone()));
-            }
-        }
+        // Always: a node that was lost for a moment may be back, or the news came before its first report.
+        self.context.router.follow(in_force.iter());
         let known = (in_force, Some(self.scheduler.highest()));
         if known.0 != self.known.0 {
             self.context.handles.workers.in_force(known.0.clone());

@@ -1,8 +1,8 @@
 //! Actor: one generation of one client.
 //!
 //! Parent: sequences (temporary). Children: none. Carries out what the machine decides. When it
-//! dies, in whatever way, its supervisor has the stages forget the sequence, and its
-//! [`Client`] closes the channel.
+//! dies, in whatever way, its [places](super::places) on the stages are freed, and its [`Client`] closes the
+//! channel.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::machine::{Action, Event, Pace, Sequence};
+use super::places::Places;
 use super::recovery::{Offer, Recovered};
 use super::timeline::Timeline;
 use crate::alarm::Alarm;
@@ -46,6 +47,8 @@ pub(super) struct State {
     context: Arc<Context>,
     id: SequenceId,
     sequence: Sequence,
+    /// Until it has ended.
+    places: Option<Places>,
     client: Client,
     /// When it is woken next, and by what.
     alarm: Alarm,
@@ -87,11 +90,12 @@ impl Actor for SequenceActor {
             recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
         };
         let owner = context.me;
+        let places = Some(Places::take(Arc::clone(&context), id, Arc::clone(&plan)));
         let timeline =
             request.trace.map(|request| Timeline::new(SystemTime::now(), request, id.to_string()));
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
         let (alarm, watching) = (Alarm::default(), None);
-        let mut state = State { context, id, sequence, client, alarm, watching, timeline };
+        let mut state = State { context, id, sequence, places, client, alarm, watching, timeline };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         Ok(state)
@@ -110,6 +114,7 @@ impl Actor for SequenceActor {
         let actions = state.sequence.on(Instant::now(), event);
         state.act(&myself, actions);
         if state.sequence.is_done() {
+            state.places = None;
             myself.stop(None);
         }
         state.wake_in_time(&myself);
@@ -152,7 +157,9 @@ impl State {
                     if let Some(task) = self.watching.take() {
                         task.abort();
                     }
-                    self.context.handles.sequences.moved(self.id, plan, attempt);
+                    if let Some(places) = &self.places {
+                        places.moved(&plan, attempt);
+                    }
                 }
                 Action::Suspect(nodes) => {
                     for node in nodes {

@@ -1,16 +1,15 @@
 //! Actor: admits requests and supervises the running sequences.
 //!
 //! Parent: root. Children: one [`sequence`](super::actor) per generation (temporary). When a
-//! sequence ends, however it ends, every stage of its plan is told to forget it. When this actor
+//! sequence ends, however it ends, its [places](super::places) are freed on every stage. When this actor
 //! dies the running sequences end and their clients get an error.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use planaria_config::{NodeId, SequenceId};
+use planaria_config::SequenceId;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::mpsc;
 
@@ -31,7 +30,7 @@ use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::wall_clock::unix_millis;
 use crate::watchdog::at_work;
-use crate::wire::{DataBody, DataHeader};
+use crate::wire::DataHeader;
 
 /// Tokens that may wait for a client that does not read: more than any answer is long in the time
 /// a healthy client may stall, little enough memory to grant it to everybody.
@@ -57,11 +56,6 @@ impl SequencesHandle {
     /// The cluster changed.
     pub fn members(&self, view: View) {
         self.0.tell(SequencesMessage::Members(view));
-    }
-
-    /// From this attempt on a sequence runs under this plan.
-    pub(super) fn moved(&self, sequence: SequenceId, plan: Arc<Plan>, attempt: u16) {
-        self.0.tell(SequencesMessage::Moved(sequence, plan, attempt));
     }
 
     /// A sequence goes on after a break. With how long it took from the notice to a plan, if there is
@@ -104,8 +98,6 @@ pub enum SequencesMessage {
     Frame(Box<DataHeader>),
     /// The cluster changed.
     Members(View),
-    /// From this attempt on a sequence runs under this plan.
-    Moved(SequenceId, Arc<Plan>, u16),
     /// A sequence goes on after a break, with how long it took until there was another plan.
     Recovered(Box<Recovered>, Option<Duration>),
     /// The node was asked to stop.
@@ -147,7 +139,6 @@ impl Waiting {
 #[derive(Debug)]
 struct Running {
     actor: ActorRef<Event>,
-    plan: Arc<Plan>,
 }
 
 impl Actor for SequencesActor {
@@ -195,13 +186,6 @@ impl Actor for SequencesActor {
                 state.tell_counts();
             }
             SequencesMessage::Members(view) => state.members(&view),
-            SequencesMessage::Moved(sequence, plan, attempt) => {
-                if let Some(running) = state.running.get_mut(&sequence) {
-                    let former = std::mem::replace(&mut running.plan, Arc::clone(&plan));
-                    let stays = |node| plan.stage_of(node).is_some();
-                    state.release(sequence, &former, attempt.saturating_sub(1), stays);
-                }
-            }
             SequencesMessage::Recovered(recovered, planned) => {
                 state.recoveries.take(unix_millis(), &recovered, planned);
                 state.context.metrics.recovered(times(&recovered, planned));
@@ -231,11 +215,16 @@ impl Actor for SequencesActor {
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        if let SupervisionEvent::ActorTerminated(dead, _, _)
-        | SupervisionEvent::ActorFailed(dead, _) = event
-        {
-            state.ended(&myself, &dead).await;
-        }
+        let dead = match event {
+            SupervisionEvent::ActorTerminated(dead, last, _) => {
+                // With its last state go its places, before others are given them.
+                drop(last);
+                dead
+            }
+            SupervisionEvent::ActorFailed(dead, _) => dead,
+            _ => return Ok(()),
+        };
+        state.ended(&myself, &dead).await;
         Ok(())
     }
 }
@@ -302,21 +291,13 @@ impl State {
     /// nobody else hears anything.
     async fn run(&mut self, myself: &ActorRef<SequencesMessage>, waiting: Waiting) {
         let Waiting { id, request, plan, client } = waiting;
-        let args = SequenceArgs {
-            context: Arc::clone(&self.context),
-            id,
-            request,
-            plan: Arc::clone(&plan),
-            client,
-        };
+        let args = SequenceArgs { context: Arc::clone(&self.context), id, request, plan, client };
         match Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await {
             Ok((actor, _)) => {
-                self.running.insert(id, Running { actor, plan });
+                self.running.insert(id, Running { actor });
             }
             Err(error) => {
                 tracing::error!(sequence = %id, %error, "a generation could not begin");
-                // It may have sent something.
-                self.release(id, &plan, u16::MAX, |_| false);
                 self.admission.ended();
             }
         }
@@ -327,9 +308,7 @@ impl State {
         let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
-        if let Some(running) = self.running.remove(&id) {
-            self.release(id, &running.plan, u16::MAX, |_| false);
-        }
+        self.running.remove(&id);
         self.admission.ended();
         while let Some(mut waiting) = self.admission.next(Waiting::is_wanted) {
             match self.plan_for(&waiting.request) {
@@ -350,40 +329,11 @@ impl State {
         self.tell_counts();
     }
 
-    /// Has the stages of a plan forget a sequence up to and with this attempt, except on nodes that keep
-    /// it.
-    fn release(
-        &self,
-        sequence: SequenceId,
-        plan: &Plan,
-        attempt: u16,
-        keeps: impl Fn(NodeId) -> bool,
-    ) {
-        for (stage, assignment) in (0_u16..).zip(plan.stages()) {
-            if keeps(assignment.incarnation.node) {
-                continue;
-            }
-            let header = DataHeader {
-                epoch: plan.epoch(),
-                sequence,
-                owner: self.context.me,
-                attempt,
-                position: 0,
-                trace: None,
-                sent: None,
-                body: DataBody::Release { stage },
-            };
-            let node = assignment.incarnation.node;
-            if let Err(error) = self.context.router.send(node, header, Bytes::new()) {
-                // A node that is lost to this one releases what it holds for it.
-                tracing::debug!(peer = ?node, %error, "a release was not sent");
-            }
-        }
-    }
-
     fn members(&self, view: &View) {
-        for running in self.running.values() {
-            for lost in Event::losses(view, &running.plan) {
+        for (id, running) in &self.running {
+            // One that is about to end has no plan any more.
+            let plan = self.context.running.plan(*id);
+            for lost in plan.iter().flat_map(|plan| Event::losses(view, plan)) {
                 drop(running.actor.cast(lost));
             }
         }

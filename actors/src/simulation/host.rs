@@ -92,14 +92,11 @@ impl World {
         payload: Bytes,
     ) {
         let time = self.time();
-        if let DataBody::Release { .. } = header.body {
-            self.release(me, header);
-            return;
-        }
         let Some(life) = self.life(me) else { return };
         let view = &life.view;
+        let computes = matches!(header.body, DataBody::Forward(_) | DataBody::Resume { .. });
         let over = view.losses(plan).next();
-        if let Some(over) = over {
+        if let Some(over) = over.filter(|_| computes) {
             let what = format!("{me:?} computes for {}, in which {over:?} is over", plan.epoch());
             self.oracle.violate(what);
             return;

@@ -29,7 +29,7 @@ use crate::scheduler::{ModelPlan, PlanTable};
 use crate::sequence::machine::Event;
 use crate::sequence::recovery::Offer;
 use crate::wire::features::Features;
-use crate::wire::{DataHeader, HeldModel, Report, ShardReport};
+use crate::wire::{DataHeader, HeldModel, Report, RunningReport, ShardReport};
 use crate::worker::host::sequences::Orphan;
 
 const SIZING: Sizing =
@@ -176,7 +176,17 @@ impl Life {
             leaving: false,
             restarts: BTreeMap::new(),
             generated_tokens: 0,
+            running: Some(self.running()),
         }
+    }
+
+    fn running(&self) -> Vec<RunningReport> {
+        let owners = self.owners.iter();
+        let report = |(sequence, owner): (&SequenceId, &Owner)| RunningReport {
+            sequence: *sequence,
+            epoch: owner.plan.epoch(),
+        };
+        owners.map(report).collect()
     }
 
     fn table(&self) -> PlanTable {
@@ -237,10 +247,13 @@ impl World {
             drop(self.send(me, other, Packet::Report(Box::new(report.clone()))));
         }
         let time = self.time();
-        let given_up = self.life(me).map(|life| {
-            life.host.sequences.given_up(time, PACE.recovery_timeout + 2 * PACE.step_timeout)
+        let over = self.life(me).map(|life| {
+            let mut over = life.host.sequences.disowned(time, &life.view);
+            let patience = PACE.recovery_timeout + 2 * PACE.step_timeout;
+            over.extend(life.host.sequences.given_up(time, patience));
+            over
         });
-        for header in given_up.unwrap_or_default() {
+        for header in over.unwrap_or_default() {
             self.release(me, &header);
         }
     }
@@ -252,6 +265,7 @@ impl World {
     }
 
     pub(super) fn see(&mut self, me: Incarnation, member: Member) {
+        let time = self.time();
         let Some(life) = self.life(me) else { return };
         let known = life.members.get(&member.incarnation.node);
         let is_old = known.is_some_and(|known| {
@@ -265,7 +279,7 @@ impl World {
         life.members.insert(member.incarnation.node, member);
         let view = View::of(life.members.values().cloned());
         life.view = view.clone();
-        life.routes.fence_dead(&view);
+        life.routes.look(time, &view);
         let orphans = life.host.sequences.orphans(&view);
         for Orphan { header, lost, is_over } in orphans {
             self.refuse(me, &header, &format!("it has lost {lost:?}"));
@@ -320,13 +334,8 @@ impl World {
         }
         let Some(life) = self.life(me) else { return };
         let in_force: Vec<Plan> = life.scheduler.plans().cloned().collect();
-        for plan in in_force {
-            if life.routes.plan(plan.epoch()).is_none() {
-                let plan = Arc::new(plan);
-                life.ever.insert(plan.epoch(), Arc::clone(&plan));
-                life.routes.admit(time, plan);
-            }
-        }
+        life.routes.follow(time, in_force.iter());
+        life.ever.extend(in_force.into_iter().map(|plan| (plan.epoch(), Arc::new(plan))));
         if life.table() == before {
             return;
         }
@@ -351,7 +360,7 @@ impl World {
         let time = self.time();
         let Some(life) = self.life(me) else { return };
         life.ever.insert(plan.epoch(), Arc::clone(&plan));
-        life.routes.admit(time, Arc::clone(&plan));
+        life.routes.prepare(time, &plan);
         life.prepared = Some(Arc::clone(&plan));
         life.awaited.push(plan);
         self.hold(me);
@@ -403,6 +412,7 @@ impl World {
                 self.tell(me, id, Event::Frame(header));
             }
             Way::Stage(plan) => self.take(me, &plan, &header, payload),
+            Way::Holder(_) => self.release(me, &header),
             Way::Nowhere(stage, layers) => {
                 let old = life.ever.get(&header.epoch).cloned();
                 if let Some(old) = old.filter(|_| bug == Some(Bug::SkipEpochCheck)) {

@@ -52,6 +52,11 @@ impl WorkerHandle {
         drop(self.0.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
     }
 
+    /// Forgets a sequence up to and with the attempt of this frame, if it is known.
+    pub fn release(&self, header: &DataHeader) {
+        drop(self.0.cast(HostMessage::Release(header.sequence, header.attempt)));
+    }
+
     /// Holds these layers from now on, those first that are needed first, and besides them only what
     /// open sequences need.
     pub(super) fn hold(&self, layers: Vec<LayerRange>) {
@@ -75,6 +80,8 @@ pub enum HostMessage {
     Hold(Vec<LayerRange>),
     /// A frame for these layers, and when it came.
     Frame(Instant, Arc<Plan>, DataHeader, Bytes),
+    /// Forget a sequence up to and with this attempt.
+    Release(SequenceId, u16),
     /// The cluster changed.
     Members(View),
     /// Something came from the worker of this life.
@@ -181,6 +188,7 @@ impl Actor for HostActor {
             HostMessage::Frame(came, plan, header, payload) => {
                 state.take(came, &plan, &header, payload);
             }
+            HostMessage::Release(sequence, attempt) => state.release(sequence, attempt),
             HostMessage::Hold(layers) => {
                 state.wanted = layers;
                 // Files may have changed since it was given up.
@@ -279,10 +287,6 @@ impl State {
     }
 
     fn take(&mut self, came: Instant, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
-        if let DataBody::Release { .. } = header.body {
-            self.release(header.sequence, header.attempt);
-            return;
-        }
         let Some((_, stage)) = plan.stage_of(self.context.me.node) else {
             return;
         };
@@ -544,11 +548,16 @@ impl State {
         }
     }
 
-    /// Lets go of sequences that nobody will go on with: their owners' patience is bounded.
+    /// Lets go of sequences that nobody will go on with: their owners do not report them any more, or
+    /// report nothing of the kind and must have lost patience.
     fn forget_given_up(&mut self) {
         let settings = &self.context.settings;
         let patience = settings.load_timeout + 2 * settings.step_timeout;
-        for header in self.sequences.given_up(Instant::now(), patience) {
+        let now = Instant::now();
+        let view = self.context.view.borrow().clone();
+        let mut over = self.sequences.disowned(now, &view);
+        over.extend(self.sequences.given_up(now, patience));
+        for header in over {
             self.release(header.sequence, header.attempt);
         }
     }

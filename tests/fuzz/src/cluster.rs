@@ -224,6 +224,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
         leaving: decisions.rarely(8),
         restarts: BTreeMap::new(),
         generated_tokens: decisions.number(),
+        running: Some(Vec::new()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use planaria_transport::{
-    ACTIVATION_CAP, CONTROL_CAP, DATAGRAM_CAP, DatagramError, Frame, Lane, MAX_ACTIVATION_LANES,
+    ACTIVATION_CAP, CONTROL_CAP, DATAGRAM_CAP, DatagramError, Frame, Lane, MAX_ACTIVATION_STREAMS,
     SendError,
 };
 
@@ -105,7 +105,7 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
     // All lanes, until every one of them has been full for a while.
     let payload = Bytes::from(vec![1; MIB]);
     let lanes: Vec<Lane> =
-        (0..MAX_ACTIVATION_LANES as u64).map(Lane::Activation).chain([Lane::Bulk]).collect();
+        (0..MAX_ACTIVATION_STREAMS as u64).map(Lane::Activation).chain([Lane::Bulk]).collect();
     let mut accepted = 0;
     let mut quiet = 0;
     while quiet < 50 {
@@ -123,7 +123,7 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
     }
     // Per lane: 16 MiB (bulk 32) wait here, 2 MiB are under way, one frame is being read; and the
     // receiver's queues hold 64 and 16 MiB.
-    let bound = (16 + 2 + 2) * MAX_ACTIVATION_LANES + (32 + 2 + 2) + 64 + 16;
+    let bound = (16 + 2 + 2) * MAX_ACTIVATION_STREAMS + (32 + 2 + 2) + 64 + 16;
     assert!(accepted <= bound, "{accepted} MiB are not bounded by {bound}");
 
     for count in 0..100 {
@@ -152,24 +152,29 @@ async fn the_largest_frames_pass() {
     assert!(matches!(over, Err(SendError::TooLarge { .. })));
 }
 
-#[tokio::test]
-async fn finished_lanes_make_room_for_others() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_lanes_share_the_streams_that_a_peer_allows() {
     let (a, b) = (node(1, "a"), node(1, "b"));
     let (at_a, at_b) = link(&a, &b).await;
     let (to_b, _from_b) = at_a.split();
     let (_to_a, mut from_a) = at_b.split();
-    for key in 0..200 {
-        to_b.try_send(Lane::Activation(key), frame(key)).unwrap();
-        to_b.try_send(Lane::Activation(key), frame(key)).unwrap();
-        to_b.finish_lane(key);
+    let (lanes, rounds) = (300, 5);
+    for round in 0..rounds {
+        for lane in 0..lanes {
+            to_b.try_send(Lane::Activation(lane), frame(round * lanes + lane)).unwrap();
+        }
     }
-    let mut seen = vec![0; 200];
-    for _ in 0..400 {
-        let inbound = next(&mut from_a).await;
-        assert_eq!(inbound.lane, Lane::Activation(number(&inbound)));
-        seen[usize::try_from(number(&inbound)).unwrap()] += 1;
+    // Bulk has its own stream all the same.
+    to_b.try_send(Lane::Bulk, frame(0)).unwrap();
+    let mut seen = vec![0; usize::try_from(lanes).unwrap()];
+    for _ in 0..lanes * rounds {
+        let number = number(&soon(from_a.activation.recv()).await.unwrap());
+        let count = &mut seen[usize::try_from(number % lanes).unwrap()];
+        assert_eq!(number / lanes, *count, "each lane keeps its order");
+        *count += 1;
     }
-    assert_eq!(seen, vec![2; 200]);
+    soon(from_a.bulk.recv()).await.unwrap();
+    assert_eq!(to_b.activation_streams(), MAX_ACTIVATION_STREAMS);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,6 +33,7 @@ fn report(name: &str) -> Report {
         leaving: false,
         restarts: BTreeMap::new(),
         generated_tokens: 0,
+        running: Some(Vec::new()),
     }
 }
 

@@ -73,6 +73,7 @@ pub(crate) fn member(byte: u8, generation: u64, memory: u64) -> Member {
         leaving: false,
         restarts: BTreeMap::new(),
         generated_tokens: 0,
+        running: Some(Vec::new()),
     };
     Member {
         incarnation: Incarnation { node: id(byte), generation },

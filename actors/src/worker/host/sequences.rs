@@ -29,6 +29,11 @@ const HISTORY: u64 = 64;
 /// So many times the longest wait for a result is no wait any more: the worker is stuck.
 const UNUSUAL: u32 = 10;
 
+/// A sequence is let go of when its owner has not named it for so long among those that its stages may
+/// hold. Owners report every second, and what is sent before a sequence's first frame may come behind
+/// that; so it takes three reports.
+const DISOWNED: Duration = Duration::from_secs(3);
+
 /// A worker that gives nothing for less than this may be waiting for a busy machine.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -69,6 +74,8 @@ struct Open {
     is_interrupted: bool,
     /// When something last came of it.
     touched: Instant,
+    /// Since when its owner does not name it any more.
+    disowned: Option<Instant>,
 }
 
 /// A segment that the worker has.
@@ -181,7 +188,13 @@ impl Sequences {
             return Taken::Drop;
         };
         if self.released.covers(sequence, attempt) {
-            return Taken::Drop;
+            // Whoever asks waits for an answer.
+            return match header.body {
+                DataBody::Check { .. } | DataBody::Recall { .. } => {
+                    Taken::Unknown(format!("it has let go of sequence {sequence}"))
+                }
+                _ => Taken::Drop,
+            };
         }
         if let DataBody::Check { number, stage, round } = header.body {
             return self.take_check(&plan, header, (number, stage, round));
@@ -367,6 +380,28 @@ impl Sequences {
         orphans
     }
 
+    /// Sequences that their owners do not have any more, or run under a later plan without this node: what
+    /// would have said so was lost with a link, or with the part of the node that was to say it.
+    pub(crate) fn disowned(&mut self, now: Instant, view: &View) -> Vec<DataHeader> {
+        let mut disowned = Vec::new();
+        for (sequence, open) in &mut self.open {
+            let epoch = open.plan.epoch();
+            let owner = view.member(open.owner.node).filter(|owner| {
+                // Without a link its report is an old one.
+                owner.incarnation == open.owner && !view.is_lost(open.owner.node)
+            });
+            let named = owner.and_then(|owner| owner.report.running.as_ref()).map(|running| {
+                running.iter().any(|named| named.sequence == *sequence && named.epoch <= epoch)
+            });
+            if named != Some(false) {
+                open.disowned = None;
+            } else if now.duration_since(*open.disowned.get_or_insert(now)) >= DISOWNED {
+                disowned.push(open.header(*sequence));
+            }
+        }
+        disowned
+    }
+
     /// Sequences of which nothing came for so long that their owners must have given up on them, or
     /// have them no more: what would have said so was lost with a link.
     pub(crate) fn given_up(&self, now: Instant, patience: Duration) -> Vec<DataHeader> {
@@ -420,6 +455,7 @@ impl Sequences {
             checked: None,
             is_interrupted,
             touched: now,
+            disowned: None,
         };
         self.open.insert(header.sequence, open);
     }
