@@ -154,6 +154,10 @@ pub struct ModelView {
     /// none.
     #[serde(default)]
     pub unpinned: String,
+    /// Members that do not hold layers of it since they could not, with the reason and when they are tried
+    /// again. Told by the node that plans.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Whether there would be a plan whichever of its nodes died.
     pub n_minus_1_safe: bool,
     /// For each of its nodes, by name: the plan if that one died, `null` if there would be none.
@@ -185,6 +189,7 @@ impl ModelView {
             context: None,
             stages: Vec::new(),
             unpinned: String::new(),
+            left_out: Vec::new(),
             n_minus_1_safe: false,
             failover: BTreeMap::new(),
         }
@@ -318,7 +323,7 @@ pub enum RecoveryLabel {
 pub(crate) const SHORT_OF_MEMORY: u8 = 20;
 
 impl ClusterView {
-    /// What is wrong with nodes that live, in words; empty when nothing is.
+    /// What is wrong with nodes that live, in words, though requests are answered; empty when nothing is.
     #[must_use]
     pub fn complaints(&self) -> Vec<String> {
         let living = self.nodes.iter().filter(|node| !node.state.is_over());
@@ -330,7 +335,11 @@ impl ClusterView {
                  it; stop other programs there, or give it less with memory-limit"
             ))
         });
-        short.collect()
+        let served = self.models.iter().filter(|model| model.state == ModelState::Ready);
+        let left_out = served.flat_map(|model| {
+            model.left_out.iter().map(|why| format!("{} is served without {why}", model.name))
+        });
+        short.chain(left_out).collect()
     }
 
     /// Why a request for some desired model would fail now; empty when none would.
@@ -392,6 +401,7 @@ fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strate
         context: plan.map(|plan| plan.parts().context),
         stages: plan.map_or_else(Vec::new, |plan| stage_views(view, plan)),
         unpinned: model.unpinned.clone().unwrap_or_default(),
+        left_out: model.left_out.clone(),
         n_minus_1_safe: !failover.is_empty() && failover.values().all(Option::is_some),
         failover,
     }

@@ -46,6 +46,11 @@ pub enum Control {
     },
     /// The plan is in force.
     Commit(Box<Plan>),
+    /// The planner of a plan that was to be prepared has given it up: nothing is needed for it.
+    Abort {
+        /// The plan's epoch.
+        epoch: Epoch,
+    },
     /// The last frame of a sample is here: what all of them held, and the time since the first.
     Arrived {
         /// Without the first frame's.
@@ -65,6 +70,7 @@ impl Control {
             | Self::Prepared { .. }
             | Self::Commit(_)
             | Self::Arrived { .. } => None,
+            Self::Abort { .. } => Some(Feature::Abort),
         }
     }
 }

@@ -123,6 +123,7 @@ async fn take_control(context: Arc<Context>, link: LinkSender, mut control: Lane
                 handles.scheduler.prepared(from.node, epoch, result);
             }
             Received::Known(Control::Commit(plan)) => handles.scheduler.commit(plan),
+            Received::Known(Control::Abort { epoch }) => handles.scheduler.abort(from.node, epoch),
             Received::Known(Control::Arrived { bytes, micros }) => {
                 handles.capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
             }

@@ -68,6 +68,11 @@ impl SchedulerHandle {
         self.tell(Event::Commit(plan));
     }
 
+    /// A planner gives up what it had prepared.
+    pub fn abort(&self, from: NodeId, epoch: Epoch) {
+        self.tell(Event::Abort { from, epoch });
+    }
+
     /// This node's shards for a plan are loaded, or cannot be.
     pub fn shards_loaded(&self, epoch: Epoch, result: Result<(), String>) {
         self.tell(Event::ShardsLoaded { epoch, result });
@@ -102,6 +107,9 @@ pub struct ModelPlan {
     pub obstacle: Option<String>,
     /// Why its pins were not followed, if there are any and they were not.
     pub unpinned: Option<String>,
+    /// Members that do not hold layers of it since they could not, with the reason and when they are tried
+    /// again; as far as this node has planned for them.
+    pub left_out: Vec<String>,
     /// For each of its nodes: its stages if that one died, `None` if there would be none.
     pub failovers: Vec<(NodeId, Option<Vec<Assignment>>)>,
 }
@@ -182,6 +190,11 @@ impl State {
                     self.context.router.prepare(&plan);
                     self.context.handles.workers.load(plan);
                 }
+                Action::Abandon(epoch) => {
+                    tracing::info!(%epoch, "what was prepared is not needed");
+                    self.context.router.abort(epoch);
+                    self.context.handles.workers.abort(epoch);
+                }
                 Action::Adopt(plan) => {
                     tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
                     self.context.handles.ledger.remember_plan(Arc::new(*plan));
@@ -211,6 +224,7 @@ impl State {
                 Message::Prepare(plan) => Event::Prepare { from: to, plan: Box::new(plan) },
                 Message::Prepared(epoch, result) => Event::Prepared { from: to, epoch, result },
                 Message::Commit(plan) => Event::Commit(Box::new(plan)),
+                Message::Abort(epoch) => Event::Abort { from: to, epoch },
             };
             // The only way this fails is that this actor ends.
             drop(myself.cast(SchedulerMessage(event)));
@@ -220,9 +234,13 @@ impl State {
             Some(link) => send_control(&link, &message.into()),
             None => Err(Undeliverable::NoLink(to)),
         };
-        if let Err(error) = sent {
+        match sent {
+            // An earlier build lets go of what it has prepared by itself.
+            Ok(()) | Err(Undeliverable::NotUnderstood(_)) => {}
             // The loss of the link leads to another plan.
-            tracing::warn!(peer = ?to, %error, "a scheduler's message was not sent");
+            Err(error) => {
+                tracing::warn!(peer = ?to, %error, "a scheduler's message was not sent");
+            }
         }
     }
 
@@ -253,7 +271,10 @@ impl State {
             let failovers = failovers.collect();
             let obstacle = self.scheduler.obstacle(model).map(str::to_owned);
             let unpinned = self.scheduler.unpinned(model).map(str::to_owned);
-            (model.clone(), ModelPlan { plan, state, reason, obstacle, unpinned, failovers })
+            let left_out = self.scheduler.left_out(model);
+            let of_model =
+                ModelPlan { plan, state, reason, obstacle, unpinned, left_out, failovers };
+            (model.clone(), of_model)
         });
         let table = PlanTable { models: models.collect() };
         let strategy = self.context.settings.strategy;

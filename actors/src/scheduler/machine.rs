@@ -2,7 +2,8 @@
 //!
 //! The live member with the lowest id plans. It sends every node of a new plan `Prepare`; when
 //! all have loaded their layers it sends everybody `Commit`. A node that cannot is left out for a
-//! while and the rest planned anew. Every other member adopts what it is told, and what it sees
+//! while, longer each time (`failures`), and the rest planned anew. A plan that is given up while it is
+//! prepared is called off with `Abort`; without its planner it is called off by itself. Every other member adopts what it is told, and what it sees
 //! in reports, if its epoch is higher than what it knows.
 //!
 //! A plan that is not possible any more is replaced at once, if a single node is lost by the layout
@@ -10,19 +11,21 @@
 //! 15 % less time per token, once that has been so for a while.
 
 mod choice;
+mod failures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
 
+use failures::Failures;
+
 use super::foresight::{Failovers, Foresight};
 use super::placement::{Layout, Placed, Situation, Sizing, place_all};
 use crate::cluster_view::{ModelState, ShardState};
 use crate::membership::View;
 use crate::plan::{Plan, PlanParts};
-use crate::supervision::Retries;
-use crate::wire::{Control, NotPrepared, ShardReport};
+use crate::wire::{Control, NotPrepared};
 
 /// What the scheduler is told.
 #[derive(Debug, Clone)]
@@ -54,6 +57,13 @@ pub enum Event {
     },
     /// A plan is in force.
     Commit(Box<Plan>),
+    /// A planner gives up what it had prepared.
+    Abort {
+        /// Who.
+        from: NodeId,
+        /// The plan's epoch.
+        epoch: Epoch,
+    },
     /// What was to be foreseen.
     Foreseen {
         /// The number of the question.
@@ -77,6 +87,8 @@ pub enum Action {
     },
     /// Have this node's workers load their part of the plan, then tell `ShardsLoaded`.
     LoadShards(Box<Plan>),
+    /// What was prepared under this epoch is not needed.
+    Abandon(Epoch),
     /// Route by this plan from now on and remember it.
     Adopt(Box<Plan>),
     /// Work out what to do if a node dies, then tell `Foreseen`.
@@ -92,6 +104,8 @@ pub enum Message {
     Prepared(Epoch, Result<(), NotPrepared>),
     /// See [`Control::Commit`].
     Commit(Plan),
+    /// See [`Control::Abort`].
+    Abort(Epoch),
 }
 
 impl From<Message> for Control {
@@ -100,6 +114,7 @@ impl From<Message> for Control {
             Message::Prepare(plan) => Self::Prepare(Box::new(plan)),
             Message::Prepared(epoch, result) => Self::Prepared { epoch, result },
             Message::Commit(plan) => Self::Commit(Box::new(plan)),
+            Message::Abort(epoch) => Self::Abort { epoch },
         }
     }
 }
@@ -114,7 +129,7 @@ pub struct Patience {
     pub resend: Duration,
     /// A node that has not loaded its layers by then is left out.
     pub load: Duration,
-    /// A node that failed is left out of that model for this long at first; twice as long each time.
+    /// A node that failed is left out of that model for this long, then for twice as long, and so on.
     pub unfit: Duration,
     /// A division must be better than the one in force for so long before it is adopted.
     pub dwell: Duration,
@@ -135,12 +150,12 @@ pub struct Scheduler {
     plans: BTreeMap<ModelName, Plan>,
     /// The newest plan that this node has begun to load, by model.
     begun: BTreeMap<ModelName, Plan>,
+    /// Plans that were begun and are not in force, and the life of the planner of each.
+    prepared: BTreeMap<Epoch, (ModelName, Incarnation)>,
     /// Plans of this planner that wait for answers.
     preparing: BTreeMap<ModelName, Preparing>,
-    /// Who must not hold which model, until when, and why.
-    unfit: BTreeMap<(Incarnation, ModelName), (Instant, String)>,
-    /// For how long, the next time.
-    retries: BTreeMap<(Incarnation, ModelName), Retries>,
+    /// Who must not hold which model.
+    failures: Failures,
     /// Why a model has no layout.
     obstacles: BTreeMap<ModelName, String>,
     /// Why a model's layout does not follow its pins.
@@ -179,9 +194,9 @@ impl Scheduler {
             highest: highest.unwrap_or(Epoch { counter: 0, planner: me }),
             plans: BTreeMap::new(),
             begun: BTreeMap::new(),
+            prepared: BTreeMap::new(),
             preparing: BTreeMap::new(),
-            unfit: BTreeMap::new(),
-            retries: BTreeMap::new(),
+            failures: Failures::new(patience.unfit),
             obstacles: BTreeMap::new(),
             unpinned: BTreeMap::new(),
             plan_at: None,
@@ -206,6 +221,12 @@ impl Scheduler {
                 self.on_prepared(now, from, epoch, result, &mut actions);
             }
             Event::Commit(plan) => self.adopt(now, *plan, &mut actions),
+            Event::Abort { from, epoch } if from == epoch.planner => {
+                if self.prepared.remove(&epoch).is_some() {
+                    actions.push(Action::Abandon(epoch));
+                }
+            }
+            Event::Abort { .. } => {}
             Event::Foreseen { number, failovers } => {
                 if self.foreseen.as_ref().is_some_and(|asked| asked.number == number) {
                     self.failovers = failovers;
@@ -213,7 +234,7 @@ impl Scheduler {
             }
             Event::Tick => {}
         }
-        self.give_up_waiting(now);
+        self.give_up_waiting(now, &mut actions);
         self.ask_again(now, &mut actions);
         if self.planning_is_due(now) {
             self.plan_at = None;
@@ -228,7 +249,7 @@ impl Scheduler {
     #[must_use]
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.preparing.values().map(|p| p.deadline.min(p.ask_again));
-        let forgiven = self.unfit.values().map(|(until, _)| *until);
+        let forgiven = self.failures.wake_at();
         deadlines.chain(forgiven).chain(self.plan_at).chain(self.appraise_at).min()
     }
 
@@ -303,6 +324,8 @@ impl Scheduler {
                         Some(format!("the worker of {name} restarts"))
                     }
                     Some((ShardState::Failed, reason)) => {
+                        let known = self.failures.words(stage.incarnation, model);
+                        let reason = known.as_ref().unwrap_or(reason);
                         Some(format!("{name} gave up its layers: {reason}"))
                     }
                     // Everybody answered that its layers are loaded before the plan came into force.
@@ -343,16 +366,14 @@ impl Scheduler {
             || self.preparing.values().any(|preparing| !view.is_alive_plan(&preparing.plan));
         // Whoever asks for a model again has perhaps mended what was wrong with it.
         let asked: Vec<ModelName> = view.asked_since(&self.view).cloned().collect();
-        let unfit = self.unfit.len();
-        self.unfit.retain(|(_, model), _| !asked.contains(model));
-        self.retries.retain(|(life, model), _| !asked.contains(model) && !view.is_dead(*life));
-        let is_forgiven = self.unfit.len() < unfit;
         self.view = view;
         for plan in seen {
             self.adopt(now, plan, actions);
         }
+        self.abandon_orphans(actions);
         let broken = self.note_failed_shards(now);
-        if lost || broken || is_forgiven {
+        let repaired = self.failures.look(&self.view, &asked);
+        if lost || broken || repaired {
             self.plan_at = Some(now);
         } else if changed || !self.obstacles.is_empty() {
             let settled = now + self.patience.settle;
@@ -364,38 +385,41 @@ impl Scheduler {
 
     /// A node that gave up a shard of a plan in force must not hold it in the next one.
     fn note_failed_shards(&mut self, now: Instant) -> bool {
-        let mut failed = Vec::new();
+        let mut broken = false;
         for plan in self.plans.values() {
             for stage in plan.stages() {
-                let member = self.view.member(stage.incarnation.node);
-                let shard = member.and_then(|member| member.shard(plan.model(), stage.layers));
-                let has_failed =
-                    |shard: &&ShardReport| shard.state_of(stage.layers) == ShardState::Failed;
-                let Some(shard) = shard.filter(has_failed) else {
+                let Some(member) = self.view.member(stage.incarnation.node) else {
                     continue;
                 };
-                let key = (stage.incarnation, plan.model().clone());
-                failed.push((key, shard.reason.clone()));
+                let shard = member.shard(plan.model(), stage.layers);
+                let failed = shard.filter(|s| s.state_of(stage.layers) == ShardState::Failed);
+                // What it told before it heard of the plan may be older than what it loaded for that.
+                let Some(shard) = failed.filter(|_| member.report.plans.contains(plan)) else {
+                    continue;
+                };
+                let preparing = self.preparing.get(plan.model());
+                if preparing.is_some_and(|p| p.plan.stage_of(stage.incarnation.node).is_some()) {
+                    // It is being tried again.
+                    continue;
+                }
+                broken |= self.failures.note(now, member, plan.model(), shard.reason.clone());
             }
-        }
-        let mut broken = false;
-        for (key, reason) in failed {
-            broken |= self.leave_out(now, key, reason);
         }
         broken
     }
 
-    /// A node must not hold a model for a while, for longer each time; whether it might until now.
-    fn leave_out(&mut self, now: Instant, key: (Incarnation, ModelName), reason: String) -> bool {
-        let first = self.patience.unfit;
-        if let Some((until, known)) = self.unfit.get_mut(&key) {
-            (*until, *known) = ((*until).max(now + first), reason);
-            return false;
+    /// Lets go of what was prepared for planners that are over: nobody will say that it is in force.
+    fn abandon_orphans(&mut self, actions: &mut Vec<Action>) {
+        let is_over = |planner: Incarnation| {
+            let seen = self.view.state_of(planner.node);
+            seen.is_some_and(|(seen, state)| seen > planner || state.is_over())
+        };
+        let orphans = self.prepared.iter().filter(|(_, (_, planner))| is_over(*planner));
+        let orphans: Vec<Epoch> = orphans.map(|(epoch, _)| *epoch).collect();
+        for epoch in orphans {
+            self.prepared.remove(&epoch);
+            actions.push(Action::Abandon(epoch));
         }
-        let retries = self.retries.entry(key.clone()).or_insert(Retries::after(first));
-        let until = now + retries.given_up(now);
-        self.unfit.insert(key, (until, reason));
-        true
     }
 
     fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
@@ -415,6 +439,12 @@ impl Scheduler {
             return;
         }
         self.begun.insert(plan.model().clone(), plan.clone());
+        let in_force = self.plans.get(plan.model()).map(Plan::epoch);
+        if let Some((life, _)) = self.view.state_of(from)
+            && in_force.is_none_or(|in_force| in_force < plan.epoch())
+        {
+            self.prepared.insert(plan.epoch(), (plan.model().clone(), life));
+        }
         actions.push(Action::LoadShards(Box::new(plan)));
     }
 
@@ -435,6 +465,9 @@ impl Scheduler {
         match result {
             Ok(()) => {
                 preparing.waiting.remove(&from);
+                if let Some(member) = self.view.member(from) {
+                    self.failures.succeeded(now, member.incarnation, &model);
+                }
                 if preparing.waiting.is_empty()
                     && let Some(ready) = self.preparing.remove(&model)
                 {
@@ -447,13 +480,13 @@ impl Scheduler {
             }
             Err(NotPrepared::Overtaken(epoch)) => {
                 self.highest = self.highest.max(epoch);
-                self.preparing.remove(&model);
+                self.call_off(&model, actions);
                 self.plan_at = Some(now);
             }
             Err(NotPrepared::Unable(reason)) => {
-                self.preparing.remove(&model);
-                if let Some(life) = self.view.member(from).map(|member| member.incarnation) {
-                    self.leave_out(now, (life, model), reason);
+                self.call_off(&model, actions);
+                if let Some(member) = self.view.member(from) {
+                    self.failures.note(now, member, &model, reason);
                 }
                 self.plan_at = Some(now);
             }
@@ -473,8 +506,11 @@ impl Scheduler {
                 .get(plan.model())
                 .is_some_and(|preparing| preparing.plan.epoch() < plan.epoch());
             if overtaken {
-                self.preparing.remove(plan.model());
+                self.call_off(plan.model(), actions);
             }
+            // What was prepared under an earlier epoch will not come into force any more.
+            self.prepared
+                .retain(|epoch, (model, _)| model != plan.model() || *epoch > plan.epoch());
             self.plans.insert(plan.model().clone(), plan.clone());
             // Another planner may have made it from a view that is not this one's. But who has just come
             // is seen by some before others: two planners that are not among each other's members yet
@@ -487,7 +523,7 @@ impl Scheduler {
     }
 
     /// Leaves out nodes that did not load in time, and lets those in again whose time is over.
-    fn give_up_waiting(&mut self, now: Instant) {
+    fn give_up_waiting(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let late: Vec<ModelName> = self
             .preparing
             .iter()
@@ -495,22 +531,29 @@ impl Scheduler {
             .map(|(model, _)| model.clone())
             .collect();
         for model in late {
-            let Some(preparing) = self.preparing.remove(&model) else {
+            let Some(preparing) = self.call_off(&model, actions) else {
                 continue;
             };
             for node in preparing.waiting {
-                if let Some(life) = self.view.member(node).map(|member| member.incarnation) {
+                if let Some(member) = self.view.member(node) {
                     let reason = "did not load its layers in time".to_owned();
-                    self.leave_out(now, (life, model.clone()), reason);
+                    self.failures.note(now, member, &model, reason);
                 }
             }
             self.plan_at = Some(now);
         }
-        let before = self.unfit.len();
-        self.unfit.retain(|_, (until, _)| *until > now);
-        if self.unfit.len() < before {
+        if self.failures.pass(now) {
             self.plan_at = Some(now);
         }
+    }
+
+    /// Gives up what this planner has others prepare for a model.
+    fn call_off(&mut self, model: &ModelName, actions: &mut Vec<Action>) -> Option<Preparing> {
+        let preparing = self.preparing.remove(model)?;
+        let epoch = preparing.plan.epoch();
+        let abort = |to| Action::Send { to, message: Box::new(Message::Abort(epoch)) };
+        actions.extend(preparing.plan.nodes().map(abort));
+        Some(preparing)
     }
 
     fn ask_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
@@ -527,7 +570,7 @@ impl Scheduler {
     fn plan_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
         self.obstacles.clear();
         self.unpinned.clear();
-        let unfit = self.unfit();
+        let unfit = self.failures.unfit();
         let situation = Situation {
             view: &self.view,
             sizing: self.sizing,
@@ -535,7 +578,11 @@ impl Scheduler {
             in_force: &self.plans,
         };
         let placed = place_all(situation);
-        self.preparing.retain(|model, _| placed.contains_key(model));
+        let unwanted: Vec<ModelName> =
+            self.preparing.keys().filter(|model| !placed.contains_key(model)).cloned().collect();
+        for model in unwanted {
+            self.call_off(&model, actions);
+        }
         self.plans.retain(|model, _| placed.contains_key(model));
         self.begun.retain(|model, _| placed.contains_key(model));
         self.better_since.retain(|model, _| placed.contains_key(model));
@@ -545,7 +592,7 @@ impl Scheduler {
             }
             match placed {
                 Err(reason) => {
-                    self.preparing.remove(&model);
+                    self.call_off(&model, actions);
                     self.obstacles.insert(model, reason);
                 }
                 Ok(placed) if !placed.fits_beside && self.is_left(&model) => {
@@ -559,7 +606,7 @@ impl Scheduler {
                 }
                 Ok(_) => {
                     // Another node plans; what this one had begun is void.
-                    self.preparing.remove(&model);
+                    self.call_off(&model, actions);
                 }
             }
         }
@@ -595,14 +642,15 @@ impl Scheduler {
             }
         };
         let same = |other: &Plan| other.same_layout(&plan);
-        let in_force = self.plan(&model).is_some_and(same);
+        let in_force = self.plan(&model).is_some_and(|plan| same(plan) && !self.has_failed(plan));
         let on_its_way = self.preparing.get(&model).is_some_and(|p| same(&p.plan));
         if in_force {
-            self.preparing.remove(&model);
+            self.call_off(&model, actions);
         }
         if in_force || on_its_way {
             return;
         }
+        self.call_off(&model, actions);
         self.highest = epoch;
         actions.extend(plan.nodes().map(|to| prepare(to, &plan)));
         let waiting = plan.nodes().collect();
@@ -615,6 +663,26 @@ impl Scheduler {
                 deadline: now + self.patience.load,
             },
         );
+    }
+}
+
+impl Scheduler {
+    /// Who is left out of a model, and why.
+    #[must_use]
+    pub fn left_out(&self, model: &ModelName) -> Vec<String> {
+        let unfit = self.failures.unfit().into_iter().filter(|((_, of), _)| of == model);
+        unfit.map(|((life, _), why)| format!("{}: {why}", self.view.name(life.node))).collect()
+    }
+
+    /// Whether a node has given up its layers of a plan in force: prepared anew, it tries again.
+    fn has_failed(&self, plan: &Plan) -> bool {
+        plan.stages().iter().any(|stage| {
+            let member = self.view.member(stage.incarnation.node);
+            let shard = member
+                .filter(|member| member.report.plans.contains(plan))
+                .and_then(|member| member.shard(plan.model(), stage.layers));
+            shard.is_some_and(|shard| shard.state_of(stage.layers) == ShardState::Failed)
+        })
     }
 }
 

@@ -320,7 +320,8 @@ impl Sequence {
         at: Option<Assignment>,
     ) -> Vec<Action> {
         let has_begun = self.log.len() > self.began || self.mending.is_some();
-        let may_go_on = self.troubles.may_go_on(&error, has_begun) && self.attempt < u16::MAX - 1;
+        let may_go_on =
+            self.troubles.may_go_on(now, &error, has_begun) && self.attempt < u16::MAX - 1;
         if !may_go_on {
             return self.fail(error);
         }
@@ -374,6 +375,9 @@ impl Sequence {
         let Some(seeking) = &mut self.seeking else {
             return Vec::new();
         };
+        if !matches!(offer, Offer::Ready(_)) {
+            self.troubles.nothing_ready();
+        }
         let length = length(&self.log);
         match seeking.consider(now, &self.plan, length, offer) {
             Judged::Wait => Vec::new(),
@@ -589,12 +593,18 @@ impl Sequence {
         })
     }
 
-    /// The stage that an error speaks of, if its layers are those of the plan.
+    /// The stage that an error speaks of: its node's, or where an earlier build did not name that, the one
+    /// of these layers.
     fn failed_stage(&self, error: &GenerationError) -> Option<Assignment> {
-        let GenerationError::StageFailed { layers, .. } = error else {
+        let GenerationError::StageFailed { layers, at, .. } = error else {
             return None;
         };
-        self.plan.stages().iter().find(|stage| stage.layers.to_string() == *layers).copied()
+        let mut stages = self.plan.stages().iter();
+        let is_meant = |stage: &&Assignment| match at {
+            Some(node) => stage.incarnation.node == *node,
+            None => stage.layers.to_string() == *layers,
+        };
+        stages.find(is_meant).copied()
     }
 
     fn fail(&mut self, error: GenerationError) -> Vec<Action> {

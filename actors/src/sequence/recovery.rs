@@ -20,6 +20,11 @@ use crate::traces::TraceContext;
 /// computes is started again more often than that before its node gives the shard up.
 const FRUITLESS: u32 = 4;
 
+/// A plan that is said to be ready and a stage that says it is not: what members know of each other is a
+/// second old, and a node that was cut off is planned around after two. When that goes on for longer, what
+/// hangs does not mend itself, and the client is better told where it is.
+const UNWILLING: Duration = Duration::from_secs(10);
+
 /// The wait before the same plan is tried again; each further try doubles it.
 const FIRST_WAIT: Duration = Duration::from_millis(20);
 const LONGEST_WAIT: Duration = Duration::from_millis(500);
@@ -129,6 +134,8 @@ impl Recovered {
 pub(super) struct Troubles {
     /// Attempts in a row without a new token.
     fruitless: u32,
+    /// Since when stages of plans that are ready say that they are not.
+    unwilling: Option<Instant>,
 }
 
 /// While there is no way.
@@ -209,11 +216,22 @@ impl Troubles {
     /// A token came.
     pub(super) const fn progress(&mut self) {
         self.fruitless = 0;
+        self.unwilling = None;
+    }
+
+    /// No plan is ready, and that is known.
+    pub(super) const fn nothing_ready(&mut self) {
+        self.unwilling = None;
     }
 
     /// Whether it is worth another attempt after this. `has_begun` says whether a client has seen
     /// something, or a break has been mended before.
-    pub(super) fn may_go_on(&mut self, error: &GenerationError, has_begun: bool) -> bool {
+    pub(super) fn may_go_on(
+        &mut self,
+        now: Instant,
+        error: &GenerationError,
+        has_begun: bool,
+    ) -> bool {
         match error {
             GenerationError::NodeLost { .. }
             | GenerationError::StageFailed { .. }
@@ -221,7 +239,10 @@ impl Troubles {
                 self.fruitless += 1;
                 self.fruitless <= FRUITLESS
             }
-            GenerationError::NotReady { .. } => true,
+            GenerationError::NotReady { .. } => {
+                let since = *self.unwilling.get_or_insert(now);
+                now.saturating_duration_since(since) < UNWILLING
+            }
             GenerationError::NoRoom { .. } => has_begun,
             GenerationError::Rejected { .. }
             | GenerationError::ClientTooSlow

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, NodeId};
+use planaria_config::{Incarnation, LayerRange, LayerSet, NodeId};
 use planaria_engine::fake::FakeStage;
 use planaria_transport::{Frame, decode_message};
 
@@ -18,6 +18,7 @@ use crate::generation::GenerationError;
 use crate::plan::Plan;
 use crate::wire::{DataBody, DataHeader};
 use crate::worker::child::Worker;
+use crate::worker::host::adoption::Adoption;
 use crate::worker::host::sequences::{Follows, Sequences, Taken};
 use crate::worker::protocol::{Command, Event as Heard, FRAME_CAP};
 
@@ -29,7 +30,7 @@ pub(super) struct Host {
     pub(super) number: u64,
     pub(super) told: Vec<LayerRange>,
     pub(super) held: LayerSet,
-    pub(super) adopted: Option<Epoch>,
+    pub(super) adoption: Adoption,
 }
 
 pub(super) struct SimulatedWorker {
@@ -73,7 +74,7 @@ impl Host {
             number: 0,
             told: Vec::new(),
             held: LayerSet::EMPTY,
-            adopted: None,
+            adoption: Adoption::default(),
         }
     }
 
@@ -111,11 +112,11 @@ impl World {
         }
         match life.host.sequences.take(time, Arc::clone(plan), header, payload) {
             Taken::Do { commands, kept } => {
-                if life.host.adopted != Some(plan.epoch()) {
-                    life.host.adopted = Some(plan.epoch());
-                    let stages = u16::try_from(plan.stages().len()).unwrap();
-                    let adopt = Command::Adopt { layers: stage.layers, stages, kv_bytes: 0 };
-                    self.command(me, adopt, Bytes::new());
+                if !life.host.adoption.goes_by(plan.epoch()) {
+                    life.host.adoption.under(plan, stage.layers, 0);
+                    if let Some(adopt) = life.host.adoption.tell(0) {
+                        self.command(me, adopt, Bytes::new());
+                    }
                 }
                 for (command, payload) in commands {
                     self.command(me, command, payload);
@@ -242,7 +243,7 @@ impl World {
         life.host.worker = None;
         life.host.held = LayerSet::EMPTY;
         life.host.told.clear();
-        life.host.adopted = None;
+        life.host.adoption.forget();
         let number = life.host.number + 1;
         self.see_itself(me);
         self.after(wait, Happening::StartWorker(me, number));
@@ -277,7 +278,8 @@ impl World {
 
     pub(super) fn fail(&mut self, me: Incarnation, header: &DataHeader, reason: &str) {
         let (node, layers, reason) = (me.node.short(), String::new(), reason.to_owned());
-        let body = DataBody::Failed(GenerationError::StageFailed { node, layers, reason });
+        let at = Some(me.node);
+        let body = DataBody::Failed(GenerationError::StageFailed { node, layers, reason, at });
         self.send_to_owner(me, DataHeader { body, ..header.clone() });
     }
 

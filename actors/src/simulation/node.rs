@@ -192,8 +192,9 @@ impl Life {
     fn table(&self) -> PlanTable {
         let plan = self.scheduler.plan(&model()).cloned().map(Arc::new);
         let (state, reason) = self.scheduler.state(&model());
-        let (obstacle, unpinned, failovers) = (None, None, Vec::new());
-        let of_model = ModelPlan { plan, state, reason, obstacle, unpinned, failovers };
+        let (obstacle, unpinned) = (None, None);
+        let (left_out, failovers) = (Vec::new(), Vec::new());
+        let of_model = ModelPlan { plan, state, reason, obstacle, unpinned, left_out, failovers };
         PlanTable { models: BTreeMap::from([(model(), of_model)]) }
     }
 
@@ -319,6 +320,14 @@ impl World {
             match action {
                 Planned::Send { to, message } => self.send_plan(me, to, *message),
                 Planned::LoadShards(plan) => self.load(me, Arc::new(*plan)),
+                Planned::Abandon(epoch) => {
+                    if let Some(life) = self.life(me) {
+                        life.routes.abort(epoch);
+                        life.awaited.retain(|plan| plan.epoch() != epoch);
+                        life.prepared.take_if(|plan| plan.epoch() == epoch);
+                    }
+                    self.hold(me);
+                }
                 Planned::Adopt(plan) => {
                     self.oracle.in_force(&plan);
                     self.note(|| format!("{me:?} has in force {plan}"));
@@ -396,6 +405,7 @@ impl World {
                         Message::Prepare(plan) => Plans::Prepare { from, plan: Box::new(plan) },
                         Message::Prepared(epoch, result) => Plans::Prepared { from, epoch, result },
                         Message::Commit(plan) => Plans::Commit(Box::new(plan)),
+                        Message::Abort(epoch) => Plans::Abort { from, epoch },
                     },
                 );
             }

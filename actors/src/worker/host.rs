@@ -6,6 +6,7 @@
 //! tried again after a growing wait, and at once when somebody asks. When the actor dies, so does the
 //! process.
 
+pub(crate) mod adoption;
 mod boundary_log;
 mod released;
 mod resumed;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use planaria_config::{Epoch, LayerRange, LayerSet, NodeId, SequenceId};
+use planaria_config::{LayerRange, LayerSet, NodeId, SequenceId};
 use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -32,6 +33,7 @@ use crate::supervision::{Restarts, Retries, Verdict, row};
 use crate::wall_clock::time_of_day_after;
 use crate::watchdog::{at_work, starting};
 use crate::wire::{DataBody, DataHeader, ShardReport, ShardWork};
+use adoption::Adoption;
 use sequences::{Orphan, Sequences, Taken};
 
 /// How often the host looks whether the worker is stuck.
@@ -128,9 +130,8 @@ pub struct State {
     started: Instant,
     restarts: Restarts,
     sequences: Sequences,
-    /// The plan that the worker was told of last, and what it may take for running sequences.
-    adopted: Option<Epoch>,
-    kv_bytes: u64,
+    /// The plan that the worker goes by.
+    adoption: Adoption,
     /// Whether the worker is not to be started again before it is time to.
     gone: bool,
     /// When what was given up is tried again.
@@ -158,8 +159,7 @@ impl Actor for HostActor {
             sequences: Sequences::new(context.me.node, log_bytes),
             wanted: layers,
             told_to_hold: Vec::new(),
-            adopted: None,
-            kv_bytes: 0,
+            adoption: Adoption::default(),
             gone: false,
             retries: Retries::default(),
             retry_at: None,
@@ -306,10 +306,11 @@ impl State {
         let was_idle = self.sequences.is_empty();
         match self.sequences.take(came, Arc::clone(plan), header, payload) {
             Taken::Do { commands, kept } => {
-                if self.adopted != Some(plan.epoch()) {
-                    self.adopted = Some(plan.epoch());
-                    let adopt = self.adopt(plan, stage.layers);
-                    self.send(adopt, Bytes::new());
+                if !self.adoption.goes_by(plan.epoch()) {
+                    self.adoption.under(plan, stage.layers, self.kv_bytes(plan, stage.layers));
+                    self.adopt();
+                    let predicted = self.predicted_bytes(plan);
+                    self.report.work.predicted_bytes = predicted.unwrap_or_default();
                 }
                 for (command, payload) in commands {
                     self.send(command, payload);
@@ -343,7 +344,7 @@ impl State {
             return;
         };
         let (context, header) = (Arc::clone(&self.context), header.clone());
-        let (node, layers, _) = self.words("");
+        let (node, layers, _) = self.words(header.sequence, "");
         tokio::spawn(async move {
             if let Err(error) = context.router.send_all(next, kept).await {
                 let reason = format!("the next stage cannot be reached: {error}");
@@ -353,20 +354,32 @@ impl State {
         });
     }
 
-    /// What the worker needs to know of a plan.
-    fn adopt(&mut self, plan: &Plan, layers: LayerRange) -> Command {
+    /// Tells the worker what it needs to know of plans, if it does not know it.
+    fn adopt(&mut self) {
+        let open = self.sequences.plans().map(|(plan, layers)| self.kv_bytes(plan, layers));
+        let most = open.max().unwrap_or_default();
+        let Some(adopt) = self.adoption.tell(most) else {
+            return;
+        };
+        self.send(adopt, Bytes::new());
+    }
+
+    /// What a plan that gives these layers to this node sets aside for KV.
+    fn kv_bytes(&self, plan: &Plan, layers: LayerRange) -> u64 {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
-        let mut kv_bytes = 0;
-        if let Some(held) = self.context.inventory.borrow().get(&self.key.model) {
-            let tokens = u64::from(context) * u64::from(sequences);
-            kv_bytes = held.geometry.kv_bytes(layers, tokens);
-            let all = self.told_to_hold.iter().copied().collect();
-            self.report.work.predicted_bytes =
-                held.geometry.peak_bytes_of(&all, context, sequences);
-        }
-        let stages = u16::try_from(plan.stages().len()).unwrap_or(u16::MAX);
-        self.kv_bytes = kv_bytes;
-        Command::Adopt { layers, stages, kv_bytes }
+        let tokens = u64::from(context) * u64::from(sequences);
+        let inventory = self.context.inventory.borrow();
+        let held = inventory.get(&self.key.model);
+        held.map_or(0, |held| held.geometry.kv_bytes(layers, tokens))
+    }
+
+    /// What the worker was to take at most, with what it holds.
+    fn predicted_bytes(&self, plan: &Plan) -> Option<u64> {
+        let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+        let all = self.told_to_hold.iter().copied().collect();
+        let inventory = self.context.inventory.borrow();
+        let held = inventory.get(&self.key.model)?;
+        Some(held.geometry.peak_bytes_of(&all, context, sequences))
     }
 
     fn send(&mut self, command: Command, payload: Bytes) {
@@ -473,7 +486,7 @@ impl State {
 
     fn worker_ended(&mut self, myself: &ActorRef<HostMessage>, how: &str) {
         self.worker = None;
-        self.adopted = None;
+        self.adoption.forget();
         self.report.pid = None;
         self.report.memory_bytes = 0;
         let layers = std::mem::take(&mut self.report.held);
@@ -573,6 +586,7 @@ impl State {
         if self.sequences.release(sequence, attempt) {
             if self.worker.is_some() {
                 self.send(Command::Release(sequence), Bytes::new());
+                self.adopt();
             }
             if self.sequences.is_empty() {
                 self.tell_busy();
@@ -592,21 +606,27 @@ impl State {
 
     /// Cannot compute for now.
     fn refuse(&self, header: &DataHeader, reason: &str) {
-        let (node, layers, reason) = self.words(reason);
+        let (node, layers, reason) = self.words(header.sequence, reason);
         let error = GenerationError::NotReady { node, layers, reason };
         self.tell_owner(header, DataBody::Failed(error));
     }
 
     fn fail(&self, header: &DataHeader, reason: &str) {
-        let (node, layers, reason) = self.words(reason);
-        let error = GenerationError::StageFailed { node, layers, reason };
+        let (node, layers, reason) = self.words(header.sequence, reason);
+        let at = Some(self.context.me.node);
+        let error = GenerationError::StageFailed { node, layers, reason, at };
         self.tell_owner(header, DataBody::Failed(error));
     }
 
-    /// Where something goes wrong: this node, its layers, and why.
-    fn words(&self, reason: &str) -> (String, String, String) {
+    /// Where something goes wrong: this node, the layers that a sequence passes or else all that are
+    /// wanted, and why.
+    fn words(&self, sequence: SequenceId, reason: &str) -> (String, String, String) {
         let node = self.context.settings.name.clone();
-        (node, LayerSet::from(self.wanted.clone()).to_string(), reason.to_owned())
+        let layers = match self.sequences.layers_of(sequence) {
+            Some(layers) => layers.to_string(),
+            None => LayerSet::from(self.wanted.clone()).to_string(),
+        };
+        (node, layers, reason.to_owned())
     }
 
     fn tell_owner(&self, header: &DataHeader, body: DataBody) {
@@ -623,9 +643,10 @@ impl State {
     fn status(&mut self, status: Status) {
         let MemoryUse { weights, kv, prefixes, .. } = status.memory;
         self.report.memory_bytes = weights + kv + prefixes;
-        if self.kv_bytes > 0 {
+        let kv_bytes = self.adoption.kv_bytes();
+        if kv_bytes > 0 {
             #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-            let ratio = kv as f64 / self.kv_bytes as f64;
+            let ratio = kv as f64 / kv_bytes as f64;
             self.context.metrics.kv_cache_usage(self.key.model.as_str(), Some(ratio));
         }
         self.report.work = ShardWork {

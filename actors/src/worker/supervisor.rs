@@ -27,8 +27,8 @@ use crate::wire::ShardReport;
 /// frame that was sent under the last plan can be on its way.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A planner gives up on a plan that is not loaded within the load timeout, and says so to nobody: what
-/// was prepared for it is let go so much later.
+/// A planner of an earlier build gives up on a plan that is not loaded within the load timeout, and says so
+/// to nobody: what was prepared for it is let go so much later.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// How often unwanted shards are looked for.
@@ -46,6 +46,11 @@ impl WorkersHandle {
     /// Load this node's part of a plan, then tell the scheduler.
     pub fn load(&self, plan: Arc<Plan>) {
         self.0.tell(WorkersMessage::Load(plan));
+    }
+
+    /// What was prepared under this epoch is not needed.
+    pub fn abort(&self, epoch: Epoch) {
+        self.0.tell(WorkersMessage::Abort(epoch));
     }
 
     /// These plans, and no others, are in force.
@@ -77,6 +82,8 @@ impl WorkersHandle {
 pub enum WorkersMessage {
     /// Load this node's part of a plan.
     Load(Arc<Plan>),
+    /// What was prepared under this epoch is not needed.
+    Abort(Epoch),
     /// These plans are in force.
     InForce(Vec<Plan>),
     /// Keep these shards for plans that may come.
@@ -177,6 +184,10 @@ impl Actor for WorkersActor {
         let _at_work = at_work("workers");
         match message {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await,
+            WorkersMessage::Abort(epoch) => {
+                state.prepared.retain(|_, (plan, _)| plan.epoch() != epoch);
+                state.awaited.retain(|plan| plan.epoch() != epoch);
+            }
             WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await,
             WorkersMessage::Standby(shards) => {
                 state.standby = shards;

@@ -130,6 +130,7 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         epoch: None,
         context: None,
         unpinned: String::new(),
+        left_out: Vec::new(),
         stages: Vec::new(),
         n_minus_1_safe: false,
         failover: BTreeMap::new(),

@@ -99,8 +99,8 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
         })
     };
     // In the second it is no stage, and its owner does not wait for it.
-    context.router.admit_plan(Arc::new(plan(4, context.me).unwrap()));
-    context.router.admit_plan(Arc::new(plan(5, owner).unwrap()));
+    context.router.prepare(&Arc::new(plan(4, context.me).unwrap()));
+    context.router.prepare(&Arc::new(plan(5, owner).unwrap()));
     for counter in [5, 4] {
         let header = Header {
             epoch: Epoch { counter, planner: PEER },

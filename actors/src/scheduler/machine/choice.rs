@@ -9,16 +9,12 @@ use planaria_config::{ModelName, Strategy};
 use super::{Action, Scheduler};
 use crate::plan::Plan;
 use crate::scheduler::foresight::Foresight;
-use crate::scheduler::placement::{Layout, Placed, Unfit};
+use crate::scheduler::placement::{Layout, Placed};
 
 /// A division is better if a token takes less than this part of the time.
 const BETTER: f64 = 0.85;
 
 impl Scheduler {
-    pub(super) fn unfit(&self) -> Unfit {
-        self.unfit.iter().map(|(key, (_, reason))| (key.clone(), reason.clone())).collect()
-    }
-
     /// The layout that a model should have: what was foreseen, if a node was lost; else what was
     /// found, unless the plan in force does as well.
     pub(super) fn choose(
@@ -36,7 +32,8 @@ impl Scheduler {
         }
         let known = self.plans.get(model).map(Plan::parts);
         let is_otherwise = known.is_none_or(|plan| plan.strategy != strategy);
-        let Some(in_force) = placed.in_force.filter(|_| !is_otherwise) else {
+        let has_failed = self.plans.get(model).is_some_and(|plan| self.has_failed(plan));
+        let Some(in_force) = placed.in_force.filter(|_| !is_otherwise && !has_failed) else {
             self.better_since.remove(model);
             return Some(self.foreseen_layout(model).unwrap_or(placed.layout));
         };
@@ -75,7 +72,7 @@ impl Scheduler {
         let is_sound = layout.digest == plan.parts().digest
             && layout.stages.iter().all(|stage| {
                 self.view.is_alive(stage.incarnation)
-                    && !self.unfit.contains_key(&(stage.incarnation, model.clone()))
+                    && !self.failures.contains(stage.incarnation, model)
             });
         is_sound.then(|| layout.clone())
     }
@@ -84,7 +81,7 @@ impl Scheduler {
     pub(super) fn foresee(&mut self) -> Option<Action> {
         let in_force: BTreeMap<_, _> =
             self.plans().map(|plan| (plan.model().clone(), plan.clone())).collect();
-        let unfit = self.unfit();
+        let unfit = self.failures.unfit();
         let former = self.foreseen.as_ref();
         let is_known = former.is_some_and(|known| {
             known.in_force == in_force

@@ -32,7 +32,7 @@ fn id(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
 }
 
-fn model() -> ModelName {
+pub(crate) fn model() -> ModelName {
     "m".parse().unwrap()
 }
 
@@ -92,6 +92,7 @@ struct Cluster {
     /// Who does not answer `Prepare`.
     silent: BTreeSet<NodeId>,
     adopted: Vec<(NodeId, Plan)>,
+    abandoned: Vec<(NodeId, Epoch)>,
 }
 
 impl Cluster {
@@ -110,6 +111,7 @@ impl Cluster {
             failing: BTreeSet::new(),
             silent: BTreeSet::new(),
             adopted: Vec::new(),
+            abandoned: Vec::new(),
         }
     }
 
@@ -143,6 +145,7 @@ impl Cluster {
                             Event::Prepared { from: node, epoch, result }
                         }
                         Message::Commit(plan) => Event::Commit(Box::new(plan)),
+                        Message::Abort(epoch) => Event::Abort { from: node, epoch },
                     };
                     self.tell(to, event);
                 }
@@ -154,6 +157,7 @@ impl Cluster {
                     };
                     self.tell(node, Event::ShardsLoaded { epoch: plan.epoch(), result });
                 }
+                Action::Abandon(epoch) => self.abandoned.push((node, epoch)),
                 Action::Adopt(plan) => self.adopted.push((node, *plan)),
                 Action::Foresee(foresight) => {
                     let (number, failovers) = (foresight.number, foresight.failovers());
@@ -248,6 +252,80 @@ fn who_cannot_load_is_left_out_for_a_while() {
     cluster.failing.clear();
     cluster.pass(PATIENCE.unfit);
     assert_eq!(cluster.layout().len(), 3);
+}
+
+#[test]
+fn who_fails_again_and_again_is_tried_less_and_less_often_and_that_is_said() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    let before = cluster.adopted.last().unwrap().1.clone();
+    cluster.failing.insert(id(3));
+    cluster.see(&[member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)]);
+    cluster.pass(PATIENCE.settle);
+    let said = cluster.schedulers[&id(1)].left_out(&model());
+    assert_eq!(said, ["node-3: its disk is broken (it is tried again 30s after that)"]);
+    for _ in 0..600 {
+        cluster.pass(Duration::from_secs(1));
+        let plans = [1, 2].map(|byte| cluster.schedulers[&id(byte)].plan(&model()));
+        assert_eq!(plans, [Some(&before); 2]);
+    }
+    let tried: BTreeSet<Epoch> = cluster.abandoned.iter().map(|(_, epoch)| *epoch).collect();
+    assert_eq!(tried.len(), 5, "after 0, 30, 90, 210 and 450 seconds");
+    cluster.failing.clear();
+    cluster.pass(failures::LONGEST);
+    assert_eq!(cluster.layout().len(), 3);
+}
+
+#[test]
+fn what_a_planner_gives_up_it_calls_off_everywhere() {
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.silent.insert(id(3));
+    let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    let begun = Epoch { counter: 1, planner: id(1) };
+    assert!(cluster.abandoned.is_empty());
+    // Nobody else can call it off.
+    cluster.tell(id(2), Event::Abort { from: id(3), epoch: begun });
+    assert!(cluster.abandoned.is_empty());
+    cluster.pass(PATIENCE.load);
+    let told: BTreeSet<_> = cluster.abandoned.iter().copied().collect();
+    assert_eq!(told, BTreeSet::from([1, 2, 3].map(|byte| (id(byte), begun))));
+
+    // One that is over calls nothing off.
+    let mut cluster = Cluster::new(&[1, 2, 3]);
+    cluster.silent.insert(id(3));
+    cluster.see(&members);
+    cluster.pass(PATIENCE.settle);
+    cluster.schedulers.remove(&id(1));
+    let down = Member { state: NodeState::Down, ..member(1, 1, 200) };
+    cluster.see(&[down, members[1].clone(), members[2].clone()]);
+    assert_eq!(cluster.abandoned, [2, 3].map(|byte| (id(byte), begun)));
+}
+
+#[test]
+fn what_the_only_node_gave_up_is_tried_again() {
+    let mut cluster = Cluster::new(&[1]);
+    let mut alone = member(1, 1, 200);
+    cluster.see(std::slice::from_ref(&alone));
+    cluster.pass(PATIENCE.settle);
+    for wait in [30, 60, 120] {
+        let plan = cluster.adopted.last().unwrap().1.clone();
+        gives_up(&mut alone, &plan);
+        cluster.see(std::slice::from_ref(&alone));
+        let (_, reason) = cluster.schedulers[&id(1)].state(&model());
+        assert!(reason.contains(&format!("tried again {wait}s after")), "{reason}");
+        cluster.pass(Duration::from_secs(wait - 1));
+        cluster.see(std::slice::from_ref(&alone));
+        assert_eq!(cluster.adopted.last().unwrap().1, plan);
+        cluster.pass(Duration::from_secs(1));
+        let next = cluster.adopted.last().unwrap().1.clone();
+        assert!(next.epoch() > plan.epoch() && next.same_layout(&plan));
+        // What it told before it was asked again counts for nothing.
+        cluster.see(std::slice::from_ref(&alone));
+        assert_eq!(cluster.adopted.last().unwrap().1, next);
+    }
 }
 
 #[test]
@@ -375,6 +453,17 @@ fn a_plan_in_a_report_is_adopted_by_who_missed_its_commit() {
     assert_eq!(actions.first(), Some(&Action::Adopt(Box::new(plan))));
 }
 
+/// A member has given up its layers of a plan in force.
+fn gives_up(member: &mut Member, plan: &Plan) {
+    let report = Arc::make_mut(&mut member.report);
+    report.plans = vec![plan.clone()];
+    report.shards = vec![ShardReport {
+        state: ShardState::Failed,
+        reason: "its worker keeps dying".to_owned(),
+        ..ShardReport::starting(&model())
+    }];
+}
+
 #[test]
 fn a_shard_that_was_given_up_is_planned_around() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
@@ -384,15 +473,7 @@ fn a_shard_that_was_given_up_is_planned_around() {
     let lost = cluster.layout()[0].clone();
     let mut telling = members.clone();
     let broken = telling.iter_mut().find(|m| m.incarnation.node == lost.0).unwrap();
-    Arc::make_mut(&mut broken.report).shards.push(ShardReport {
-        model: model(),
-        held: planaria_config::LayerSet::EMPTY,
-        state: ShardState::Failed,
-        reason: "its worker keeps dying".to_owned(),
-        pid: None,
-        memory_bytes: 0,
-        work: crate::wire::ShardWork::default(),
-    });
+    gives_up(broken, &cluster.adopted.last().unwrap().1);
     cluster.see(&telling);
     assert!(cluster.layout().iter().all(|(node, _)| *node != lost.0), "{:?}", cluster.layout());
 }
@@ -419,7 +500,7 @@ fn who_fails_again_and_again_is_tried_later_and_later() {
     cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
     cluster.pass(PATIENCE.settle);
     let waits = [1, 2, 4].map(|times| {
-        let until = cluster.schedulers[&id(1)].unfit.values().next().unwrap().0;
+        let until = cluster.schedulers[&id(1)].failures.wake_at().unwrap();
         let wait = until - cluster.now;
         cluster.pass(wait);
         (wait, PATIENCE.unfit * times)
@@ -456,7 +537,7 @@ fn a_planner_that_forgot_its_epochs_uses_none_twice() {
     let (_, plan) = cluster.adopted.last().unwrap().clone();
     assert!(plan.epoch() > former.epoch(), "{plan} after {former}");
     assert!(cluster.schedulers.values().all(|s| s.plan(&model()) == Some(&plan)));
-    assert!(cluster.schedulers[&id(1)].unfit.is_empty(), "nobody is to blame");
+    assert!(cluster.schedulers[&id(1)].failures.unfit().is_empty(), "nobody is to blame");
     // It is enough that somebody has seen the epoch.
     let mut newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
     let mut seer = member(2, 1, 100);

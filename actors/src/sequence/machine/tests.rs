@@ -214,6 +214,7 @@ fn stage_failed() -> DataBody {
         node: "mini".to_owned(),
         layers: "4-7".to_owned(),
         reason: "its worker process ended".to_owned(),
+        at: None,
     })
 }
 
@@ -330,6 +331,64 @@ fn a_stage_that_said_why_it_failed_is_believed() {
     let recovered = recovered(&mut sequence, now, &plan_of(4, &[(2, 0, 7)]));
     assert_eq!(recovered.kind, "stage_failed");
     assert!(recovered.died.is_some(), "what it computed");
+}
+
+#[test]
+fn a_stage_is_known_by_its_node_whatever_else_it_holds() {
+    let broke_at = |error| {
+        let (mut sequence, now) = answering();
+        let event = frame(&sequence, 0, DataBody::Failed(error));
+        sequence.on(now, event);
+        recovered(&mut sequence, now, &plan_of(4, &[(2, 0, 7)])).died
+    };
+    let error = |layers: &str, at| GenerationError::StageFailed {
+        node: "mini".to_owned(),
+        layers: layers.to_owned(),
+        reason: "its worker process ended".to_owned(),
+        at,
+    };
+    let known = broke_at(error("4-7", None));
+    assert!(known.is_some());
+    assert_eq!(
+        broke_at(error("0-3, 4-7", Some(node(2)))),
+        known,
+        "it holds others for a plan to come"
+    );
+    assert_ne!(broke_at(error("4-7", Some(node(1)))), known);
+}
+
+/// Its reports say that it is ready, and it says that it is not.
+#[test]
+fn a_stage_that_is_never_ready_though_its_plan_is_costs_seconds() {
+    let (mut sequence, start) = answering();
+    let mut now = start;
+    let error = loop {
+        let event = frame(&sequence, 5, not_ready());
+        let actions = sequence.on(now, event);
+        if let Some(Action::Tell(Told::Failed(error))) = actions.last() {
+            break error.clone();
+        }
+        now += 600 * MS;
+        sequence.on(now, Event::Tick);
+        sequence.on(now, Event::Offer(Offer::Ready(plan())));
+        assert!(now < start + Duration::from_secs(12), "still trying");
+    };
+    assert!(now >= start + Duration::from_secs(10), "given up after {:?}", now - start);
+    assert_eq!(
+        error.to_string(),
+        "layers 0-3 on mini are not ready: epoch 3 is not in force there"
+    );
+
+    // What is known to be on its way is waited for.
+    let (mut sequence, start) = answering();
+    for second in 0..30 {
+        let now = start + Duration::from_secs(second);
+        let event = frame(&sequence, 5, not_ready());
+        assert!(!sequence.on(now, event).is_empty(), "after {second} seconds");
+        sequence.on(now, Event::Offer(Offer::NotYet("it loads".to_owned())));
+        sequence.on(now + 600 * MS, Event::Offer(Offer::Ready(plan())));
+    }
+    assert!(!sequence.is_done());
 }
 
 #[test]

@@ -175,6 +175,16 @@ impl Sequences {
         self.open.values().map(|open| open.layers).collect()
     }
 
+    /// The plans of open sequences, with what each gives to this node.
+    pub(crate) fn plans(&self) -> impl Iterator<Item = (&Plan, LayerRange)> {
+        self.open.values().map(|open| (&*open.plan, open.layers))
+    }
+
+    /// The layers of this node's stage in the plan of a sequence, if that is open.
+    pub(crate) fn layers_of(&self, sequence: SequenceId) -> Option<LayerRange> {
+        self.open.get(&sequence).map(|open| open.layers)
+    }
+
     /// Takes a frame that is for this node's stage of `plan`, sent under it.
     pub(crate) fn take(
         &mut self,
@@ -695,7 +705,7 @@ fn rejected(me: NodeId, layers: LayerRange, error: &SegmentError) -> GenerationE
     match error {
         // What came before is lost, and can be computed again.
         SegmentError::OutOfOrder { .. } | SegmentError::NotHeld { .. } => {
-            GenerationError::StageFailed { node, layers, reason }
+            GenerationError::StageFailed { node, layers, reason, at: Some(me) }
         }
         _ => GenerationError::Rejected { node, layers, reason },
     }

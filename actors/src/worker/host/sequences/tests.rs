@@ -1,3 +1,4 @@
+use planaria_config::Epoch;
 use planaria_engine::sampler::SamplingParams;
 
 use super::*;
@@ -110,6 +111,55 @@ fn what_nobody_takes_up_again_is_let_go_of() {
     let [header] = sequences.given_up(now + 2 * patience, patience).try_into().unwrap();
     assert!(sequences.release(header.sequence, header.attempt));
     assert!(sequences.is_empty() && sequences.layers().is_empty());
+}
+
+#[test]
+fn what_its_owner_does_not_name_any_more_is_let_go_of_within_seconds() {
+    use crate::scheduler::machine::tests::member;
+    use crate::wire::RunningReport;
+
+    let start = Instant::now();
+    let plan = plan(2, &[(1, 0, 3), (2, 4, 7)]);
+    let named =
+        |counter| RunningReport { sequence: ONE, epoch: Epoch { counter, planner: node(1) } };
+    let says = |running: Option<Vec<RunningReport>>| {
+        let mut owner = member(9, 1, 1);
+        Arc::make_mut(&mut owner.report).running = running;
+        View::of([owner])
+    };
+    let nobody = View::of([]);
+    for (view, expected) in [
+        (says(Some(vec![named(2)])), 0),
+        (says(Some(vec![named(1)])), 0),
+        (says(None), 0),
+        (nobody, 0),
+        (says(Some(vec![])), 1),
+        (says(Some(vec![named(3)])), 1),
+    ] {
+        let mut sequences = running(start, &plan);
+        assert!(sequences.disowned(start, &view).is_empty(), "a report may be on its way");
+        let late = start + Duration::from_secs(4);
+        assert_eq!(sequences.disowned(late, &view).len(), expected, "{view:?}");
+        // It is named after all.
+        sequences.disowned(late, &says(Some(vec![named(2)])));
+        assert!(sequences.disowned(late, &says(Some(vec![]))).is_empty());
+    }
+}
+
+#[test]
+fn who_asks_for_what_was_let_go_of_is_answered() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &stages);
+    sequences.release(ONE, 0);
+    for body in [
+        DataBody::Check { number: 1, stage: 0, round: 0 },
+        DataBody::Recall { stage: 0, open: opening() },
+    ] {
+        let asked = header(&stages, 0, 0, body);
+        let taken = sequences.take(now, Arc::clone(&stages), &asked, Bytes::new());
+        assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+    }
 }
 
 #[test]
