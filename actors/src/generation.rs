@@ -1,7 +1,7 @@
 //! A generation as its client sees it: what is asked for, and what comes back.
 
 use futures::future::BoxFuture;
-use planaria_config::{ModelName, NodeId, SequenceId};
+use planaria_config::{ModelName, SequenceId};
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -163,9 +163,9 @@ pub enum GenerationError {
         layers: String,
         /// Why, in words.
         reason: String,
-        /// The node, for programs. An earlier build does not say it.
+        /// The number of the stage in the sequence's plan, from 0. An earlier build does not say it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        at: Option<NodeId>,
+        stage: Option<u16>,
     },
     /// A stage cannot compute for the moment: its worker loads or is started again, or it does not
     /// know of the plan (yet, or any more).

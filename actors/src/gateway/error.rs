@@ -256,7 +256,7 @@ mod tests {
                     node: node(),
                     layers: "0-3".to_owned(),
                     reason: "nan".to_owned(),
-                    at: None,
+                    stage: None,
                 },
                 500,
                 false,

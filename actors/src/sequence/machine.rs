@@ -593,18 +593,17 @@ impl Sequence {
         })
     }
 
-    /// The stage that an error speaks of: its node's, or where an earlier build did not name that, the one
-    /// of these layers.
+    /// The stage that an error speaks of: that of its number, or where an earlier build did not say that,
+    /// the one of these layers.
     fn failed_stage(&self, error: &GenerationError) -> Option<Assignment> {
-        let GenerationError::StageFailed { layers, at, .. } = error else {
+        let GenerationError::StageFailed { layers, stage, .. } = error else {
             return None;
         };
         let mut stages = self.plan.stages().iter();
-        let is_meant = |stage: &&Assignment| match at {
-            Some(node) => stage.incarnation.node == *node,
-            None => stage.layers.to_string() == *layers,
-        };
-        stages.find(is_meant).copied()
+        match stage {
+            Some(stage) => self.plan.stage(*stage),
+            None => stages.find(|stage| stage.layers.to_string() == *layers).copied(),
+        }
     }
 
     fn fail(&mut self, error: GenerationError) -> Vec<Action> {

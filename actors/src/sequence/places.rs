@@ -99,3 +99,6 @@ impl Drop for Places {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -278,8 +278,9 @@ impl World {
 
     pub(super) fn fail(&mut self, me: Incarnation, header: &DataHeader, reason: &str) {
         let (node, layers, reason) = (me.node.short(), String::new(), reason.to_owned());
-        let at = Some(me.node);
-        let body = DataBody::Failed(GenerationError::StageFailed { node, layers, reason, at });
+        let stage = self.life(me).and_then(|life| life.host.sequences.stage_of(header.sequence));
+        let stage = stage.map(|(stage, _)| stage);
+        let body = DataBody::Failed(GenerationError::StageFailed { node, layers, reason, stage });
         self.send_to_owner(me, DataHeader { body, ..header.clone() });
     }
 

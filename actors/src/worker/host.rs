@@ -613,8 +613,8 @@ impl State {
 
     fn fail(&self, header: &DataHeader, reason: &str) {
         let (node, layers, reason) = self.words(header.sequence, reason);
-        let at = Some(self.context.me.node);
-        let error = GenerationError::StageFailed { node, layers, reason, at };
+        let stage = self.sequences.stage_of(header.sequence).map(|(stage, _)| stage);
+        let error = GenerationError::StageFailed { node, layers, reason, stage };
         self.tell_owner(header, DataBody::Failed(error));
     }
 
@@ -622,8 +622,8 @@ impl State {
     /// wanted, and why.
     fn words(&self, sequence: SequenceId, reason: &str) -> (String, String, String) {
         let node = self.context.settings.name.clone();
-        let layers = match self.sequences.layers_of(sequence) {
-            Some(layers) => layers.to_string(),
+        let layers = match self.sequences.stage_of(sequence) {
+            Some((_, layers)) => layers.to_string(),
             None => LayerSet::from(self.wanted.clone()).to_string(),
         };
         (node, layers, reason.to_owned())

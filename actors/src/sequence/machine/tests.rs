@@ -214,7 +214,7 @@ fn stage_failed() -> DataBody {
         node: "mini".to_owned(),
         layers: "4-7".to_owned(),
         reason: "its worker process ended".to_owned(),
-        at: None,
+        stage: None,
     })
 }
 
@@ -334,27 +334,27 @@ fn a_stage_that_said_why_it_failed_is_believed() {
 }
 
 #[test]
-fn a_stage_is_known_by_its_node_whatever_else_it_holds() {
+fn a_stage_is_known_by_its_number_whatever_else_its_node_holds() {
     let broke_at = |error| {
         let (mut sequence, now) = answering();
         let event = frame(&sequence, 0, DataBody::Failed(error));
         sequence.on(now, event);
         recovered(&mut sequence, now, &plan_of(4, &[(2, 0, 7)])).died
     };
-    let error = |layers: &str, at| GenerationError::StageFailed {
+    let error = |layers: &str, stage| GenerationError::StageFailed {
         node: "mini".to_owned(),
         layers: layers.to_owned(),
         reason: "its worker process ended".to_owned(),
-        at,
+        stage,
     };
     let known = broke_at(error("4-7", None));
     assert!(known.is_some());
     assert_eq!(
-        broke_at(error("0-3, 4-7", Some(node(2)))),
+        broke_at(error("0-3, 4-7", Some(1))),
         known,
-        "it holds others for a plan to come"
+        "its node holds others for a plan to come"
     );
-    assert_ne!(broke_at(error("4-7", Some(node(1)))), known);
+    assert_ne!(broke_at(error("4-7", Some(0))), known);
 }
 
 /// Its reports say that it is ready, and it says that it is not.

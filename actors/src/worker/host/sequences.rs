@@ -180,9 +180,10 @@ impl Sequences {
         self.open.values().map(|open| (&*open.plan, open.layers))
     }
 
-    /// The layers of this node's stage in the plan of a sequence, if that is open.
-    pub(crate) fn layers_of(&self, sequence: SequenceId) -> Option<LayerRange> {
-        self.open.get(&sequence).map(|open| open.layers)
+    /// This node's stage in the plan of a sequence, if that is open, and its layers.
+    pub(crate) fn stage_of(&self, sequence: SequenceId) -> Option<(u16, LayerRange)> {
+        let (stage, assigned) = self.open.get(&sequence)?.plan.stage_of(self.me)?;
+        Some((stage, assigned.layers))
     }
 
     /// Takes a frame that is for this node's stage of `plan`, sent under it.
@@ -268,7 +269,7 @@ impl Sequences {
         let (stage, _) = open.plan.stage_of(self.me)?;
         let body = match progress {
             Ok(progress) => DataBody::Recalled { stage, progress, kept: self.logs.kept(sequence) },
-            Err(error) => DataBody::Failed(rejected(self.me, open.layers, &error)),
+            Err(error) => DataBody::Failed(rejected(self.me, open, &error)),
         };
         Some(DataHeader { body, ..open.header(sequence) })
     }
@@ -693,19 +694,20 @@ fn next_frames(
             vec![(header.owner.node, frame(start, DataBody::PrefixGone))]
         }
         Outcome::Rejected(error) => {
-            let failed = DataBody::Failed(rejected(me, open.layers, &error));
+            let failed = DataBody::Failed(rejected(me, open, &error));
             vec![(header.owner.node, frame(start, failed))]
         }
     }
 }
 
 /// What a stage's refusal means to the owner.
-fn rejected(me: NodeId, layers: LayerRange, error: &SegmentError) -> GenerationError {
-    let (node, layers, reason) = (me.short(), layers.to_string(), error.to_string());
+fn rejected(me: NodeId, open: &Open, error: &SegmentError) -> GenerationError {
+    let (node, layers, reason) = (me.short(), open.layers.to_string(), error.to_string());
     match error {
         // What came before is lost, and can be computed again.
         SegmentError::OutOfOrder { .. } | SegmentError::NotHeld { .. } => {
-            GenerationError::StageFailed { node, layers, reason, at: Some(me) }
+            let stage = open.plan.stage_of(me).map(|(stage, _)| stage);
+            GenerationError::StageFailed { node, layers, reason, stage }
         }
         _ => GenerationError::Rejected { node, layers, reason },
     }
