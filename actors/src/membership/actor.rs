@@ -33,6 +33,10 @@ use crate::wire::{Control, HeldModel, Report, ShardReport};
 /// far too seldom to matter to a network.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
+/// What changes on this node is told at once, and what changes within this time of that together at its end:
+/// many models load in many steps, each of which would be a report to everybody.
+const GATHER: Duration = Duration::from_millis(50);
+
 /// How long a node that leaves waits for its farewell to be sent: a datagram is gone in a fraction
 /// of it.
 const FAREWELL: Duration = Duration::from_millis(50);
@@ -151,6 +155,8 @@ pub enum MembershipMessage {
     OwnModels(Vec<HeldModel>, Vec<(ModelName, String)>),
     /// This node's sequences.
     OwnSequences(SequenceCounts),
+    /// What was gathered is to be told.
+    Gathered,
     /// A second passed.
     Beat,
 }
@@ -168,6 +174,8 @@ pub struct State {
     alarm: Alarm,
     members: Members,
     own: Report,
+    /// While changes of this node's shards are gathered: whether there are any.
+    gathers: Option<bool>,
     /// Peers whose desired state was refused, so that it is said once.
     refused: BTreeSet<Incarnation>,
 }
@@ -186,6 +194,7 @@ impl Actor for MembershipActor {
         let inventory = context.inventory.borrow().clone();
         let desired = context.desired.borrow().clone();
         let mut state = State {
+            gathers: None,
             refused: BTreeSet::new(),
             swim: Swim::new(Instant::now(), context.me, rand::random()),
             alarm: Alarm::default(),
@@ -234,7 +243,7 @@ impl Actor for MembershipActor {
         match message {
             MembershipMessage::LinkUp(link) => {
                 state.linked(&myself, &link);
-                state.report_to(&link);
+                state.report_to(std::slice::from_ref(&link));
             }
             MembershipMessage::LinkDown(incarnation) => {
                 state.unlinked(&myself, incarnation);
@@ -270,7 +279,21 @@ impl Actor for MembershipActor {
             MembershipMessage::OwnShards(shards) => {
                 state.context.handles.capabilities.own_shards(shards.clone());
                 state.own.shards = shards;
-                state.tell_everybody();
+                match &mut state.gathers {
+                    Some(changed) => *changed = true,
+                    None => {
+                        state.gathers = Some(false);
+                        myself.send_after(GATHER, || MembershipMessage::Gathered);
+                        state.tell_everybody();
+                    }
+                }
+            }
+            MembershipMessage::Gathered => {
+                if state.gathers.take() == Some(true) {
+                    state.gathers = Some(false);
+                    myself.send_after(GATHER, || MembershipMessage::Gathered);
+                    state.tell_everybody();
+                }
             }
             MembershipMessage::OwnPlans(plans, highest) => {
                 state.own.plans = plans;
@@ -453,15 +476,23 @@ impl State {
             .map(|member| (member.incarnation.node, member.address))
             .collect();
         self.take([Event::Own(self.own.clone())]);
-        for link in self.context.router.links() {
-            self.report_to(&link);
-        }
+        self.report_to(&self.context.router.links());
     }
 
-    fn report_to(&self, link: &LinkSender) {
-        let report = Control::Report(Box::new(self.own.clone()));
-        if let Err(error) = send_control(link, &report) {
-            tracing::debug!(peer = %link.peer().incarnation, %error, "could not report to a peer");
+    fn report_to(&self, links: &[LinkSender]) {
+        // With many models it is long, and every build knows it: it is written once for all.
+        let report = match encode_message(&Control::Report(Box::new(self.own.clone()))) {
+            Ok(report) => report,
+            Err(error) => {
+                tracing::error!(%error, "this node's report could not be written");
+                return;
+            }
+        };
+        for link in links {
+            let frame = Frame { header: report.clone(), payload: Bytes::new() };
+            if let Err(error) = link.try_send(Lane::Control, frame) {
+                tracing::debug!(peer = %link.peer().incarnation, %error, "could not report to a peer");
+            }
         }
     }
 }
