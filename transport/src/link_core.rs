@@ -355,6 +355,7 @@ mod tests {
             incarnation: Incarnation { node: NodeId::from_bytes([1; 32]), generation: 1 },
             name: String::new(),
             info: Bytes::new(),
+            features: Vec::new(),
             address: ([127, 0, 0, 1], 1).into(),
         };
         let core = Core::new(peer, true, Box::new(kept));
