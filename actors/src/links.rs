@@ -243,7 +243,7 @@ impl State {
                 tracing::error!(peer = %incarnation, %error, "a link could not be used; trying again");
                 sender.close("its actor could not start");
                 if !self.peers.contains_key(&incarnation.node) {
-                    self.dialing.linked(Instant::now(), incarnation, false);
+                    self.dialing.unlinked(Instant::now(), incarnation.node);
                 }
                 return;
             }

@@ -49,7 +49,11 @@ pub(crate) fn run(input: &[u8]) {
         }
         if decisions.rarely(4) {
             let incarnation = Incarnation { node: node(&mut decisions), generation: 1 };
-            dialing.linked(now, incarnation, decisions.rarely(2));
+            if decisions.rarely(2) {
+                dialing.linked(now, incarnation, address(&mut decisions));
+            } else {
+                dialing.unlinked(now, incarnation.node);
+            }
         }
         for target in dialing.due(now) {
             if let Target::Node(node, address) = &target {
