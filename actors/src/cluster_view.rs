@@ -522,6 +522,7 @@ mod tests {
             obstacle: None,
             unpinned: None,
             failovers: vec![(nodes[0], None), (nodes[1], Some(Vec::new()))],
+            left_out: Vec::new(),
         };
         let model = model_view(&view, &"m".parse().unwrap(), &plan, Strategy::Latency);
         assert_eq!(model.failover.keys().collect::<Vec<_>>(), [&seen[0], &seen[1]]);

@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use planaria_config::SequenceId;
+use planaria_config::{SequenceId, Strategy};
+use planaria_engine::speed::Accelerator;
 use planaria_storage::Store;
 use planaria_transport::{decode_message, encode_message};
 use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::{Bulk, Control, DataHeader};
-use crate::generation::FinishReason;
+use super::{Bulk, Control, DataHeader, NotPrepared};
+use crate::cluster_view::ShardState;
+use crate::generation::{FinishReason, GenerationError};
 use crate::ledger::{self, Memory};
 use crate::plan::Plan;
 use crate::stored::{Outcome, StoredAnswers};
@@ -152,6 +154,45 @@ fn a_report_that_lists_no_features_is_of_a_node_that_has_none() {
     assert_eq!((report.name.as_str(), report.pid, report.port), ("studio", 4242, 8421));
     assert_eq!(report.shards.len(), 4);
     assert!(report.leaving && report.desired.entries().count() == 4);
+}
+
+/// Enumerations within messages: a build of 3f70f97 closes its link over a value that it does not know. Whoever
+/// adds one has this to compile, and sends it to peers that list a feature for it, or says it in a new field.
+#[test]
+fn what_is_enumerated_within_messages_is_what_the_first_build_knew() {
+    let _of_reports = |state: ShardState, on: Accelerator, strategy: Strategy| {
+        match state {
+            ShardState::Loading
+            | ShardState::Ready
+            | ShardState::Restarting
+            | ShardState::Failed => {}
+        }
+        match on {
+            Accelerator::None | Accelerator::Metal | Accelerator::Cuda => {}
+        }
+        match strategy {
+            Strategy::Latency | Strategy::RingMemoryWeighted => {}
+        }
+    };
+    let _of_frames = |finish: FinishReason, error: GenerationError| {
+        match finish {
+            FinishReason::Stop | FinishReason::Length => {}
+        }
+        match error {
+            GenerationError::NodeLost { .. }
+            | GenerationError::StageFailed { .. }
+            | GenerationError::NotReady { .. }
+            | GenerationError::Rejected { .. }
+            | GenerationError::NoRoom { .. }
+            | GenerationError::TimedOut { .. }
+            | GenerationError::ClientTooSlow
+            | GenerationError::PlanLost { .. }
+            | GenerationError::ShuttingDown => {}
+        }
+    };
+    let _of_answers = |why: NotPrepared| match why {
+        NotPrepared::Overtaken(_) | NotPrepared::Unable(_) => {}
+    };
 }
 
 #[test]

@@ -126,3 +126,26 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
     unread(&context, [0, 2, 0]).await;
     assert!(send_control(&peer, &Control::Arrived { bytes: 1, micros: 1 }).is_ok());
 }
+
+#[tokio::test]
+async fn a_peer_of_an_older_build_is_sent_nothing_that_it_does_not_know() {
+    let context = testing::context("here", 1);
+    let abort = Control::Abort { epoch: Epoch { counter: 1, planner: PEER } };
+    let ends = |features| {
+        let (near, far) =
+            memory_pair(testing::peer(context.me.node, &[]), testing::peer(PEER, features));
+        (near.split(), far.split().1)
+    };
+    // The left end's peer is the right one.
+    let ((newer, _kept), mut received) = ends(&["of-tomorrow", "abort"]);
+    send_control(&newer, &abort).unwrap();
+    let arrived = received.control.recv().await.unwrap().frame.header;
+    assert!(matches!(received::read(&arrived), Received::Known(Control::Abort { .. })));
+
+    let ((older, _kept), mut received) = ends(&[]);
+    let refused = send_control(&older, &abort).unwrap_err();
+    assert!(matches!(refused, crate::router::Undeliverable::NotUnderstood(_)), "{refused}");
+    send_control(&older, &Control::Arrived { bytes: 1, micros: 1 }).unwrap();
+    let arrived = received.control.recv().await.unwrap().frame.header;
+    assert!(matches!(received::read(&arrived), Received::Known(Control::Arrived { .. })));
+}
