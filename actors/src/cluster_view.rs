@@ -521,6 +521,7 @@ mod tests {
             reason: String::new(),
             obstacle: None,
             unpinned: None,
+            left_out: Vec::new(),
             failovers: vec![(nodes[0], None), (nodes[1], Some(Vec::new()))],
             left_out: Vec::new(),
         };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{self, sleep};
 
 use crate::datagram::{DatagramError, DatagramInlet, datagram_queue};
 use crate::frame::Frame;
@@ -121,7 +121,7 @@ impl Core {
     /// Whether the peer says anything within `patience`. One that lives says something at each keep-alive.
     pub(crate) async fn is_heard(&self, patience: Duration) -> bool {
         let before = self.carrier.heard();
-        let deadline = Instant::now() + patience;
+        let deadline = time::Instant::now() + patience;
         loop {
             if self.end.borrow().is_some() {
                 return false;
@@ -129,7 +129,7 @@ impl Core {
             if self.carrier.heard() != before {
                 return true;
             }
-            if Instant::now() >= deadline {
+            if time::Instant::now() >= deadline {
                 return false;
             }
             sleep(LISTEN_EVERY).await;
@@ -337,6 +337,9 @@ mod tests {
         fn rtt(&self) -> Duration {
             Duration::ZERO
         }
+        fn heard(&self) -> u64 {
+            0
+        }
         fn set_alternates(&self, _: &[SocketAddr]) {}
         fn paths(&self) -> Vec<Path> {
             Vec::new()
@@ -356,6 +359,7 @@ mod tests {
             name: String::new(),
             info: Bytes::new(),
             features: Vec::new(),
+            process: None,
             address: ([127, 0, 0, 1], 1).into(),
         };
         let core = Core::new(peer, true, Box::new(kept));
