@@ -21,6 +21,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod rope;
+mod windows;
 
 pub(crate) use self::keys::unknown as unknown_keys;
 use crate::architecture::Architecture;

@@ -28,6 +28,7 @@ pub use self::digest::{InvalidModelDigest, ModelDigest};
 pub use self::error::ModelError;
 use self::generation::Generation;
 pub use self::generation::GenerationDefaults;
+use self::headers::Stored;
 pub use self::headers::TensorInfo;
 use self::json::{Section, parse_object, read_bounded};
 pub use self::limits::MAX_LAYERS;
@@ -73,10 +74,10 @@ impl ModelDir {
         let json = parse_object(&config_file, &config_bytes)?;
         let root = Section::root(&config_file, &json);
         let mut warnings = Vec::new();
-        let tensors = if ModelConfig::has_weights(&root) {
+        let Stored { tensors, incomplete } = if ModelConfig::has_weights(&root) {
             headers::read_tensors(path, &mut warnings)?
         } else {
-            BTreeMap::new()
+            Stored::default()
         };
         let has = |name: &str| tensors.contains_key(name);
         let config = ModelConfig::parse(&root, &has)?;
@@ -85,7 +86,17 @@ impl ModelDir {
         let (geometry, activation) = match &config {
             ModelConfig::Transformer(model) => {
                 let model_type = root.text("model_type")?.unwrap_or_default();
-                let geometry = transformer_geometry(shelf, model, model_type)?;
+                let geometry = match (transformer_geometry(shelf, model, model_type), incomplete) {
+                    // A download that is not done, and not a model of another kind.
+                    (Err(ModelError::MissingTensor { .. }), Some(incomplete)) => {
+                        return Err(incomplete);
+                    }
+                    (Ok(geometry), Some(unneeded)) => {
+                        warnings.push(format!("{unneeded}; the model does without"));
+                        geometry
+                    }
+                    (geometry, _) => geometry?,
+                };
                 warnings.extend(unknown_keys(&root)?);
                 geometry
             }

@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
+use serde_json::Value;
 use thiserror::Error;
 
 pub(crate) use self::settings::TokenizerSettings;
@@ -138,7 +139,18 @@ impl Tokenizer {
     /// What its files ask for in vain, each naming the file and the key.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        self.settings.warnings()
+        let mut warnings = self.settings.warnings();
+        let own = serde_json::to_value(self.inner.get_pre_tokenizer()).unwrap_or_default();
+        let own = find_flag(&own, ADD_PREFIX_SPACE);
+        if let (Some(own), Some(said)) = (own, self.settings.flag(ADD_PREFIX_SPACE))
+            && own != said
+        {
+            warnings.push(format!(
+                "tokenizer_config.json: `{ADD_PREFIX_SPACE}` is {said}, but {own} in \
+                 tokenizer.json, which counts"
+            ));
+        }
+        warnings
     }
 
     /// How many tokens it knows, special ones included. Can be more or less than the model's
@@ -146,6 +158,20 @@ impl Tokenizer {
     #[must_use]
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
+    }
+}
+
+const ADD_PREFIX_SPACE: &str = "add_prefix_space";
+
+/// A flag anywhere in a part of a tokenizer.
+fn find_flag(part: &Value, key: &str) -> Option<bool> {
+    match part {
+        Value::Object(map) => {
+            let own = map.get(key).and_then(Value::as_bool);
+            own.or_else(|| map.values().find_map(|inner| find_flag(inner, key)))
+        }
+        Value::Array(list) => list.iter().find_map(|inner| find_flag(inner, key)),
+        _ => None,
     }
 }
 

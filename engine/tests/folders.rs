@@ -204,6 +204,17 @@ fn an_index_that_names_files_that_are_not_there() {
             format!("model.safetensors.index.json: lists {files} files that are not there");
         assert!(warning.starts_with(&expected), "{warning}");
     }
+    // Beside the one file that holds everything, an old index does no harm.
+    let single = self::case("f32-tied");
+    let folder = single.copy();
+    let index = json!({"weight_map": {"lm_head.weight": "model-00001-of-00002.safetensors"}});
+    fs::write(folder.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    let dir = ModelDir::open(folder.path()).unwrap();
+    assert_eq!(single.answers(&dir), single.tokens);
+    assert_eq!(
+        dir.warnings(),
+        ["model.safetensors.index.json: lists other files than model.safetensors, which is used"]
+    );
     let (_folder, dir) = open(&|folder, _| {
         fs::remove_file(folder.join("model-00002-of-00003.safetensors")).unwrap();
     });

@@ -232,6 +232,16 @@ fn files_that_are_no_json_or_too_much_of_it() {
     assert_eq!(refusal(&folder), "DIR/config.json: there is no such file, but every model has one");
 }
 
+/// As editors on Windows write them.
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_file() {
+    let folder = folder(&config(), &tensors());
+    let file = folder.path().join("config.json");
+    let marked = [b"\xef\xbb\xbf".as_slice(), &fs::read(&file).unwrap()].concat();
+    fs::write(&file, marked).unwrap();
+    assert_eq!(open(&folder).eos_token_ids(), [2]);
+}
+
 #[test]
 fn rope_scaling_in_all_its_spellings() {
     let rope = |key: &str, value: Value| {
@@ -487,7 +497,13 @@ fn an_index_that_lies() {
     assert_eq!(open(&folder).warnings(), warnings);
     bad["weight_map"]["lm_hat.weight"] = json!("b.safetensors");
     write_json(&index, &bad);
+    let spare = "b.safetensors: does not hold `lm_hat.weight`, but model.safetensors.index.json \
+                 says so; the model does without";
+    assert!(open(&folder).warnings()[1].ends_with(spare), "{:?}", open(&folder).warnings());
+    let untied = changed(|config| config["mlp_bias"] = json!(true));
+    write_json(&folder.path().join("config.json"), &untied);
     assert!(refusal(&folder).starts_with("DIR/b.safetensors: does not hold `lm_hat.weight`"));
+    write_json(&folder.path().join("config.json"), &config());
     write_json(&index, &json!({}));
     assert!(refusal(&folder).ends_with("`weight_map` is missing"));
     write_json(&index, &good);

@@ -141,7 +141,9 @@ fn tokens_that_only_the_settings_add() {
     let without_markers = || {
         let mut tokenizer = byte_level();
         tokenizer["added_tokens"].as_array_mut().unwrap().retain(|t| t["content"] != "<|user|>");
-        tokenizer["model"]["vocab"]["<|user|>"] = json!(259);
+        for (id, token) in (257..).zip(["<s>", "</s>", "<|user|>"]) {
+            tokenizer["model"]["vocab"][token] = json!(id);
+        }
         tokenizer
     };
     let ids = |settings: Value| {
@@ -187,12 +189,17 @@ fn roles_of_tokens_may_have_a_file_of_their_own() {
 
 #[test]
 fn what_settings_ask_for_in_vain_is_named() {
-    let settings = json!({"add_eos_token": true, "split_special_tokens": false});
+    let settings =
+        json!({"add_eos_token": true, "split_special_tokens": false, "add_prefix_space": true});
     let warnings = tokenizer_with(byte_level(), settings).warnings();
     assert_eq!(
         warnings,
-        ["tokenizer_config.json: `add_eos_token` is true, which is not supported here and was \
-          passed over"]
+        [
+            "tokenizer_config.json: `add_eos_token` is true, which is not supported here and was \
+             passed over",
+            "tokenizer_config.json: `add_prefix_space` is true, but false in tokenizer.json, which \
+             counts",
+        ]
     );
 }
 

@@ -30,32 +30,42 @@ const WEEKDAYS: [&str; 7] =
 /// Formats `now`, seconds since 1970, by the directives of C's `strftime` in the C locale; others stay
 /// as they are written.
 pub(super) fn format(now: i64, zone: &TimeZone, format: &str) -> String {
-    let now = now.clamp(*SECONDS.start(), *SECONDS.end());
-    let (offset, zone_name) = match Timestamp::from_second(now) {
-        Ok(at) => {
-            let info = zone.to_offset_info(at);
-            (i64::from(info.offset().seconds()), info.abbreviation().to_owned())
-        }
-        Err(_) => (0, "UTC".to_owned()),
-    };
-    let clock = Clock { now, local: now + offset, offset, zone_name };
-    clock.format(format)
+    Clock::at(now, zone).format(format)
 }
 
-/// A moment, and what the clocks of a place show then.
+/// A moment, and what the clocks and calendars of a place show then.
 struct Clock {
     now: i64,
-    /// Seconds since 1970, had the place's clocks always shown what they show now.
-    local: i64,
     offset: i64,
     zone_name: String,
+    /// Counted from 1970-01-01.
+    days: i64,
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
 }
 
 impl Clock {
-    fn format(&self, format: &str) -> String {
-        let days = self.local.div_euclid(SECONDS_PER_DAY);
-        let second = self.local.rem_euclid(SECONDS_PER_DAY);
+    fn at(now: i64, zone: &TimeZone) -> Self {
+        let now = now.clamp(*SECONDS.start(), *SECONDS.end());
+        let (offset, zone_name) = match Timestamp::from_second(now) {
+            Ok(at) => {
+                let info = zone.to_offset_info(at);
+                (i64::from(info.offset().seconds()), info.abbreviation().to_owned())
+            }
+            Err(_) => (0, "UTC".to_owned()),
+        };
+        let local = now + offset;
+        let (days, second) = (local.div_euclid(SECONDS_PER_DAY), local.rem_euclid(SECONDS_PER_DAY));
         let (year, month, day) = civil(days);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        Self { now, offset, zone_name, days, year, month, day, hour, minute, second }
+    }
+
+    fn format(&self, format: &str) -> String {
         let mut text = String::new();
         let mut characters = format.chars().peekable();
         while let Some(character) = characters.next() {
@@ -65,75 +75,94 @@ impl Clock {
             }
             // glibc: a minus after the percent sign leaves out leading zeros.
             let bare = characters.next_if_eq(&'-').is_some();
-            let number = |value: i64, width: usize| {
-                if bare { value.to_string() } else { format!("{value:0width$}") }
-            };
-            let spaced = |value: i64| if bare { value.to_string() } else { format!("{value:2}") };
-            let (hour, minute) = (second / 3600, second / 60 % 60);
-            let half = (hour + 11) % 12 + 1;
-            let day_of_year = days - days_before(year) + 1;
-            let weekday = (days + 4).rem_euclid(7);
-            // The year and week of ISO 8601 are those of the week's Thursday.
-            let thursday = days - (weekday + 6) % 7 + 3;
-            let (iso_year, ..) = civil(thursday);
-            let iso_week = (thursday - days_before(iso_year)) / 7 + 1;
-            match characters.next() {
-                Some('Y') => text.push_str(&number(year, 4)),
-                Some('y') => text.push_str(&number(year % 100, 2)),
-                Some('m') => text.push_str(&number(month, 2)),
-                Some('d') => text.push_str(&number(day, 2)),
-                Some('H') => text.push_str(&number(hour, 2)),
-                Some('I') => text.push_str(&number(half, 2)),
-                Some('M') => text.push_str(&number(minute, 2)),
-                Some('S') => text.push_str(&number(second % 60, 2)),
-                Some('j') => text.push_str(&number(day_of_year, 3)),
-                Some('e') => text.push_str(&spaced(day)),
-                Some('k') => text.push_str(&spaced(hour)),
-                Some('l') => text.push_str(&spaced(half)),
-                Some('f') => text.push_str("000000"),
-                Some('C') => text.push_str(&number(year / 100, 2)),
-                Some('G') => text.push_str(&number(iso_year, 4)),
-                Some('g') => text.push_str(&number(iso_year % 100, 2)),
-                Some('V') => text.push_str(&number(iso_week, 2)),
-                Some('U') => text.push_str(&number((day_of_year + 6 - weekday) / 7, 2)),
-                Some('W') => text.push_str(&number((day_of_year + 6 - (weekday + 6) % 7) / 7, 2)),
-                Some('w') => text.push_str(&number(weekday, 1)),
-                Some('u') => text.push_str(&number((weekday + 6) % 7 + 1, 1)),
-                Some('s') => text.push_str(&self.now.to_string()),
-                Some('z') => text.push_str(&self.offset_text()),
-                Some('Z') => text.push_str(&self.zone_name),
-                Some('n') => text.push('\n'),
-                Some('t') => text.push('\t'),
-                Some('P') => text.push_str(if hour < 12 { "am" } else { "pm" }),
-                Some('c') => text.push_str(&self.format("%a %b %e %H:%M:%S %Y")),
-                Some('x' | 'D') => text.push_str(&self.format("%m/%d/%y")),
-                Some('r') => text.push_str(&self.format("%I:%M:%S %p")),
-                Some('R') => text.push_str(&self.format("%H:%M")),
-                Some('p') => text.push_str(if hour < 12 { "AM" } else { "PM" }),
-                Some('B') => text.push_str(month_name(month)),
-                Some('b' | 'h') => text.push_str(month_name(month).get(..3).unwrap_or_default()),
-                Some('A') => text.push_str(weekday_name(days)),
-                Some('a') => text.push_str(weekday_name(days).get(..3).unwrap_or_default()),
-                Some('F') => text.push_str(&format!("{year:04}-{month:02}-{day:02}")),
-                Some('T' | 'X') => {
-                    text.push_str(&format!("{hour:02}:{minute:02}:{:02}", second % 60));
-                }
-                Some('%') => text.push('%'),
-                other => {
+            let directive = characters.next();
+            let number = directive.and_then(|directive| self.number(directive));
+            let words = directive.and_then(|directive| self.words(directive));
+            match (number, words) {
+                (Some((number, ..)), _) if bare => text.push_str(&number.to_string()),
+                (Some((number, width, '0')), _) => text.push_str(&format!("{number:0width$}")),
+                (Some((number, width, _)), _) => text.push_str(&format!("{number:width$}")),
+                (None, Some(words)) => text.push_str(&words),
+                (None, None) => {
                     text.push('%');
                     text.extend(bare.then_some('-'));
-                    text.extend(other);
+                    text.extend(directive);
                 }
             }
         }
         text
     }
 
-    /// Such as `+0900`.
-    fn offset_text(&self) -> String {
-        let sign = if self.offset < 0 { '-' } else { '+' };
-        let minutes = self.offset.abs() / 60;
-        format!("{sign}{:02}{:02}", minutes / 60, minutes % 60)
+    /// The number that a directive stands for, how many digits it has, and what fills them.
+    fn number(&self, directive: char) -> Option<(i64, usize, char)> {
+        let half = (self.hour + 11) % 12 + 1;
+        let day_of_year = self.days - days_before(self.year) + 1;
+        let (from_sunday, from_monday) = (self.weekday(), (self.weekday() + 6) % 7);
+        // The year and week of ISO 8601 are those of the week's Thursday.
+        let thursday = self.days - from_monday + 3;
+        let (iso_year, ..) = civil(thursday);
+        Some(match directive {
+            'Y' => (self.year, 4, '0'),
+            'C' => (self.year / 100, 2, '0'),
+            'y' => (self.year % 100, 2, '0'),
+            'm' => (self.month, 2, '0'),
+            'd' => (self.day, 2, '0'),
+            'e' => (self.day, 2, ' '),
+            'j' => (day_of_year, 3, '0'),
+            'H' => (self.hour, 2, '0'),
+            'k' => (self.hour, 2, ' '),
+            'I' => (half, 2, '0'),
+            'l' => (half, 2, ' '),
+            'M' => (self.minute, 2, '0'),
+            'S' => (self.second, 2, '0'),
+            's' => (self.now, 1, '0'),
+            'G' => (iso_year, 4, '0'),
+            'g' => (iso_year % 100, 2, '0'),
+            'V' => ((thursday - days_before(iso_year)) / 7 + 1, 2, '0'),
+            'U' => ((day_of_year + 6 - from_sunday) / 7, 2, '0'),
+            'W' => ((day_of_year + 6 - from_monday) / 7, 2, '0'),
+            'w' => (from_sunday, 1, '0'),
+            'u' => (from_monday + 1, 1, '0'),
+            _ => return None,
+        })
+    }
+
+    /// What any other directive stands for.
+    fn words(&self, directive: char) -> Option<String> {
+        let morning = self.hour < 12;
+        let short = |name: &str| name.get(..3).unwrap_or_default().to_owned();
+        Some(match directive {
+            'B' => month_name(self.month).to_owned(),
+            'b' | 'h' => short(month_name(self.month)),
+            'A' => weekday_name(self.weekday()).to_owned(),
+            'a' => short(weekday_name(self.weekday())),
+            'p' => if morning { "AM" } else { "PM" }.to_owned(),
+            'P' => if morning { "am" } else { "pm" }.to_owned(),
+            'F' => self.format("%Y-%m-%d"),
+            'T' | 'X' => self.format("%H:%M:%S"),
+            'R' => self.format("%H:%M"),
+            'r' => self.format("%I:%M:%S %p"),
+            'D' | 'x' => self.format("%m/%d/%y"),
+            'c' => self.format("%a %b %e %H:%M:%S %Y"),
+            // Python's; what is finer than a second nobody needs here.
+            'f' => "000000".to_owned(),
+            'Z' => self.zone_name.clone(),
+            'z' => {
+                let (sign, minutes) =
+                    (if self.offset < 0 { '-' } else { '+' }, self.offset.abs() / 60);
+                format!("{sign}{:02}{:02}", minutes / 60, minutes % 60)
+            }
+            'n' => "\n".to_owned(),
+            't' => "\t".to_owned(),
+            '%' => "%".to_owned(),
+            _ => return None,
+        })
+    }
+
+    /// 0 is a Sunday.
+    const fn weekday(&self) -> i64 {
+        // 1970-01-01 was a Thursday.
+        (self.days + 4).rem_euclid(7)
     }
 }
 
@@ -164,10 +193,8 @@ fn month_name(month: i64) -> &'static str {
     MONTHS.get(index).copied().unwrap_or_default()
 }
 
-fn weekday_name(days: i64) -> &'static str {
-    // 1970-01-01 was a Thursday.
-    let index = usize::try_from((days + 4).rem_euclid(7)).unwrap_or_default();
-    WEEKDAYS.get(index).copied().unwrap_or_default()
+fn weekday_name(weekday: i64) -> &'static str {
+    usize::try_from(weekday).ok().and_then(|day| WEEKDAYS.get(day)).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

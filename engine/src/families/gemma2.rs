@@ -2,7 +2,8 @@
 //! and scores bent to stay within bounds. mlx-lm overlooks the window; Google's code does not.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Head, Windows, expect_activation};
+use super::decoder::{Decoder, Defaults, Head, expect_activation};
+use super::windows::Windows;
 use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;

@@ -2,9 +2,10 @@
 //! own; every so-many-th sees everything.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Head, Windows};
+use super::decoder::{Decoder, Defaults, Head};
 use super::gemma2::{gemma_activation, softcap};
 use super::rope::{Asked, EVERYWHERE, NEARBY};
+use super::windows::Windows;
 use crate::architecture::{Architecture, Extra};
 use crate::model_dir::ModelError;
 use crate::model_dir::limits::{MAX_LAYERS, MAX_VOCAB};

@@ -2,9 +2,10 @@
 //! layer, and experts with biases and a clamped gate.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_silu};
+use super::decoder::{Decoder, Defaults, expect_silu};
 use super::mixture::expert_counts;
 use super::rope::Asked;
+use super::windows::Windows;
 use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing, Stack, Stored};
 use crate::model_dir::ModelError;
 

@@ -1,7 +1,8 @@
 //! Llama (arXiv:2302.13971, arXiv:2407.21783), and the many models that call themselves so.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Head, Windows, expect_silu};
+use super::decoder::{Decoder, Defaults, Head, expect_silu};
+use super::windows::Windows;
 use crate::architecture::{Architecture, FeedForward};
 use crate::model_dir::ModelError;
 

@@ -2,9 +2,10 @@
 //! of which are weighed against each other.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_silu};
+use super::decoder::{Decoder, Defaults, expect_silu};
 use super::mixture::{Mixture, expert_counts};
 use super::rope::Asked;
+use super::windows::Windows;
 use crate::architecture::{Architecture, FeedForward, Routing};
 use crate::model_dir::ModelError;
 

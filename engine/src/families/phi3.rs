@@ -2,8 +2,9 @@
 //! another; positions turn a part of each head.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Windows, expect_silu};
+use super::decoder::{Decoder, Defaults, expect_silu};
 use super::rope::Asked;
+use super::windows::Windows;
 use crate::architecture::{Architecture, FeedForward, Linear, Stored};
 use crate::model_dir::ModelError;
 

@@ -1,7 +1,8 @@
 //! Qwen 2 and 2.5 (arXiv:2407.10671): a Llama with biases on queries, keys and values.
 
 use super::Source;
-use super::decoder::{Decoder, Defaults, Head, Windows, expect_silu};
+use super::decoder::{Decoder, Defaults, Head, expect_silu};
+use super::windows::Windows;
 use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;

@@ -49,16 +49,29 @@ impl TensorInfo {
     }
 }
 
-/// Every tensor of the folder by name. `warnings` takes what an index gets wrong without harm.
+/// The tensors of a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Stored {
+    /// By name.
+    pub(crate) tensors: BTreeMap<String, TensorInfo>,
+    /// Why some are not there that an index lists. Harmless if nobody needs them.
+    pub(crate) incomplete: Option<ModelError>,
+}
+
+/// Every tensor of the folder. `warnings` takes what an index gets wrong without harm.
 pub(crate) fn read_tensors(
     folder: &Path,
     warnings: &mut Vec<String>,
-) -> Result<BTreeMap<String, TensorInfo>, ModelError> {
+) -> Result<Stored, ModelError> {
     let mut tensors = BTreeMap::new();
+    let mut incomplete = None;
     let single = folder.join(SINGLE);
     let index = folder.join(INDEX);
     if single.exists() {
         add_file(&single, &mut tensors)?;
+        if index.exists() {
+            warnings.extend(stale(folder, &index, &single));
+        }
     } else if index.exists() {
         let listed = read_index(folder, &index)?;
         let (there, gone): (Vec<&PathBuf>, Vec<&PathBuf>) =
@@ -71,18 +84,27 @@ pub(crate) fn read_tensors(
             let names = gone.iter().take(MOST_NAMED).filter_map(|file| file.file_name());
             let list: Vec<_> = names.map(|name| name.to_string_lossy()).collect();
             warnings.push(shown(format!(
-                "{INDEX}: lists {} files that are not there, such as `{}`; their tensors are in \
-                 others",
+                "{INDEX}: lists {} files that are not there, such as `{}`; all tensors that the \
+                 model needs are in others",
                 gone.len(),
                 list.join("`, `")
             )));
         }
-        expect_listed(&listed, &tensors, warnings)?;
+        incomplete = first_absent(&listed, &tensors, warnings);
     } else {
         let wanted = format!("a model has either this file or {INDEX}");
         return Err(ModelError::MissingFile { file: single, wanted });
     }
-    Ok(tensors)
+    Ok(Stored { tensors, incomplete })
+}
+
+/// What is wrong with an index beside a single file, which nobody has to read.
+fn stale(folder: &Path, index: &Path, single: &Path) -> Option<String> {
+    match read_index(folder, index) {
+        Ok(listed) if listed.keys().all(|file| file == single) => None,
+        Ok(_) => Some(format!("{INDEX}: lists other files than {SINGLE}, which is used")),
+        Err(error) => Some(format!("{INDEX} is not used, but {SINGLE}: {error}")),
+    }
 }
 
 /// More would not help a reader.
@@ -116,31 +138,33 @@ fn find_elsewhere(
     Ok(())
 }
 
-/// Every tensor of an index is somewhere; in which of the files matters to nobody.
-fn expect_listed(
+/// The first tensor of an index that is nowhere. In which of the files one is matters to nobody.
+fn first_absent(
     listed: &Listed,
     tensors: &BTreeMap<String, TensorInfo>,
     warnings: &mut Vec<String>,
-) -> Result<(), ModelError> {
+) -> Option<ModelError> {
     let mut astray = 0;
+    let mut absent = None;
     for (file, name) in listed.iter().flat_map(|(f, names)| names.iter().map(move |n| (f, n))) {
         match tensors.get(name) {
             Some(tensor) if *tensor.file == **file => {}
             Some(_) => astray += usize::from(file.exists()),
+            None if absent.is_some() => {}
             None if file.exists() => {
                 let problem = format!("does not hold `{name}`, but {INDEX} says so");
-                return Err(ModelError::malformed(file, problem));
+                absent = Some(ModelError::malformed(file, problem));
             }
             None => {
                 let wanted = format!("{INDEX} lists it");
-                return Err(ModelError::MissingFile { file: file.clone(), wanted });
+                absent = Some(ModelError::MissingFile { file: file.clone(), wanted });
             }
         }
     }
     if astray > 0 {
         warnings.push(format!("{INDEX}: {astray} tensors are in other files than it says"));
     }
-    Ok(())
+    absent
 }
 
 /// The names that an index expects in each file.

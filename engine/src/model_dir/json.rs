@@ -18,7 +18,7 @@ use self::strict::{Strict, foreign_number};
 use super::ModelError;
 use super::error::shown;
 
-/// Reads a file that must not be longer than `limit` bytes.
+/// Reads a file of text that must not be longer than `limit` bytes, without a byte order mark.
 pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelError> {
     let io = |source| ModelError::io(file, source);
     // A pipe of that name would never end.
@@ -31,6 +31,10 @@ pub(crate) fn read_bounded(file: &Path, limit: u64) -> Result<Vec<u8>, ModelErro
     if bytes.len() as u64 > limit {
         let problem = format!("is longer than {limit} bytes");
         return Err(ModelError::malformed(file, problem));
+    }
+    // The mark that Windows puts before texts is no part of them.
+    if bytes.starts_with(b"\xef\xbb\xbf") {
+        bytes.drain(..3);
     }
     Ok(bytes)
 }

@@ -68,6 +68,10 @@ impl TokenizerSettings {
             .collect()
     }
 
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
+        self.json.get(key).and_then(Value::as_bool)
+    }
+
     /// The file, for messages.
     pub(crate) fn section(&self) -> Section<'_> {
         Section::root(&self.file, &self.json)
