@@ -521,7 +521,6 @@ mod tests {
             reason: String::new(),
             obstacle: None,
             unpinned: None,
-            left_out: Vec::new(),
             failovers: vec![(nodes[0], None), (nodes[1], Some(Vec::new()))],
             left_out: Vec::new(),
         };
