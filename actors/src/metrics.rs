@@ -70,6 +70,7 @@ pub struct Metrics {
     stage_forward: HistogramVec,
     restarts: IntCounterVec,
     frames_dropped: IntCounterVec,
+    activation_streams: IntGauge,
     spans: IntCounterVec,
 }
 
@@ -255,6 +256,11 @@ impl Metrics {
                 "Parts of this node that died and were started again.",
                 &["actor"],
             )?,
+            activation_streams: made.gauge(
+                "activation_streams",
+                "Streams for activations that are open on this node's links; a link has so many at most, \
+                 and lanes of models share them.",
+            )?,
             frames_dropped: made.counters(
                 "frames_dropped_total",
                 "Data frames that went nowhere: those of a plan that is not in force here (`stale`), and \
@@ -346,6 +352,11 @@ impl Metrics {
     /// What became of a suspicion.
     pub(crate) fn suspicion(&self, outcome: Suspicion) {
         self.suspicions.with_label_values(&[outcome.word()]).inc();
+    }
+
+    /// So many streams for activations are open, on all links together.
+    pub(crate) fn activation_streams(&self, count: usize) {
+        self.activation_streams.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A data frame went nowhere.

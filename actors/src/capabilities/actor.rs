@@ -195,6 +195,8 @@ impl State {
         for link in links.iter().filter(|link| view.member(node(link)).is_some()) {
             self.context.metrics.hop(&view.name(node(link)), link.rtt() / 2);
         }
+        let streams = links.iter().map(LinkSender::activation_streams).sum();
+        self.context.metrics.activation_streams(streams);
         let rtts_are_news = self.measures.round_trips(round_trips);
         let paths = links.iter().map(|link| (node(link), link.paths()));
         let paths = paths.filter(|(_, paths)| !paths.is_empty());

@@ -21,8 +21,8 @@ pub struct Sample {
     pub node: Resources,
     /// Of its workers, the one that takes most, figure by figure.
     pub worker: Resources,
-    /// Activation lanes that are open, if it counts them.
-    pub lanes: Option<u64>,
+    /// Streams that lanes of activations share, if it counts them.
+    pub streams: Option<u64>,
     /// Sequences that hold a place or wait for one.
     pub places: u64,
 }
@@ -49,14 +49,14 @@ impl Sample {
         Some(Self {
             node: Resources::of(pid, data_dir),
             worker: worker.unwrap_or_default(),
-            lanes: lanes(&metrics),
+            streams: streams(&metrics),
             places: counts.iter().sum(),
         })
     }
 }
 
-fn lanes(metrics: &str) -> Option<u64> {
-    let lines = metrics.lines().filter(|line| line.starts_with("planaria_activation_lanes"));
+fn streams(metrics: &str) -> Option<u64> {
+    let lines = metrics.lines().filter(|line| line.starts_with("planaria_activation_streams"));
     let counts = lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
     counts.reduce(|a, b| a + b)
 }
@@ -106,7 +106,7 @@ pub fn level(first: &[Sample], last: &[Sample]) -> Vec<Violation> {
     judge("bytes of the node", &|s| s.node.memory, &memory);
     judge("bytes of a worker", &|s| s.worker.memory, &memory);
     judge("bytes on disk", &|s| s.node.disk, &|base| base + (8 << 20));
-    judge("lanes", &|s| s.lanes.unwrap_or(0), &some(8));
+    judge("streams", &|s| s.streams.unwrap_or(0), &some(8));
     judge("places", &|s| s.places, &some(8));
     found
 }
@@ -134,7 +134,7 @@ pub fn table(parts: &[Part]) -> String {
         "worker threads",
         "descriptors",
         "MiB",
-        "lanes",
+        "streams",
         "places",
         "disk KiB",
         "wrong",
@@ -159,7 +159,7 @@ pub fn table(parts: &[Part]) -> String {
             middle(&|s| Some(s.worker.threads)),
             middle(&|s| Some(s.worker.descriptors)),
             middle(&|s| Some(s.worker.memory >> 20)),
-            middle(&|s| s.lanes),
+            middle(&|s| s.streams),
             middle(&|s| Some(s.places)),
             middle(&|s| Some(s.node.disk >> 10)),
             part.violations.to_string(),
@@ -175,9 +175,9 @@ mod tests {
 
     #[test]
     fn what_grows_is_found_and_what_comes_and_goes_is_not() {
-        let of = |threads, lanes| Sample {
+        let of = |threads, streams| Sample {
             node: Resources { threads, descriptors: 40, memory: 50 << 20, disk: 1 << 20 },
-            lanes: Some(lanes),
+            streams: Some(streams),
             ..Sample::default()
         };
         let first = [of(20, 4), of(28, 7), of(22, 4)];
@@ -192,13 +192,8 @@ mod tests {
     }
 
     #[test]
-    fn lanes_are_read_from_metrics() {
-        assert_eq!(lanes("planaria_nodes 3\n"), None);
-        assert_eq!(
-            lanes(
-                "# HELP x\nplanaria_activation_lanes{way=\"in\"} 3\nplanaria_activation_lanes{way=\"out\"} 4\n"
-            ),
-            Some(7)
-        );
+    fn streams_are_read_from_metrics() {
+        assert_eq!(streams("planaria_nodes 3\n"), None);
+        assert_eq!(streams("# HELP x\nplanaria_activation_streams 7\n"), Some(7));
     }
 }
