@@ -96,3 +96,24 @@ async fn a_collector_s_trouble_costs_nothing() -> Result<()> {
     rounds("collector-down", 2).await?;
     rounds("collector-hangs", 1).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_end_before_a_node_that_was_asked_to_stop_does() -> Result<()> {
+    rounds("stop-asked", 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_wiped_is_one_node() -> Result<()> {
+    rounds("wiped-node", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_leave_leave_nothing_behind() -> Result<()> {
+    rounds("clients-leave", 2).await?;
+    rounds("clients-leave-in-recovery", 3).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_nodes_with_one_identity_disturb_nobody() -> Result<()> {
+    rounds("copied-folder", 1).await
+}

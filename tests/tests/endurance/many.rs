@@ -1,0 +1,170 @@
+//! As many models as may be wanted at once, each asked for through each node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::{StreamExt as _, stream};
+use planaria_chaos::history::{Ask, Heard};
+use planaria_tests::{Cluster, NodeSpec, wait_for_up_to, write_fake_model};
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::{ALONE, binary};
+
+/// As many as a cluster can be asked to serve.
+const MODELS: usize = 64;
+
+/// A model's process, and what it may grow by, is said to take 96 MiB; a fifth stays in reserve. Two nodes
+/// have room for all of them.
+const MEMORY: &str = "12GiB";
+
+/// A first token comes within this time, whatever the model and the node.
+const FIRST_TOKEN: Duration = Duration::from_secs(10);
+
+/// So many processes need their time to start.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Requests at once: half of a node's places.
+const AT_ONCE: usize = 4;
+
+/// Models whose wish is changed, so that they are planned anew.
+const CHANGED: usize = 10;
+
+fn name(number: usize) -> String {
+    format!("tiny-{number:02}")
+}
+
+/// A tiny model has two layers: on two of three nodes, so that every node sends to every other.
+fn write_models(folder: &Path) -> Result<()> {
+    let sizes = json!({
+        "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 768,
+        "max_position_embeddings": 64,
+    });
+    (0..MODELS).try_for_each(|number| write_fake_model(folder, &name(number), sizes.clone()))
+}
+
+fn ask(number: usize) -> Ask {
+    Ask { model: name(number), prompt: vec![11, 12, 13], draws: false, seed: 0, tokens: 3 }
+}
+
+/// Asks for every model through every node. All are alike, and so are their answers.
+async fn all_answer(cluster: &Cluster, expected: &mut Option<Vec<u64>>, when: &str) -> Result<()> {
+    for node in &cluster.nodes {
+        let asked = stream::iter(0..MODELS).map(async |number| {
+            let ask = ask(number);
+            (number, timeout(FIRST_TOKEN, ask.hear_once(&node.api, Arc::default())).await)
+        });
+        let heard: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
+        let mut wrong = Vec::new();
+        for (number, heard) in heard {
+            let tokens = match heard {
+                Ok(Heard { error: None, done: true, tokens, .. }) => tokens,
+                Ok(heard) => {
+                    wrong.push(format!("{}: {:?}", name(number), heard.error));
+                    continue;
+                }
+                Err(_) => {
+                    wrong.push(format!("{}: nothing within {FIRST_TOKEN:?}", name(number)));
+                    continue;
+                }
+            };
+            let right = expected.get_or_insert_with(|| tokens.clone());
+            ensure!(*right == tokens, "{} {when}: {tokens:?}, not {right:?}", name(number));
+        }
+        let (count, through) = (wrong.len(), &node.spec.name);
+        ensure!(wrong.is_empty(), "{when} {count} of {MODELS} fail through {through}: {wrong:#?}");
+    }
+    Ok(())
+}
+
+/// Waits until every node is ready for all of them.
+async fn all_ready(cluster: &Cluster, when: &str) -> Result<()> {
+    let mut said = String::new();
+    let ready = wait_for_up_to(PATIENCE, "all models on all nodes", async || {
+        for node in &cluster.nodes {
+            let view = node.api.view().await?;
+            let alive = view.nodes.iter().filter(|node| node.is_alive()).count();
+            let ready = view.models.iter().filter(|model| model.is_ready()).count();
+            let (status, words) = node.api.get("/ready").await?;
+            said = format!("{alive} nodes, {ready} models, {status}: {words:.300}");
+            if (alive, ready, status) != (cluster.nodes.len(), MODELS, 200) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    });
+    ready.await.with_context(|| format!("{when}: {said}\n{}", cluster.logs()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_four_models_answer_through_every_node_whatever_happens() -> Result<()> {
+    let _alone = ALONE.lock().await;
+    let models = tempfile::tempdir()?;
+    write_models(models.path())?;
+    let mut cluster = Cluster::new(binary(), models.path()).await?;
+    for number in 1..=3 {
+        let settings = ["--set", "context=64", "--set", "replan-after=1s"];
+        cluster.start(NodeSpec::new(&format!("node-{number}"), MEMORY).with(&settings)).await?;
+    }
+    cluster.met().await?;
+    let api = cluster.node(0)?.api.clone();
+    for number in 0..MODELS {
+        let (status, words) = api.put(&format!("/cluster/models/{}", name(number))).await?;
+        ensure!(status == 200, "{}: {status}: {words}", name(number));
+    }
+    let mut expected = None;
+    all_ready(&cluster, "at first").await?;
+    all_answer(&cluster, &mut expected, "at first").await?;
+
+    // Killed: the two others answer for all, and the third when it is back.
+    let mut killed = cluster.nodes.remove(2);
+    killed.process.kill().await?;
+    all_ready(&cluster, "after a kill").await?;
+    all_answer(&cluster, &mut expected, "after a kill").await?;
+    cluster.nodes.push(killed);
+    cluster.restart(2).await?;
+    all_ready(&cluster, "after it came back").await?;
+    all_answer(&cluster, &mut expected, "after it came back").await?;
+
+    // Stopped in order, and started again.
+    let node = cluster.node(1)?;
+    node.process.terminate()?;
+    node.process.ended().await?;
+    cluster.restart(1).await?;
+    all_ready(&cluster, "after a restart").await?;
+    all_answer(&cluster, &mut expected, "after a restart").await?;
+
+    // Planned anew, ten of them.
+    for number in 0..CHANGED {
+        changes_its_plan(&mut cluster, number).await?;
+    }
+    all_ready(&cluster, "after ten plans were changed").await?;
+    all_answer(&cluster, &mut expected, "after ten plans were changed").await
+}
+
+/// Removed, gone, and wanted again: planned and prepared anew.
+async fn changes_its_plan(cluster: &mut Cluster, number: usize) -> Result<()> {
+    let api = cluster.node(number % 3)?.api.clone();
+    let path = format!("/cluster/models/{}", name(number));
+    let epoch = |view: &planaria_chaos::view::View| {
+        view.model(&name(number)).filter(|model| model.is_ready()).and_then(|model| model.epoch)
+    };
+    let before = epoch(&api.view().await?);
+    let (status, words) = api.delete(&path).await?;
+    ensure!(status == 200, "{status}: {words}");
+    wait_for_up_to(PATIENCE, "the model to be gone", async || {
+        Ok(api.view().await?.model(&name(number)).is_none().then_some(()))
+    })
+    .await?;
+    let (status, words) = api.put(&path).await?;
+    ensure!(status == 200, "{status}: {words}");
+    let after =
+        wait_for_up_to(PATIENCE, "the model to be back", async || Ok(epoch(&api.view().await?)))
+            .await?;
+    if before == Some(after) {
+        bail!("{} has its former plan: nothing was changed", name(number));
+    }
+    Ok(())
+}
