@@ -29,8 +29,8 @@ pub struct Closed {
     pub reason: Arc<str>,
     /// Tries to open it anew that have failed.
     pub tries: u32,
-    /// When the next one is made.
-    pub next_try: Instant,
+    /// When the next one is made; never for a backend that only its opener could open anew.
+    pub next_try: Option<Instant>,
     /// When the last one was made, or the store was closed.
     last_try: Instant,
 }
@@ -38,7 +38,12 @@ pub struct Closed {
 impl Closed {
     fn new(reason: Arc<str>, tries: u32, now: Instant) -> Self {
         let wait = FIRST_WAIT.saturating_mul(1 << tries.min(16)).min(LONGEST_WAIT);
-        Self { reason, tries, next_try: now + wait, last_try: now }
+        Self { reason, tries, next_try: Some(now + wait), last_try: now }
+    }
+
+    /// The backend takes no more, and nobody can open it anew.
+    pub(crate) const fn for_good(reason: Arc<str>, now: Instant) -> Self {
+        Self { reason, tries: 0, next_try: None, last_try: now }
     }
 
     /// The store was closed.
@@ -53,7 +58,7 @@ impl Closed {
 
     /// Whether somebody who asks for a commit is worth a try before its time.
     pub(crate) fn may_try_early(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.last_try) >= FIRST_WAIT
+        self.next_try.is_some() && now.saturating_duration_since(self.last_try) >= FIRST_WAIT
     }
 }
 
@@ -85,6 +90,11 @@ impl Seat {
         let backend = self.backend.write().unwrap_or_else(PoisonError::into_inner).take();
         // Closing can take a moment, in which others may be told that it is closed.
         drop(backend);
+    }
+
+    /// As it is from now on; the backend stays, for reads.
+    pub(crate) fn stop(&self, closed: Closed) {
+        *self.why() = Some(closed);
     }
 
     pub(crate) fn open(&self, backend: Arc<dyn Backend>) {
@@ -151,8 +161,9 @@ mod tests {
         let mut closed = Closed::begin(Arc::from("full"), now);
         let mut waits = Vec::new();
         for _ in 0..40 {
-            waits.push((closed.next_try - now).as_secs());
-            now = closed.next_try;
+            let next = closed.next_try.unwrap();
+            waits.push((next - now).as_secs());
+            now = next;
             closed = closed.again(Arc::from("full"), now);
         }
         assert_eq!(waits[..6], [1, 2, 4, 8, 10, 10]);

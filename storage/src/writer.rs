@@ -108,7 +108,7 @@ impl Writer {
         let counters = Arc::new(Counters::default());
         let thread = thread::Builder::new().name("store-writer".to_owned()).spawn({
             let counters = Arc::clone(&counters);
-            move || Thread { seat, opener, counters, stopped: None }.run(&jobs)
+            move || Thread { seat, opener, counters, last_closed: None }.run(&jobs)
         })?;
         Ok(Self { queue: Some(queue), thread: Some(thread), counters })
     }
@@ -180,18 +180,18 @@ struct Thread {
     seat: Arc<Seat>,
     opener: Option<Opener>,
     counters: Arc<Counters>,
-    /// Why no more is taken by a backend that cannot be opened anew.
-    stopped: Option<Arc<str>>,
+    /// How it was closed last, as long as nothing was committed since: what opens and refuses again is
+    /// not opened ever faster.
+    last_closed: Option<Closed>,
 }
 
 impl Thread {
     fn run(mut self, jobs: &Receiver<Job>) {
         loop {
-            let first = match self.seat.closed() {
+            let next_try = self.seat.closed().and_then(|closed| closed.next_try);
+            let first = match next_try {
                 None => jobs.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(closed) => {
-                    jobs.recv_timeout(closed.next_try.saturating_duration_since(Instant::now()))
-                }
+                Some(next) => jobs.recv_timeout(next.saturating_duration_since(Instant::now())),
             };
             match first {
                 Ok(first) => self.group(first, jobs),
@@ -212,8 +212,8 @@ impl Thread {
         }
         let (changes, group) = gather(first, jobs);
         self.counters.queued.fetch_sub(group.len(), Ordering::Relaxed);
-        let result = match self.closed() {
-            Some(reason) => Err(CommitError::Stopped { reason }),
+        let result = match self.seat.closed() {
+            Some(Closed { reason, .. }) => Err(CommitError::Stopped { reason }),
             None => self.commit(&changes, group.len()),
         };
         for acknowledge in group {
@@ -222,28 +222,34 @@ impl Thread {
         }
     }
 
-    fn closed(&self) -> Option<Arc<str>> {
-        self.stopped.clone().or_else(|| self.seat.closed().map(|closed| closed.reason))
-    }
-
     fn commit(&mut self, changes: &[Change], batches: usize) -> Result<(), CommitError> {
         let _span = tracing::debug_span!("commit", batches, changes = changes.len()).entered();
         if let Err(error) = self.seat.commit(changes) {
             let reason: Arc<str> = Arc::from(error.to_string());
-            if self.opener.is_some() {
-                let closed = Closed::begin(Arc::clone(&reason), Instant::now());
-                tracing::error!(%reason, "a commit failed; the store takes no more until the disk \
-                    lets it be opened anew, which is tried in a second");
-                self.seat.close(closed);
-            } else {
-                tracing::error!(%reason, "a commit failed; the store takes no more");
-                self.stopped = Some(Arc::clone(&reason));
-            }
+            self.refused(Arc::clone(&reason));
             return Err(CommitError::Failed { reason });
         }
+        self.last_closed = None;
         self.counters.flushes.fetch_add(1, Ordering::Relaxed);
         self.counters.batches.fetch_add(batches as u64, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn refused(&mut self, reason: Arc<str>) {
+        let now = Instant::now();
+        if self.opener.is_none() {
+            tracing::error!(%reason, "a commit failed; the store takes no more");
+            return self.seat.stop(Closed::for_good(reason, now));
+        }
+        let closed = match &self.last_closed {
+            None => Closed::begin(Arc::clone(&reason), now),
+            Some(last) => last.again(Arc::clone(&reason), now),
+        };
+        if closed.tries == 0 || closed.tries.is_power_of_two() {
+            tracing::error!(%reason, "a commit failed; the store takes no more until the disk lets it be \
+                opened anew, which is tried by itself");
+        }
+        self.seat.close(closed);
     }
 
     fn open_anew(&mut self) {
@@ -254,6 +260,7 @@ impl Thread {
             Ok(backend) => {
                 tracing::info!(tries = closed.tries + 1, "the store is open again");
                 self.seat.open(backend);
+                self.last_closed = Some(closed);
             }
             Err(reason) => {
                 let closed = closed.again(Arc::from(reason), Instant::now());

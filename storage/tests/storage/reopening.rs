@@ -134,7 +134,7 @@ fn who_asks_for_a_commit_has_it_tried_before_its_time() {
         std::thread::sleep(Duration::from_millis(5));
     }
     disk.fill(false);
-    let waits = store.closed().unwrap().next_try.saturating_duration_since(Instant::now());
+    let waits = store.closed().unwrap().next_try.unwrap() - Instant::now();
     assert!(waits > Duration::from_secs(4), "{waits:?}");
     let before = disk.openings.load(Ordering::SeqCst);
     while let Err(error) = put(&store, "asked") {
@@ -144,6 +144,25 @@ fn who_asks_for_a_commit_has_it_tried_before_its_time() {
     }
     assert_eq!(disk.openings.load(Ordering::SeqCst), before + 1, "asked too often");
     assert_eq!(TEXTS.get(&store, "asked").unwrap(), Some("asked".to_owned()));
+}
+
+#[test]
+fn a_disk_that_opens_and_refuses_is_not_asked_ever_again_at_once() {
+    let disk = Disk::default();
+    let store = disk.store();
+    let mut tries = Vec::new();
+    for _ in 0..3 {
+        disk.fill(true);
+        put(&store, "lost").unwrap_err();
+        tries.push(store.closed().unwrap().tries);
+        disk.fill(false);
+        wait_until_open(&store);
+    }
+    assert_eq!(tries, [0, 1, 2]);
+    put(&store, "kept").unwrap();
+    disk.fill(true);
+    put(&store, "lost").unwrap_err();
+    assert_eq!(store.closed().unwrap().tries, 0, "it had taken something");
 }
 
 #[test]
