@@ -12,6 +12,7 @@ mod shelf;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
 use planaria_config::{ModelName, SequenceId};
 use planaria_engine::sampler::SamplingParams;
@@ -94,6 +95,9 @@ pub enum StoredError {
     /// The store said so.
     #[error("the stored answer cannot be read: {0}")]
     Read(#[from] ReadError),
+    /// The store is closed. Nothing is known of the answer until it is open again.
+    #[error("this node cannot look into its store now, and tries again by itself: {0}")]
+    Closed(String),
     /// This node was killed while its prompt was written.
     #[error(
         "the stored answer is incomplete: {found} of {expected} tokens of its prompt were written"
@@ -168,10 +172,27 @@ impl StoredAnswers {
         self.shelf().room() > 0
     }
 
+    /// Why the store takes and gives nothing now, in words, with what is done about it.
+    #[must_use]
+    pub fn closed(&self) -> Option<String> {
+        let closed = self.0.store.closed()?;
+        let next = closed.next_try.map_or_else(
+            || "a restart of the node opens it anew".to_owned(),
+            |next| {
+                let seconds = next.saturating_duration_since(Instant::now()).as_secs() + 1;
+                format!("it is tried again within {seconds} s")
+            },
+        );
+        Some(format!(
+            "the store in the data folder takes nothing ({}); {next}; until then no answer is stored and \
+             no model is added or removed",
+            closed.reason
+        ))
+    }
+
     /// Begins to write an answer.
     #[must_use]
     pub fn begin(&self, id: SequenceId, record: Record, prompt: &[u32]) -> Recorder {
-        let key = id.bits().to_be_bytes();
         let prompt_rows = u32::try_from(prompt.len().div_ceil(PROMPT_ROW)).unwrap_or(u32::MAX);
         let bytes = prompt_bytes(prompt.len()) + record_bytes(&record);
         let place = Place {
@@ -186,18 +207,32 @@ impl StoredAnswers {
             shelf.put(id, place);
             shelf.overflow()
         };
-        let recorder = Recorder::new(self.clone(), id, record.clone(), &[]);
         for (old, place) in gone {
-            recorder.commit(removal(old, &place));
+            self.remove_later(old, place);
         }
-        let mut batch = Batch::new();
-        batch.put(&ANSWERS, &key, &Row { record, prompt_rows, rows: 0, bytes: 0 });
-        // What is committed before is on disk before.
-        for (number, part) in (0..).zip(prompt.chunks(PROMPT_ROW)) {
-            batch.put(&PROMPTS, &row_key(&key, number), &part.to_vec());
-            recorder.commit(std::mem::take(&mut batch));
-        }
-        recorder
+        Recorder::begin(self.clone(), id, record, prompt)
+    }
+
+    /// Has what is on disk of an answer that was never acknowledged removed, as soon as the store takes that.
+    fn forget(&self, id: SequenceId, place: Place) {
+        let answers = self.clone();
+        self.0.store.commit_then(removal(id, &place), move |result| {
+            if result.is_err() {
+                let store = answers.0.store.clone();
+                store.when_ready(move || answers.forget(id, place));
+            }
+        });
+    }
+
+    /// Has an answer that is on the shelf no more removed from the disk. One that the store keeps is on the
+    /// shelf again, and goes next time.
+    fn remove_later(&self, id: SequenceId, place: Place) {
+        let answers = self.clone();
+        self.0.store.commit_then(removal(id, &place), move |result| {
+            if result.is_err() {
+                answers.shelf().put(id, place);
+            }
+        });
     }
 
     /// The answers that were interrupted, of which the caller now takes care.
@@ -220,12 +255,14 @@ impl StoredAnswers {
     pub async fn read(&self, id: SequenceId) -> Result<Option<StoredAnswer>, StoredError> {
         let writing = self.writing().get(&id).and_then(Weak::upgrade);
         if let Some(writing) = writing {
-            writing.settled().await;
+            writing.settled().await.map_err(StoredError::Closed)?;
         }
         let answers = self.clone();
-        spawn_blocking(move || answers.read_written(id))
-            .await
-            .unwrap_or(Err(StoredError::Interrupted))
+        let read = spawn_blocking(move || answers.read_written(id)).await;
+        match (read.unwrap_or(Err(StoredError::Interrupted)), self.closed()) {
+            (Err(StoredError::Read(_)), Some(closed)) => Err(StoredError::Closed(closed)),
+            (read, _) => read,
+        }
     }
 
     fn read_written(&self, id: SequenceId) -> Result<Option<StoredAnswer>, StoredError> {
@@ -260,8 +297,14 @@ impl StoredAnswers {
         };
         let batch = removal(id, &place);
         let (told, hear) = oneshot::channel();
-        // Nobody may wait any more.
-        self.0.store.commit_then(batch, |result| drop(told.send(result)));
+        let answers = self.clone();
+        self.0.store.commit_then(batch, move |result| {
+            if result.is_err() {
+                answers.shelf().put(id, place);
+            }
+            // Nobody may wait any more.
+            drop(told.send(result));
+        });
         hear.await.unwrap_or(Ok(())).map(|()| true)
     }
 
@@ -304,9 +347,12 @@ impl Claim {
     /// Goes on with the answer, as far as it was written; `None` when it was removed.
     ///
     /// # Errors
-    /// When it cannot be read; it will not be claimed again.
+    /// When it cannot be read; it will not be claimed again, unless the store is closed.
     pub async fn take_up(mut self) -> Result<Option<(StoredAnswer, Recorder)>, StoredError> {
         let answer = self.answers.read(self.id).await;
+        if matches!(answer, Err(StoredError::Closed(_))) {
+            return Err(answer.err().unwrap_or(StoredError::Interrupted));
+        }
         self.is_taken = true;
         let answer = answer.inspect_err(|_| self.answers.shelf().stand(self.id, Standing::Over))?;
         Ok(answer.map(|answer| {

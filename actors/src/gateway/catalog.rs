@@ -136,7 +136,8 @@ fn not_changed(error: &ChangeError) -> ApiError {
     match error {
         ChangeError::NotWanted(_) => ApiError::no_such_model(message),
         ChangeError::TooMany => ApiError::refused(StatusCode::CONFLICT, "too_many_models", message),
-        ChangeError::NotStored(_) => ApiError::internal(message).coded("not_stored"),
+        // The store is opened anew by itself.
+        ChangeError::NotStored(_) => ApiError::node_unavailable(message).coded("not_stored"),
         ChangeError::Unanswered => ApiError::node_unavailable(message),
     }
 }

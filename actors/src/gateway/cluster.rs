@@ -28,6 +28,9 @@ pub(super) struct Health {
 pub(super) struct Ready {
     ready: bool,
     reasons: Vec<String>,
+    /// What only some requests would meet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 /// What is wrong with a node that was asked to stop.
@@ -40,6 +43,7 @@ pub(super) async fn health(State(shared): State<Shared>) -> Json<Health> {
     problems.extend(shared.is_leaving().then(|| STOPPING.to_owned()));
     let down = view.nodes.iter().filter(|n| n.state == NodeState::Down);
     problems.extend(view.complaints());
+    problems.extend(shared.stored.closed());
     problems.extend(down.map(|node| format!("the node {} cannot be reached", node.name)));
     Json(Health { status: if problems.is_empty() { "ok" } else { "impaired" }, problems })
 }
@@ -56,8 +60,9 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Response {
     }
     reasons.extend(shared.is_leaving().then(|| STOPPING.to_owned()));
     let ready = reasons.is_empty();
+    let warning = shared.stored.closed();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = (status, Json(Ready { ready, reasons })).into_response();
+    let mut response = (status, Json(Ready { ready, reasons, warning })).into_response();
     if !ready {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_WHEN_UNPLANNED));
     }

@@ -93,6 +93,11 @@ impl ApiError {
         Self::unavailable(message, "node_unavailable")
     }
 
+    /// The store takes and gives nothing now.
+    pub(crate) fn store_closed(message: impl Into<String>) -> Self {
+        Self::unavailable(message.into(), "store_unavailable")
+    }
+
     fn model_not_found(message: String) -> Self {
         Self { status: StatusCode::NOT_FOUND, ..Self::invalid("model", message) }
             .coded("model_not_found")

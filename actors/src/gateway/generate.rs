@@ -21,7 +21,7 @@ use super::traced::Traced;
 use super::{Shared, body, stream};
 use crate::cluster_view::ModelState;
 use crate::generation::{Generation, Request, SubmitError};
-use crate::stored::Record;
+use crate::stored::{Record, Recorder};
 use crate::wall_clock::unix_seconds;
 
 pub(super) async fn chat(
@@ -73,6 +73,11 @@ async fn answer(
         let message =
             "this node stores no answers (its setting `stored-answers` is 0): leave it out";
         return Err(ApiError::invalid("store", message));
+    }
+    if prepared.delivery.store.is_some()
+        && let Some(closed) = shared.stored.closed()
+    {
+        return Err(cannot_store(&closed));
     }
     let running = submit(shared, endpoint, prepared, traced.clone()).await?;
     if running.reply().delivery.stream {
@@ -153,7 +158,10 @@ async fn submit(
         tracing::info!(model = name, %error, "a request was not admitted");
         ApiError::not_admitted(&error, endpoint.prompt_field())
     })?;
-    let recorder = record.map(|record| shared.stored.begin(generation.id, record, &prompt));
+    let recorder = match record {
+        Some(record) => Some(stored(shared, &generation, record, &prompt).await?),
+        None => None,
+    };
     let reply = Reply {
         endpoint,
         delivery,
@@ -165,6 +173,29 @@ async fn submit(
     traced.answers(&reply.id);
     let metrics = Arc::clone(&shared.metrics);
     Ok(Running::new(generation, answer, reply, recorder, metrics, traced))
+}
+
+/// Begins to store an answer. Its id is told to nobody before it is on disk.
+async fn stored(
+    shared: &Shared,
+    generation: &Generation,
+    record: Record,
+    prompt: &[u32],
+) -> Result<Recorder, ApiError> {
+    let recorder = shared.stored.begin(generation.id, record, prompt);
+    match recorder.written().await {
+        Ok(()) => Ok(recorder),
+        Err(why) => {
+            recorder.forget();
+            Err(cannot_store(&why))
+        }
+    }
+}
+
+fn cannot_store(why: &str) -> ApiError {
+    ApiError::store_closed(format!(
+        "the answer cannot be stored: {why}; ask again later, or without `store`"
+    ))
 }
 
 /// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for

@@ -9,19 +9,22 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::answer::Progress;
+use super::error::ApiError;
 use super::request::Endpoint;
 use super::running::Running;
 use super::stored::{Again, reply};
 use super::traced::Traced;
 use super::{Parts, Shared};
 use crate::generation::{FinishReason, Generation, Request, SubmitError};
-use crate::stored::{Claim, Outcome, Recorder, StoredAnswer};
+use crate::stored::{Claim, Outcome, Recorder, StoredAnswer, StoredError};
 
 /// The wait before an answer that was interrupted again is gone on with for the second time, and before the
 /// cluster is asked again; places become free without a word.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Each further wait is twice as long, up to about a minute.
 const LONGEST_DOUBLINGS: u32 = 6;
+/// The same for a model whose files cannot be read: whoever mends the folder looks whether it helps.
+const LONGEST_DOUBLINGS_FOR_FILES: u32 = 4;
 
 /// Takes care of all that were interrupted, and will be. Never ends by itself; dropped, it leaves those
 /// that are under way as interrupted.
@@ -54,18 +57,54 @@ async fn resume(shared: &Parts, claim: Claim) {
         Ok(Some(taken)) => taken,
         // It was removed.
         Ok(None) => return,
+        // It is claimed again.
+        Err(StoredError::Closed(why)) => {
+            tracing::warn!(sequence = %id, why, "a stored answer cannot go on before the store is open");
+            return;
+        }
         Err(error) => {
             tracing::error!(sequence = %id, %error, "a stored answer cannot go on");
             return;
         }
     };
-    match Again::of(shared, &answer).await {
-        Ok(again) => match ended(&answer, &again) {
+    match again(shared, id, &answer, &recorder).await {
+        Ok(Some(again)) => match ended(&answer, &again) {
             Some(reason) => recorder.ended(Outcome::Finished(reason)),
             None => go_on(shared, id, answer, again, recorder).await,
         },
+        // It was removed.
+        Ok(None) => {}
         Err(error) => recorder.ended(error.outcome()),
     }
+}
+
+/// What came of it so far, as soon as this node has the words of its model: a folder may come late, as one
+/// on another machine does. Waits for as long as the model is to be served; `None` when the answer was
+/// removed.
+async fn again(
+    shared: &Parts,
+    id: SequenceId,
+    answer: &StoredAnswer,
+    recorder: &Recorder,
+) -> Result<Option<Again>, ApiError> {
+    let name = &answer.record.model;
+    let mut doublings = 0;
+    while !recorder.is_removed() {
+        let error = match shared.models.get(name).await {
+            Ok(model) => return Again::with(model, answer).await.map(Some),
+            Err(error) => error,
+        };
+        // What is to be served is known from the disk on: this is no matter of time.
+        shared.served_name(name.as_str())?;
+        let wait = PAUSE.saturating_mul(1 << doublings);
+        if doublings < LONGEST_DOUBLINGS_FOR_FILES {
+            tracing::warn!(sequence = %id, model = %name, %error, next_try = ?wait,
+                "a stored answer waits for the files of its model");
+            doublings += 1;
+        }
+        sleep(wait).await;
+    }
+    Ok(None)
 }
 
 /// Whether it was over when it was interrupted, but for the word that it is.
@@ -104,7 +143,7 @@ async fn go_on(
         }
         Err(error) => {
             tracing::warn!(sequence = %id, model = %request.model, %error, "a stored answer cannot go on");
-            recorder.ended(super::error::ApiError::not_admitted(&error, "messages").outcome());
+            recorder.ended(ApiError::not_admitted(&error, "messages").outcome());
             return;
         }
     };

@@ -9,6 +9,7 @@ use axum::response::Response;
 use planaria_config::SequenceId;
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::stop::StopStrings;
+use planaria_storage::CommitError;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Piece, Progress};
@@ -18,7 +19,8 @@ use super::reply::Reply;
 use super::request::{Delivery, Endpoint};
 use super::{Parts, Shared};
 use crate::generation::{Event, FinishReason};
-use crate::stored::{Outcome, StoredAnswer};
+use crate::served::ServedModel;
+use crate::stored::{Outcome, StoredAnswer, StoredError};
 
 pub(super) async fn one(
     State(shared): State<Shared>,
@@ -26,7 +28,10 @@ pub(super) async fn one(
 ) -> Result<Response, ApiError> {
     let (id, name) = sequence(name)?;
     let answer = shared.stored.read(id).await;
-    let answer = answer.map_err(|error| ApiError::internal(error.to_string()))?;
+    let answer = answer.map_err(|error| match error {
+        StoredError::Closed(_) => ApiError::store_closed(error.to_string()),
+        error => ApiError::internal(error.to_string()),
+    })?;
     let answer = answer.ok_or_else(|| not_stored(&name))?;
     let again = Again::of(&shared, &answer).await?;
     let reply = reply(id, &answer);
@@ -40,7 +45,14 @@ pub(super) async fn delete(
 ) -> Result<axum::Json<Value>, ApiError> {
     let (id, name) = sequence(name)?;
     let removed = shared.stored.remove(id).await;
-    if !removed.map_err(|error| ApiError::internal(error.to_string()))? {
+    let kept = |error: CommitError| {
+        let message = format!("the answer is still stored: {error}");
+        match shared.stored.closed() {
+            Some(_) => ApiError::store_closed(message),
+            None => ApiError::internal(message),
+        }
+    };
+    if !removed.map_err(kept)? {
         return Err(not_stored(&name));
     }
     Ok(axum::Json(json!({"object": "chat.completion.deleted", "id": name, "deleted": true})))
@@ -80,6 +92,14 @@ impl Again {
     pub(super) async fn of(shared: &Parts, stored: &StoredAnswer) -> Result<Self, ApiError> {
         let model = shared.models.get(&stored.record.model).await;
         let model = model.map_err(|error| ApiError::model_not_here(&error))?;
+        Self::with(model, stored).await
+    }
+
+    /// In the words of its model.
+    pub(super) async fn with(
+        model: Arc<ServedModel>,
+        stored: &StoredAnswer,
+    ) -> Result<Self, ApiError> {
         let tokens = stored.tokens.clone();
         let finished = match stored.record.outcome {
             Some(Outcome::Finished(reason)) => Some(Event::Finished(reason)),

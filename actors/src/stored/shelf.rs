@@ -50,6 +50,10 @@ impl Shelf {
         self.places.insert(id, place);
     }
 
+    pub(super) fn place(&self, id: SequenceId) -> Option<&Place> {
+        self.places.get(&id)
+    }
+
     pub(super) fn take(&mut self, id: SequenceId) -> Option<Place> {
         self.places.remove(&id)
     }
@@ -66,6 +70,13 @@ impl Shelf {
         place.bytes += bytes;
         place.rows = place.rows.max(rows);
         Some(place)
+    }
+
+    /// So many bytes were not written after all.
+    pub(super) fn shrink(&mut self, id: SequenceId, bytes: u64) {
+        if let Some(place) = self.places.get_mut(&id) {
+            place.bytes = place.bytes.saturating_sub(bytes);
+        }
     }
 
     /// Takes those that were interrupted to be taken care of.

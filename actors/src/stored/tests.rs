@@ -156,10 +156,11 @@ fn who_leaves_while_the_api_is_served_has_cancelled() {
     }
 }
 
-/// A disk that is full after so many commits.
+/// A disk that takes so many commits, and then no more until it is given some.
+#[derive(Clone)]
 struct Full {
-    disk: MemoryBackend,
-    left: AtomicUsize,
+    disk: Arc<MemoryBackend>,
+    left: Arc<AtomicUsize>,
 }
 
 impl Backend for Full {
@@ -179,22 +180,96 @@ impl Backend for Full {
     }
 }
 
-#[test]
-fn on_a_full_disk_an_answer_is_not_stored_and_nothing_else_happens() {
-    for left in 0..4 {
-        let full = Full { disk: MemoryBackend::new(), left: AtomicUsize::new(left) };
-        let store = Store::on(Arc::new(full)).unwrap();
+impl Full {
+    fn after(commits: usize) -> Self {
+        Self { disk: Arc::default(), left: Arc::new(AtomicUsize::new(commits)) }
+    }
+
+    fn store(&self) -> Store {
+        let full = self.clone();
+        let store = Store::on_each(move || match full.left.load(Ordering::Relaxed) {
+            0 if full.disk.scan(b"").is_ok_and(|rows| !rows.is_empty()) => Err("full".to_owned()),
+            _ => Ok(Arc::new(full.clone()) as Arc<dyn Backend>),
+        });
+        store.unwrap()
+    }
+
+    /// It has room again; on return the store has noticed.
+    fn has_room(&self, store: &Store) {
+        self.left.store(usize::MAX, Ordering::Relaxed);
+        let (tell, told) = std::sync::mpsc::channel();
+        store.when_ready(move || tell.send(()).unwrap());
+        told.recv_timeout(std::time::Duration::from_secs(60)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_refused_of_an_answer_is_there_once_it_is_open_again() {
+    // Two of its prompt; others are anywhere among the tokens.
+    for left in [1, 2, 3, 5] {
+        let full = Full::after(left);
+        let store = full.store();
         let answers = open(&store);
-        let recorder = answers.begin(id(1), record(1, 1), &[1]);
-        for token in tokens(500) {
-            recorder.token(&token);
+        let prompt: Vec<u32> = (0..70_000).collect();
+        let recorder = answers.begin(id(1), record(70_000, 1), &prompt);
+        let expected = tokens(300);
+        for token in &expected[..200] {
+            recorder.token(token);
             // Until the disk is full.
             drop(store.commit(Batch::new()));
         }
+        assert!(answers.closed().unwrap().contains("no space left on device"), "{left}");
+        let error = answers.read(id(1)).await.unwrap_err();
+        assert!(matches!(error, StoredError::Closed(_)), "{error}");
+        assert!(recorder.written().await.is_err());
+        expected[200..].iter().for_each(|token| recorder.token(token));
         recorder.ended(Outcome::Finished(FinishReason::Stop));
         drop(recorder);
-        drop(store.commit(Batch::new()));
-        assert_eq!(answers.read_written(id(1)).unwrap(), None);
-        assert!(answers.claim().is_empty());
+
+        full.has_room(&store);
+        settle(&store);
+        for answers in [answers, open(&store)] {
+            assert_eq!(answers.closed(), None);
+            let found = answers.read(id(1)).await.unwrap().unwrap();
+            assert_eq!((found.tokens, found.prompt), (expected.clone(), prompt.clone()), "{left}");
+            assert_eq!(found.record.outcome, Some(Outcome::Finished(FinishReason::Stop)));
+            let place = answers.shelf().place(id(1)).unwrap().clone();
+            assert_eq!((place.rows, place.prompt_rows, place.standing), (5, 2, Standing::Over));
+        }
     }
+}
+
+#[tokio::test]
+async fn what_its_client_was_told_is_not_stored_is_not_there_later() {
+    let full = Full::after(1);
+    let store = full.store();
+    let answers = open(&store);
+    let prompt: Vec<u32> = (0..70_000).collect();
+    let recorder = answers.begin(id(1), record(70_000, 1), &prompt);
+    let why = recorder.written().await.unwrap_err();
+    assert!(why.contains("no space left on device"), "{why}");
+    recorder.forget();
+    full.has_room(&store);
+    settle(&store);
+    assert_eq!(answers.read(id(1)).await.unwrap(), None);
+    assert!(ANSWERS.scan(&store).unwrap().is_empty() && PROMPTS.scan(&store).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn while_the_store_is_closed_nothing_is_lost_to_those_who_read_remove_or_go_on() {
+    let full = Full::after(usize::MAX);
+    let store = full.store();
+    let answers = open(&store);
+    let recorder = answers.begin(id(1), record(1, 1), &[1]);
+    drop(recorder);
+    settle(&store);
+    full.left.store(0, Ordering::Relaxed);
+    assert!(answers.remove(id(1)).await.is_err());
+    assert!(matches!(answers.read(id(1)).await, Err(StoredError::Closed(_))));
+    let claim = answers.claim().pop().unwrap();
+    assert!(matches!(claim.take_up().await, Err(StoredError::Closed(_))));
+    let claim = answers.claim().pop().expect("it is claimed again");
+    full.has_room(&store);
+    assert!(claim.take_up().await.unwrap().is_some());
+    assert!(answers.remove(id(1)).await.unwrap());
 }
