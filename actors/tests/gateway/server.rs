@@ -49,6 +49,8 @@ pub(crate) struct Options {
     pub(crate) listen: &'static str,
     pub(crate) store: Store,
     pub(crate) stored_bytes: u64,
+    /// Whether the models folder has the model, or gets it later.
+    pub(crate) has_model: bool,
 }
 
 impl Default for Options {
@@ -62,6 +64,7 @@ impl Default for Options {
             listen: "127.0.0.1:0",
             store: Store::in_memory(),
             stored_bytes: 1 << 20,
+            has_model: true,
         }
     }
 }
@@ -80,7 +83,9 @@ pub(crate) async fn start_with(
     let address = listener.local_addr().unwrap();
     let double = Double::new(scripts);
     let models_dir = model::models_dir();
-    model::write(&models_dir);
+    if options.has_model {
+        model::write(&models_dir);
+    }
     let catalog = Arc::new(CatalogDouble::new(list()));
     let (view, seen) = watch::channel(Arc::new(cluster()));
     let leaving = watch::Sender::new(false);

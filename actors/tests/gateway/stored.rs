@@ -1,18 +1,21 @@
 //! Answers that can be read again, and go on by themselves.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use planaria_actors::cluster_view::ClusterView;
 use planaria_actors::generation::{GenerationError, SubmitError};
 use planaria_engine::sampler::Logprobs;
-use planaria_storage::Store;
+use planaria_storage::{Backend, BackendError, Change, MemoryBackend, Row, Store};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{CHAT, Client, chat, json_of, with};
 use crate::double::{Script, Step, say, saying};
-use crate::model::tokens;
-use crate::server::{Options, start, start_with};
+use crate::model::{self, tokens};
+use crate::server::{Options, cluster, start, start_with};
 
 fn storing(extra: Value) -> Value {
     with(json!({"store": true}), extra)
@@ -34,6 +37,20 @@ async fn wait_for(client: &Client, path: &str, status: &str) -> Value {
         }
     };
     timeout(Duration::from_secs(20), wait).await.expect("the answer was not so in time")
+}
+
+/// The stored answer, once its text is this.
+async fn wait_for_content(client: &Client, path: &str, text: &str) -> Value {
+    let wait = async {
+        loop {
+            let (_, answer) = client.get(path).await;
+            if answer["choices"][0]["message"]["content"] == text {
+                return answer;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.expect("the text was not so in time")
 }
 
 /// Reads a stream until it has shown `text`.
@@ -217,6 +234,128 @@ async fn a_restarted_node_goes_on_with_what_it_was_killed_in() {
     drop(server);
     let server = start_with([Script::Ignore], options()).await;
     assert_eq!(server.client().get(&path).await.1, answer);
+}
+
+/// A store with an answer that was interrupted after `Good`, and where that is.
+async fn interrupted() -> (Store, String) {
+    let store = Store::in_memory();
+    let options = Options { store: store.clone(), ..Options::default() };
+    let server = start_with([Script::Play(say("Good"))], options).await;
+    let body = chat(storing(json!({"stream": true, "max_tokens": 9})));
+    let (path, _response) = id_of_stream_after(&server.client(), &body, "Good").await;
+    server.client().get(&path).await;
+    (store, path)
+}
+
+#[tokio::test]
+async fn an_interrupted_answer_waits_for_the_files_of_its_model() {
+    let (store, path) = interrupted().await;
+    let options = Options { store, has_model: false, ..Options::default() };
+    let server = start_with([Script::Play(say(" day."))], options).await;
+    let client = server.client();
+    // Longer than the first wait.
+    sleep(Duration::from_millis(1500)).await;
+    assert!(server.double.requests().is_empty());
+    model::write(&server.models_dir);
+    let answer = wait_for_content(&client, &path, "Good day.").await;
+    assert_eq!(answer["error"], Value::Null, "{answer}");
+    assert_eq!(server.double.request().begun, tokens("Good"));
+}
+
+#[tokio::test]
+async fn an_interrupted_answer_of_a_model_that_is_not_served_any_more_has_failed() {
+    let (store, path) = interrupted().await;
+    let options = Options { store, has_model: false, ..Options::default() };
+    let server = start_with([Script::Ignore], options).await;
+    server.view.send_modify(|view| {
+        *view = ClusterView { models: Vec::new(), ..cluster() }.into();
+    });
+    // Found out before its words can be read again.
+    sleep(Duration::from_millis(2500)).await;
+    model::write(&server.models_dir);
+    let answer = wait_for(&server.client(), &path, "failed").await;
+    assert_eq!(answer["error"]["code"], "model_not_found", "{answer}");
+    assert!(server.double.requests().is_empty());
+}
+
+/// Rows on a disk that takes none while it is full.
+#[derive(Clone, Default)]
+struct Disk(Arc<MemoryBackend>, Arc<AtomicBool>);
+
+impl Backend for Disk {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+        self.0.get(key)
+    }
+
+    fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, BackendError> {
+        self.0.scan(prefix)
+    }
+
+    fn commit(&self, changes: &[Change]) -> Result<(), BackendError> {
+        if self.1.load(Ordering::SeqCst) {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+        }
+        self.0.commit(changes)
+    }
+}
+
+impl Disk {
+    fn store(&self) -> Store {
+        let disk = self.clone();
+        let store = Store::on_each(move || match disk.1.load(Ordering::SeqCst) {
+            true => Err("the disk is full".to_owned()),
+            false => Ok(Arc::new(disk.clone()) as Arc<dyn Backend>),
+        });
+        store.unwrap()
+    }
+
+    fn fill(&self, is_full: bool) {
+        self.1.store(is_full, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_to_whoever_meets_it_until_it_has_room() {
+    let disk = Disk::default();
+    let options = Options { store: disk.store(), ..Options::default() };
+    let scripts = [saying("one."), saying("two."), saying("three."), saying("four.")];
+    let server = start_with(scripts, options).await;
+    let client = server.client();
+    let kept = path(&client.chat(storing(json!({}))).await["id"]);
+    wait_for(&client, &kept, "completed").await;
+
+    disk.fill(true);
+    // The first is computed, and not promised to be there; then nobody even tries.
+    for _ in 0..2 {
+        let (status, error) = client.post(CHAT, &chat(storing(json!({})))).await;
+        assert_eq!((status.as_u16(), &error["error"]["code"]), (503, &json!("store_unavailable")));
+        let message = error["error"]["message"].as_str().unwrap();
+        assert!(message.contains("without `store`"), "{message}");
+    }
+    let (status, error) = client.get(&kept).await;
+    assert_eq!((status.as_u16(), &error["error"]["code"]), (503, &json!("store_unavailable")));
+    let removed = client.request(Method::DELETE, &kept).send().await.unwrap();
+    assert_eq!(removed.status(), 503);
+    let (status, health) = client.get("/health").await;
+    assert_eq!((status.as_u16(), &health["status"]), (200, &json!("impaired")));
+    assert!(health["problems"][0].as_str().unwrap().contains("it is tried again"), "{health}");
+    let (status, ready) = client.get("/ready").await;
+    assert_eq!((status.as_u16(), &ready["ready"]), (200, &json!(true)), "{ready}");
+    assert!(ready["warning"].as_str().unwrap().contains("no answer is stored"), "{ready}");
+    // Others do not need the disk.
+    client.chat(json!({})).await;
+
+    disk.fill(false);
+    let well = async {
+        while client.get("/health").await.1["status"] != "ok" {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), well).await.expect("the store comes back");
+    assert_eq!(client.get(&kept).await.0, 200);
+    let stored = path(&client.chat(storing(json!({}))).await["id"]);
+    wait_for(&client, &stored, "completed").await;
+    assert_eq!(client.get("/ready").await.1.get("warning"), None);
 }
 
 #[tokio::test]
