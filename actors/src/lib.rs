@@ -13,6 +13,7 @@ pub mod cli;
 pub mod cluster_events;
 pub mod cluster_view;
 pub mod context;
+mod descriptors;
 pub mod desired;
 pub mod discovery;
 mod drain;

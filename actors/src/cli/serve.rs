@@ -22,6 +22,7 @@ use super::{EXIT_MELTED, logging, node_api, service};
 use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
+use crate::descriptors;
 use crate::drain::drain;
 use crate::gateway::{self, ApiKey};
 use crate::inventory::Inventory;
@@ -69,6 +70,8 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
+    let open_files = descriptors::raise();
+    descriptors::keep_spare();
     make_private_dir(&settings.data_dir)?;
     // A limit on the size of files is an error like a full disk then, and not the end.
     drop(signal(SignalKind::from_raw(Signal::XFSZ.as_raw()))?);
@@ -164,7 +167,12 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         cors_origins: settings.cors_origins.clone(),
         context: settings.context,
         leaving: context.leaving.subscribe(),
-        limits: gateway::Limits::default(),
+        limits: gateway::Limits {
+            connections: gateway::Limits::default()
+                .connections
+                .min(descriptors::for_connections(open_files)),
+            ..gateway::Limits::default()
+        },
     };
     let args = NodeArgs { context: Arc::clone(&context), api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;

@@ -126,7 +126,10 @@ pub(super) struct Written {
 pub(super) async fn backup(State(shared): State<Shared>) -> Result<Json<Written>, ApiError> {
     let backups = shared.backups.clone();
     let written = tokio::task::spawn_blocking(move || backups.write()).await;
-    let failed = |error: String| ApiError::internal(error);
+    let failed = |error: String| match shared.stored.closed() {
+        Some(_) => ApiError::store_closed(error),
+        None => ApiError::internal(error),
+    };
     let written = written.map_err(|error| failed(error.to_string()))?;
     Ok(Json(Written { path: written.map_err(|error| failed(error.to_string()))? }))
 }

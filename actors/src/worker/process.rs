@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::codec::FramedRead;
 
 use super::protocol::{self, FRAME_CAP};
+use crate::descriptors;
 
 /// Commands that may wait for the pipe. Each sequence has a few segments under way and the first
 /// stage admits no more sequences than the plan says, so only a stuck worker fills it.
@@ -57,7 +58,7 @@ impl Worker {
         command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);
-        let mut child = command.spawn()?;
+        let mut child = descriptors::starting(|| command.spawn())?;
         let pid = child.id();
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("the worker has no pipes"));

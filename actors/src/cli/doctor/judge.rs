@@ -312,13 +312,17 @@ fn clock(seconds: u64) -> Finding {
         .advise("set it: what is asked for on this node would lose against, or outlast, all others")
 }
 
+/// A node raises its limit to the highest that it is allowed.
 fn open_files(limit: Option<u64>) -> Finding {
     let check = "open files";
     match limit {
         Some(limit) if limit < ENOUGH_FILES => {
-            Finding::warning(check, format!("this shell allows {limit}")).advise(
-                "ulimit -n 4096, or LimitNOFILE in the service: clients may be kept waiting",
-            )
+            let says = format!(
+                "a node that is started from this shell may open {limit}: half are for clients, and idle \
+                 ones are kept waiting sooner"
+            );
+            Finding::warning(check, says)
+                .advise("ulimit -Hn 4096 as root, or LimitNOFILE=4096 in the service")
         }
         Some(limit) => Finding::ok(check, format!("{limit} are allowed")),
         None => Finding::ok(check, "any number is allowed".to_owned()),

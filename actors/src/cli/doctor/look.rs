@@ -72,7 +72,7 @@ pub(super) async fn look(settings: &Settings) -> Seen {
         multicast: settings.mdns.then(|| multicast(settings.listen.ip())),
         joins,
         clock: unix_seconds(),
-        open_files: getrlimit(Resource::Nofile).current,
+        open_files: getrlimit(Resource::Nofile).maximum,
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Seen {
     pub(super) joins: Vec<(String, Result<usize, String>)>,
     /// Seconds since 1970.
     pub(super) clock: u64,
-    /// Files that a process may have open; `None` for any number.
+    /// Files that a node may have open once it has raised its limit; `None` for any number.
     pub(super) open_files: Option<u64>,
 }
 

@@ -188,7 +188,7 @@ fn what_only_makes_it_worse_is_a_warning() {
         (&plain, Seen { joins: vec![join], ..well() }, ["join two.local:8421", "looked up again"]),
         (&plain, Seen { clock: 86_400, ..well() }, ["the year 1970", "set it"]),
         (&plain, Seen { clock: LATEST_CLOCK, ..well() }, ["the year 2100", "set it"]),
-        (&plain, Seen { open_files: Some(256), ..well() }, ["256", "ulimit -n"]),
+        (&plain, Seen { open_files: Some(256), ..well() }, ["open 256", "ulimit -Hn"]),
     ] {
         let (verdict, said) = only(settings, &seen);
         assert_eq!(verdict, Verdict::Warning, "{said}");
