@@ -48,7 +48,8 @@ pub struct ChatMessage {
 pub struct ChatTemplate {
     compiled: Result<Environment<'static>, ChatError>,
     special_tokens: Vec<(String, String)>,
-    zone: TimeZone,
+    /// `None` is the zone of this machine, wherever it is by then.
+    zone: Option<TimeZone>,
 }
 
 /// Why messages could not be turned into a prompt.
@@ -81,14 +82,14 @@ impl ChatTemplate {
         let compiled =
             source.ok_or(ChatError::NoTemplate).and_then(|source| environment::compile(&source));
         let special_tokens = settings.special_tokens().clone().into_iter().collect();
-        Ok(Self { compiled, special_tokens, zone: TimeZone::system() })
+        Ok(Self { compiled, special_tokens, zone: None })
     }
 
-    /// The same where clocks show the time of `zone`, by its name such as `Asia/Tokyo`; otherwise it is
-    /// the zone of this machine. UTC if there is no such zone.
+    /// The same where clocks show the time of `zone`, by its name such as `Asia/Tokyo`, and not that of
+    /// this machine (`TZ`, else `/etc/localtime`). UTC if there is no such zone.
     #[must_use]
     pub fn in_zone(self, zone: &str) -> Self {
-        Self { zone: TimeZone::get(zone).unwrap_or(TimeZone::UTC), ..self }
+        Self { zone: Some(TimeZone::get(zone).unwrap_or(TimeZone::UTC)), ..self }
     }
 
     /// Whether the model can chat.
@@ -116,7 +117,9 @@ impl ChatTemplate {
         let fuel = BASE_FUEL
             .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
             .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64));
-        let environment = environment::for_one_run(compiled, fuel, now, self.zone.clone());
+        let here = || TimeZone::try_system().unwrap_or(TimeZone::UTC);
+        let zone = self.zone.clone().unwrap_or_else(here);
+        let environment = environment::for_one_run(compiled, fuel, now, zone);
         let limit = BASE_OUTPUT_BYTES
             .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages.len()))
             .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes));

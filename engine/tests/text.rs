@@ -414,6 +414,32 @@ fn now_is_what_clocks_show() {
     assert_eq!(render("UTC"), "01 January 1970 00:00 UTC");
 }
 
+/// The environment of a process is set from outside: this test runs itself in others.
+#[test]
+fn the_zone_of_clocks_is_that_of_the_environment() {
+    const EXPECTED: &str = "PLANARIA_TEST_EXPECTED_TIME";
+    if let Ok(expected) = std::env::var(EXPECTED) {
+        assert_eq!(render("{{ strftime_now('%H:%M %Z') }}").unwrap(), expected);
+        return;
+    }
+    for (zone, expected) in [
+        ("Asia/Tokyo", "09:00 JST"),
+        ("America/New_York", "19:00 EST"),
+        ("XYZ-3", "03:00 XYZ"),
+        ("UTC", "00:00 UTC"),
+        ("No/Where", "00:00 UTC"),
+    ] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "the_zone_of_clocks_is_that_of_the_environment"])
+            .env("TZ", zone)
+            .env(EXPECTED, expected)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{zone}: {said}");
+    }
+}
+
 #[test]
 fn runaway_templates_are_stopped() {
     for source in [

@@ -83,7 +83,10 @@ const CHANGE_NUMBERS: &[(&str, Idle)] = &[
     ("embedding_multiplier", Idle::One),
     ("final_logit_softcapping", Idle::Off),
     ("first_k_dense_replace", Idle::Off),
+    // Phi 4 mini writes both, of attention that other Phis have.
+    ("full_attn_mod", Idle::One),
     ("index_topk", Idle::Off),
+    ("interpolate_factor", Idle::One),
     ("interleaved_sliding_window", Idle::Off),
     ("is_causal", Idle::True),
     ("is_encoder_decoder", Idle::Off),
@@ -169,6 +172,7 @@ const HARMLESS: &[&str] = &[
     "initial_context_length",
     "initializer_range",
     "is_decoder",
+    "is_llama_config",
     "keep_in_fp32",
     "label2id",
     "length_penalty",
