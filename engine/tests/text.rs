@@ -180,10 +180,13 @@ fn roles_of_tokens_may_have_a_file_of_their_own() {
         ("tokenizer.json", byte_level()),
         ("special_tokens_map.json", json!({"bos_token": "<s>", "eos_token": {"content": "</s>"}})),
         ("tokenizer_config.json", json!({"add_bos_token": true, "eos_token": "<|user|>"})),
+        ("chat_template.jinja", json!("{{ bos_token }}{{ eos_token }}")),
     ];
     let (_folder, model) = model(&files);
     let tokenizer = Tokenizer::open(&model).unwrap();
-    assert_eq!(tokenizer.encode_prompt("hey").unwrap(), [257, 256, 121]);
+    let template = ChatTemplate::open(&model).unwrap();
+    assert_eq!(template.render(&conversation(), true, 0).unwrap(), "<s><|user|>");
+    assert_eq!(tokenizer.encode_prompt("<s>hey").unwrap(), [257, 256, 121], "never two");
     assert_eq!(tokenizer.eos_token_ids().iter().copied().collect::<Vec<_>>(), [258, 259]);
 }
 

@@ -86,8 +86,8 @@ const CHANGE_NUMBERS: &[(&str, Idle)] = &[
     // Phi 4 mini writes both, of attention that other Phis have.
     ("full_attn_mod", Idle::One),
     ("index_topk", Idle::Off),
-    ("interpolate_factor", Idle::One),
     ("interleaved_sliding_window", Idle::Off),
+    ("interpolate_factor", Idle::One),
     ("is_causal", Idle::True),
     ("is_encoder_decoder", Idle::Off),
     ("kv_lora_rank", Idle::Off),
