@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use self::environment::Raised;
+pub(crate) use self::source::find as find_source;
 use crate::model_dir::{ModelDir, ModelError};
 use crate::tokenizer::TokenizerSettings;
 
@@ -78,7 +79,7 @@ impl ChatTemplate {
     /// When one of these files cannot be read.
     pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
         let settings = TokenizerSettings::open(model.path())?;
-        let source = source::find(model.path(), &settings)?;
+        let source = find_source(model.path(), &settings)?;
         let compiled =
             source.ok_or(ChatError::NoTemplate).and_then(|source| environment::compile(&source));
         let special_tokens = settings.special_tokens().clone().into_iter().collect();

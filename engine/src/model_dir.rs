@@ -7,6 +7,7 @@
 //! whoever loads a shard afterwards can rely on it.
 
 mod config;
+mod content;
 mod digest;
 mod error;
 mod generation;
@@ -14,16 +15,19 @@ mod headers;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod quantization;
+mod shelves;
+mod stamp;
 mod tensors;
 mod unclaimed;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use planaria_config::{LayerSet, ModelName};
+use planaria_config::LayerSet;
 pub use safetensors::Dtype;
 
 pub use self::config::{FakeConfig, ModelConfig};
+pub use self::content::{Content, InvalidPartDigest, Part, PartDigest, TensorSum};
 pub use self::digest::{InvalidModelDigest, ModelDigest};
 pub use self::error::ModelError;
 use self::generation::Generation;
@@ -34,10 +38,12 @@ use self::json::{Section, parse_object, read_bounded};
 pub use self::limits::MAX_LAYERS;
 use self::quantization::Listed;
 pub use self::quantization::{QuantMode, QuantParams};
+pub use self::shelves::{PassedOver, Shelves, look_for_models, model_names};
+pub use self::stamp::{Stamp, Stamps};
 use self::tensors::Shelf;
 pub use self::tensors::{Pick, Piece, Tensor};
 use self::unclaimed::Claims;
-use crate::architecture::{Architecture, Part};
+use crate::architecture::{Architecture, Part as Module};
 use crate::families;
 use crate::geometry::{Geometry, WorkingSet};
 
@@ -57,6 +63,7 @@ pub struct ModelDir {
     digest: ModelDigest,
     warnings: Vec<String>,
     generation_defaults: GenerationDefaults,
+    stamps: Stamps,
 }
 
 impl ModelDir {
@@ -70,6 +77,8 @@ impl ModelDir {
             let wanted = "every model has one".to_owned();
             return Err(ModelError::MissingFile { file: config_file, wanted });
         }
+        // Before anything is read, so that what changes meanwhile is noticed.
+        let before = stamp::of_folder(path)?;
         let config_bytes = read_bounded(&config_file, MAX_CONFIG_BYTES)?;
         let json = parse_object(&config_file, &config_bytes)?;
         let root = Section::root(&config_file, &json);
@@ -108,6 +117,9 @@ impl ModelDir {
             eos_token_ids = generation.eos_token_ids;
         }
         let digest = ModelDigest::of(&config_bytes, &tensors)?;
+        let files = tensors.values().map(|tensor| &*tensor.file).chain([config_file.as_path()]);
+        let files: BTreeSet<&Path> = files.collect();
+        let stamps = stamp::unchanged(&before, files)?;
         let path = path.to_owned();
         Ok(Self {
             path,
@@ -120,6 +132,7 @@ impl ModelDir {
             digest,
             warnings,
             generation_defaults: generation.defaults,
+            stamps,
         })
     }
 
@@ -180,6 +193,13 @@ impl ModelDir {
         &self.warnings
     }
 
+    /// The stamps of the files that layers are loaded from, and of `config.json`, as they were when the
+    /// folder was opened. What is loaded later is loaded from the same files, or not at all.
+    #[must_use]
+    pub const fn stamps(&self) -> &Stamps {
+        &self.stamps
+    }
+
     /// The tensors that a stage with `layers` needs: those of the layers, of the embedding if it
     /// has the first (or the last of a tied model), of the last norm and the head if it has the
     /// last.
@@ -211,11 +231,11 @@ impl ModelDir {
             |layers: &LayerSet| layers.contains(0) || (has_head(layers) && model.head.is_none());
         let mut parts = Vec::new();
         if has_embedding(layers) && !has_embedding(held) {
-            parts.push(Part::Embedding);
+            parts.push(Module::Embedding);
         }
-        parts.extend(layers.without(held).layers().map(Part::Layer));
+        parts.extend(layers.without(held).layers().map(Module::Layer));
         if has_head(layers) && !has_head(held) {
-            parts.push(Part::Head);
+            parts.push(Module::Head);
         }
         let shelf = Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed };
         let mut tensors = Vec::new();
@@ -224,48 +244,6 @@ impl ModelDir {
         }
         Ok(tensors)
     }
-}
-
-/// The names of all models below `models_dir`, in order: folders, and folders in folders
-/// (`organisation/name`), that hold a `config.json`. Folders whose names are no model names are
-/// passed over. Whether a model can be used is for [`ModelDir::open`] to say.
-///
-/// # Errors
-/// When `models_dir` itself cannot be read.
-pub fn model_names(models_dir: &Path) -> Result<Vec<ModelName>, ModelError> {
-    let mut names = Vec::new();
-    for folder in folder_names(models_dir)? {
-        if models_dir.join(&folder).join("config.json").exists() {
-            names.push(folder);
-        } else if let Ok(inner) = folder_names(&models_dir.join(&folder)) {
-            names.extend(
-                inner
-                    .into_iter()
-                    .map(|inner| format!("{folder}/{inner}"))
-                    .filter(|name| models_dir.join(name).join("config.json").exists()),
-            );
-        }
-    }
-    let mut names: Vec<ModelName> =
-        names.into_iter().filter_map(|name| name.parse().ok()).collect();
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// The folders in `folder` whose names can be a part of a model's name.
-fn folder_names(folder: &Path) -> Result<Vec<String>, ModelError> {
-    let io = |source| ModelError::io(folder, source);
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(io)? {
-        let entry = entry.map_err(io)?;
-        if let Ok(name) = entry.file_name().into_string()
-            && name.parse::<ModelName>().is_ok()
-            && entry.path().is_dir()
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 /// What nobody knows of a configuration, for people to look at.
@@ -300,10 +278,10 @@ fn transformer_geometry(
         }
         Ok::<u64, ModelError>(bytes)
     };
-    let embed_bytes = size_of(Part::Embedding)?;
-    let head_bytes = size_of(Part::Head)?;
+    let embed_bytes = size_of(Module::Embedding)?;
+    let head_bytes = size_of(Module::Head)?;
     let bytes_per_layer = (0..model.layer_count())
-        .map(|layer| size_of(Part::Layer(layer)))
+        .map(|layer| size_of(Module::Layer(layer)))
         .collect::<Result<Vec<u64>, ModelError>>()?;
     claims.expect_all(model, model_type)?;
     let activation = activation.unwrap_or(Dtype::F32);

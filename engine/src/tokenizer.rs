@@ -18,7 +18,7 @@ use crate::model_dir::json::read_bounded;
 use crate::model_dir::{ModelDir, ModelError};
 
 /// The largest published one (Gemma's) has 33 MB.
-const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 /// Text to tokens and back.
 #[derive(Debug)]

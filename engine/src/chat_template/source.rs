@@ -13,7 +13,7 @@ const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// The source of the template, from the first place that has one. Every end of a line is one
 /// character, as Jinja reads it, whatever system wrote the file.
-pub(super) fn find(
+pub(crate) fn find(
     folder: &Path,
     settings: &TokenizerSettings,
 ) -> Result<Option<String>, ModelError> {

@@ -356,7 +356,7 @@ impl Stage for MlxStage {
         self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
-        let mut weights = Weights::read(self.dir.path(), lacking, progress)?;
+        let mut weights = Weights::read(&self.dir, lacking, progress)?;
         if let Err(error) = self.model.take(&mut weights, &self.architecture, layers) {
             self.model.free(&self.architecture, &stays);
             return Err(error);

@@ -11,7 +11,7 @@ use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
 
 use super::Mlx;
 use super::bytes::array_from_bytes;
-use crate::model_dir::{ModelError, Pick, Piece, QuantParams, Tensor};
+use crate::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Stamp, Stamps, Tensor};
 
 /// How far the loading of layers has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,20 +30,20 @@ pub(super) struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
-    /// Reads these tensors of a model's `folder`, in the order of the files, and calls `progress` after
-    /// every one.
+    /// Reads these tensors of a model, in the order of the files, and calls `progress` after every one.
+    /// Files that are not what they were when the model was opened are refused.
     ///
     /// MLX could read the files itself, lazily, but it does not notice when that fails: from a file
     /// that was cut short after its header was read, 0.32.2 gives wrong numbers and no error.
     pub(super) fn read(
-        folder: &'a Path,
+        model: &'a ModelDir,
         mut wanted: Vec<Tensor>,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
-        let mut reader = Reader::default();
+        let mut reader = Reader::of(model.stamps());
         let mut tensors = BTreeMap::new();
         let mut packed = BTreeMap::new();
         for tensor in wanted {
@@ -53,7 +53,8 @@ impl<'a> Weights<'a> {
             tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
-        Ok(Self { folder, tensors, packed })
+        reader.close()?;
+        Ok(Self { folder: model.path(), tensors, packed })
     }
 
     /// Whether there is a tensor of this name that nobody has taken yet.
@@ -83,16 +84,21 @@ fn place(tensor: &Tensor) -> Option<(&Path, u64)> {
 }
 
 /// Keeps the file that was read last open, and its buffer for the next tensor.
-#[derive(Default)]
-struct Reader {
+struct Reader<'a> {
+    stamps: &'a Stamps,
     open: Option<(Arc<Path>, File)>,
     buffer: Vec<u8>,
 }
 
-impl Reader {
+impl<'a> Reader<'a> {
+    const fn of(stamps: &'a Stamps) -> Self {
+        Self { stamps, open: None, buffer: Vec::new() }
+    }
+
     fn read(&mut self, tensor: &Tensor) -> Result<Array, ModelError> {
         self.buffer.clear();
         for piece in &tensor.pieces {
+            self.turn_to(&piece.file)?;
             self.append(piece).map_err(|source| match source.kind() {
                 ErrorKind::UnexpectedEof => ModelError::Truncated {
                     file: piece.file.to_path_buf(),
@@ -118,12 +124,43 @@ impl Reader {
         picked.map_err(|e| backend(e.what().to_owned()))
     }
 
+    /// Opens another file, unless it is open.
+    fn turn_to(&mut self, path: &Arc<Path>) -> Result<(), ModelError> {
+        if self.open.as_ref().is_some_and(|(open, _)| open == path) {
+            return Ok(());
+        }
+        self.close()?;
+        let file = File::open(path).map_err(|source| ModelError::io(path, source))?;
+        self.check(path, &file)?;
+        self.open = Some((Arc::clone(path), file));
+        Ok(())
+    }
+
+    /// Makes sure that what was read of the open file was not written to meanwhile.
+    fn close(&mut self) -> Result<(), ModelError> {
+        self.open.take().map_or(Ok(()), |(path, file)| self.check(&path, &file))
+    }
+
+    fn check(&self, path: &Path, file: &File) -> Result<(), ModelError> {
+        let about = file.metadata().map_err(|source| ModelError::io(path, source))?;
+        if self.stamps.get(path) == Some(&Stamp::of(&about)) {
+            return Ok(());
+        }
+        // Shorter than its header says is the more telling word.
+        match self.stamps.get(path) {
+            Some(known) if about.len() < known.bytes() => Err(ModelError::Truncated {
+                file: path.to_owned(),
+                expected: known.bytes(),
+                found: about.len(),
+            }),
+            _ => Err(ModelError::Changed { file: path.to_owned() }),
+        }
+    }
+
     fn append(&mut self, piece: &Piece) -> std::io::Result<()> {
-        let file = match self.open.take().filter(|(path, _)| *path == piece.file) {
-            Some((_, file)) => file,
-            None => File::open(&piece.file)?,
+        let Some((_, file)) = &mut self.open else {
+            return Err(ErrorKind::NotFound.into());
         };
-        let (_, file) = self.open.insert((Arc::clone(&piece.file), file));
         file.seek(SeekFrom::Start(piece.bytes.start))?;
         let length = piece.bytes.end - piece.bytes.start;
         let read = file.take(length).read_to_end(&mut self.buffer)?;

@@ -97,16 +97,7 @@ impl FromStr for ModelDigest {
     type Err = InvalidModelDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidModelDigest> {
-        let digits = text.as_bytes();
-        if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-            return Err(InvalidModelDigest);
-        }
-        let mut bytes = [0; 32];
-        for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            let pair = std::str::from_utf8(pair).map_err(|_| InvalidModelDigest)?;
-            *byte = u8::from_str_radix(pair, 16).map_err(|_| InvalidModelDigest)?;
-        }
-        Ok(Self(bytes))
+        from_hex(text).map(Self).ok_or(InvalidModelDigest)
     }
 }
 
@@ -122,4 +113,17 @@ impl From<ModelDigest> for String {
     fn from(digest: ModelDigest) -> Self {
         digest.to_string()
     }
+}
+
+/// The bytes that a text of two hex digits each stands for.
+pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+    let digits = text.as_bytes();
+    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(bytes)
 }

@@ -43,6 +43,12 @@ pub enum ModelError {
         /// Bytes that there are.
         found: u64,
     },
+    /// A file is not what it was when it was looked at: somebody replaces it, or writes into it.
+    #[error("{}: has changed since it was read first", file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
+    },
     /// A value that no model can have, or that is not supported.
     #[error("{}: `{key}` {problem}", file.display())]
     Config {

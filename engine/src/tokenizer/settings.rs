@@ -72,6 +72,13 @@ impl TokenizerSettings {
         self.json.get(key).and_then(Value::as_bool)
     }
 
+    /// All of it but the chat template, which may as well lie in a file of its own.
+    pub(crate) fn but_template(&self) -> Vec<u8> {
+        let mut json = self.json.clone();
+        json.remove("chat_template");
+        Value::Object(json).to_string().into_bytes()
+    }
+
     /// The file, for messages.
     pub(crate) fn section(&self) -> Section<'_> {
         Section::root(&self.file, &self.json)

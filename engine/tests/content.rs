@@ -1,0 +1,152 @@
+//! What a folder holds is told part by part, and nothing else is ever loaded.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::fs;
+use std::path::Path;
+
+use planaria_config::LayerRange;
+use planaria_engine::load_stage;
+use planaria_engine::model_dir::{Content, ModelDir, Part, PartDigest, TensorSum};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The demo model, to be changed.
+fn demo() -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    copy
+}
+
+fn open(folder: &TempDir) -> ModelDir {
+    ModelDir::open(folder.path()).unwrap()
+}
+
+fn content(folder: &TempDir) -> Content {
+    open(folder).content()
+}
+
+fn weights(folder: &TempDir) -> PartDigest {
+    let dir = open(folder);
+    let files = dir.stamps().keys().filter(|file| !file.ends_with("config.json"));
+    files.map(|file| dir.sum_of(file).unwrap()).sum::<TensorSum>().digest()
+}
+
+fn change_json(file: &Path, change: impl FnOnce(&mut Value)) {
+    let mut json: Value = serde_json::from_slice(&fs::read(file).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(file, serde_json::to_vec(&json).unwrap()).unwrap();
+}
+
+/// Changes a byte of the largest tensor, a quarter of the way through: far from what samples see.
+fn change_a_weight(folder: &TempDir) {
+    let dir = open(folder);
+    let largest = dir.tensors().values().max_by_key(|tensor| tensor.byte_count()).unwrap();
+    let at = usize::try_from(largest.bytes.start + largest.byte_count() / 4).unwrap();
+    let mut bytes = fs::read(&largest.file).unwrap();
+    *bytes.get_mut(at).unwrap() ^= 0x40;
+    fs::write(&largest.file, bytes).unwrap();
+}
+
+#[test]
+fn a_part_that_differs_is_named_and_no_other() {
+    let original = content(&demo());
+    assert_eq!(original.differences(&content(&demo())), []);
+
+    let vocabulary = demo();
+    change_json(&vocabulary.path().join("tokenizer.json"), |json| {
+        json["version"] = json!("another");
+    });
+    assert_eq!(original.differences(&content(&vocabulary)), [Part::Tokenizer]);
+
+    let roles = demo();
+    change_json(&roles.path().join("tokenizer_config.json"), |json| {
+        json["add_bos_token"] = json!(true);
+    });
+    assert_eq!(original.differences(&content(&roles)), [Part::Tokenizer]);
+
+    let template = demo();
+    fs::write(template.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    assert_eq!(original.differences(&content(&template)), [Part::Template]);
+    fs::remove_file(template.path().join("chat_template.jinja")).unwrap();
+    assert_eq!(original.differences(&content(&template)), [Part::Template]);
+
+    let settings = demo();
+    fs::write(settings.path().join("generation_config.json"), r#"{"temperature": 0.1}"#).unwrap();
+    assert_eq!(original.differences(&content(&settings)), [Part::Generation]);
+    fs::remove_file(settings.path().join("generation_config.json")).unwrap();
+    assert_eq!(original.differences(&content(&settings)), [Part::Generation]);
+
+    let config = demo();
+    change_json(&config.path().join("config.json"), |json| json["rope_theta"] = json!(5000.0));
+    assert_eq!(original.differences(&content(&config)), [Part::Config]);
+}
+
+#[test]
+fn a_template_is_the_same_in_whichever_file_it_lies() {
+    let (one, other) = (demo(), demo());
+    let file = other.path().join("chat_template.jinja");
+    let source = fs::read_to_string(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    change_json(&other.path().join("tokenizer_config.json"), |json| {
+        json["chat_template"] = json!(source);
+    });
+    assert_eq!(content(&one).differences(&content(&other)), []);
+}
+
+#[test]
+fn a_node_without_a_tokenizer_says_nothing_of_words() {
+    let (whole, layers_only) = (demo(), demo());
+    for file in ["tokenizer.json", "tokenizer_config.json", "generation_config.json"] {
+        fs::remove_file(layers_only.path().join(file)).unwrap();
+    }
+    assert_eq!(content(&whole).differences(&content(&layers_only)), []);
+}
+
+#[test]
+fn every_byte_of_the_weights_counts() {
+    let (one, other) = (demo(), demo());
+    change_a_weight(&other);
+    assert_eq!(open(&one).digest(), open(&other).digest(), "samples do not see it");
+    assert_ne!(weights(&one), weights(&other));
+}
+
+#[test]
+fn how_tensors_are_spread_over_files_does_not_count() {
+    let (one, spread) = (demo(), demo());
+    let single = spread.path().join("model.safetensors");
+    let bytes = fs::read(&single).unwrap();
+    let all = SafeTensors::deserialize(&bytes).unwrap();
+    let (mut map, mut halves) = (serde_json::Map::new(), [Vec::new(), Vec::new()]);
+    for (index, (name, tensor)) in all.iter().enumerate() {
+        let half = halves.get_mut(index % 2).unwrap();
+        map.insert(name.to_owned(), json!(format!("part-{}.safetensors", index % 2)));
+        half.push((name.to_owned(), tensor));
+    }
+    for (index, half) in halves.into_iter().enumerate() {
+        let file = spread.path().join(format!("part-{index}.safetensors"));
+        fs::write(file, safetensors::serialize(half, None).unwrap()).unwrap();
+    }
+    let index = json!({"weight_map": map});
+    fs::write(spread.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
+    fs::remove_file(single).unwrap();
+    assert_eq!(weights(&one), weights(&spread));
+    assert_eq!(content(&one).differences(&content(&spread)), []);
+}
+
+#[test]
+fn weights_that_were_replaced_are_not_loaded() {
+    let folder = demo();
+    let dir = open(&folder);
+    change_a_weight(&folder);
+    let layers = LayerRange::inclusive(0, 1).unwrap();
+    let error = load_stage(&dir, layers, &mut |_| ()).err().unwrap().to_string();
+    assert!(error.contains("model.safetensors: has changed"), "{error}");
+    assert!(dir.sum_of(&folder.path().join("model.safetensors")).is_err());
+    load_stage(&open(&folder), layers, &mut |_| ()).unwrap();
+}
