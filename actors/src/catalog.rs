@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use planaria_config::{ModelName, NodeId};
-use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::model_dir::{ModelDigest, PassedOver};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
@@ -27,6 +27,18 @@ pub struct ModelList {
     pub models: Vec<CatalogModel>,
     /// Where the node that answered looks for models.
     pub models_dir: PathBuf,
+    /// Folders there that look like models and are none for a node.
+    #[serde(default)]
+    pub passed_over: Vec<Ignored>,
+}
+
+/// A folder that looks like a model and is none for a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ignored {
+    /// It, from the models folder on.
+    pub folder: String,
+    /// Why, and what to do.
+    pub reason: String,
 }
 
 /// A model.
@@ -113,6 +125,7 @@ struct Known<'a> {
     /// This node's own files may be newer than its report in `view`.
     held: Vec<HeldModel>,
     unusable: Vec<(ModelName, String)>,
+    passed_over: Vec<Ignored>,
     cluster: &'a ClusterView,
 }
 
@@ -129,6 +142,7 @@ impl Catalog for Arc<Context> {
             view: &self.view.borrow(),
             held: inventory.held(),
             unusable: inventory.unusable(),
+            passed_over: inventory.passed_over().iter().map(Ignored::of).collect(),
             cluster: &self.cluster.borrow(),
         };
         // Whoever reads it works in another folder than this node.
@@ -173,6 +187,11 @@ impl Known<'_> {
         });
         for (node, models, broken) in mine.chain(others) {
             for model in models {
+                if let Some(reason) = model.unreadable.clone() {
+                    let broken = Unusable { node, name: self.view.name(node), reason };
+                    unusable.entry(model.name.clone()).or_default().push(broken);
+                    continue;
+                }
                 let holding = holding(node, self.view.name(node), model);
                 held.entry(model.name.clone()).or_default().push(holding);
             }
@@ -202,7 +221,7 @@ impl Known<'_> {
                 name,
             }
         });
-        ModelList { models: models.collect(), models_dir }
+        ModelList { models: models.collect(), models_dir, passed_over: self.passed_over.clone() }
     }
 
     fn changed(&self, entry: &Entry) -> Changed {
@@ -215,6 +234,13 @@ impl Known<'_> {
             Some(seen) => (Some(seen.state), seen.reason.clone()),
             None => (Some(ModelState::Loading), "a plan is being made".to_owned()),
         }
+    }
+}
+
+impl Ignored {
+    fn of(passed: &PassedOver) -> Self {
+        let PassedOver { folder, reason } = passed.clone();
+        Self { folder, reason }
     }
 }
 

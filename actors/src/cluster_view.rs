@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
+use planaria_engine::model_dir::Content;
 use planaria_engine::speed::Device;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::capabilities::{LinkSpeed, MemoryState, PathSpeed};
 use crate::context::Context;
 use crate::membership::{Member, View};
 use crate::plan::{Assignment, Plan};
+use crate::scheduler::agreement::Agreement;
 use crate::scheduler::placement::costs::hop_seconds;
 use crate::scheduler::{ModelPlan, PlanTable};
 use crate::wire::{ShardReport, ShardWork};
@@ -158,10 +160,29 @@ pub struct ModelView {
     /// again. Told by the node that plans.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub left_out: Vec<String>,
+    /// The digests of the files that it is, part by part, as far as members that have them agree.
+    #[serde(default)]
+    pub content: Option<Content>,
+    /// Members whose files of it are not those, or cannot be read.
+    #[serde(default)]
+    pub doubtful: Vec<DoubtfulFiles>,
     /// Whether there would be a plan whichever of its nodes died.
     pub n_minus_1_safe: bool,
     /// For each of its nodes, by name: the plan if that one died, `null` if there would be none.
     pub failover: BTreeMap<String, Option<Vec<FailoverStage>>>,
+}
+
+/// A member's files of a model that are not used, or only what is in memory of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoubtfulFiles {
+    /// Whose.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// The parts that differ from what the other members have; empty if they cannot be read.
+    pub differs: Vec<String>,
+    /// What is wrong, and what to do, in words.
+    pub problem: String,
 }
 
 /// A stage of a plan that may come.
@@ -190,6 +211,8 @@ impl ModelView {
             stages: Vec::new(),
             unpinned: String::new(),
             left_out: Vec::new(),
+            content: None,
+            doubtful: Vec::new(),
             n_minus_1_safe: false,
             failover: BTreeMap::new(),
         }
@@ -339,7 +362,9 @@ impl ClusterView {
         let left_out = served.flat_map(|model| {
             model.left_out.iter().map(|why| format!("{} is served without {why}", model.name))
         });
-        short.chain(left_out).collect()
+        let files = self.models.iter().flat_map(|model| &model.doubtful);
+        let files = files.map(|doubtful| doubtful.problem.clone());
+        short.chain(left_out).chain(files).collect()
     }
 
     /// Why a request for some desired model would fail now; empty when none would.
@@ -402,9 +427,34 @@ fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strate
         stages: plan.map_or_else(Vec::new, |plan| stage_views(view, plan)),
         unpinned: model.unpinned.clone().unwrap_or_default(),
         left_out: model.left_out.clone(),
+        content: model.agreement.as_ref().map(|agreed| agreed.content),
+        doubtful: doubtful(view, name, model.agreement.as_ref()),
         n_minus_1_safe: !failover.is_empty() && failover.values().all(Option::is_some),
         failover,
     }
+}
+
+fn doubtful(view: &View, model: &ModelName, agreed: Option<&Agreement>) -> Vec<DoubtfulFiles> {
+    let odd = agreed.into_iter().flat_map(|agreed| &agreed.odd).map(|(node, parts)| {
+        let name = view.name(*node);
+        let problem = format!(
+            "the files of `{model}` on {name} differ from those of the other members ({}): it takes no part \
+             in the model until its folder is copied anew from one of them",
+            Agreement::describe(parts)
+        );
+        let differs = parts.iter().map(|part| part.name().to_owned()).collect();
+        DoubtfulFiles { node: *node, name, differs, problem }
+    });
+    let unread = view.alive().filter_map(|member| {
+        let reason = member.held(model)?.unreadable.as_ref()?;
+        let (node, name) = (member.incarnation.node, view.name(member.incarnation.node));
+        let problem = format!(
+            "{name} cannot read its files of `{model}` ({reason}): it goes on with what is in its memory, \
+             and can load nothing more until they are back"
+        );
+        Some(DoubtfulFiles { node, name, differs: Vec::new(), problem })
+    });
+    odd.chain(unread).collect()
 }
 
 fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
@@ -521,6 +571,8 @@ mod tests {
             reason: String::new(),
             obstacle: None,
             unpinned: None,
+            agreement: None,
+            content: None,
             failovers: vec![(nodes[0], None), (nodes[1], Some(Vec::new()))],
             left_out: Vec::new(),
         };

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName};
-use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::model_dir::{ModelDigest, Stamp as FileStamp, TensorSum};
 use planaria_engine::speed::Device;
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use crate::context::Context;
 use crate::desired::{self, DesiredMap, Entry};
+use crate::inventory::Sums;
 use crate::plan::Plan;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
@@ -30,6 +31,9 @@ const MEASURED: Table<str, Measured> = Table::new("measured");
 const DESIRED: Table<str, Entry> = Table::new("desired");
 /// The models that the node's settings have asserted.
 const ASSERTED: Table<str, ()> = Table::new("asserted");
+
+/// What files of weights sum up to, by where they lie.
+const SUMS: Table<str, (FileStamp, TensorSum)> = Table::new("weights");
 
 /// The key of the only row of a table.
 const ONLY: &str = "self";
@@ -118,6 +122,18 @@ pub fn measured(store: &Store) -> Measured {
     read(MEASURED.get(store, ONLY)).flatten().unwrap_or_default()
 }
 
+/// What files of weights sum up to, as far as that can be read.
+#[must_use]
+pub fn sums(store: &Store) -> Sums {
+    let rows = SUMS.rows(store).unwrap_or_else(|error| vec![Err(error)]);
+    let rows = rows.into_iter().filter_map(|row| Some(read(row)?.1));
+    rows.map(|(stamp, sum)| (stamp.place(), (stamp, sum))).collect()
+}
+
+fn sum_key((device, inode): (u64, u64)) -> String {
+    format!("{device:x}-{inode:x}")
+}
+
 /// The models that the cluster was to serve when the node last heard of it, as far as that can be read.
 #[must_use]
 pub fn wanted(store: &Store) -> Vec<ModelName> {
@@ -141,6 +157,10 @@ pub fn begin_after_restore(store: &Store, unix_seconds: u64) -> Result<(), Recal
     let former = GENERATION.get(store, ONLY)?.unwrap_or(0);
     let mut batch = Batch::new();
     batch.put(&GENERATION, ONLY, &former.max(unix_seconds));
+    // They are about the files of the machine that wrote the backup.
+    for (place, _) in SUMS.scan(store)? {
+        batch.remove(&SUMS, place.as_str());
+    }
     store.commit(batch)?;
     Ok(())
 }
@@ -214,6 +234,11 @@ impl LedgerHandle {
         self.0.tell(LedgerMessage::Plan(plan));
     }
 
+    /// Remembers what a file of weights sums up to, and forgets others.
+    pub fn remember_sum(&self, stamp: FileStamp, sum: TensorSum, gone: Vec<(u64, u64)>) {
+        self.0.tell(LedgerMessage::Sum(stamp, sum, gone));
+    }
+
     /// Remembers what was measured of this machine.
     pub fn remember_measures(&self, measured: Measured) {
         self.0.tell(LedgerMessage::Measured(measured));
@@ -227,6 +252,8 @@ pub enum LedgerMessage {
     Plan(Arc<Plan>),
     /// To remember what was measured of this machine.
     Measured(Measured),
+    /// What a file of weights sums up to, and whose sums are of no use any more.
+    Sum(FileStamp, TensorSum, Vec<(u64, u64)>),
     /// The store did not take this.
     Refused(What),
     /// The store takes something again.
@@ -288,6 +315,7 @@ impl Actor for LedgerActor {
                 state.measured = measured;
                 state.write(&myself, What::Measured);
             }
+            LedgerMessage::Sum(stamp, sum, gone) => state.write_sum(stamp, sum, gone),
             LedgerMessage::Refused(what) => {
                 if state.refused.is_empty() {
                     // Without the actor nobody waits any more.
@@ -307,6 +335,20 @@ impl Actor for LedgerActor {
 }
 
 impl State {
+    /// One that is lost is found again by reading the file once more.
+    fn write_sum(&self, stamp: FileStamp, sum: TensorSum, gone: Vec<(u64, u64)>) {
+        let mut batch = Batch::new();
+        for place in gone {
+            batch.remove(&SUMS, sum_key(place).as_str());
+        }
+        batch.put(&SUMS, sum_key(stamp.place()).as_str(), &(stamp, sum));
+        self.context.store.commit_then(batch, |result| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "what weights sum up to could not be stored");
+            }
+        });
+    }
+
     fn write(&self, myself: &ActorRef<LedgerMessage>, what: What) {
         let mut batch = Batch::new();
         match &what {
@@ -393,5 +435,18 @@ mod tests {
         let entry = back.get(&model).unwrap();
         assert_eq!(entry.wanted, Some(Wanted::default()));
         assert!(entry.stamp > stamp && entry.stamp != Stamp::unsaid(first.incarnation.node));
+    }
+
+    #[test]
+    fn a_restored_node_knows_nothing_of_files() {
+        let store = Store::in_memory();
+        let about = std::fs::metadata(std::env::current_exe().unwrap()).unwrap();
+        let (stamp, sum) = (FileStamp::of(&about), TensorSum::default());
+        let mut batch = Batch::new();
+        batch.put(&SUMS, sum_key(stamp.place()).as_str(), &(stamp, sum));
+        store.commit(batch).unwrap();
+        assert_eq!(sums(&store), Sums::from([(stamp.place(), (stamp, sum))]));
+        begin_after_restore(&store, 1).unwrap();
+        assert_eq!(sums(&store), Sums::new());
     }
 }

@@ -59,6 +59,21 @@ pub struct Member {
 }
 
 impl Member {
+    /// What it says of a model's files.
+    #[must_use]
+    pub fn held(&self, model: &ModelName) -> Option<&HeldModel> {
+        self.report.models.iter().find(|held| held.name == *model)
+    }
+
+    /// Whether its files are those that a plan was made for, as far as is known; `None` if it has none.
+    #[must_use]
+    pub fn has_files_of(&self, plan: &Plan) -> Option<bool> {
+        let held = self.held(plan.model())?;
+        let (planned, content) = (plan.parts().content, held.content.unwrap_or_default());
+        let agrees = planned.is_none_or(|planned| planned.agrees_with(&content));
+        Some(held.digest == plan.parts().digest && agrees)
+    }
+
     /// What it says of a shard of these layers: who holds them all, or might yet.
     #[must_use]
     pub fn shard(&self, model: &ModelName, layers: LayerRange) -> Option<&ShardReport> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, Strategy};
-use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::model_dir::{Content, ModelDigest, Part};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -18,7 +18,10 @@ pub struct Plan {
 }
 
 /// The fields of a plan, before its stages were checked.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Two are equal whatever they know of the model's content: members of older builds pass plans on without
+/// it, and it is completed as it becomes known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PlanParts {
     /// Its version; data frames carry it.
     pub epoch: Epoch,
@@ -36,7 +39,28 @@ pub struct PlanParts {
     pub max_sequences: u32,
     /// The stages, the first one first.
     pub stages: Vec<Assignment>,
+    /// What the model's files hold, as far as its planner knew, or what became known of it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
 }
+
+impl PartialEq for PlanParts {
+    fn eq(&self, other: &Self) -> bool {
+        let of = |parts: &Self| {
+            (
+                parts.epoch,
+                parts.digest,
+                parts.layers,
+                parts.strategy,
+                parts.context,
+                parts.max_sequences,
+            )
+        };
+        of(self) == of(other) && self.model == other.model && self.stages == other.stages
+    }
+}
+
+impl Eq for PlanParts {}
 
 /// One stage: a range of layers on one incarnation of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -122,12 +146,41 @@ impl Plan {
         self.parts.stages.iter().map(|stage| stage.incarnation.node)
     }
 
+    /// Whether both are of the same files, as far as is known.
+    #[must_use]
+    pub fn has_files_of(&self, other: &Self) -> bool {
+        let contents = self.parts.content.zip(other.parts.content);
+        self.parts.digest == other.parts.digest
+            && contents.is_none_or(|(one, other)| one.agrees_with(&other))
+    }
+
+    /// Whether layers of both compute alike, as far as is known: what one has begun may go on by the other.
+    #[must_use]
+    pub fn computes_as(&self, other: &Self) -> bool {
+        let contents = self.parts.content.zip(other.parts.content);
+        let is_weights = |part: &Part| matches!(part, Part::Config | Part::Weights);
+        let differ =
+            |(one, other): (Content, Content)| one.differences(&other).iter().any(is_weights);
+        self.parts.digest == other.parts.digest && !contents.is_some_and(differ)
+    }
+
+    /// Takes in what became known of the files that its nodes hold; whether that is more than was known.
+    pub fn learn(&mut self, content: &Content) -> bool {
+        let known = self.parts.content.unwrap_or_default();
+        let learnt = known.with(content);
+        let is_news = known.agrees_with(content) && learnt != known;
+        if is_news {
+            self.parts.content = Some(learnt);
+        }
+        is_news
+    }
+
     /// Whether both deal out the same layers of the same model to the same incarnations in the
     /// same way, whatever their epochs.
     #[must_use]
     pub fn same_layout(&self, other: &Self) -> bool {
         self.parts.model == other.parts.model
-            && self.parts.digest == other.parts.digest
+            && self.has_files_of(other)
             && self.parts.strategy == other.parts.strategy
             && self.parts.context == other.parts.context
             && self.parts.max_sequences == other.parts.max_sequences
@@ -158,6 +211,8 @@ impl TryFrom<PlanParts> for Plan {
 
 #[cfg(test)]
 mod tests {
+    use planaria_engine::model_dir::PartDigest;
+
     use super::*;
 
     fn parts(ranges: &[(u32, u32)], layers: u32) -> PlanParts {
@@ -174,6 +229,7 @@ mod tests {
             context: 16,
             max_sequences: 1,
             stages: stages.collect(),
+            content: None,
         }
     }
 
@@ -186,5 +242,32 @@ mod tests {
         let mut twice = parts(&[(0, 3), (4, 7)], 8);
         twice.stages[1].incarnation = twice.stages[0].incarnation;
         assert!(Plan::new(twice).is_err());
+    }
+
+    #[test]
+    fn what_is_known_of_files_grows_and_is_no_part_of_what_makes_plans_equal() {
+        let digest = |of: &str| Some(PartDigest::of([of.as_bytes()]));
+        let content = |weights, tokenizer| Content { weights, tokenizer, ..Content::default() };
+        let plan = |content| Plan::new(PlanParts { content, ..parts(&[(0, 3)], 4) }).unwrap();
+        let unread = plan(None);
+        let mut known = plan(Some(content(None, digest("t"))));
+        assert_eq!(unread, known);
+        assert!(unread.same_layout(&known) && unread.computes_as(&known));
+        assert!(known.learn(&content(digest("w"), digest("t"))));
+        assert!(!known.learn(&content(digest("w"), None)), "it knew");
+        assert!(!known.learn(&content(digest("v"), digest("t"))), "these are others");
+        let other_words = plan(Some(content(digest("w"), digest("u"))));
+        assert!(!known.same_layout(&other_words) && known.computes_as(&other_words));
+        let other_weights = plan(Some(content(digest("v"), digest("t"))));
+        assert!(!known.same_layout(&other_weights) && !known.computes_as(&other_weights));
+    }
+
+    #[test]
+    fn plans_of_builds_that_say_nothing_of_content_are_read() {
+        let bytes = planaria_transport::encode_message(&parts(&[(0, 3)], 4)).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("content"), "{text}");
+        let plan: Plan = planaria_transport::decode_message(&bytes).unwrap();
+        assert_eq!(plan.parts().content, None);
     }
 }

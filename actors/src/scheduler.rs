@@ -1,10 +1,11 @@
 //! Plans: who holds which layers of which model, agreed by all.
 //!
-//! [`placement`] deals out layers, [`foresight`] does so for every loss that may come, [`machine`]
+//! [`agreement`] says which files a model is, [`placement`] deals out layers, [`foresight`] does so for every loss that may come, [`machine`]
 //! decides about epochs and when a plan changes, and [`SchedulerActor`] acts. [`preview`] answers what
 //! a plan would be.
 
 mod actor;
+pub mod agreement;
 pub mod foresight;
 pub mod machine;
 pub mod placement;

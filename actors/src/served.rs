@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use planaria_config::ModelName;
 use planaria_engine::chat_template::ChatTemplate;
 pub use planaria_engine::model_dir::GenerationDefaults;
-use planaria_engine::model_dir::{ModelDir, ModelError};
+use planaria_engine::model_dir::{Content, ModelDir, ModelError};
 use planaria_engine::tokenizer::Tokenizer;
 use thiserror::Error;
 use tokio::sync::OnceCell;
@@ -38,6 +38,8 @@ pub struct ServedModel {
     pub vocab: u32,
     /// How it wants to be sampled where a request is silent.
     pub defaults: GenerationDefaults,
+    /// The digests of the files that all this was read from.
+    pub content: Content,
 }
 
 /// Why this node does not know a model's words. It may be asked again at any time: a folder that
@@ -136,11 +138,17 @@ impl ServedModel {
             return Err(ServedModelError::NotHere(name));
         }
         let model = ModelDir::open(folder).and_then(|dir| {
+            let content = dir.content();
             let tokenizer = Tokenizer::open(&dir)?;
-            Ok((ChatTemplate::open(&dir)?, tokenizer, dir))
+            let template = ChatTemplate::open(&dir)?;
+            // Of files that are being replaced some may be old and others new.
+            if dir.content() != content {
+                return Err(ModelError::Changed { file: folder.to_owned() });
+            }
+            Ok((template, tokenizer, content, dir))
         });
         match model {
-            Ok((template, tokenizer, dir)) => {
+            Ok((template, tokenizer, content, dir)) => {
                 warn_of(&name, &tokenizer, dir.config().vocab());
                 Ok(Self {
                     template,
@@ -149,6 +157,7 @@ impl ServedModel {
                     max_context: dir.config().max_context(),
                     vocab: dir.config().vocab(),
                     defaults: *dir.generation_defaults(),
+                    content,
                     name,
                 })
             }

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 
 use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, SequenceId};
 use planaria_engine::geometry::Geometry;
-use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::model_dir::{Content, ModelDigest};
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use planaria_engine::stage::Progress;
 use serde::{Deserialize, Serialize};
@@ -178,6 +178,14 @@ pub struct HeldModel {
     pub digest: ModelDigest,
     /// Its sizes.
     pub geometry: Geometry,
+    /// The digests of all that an answer depends on, as far as they are known; members of older builds say
+    /// nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// Why its files cannot be read at the moment. What is in memory goes on, and nothing more can be
+    /// loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
 }
 
 /// What a node holds of a model.

@@ -7,6 +7,7 @@
 pub mod child;
 pub(crate) mod host;
 mod pace;
+mod pinned;
 pub(crate) mod probe;
 mod process;
 pub mod protocol;

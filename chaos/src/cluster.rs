@@ -27,6 +27,8 @@ pub struct NodeSpec {
     pub machine: Option<Machine>,
     /// Whether it finds others by mDNS, and not by `--join`.
     pub mdns: bool,
+    /// `--models-dir`; `None` means that of the cluster.
+    pub models_dir: Option<PathBuf>,
     /// `--listen`; `None` means a port that the system chooses, and another one at every start.
     pub listen: Option<String>,
     /// What it is started from; `None` means what the whole cluster is.
@@ -39,8 +41,9 @@ impl NodeSpec {
     pub fn new(name: &str, memory: &str) -> Self {
         let (name, memory) = (name.to_owned(), memory.to_owned());
         let (arguments, env) = (Vec::new(), Vec::new());
-        let (listen, binary) = (None, None);
-        Self { name, memory, arguments, env, machine: None, mdns: false, listen, binary }
+        let (models_dir, listen, binary) = (None, None, None);
+        let (machine, mdns) = (None, false);
+        Self { name, memory, arguments, env, machine, mdns, models_dir, listen, binary }
     }
 
     /// Started from another binary than the rest of its cluster.
@@ -68,6 +71,13 @@ impl NodeSpec {
     #[must_use]
     pub fn with_env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With models of its own.
+    #[must_use]
+    pub fn with_models(mut self, models_dir: &Path) -> Self {
+        self.models_dir = Some(models_dir.to_owned());
         self
     }
 
@@ -148,7 +158,7 @@ impl Cluster {
             "--data-dir",
             &self.data_dir(&spec.name).display().to_string(),
             "--models-dir",
-            &self.models_dir.display().to_string(),
+            &spec.models_dir.as_ref().unwrap_or(&self.models_dir).display().to_string(),
             "--cluster-key",
             &self.folder.path().join("cluster.key").display().to_string(),
             "--listen",

@@ -28,7 +28,13 @@ fn held() -> HeldModel {
         vocab: 10,
         working: WorkingSet::default(),
     };
-    HeldModel { name: "m".parse().unwrap(), digest: digest(), geometry }
+    HeldModel {
+        name: "m".parse().unwrap(),
+        digest: digest(),
+        geometry,
+        content: None,
+        unreadable: None,
+    }
 }
 
 fn device(bytes_per_second: u64, flops_per_second: u64) -> Device {

@@ -200,9 +200,17 @@ fn held_under(node: &NodeApi, folder: &Path) -> anyhow::Result<ModelName> {
 
 /// All models for a person to read.
 fn describe_all(list: &ModelList) -> String {
+    let passed_over = list.passed_over.iter().map(|passed| {
+        format!(
+            "{} is passed over: {}\n",
+            list.models_dir.join(&passed.folder).display(),
+            passed.reason
+        )
+    });
+    let passed_over: String = passed_over.collect();
     if list.models.is_empty() {
         return format!(
-            "No member has a model: put one into its models folder, {} on this one.\n",
+            "No member has a model: put one into its models folder, {} on this one.\n{passed_over}",
             list.models_dir.display()
         );
     }
@@ -220,7 +228,7 @@ fn describe_all(list: &ModelList) -> String {
             if on.is_empty() { "-".to_owned() } else { on.join(", ") },
         ]);
     }
-    format!("{}\n", models.trim_fmt())
+    format!("{}\n{passed_over}", models.trim_fmt())
 }
 
 fn state(model: &CatalogModel) -> String {

@@ -1,5 +1,6 @@
 //! `planaria serve`: from settings to a running node.
 
+use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -96,7 +97,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;
     let models_dir = settings.models_dir.clone();
-    let look = move || Inventory::look(&models_dir, &Inventory::default());
+    let look = move || Inventory::look(&models_dir, &Inventory::default(), &BTreeSet::new());
     let inventory = tokio::task::spawn_blocking(look).await?;
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
     let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));

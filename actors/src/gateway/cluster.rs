@@ -54,8 +54,8 @@ pub(super) async fn ready(State(shared): State<Shared>) -> Response {
     let mut reasons = view.obstacles();
     // The cluster can compute; can this node turn words into tokens?
     for model in view.models.iter().filter(|model| model.state == ModelState::Ready) {
-        if let Err(error) = shared.models.get(&model.name).await {
-            reasons.push(error.to_string());
+        if let Err(error) = shared.words_of(&model.name).await {
+            reasons.push(error.message().to_owned());
         }
     }
     reasons.extend(shared.is_leaving().then(|| STOPPING.to_owned()));

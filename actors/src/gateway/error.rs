@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use planaria_config::ModelName;
+use planaria_engine::model_dir::Part;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -155,6 +156,18 @@ impl ApiError {
         Self::unavailable(error.to_string(), "model_not_on_this_node")
     }
 
+    /// This node's words of a model are not those of the other members.
+    pub(crate) fn model_differs(model: &ModelName, node: &str, parts: &[Part]) -> Self {
+        let parts: Vec<_> = parts.iter().map(|part| part.name()).collect();
+        let message = format!(
+            "the files of `{model}` on the node {node} differ from those of the other members ({}): ask \
+             another node, or copy the model's folder anew from one of them",
+            parts.join(", ")
+        );
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Server, message)
+            .coded("model_files_differ")
+    }
+
     fn unavailable(message: String, code: &'static str) -> Self {
         Self {
             retry_after_seconds: Some(RETRY_WHEN_UNPLANNED),
@@ -194,6 +207,11 @@ impl ApiError {
     pub(crate) const fn coded(mut self, code: &'static str) -> Self {
         self.code = Some(code);
         self
+    }
+
+    /// In words.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// A word for logs: the code, never the message, which may quote the client.

@@ -103,7 +103,7 @@ async fn prepare(
 ) -> Result<Prepared, ApiError> {
     let _preparing = traced.preparing();
     let _place = shared.place_to_prepare().await;
-    let model = shared.models.get(&name).await.map_err(|error| ApiError::model_not_here(&error))?;
+    let model = shared.words_of(&name).await?;
     let given = Given {
         context: shared.context_of(&name),
         draw: rand::random(),

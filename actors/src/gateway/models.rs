@@ -1,5 +1,7 @@
 //! `/v1/models`: what the cluster is asked to serve, whether it can now or not.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -9,6 +11,7 @@ use serde::Serialize;
 use super::Shared;
 use super::error::ApiError;
 use crate::catalog::ModelList;
+use crate::served::ServedModel;
 
 /// OpenAI's model object.
 #[derive(Serialize)]
@@ -61,6 +64,19 @@ impl super::Parts {
         let view = self.view.borrow();
         let planned = view.models.iter().find(|seen| seen.name == *model);
         planned.and_then(|planned| planned.context).unwrap_or(self.context)
+    }
+
+    /// What this node knows of a model's words, if they are those of the other members.
+    pub(super) async fn words_of(&self, name: &ModelName) -> Result<Arc<ServedModel>, ApiError> {
+        let model = self.models.get(name).await;
+        let model = model.map_err(|error| ApiError::model_not_here(&error))?;
+        let view = self.view.borrow();
+        let agreed = view.models.iter().find(|seen| seen.name == *name).and_then(|m| m.content);
+        let differs = agreed.map_or_else(Vec::new, |agreed| agreed.differences(&model.content));
+        if differs.is_empty() {
+            return Ok(model);
+        }
+        Err(ApiError::model_differs(name, &view.node.name, &differs))
     }
 
     fn served_names(&self) -> Vec<ModelName> {

@@ -90,7 +90,7 @@ async fn again(
     let name = &answer.record.model;
     let mut doublings = 0;
     while !recorder.is_removed() {
-        let error = match shared.models.get(name).await {
+        let error = match shared.words_of(name).await {
             Ok(model) => return Again::with(model, answer).await.map(Some),
             Err(error) => error,
         };
@@ -98,7 +98,7 @@ async fn again(
         shared.served_name(name.as_str())?;
         let wait = PAUSE.saturating_mul(1 << doublings);
         if doublings < LONGEST_DOUBLINGS_FOR_FILES {
-            tracing::warn!(sequence = %id, model = %name, %error, next_try = ?wait,
+            tracing::warn!(sequence = %id, model = %name, error = error.message(), next_try = ?wait,
                 "a stored answer waits for the files of its model");
             doublings += 1;
         }

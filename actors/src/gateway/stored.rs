@@ -90,8 +90,7 @@ pub(super) struct Again {
 
 impl Again {
     pub(super) async fn of(shared: &Parts, stored: &StoredAnswer) -> Result<Self, ApiError> {
-        let model = shared.models.get(&stored.record.model).await;
-        let model = model.map_err(|error| ApiError::model_not_here(&error))?;
+        let model = shared.words_of(&stored.record.model).await?;
         Self::with(model, stored).await
     }
 

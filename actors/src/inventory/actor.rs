@@ -1,16 +1,22 @@
 //! Actor: looks into the models folder of this machine.
 //!
 //! Parent: root. Children: none; a look runs on a blocking thread, one at a time. What is found is
-//! published to the node's parts and, through membership, to the peers. When it dies nothing is
-//! lost: the folder is read again.
+//! published to the node's parts and, through membership, to the peers. Weights are summed up on a thread
+//! of low priority, one file at a time, and each sum is kept on disk for as long as the file's stamp holds.
+//! When it dies nothing is lost: the folder is read again.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use planaria_config::ModelName;
+use planaria_engine::model_dir::{ModelDir, ModelError, Stamp, Stamps, TensorSum};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
-use super::Inventory;
+use super::{Inventory, Sums};
 use crate::context::Context;
+use crate::ledger;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 
@@ -52,6 +58,24 @@ pub enum InventoryMessage {
     Look(Option<RpcReplyPort<()>>),
     /// A look is over; `None` when it failed.
     Looked(Option<Inventory>),
+    /// A file of weights was read from end to end.
+    Summed(Box<Summed>),
+}
+
+/// What came of reading a file of weights.
+#[derive(Debug)]
+pub struct Summed {
+    model: Arc<Opened>,
+    file: PathBuf,
+    sum: Result<TensorSum, ModelError>,
+}
+
+/// A model whose files are being read.
+#[derive(Debug)]
+struct Opened {
+    name: ModelName,
+    stamps: Arc<Stamps>,
+    dir: ModelDir,
 }
 
 /// The actor.
@@ -64,8 +88,16 @@ pub struct State {
     context: Arc<Context>,
     /// Those who wait for the look that is under way, if one is.
     looking: Option<Vec<RpcReplyPort<()>>>,
+    /// Since when, and whether it was said that this takes long.
+    since: (Instant, bool),
     /// Those who asked since it began, and so wait for another.
     next: Option<Vec<RpcReplyPort<()>>>,
+    /// What is known of files of weights.
+    sums: Sums,
+    /// Whether one is being read.
+    is_summing: bool,
+    /// Files that could not be read, since the last look.
+    in_vain: BTreeSet<Stamp>,
 }
 
 impl Actor for InventoryActor {
@@ -79,7 +111,11 @@ impl Actor for InventoryActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(LOOK_EVERY, || InventoryMessage::Look(None));
-        Ok(State { context, looking: None, next: None })
+        myself.cast(InventoryMessage::Look(None))?;
+        let sums = ledger::sums(&context.store);
+        let since = (Instant::now(), false);
+        let (is_summing, in_vain) = (false, BTreeSet::new());
+        Ok(State { context, looking: None, since, next: None, sums, is_summing, in_vain })
     }
 
     async fn handle(
@@ -92,15 +128,23 @@ impl Actor for InventoryActor {
         match message {
             InventoryMessage::Look(waiting) => {
                 state.next.get_or_insert_default().extend(waiting);
+                state.notice_silence();
             }
             InventoryMessage::Looked(found) => {
                 if let Some(found) = found {
+                    state.in_vain.clear();
                     state.publish(found);
                 }
+                state.sum_up(&myself, None);
                 for waiting in state.looking.take().unwrap_or_default() {
                     // Whoever waited may have left.
                     drop(waiting.send(()));
                 }
+            }
+            InventoryMessage::Summed(summed) => {
+                state.is_summing = false;
+                let model = state.summed(*summed);
+                state.sum_up(&myself, Some(model));
             }
         }
         if state.looking.is_none() && state.next.is_some() {
@@ -112,11 +156,14 @@ impl Actor for InventoryActor {
 }
 
 impl State {
-    fn look(&self, myself: &ActorRef<InventoryMessage>) {
+    fn look(&mut self, myself: &ActorRef<InventoryMessage>) {
         let models_dir = self.context.settings.models_dir.clone();
         let before = self.context.inventory.borrow().clone();
+        let in_use = self.in_use();
         let myself = myself.clone();
-        let look = tokio::task::spawn_blocking(move || Inventory::look(&models_dir, &before));
+        self.since = (Instant::now(), false);
+        let look =
+            tokio::task::spawn_blocking(move || Inventory::look(&models_dir, &before, &in_use));
         tokio::spawn(async move {
             let found = look.await.inspect_err(|error| {
                 tracing::error!(%error, "looking into the models folder failed");
@@ -126,7 +173,23 @@ impl State {
         });
     }
 
-    fn publish(&self, found: Inventory) {
+    /// The models that the cluster is to serve.
+    fn in_use(&self) -> BTreeSet<ModelName> {
+        self.context.view.borrow().desired().keys().cloned().collect()
+    }
+
+    /// A file system that does not answer keeps the look waiting, and nobody else.
+    fn notice_silence(&mut self) {
+        let (since, is_said) = self.since;
+        if self.looking.is_some() && !is_said && since.elapsed() > PATIENCE {
+            self.since.1 = true;
+            let folder = self.context.settings.models_dir.display();
+            tracing::warn!(%folder, "the models folder does not answer; what was known of it holds until it does");
+        }
+    }
+
+    fn publish(&self, mut found: Inventory) {
+        found.complete(&self.sums);
         let before = self.context.inventory.borrow().clone();
         if found == *before {
             return;
@@ -135,7 +198,89 @@ impl State {
             tracing::info!(%model, usable = found.get(model).is_some(), "model files changed");
             self.context.served.forget(model);
         }
-        self.context.handles.membership.own_models(found.held(), found.unusable());
+        for (model, away) in found.come_or_gone(&before) {
+            match away {
+                Some(reason) => {
+                    tracing::warn!(%model, reason, "its files cannot be read: what is in \
+                    memory goes on, and nothing more can be loaded until they are back");
+                }
+                None => tracing::info!(%model, "its files can be read again"),
+            }
+        }
+        let (held, unusable) = (found.held(), found.unusable());
+        // Whoever hears of a model looks here for its files.
         self.context.inventory.send_replace(Arc::new(found));
+        self.context.handles.membership.own_models(held, unusable);
+    }
+
+    /// Has the next file read that was not, of `model` if that has one.
+    fn sum_up(&mut self, myself: &ActorRef<InventoryMessage>, model: Option<Arc<Opened>>) {
+        let inventory = self.context.inventory.borrow().clone();
+        let unread = inventory.unread(&self.sums, &self.in_use(), &self.in_vain);
+        let Some((name, stamps, file)) = unread.filter(|_| !self.is_summing) else {
+            return;
+        };
+        self.is_summing = true;
+        let folder = self.context.model_dir(&name);
+        let (inbox, stamp) = (myself.clone(), stamps.get(&file).copied());
+        let work = move || {
+            lower_priority();
+            let is_it = |model: &Arc<Opened>| model.name == name && model.stamps == stamps;
+            let opened = match model.filter(is_it) {
+                Some(opened) => Ok(opened),
+                None => ModelDir::open(&folder).map(|dir| Arc::new(Opened { name, stamps, dir })),
+            };
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    tracing::debug!(%error, "weights cannot be summed up");
+                    // The next look says so.
+                    return drop(inbox.cast(InventoryMessage::Look(None)));
+                }
+            };
+            let sum = opened.dir.sum_of(&file);
+            // Without the actor nobody wants to know.
+            drop(inbox.cast(InventoryMessage::Summed(Box::new(Summed {
+                model: opened,
+                file,
+                sum,
+            }))));
+        };
+        let started = std::thread::Builder::new().name("weights".to_owned()).spawn(work);
+        if let Err(error) = started {
+            tracing::warn!(%error, "weights cannot be summed up");
+            self.is_summing = false;
+            self.in_vain.extend(stamp);
+        }
+    }
+
+    fn summed(&mut self, summed: Summed) -> Arc<Opened> {
+        let Summed { model, file, sum } = summed;
+        let Some(stamp) = model.stamps.get(&file).copied() else {
+            return model;
+        };
+        match sum {
+            Ok(sum) => {
+                self.sums.insert(stamp.place(), (stamp, sum));
+                let inventory = self.context.inventory.borrow().clone();
+                let gone = inventory.forget_others(&mut self.sums);
+                self.context.handles.ledger.remember_sum(stamp, sum, gone);
+                self.publish(Inventory::clone(&inventory));
+            }
+            Err(error) => {
+                tracing::warn!(model = %model.name, %error, "weights were not read to the end");
+                self.in_vain.insert(stamp);
+            }
+        }
+        model
+    }
+}
+
+/// Reading weights is for spare time. On Linux this is about the thread; elsewhere it would be about all of
+/// the process.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 15) {
+        tracing::debug!(%error, "the priority stays as it is");
     }
 }

@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::{Epoch, ModelName, NodeId};
+use planaria_engine::model_dir::Content;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::agreement::Agreement;
 use super::machine::{Action, Event, Message, Patience, Scheduler};
 use super::placement::Sizing;
 use crate::cluster_view::{ClusterView, ModelState, assemble};
@@ -110,6 +112,10 @@ pub struct ModelPlan {
     /// Members that do not hold layers of it since they could not, with the reason and when they are tried
     /// again; as far as this node has planned for them.
     pub left_out: Vec<String>,
+    /// Which files it is, as far as members that have them agree.
+    pub agreement: Option<Agreement>,
+    /// What its plan knows of their content, which grows and is no part of what makes plans equal.
+    pub content: Option<Content>,
     /// For each of its nodes: its stages if that one died, `None` if there would be none.
     pub failovers: Vec<(NodeId, Option<Vec<Assignment>>)>,
 }
@@ -272,8 +278,19 @@ impl State {
             let obstacle = self.scheduler.obstacle(model).map(str::to_owned);
             let unpinned = self.scheduler.unpinned(model).map(str::to_owned);
             let left_out = self.scheduler.left_out(model);
-            let of_model =
-                ModelPlan { plan, state, reason, obstacle, unpinned, left_out, failovers };
+            let agreement = self.scheduler.agreement(model);
+            let content = plan.as_ref().and_then(|plan| plan.parts().content);
+            let of_model = ModelPlan {
+                plan,
+                state,
+                reason,
+                obstacle,
+                unpinned,
+                left_out,
+                agreement,
+                content,
+                failovers,
+            };
             (model.clone(), of_model)
         });
         let table = PlanTable { models: models.collect() };

@@ -20,6 +20,7 @@ use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
 
 use failures::Failures;
 
+use super::agreement::Agreement;
 use super::foresight::{Failovers, Foresight};
 use super::placement::{Layout, Placed, Situation, Sizing, place_all};
 use crate::cluster_view::{ModelState, ShardState};
@@ -371,6 +372,7 @@ impl Scheduler {
             self.adopt(now, plan, actions);
         }
         self.abandon_orphans(actions);
+        self.learn_contents();
         let broken = self.note_failed_shards(now);
         let repaired = self.failures.look(&self.view, &asked);
         if lost || broken || repaired {
@@ -383,12 +385,37 @@ impl Scheduler {
         }
     }
 
+    /// Completes what plans in force know of their files by what all their nodes say alike: they have loaded
+    /// them.
+    fn learn_contents(&mut self) {
+        for plan in self.plans.values_mut() {
+            let mut said = plan.stages().iter().map(|stage| {
+                let held = self.view.member(stage.incarnation.node)?.held(plan.model())?;
+                held.content.filter(|_| held.digest == plan.parts().digest)
+            });
+            let first = said.next().flatten();
+            let common = said.fold(first, |common, said| Some(common?.common(&said?)));
+            if let Some(common) = common {
+                plan.learn(&common);
+            }
+        }
+    }
+
+    /// Which files a model is, as far as its members agree.
+    #[must_use]
+    pub fn agreement(&self, model: &ModelName) -> Option<Agreement> {
+        Agreement::of(&self.view, model, self.plans.get(model))
+    }
+
     /// A node that gave up a shard of a plan in force must not hold it in the next one.
     fn note_failed_shards(&mut self, now: Instant) -> bool {
         let mut broken = false;
         for plan in self.plans.values() {
             for stage in plan.stages() {
-                let Some(member) = self.view.member(stage.incarnation.node) else {
+                let member = self.view.member(stage.incarnation.node);
+                // It failed over files that it has no more; whether it has the model is another question.
+                let member = member.filter(|member| member.has_files_of(plan) != Some(false));
+                let Some(member) = member else {
                     continue;
                 };
                 let shard = member.shard(plan.model(), stage.layers);
@@ -633,6 +660,7 @@ impl Scheduler {
             context: layout.context,
             max_sequences: layout.max_sequences,
             stages: layout.stages,
+            content: Some(layout.content),
         });
         let plan = match plan {
             Ok(plan) => plan,

@@ -8,18 +8,18 @@ use std::collections::BTreeMap;
 use planaria_config::{
     ByteSize, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
 };
-use planaria_engine::geometry::Geometry;
-use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::model_dir::{Content, ModelDigest};
 use planaria_engine::partition::latency::{
     Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency,
 };
 use planaria_engine::partition::pins::Conflict;
 use planaria_engine::partition::{self, Member};
 
+use super::agreement::Agreement;
 use crate::capabilities::LayerSpeeds;
 use crate::desired::Wanted;
-use crate::membership::View;
-use crate::plan::{Assignment, Plan};
+use crate::membership::{self, View};
+use crate::plan::{Assignment, Plan, PlanParts};
 
 /// What placement needs to know besides the members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +89,8 @@ pub struct Layout {
     pub max_sequences: u32,
     /// The stages.
     pub stages: Vec<Assignment>,
+    /// What is known of the content of those files.
+    pub content: Content,
 }
 
 /// A layout among others.
@@ -155,17 +157,21 @@ fn place(
     model: &ModelName,
 ) -> Result<Placed, String> {
     let Situation { view, sizing, in_force, .. } = situation;
-    let (digest, geometry) = agreed_files(view, model).ok_or_else(|| why_no_files(view, model))?;
+    let agreed = Agreement::of(view, model, in_force.get(model));
+    let agreed = agreed.ok_or_else(|| why_no_files(view, model))?;
+    let geometry = &agreed.geometry;
     let context = sizing.context.min(geometry.max_context);
-    let in_force = in_force
-        .get(model)
-        .map(Plan::parts)
-        .filter(|plan| plan.digest == digest && plan.context == context);
+    let is_of_it = |plan: &&PlanParts| {
+        let content = plan.content.unwrap_or_default();
+        plan.digest == agreed.digest && content.agrees_with(&agreed.content)
+    };
+    let in_force = in_force.get(model).map(Plan::parts).filter(is_of_it);
+    let in_force = in_force.filter(|plan| plan.context == context);
     let held = in_force.map_or(&[][..], |plan| &plan.stages);
-    let (nodes, left_out) = candidates(situation, free, model, digest, &geometry, held);
+    let (nodes, left_out) = candidates(situation, free, model, &agreed, held);
     let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
     let mut problem = Problem {
-        geometry: &geometry,
+        geometry,
         context,
         sequences: sizing.max_sequences,
         streams: sizing.streams,
@@ -213,7 +219,8 @@ fn place(
         .collect();
     let layers = geometry.layers().get();
     let Sizing { strategy, max_sequences, .. } = sizing;
-    let layout = Layout { digest, layers, strategy, context, max_sequences, stages };
+    let Agreement { digest, content, .. } = agreed;
+    let layout = Layout { digest, layers, strategy, context, max_sequences, stages, content };
     Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside, unpinned })
 }
 
@@ -222,21 +229,23 @@ fn candidates(
     situation: Situation<'_>,
     free: &BTreeMap<NodeId, u64>,
     model: &ModelName,
-    digest: ModelDigest,
-    geometry: &Geometry,
+    agreed: &Agreement,
     held: &[Assignment],
 ) -> (Vec<Candidate>, Vec<String>) {
     let (mut left_out, mut nodes) = (Vec::new(), Vec::new());
     let all = situation.view.alive().map(|member| &member.report.capabilities);
-    let speeds = LayerSpeeds::of(all, digest, geometry);
+    let speeds = LayerSpeeds::of(all, agreed.digest, &agreed.geometry);
     for member in situation.view.alive() {
         let (incarnation, report) = (member.incarnation, &member.report);
         let name = situation.view.name(incarnation.node);
         let files = report.models.iter().find(|held| held.name == *model);
         if files.is_none() {
             left_out.push(format!("{name} lacks its files"));
-        } else if files.is_some_and(|held| held.digest != digest) {
-            left_out.push(format!("{name} has other files under that name"));
+        } else if let Some(parts) = agreed.odd.get(&incarnation.node) {
+            let parts = Agreement::describe(parts);
+            left_out.push(format!("{name} has other files under that name ({parts})"));
+        } else if let Some(reason) = unreadable(member, model, held) {
+            left_out.push(format!("{name} cannot read its files: {reason}"));
         } else if report.leaving {
             left_out.push(format!("{name} is leaving"));
         } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
@@ -253,6 +262,21 @@ fn candidates(
         }
     }
     (nodes, left_out)
+}
+
+/// Why a member can load nothing of a model, unless it holds all that the plan in force gives to it.
+fn unreadable<'a>(
+    member: &'a membership::Member,
+    model: &ModelName,
+    held: &[Assignment],
+) -> Option<&'a str> {
+    let files = member.held(model)?;
+    let stage = held.iter().find(|stage| stage.incarnation == member.incarnation);
+    let has_it = stage.is_some_and(|stage| {
+        let shard = member.shard(model, stage.layers);
+        shard.is_some_and(|shard| shard.held.covers(stage.layers))
+    });
+    files.unreadable.as_deref().filter(|_| !has_it)
 }
 
 fn divide(
@@ -331,19 +355,4 @@ fn why_no_files(view: &View, model: &ModelName) -> String {
     } else {
         format!("no member can use its files of `{model}`: {}", broken.join("; "))
     }
-}
-
-/// The files that most members hold under a name; of equally many, the lowest digest.
-fn agreed_files(view: &View, model: &ModelName) -> Option<(ModelDigest, Geometry)> {
-    let mut holders: BTreeMap<ModelDigest, (usize, &Geometry)> = BTreeMap::new();
-    for held in view.alive().flat_map(|member| &member.report.models) {
-        if held.name == *model {
-            holders.entry(held.digest).or_insert((0, &held.geometry)).0 += 1;
-        }
-    }
-    holders
-        .into_iter()
-        .rev()
-        .max_by_key(|(_, (count, _))| *count)
-        .map(|(digest, (_, geometry))| (digest, geometry.clone()))
 }

@@ -316,7 +316,7 @@ impl Seeking {
             return Judged::Wait;
         }
         let model = plan.model().clone();
-        if offered.parts().digest != plan.parts().digest {
+        if !offered.computes_as(plan) {
             let reason = "its files are others than when the answer began".to_owned();
             return Judged::GiveUp(GenerationError::PlanLost { model, reason });
         }

@@ -165,7 +165,13 @@ impl Life {
             memory_bytes: memory.bytes(),
             pins: BTreeMap::new(),
             desired: DesiredMap::granted(NodeId::from_bytes([1; 32]), [model()]),
-            models: vec![HeldModel { name: model(), digest, geometry }],
+            models: vec![HeldModel {
+                name: model(),
+                digest,
+                geometry,
+                content: None,
+                unreadable: None,
+            }],
             unusable: Vec::new(),
             shards: vec![shard],
             plans: self.scheduler.plans().cloned().collect(),
@@ -194,7 +200,18 @@ impl Life {
         let (state, reason) = self.scheduler.state(&model());
         let (obstacle, unpinned) = (None, None);
         let (left_out, failovers) = (Vec::new(), Vec::new());
-        let of_model = ModelPlan { plan, state, reason, obstacle, unpinned, left_out, failovers };
+        let (agreement, content) = (None, None);
+        let of_model = ModelPlan {
+            plan,
+            state,
+            reason,
+            obstacle,
+            unpinned,
+            left_out,
+            agreement,
+            content,
+            failovers,
+        };
         PlanTable { models: BTreeMap::from([(model(), of_model)]) }
     }
 

@@ -4,19 +4,21 @@
 //! however it died, and ends the process even in the middle of a step.
 
 use std::io::{self, BufWriter, Write};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet};
-use planaria_engine::model_dir::ModelDir;
+use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{SegmentError, SegmentOutput, Stage};
 use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use super::protocol::{
-    Command, Compute, Computed, Event, FRAME_CAP, Outcome, Status, StepTaken, tokens_from_bytes,
+    Command, Compute, Computed, Event, FRAME_CAP, Files, Outcome, Status, StepTaken,
+    tokens_from_bytes,
 };
 use super::queue::{Next, Queue, Ticket, Work};
 use crate::machine;
@@ -90,15 +92,15 @@ fn end_at_once() -> ! {
 }
 
 fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::Result<()> {
-    let model_dir = match commands.recv() {
-        Ok((Command::Open(model_dir), _)) => model_dir,
+    let (model_dir, files) = match commands.recv() {
+        Ok((Command::Open(model_dir, files), _)) => (model_dir, files),
         Ok((Command::Probe, _)) => {
             let device = probe_device().map_err(|error| error.to_string());
             return say(output, &Event::Probed(device), Bytes::new());
         }
         _ => return Err(io::Error::other("the first command was not to open a model")),
     };
-    let stage = match ModelDir::open(&model_dir).and_then(|dir| open_stage(&dir)) {
+    let stage = match open_same(&model_dir, &files).and_then(|dir| open_stage(&dir)) {
         Ok(stage) => stage,
         Err(error) => {
             say(output, &Event::OpenFailed(error.to_string()), Bytes::new())?;
@@ -107,6 +109,21 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
     };
     say(output, &Event::Opened, Bytes::new())?;
     Worker::new(stage, output, Instant::now).run(commands)
+}
+
+/// Opens the model, if its files are those that the node knows: what is said of it holds for no others.
+fn open_same(model_dir: &Path, files: &Files) -> Result<ModelDir, ModelError> {
+    let dir = ModelDir::open(model_dir)?;
+    let now = dir.stamps();
+    let other = files.stamps.iter().find(|(file, stamp)| now.get(*file) != Some(*stamp));
+    let other = other.or_else(|| now.iter().find(|(file, _)| !files.stamps.contains_key(*file)));
+    match other {
+        Some((file, _)) => Err(ModelError::Changed { file: file.clone() }),
+        None if dir.digest() != files.digest => {
+            Err(ModelError::Changed { file: model_dir.to_owned() })
+        }
+        None => Ok(dir),
+    }
 }
 
 /// The computing thread once the model is open: it takes commands, and writes events to `output`.
@@ -238,7 +255,7 @@ impl<W: Write> Worker<W> {
                 self.queue.adopt(layers, stages);
                 self.stage.set_kv_budget(kv_bytes);
             }
-            Command::Open(_) | Command::Probe => {
+            Command::Open(..) | Command::Probe => {
                 tracing::error!("asked to begin twice");
                 std::process::exit(1);
             }

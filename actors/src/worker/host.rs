@@ -21,6 +21,7 @@ use planaria_config::{LayerRange, LayerSet, NodeId, SequenceId};
 use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
+use super::pinned::PinnedFiles;
 use super::process::{Heard, Worker};
 use super::protocol::{Command, Computed, Event, Status};
 use crate::cluster_view::ShardState;
@@ -109,6 +110,8 @@ pub struct HostArgs {
     pub key: WorkerKey,
     /// The layers that are to be held at first, those first that are needed first.
     pub layers: Vec<LayerRange>,
+    /// The files that they are loaded from, in all lives of the worker.
+    pub files: PinnedFiles,
 }
 
 /// The actor.
@@ -120,6 +123,7 @@ pub struct HostActor;
 pub struct State {
     context: Arc<Context>,
     key: WorkerKey,
+    files: PinnedFiles,
     /// The layers that are wanted, those first that are needed first.
     wanted: Vec<LayerRange>,
     /// What the worker was told to hold.
@@ -150,7 +154,7 @@ impl Actor for HostActor {
     async fn pre_start(
         &self,
         myself: ActorRef<HostMessage>,
-        HostArgs { context, key, layers }: HostArgs,
+        HostArgs { context, key, layers, files }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
         let _at_work = starting("worker");
         let report = ShardReport::starting(&key.model);
@@ -170,6 +174,7 @@ impl Actor for HostActor {
             started: Instant::now(),
             context,
             key,
+            files,
             report,
         };
         state.start(&myself);
@@ -251,7 +256,10 @@ impl State {
                 self.report.pid = worker.pid();
                 tracing::info!(model = %self.key.model, pid = worker.pid(), "worker started");
                 let model_dir = self.context.model_dir(&self.key.model);
-                worker.send(Command::Open(model_dir), Bytes::new());
+                // The same bytes may lie in other files by now.
+                self.files.follow(&self.context.inventory.borrow());
+                let files = Box::new(self.files.of(self.key.digest));
+                worker.send(Command::Open(model_dir, files), Bytes::new());
                 self.worker = Some(worker);
                 self.told_to_hold.clear();
                 self.hold();
@@ -411,12 +419,16 @@ impl State {
             Event::HoldFailed(reason) => {
                 tracing::error!(model = %self.key.model, reason, "a layer cannot be loaded");
                 self.give_up(&reason);
+                // Its files may have changed, and others want to know.
+                self.context.handles.inventory.look();
             }
             // Nobody asked it to measure.
             Event::Probed(_) | Event::Opened => {}
             Event::OpenFailed(reason) => {
+                tracing::error!(model = %self.key.model, reason, "the model cannot be opened");
                 self.gone = true;
                 self.give_up(&reason);
+                self.context.handles.inventory.look();
             }
             Event::Recalled { sequence, attempt, progress } => {
                 if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {

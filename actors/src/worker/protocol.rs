@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::model_dir::{ModelDigest, Stamps};
 use planaria_engine::sampler::{Sampled, SamplingParams};
 use planaria_engine::speed::Device;
 use planaria_engine::stage::{MemoryUse, Progress, Segment, SegmentError};
@@ -19,8 +20,9 @@ pub const FRAME_CAP: usize = planaria_transport::ACTIVATION_CAP;
 pub enum Command {
     /// Instead of all else: measure the device, and end.
     Probe,
-    /// First of all: the folder of the model.
-    Open(PathBuf),
+    /// First of all: the folder of the model, and the files in it that layers may be loaded from. If they
+    /// are others by now, nothing is.
+    Open(PathBuf, Box<Files>),
     /// From now on hold these layers and no others, and load what lacks in this order. Between two of
     /// them whatever waits is computed.
     Hold(Vec<LayerRange>),
@@ -55,6 +57,15 @@ pub enum Command {
     },
     /// Forget a sequence and all that waits of it.
     Release(SequenceId),
+}
+
+/// The files of a model, as the node knows them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    /// The digest of what they hold.
+    pub digest: ModelDigest,
+    /// Their stamps.
+    pub stamps: Stamps,
 }
 
 /// A segment to compute.

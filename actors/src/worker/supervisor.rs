@@ -12,6 +12,7 @@ use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 
 use super::host::{HostActor, HostArgs, HostMessage, WorkerHandle};
+use super::pinned::PinnedFiles;
 use crate::cluster_view::ShardState;
 use crate::context::Context;
 use crate::membership::View;
@@ -129,6 +130,8 @@ struct Held {
     handle: Option<WorkerHandle>,
     /// The layers that it was told to hold, and when each of them was wanted last.
     told: Vec<(LayerRange, Instant)>,
+    /// What its layers are loaded from, once that is known.
+    files: Option<PinnedFiles>,
     report: ShardReport,
     busy: bool,
     idle_since: Instant,
@@ -277,6 +280,11 @@ impl State {
             // Its files, or what kept it from loading them, may have changed.
             self.stop(&key.worker);
         }
+        if let Err(reason) = self.suit(&key.worker, &plan) {
+            self.context.handles.inventory.look();
+            self.context.handles.scheduler.shards_loaded(plan.epoch(), Err(reason));
+            return;
+        }
         let planner = (plan.model().clone(), plan.epoch().planner);
         let newest = self.prepared.get(&planner);
         if newest.is_none_or(|(newest, _)| newest.epoch() <= plan.epoch()) {
@@ -287,6 +295,22 @@ impl State {
         }
         self.hold(myself).await;
         self.answer();
+    }
+
+    /// Sees to it that what a worker has loaded, or would load, is what a plan was made for.
+    fn suit(&mut self, key: &WorkerKey, plan: &Plan) -> Result<(), String> {
+        let inventory = self.context.inventory.borrow().clone();
+        let files = self.workers.get_mut(key).and_then(|worker| worker.files.as_mut());
+        let Some(files) = files else {
+            return PinnedFiles::now(&inventory, key)?.suit(plan);
+        };
+        files.follow(&inventory);
+        if files.suit(plan).is_err() {
+            PinnedFiles::now(&inventory, key)?.suit(plan)?;
+            tracing::info!(model = %key.model, "its files were replaced: what was loaded is let go");
+            self.stop(key);
+        }
+        Ok(())
     }
 
     /// What each worker is to hold: first what plans in force need, then what was prepared, then what
@@ -315,6 +339,7 @@ impl State {
                 host: None,
                 handle: None,
                 told: Vec::new(),
+                files: None,
                 report,
                 busy: false,
                 idle_since: now,
@@ -344,7 +369,23 @@ impl State {
 
     async fn start(&mut self, myself: &ActorRef<WorkersMessage>, key: WorkerKey) {
         let layers = self.workers.get(&key).map(Held::layers).unwrap_or_default();
-        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone(), layers };
+        let pinned = self.workers.get(&key).and_then(|worker| worker.files.clone());
+        let now = || PinnedFiles::now(&self.context.inventory.borrow(), &key);
+        let files = match pinned.map_or_else(now, Ok) {
+            Ok(files) => files,
+            Err(reason) => {
+                if let Some(worker) = self.workers.get_mut(&key) {
+                    worker.report.state = ShardState::Failed;
+                    worker.report.reason = reason;
+                }
+                self.tell();
+                return;
+            }
+        };
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.files = Some(files.clone());
+        }
+        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone(), layers, files };
         match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
             Ok((host, _)) => {
                 self.adopt_host(key, host);

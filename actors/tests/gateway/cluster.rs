@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use planaria_actors::capabilities::MemoryState;
-use planaria_actors::cluster_view::{ModelState, NodeState, NodeView, SequenceCounts};
+use planaria_actors::cluster_view::{
+    DoubtfulFiles, ModelState, NodeState, NodeView, SequenceCounts,
+};
 use planaria_config::NodeId;
+use planaria_engine::model_dir::{Content, ModelDir, PartDigest};
 use serde_json::json;
 
 use crate::double::saying;
@@ -72,6 +75,41 @@ async fn ready_means_that_a_request_would_succeed() {
     let (status, answer) = client.get("/ready").await;
     assert_eq!(status, 503);
     assert!(answer["reasons"][0].as_str().unwrap().contains("elsewhere"));
+}
+
+#[tokio::test]
+async fn a_node_whose_words_are_others_answers_nothing_and_says_so() {
+    let server = start([saying("ok")]).await;
+    let client = server.client();
+    let mut view = cluster();
+    let folder = server.models_dir.join(NAME);
+    let own = ModelDir::open(&folder).unwrap().content();
+    view.models[0].content = Some(own);
+    server.view.send_replace(view.clone().into());
+    let question = json!({"model": NAME, "messages": [{"role": "user", "content": "a"}]});
+    assert_eq!(client.post("/v1/chat/completions", &question).await.0, 200);
+    assert_eq!(client.get("/ready").await.0, 200);
+
+    let tokenizer = Some(PartDigest::of([b"another".as_slice()]));
+    view.models[0].content = Some(Content { tokenizer, ..own });
+    view.models[0].doubtful.push(DoubtfulFiles {
+        node: NodeId::from_bytes([1; 32]),
+        name: "a".to_owned(),
+        differs: vec!["tokenizer".to_owned()],
+        problem: "the files of `tests/bytes` on a differ".to_owned(),
+    });
+    server.view.send_replace(view.into());
+    let (status, answer) = client.post("/v1/chat/completions", &question).await;
+    assert_eq!((status.as_u16(), &answer["error"]["code"]), (503, &json!("model_files_differ")));
+    let message = answer["error"]["message"].as_str().unwrap();
+    assert!(
+        message.contains("on the node a differ") && message.contains("(tokenizer)"),
+        "{message}"
+    );
+    let (status, answer) = client.get("/ready").await;
+    assert_eq!((status.as_u16(), &answer["reasons"]), (503, &json!([message])));
+    let (_, answer) = client.get("/health").await;
+    assert_eq!(answer["problems"], json!(["the files of `tests/bytes` on a differ"]));
 }
 
 #[tokio::test]

@@ -137,6 +137,8 @@ pub(crate) fn model_view(name: &str) -> ModelView {
         unpinned: String::new(),
         left_out: Vec::new(),
         stages: Vec::new(),
+        content: None,
+        doubtful: Vec::new(),
         n_minus_1_safe: false,
         failover: BTreeMap::new(),
     }
@@ -168,7 +170,7 @@ fn list() -> ModelList {
         }],
         unusable: Vec::new(),
     };
-    ModelList { models: vec![held], models_dir: "/models".into() }
+    ModelList { models: vec![held], models_dir: "/models".into(), passed_over: Vec::new() }
 }
 
 impl Server {

@@ -165,6 +165,7 @@ fn any_plan(decisions: &mut Decisions<'_>) -> Option<Plan> {
         stages: stages
             .map(|layers| Assignment { incarnation: incarnation(decisions), layers })
             .collect(),
+        content: None,
     };
     // As it comes from a peer.
     decode_message(&encode_message(&parts).unwrap()).ok()
@@ -200,6 +201,8 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                         per_sampled: decisions.number(),
                     },
                 },
+                content: None,
+                unreadable: None,
             })
             .collect(),
         unusable: (0..decisions.up_to(1))
@@ -279,6 +282,7 @@ pub(crate) fn plan(counter: u64) -> Plan {
         context: 64,
         max_sequences: 2,
         stages: vec![Assignment { incarnation, layers: LayerRange::inclusive(0, 1).unwrap() }],
+        content: None,
     })
     .unwrap()
 }

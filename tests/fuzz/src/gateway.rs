@@ -98,7 +98,7 @@ struct Empty;
 
 impl Catalog for Empty {
     fn list(&self) -> ModelList {
-        ModelList { models: Vec::new(), models_dir: "/models".into() }
+        ModelList { models: Vec::new(), models_dir: "/models".into(), passed_over: Vec::new() }
     }
 
     fn refresh(&self) -> BoxFuture<'_, ()> {

@@ -37,7 +37,7 @@ pub(crate) async fn undisturbed(api: &Api, chat: &Value) -> Result<Streamed> {
 }
 
 /// The same words, the same end, the same usage.
-fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
+pub(crate) fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
     ensure!(disturbed.error.is_none(), "{:?}", disturbed.error);
     ensure!(disturbed.done, "it ends without [DONE]");
     let (text, whole) = (disturbed.chat_text(), expected.chat_text());
@@ -63,7 +63,7 @@ fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<()> {
 pub(crate) const UNDER_WAY: usize = 20;
 
 /// Streams `chat`, and does `harm` once when the answer is under way.
-async fn disturbed(
+pub(crate) async fn disturbed(
     api: &Api,
     chat: &Value,
     harm: impl AsyncFnOnce() -> Result<()>,

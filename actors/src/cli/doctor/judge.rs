@@ -250,7 +250,11 @@ fn models(settings: &Settings, seen: &Seen) -> Vec<Finding> {
         Finding::warning(format!("model {name}"), what.clone())
             .advise("it is used all the same; see whether its answers are what they should be")
     });
-    std::iter::once(first).chain(broken).chain(odd).collect()
+    let passed_over = models.passed_over.iter().map(|passed| {
+        Finding::warning(format!("folder {}", passed.folder), "it is passed over".to_owned())
+            .advise(passed.reason.clone())
+    });
+    std::iter::once(first).chain(broken).chain(odd).chain(passed_over).collect()
 }
 
 fn worker(device: &Result<Device, String>) -> Finding {

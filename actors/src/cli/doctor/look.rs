@@ -36,7 +36,8 @@ pub(super) async fn look(settings: &Settings) -> Seen {
     let (store, remembered) = store(data_dir, &lock);
     let api = port(settings.api, |address| TcpListener::bind(address).map(drop));
     let (node, served) = node(settings, &api).await;
-    let inventory = Inventory::look(&settings.models_dir, &Inventory::default());
+    let nothing = Inventory::default();
+    let inventory = Inventory::look(&settings.models_dir, &nothing, &BTreeSet::new());
     let wanted: BTreeSet<ModelName> =
         settings.models.iter().cloned().chain(remembered).chain(served).collect();
     let mut joins = Vec::new();
@@ -63,6 +64,7 @@ pub(super) async fn look(settings: &Settings) -> Seen {
                 usable: inventory.held().len(),
                 unusable: inventory.unusable(),
                 warnings: inventory.warnings(),
+                passed_over: inventory.passed_over().to_vec(),
             },
         ),
         memory: machine::memory_bytes().ok(),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use planaria_config::ModelName;
 use planaria_engine::geometry::Geometry;
+use planaria_engine::model_dir::PassedOver;
 use planaria_engine::speed::Device;
 
 /// All that was looked at.
@@ -122,6 +123,8 @@ pub(super) struct ModelsSeen {
     pub(super) unusable: Vec<(ModelName, String)>,
     /// What is odd about those that can be used.
     pub(super) warnings: Vec<(ModelName, String)>,
+    /// Folders that look like models and are none for a node.
+    pub(super) passed_over: Vec<PassedOver>,
 }
 
 /// A model that is asked for.

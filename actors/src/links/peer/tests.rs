@@ -96,6 +96,7 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
             context: 64,
             max_sequences: 2,
             stages: vec![Assignment { incarnation, layers }],
+            content: None,
         })
     };
     // In the second it is no stage, and its owner does not wait for it.

@@ -69,7 +69,9 @@ impl Scheduler {
             return None;
         };
         let layout = self.failovers.get(&lost.incarnation.node)?.get(model)?.as_ref()?;
+        let content = plan.parts().content.unwrap_or_default();
         let is_sound = layout.digest == plan.parts().digest
+            && layout.content.agrees_with(&content)
             && layout.stages.iter().all(|stage| {
                 self.view.is_alive(stage.incarnation)
                     && !self.failures.contains(stage.incarnation, model)

@@ -13,6 +13,7 @@ use crate::membership::Member;
 use crate::wire::features::Features;
 use crate::wire::{HeldModel, Report, ShardReport};
 
+mod files;
 mod latency;
 mod pins;
 
@@ -28,7 +29,7 @@ pub(crate) const PATIENCE: Patience = Patience {
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 16, max_sequences: 1, streams: 1 };
 
-fn id(byte: u8) -> NodeId {
+pub(crate) fn id(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
 }
 
@@ -62,6 +63,8 @@ pub(crate) fn member(byte: u8, generation: u64, memory: u64) -> Member {
             name: model(),
             digest: "11".repeat(32).parse().unwrap(),
             geometry,
+            content: None,
+            unreadable: None,
         }],
         unusable: Vec::new(),
         shards: Vec::new(),

@@ -40,6 +40,7 @@ pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
             context: 64,
             max_sequences: 2,
             stages: stages.iter().map(|(byte, first, last)| stage(*byte, *first, *last)).collect(),
+            content: None,
         })
         .unwrap(),
     )

@@ -34,6 +34,7 @@ fn plan(counter: u64, byte: u8) -> Arc<Plan> {
             context: 64,
             max_sequences: 2,
             stages: vec![Assignment { incarnation, layers }],
+            content: None,
         })
         .unwrap(),
     )
@@ -69,6 +70,8 @@ fn in_force(context: &Context, plan: &Arc<Plan>) {
         reason: String::new(),
         obstacle: None,
         unpinned: None,
+        agreement: None,
+        content: None,
         left_out: Vec::new(),
         failovers: Vec::new(),
     };

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use planaria_config::{Environment, Overrides};
 use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_engine::model_dir::PassedOver;
 use planaria_engine::speed::Speed;
 
 use super::super::finding::{Verdict, is_well};
@@ -30,7 +31,7 @@ fn well() -> Seen {
         listen: Port::Free,
         api: Port::Free,
         node: NodeSeen::Nothing,
-        models: Ok(ModelsSeen { usable: 2, unusable: Vec::new(), warnings: Vec::new() }),
+        models: Ok(ModelsSeen { usable: 2, ..ModelsSeen::default() }),
         wanted: Vec::new(),
         memory: Some(16 << 30),
         memory_available: Some(11 << 30),
@@ -159,6 +160,9 @@ fn what_only_makes_it_worse_is_a_warning() {
     let greedy = settings(&[("memory-limit", "64GiB")]);
     let limited = settings(&[("memory-limit", "8GiB")]);
     let wanted = vec![("big".parse().unwrap(), ten_gib())];
+    let reason = "rename it".to_owned();
+    let passed = PassedOver { folder: "a b".to_owned(), reason };
+    let passing = ModelsSeen { usable: 2, passed_over: vec![passed], ..ModelsSeen::default() };
     let plain = settings(&[]);
     let join = ("two.local:8421".to_owned(), Err(io()));
     for (settings, seen, words) in [
@@ -172,6 +176,7 @@ fn what_only_makes_it_worse_is_a_warning() {
         ),
         (&plain, Seen { models: Err(io()), ..well() }, ["/models cannot be read", "make it"]),
         (&plain, Seen { models: Ok(ModelsSeen::default()), ..well() }, ["no model", "layout"]),
+        (&plain, Seen { models: Ok(passing), ..well() }, ["folder a b", "rename it"]),
         (
             &limited,
             Seen { memory_available: Some(1 << 30), ..well() },
