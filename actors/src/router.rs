@@ -367,6 +367,8 @@ fn lane(header: &DataHeader, plan: Option<&Arc<Plan>>) -> Lane {
         | DataBody::Accepted { .. }
         | DataBody::Recalled { .. }
         | DataBody::PrefixGone
+        | DataBody::Waits
+        | DataBody::Granted
         | DataBody::Failed(_) => false,
     };
     let name = match plan {

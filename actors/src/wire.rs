@@ -368,6 +368,12 @@ pub enum DataBody {
     PrefixGone,
     /// To the owner: the sequence cannot go on.
     Failed(GenerationError),
+    /// To the owner, from stage 0: there is no place for the sequence. What it sent was dropped; its turn will
+    /// come. Also the answer to a `Check` until then.
+    Waits,
+    /// To the owner, from stage 0: the turn of a sequence that waited has come. It begins as if it had sent
+    /// nothing to this stage.
+    Granted,
 }
 
 impl DataBody {
@@ -385,6 +391,7 @@ impl DataBody {
             | Self::Accepted { .. }
             | Self::PrefixGone
             | Self::Failed(_) => None,
+            Self::Waits | Self::Granted => Some(Feature::Queue),
         }
     }
 }
@@ -422,6 +429,9 @@ pub struct Opening {
     /// If the request is traced: what the tokens of its answer are a part of.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "context::field")]
     pub trace: Option<TraceContext>,
+    /// Whether its owner lets it wait for a place at stage 0: it understands `DataBody::Waits` and `Granted`.
+    #[serde(default)]
+    pub waits: bool,
 }
 
 impl Opening {
@@ -450,7 +460,7 @@ mod tests {
     fn a_position_past_every_context_is_the_last() {
         let until = Until { eos: vec![2], max_tokens: u32::MAX };
         let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
-        let opening = Opening { sampling, until, reuse: false, prefix, trace: None };
+        let opening = Opening { sampling, until, reuse: false, prefix, trace: None, waits: false };
         assert_eq!(opening.finish(2, u32::MAX, u32::MAX), Some(FinishReason::Stop));
         assert_eq!(opening.finish(1, u32::MAX, u32::MAX), Some(FinishReason::Length));
         assert_eq!(opening.finish(1, u32::MAX - 2, u32::MAX), None);

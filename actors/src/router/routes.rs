@@ -161,6 +161,8 @@ impl Routes {
             | DataBody::Accepted { .. }
             | DataBody::Recalled { .. }
             | DataBody::PrefixGone
+            | DataBody::Waits
+            | DataBody::Granted
             | DataBody::Failed(_) => return Way::Owner,
         };
         match plan {

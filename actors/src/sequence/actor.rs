@@ -88,6 +88,7 @@ impl Actor for SequenceActor {
             prefill_chunk: context.settings.prefill_chunk,
             step_timeout: context.settings.step_timeout,
             recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
+            waits: context.settings.max_queued > 0,
         };
         let owner = context.me;
         let places = Some(Places::take(Arc::clone(&context), id, Arc::clone(&plan)));
@@ -161,6 +162,7 @@ impl State {
                         places.moved(&plan, attempt);
                     }
                 }
+                Action::Waits(waits) => self.context.handles.sequences.waits(self.id, waits),
                 Action::Suspect(nodes) => {
                     for node in nodes {
                         self.context.handles.membership.hint(node);

@@ -1,16 +1,33 @@
 //! How many sequences run and how many requests wait. Pure.
+//!
+//! An owner has no more sequences of a model under way than the model has places; its first stage deals those
+//! out among all owners. The rest waits here, in one queue for all models, and none waits for another model's
+//! places.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+
+use planaria_config::ModelName;
 
 use crate::cluster_view::SequenceCounts;
 
 /// Places for sequences, and a bounded queue before them.
 #[derive(Debug)]
 pub struct Admission<T> {
-    places: u32,
     queue_limit: u32,
-    running: u32,
+    running: BTreeMap<ModelName, u32>,
     waiting: VecDeque<T>,
+}
+
+/// What asks for a place.
+pub trait Requests {
+    /// The model.
+    fn model(&self) -> &ModelName;
+
+    /// How many of its sequences run at once.
+    fn places(&self) -> u32;
+
+    /// Whether somebody still waits for it.
+    fn is_wanted(&self) -> bool;
 }
 
 /// What became of a request.
@@ -18,24 +35,25 @@ pub struct Admission<T> {
 pub enum Admitted<T> {
     /// It may run now.
     Runs(T),
-    /// It waits; `next` gives it back when a place is free.
+    /// It waits; `next_to_run` gives it back when a place is free.
     Waits,
     /// The queue is full.
     Refused(T),
 }
 
-impl<T> Admission<T> {
+impl<T: Requests> Admission<T> {
     /// Nobody runs, nobody waits.
     #[must_use]
-    pub const fn new(places: u32, queue_limit: u32) -> Self {
-        Self { places, queue_limit, running: 0, waiting: VecDeque::new() }
+    pub const fn new(queue_limit: u32) -> Self {
+        Self { queue_limit, running: BTreeMap::new(), waiting: VecDeque::new() }
     }
 
-    /// A request comes. Of those that wait, only the ones that are still `wanted` have a place in the queue.
-    pub fn admit(&mut self, request: T, wanted: impl Fn(&T) -> bool) -> Admitted<T> {
-        self.keep(wanted);
-        if self.running < self.places && self.waiting.is_empty() {
-            self.running += 1;
+    /// A request comes.
+    pub fn admit(&mut self, request: T) -> Admitted<T> {
+        self.forget_unwanted();
+        let is_first = !self.waiting.iter().any(|waiting| waiting.model() == request.model());
+        if is_first && self.has_place(&request) {
+            *self.running.entry(request.model().clone()).or_default() += 1;
             Admitted::Runs(request)
         } else if self.waiting.len() < self.queue_limit as usize {
             self.waiting.push_back(request);
@@ -45,14 +63,19 @@ impl<T> Admission<T> {
         }
     }
 
-    /// A sequence ended, and its place is free.
-    pub const fn ended(&mut self) {
-        self.running = self.running.saturating_sub(1);
+    /// A sequence of this model ended, and its place is free.
+    pub fn ended(&mut self, model: &ModelName) {
+        if let Some(running) = self.running.get_mut(model) {
+            *running = running.saturating_sub(1);
+            if *running == 0 {
+                self.running.remove(model);
+            }
+        }
     }
 
-    /// Of those that wait, only these are `wanted` any more.
-    pub fn keep(&mut self, wanted: impl Fn(&T) -> bool) {
-        self.waiting.retain(wanted);
+    /// Who is not wanted any more does not wait.
+    pub fn forget_unwanted(&mut self) {
+        self.waiting.retain(T::is_wanted);
     }
 
     /// Nobody waits any more; those that did.
@@ -60,15 +83,12 @@ impl<T> Admission<T> {
         self.waiting.drain(..)
     }
 
-    /// The next request that may run, if there is a place. Those that are no longer `wanted` are
-    /// passed over.
-    pub fn next(&mut self, wanted: impl Fn(&T) -> bool) -> Option<T> {
-        self.keep(wanted);
-        if self.running >= self.places {
-            return None;
-        }
-        let next = self.waiting.pop_front()?;
-        self.running += 1;
+    /// The next request that may run, if there is a place.
+    pub fn next_to_run(&mut self) -> Option<T> {
+        self.forget_unwanted();
+        let first = self.waiting.iter().position(|waiting| self.has_place(waiting))?;
+        let next = self.waiting.remove(first)?;
+        *self.running.entry(next.model().clone()).or_default() += 1;
         Some(next)
     }
 
@@ -76,43 +96,91 @@ impl<T> Admission<T> {
     #[must_use]
     pub fn counts(&self) -> SequenceCounts {
         let queued = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
-        SequenceCounts { running: self.running, queued }
+        SequenceCounts { running: self.running.values().sum(), queued }
+    }
+
+    fn has_place(&self, request: &T) -> bool {
+        self.running.get(request.model()).copied().unwrap_or(0) < request.places()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
     use super::*;
 
-    fn all(_: &u32) -> bool {
-        true
+    /// A request of a model with two places.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Asked(u32, ModelName, Rc<Cell<bool>>);
+
+    impl Requests for Asked {
+        fn model(&self) -> &ModelName {
+            &self.1
+        }
+
+        fn places(&self) -> u32 {
+            2
+        }
+
+        fn is_wanted(&self) -> bool {
+            self.2.get()
+        }
+    }
+
+    fn name(model: &str) -> ModelName {
+        model.parse().unwrap()
+    }
+
+    fn asked(number: u32, model: &str) -> Asked {
+        Asked(number, name(model), Rc::new(Cell::new(true)))
+    }
+
+    fn runs(admission: &mut Admission<Asked>, number: u32, model: &str) -> bool {
+        matches!(admission.admit(asked(number, model)), Admitted::Runs(Asked(n, ..)) if n == number)
     }
 
     #[test]
     fn places_then_queue_then_refusal() {
-        let mut admission = Admission::new(2, 1);
-        assert_eq!(admission.admit(1, all), Admitted::Runs(1));
-        assert_eq!(admission.admit(2, all), Admitted::Runs(2));
-        assert_eq!(admission.admit(3, all), Admitted::Waits);
-        assert_eq!(admission.admit(4, all), Admitted::Refused(4));
-        assert_eq!(admission.next(all), None);
-        admission.ended();
-        assert_eq!(admission.next(all), Some(3));
+        let mut admission = Admission::new(1);
+        assert!(runs(&mut admission, 1, "a") && runs(&mut admission, 2, "a"));
+        assert_eq!(admission.admit(asked(3, "a")), Admitted::Waits);
+        assert!(matches!(admission.admit(asked(4, "a")), Admitted::Refused(_)));
+        assert_eq!(admission.next_to_run(), None);
+        admission.ended(&name("a"));
+        assert_eq!(admission.next_to_run().map(|next| next.0), Some(3));
         assert_eq!(admission.counts(), SequenceCounts { running: 2, queued: 0 });
     }
 
     #[test]
+    fn no_model_waits_for_another_one() {
+        let mut admission = Admission::new(4);
+        assert!(runs(&mut admission, 1, "a") && runs(&mut admission, 2, "a"));
+        assert_eq!(admission.admit(asked(3, "a")), Admitted::Waits);
+        assert!(runs(&mut admission, 4, "b") && runs(&mut admission, 5, "b"));
+        assert_eq!(admission.admit(asked(6, "b")), Admitted::Waits);
+        admission.ended(&name("b"));
+        assert_eq!(admission.next_to_run().map(|next| next.0), Some(6));
+        assert_eq!(admission.next_to_run(), None);
+        assert_eq!(admission.counts(), SequenceCounts { running: 4, queued: 1 });
+    }
+
+    #[test]
     fn clients_that_left_the_queue_make_room_in_it() {
-        let mut admission = Admission::new(1, 2);
-        assert_eq!(admission.admit(1, all), Admitted::Runs(1));
-        assert_eq!(admission.admit(2, all), Admitted::Waits);
-        assert_eq!(admission.admit(3, all), Admitted::Waits);
+        let mut admission = Admission::new(2);
+        assert!(runs(&mut admission, 1, "a") && runs(&mut admission, 2, "a"));
+        let (left, stays) = (asked(3, "a"), asked(4, "a"));
+        assert_eq!(admission.admit(left.clone()), Admitted::Waits);
+        assert_eq!(admission.admit(stays.clone()), Admitted::Waits);
+        left.2.set(false);
         // At once, though nobody that runs has ended.
-        assert_eq!(admission.admit(4, |n| *n != 2), Admitted::Waits);
-        assert_eq!(admission.counts(), SequenceCounts { running: 1, queued: 2 });
-        admission.keep(|n| *n != 3);
-        assert_eq!(admission.counts(), SequenceCounts { running: 1, queued: 1 });
-        admission.ended();
-        assert_eq!(admission.next(all), Some(4));
+        assert_eq!(admission.admit(asked(5, "a")), Admitted::Waits);
+        assert_eq!(admission.counts(), SequenceCounts { running: 2, queued: 2 });
+        stays.2.set(false);
+        admission.forget_unwanted();
+        assert_eq!(admission.counts(), SequenceCounts { running: 2, queued: 1 });
+        admission.ended(&name("a"));
+        assert_eq!(admission.next_to_run().map(|next| next.0), Some(5));
     }
 }

@@ -31,7 +31,7 @@ use crate::wire::{DataBody, DataHeader, Forward, Opening};
 /// What the owner learns about its sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A frame for the owner: `Absorbed`, `Accepted`, `Recalled`, `PrefixGone` or `Failed`.
+    /// A frame for the owner: `Absorbed`, `Accepted`, `Recalled`, `PrefixGone`, `Waits`, `Granted` or `Failed`.
     Frame(DataHeader),
     /// What the cluster can offer, after `Seek`.
     Offer(Offer),
@@ -78,6 +78,8 @@ pub enum Action {
     Moved(Arc<Plan>, u16),
     /// Have it asked whether these nodes are still there: no frame came for longer than usual.
     Suspect(Vec<NodeId>),
+    /// From now on it waits for a place at the first stage, or does not any more.
+    Waits(bool),
     /// A break is mended.
     Recovered(Recovered),
     /// Tell the client.
@@ -93,6 +95,8 @@ pub struct Pace {
     pub step_timeout: Duration,
     /// Longest wait for another plan after a break.
     pub recovery_timeout: Duration,
+    /// Whether it waits where the first stage has no place for it, or fails.
+    pub waits: bool,
 }
 
 /// Nobody is suspected for a silence shorter than this: a few steps of a small model.
@@ -101,6 +105,9 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(100);
 const NOVICE: Duration = Duration::from_secs(1);
 /// As long as nothing comes, it is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// So often it is asked, while it waits for a place, whether the first stage knows of it: what was said of it
+/// may be lost with a link.
+const WAITS_STILL: Duration = Duration::from_secs(5);
 /// So many times the usual wait for a frame is unusual.
 const UNUSUAL: u32 = 4;
 
@@ -140,6 +147,8 @@ pub struct Sequence {
     /// How often it was.
     checks: u32,
     troubles: Troubles,
+    /// While the first stage has no place for it: nothing of this attempt is there.
+    waiting: bool,
     /// While there is no way to go on.
     seeking: Option<Seeking>,
     /// After that, until the first new token: what broke, and since when there is a way again.
@@ -188,6 +197,7 @@ impl Sequence {
             asked_at: None,
             checks: 0,
             troubles: Troubles::default(),
+            waiting: false,
             seeking: None,
             mending: None,
             done: false,
@@ -235,7 +245,7 @@ impl Sequence {
         match event {
             Event::Frame(header) => self.on_frame(now, header),
             Event::Offer(offer) => self.on_offer(now, offer),
-            Event::PlansChanged if self.seeking.is_some() => vec![Action::Seek],
+            Event::PlansChanged if self.seeking.is_some() || self.waiting => vec![Action::Seek],
             Event::PlansChanged => Vec::new(),
             Event::Unreachable(stage, reason) if self.seeking.is_none() => {
                 let stage = self.plan.stage(stage);
@@ -285,6 +295,11 @@ impl Sequence {
         }
         if now >= self.ask_at() {
             self.asked_at = Some(now);
+            if self.waiting {
+                self.checks = self.checks.wrapping_add(1);
+                let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
+                return vec![Action::Forward(self.header(0, check))];
+            }
             let others = self.plan.nodes().filter(|node| *node != self.owner.node);
             self.checks = self.checks.wrapping_add(1);
             let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
@@ -296,6 +311,10 @@ impl Sequence {
 
     /// When to ask, if nothing is heard until then, whether nodes are there and the sequence goes on.
     fn ask_at(&self) -> Instant {
+        if self.waiting {
+            let patience = WAITS_STILL.min(self.pace.step_timeout / 3);
+            return self.asked_at.unwrap_or(self.heard_at) + patience;
+        }
         let usual = self.usual.map_or(NOVICE, |usual| usual.saturating_mul(UNUSUAL));
         let patience = usual.max(SUSPECT_AFTER);
         self.asked_at.map_or(self.heard_at + patience, |asked| asked + patience.max(ASK_AGAIN))
@@ -326,6 +345,7 @@ impl Sequence {
             return self.fail(error);
         }
         let died = self.died(at, &error);
+        let mut actions = self.waits_no_more();
         self.attempt += 1;
         let is_news = self.mending.is_none();
         let broken = match self.mending.take() {
@@ -341,7 +361,6 @@ impl Sequence {
             },
         };
         self.seeking = Some(Seeking::new(now, broken, error));
-        let mut actions = Vec::new();
         if is_news {
             if let Some(phases) = &mut self.phases {
                 phases.broken();
@@ -372,13 +391,16 @@ impl Sequence {
     }
 
     fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<Action> {
+        let length = length(&self.log);
         let Some(seeking) = &mut self.seeking else {
-            return Vec::new();
+            return match offer {
+                Offer::Ready(plan) if self.waiting => self.wait_elsewhere(now, plan, length),
+                _ => Vec::new(),
+            };
         };
         if !matches!(offer, Offer::Ready(_)) {
             self.troubles.nothing_ready();
         }
-        let length = length(&self.log);
         match seeking.consider(now, &self.plan, length, offer) {
             Judged::Wait => Vec::new(),
             Judged::GiveUp(error) => self.fail(error),
@@ -399,6 +421,66 @@ impl Sequence {
         }
     }
 
+    /// The first stage has no place for it yet.
+    fn waits(&mut self, now: Instant) -> Vec<Action> {
+        self.heard_at = now;
+        self.asked_at = None;
+        self.deadline = now + self.pace.step_timeout;
+        if std::mem::replace(&mut self.waiting, true) {
+            return Vec::new();
+        }
+        // There may be another plan meanwhile, with places that are free.
+        vec![Action::Waits(true), Action::Seek]
+    }
+
+    /// There is a place for it.
+    fn granted(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = self.waits_no_more();
+        if actions.is_empty() {
+            self.stray += 1;
+            return actions;
+        }
+        self.heard_at = now;
+        self.asked_at = None;
+        self.deadline = now + self.pace.step_timeout;
+        if self.recalling.is_some() {
+            // The others have heard it.
+            let open = Box::new(self.opening(false));
+            let recall = self.header(0, DataBody::Recall { stage: 0, open });
+            actions.push(Action::All(vec![recall], Some(self.log.as_slice().into())));
+        } else {
+            (self.sent, self.absorbed) = (0, 0);
+            actions.extend(self.send_chunks());
+        }
+        actions
+    }
+
+    fn waits_no_more(&mut self) -> Vec<Action> {
+        let waited = std::mem::take(&mut self.waiting);
+        waited.then_some(Action::Waits(false)).into_iter().collect()
+    }
+
+    /// It has not begun under its plan, so it follows to a later one.
+    fn wait_elsewhere(&mut self, now: Instant, plan: Arc<Plan>, length: u32) -> Vec<Action> {
+        let (old, new) = (self.plan.parts(), plan.parts());
+        let is_better = new.epoch > old.epoch && new.digest == old.digest && length < new.context;
+        if !is_better || self.attempt >= u16::MAX - 1 {
+            return Vec::new();
+        }
+        let mut actions = self.waits_no_more();
+        self.attempt += 1;
+        actions.push(Action::Moved(Arc::clone(&plan), self.attempt));
+        let has_recalled = self.recalling.is_some();
+        self.plan = plan;
+        self.begin(now);
+        if has_recalled {
+            actions.push(self.recall());
+        } else {
+            actions.extend(self.send_chunks());
+        }
+        actions
+    }
+
     /// Asks all stages how far they are.
     fn recall(&mut self) -> Action {
         self.recalling = Some(vec![None; self.plan.stages().len()]);
@@ -414,6 +496,7 @@ impl Sequence {
             until: self.until.clone(),
             reuse,
             prefix: Vec::new(),
+            waits: self.pace.waits,
             trace: self.phases.map(Phases::decode),
         }
     }
@@ -524,6 +607,8 @@ impl Sequence {
                 }
                 actions
             }
+            DataBody::Waits => self.waits(now),
+            DataBody::Granted => self.granted(now),
             DataBody::PrefixGone if self.reuse => {
                 self.attempt += 1;
                 self.reuse = false;

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use planaria_config::SequenceId;
+use planaria_config::{ModelName, SequenceId};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::mpsc;
 
 use super::actor::{SequenceActor, SequenceArgs};
-use super::admission::{Admission, Admitted};
+use super::admission::{Admission, Admitted, Requests};
 use super::client::Client;
 use super::machine::Event;
 use super::recoveries::Recoveries;
 use super::recovery::Recovered;
-use crate::cluster_view::ModelState;
+use crate::cluster_view::{ModelState, SequenceCounts};
 use crate::context::Context;
 use crate::generation::{
     Event as Told, Generation, GenerationError, Generator, Request, SubmitError,
@@ -56,6 +56,11 @@ impl SequencesHandle {
     /// The cluster changed.
     pub fn members(&self, view: View) {
         self.0.tell(SequencesMessage::Members(view));
+    }
+
+    /// A sequence waits for a place at its first stage, or does not any more.
+    pub(super) fn waits(&self, sequence: SequenceId, waits: bool) {
+        self.0.tell(SequencesMessage::Waits(sequence, waits));
     }
 
     /// A sequence goes on after a break. With how long it took from the notice to a plan, if there is
@@ -98,6 +103,8 @@ pub enum SequencesMessage {
     Frame(Box<DataHeader>),
     /// The cluster changed.
     Members(View),
+    /// A sequence waits for a place at its first stage, or does not any more.
+    Waits(SequenceId, bool),
     /// A sequence goes on after a break, with how long it took until there was another plan.
     Recovered(Box<Recovered>, Option<Duration>),
     /// The node was asked to stop.
@@ -130,7 +137,15 @@ struct Waiting {
     client: Client,
 }
 
-impl Waiting {
+impl Requests for Waiting {
+    fn model(&self) -> &ModelName {
+        &self.request.model
+    }
+
+    fn places(&self) -> u32 {
+        self.plan.parts().max_sequences
+    }
+
     fn is_wanted(&self) -> bool {
         !self.client.has_left()
     }
@@ -139,6 +154,9 @@ impl Waiting {
 #[derive(Debug)]
 struct Running {
     actor: ActorRef<Event>,
+    model: ModelName,
+    /// Whether it waits for a place at its first stage.
+    waits: bool,
 }
 
 impl Actor for SequencesActor {
@@ -151,8 +169,7 @@ impl Actor for SequencesActor {
         _: ActorRef<SequencesMessage>,
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
-        let settings = &context.settings;
-        let admission = Admission::new(settings.max_sequences, settings.max_queued);
+        let admission = Admission::new(context.settings.max_queued);
         let refuses = *context.leaving.borrow();
         Ok(State {
             admission,
@@ -182,10 +199,16 @@ impl Actor for SequencesActor {
                 }
             }
             SequencesMessage::Left => {
-                state.admission.keep(Waiting::is_wanted);
+                state.admission.forget_unwanted();
                 state.tell_counts();
             }
             SequencesMessage::Members(view) => state.members(&view),
+            SequencesMessage::Waits(sequence, waits) => {
+                if let Some(running) = state.running.get_mut(&sequence) {
+                    running.waits = waits;
+                    state.tell_counts();
+                }
+            }
             SequencesMessage::Recovered(recovered, planned) => {
                 state.recoveries.take(unix_millis(), &recovered, planned);
                 state.context.metrics.recovered(times(&recovered, planned));
@@ -258,11 +281,11 @@ impl State {
         // Without an inbox nobody waits any more.
         let client = Client::watched(client, move || drop(inbox.cast(SequencesMessage::Left)));
         let waiting = Waiting { id, request, plan, client };
-        match self.admission.admit(waiting, Waiting::is_wanted) {
+        match self.admission.admit(waiting) {
             Admitted::Runs(waiting) => self.run(myself, waiting).await,
             Admitted::Waits => {}
             Admitted::Refused(_) => {
-                let counts = self.admission.counts();
+                let counts = self.counts();
                 let (running, queued) = (counts.running, counts.queued);
                 return Err(SubmitError::Overloaded { running, queued });
             }
@@ -291,14 +314,15 @@ impl State {
     /// nobody else hears anything.
     async fn run(&mut self, myself: &ActorRef<SequencesMessage>, waiting: Waiting) {
         let Waiting { id, request, plan, client } = waiting;
+        let model = request.model.clone();
         let args = SequenceArgs { context: Arc::clone(&self.context), id, request, plan, client };
         match Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await {
             Ok((actor, _)) => {
-                self.running.insert(id, Running { actor });
+                self.running.insert(id, Running { actor, model, waits: false });
             }
             Err(error) => {
                 tracing::error!(sequence = %id, %error, "a generation could not begin");
-                self.admission.ended();
+                self.admission.ended(&model);
             }
         }
     }
@@ -308,17 +332,18 @@ impl State {
         let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
-        self.running.remove(&id);
-        self.admission.ended();
-        while let Some(mut waiting) = self.admission.next(Waiting::is_wanted) {
+        if let Some(running) = self.running.remove(&id) {
+            self.admission.ended(&running.model);
+        }
+        while let Some(mut waiting) = self.admission.next_to_run() {
             match self.plan_for(&waiting.request) {
                 Ok(plan) => waiting.plan = plan,
                 Err(SubmitError::UnknownModel(model)) => {
                     let reason = "it is not served any more".to_owned();
-                    let lost = GenerationError::PlanLost { model, reason };
+                    let lost = GenerationError::PlanLost { model: model.clone(), reason };
                     // A client that left does not need to know.
                     drop(waiting.client.tell(Told::Failed(lost)));
-                    self.admission.ended();
+                    self.admission.ended(&model);
                     continue;
                 }
                 // It finds that its plan is of no use, and seeks another as one that runs does.
@@ -339,7 +364,15 @@ impl State {
         }
     }
 
+    /// Who waits for a place waits, here or at a first stage.
+    fn counts(&self) -> SequenceCounts {
+        let SequenceCounts { running, queued } = self.admission.counts();
+        let waits = self.running.values().filter(|running| running.waits).count();
+        let waits = u32::try_from(waits).unwrap_or(u32::MAX).min(running);
+        SequenceCounts { running: running - waits, queued: queued.saturating_add(waits) }
+    }
+
     fn tell_counts(&self) {
-        self.context.handles.membership.own_sequences(self.admission.counts());
+        self.context.handles.membership.own_sequences(self.counts());
     }
 }

@@ -136,6 +136,7 @@ impl World {
                 }
             }
             Taken::Drop => {}
+            Taken::Tell(body) => self.send_to_owner(me, DataHeader { body, ..header.clone() }),
             Taken::Refuse(error) => {
                 let body = DataBody::Failed(error);
                 self.send_to_owner(me, DataHeader { body, ..header.clone() });
@@ -267,6 +268,19 @@ impl World {
         if life.host.sequences.release(sequence, attempt) {
             self.command(me, Command::Release(sequence), Bytes::new());
             self.hold(me);
+        }
+        self.grant(me);
+    }
+
+    /// Lets those begin that waited, where places are free.
+    pub(super) fn grant(&mut self, me: Incarnation) {
+        let time = self.time();
+        let Some(life) = self.life(me) else { return };
+        if life.host.worker.is_none() || life.host.held.is_empty() {
+            return;
+        }
+        for header in life.host.sequences.grants(time) {
+            self.send_to_owner(me, header);
         }
     }
 

@@ -33,7 +33,7 @@ use crate::wire::{DataHeader, HeldModel, Report, RunningReport, ShardReport};
 use crate::worker::host::sequences::Orphan;
 
 const SIZING: Sizing =
-    Sizing { strategy: Strategy::RingMemoryWeighted, context: 200, max_sequences: 8, streams: 1 };
+    Sizing { strategy: Strategy::RingMemoryWeighted, context: 800, max_sequences: 2, streams: 1 };
 
 pub(super) fn model() -> ModelName {
     "m".parse().unwrap()
@@ -107,7 +107,8 @@ impl Node {
         let kv = life.host.kv();
         let open = life.host.sequences.len();
         let which = &life.host.sequences;
-        (open > 0 || kv > 0).then(|| format!("{:?} keeps {kv} bytes and {which:?}", self.id))
+        (open > 0 || kv > 0 || !which.is_empty())
+            .then(|| format!("{:?} keeps {kv} bytes and {which:?}", self.id))
     }
 }
 
@@ -274,6 +275,7 @@ impl World {
         for header in over.unwrap_or_default() {
             self.release(me, &header);
         }
+        self.grant(me);
     }
 
     pub(super) fn see_itself(&mut self, me: Incarnation) {

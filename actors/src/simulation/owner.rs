@@ -21,6 +21,7 @@ pub(super) const PACE: Pace = Pace {
     prefill_chunk: 16,
     step_timeout: Duration::from_secs(3),
     recovery_timeout: Duration::from_secs(30),
+    waits: true,
 };
 
 /// A sequence of a node's client.
@@ -145,7 +146,7 @@ impl World {
                     let stays = |node| plan.stage_of(node).is_some();
                     self.release_all(me, id, &former, attempt.saturating_sub(1), stays);
                 }
-                Action::Suspect(_) => {}
+                Action::Suspect(_) | Action::Waits(_) => {}
                 Action::Recovered(recovered) => {
                     self.oracle.recoveries += 1;
                     if recovered.cause.starts_with("no token came") {

@@ -20,7 +20,7 @@ pub enum Feature {
 }
 
 /// What this build understands: a feature gets into this list with the code that handles its messages.
-const UNDERSTOOD: &[Feature] = &[Feature::Abort];
+const UNDERSTOOD: &[Feature] = &[Feature::Abort, Feature::Queue];
 
 /// A peer would not understand it. Nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]

@@ -8,6 +8,7 @@
 
 pub(crate) mod adoption;
 mod boundary_log;
+mod places;
 mod released;
 mod resumed;
 pub(crate) mod sequences;
@@ -136,6 +137,8 @@ pub struct State {
     sequences: Sequences,
     /// The plan that the worker goes by.
     adoption: Adoption,
+    /// What the supervisor knows of whether there are sequences.
+    told_busy: bool,
     /// Whether the worker is not to be started again before it is time to.
     gone: bool,
     /// When what was given up is tried again.
@@ -164,6 +167,7 @@ impl Actor for HostActor {
             wanted: layers,
             told_to_hold: Vec::new(),
             adoption: Adoption::default(),
+            told_busy: false,
             gone: false,
             retries: Retries::default(),
             retry_at: None,
@@ -227,6 +231,7 @@ impl Actor for HostActor {
                 state.tell_changes();
             }
         }
+        state.grant();
         Ok(())
     }
 
@@ -236,6 +241,7 @@ impl Actor for HostActor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         state.fail_all("its shard was given up");
+        state.dismiss("its shard was given up");
         state.context.metrics.kv_cache_usage(state.key.model.as_str(), None);
         Ok(())
     }
@@ -311,7 +317,6 @@ impl State {
             self.refuse(header, reason);
             return;
         }
-        let was_idle = self.sequences.is_empty();
         match self.sequences.take(came, Arc::clone(plan), header, payload) {
             Taken::Do { commands, kept } => {
                 if !self.adoption.goes_by(plan.epoch()) {
@@ -327,11 +332,9 @@ impl State {
             }
             Taken::Pass(next, frame) => self.pass(header, next, frame),
             Taken::Drop => {}
+            Taken::Tell(body) => self.tell_owner(header, body),
             Taken::Refuse(error) => self.tell_owner(header, DataBody::Failed(error)),
             Taken::Unknown(reason) => self.refuse(header, &reason),
-        }
-        if was_idle {
-            self.tell_busy();
         }
     }
 
@@ -522,11 +525,32 @@ impl State {
         }
     }
 
+    /// Lets those begin that waited, where places are free.
+    fn grant(&mut self) {
+        // What cannot be computed keeps its turn until it can be.
+        if self.worker.is_some() && !self.report.held.is_empty() {
+            for header in self.sequences.grants(Instant::now()) {
+                self.context.router.send_to_owner(header);
+            }
+        }
+        if self.told_busy == self.sequences.is_empty() {
+            self.tell_busy();
+        }
+    }
+
+    /// Those that wait for a place are to look for one elsewhere.
+    fn dismiss(&mut self, reason: &str) {
+        for header in self.sequences.dismiss() {
+            self.refuse(&header, reason);
+        }
+    }
+
     /// Cannot serve its layers until it is tried again.
     fn give_up(&mut self, reason: &str) {
         let wait = self.retries.given_up(Instant::now());
         self.retry_at = Some(Instant::now() + wait);
         let at = time_of_day_after(wait);
+        self.dismiss(reason);
         tracing::error!(model = %self.key.model, reason, ?wait, "given up until it is tried again");
         self.tell_state(ShardState::Failed, format!("{reason}; it is tried again at {at}"));
     }
@@ -595,14 +619,9 @@ impl State {
     }
 
     fn release(&mut self, sequence: SequenceId, attempt: u16) {
-        if self.sequences.release(sequence, attempt) {
-            if self.worker.is_some() {
-                self.send(Command::Release(sequence), Bytes::new());
-                self.adopt();
-            }
-            if self.sequences.is_empty() {
-                self.tell_busy();
-            }
+        if self.sequences.release(sequence, attempt) && self.worker.is_some() {
+            self.send(Command::Release(sequence), Bytes::new());
+            self.adopt();
         }
     }
 
@@ -681,7 +700,8 @@ impl State {
         }
     }
 
-    fn tell_busy(&self) {
+    fn tell_busy(&mut self) {
+        self.told_busy = !self.sequences.is_empty();
         self.context.handles.workers.busy(self.key.clone(), !self.sequences.is_empty());
     }
 }

@@ -24,6 +24,7 @@ mod prefix;
 mod recovery;
 mod run;
 mod service;
+mod shares;
 mod stopping;
 mod stored;
 mod traces;

@@ -7,10 +7,13 @@ use crate::generation::Until;
 use crate::plan::{Assignment, PlanParts};
 use crate::sequence::course::Kept;
 
+mod waiting;
+
 const PACE: Pace = Pace {
     prefill_chunk: 40,
     step_timeout: Duration::from_secs(10),
     recovery_timeout: Duration::from_secs(60),
+    waits: true,
 };
 const OWNER: Incarnation = Incarnation { node: NodeId::from_bytes([5; 32]), generation: 1 };
 const MS: Duration = Duration::from_millis(1);

@@ -14,6 +14,7 @@ use planaria_config::{Incarnation, LayerRange, NodeId, SequenceId};
 use planaria_engine::stage::{Progress, SegmentError};
 
 use super::boundary_log::BoundaryLogs;
+use super::places::{Asked, Places};
 use super::released::Released;
 use super::resumed::{self, Resumed};
 use crate::generation::GenerationError;
@@ -41,6 +42,8 @@ const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Sequences {
     me: NodeId,
     open: BTreeMap<SequenceId, Open>,
+    /// At the first stage: who waits until another one ends.
+    places: Places,
     /// By the first layer that computes them and the position of their first token.
     under_way: BTreeMap<(SequenceId, u32, u32), UnderWay>,
     released: Released,
@@ -111,6 +114,8 @@ pub(crate) enum Taken {
     Pass(NodeId, DataHeader),
     /// It is late, or of another epoch than its sequence.
     Drop,
+    /// Tell its owner.
+    Tell(DataBody),
     Refuse(GenerationError),
     Unknown(String),
 }
@@ -148,6 +153,7 @@ impl Sequences {
         Self {
             me,
             open: BTreeMap::new(),
+            places: Places::default(),
             under_way: BTreeMap::new(),
             released: Released::default(),
             logs: BoundaryLogs::new(log_bytes),
@@ -166,8 +172,22 @@ impl Sequences {
         u32::try_from(self.under_way.len()).unwrap_or(u32::MAX)
     }
 
+    /// Whether none is open, and none waits to be.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open.is_empty()
+        self.open.is_empty() && self.places.is_empty()
+    }
+
+    /// What owners are to hear whose sequences waited and may begin now, since others have ended.
+    pub(crate) fn grants(&mut self, now: Instant) -> Vec<DataHeader> {
+        if self.places.is_empty() {
+            return Vec::new();
+        }
+        self.places.grant(now, self.open.len())
+    }
+
+    /// Those that wait for a place will get none here; something of each to tell its owner.
+    pub(crate) fn dismiss(&mut self) -> Vec<DataHeader> {
+        self.places.dismiss()
     }
 
     /// The layers that open sequences pass through.
@@ -208,6 +228,9 @@ impl Sequences {
             };
         }
         if let DataBody::Check { number, stage, round } = header.body {
+            if let Some(standing) = self.places.heard(now, sequence) {
+                return Taken::Tell(standing);
+            }
             return self.take_check(&plan, header, (number, stage, round));
         }
         let known = self.open.get(&sequence);
@@ -221,9 +244,13 @@ impl Sequences {
         }
         let is_new = known.is_none_or(|open| open.attempt < attempt);
         // Every sequence passes the first stage, and memory was set aside for so many.
-        let limit = plan.parts().max_sequences;
-        if known.is_none() && layers.first() == 0 && self.open.len() >= limit as usize {
-            return Taken::Refuse(GenerationError::NoRoom { limit });
+        if layers.first() > 0 {
+            // It may have been the first under another plan.
+            self.places.release(sequence, attempt);
+        } else if known.is_none()
+            && let Some(taken) = self.without_place(now, &plan, header)
+        {
+            return taken;
         }
         match &header.body {
             DataBody::Forward(forward) if is_new => {
@@ -255,6 +282,26 @@ impl Sequences {
                 Taken::Unknown(format!("it does not know sequence {sequence}"))
             }
             _ => Taken::Drop,
+        }
+    }
+
+    /// What becomes of a frame at the first stage, of a sequence that is not open; `None` when it may be opened.
+    fn without_place(&mut self, now: Instant, plan: &Plan, header: &DataHeader) -> Option<Taken> {
+        let opening = match &header.body {
+            DataBody::Forward(forward) => forward.open.as_ref(),
+            DataBody::Recall { open, .. } => Some(open),
+            _ => None,
+        };
+        let Some(opening) = opening else {
+            // Sent before its owner heard that it waits.
+            return self.places.knows(header.sequence).then_some(Taken::Drop);
+        };
+        let limit = plan.parts().max_sequences;
+        let taken = (limit as usize, self.open.len());
+        match self.places.ask(now, header, taken, opening.waits) {
+            Asked::Begins => None,
+            Asked::Waits => Some(Taken::Tell(DataBody::Waits)),
+            Asked::Refused => Some(Taken::Refuse(GenerationError::NoRoom { limit })),
         }
     }
 
@@ -339,6 +386,7 @@ impl Sequences {
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
     pub(crate) fn release(&mut self, sequence: SequenceId, attempt: u16) -> bool {
         self.released.add(sequence, attempt);
+        self.places.release(sequence, attempt);
         if self.open.get(&sequence).is_some_and(|open| open.attempt > attempt) {
             return false;
         }
@@ -374,6 +422,7 @@ impl Sequences {
     /// of them goes on as it did.
     pub(crate) fn orphans(&mut self, view: &View) -> Vec<Orphan> {
         let mut orphans = Vec::new();
+        self.places.lose_owners(|owner| view.is_dead(owner));
         for (sequence, open) in &mut self.open {
             let header = open.header(*sequence);
             if view.is_dead(open.owner) {

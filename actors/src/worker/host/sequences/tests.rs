@@ -11,7 +11,7 @@ const ONE: SequenceId = SequenceId::from_bits(1);
 fn opening() -> Box<Opening> {
     let until = Until { eos: vec![], max_tokens: 50 };
     let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
-    Box::new(Opening { sampling, until, reuse: false, prefix, trace: None })
+    Box::new(Opening { sampling, until, reuse: false, prefix, trace: None, waits: true })
 }
 
 fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
@@ -239,4 +239,48 @@ fn a_frame_that_comes_twice_counts_once_and_one_that_lacks_is_noticed() {
         let taken = sequences.take(now, Arc::clone(&stages), &frame, Bytes::new());
         assert!(told(&taken).concat().contains(expected), "{taken:?}");
     }
+}
+
+#[test]
+fn who_finds_no_place_waits_and_begins_when_another_ends() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let limit = u128::from(stages.parts().max_sequences);
+    let of = |sequence: u128, body: DataBody| {
+        let sequence = SequenceId::from_bits(sequence);
+        DataHeader { sequence, ..header(&stages, 0, 0, body) }
+    };
+    let take = |sequences: &mut Sequences, header: &DataHeader| {
+        sequences.take(now, Arc::clone(&stages), header, Bytes::new())
+    };
+    let opens = |sequence| of(sequence, forward(0, &[7], true));
+    let mut sequences = Sequences::new(node(1), 1000);
+    for sequence in 0..limit {
+        assert!(matches!(take(&mut sequences, &opens(sequence)), Taken::Do { .. }));
+    }
+    let (late, check) = (opens(limit), DataBody::Check { number: 1, stage: 0, round: 0 });
+    assert!(matches!(take(&mut sequences, &late), Taken::Tell(DataBody::Waits)));
+    // What was sent before the owner could know is no mistake.
+    let more = DataHeader { position: 1, ..of(limit, forward(0, &[8], false)) };
+    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
+    let checked = take(&mut sequences, &of(limit, check.clone()));
+    assert!(matches!(checked, Taken::Tell(DataBody::Waits)), "{checked:?}");
+    assert!(sequences.grants(now).is_empty());
+    // An owner of an older build does not know how to wait.
+    let mut old = opens(limit + 1);
+    if let DataBody::Forward(Forward { open: Some(open), .. }) = &mut old.body {
+        open.waits = false;
+    }
+    assert!(matches!(take(&mut sequences, &old), Taken::Refuse(GenerationError::NoRoom { .. })));
+
+    assert!(sequences.release(SequenceId::from_bits(0), 0));
+    let [granted] = sequences.grants(now).try_into().unwrap();
+    assert_eq!((granted.sequence, &granted.body), (late.sequence, &DataBody::Granted));
+    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
+    assert!(matches!(take(&mut sequences, &of(limit, check)), Taken::Tell(DataBody::Granted)));
+    assert!(matches!(take(&mut sequences, &late), Taken::Do { .. }));
+    for sequence in 1..=limit {
+        sequences.release(SequenceId::from_bits(sequence), 0);
+    }
+    assert!(sequences.is_empty());
 }
