@@ -10,8 +10,9 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::essential::Essential;
 use crate::gateway;
-use crate::watchdog::at_work;
+use crate::watchdog::{PULSE, at_work};
 
 /// What the gateway starts from.
 pub(crate) struct GatewayArgs {
@@ -21,9 +22,14 @@ pub(crate) struct GatewayArgs {
     pub(crate) state: gateway::State,
 }
 
-/// The server has ended by itself.
+/// What the gateway is told.
 #[derive(Debug)]
-pub(crate) struct ServerEnded(String);
+pub(crate) enum GatewayMessage {
+    /// The server has ended by itself.
+    Ended(String),
+    /// Time passed.
+    Pulse,
+}
 
 /// The actor.
 #[derive(Debug)]
@@ -37,41 +43,47 @@ pub(crate) struct State {
 }
 
 impl Actor for GatewayActor {
-    type Msg = ServerEnded;
+    type Msg = GatewayMessage;
     type State = State;
     type Arguments = GatewayArgs;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<ServerEnded>,
+        myself: ActorRef<GatewayMessage>,
         GatewayArgs { listener, state }: GatewayArgs,
     ) -> Result<State, ActorProcessingErr> {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let (shut_down, asked) = oneshot::channel::<()>();
+        let essential = Essential::to(myself.get_cell());
+        myself.send_interval(PULSE, || GatewayMessage::Pulse);
         let server = tokio::spawn(async move {
+            let _essential = essential;
             let ended = gateway::serve(listener, state, async move {
                 // Also when the actor is gone.
                 drop(asked.await);
             });
             let how = format!("{:?}", ended.await);
-            drop(myself.cast(ServerEnded(how)));
+            drop(myself.cast(GatewayMessage::Ended(how)));
         });
         Ok(State { server, shut_down: Some(shut_down) })
     }
 
     async fn handle(
         &self,
-        _: ActorRef<ServerEnded>,
-        ServerEnded(how): ServerEnded,
+        _: ActorRef<GatewayMessage>,
+        message: GatewayMessage,
         _: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("gateway");
-        Err(format!("the HTTP server ended: {how}").into())
+        match message {
+            GatewayMessage::Ended(how) => Err(format!("the HTTP server ended: {how}").into()),
+            GatewayMessage::Pulse => Ok(()),
+        }
     }
 
     async fn post_stop(
         &self,
-        _: ActorRef<ServerEnded>,
+        _: ActorRef<GatewayMessage>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         drop(state.shut_down.take());

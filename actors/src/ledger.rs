@@ -22,7 +22,7 @@ use crate::desired::{self, DesiredMap, Entry};
 use crate::inventory::Sums;
 use crate::plan::Plan;
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::{PULSE, at_work};
 
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
 const GENERATION: Table<str, u64> = Table::new("generation");
@@ -258,6 +258,8 @@ pub enum LedgerMessage {
     Refused(What),
     /// The store takes something again.
     StoreReady,
+    /// Time passed.
+    Pulse,
 }
 
 /// What the ledger remembers: one row each.
@@ -291,9 +293,10 @@ impl Actor for LedgerActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<LedgerMessage>,
+        myself: ActorRef<LedgerMessage>,
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
+        myself.send_interval(PULSE, || LedgerMessage::Pulse);
         let (plans, refused) = (BTreeMap::new(), BTreeSet::new());
         Ok(State { context, plans, measured: Measured::default(), refused })
     }
@@ -306,6 +309,7 @@ impl Actor for LedgerActor {
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("ledger");
         match message {
+            LedgerMessage::Pulse => {}
             LedgerMessage::Plan(plan) => {
                 let what = What::Plan(plan.model().clone());
                 state.plans.insert(plan.model().clone(), plan);

@@ -17,6 +17,7 @@ mod descriptors;
 pub mod desired;
 pub mod discovery;
 mod drain;
+mod essential;
 pub mod event_stream;
 pub mod gateway;
 mod gateway_actor;

@@ -18,6 +18,7 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
 
 use crate::context::Context;
+use crate::essential::Essential;
 use crate::rare_log::RareLogs;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
@@ -108,7 +109,9 @@ impl Actor for LinksActor {
         let mut tasks = JoinSet::new();
         let endpoint = context.endpoint.clone();
         let inbox = myself.clone();
+        let essential = Essential::to(myself.get_cell());
         tasks.spawn(async move {
+            let _essential = essential;
             while let Some(incoming) = endpoint.accept().await {
                 let message = match incoming {
                     Ok(link) => LinksMessage::Linked(None, Box::new(link)),

@@ -23,6 +23,10 @@ const PATIENCE: u64 = 20;
 /// Looks after which a handler is late: half of them.
 const LATE: u64 = PATIENCE / 2;
 
+/// So often an actor is told something that would hear nothing for long: one that is stuck is found also while
+/// nobody needs it.
+pub(crate) const PULSE: Duration = Duration::from_secs(1);
+
 static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers::new());
 
 /// While a handler runs; end it by dropping this.

@@ -71,6 +71,8 @@ pub enum Harm {
     StopWorker,
     /// A part of a node panics.
     PanicActor,
+    /// So does what answers one of its clients.
+    PanicSequence,
     /// A part of a node runs in circles.
     HangActor,
     /// A node stands still for a while.

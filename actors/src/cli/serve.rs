@@ -185,7 +185,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         outcome = node.ended() => return Ok(outcome),
         () = signals.asked() => {}
     }
-    telling.stopping();
+    telling.stopping(context.settings.drain_timeout);
     tracing::info!(
         "stopping: no request is taken any more, others take over, running answers may end; a second signal \
          ends them, a third one cuts everything"

@@ -15,6 +15,9 @@ use crate::watchdog;
 /// How often the words for people are looked at. They are for `systemctl status`.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
 
+/// What comes after the time for answers: clients read the ends of theirs, and the parts of the node stop.
+const AFTER_DRAIN: Duration = Duration::from_secs(30);
+
 /// The node serves.
 pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
@@ -52,11 +55,17 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// The node was asked to stop, and hands over what it holds.
-    pub(super) fn stopping(&self) {
+    /// The node was asked to stop, lets answers end and hands over what it holds: that may take as long as
+    /// `drain`, whatever the manager would wait by itself.
+    pub(super) fn stopping(&self, drain: Duration) {
         let mut status = lock(&self.status);
         status.stops = true;
-        tell(&[NotifyState::Stopping, NotifyState::Status("stopping: others take over")]);
+        let longest = u32::try_from((drain + AFTER_DRAIN).as_micros()).unwrap_or(u32::MAX);
+        tell(&[
+            NotifyState::Stopping,
+            NotifyState::ExtendTimeoutUsec(longest),
+            NotifyState::Status("stopping: answers may end, others take over"),
+        ]);
     }
 }
 
@@ -117,7 +126,7 @@ mod tests {
         assert_eq!(news("2 nodes").as_deref(), Some("2 nodes"));
         assert_eq!(news("2 nodes"), None, "it is known");
         assert_eq!(news("1 node").as_deref(), Some("1 node"));
-        telling.stopping();
+        telling.stopping(Duration::ZERO);
         assert_eq!(news("0 nodes"), None);
     }
 

@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::ledger;
 use crate::slot::Slot;
 use crate::wall_clock::unix_millis;
-use crate::watchdog::at_work;
+use crate::watchdog::{PULSE, at_work};
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
 /// asked should hear of it.
@@ -67,6 +67,8 @@ pub enum DesiredMessage {
     StoreReady,
     /// A peer's map.
     Heard(DesiredMap),
+    /// Time passed.
+    Pulse,
 }
 
 /// The actor.
@@ -91,9 +93,10 @@ impl Actor for DesiredActor {
 
     async fn pre_start(
         &self,
-        _: ActorRef<DesiredMessage>,
+        myself: ActorRef<DesiredMessage>,
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
+        myself.send_interval(PULSE, || DesiredMessage::Pulse);
         let map = context.desired.borrow().clone();
         let desired = Desired::new(context.me.node, unix_millis(), map);
         Ok(State {
@@ -128,6 +131,7 @@ impl Actor for DesiredActor {
                 Event::DiskReady
             }
             DesiredMessage::Heard(map) => Event::Heard(map),
+            DesiredMessage::Pulse => return Ok(()),
         };
         for action in state.desired.on(unix_millis(), event) {
             state.act(&myself, action);

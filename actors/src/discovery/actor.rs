@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use super::mdns::Mdns;
 use super::{Action, Discovery, Event};
 use crate::context::Context;
-use crate::watchdog::at_work;
+use crate::watchdog::{PULSE, at_work};
 
 /// The wait before mDNS that ended is started again: whatever the system had against it will not
 /// have changed sooner.
@@ -30,6 +30,8 @@ pub enum DiscoveryMessage {
     Heard(Event, Option<OwnedSemaphorePermit>),
     /// mDNS ended, for this reason.
     Ended(String),
+    /// Time passed.
+    Pulse,
 }
 
 /// The actor.
@@ -58,6 +60,7 @@ impl Actor for DiscoveryActor {
         if context.settings.mdns {
             myself.cast(DiscoveryMessage::Start)?;
         }
+        myself.send_interval(PULSE, || DiscoveryMessage::Pulse);
         let listen = context.endpoint.local_addr();
         let discovery = Discovery::new(context.me, listen, context.announcing.clone());
         Ok(State { context, discovery, mdns: None, tasks: JoinSet::new() })
@@ -72,6 +75,7 @@ impl Actor for DiscoveryActor {
         let _at_work = at_work("discovery");
         match message {
             DiscoveryMessage::Start => state.start(&myself),
+            DiscoveryMessage::Pulse => {}
             DiscoveryMessage::Heard(event, _place) => state.take(event),
             DiscoveryMessage::Ended(reason) => state.ended(&myself, reason),
         }

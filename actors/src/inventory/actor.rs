@@ -18,7 +18,7 @@ use super::{Inventory, Sums};
 use crate::context::Context;
 use crate::ledger;
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::{PULSE, at_work};
 
 /// How often the folder is looked into when nobody asks: soon enough for a person who has copied a
 /// model and wonders, and a few hundred file names are read in a millisecond.
@@ -60,6 +60,8 @@ pub enum InventoryMessage {
     Looked(Option<Inventory>),
     /// A file of weights was read from end to end.
     Summed(Box<Summed>),
+    /// Time passed.
+    Pulse,
 }
 
 /// What came of reading a file of weights.
@@ -111,6 +113,7 @@ impl Actor for InventoryActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(LOOK_EVERY, || InventoryMessage::Look(None));
+        myself.send_interval(PULSE, || InventoryMessage::Pulse);
         myself.cast(InventoryMessage::Look(None))?;
         let sums = ledger::sums(&context.store);
         let since = (Instant::now(), false);
@@ -126,6 +129,7 @@ impl Actor for InventoryActor {
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("inventory");
         match message {
+            InventoryMessage::Pulse => {}
             InventoryMessage::Look(waiting) => {
                 state.next.get_or_insert_default().extend(waiting);
                 state.notice_silence();

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 
 use planaria_config::Incarnation;
 use planaria_transport::{DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::context::Context;
+use crate::essential::Essential;
 use crate::membership::send_control;
 use crate::metrics::Metrics;
 use crate::rare_log::RareLog;
-use crate::watchdog::{at_work, starting};
+use crate::watchdog::{PULSE, at_work, starting};
 use crate::wire::received::{self, Envelope, Received};
 use crate::wire::{Bulk, Control, DataHeader};
 
@@ -32,9 +33,14 @@ pub(super) struct PeerArgs {
     pub(super) receiver: LinkReceiver,
 }
 
-/// The link is gone.
+/// What a peer is told.
 #[derive(Debug)]
-pub(super) struct Gone(String);
+pub(super) enum PeerMessage {
+    /// The link is gone.
+    Gone(String),
+    /// Time passed.
+    Pulse,
+}
 
 #[derive(Debug)]
 pub(super) struct PeerActor;
@@ -46,42 +52,53 @@ pub(super) struct State {
 }
 
 impl Actor for PeerActor {
-    type Msg = Gone;
+    type Msg = PeerMessage;
     type State = State;
     type Arguments = PeerArgs;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Gone>,
+        myself: ActorRef<PeerMessage>,
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let _at_work = starting("peer");
         let PeerArgs { context, link, receiver } = args;
         let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
-        tasks.spawn(take_control(Arc::clone(&context), link.clone(), control));
-        tasks.spawn(take_data(Arc::clone(&context), link.clone(), activation));
-        tasks.spawn(take_datagrams(Arc::clone(&context), link.clone(), datagrams));
-        tasks.spawn(take_bulk(context, link.clone(), bulk));
+        // A link of which a part is not taken any more would be worse than none.
+        let cell = || myself.get_cell();
+        tasks.spawn(needed(cell(), take_control(Arc::clone(&context), link.clone(), control)));
+        tasks.spawn(needed(cell(), take_data(Arc::clone(&context), link.clone(), activation)));
+        tasks.spawn(needed(cell(), take_datagrams(Arc::clone(&context), link.clone(), datagrams)));
+        tasks.spawn(needed(cell(), take_bulk(context, link.clone(), bulk)));
+        myself.send_interval(PULSE, || PeerMessage::Pulse);
         let watched = link.clone();
         tasks.spawn(async move {
             let reason = watched.closed().await;
-            drop(myself.cast(Gone(reason.to_string())));
+            drop(myself.cast(PeerMessage::Gone(reason.to_string())));
         });
         Ok(State { link, _tasks: tasks })
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<Gone>,
-        Gone(reason): Gone,
+        myself: ActorRef<PeerMessage>,
+        message: PeerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("peer");
-        tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
-        myself.stop(None);
+        if let PeerMessage::Gone(reason) = message {
+            tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
+            myself.stop(None);
+        }
         Ok(())
     }
+}
+
+/// A task that the actor cannot do without.
+async fn needed(actor: ActorCell, task: impl Future<Output = ()>) {
+    let _essential = Essential::to(actor);
+    task.await;
 }
 
 /// Counts the messages of one class of lanes that are of another build, and speaks of them.

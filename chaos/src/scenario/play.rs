@@ -36,8 +36,21 @@ const ADMITTED: usize = 8;
 const FLAPS: usize = 4;
 
 /// Those that get a message every now and then whatever happens.
-const ACTORS: &[&str] =
-    &["membership", "capabilities", "scheduler", "workers", "worker", "sequences", "links"];
+const ACTORS: &[&str] = &[
+    "ledger",
+    "links",
+    "discovery",
+    "membership",
+    "capabilities",
+    "scheduler",
+    "workers",
+    "sequences",
+    "inventory",
+    "desired",
+    "gateway",
+    "peer",
+    "worker",
+];
 
 /// What came of a round.
 #[derive(Debug, Serialize)]
@@ -133,7 +146,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let nodes = arena.len();
     let victim = arena.who(drawn.role).await?;
     let asked = match scenario.harm {
-        Harm::KillOwner => victim,
+        Harm::KillOwner | Harm::PanicSequence => victim,
         _ => (victim + 1 + drawn.choice % (nodes - 1)) % nodes,
     };
     let api = arena.api(asked)?;
@@ -200,6 +213,10 @@ fn judge(harm: Harm, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
         let mut found = match harm {
             // Whoever speaks to a node that dies hears no more. What he has heard was right.
             Harm::KillOwner => same_as_far(expected, heard).into_iter().collect(),
+            // So does the client of a sequence that dies, in words.
+            Harm::PanicSequence if heard.error.is_some() => {
+                same_as_far(expected, heard).into_iter().collect()
+            }
             _ => same_answer(expected, heard),
         };
         found.extend(in_time(heard, DEADLINE));
@@ -270,6 +287,10 @@ impl Scene<'_> {
                 Ok(format!("worker {worker} stands still"))
             }
             Harm::PanicActor => self.panic(choice).await,
+            Harm::PanicSequence => {
+                self.panics("sequence").await?;
+                Ok("a sequence panicked".to_owned())
+            }
             Harm::HangActor => self.hang(choice).await,
             Harm::Freeze | Harm::Blink => {
                 let pid = self.arena.pid(victim)?;
@@ -457,11 +478,20 @@ impl Scene<'_> {
         Ok(format!("worker {worker} is gone"))
     }
 
-    /// Has the next handler of an actor do `what`; says which actor.
-    fn fail_at(&mut self, choice: usize, what: &str) -> Result<&'static str> {
-        let actor = *ACTORS.get(choice % ACTORS.len()).context("an actor")?;
-        self.arena.cluster.fail_at(self.victim, actor, what)?;
-        Ok(actor)
+    /// Has the next handler of an actor panic, and waits until it has.
+    async fn panics(&mut self, actor: &str) -> Result<()> {
+        let words = format!("failpoint {actor} panic");
+        let victim = self.victim;
+        let said = |log: &[String]| log.iter().filter(|line| line.contains(&words)).count();
+        let before = said(&self.arena.cluster.node(victim)?.process.log());
+        self.arena.cluster.fail_at(victim, actor, "1*panic")?;
+        let pid = self.arena.pid(victim)?;
+        let process = &self.arena.cluster.node(victim)?.process;
+        wait_for("the actor to panic", async || {
+            ensure!(is_running(pid), "the process ended: was it built for tests?");
+            Ok((said(&process.log()) > before).then_some(()))
+        })
+        .await
     }
 
     async fn panic(&mut self, choice: usize) -> Result<String> {
@@ -472,8 +502,13 @@ impl Scene<'_> {
             Ok::<_, anyhow::Error>(node.restarts.get(actor).copied().unwrap_or(0))
         };
         let before = api.view().await?;
-        let actor = self.fail_at(choice, "1*panic")?;
+        let actor = *ACTORS.get(choice % ACTORS.len()).context("an actor")?;
         let before = count(&before, actor)?;
+        self.panics(actor).await?;
+        if actor == "peer" {
+            // Its link is made again; that it is shows when all is whole.
+            return Ok("the actor of a link panicked".to_owned());
+        }
         wait_for("the actor to be started again", async || {
             ensure!(is_running(pid), "the process ended: was it built for tests?");
             // Its API is started again, too.
@@ -488,7 +523,8 @@ impl Scene<'_> {
     }
 
     async fn hang(&mut self, choice: usize) -> Result<String> {
-        let actor = self.fail_at(choice, "1*delay(600000)")?;
+        let actor = *ACTORS.get(choice % ACTORS.len()).context("an actor")?;
+        self.arena.cluster.fail_at(self.victim, actor, "1*delay(600000)")?;
         let status = self.arena.cluster.node(self.victim)?.process.ended().await?;
         ensure!(status.code() == Some(70), "it ended with {status}: was it built for tests?");
         self.dead.push(self.victim);

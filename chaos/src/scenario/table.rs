@@ -117,6 +117,14 @@ pub const SCENARIOS: &[Scenario] = &[
     ),
     of(
         6,
+        "panic-sequence",
+        3,
+        Harm::PanicSequence,
+        at(DECODE),
+        "what answers one client panics: that client hears of it in words, and no other hears anything",
+    ),
+    of(
+        6,
         "hang-actor",
         3,
         Harm::HangActor,

@@ -166,7 +166,7 @@ pub const SETTINGS: &[SettingDoc] = &[
     one(
         "max-sequences",
         "8",
-        "Sequences that run at once through this node's API",
+        "Sequences of a model that run at once, whichever node's clients they are for",
         "Raising it serves more clients at once, each more slowly, and keeps more memory for KV \
          caches.",
     ),
@@ -194,8 +194,9 @@ pub const SETTINGS: &[SettingDoc] = &[
     one(
         "max-queued",
         "32",
-        "Requests that wait for a free place before clients get 429",
-        "Raising it makes clients wait rather than retry.",
+        "Requests that wait at this node for a free place before its clients get 429",
+        "Raising it makes clients wait rather than retry. Those who come first are passed on to the model's first \
+         node, where nodes take turns; with 0 nobody waits there either.",
     ),
     one(
         "prefill-chunk",

@@ -117,3 +117,8 @@ async fn clients_that_leave_leave_nothing_behind() -> Result<()> {
 async fn two_nodes_with_one_identity_disturb_nobody() -> Result<()> {
     rounds("copied-folder", 1).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sequence_that_panics_costs_its_own_client_alone() -> Result<()> {
+    rounds("panic-sequence", 2).await
+}

@@ -62,6 +62,9 @@ async fn a_service_manager_hears_how_the_node_is() -> Result<()> {
     ensure!(!manager.heard.iter().any(|line| line == "STOPPING=1"), "{:?}", manager.heard);
     cluster.node(0)?.process.terminate()?;
     manager.hears("that it stops", |line| line == "STOPPING=1").await?;
+    // As long as answers may take, and a moment.
+    let extends = manager.heard.iter().any(|line| line == "EXTEND_TIMEOUT_USEC=90000000");
+    ensure!(extends, "{:?}", manager.heard);
     ensure!(cluster.node(0)?.process.ended().await?.success());
     ensure!(manager.heard.iter().filter(|line| *line == "READY=1").count() == 1);
     Ok(())

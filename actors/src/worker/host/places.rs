@@ -17,7 +17,7 @@ use crate::wire::{DataBody, DataHeader};
 const MOST_WAITING: usize = 1024;
 
 /// So long a place is kept for whoever was told that it may begin: a few round trips over a slow link.
-const KEPT: Duration = Duration::from_secs(10);
+const KEPT: Duration = Duration::from_secs(5);
 
 /// Owners of sequences that wait say every few seconds that they are there. Who has not for so long has them
 /// no more.
