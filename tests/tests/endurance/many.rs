@@ -23,11 +23,14 @@ const MEMORY: &str = "12GiB";
 /// A first token comes within this time, whatever the model and the node.
 const FIRST_TOKEN: Duration = Duration::from_secs(10);
 
+/// A whole answer comes within this time, also where a machine has two cores for a hundred processes.
+const ANSWER: Duration = Duration::from_secs(40);
+
 /// So many processes need their time to start.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Requests at once: half of a node's places.
-const AT_ONCE: usize = 4;
+/// Requests at once: what is tried is whether each of them comes through, not how many at a time.
+const AT_ONCE: usize = 2;
 
 /// Models whose wish is changed, so that they are planned anew.
 const CHANGED: usize = 10;
@@ -54,24 +57,23 @@ async fn all_answer(cluster: &Cluster, expected: &mut Option<Vec<u64>>, when: &s
     for node in &cluster.nodes {
         let asked = stream::iter(0..MODELS).map(async |number| {
             let ask = ask(number);
-            (number, timeout(FIRST_TOKEN, ask.hear_once(&node.api, Arc::default())).await)
+            (number, timeout(ANSWER, ask.hear_once(&node.api, Arc::default())).await)
         });
         let heard: Vec<_> = asked.buffer_unordered(AT_ONCE).collect().await;
         let mut wrong = Vec::new();
         for (number, heard) in heard {
-            let tokens = match heard {
-                Ok(Heard { error: None, done: true, tokens, .. }) => tokens,
-                Ok(heard) => {
-                    wrong.push(format!("{}: {:?}", name(number), heard.error));
-                    continue;
+            match heard {
+                Ok(Heard { error: None, done: true, tokens, times, .. }) => {
+                    let first = times.first().copied().unwrap_or_default();
+                    if first > FIRST_TOKEN {
+                        wrong.push(format!("{}: the first token took {first:?}", name(number)));
+                    }
+                    let right = expected.get_or_insert_with(|| tokens.clone());
+                    ensure!(*right == tokens, "{} {when}: {tokens:?}, not {right:?}", name(number));
                 }
-                Err(_) => {
-                    wrong.push(format!("{}: nothing within {FIRST_TOKEN:?}", name(number)));
-                    continue;
-                }
-            };
-            let right = expected.get_or_insert_with(|| tokens.clone());
-            ensure!(*right == tokens, "{} {when}: {tokens:?}, not {right:?}", name(number));
+                Ok(heard) => wrong.push(format!("{}: {:?}", name(number), heard.error)),
+                Err(_) => wrong.push(format!("{}: no answer within {ANSWER:?}", name(number))),
+            }
         }
         let (count, through) = (wrong.len(), &node.spec.name);
         ensure!(wrong.is_empty(), "{when} {count} of {MODELS} fail through {through}: {wrong:#?}");
