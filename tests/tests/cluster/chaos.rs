@@ -122,3 +122,13 @@ async fn two_nodes_with_one_identity_disturb_nobody() -> Result<()> {
 async fn a_sequence_that_panics_costs_its_own_client_alone() -> Result<()> {
     rounds("panic-sequence", 2).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_has_room_again_is_written_again() -> Result<()> {
+    rounds("disk-returns", 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_comes_back_on_a_node_with_few_descriptors() -> Result<()> {
+    rounds("few-descriptors", 1).await
+}
