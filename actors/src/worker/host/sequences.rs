@@ -30,10 +30,14 @@ const HISTORY: u64 = 64;
 /// So many times the longest wait for a result is no wait any more: the worker is stuck.
 const UNUSUAL: u32 = 10;
 
-/// A sequence is let go of when its owner has not named it for so long among those that its stages may
-/// hold. Owners report every second, and what is sent before a sequence's first frame may come behind
-/// that; so it takes three reports.
+/// A sequence of which nothing comes is let go of when its owner has not named it for so long among those
+/// that its stages may hold. Owners report every second, and what is sent before a sequence's first frame
+/// may come behind that; so it takes three reports.
 const DISOWNED: Duration = Duration::from_secs(3);
+
+/// The same for one of which something comes: its pipeline goes round though nobody waits for it, or this
+/// node is too busy to hear reports. When that lasts for longer the watchdog has ended a node.
+const DISOWNED_AT_WORK: Duration = Duration::from_secs(12);
 
 /// A worker that gives nothing for less than this may be waiting for a busy machine.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
@@ -455,7 +459,11 @@ impl Sequences {
             });
             if named != Some(false) {
                 open.disowned = None;
-            } else if now.duration_since(*open.disowned.get_or_insert(now)) >= DISOWNED {
+                continue;
+            }
+            let unnamed = now.duration_since(*open.disowned.get_or_insert(now));
+            let is_quiet = now.saturating_duration_since(open.touched) >= DISOWNED;
+            if unnamed >= DISOWNED_AT_WORK || (is_quiet && unnamed >= DISOWNED) {
                 disowned.push(open.header(*sequence));
             }
         }

@@ -140,6 +140,11 @@ fn what_its_owner_does_not_name_any_more_is_let_go_of_within_seconds() {
         assert!(sequences.disowned(start, &view).is_empty(), "a report may be on its way");
         let late = start + Duration::from_secs(4);
         assert_eq!(sequences.disowned(late, &view).len(), expected, "{view:?}");
+        // It is at work.
+        let mut busy = running(late, &plan);
+        busy.disowned(start, &view);
+        assert!(busy.disowned(late, &view).is_empty());
+        assert_eq!(busy.disowned(start + DISOWNED_AT_WORK, &view).len(), expected);
         // It is named after all.
         sequences.disowned(late, &says(Some(vec![named(2)])));
         assert!(sequences.disowned(late, &says(Some(vec![]))).is_empty());
