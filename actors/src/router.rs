@@ -12,7 +12,7 @@ pub(crate) mod routes;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use thiserror::Error;
 use crate::membership::View;
 use crate::metrics::{DroppedFrame, Metrics};
 use crate::plan::Plan;
+use crate::rare_log::RareLog;
 use crate::sequence::SequencesHandle;
 use crate::traces::Traces;
 use crate::traces::spans::hop;
@@ -99,6 +100,8 @@ pub struct Router {
     traces: Traces,
     metrics: Arc<Metrics>,
     tables: RwLock<Tables>,
+    /// Frames for owners that links did not take: there may be many in a row.
+    unsent: Mutex<RareLog>,
 }
 
 #[derive(Debug)]
@@ -119,7 +122,7 @@ impl Router {
     ) -> Self {
         let (links, workers) = (BTreeMap::new(), BTreeMap::new());
         let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers });
-        Self { me, sequences, traces, metrics, tables }
+        Self { me, sequences, traces, metrics, tables, unsent: Mutex::default() }
     }
 
     /// Sends a frame to a node, this one included.
@@ -182,8 +185,11 @@ impl Router {
             }
             Err(error) => {
                 self.metrics.frame_dropped(DroppedFrame::Unsent);
-                tracing::warn!(peer = ?owner, %sequence, %error,
-                    "a frame for a sequence's owner was not sent");
+                let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(count) = unsent.another(Instant::now()) {
+                    tracing::warn!(peer = ?owner, %sequence, count, %error,
+                        "frames for owners of sequences were not sent");
+                }
             }
         }
     }
