@@ -6,7 +6,8 @@
 //!
 //! A link exists only between two nodes whose certificates the same authority signed, that speak
 //! the same major version, and that have greeted each other; everybody else gets a [`Refusal`]
-//! that says why. What a hostile or broken peer sends ends its own link and nothing else.
+//! that says why. Of two processes with one identity the one that is linked stays while it answers. What a
+//! hostile or broken peer sends ends its own link and nothing else.
 //!
 //! This crate knows nothing of models, requests or plans. It is the only one that names quinn.
 
