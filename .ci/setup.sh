@@ -79,7 +79,7 @@ python_env() {
 
 # The clients that the tests talk to the API with.
 clients() {
-    python_env "$cache/clients" openai==3.54.0
+    python_env "$cache/clients" openai==3.54.0 langchain-openai==1.7.4 llm==0.36
     have node && have npm || apt_install nodejs npm
     local stamp="$cache/clients/planaria-node-packages" packages=(openai@7.57.0 playwright-core@1.65.1)
     if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then

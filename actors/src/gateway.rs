@@ -1,7 +1,7 @@
 //! The HTTP API: OpenAI's routes, and what people and scripts ask a node about itself.
 //!
-//! A request passes `path` (which route is meant?), `host` (is it addressed to us?), `origin` (may its web page ask?), `auth`
-//! (has it the key?) and then a route. An answer is made in four steps, each with a module:
+//! A request passes `path` (which route is meant?), `host` (is it addressed to us?), `origin` (may its web
+//! page ask?), `auth` (has it the key?), `places` (is there one for it?) and then a route. An answer is made in four steps, each with a module:
 //! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
 //! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
 //! sends them as they come. An answer that is to be stored is taken down on the way; `stored` shows it,
@@ -26,6 +26,8 @@ mod models;
 mod origin;
 mod page;
 mod path;
+mod places;
+mod preparation;
 mod reply;
 mod request;
 mod resume;
@@ -35,18 +37,19 @@ mod stored;
 mod stream;
 mod traced;
 
-use std::sync::Arc;
-use std::thread::available_parallelism;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post, put};
-use tokio::sync::{Semaphore, SemaphorePermit, watch};
+use tokio::sync::{Semaphore, watch};
 
 pub use self::auth::{ApiKey, InvalidApiKey};
 use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
+use self::places::Places;
+use self::preparation::Preparations;
 pub use self::server::serve;
 use crate::backups::Backups;
 use crate::catalog::Catalog;
@@ -106,11 +109,9 @@ pub struct Limits {
     /// Longest time that a client may refuse to take the next byte; past it the connection and the
     /// generation end.
     pub write_timeout: Duration,
-    /// Silence in a stream after which a comment shows that it lives.
+    /// Silence in a stream after which a comment shows that it lives, and longest wait for its headers.
     pub heartbeat: Duration,
-    /// Open connections; more wait to be accepted. A place is given up by idling longer than
-    /// `header_timeout`, so only answers that run and clients that watch hold one for long. The
-    /// former are bounded by admission.
+    /// Open connections; for one more, one that is idle is closed.
     pub connections: usize,
     /// Clients that watch the cluster (`/cluster/events`); past it 429.
     pub watchers: usize,
@@ -131,7 +132,8 @@ impl Default for Limits {
             // close it and never find it closed.
             header_timeout: Duration::from_secs(20),
             write_timeout: Duration::from_secs(30),
-            heartbeat: Duration::from_secs(5),
+            // Clients are promised five, and a timer is late now and then.
+            heartbeat: Duration::from_secs(4),
             // Of 1024 descriptors, the usual soft limit, the node needs some itself.
             connections: 512,
             // Many more than people look at one node, and a fraction of the connections.
@@ -139,6 +141,14 @@ impl Default for Limits {
             drain: Duration::from_secs(10),
             hold: Duration::from_secs(3),
         }
+    }
+}
+
+impl Limits {
+    /// Requests that may be under way at once. Fewer than connections, so that there is one left to hear that
+    /// there is no place, and one that asks how the node is.
+    fn requests(&self) -> usize {
+        (self.connections * 7 / 8).max(1)
     }
 }
 
@@ -165,9 +175,10 @@ struct Parts {
     watchers: Arc<Semaphore>,
     /// Set when the server begins to shut down.
     closing: watch::Sender<bool>,
-    /// Requests that may be parsed and tokenized at once: one per core, since more would only
-    /// slow each other and the answers that run.
-    preparations: Semaphore,
+    /// Places of requests.
+    places: Arc<Mutex<Places>>,
+    /// Places of requests that are parsed and tokenized.
+    preparations: Preparations,
     /// In seconds since 1970.
     started: u64,
 }
@@ -176,11 +187,6 @@ impl Parts {
     /// Whether the node was asked to stop.
     fn is_leaving(&self) -> bool {
         *self.leaving.borrow()
-    }
-
-    /// Waits for a place among those that are parsed or tokenized. The semaphore is never closed.
-    async fn place_to_prepare(&self) -> Option<SemaphorePermit<'_>> {
-        self.preparations.acquire().await.ok()
     }
 }
 
@@ -211,7 +217,8 @@ fn share(state: State) -> Shared {
         limits: state.limits,
         watchers: Arc::new(Semaphore::new(state.limits.watchers)),
         closing: watch::Sender::new(false),
-        preparations: Semaphore::new(available_parallelism().map_or(2, Into::into)),
+        places: Arc::new(Mutex::new(Places::new(state.limits.requests()))),
+        preparations: Preparations::new(),
         started: unix_seconds(),
     })
 }
@@ -236,6 +243,7 @@ fn routes(shared: Shared) -> Router {
         .fallback(path::no_such_route)
         .method_not_allowed_fallback(path::wrong_method)
         // The last layer is the first to see a request.
+        .layer(from_fn_with_state(Arc::clone(&shared), places::demand_place))
         .layer(from_fn_with_state(Arc::clone(&shared), auth::demand_key));
     let router = shared
         .allowed_origins

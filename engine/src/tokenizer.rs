@@ -1,6 +1,7 @@
 //! A model's tokenizer, as shipped with it (`tokenizer.json`, `tokenizer_config.json`).
 
 mod added;
+mod reach;
 mod settings;
 mod token_bytes;
 
@@ -12,6 +13,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 use thiserror::Error;
 
+use self::reach::Reach;
 pub(crate) use self::settings::TokenizerSettings;
 use self::token_bytes::ByteAlphabet;
 use crate::model_dir::json::read_bounded;
@@ -27,6 +29,8 @@ pub struct Tokenizer {
     /// The same, reading special tokens as plain text; made when first asked for.
     literal: OnceLock<tokenizers::Tokenizer>,
     alphabet: ByteAlphabet,
+    /// Found when first asked for.
+    reach: OnceLock<Reach>,
     settings: TokenizerSettings,
     eos_token_ids: BTreeSet<u32>,
 }
@@ -54,7 +58,14 @@ impl Tokenizer {
         let mut eos_token_ids: BTreeSet<u32> = model.eos_token_ids().iter().copied().collect();
         eos_token_ids.extend(settings.eos_token().and_then(|token| inner.token_to_id(token)));
         let alphabet = ByteAlphabet::of(&inner);
-        Ok(Self { inner, literal: OnceLock::new(), alphabet, settings, eos_token_ids })
+        Ok(Self {
+            inner,
+            literal: OnceLock::new(),
+            alphabet,
+            reach: OnceLock::new(),
+            settings,
+            eos_token_ids,
+        })
     }
 
     /// The tokens of a plain prompt, with a beginning-of-text token where the model wants one: as
@@ -98,6 +109,13 @@ impl Tokenizer {
             literal
         });
         encode(literal, text, false)
+    }
+
+    /// A number of tokens that `text` has at least, found without tokenizing it; 0 where nothing is known. Takes
+    /// a moment the first time.
+    #[must_use]
+    pub fn least_tokens(&self, text: &str) -> usize {
+        self.reach.get_or_init(|| Reach::of(&self.inner, &self.alphabet)).least_tokens(text)
     }
 
     /// The text of tokens as the tokenizer's own decoder has it; bytes that are no UTF-8 come as

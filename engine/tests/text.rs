@@ -268,6 +268,48 @@ fn a_completion_keeps_its_first_space() {
 }
 
 #[test]
+fn a_text_has_no_fewer_tokens_than_its_length_says() {
+    let mut composed = byte_level();
+    composed["normalizer"] = json!({"type": "NFC"});
+    for known in [byte_level(), composed, sentence_piece()] {
+        let known = tokenizer_with(known, json!({}));
+        for unit in [
+            "hey",
+            "<s>",
+            "a",
+            " ",
+            "\n \t",
+            "\u{2581}",
+            "\u{e9}",
+            "e\u{301}",
+            "\u{1fbe}\u{308}\u{301}",
+            "\u{1f82}",
+            "\u{1f600}",
+            "word and word ",
+        ] {
+            for count in [1, 2, 50, 999] {
+                let text = unit.repeat(count);
+                let (least, tokens) =
+                    (known.least_tokens(&text), known.encode_prompt(&text).unwrap().len());
+                assert!(least <= tokens, "{least} of {tokens} in {count} times {unit:?}");
+            }
+        }
+        assert!(known.least_tokens(&"x".repeat(1_000_000)) > 10_000);
+    }
+    // What drops text, or swallows any amount of it, says nothing.
+    let mut fused = sentence_piece();
+    fused["model"]["byte_fallback"] = json!(false);
+    let mut shortened = byte_level();
+    shortened["normalizer"] = json!({"type": "NFKC"});
+    let mut holes = byte_level();
+    holes["pre_tokenizer"] = json!({"type": "Split", "pattern": {"String": "x"}, "behavior": "Removed",
+                                    "invert": false});
+    for unknown in [fused, shortened, holes] {
+        assert_eq!(tokenizer_with(unknown, json!({})).least_tokens(&"x".repeat(1000)), 0);
+    }
+}
+
+#[test]
 fn a_tokenizer_that_is_missing_or_broken() {
     let (_folder, missing) = model(&[]);
     let error = Tokenizer::open(&missing).unwrap_err().to_string();

@@ -37,6 +37,20 @@ async function main() {
   check(streamed === text, `streamed "${streamed}" is not "${text}"`);
   check(last === whole.choices[0].finish_reason, "the same finish reason");
 
+  const history = [{ role: "developer", content: "You are a small model." }];
+  for (let turn = 0; turn < 10; turn++) {
+    history.push({ role: "user", content: `Hello, for the time ${turn}.` });
+    history.push({ role: "assistant", content: turn % 2 ? "Hello." : null });
+  }
+  history.push({ role: "user", content: [{ type: "text", text: "Who are you?" }] });
+  const plainly = await client.chat.completions.create({ model, messages: history });
+  check(plainly.choices[0].message.content.trim(), "ten turns, by default");
+  let pieces = "";
+  for await (const chunk of client.chat.completions.stream({ model, messages: history })) {
+    pieces += chunk.choices[0]?.delta?.content ?? "";
+  }
+  check(pieces.trim(), "and streamed");
+
   let plain = "";
   const prompt = { model, prompt: "A planarian is", temperature: 0, max_tokens: 20 };
   for await (const chunk of await client.completions.create({ ...prompt, stream: true })) {

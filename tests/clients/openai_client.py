@@ -55,6 +55,21 @@ check(len(scored) == 5 and all(len(entry.top_logprobs) == 3 for entry in scored)
 check(all(entry.logprob <= 0 for entry in scored), "logprobs are at most 0")
 check("".join(entry.token for entry in scored) == text[: len("".join(e.token for e in scored))], "tokens")
 
+history = [{"role": "developer", "content": "You are a small model."}]
+for turn in range(10):
+    history += [{"role": "user", "content": f"Hello, for the time {turn}."},
+                {"role": "assistant", "content": "Hello." if turn % 2 else None}]
+history.append({"role": "user", "content": [{"type": "text", "text": "Who are you?"}]})
+plainly = client.chat.completions.create(model=model, messages=history)
+check(plainly.choices[0].message.content.strip(), f"ten turns, by default: {plainly}")
+pieces = list(client.chat.completions.create(model=model, messages=history, stream=True))
+check("".join(piece.choices[0].delta.content or "" for piece in pieces).strip(), "and streamed")
+large = client.chat.completions.create(
+    model=model, messages=history, max_tokens=32_000, stop=[f"<stop {number}>" for number in range(14)]
+)
+check(large.choices[0].message.content.strip(), "more tokens than there are, and many stop texts")
+check(client.models.retrieve(model).max_model_len > 0, "models say how long a sequence may be")
+
 word = text.split()[3]
 stopped = client.chat.completions.create(model=model, messages=messages, temperature=0, stop=[word])
 check(stopped.choices[0].message.content == text.split(word)[0], "the stop string ends the answer")

@@ -3,26 +3,56 @@
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::request::Parts as Head;
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use tokio::time::timeout;
 
-use super::Limits;
+use super::Parts;
 use super::error::ApiError;
+use super::preparation::{Preparations, Room, SHORT_BYTES};
 
-/// Reads the whole body.
-pub(super) async fn read(request: Request<Body>, limits: &Limits) -> Result<Bytes, ApiError> {
-    let (parts, body) = request.into_parts();
+/// The body of a request that has passed [`take`].
+#[derive(Clone)]
+pub(super) struct Read {
+    /// In UTF-8, or no text at all.
+    pub(super) bytes: Bytes,
+    /// To be kept until nothing is left of it.
+    pub(super) room: Room,
+}
+
+/// Reads the body of a request, which bears it as a [`Read`] from there on.
+pub(super) async fn take(
+    request: Request<Body>,
+    shared: &Parts,
+) -> Result<Request<Body>, ApiError> {
+    if !matches!(*request.method(), Method::POST | Method::PUT) {
+        return Ok(request);
+    }
+    let (mut parts, body) = request.into_parts();
+    let read = read(&parts, body, shared).await?;
+    parts.extensions.insert(read);
+    Ok(Request::from_parts(parts, Body::empty()))
+}
+
+async fn read(parts: &Head, body: Body, shared: &Parts) -> Result<Read, ApiError> {
+    let limits = &shared.limits;
     refuse_foreign(&parts.headers)?;
-    if announced(&parts.headers).is_some_and(|bytes| bytes > limits.body_bytes)
+    let announced = announced(&parts.headers);
+    if announced.is_some_and(|bytes| bytes > limits.body_bytes)
         && parts.headers.contains_key(header::EXPECT)
     {
         // The client waits to be told whether it may send.
         return Err(too_large(limits.body_bytes));
     }
-    let read = timeout(limits.body_timeout, collect(body.into_data_stream(), limits.body_bytes));
-    plain(read.await.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))?)
+    // A long one waits in the kernel's buffers, and in its client.
+    let room = shared.preparations.room(announced.unwrap_or(0).min(limits.body_bytes)).await?;
+    let collector =
+        Collector { limit: limits.body_bytes, room, preparations: &shared.preparations };
+    let read = timeout(limits.body_timeout, collector.collect(body.into_data_stream()));
+    let (bytes, room) = read.await.unwrap_or_else(|_| Err(too_slow(limits.body_timeout)))?;
+    Ok(Read { bytes: plain(bytes)?, room })
 }
 
 /// Refuses what is no plain text by its own account.
@@ -79,17 +109,30 @@ fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().take(40).collect()
 }
 
-async fn collect(mut body: BodyDataStream, limit: usize) -> Result<Bytes, ApiError> {
-    let mut bytes = BytesMut::new();
-    while let Some(part) = body.next().await {
-        let part = part.map_err(|_| ApiError::malformed("the request's body broke off"))?;
-        if bytes.len() + part.len() > limit {
-            discard(body, DISCARDED_BODIES * limit).await;
-            return Err(too_large(limit));
+struct Collector<'a> {
+    limit: usize,
+    room: Room,
+    preparations: &'a Preparations,
+}
+
+impl Collector<'_> {
+    async fn collect(mut self, mut body: BodyDataStream) -> Result<(Bytes, Room), ApiError> {
+        let mut bytes = BytesMut::new();
+        while let Some(part) = body.next().await {
+            let part = part.map_err(|_| ApiError::malformed("the request's body broke off"))?;
+            if bytes.len() + part.len() > self.limit {
+                drop((bytes, self.room));
+                discard(body, DISCARDED_BODIES * self.limit).await;
+                return Err(too_large(self.limit));
+            }
+            if self.room.is_none() && bytes.len() + part.len() > SHORT_BYTES {
+                // It did not say how long it is.
+                self.room = self.preparations.room(self.limit).await?;
+            }
+            bytes.extend_from_slice(&part);
         }
-        bytes.extend_from_slice(&part);
+        Ok((bytes.freeze(), self.room))
     }
-    Ok(bytes.freeze())
 }
 
 /// Most clients read no answer before they have sent their request, and lose it when the

@@ -2,16 +2,16 @@
 
 use std::ops::RangeInclusive;
 
-use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, Request, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use planaria_config::{CONTEXT_TOKENS, ModelName, SEQUENCES, Strategy};
 use serde::Deserialize;
 
+use super::Shared;
+use super::body::Read;
 use super::error::ApiError;
-use super::{Shared, body};
 use crate::catalog::{CatalogModel, Changed, ModelList};
 use crate::desired::Wanted;
 use crate::desired::machine::ChangeError;
@@ -40,13 +40,13 @@ pub(super) async fn put(
     State(shared): State<Shared>,
     name: Result<Path<String>, PathRejection>,
     how: Result<Query<How>, QueryRejection>,
-    request: Request<Body>,
+    Extension(body): Extension<Read>,
 ) -> Result<Json<CatalogModel>, ApiError> {
     let name = model_name(name)?;
     let Query(how) = how.map_err(|_| {
         ApiError::malformed("the only parameter here is `force`, which is `true` or `false`")
     })?;
-    let wanted = parse(&body::read(request, &shared.limits).await?)?;
+    let wanted = parse(&body.bytes)?;
     shared.catalog.refresh().await;
     if !how.force {
         demand_files(&shared.catalog.list(), &name)?;

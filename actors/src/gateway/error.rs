@@ -71,6 +71,15 @@ impl ApiError {
         Self::invalid(param, message).coded("context_length_exceeded")
     }
 
+    /// The prompt leaves no room for an answer, however it is read.
+    pub(crate) fn text_too_long(param: &'static str, least: usize, limit: u32) -> Self {
+        let message = format!(
+            "the prompt has more than {least} tokens, and the context ends at {limit}: shorten it, leaving \
+             room for the answer"
+        );
+        Self::invalid(param, message).coded("context_length_exceeded")
+    }
+
     /// The cluster is not asked to serve such a model.
     pub(crate) fn unknown_model(name: &str, served: &[ModelName]) -> Self {
         let served = if served.is_empty() {
@@ -181,7 +190,8 @@ impl ApiError {
         Self::full(message.to_owned(), "too_many_watchers")
     }
 
-    fn overloaded(message: String) -> Self {
+    /// All places are taken, and become free by themselves.
+    pub(crate) fn overloaded(message: String) -> Self {
         Self::full(message, "rate_limit_exceeded")
     }
 

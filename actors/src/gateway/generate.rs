@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::Extension;
 use axum::extract::State;
-use axum::http::{HeaderValue, Request as HttpRequest, header};
+use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use futures::FutureExt as _;
 use planaria_config::ModelName;
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::stop::StopStrings;
@@ -13,12 +14,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
 use super::answer::{Answer, Piece, Progress};
+use super::body::Read;
 use super::error::ApiError;
+use super::preparation::{Room, Work};
 use super::reply::Reply;
 use super::request::{Asked, Delivery, Endpoint, Given};
 use super::running::Running;
 use super::traced::Traced;
-use super::{Shared, body, stream};
+use super::{Shared, stream};
 use crate::cluster_view::ModelState;
 use crate::generation::{Generation, Request, SubmitError};
 use crate::stored::{Record, Recorder};
@@ -26,65 +29,71 @@ use crate::wall_clock::unix_seconds;
 
 pub(super) async fn chat(
     State(shared): State<Shared>,
-    request: HttpRequest<Body>,
+    headers: HeaderMap,
+    Extension(body): Extension<Read>,
 ) -> Result<Response, ApiError> {
-    respond(shared, Endpoint::Chat, request).await
+    respond(shared, Endpoint::Chat, &headers, body).await
 }
 
 pub(super) async fn completion(
     State(shared): State<Shared>,
-    request: HttpRequest<Body>,
+    headers: HeaderMap,
+    Extension(body): Extension<Read>,
 ) -> Result<Response, ApiError> {
-    respond(shared, Endpoint::Completion, request).await
+    respond(shared, Endpoint::Completion, &headers, body).await
 }
 
 async fn respond(
     shared: Shared,
     endpoint: Endpoint,
-    request: HttpRequest<Body>,
+    headers: &HeaderMap,
+    Read { bytes, room }: Read,
 ) -> Result<Response, ApiError> {
     if shared.is_leaving() {
         return Err(ApiError::not_admitted(&SubmitError::Leaving, endpoint.prompt_field()));
     }
-    let parent = Traced::parent(request.headers());
-    let body = body::read(request, &shared.limits).await?;
-    let asked = {
-        let _place = shared.place_to_prepare().await;
-        off_thread(move || Asked::parse(endpoint, &body)).await?
-    };
+    let parent = Traced::parent(headers);
+    let length = bytes.len();
+    let parse = move || Asked::parse(endpoint, &bytes);
+    let asked = shared.preparations.run(Work::Parse, length, parse).await?;
     let model = shared.served_name(&asked.model)?;
-    let traced = Traced::begin(endpoint, model.as_str(), parent);
-    let answered = answer(&shared, endpoint, model, asked, &traced).await;
-    if let Err(error) = &answered {
-        traced.failed(error.word());
-    }
-    answered
-}
-
-async fn answer(
-    shared: &Shared,
-    endpoint: Endpoint,
-    model: ModelName,
-    asked: Asked,
-    traced: &Traced,
-) -> Result<Response, ApiError> {
-    let prepared = prepare(shared, endpoint, model, asked, traced).await?;
-    if prepared.delivery.store.is_some() && !shared.stored.has_room() {
+    if asked.delivery.store.is_some() && !shared.stored.has_room() {
         let message =
             "this node stores no answers (its setting `stored-answers` is 0): leave it out";
         return Err(ApiError::invalid("store", message));
     }
-    if prepared.delivery.store.is_some()
+    if asked.delivery.store.is_some()
         && let Some(closed) = shared.stored.closed()
     {
         return Err(cannot_store(&closed));
     }
-    let running = submit(shared, endpoint, prepared, traced.clone()).await?;
-    if running.reply().delivery.stream {
-        stream::respond(running, shared.limits.heartbeat).await
+    let is_streamed = asked.delivery.stream;
+    let heartbeat = shared.limits.heartbeat;
+    let traced = Traced::begin(endpoint, model.as_str(), parent);
+    let beginning = async move {
+        let begun = begin(&shared, endpoint, model, (asked, room), &traced).await;
+        if let Err(error) = &begun {
+            traced.failed(error.word());
+        }
+        begun
+    };
+    if is_streamed {
+        stream::respond(beginning.boxed(), heartbeat).await
     } else {
-        whole(running).await
+        whole(beginning.await?).await
     }
+}
+
+/// Has a request tokenized and admitted.
+async fn begin(
+    shared: &Shared,
+    endpoint: Endpoint,
+    model: ModelName,
+    asked: (Asked, Room),
+    traced: &Traced,
+) -> Result<Running, ApiError> {
+    let prepared = prepare(shared, endpoint, model, asked, traced).await?;
+    submit(shared, endpoint, prepared, traced.clone()).await
 }
 
 struct Prepared {
@@ -98,18 +107,19 @@ async fn prepare(
     shared: &Shared,
     endpoint: Endpoint,
     name: ModelName,
-    asked: Asked,
+    (asked, room): (Asked, Room),
     traced: &Traced,
 ) -> Result<Prepared, ApiError> {
     let _preparing = traced.preparing();
-    let _place = shared.place_to_prepare().await;
     let model = shared.words_of(&name).await?;
     let given = Given {
         context: shared.context_of(&name),
         draw: rand::random(),
         now: i64::try_from(unix_seconds()).unwrap_or(i64::MAX),
     };
-    off_thread(move || {
+    let length = asked.text_bytes();
+    let work = move || {
+        let _until_it_is_read = room;
         let (request, delivery) = asked.resolve(&model, given)?;
         let tokenizer = Arc::clone(&model.tokenizer);
         let detokenizer = match endpoint {
@@ -120,10 +130,11 @@ async fn prepare(
         };
         let stop = StopStrings::new(delivery.stop.clone());
         Ok(Prepared { request, delivery, answer: Answer::new(tokenizer, detokenizer, stop) })
-    })
-    .await
+    };
+    shared.preparations.run(Work::Tokenize, length, work).await
 }
 
+/// Does what takes a moment and no tokenizer, away from the threads that serve connections.
 pub(super) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {

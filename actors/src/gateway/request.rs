@@ -143,6 +143,11 @@ impl Asked {
         })
     }
 
+    /// How much there is to render and to tokenize.
+    pub(super) fn text_bytes(&self) -> usize {
+        self.prompt.bytes()
+    }
+
     /// Turns words into tokens and fills what was left open.
     pub(super) fn resolve(
         self,
@@ -154,7 +159,7 @@ impl Asked {
         let most_tokens = self.most_tokens();
         let ends = self.ends(model)?;
         let sampling = self.sampling.resolve(model, given.draw)?;
-        let prompt = self.prompt.tokens(field, model, given.now)?;
+        let prompt = self.prompt.tokens(field, model, given.now, context)?;
         let room = u32::try_from(prompt.len())
             .ok()
             .and_then(|tokens| context.checked_sub(tokens))
@@ -203,11 +208,21 @@ impl Asked {
 }
 
 impl Prompt {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Text(text) => text.len(),
+            // They are tokens already.
+            Self::Tokens(_) => 0,
+        }
+    }
+
     fn tokens(
         self,
         field: &'static str,
         model: &ServedModel,
         now: i64,
+        context: u32,
     ) -> Result<Vec<u32>, ApiError> {
         let tokenizer = &model.tokenizer;
         let encoded = match self {
@@ -216,9 +231,13 @@ impl Prompt {
                     .template
                     .render(&messages, true, now)
                     .map_err(|error| refused_by_template(&error))?;
+                fits(field, &text, model, context)?;
                 tokenizer.encode_rendered(&text)
             }
-            Self::Text(text) => tokenizer.encode_prompt(&text),
+            Self::Text(text) => {
+                fits(field, &text, model, context)?;
+                tokenizer.encode_prompt(&text)
+            }
             Self::Tokens(ids) => {
                 return match ids.iter().find(|id| **id >= model.vocab) {
                     None => Ok(ids),
@@ -245,6 +264,25 @@ impl Prompt {
                 ),
             )),
         }
+    }
+}
+
+/// Refuses a text that cannot fit the context, before it is tokenized: that takes seconds for a long one.
+fn fits(
+    field: &'static str,
+    text: &str,
+    model: &ServedModel,
+    context: u32,
+) -> Result<(), ApiError> {
+    // A token stands for a byte at least.
+    if text.len() < context as usize {
+        return Ok(());
+    }
+    let least = model.tokenizer.least_tokens(text);
+    if least < context as usize {
+        Ok(())
+    } else {
+        Err(ApiError::text_too_long(field, least - 1, context))
     }
 }
 

@@ -1,15 +1,19 @@
 //! Connections: how many, how long they may be slow, and how they end.
 //!
+//! A connection by itself has no place at the API and keeps nobody out: when there are as many as there may be, the
+//! one that has been idle for longest makes room (`seats`).
+//!
 //! hyper serves each connection in a task of its own; all of them end with the future of
 //! [`serve`]. A client that leaves drops the task's response, and with it the generation.
 
 mod impatient;
+mod seats;
 
 use std::future::Future;
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderValue, Request, header};
@@ -19,13 +23,16 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinSet;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use self::impatient::Impatient;
+use self::seats::{SeatId, Seats};
 use super::host::LocalAddress;
+use super::places::Address;
 use super::{Limits, State, resume, routes, share};
+use crate::rare_log::RareLog;
 
 /// Room for a request's line and headers; OpenAI's clients send about 1 KiB.
 const HEADER_BYTES: usize = 64 << 10;
@@ -45,7 +52,8 @@ pub async fn serve(
     tracing::info!(address = %listener.local_addr()?, "the API listens");
     let shared = share(state);
     let service = TowerToHyperService::new(routes(Arc::clone(&shared)));
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let seats: Shared = Arc::new(Mutex::new(Seats::new(limits.connections)));
+    let mut full = RareLog::default();
     let mut connections = JoinSet::new();
     let mut resuming = JoinSet::new();
     resuming.spawn(resume::all(Arc::clone(&shared)));
@@ -53,18 +61,42 @@ pub async fn serve(
     let serving = shared.stored.serving();
     let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, place) = tokio::select! {
+        let accepted = tokio::select! {
             () = &mut shutdown => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
             Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a connection failed; the others go on");
+                match ended {
+                    // It made room for another.
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => tracing::error!(%error, "a connection failed; the others go on"),
+                    Ok(()) => {}
                 }
                 continue;
             }
         };
+        let (stream, address) = match accepted {
+            Ok((stream, peer)) => (stream, Address::from(peer.ip())),
+            Err(error) => {
+                if let Some(times) = full.another(Instant::now()) {
+                    tracing::warn!(%error, times, "a connection could not be accepted; idle ones make room");
+                }
+                // Without descriptors there is room once another has ended; asking more often burns time.
+                if let Some(other) = lock(&seats).make_room() {
+                    other.abort();
+                }
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let (id, over) = lock(&seats).arrive(address);
+        if let Some(other) = over {
+            other.abort();
+        }
+        let seat = Seat { seats: Arc::clone(&seats), id, address };
         let ends = Ends { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() };
-        connections.spawn(connection(stream, service.clone(), limits, ends, place));
+        let handle =
+            connections.spawn(connection(stream, service.clone(), limits, ends, Taken(seat)));
+        lock(&seats).hold(id, handle);
     }
     drop((listener, serving));
     shared.closing.send_replace(true);
@@ -75,25 +107,42 @@ pub async fn serve(
     Ok(())
 }
 
-/// The next connection, as soon as there is a place for it. Until then it waits in the kernel's
-/// queue: whoever holds a place without using it is timed out.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, Option<OwnedSemaphorePermit>) {
-    /// Without descriptors, connections that end make room; asking more often only burns time.
-    const PAUSE: Duration = Duration::from_millis(200);
-    // The semaphore is never closed.
-    let place = Arc::clone(places).acquire_owned().await.ok();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, place),
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                sleep(PAUSE).await;
-            }
-        }
+/// The wait after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(20);
+
+type Shared = Arc<Mutex<Seats<AbortHandle>>>;
+
+/// The seat of a connection, as its requests know it.
+#[derive(Debug, Clone)]
+pub(super) struct Seat {
+    seats: Shared,
+    id: SeatId,
+    address: Address,
+}
+
+impl Seat {
+    /// Whose connection it is.
+    pub(super) const fn address(&self) -> Address {
+        self.address
     }
+
+    /// A request has a place, or has one no more.
+    pub(super) fn serves(&self, serves: bool) {
+        lock(&self.seats).serves(self.id, serves);
+    }
+}
+
+/// Held by the connection itself.
+struct Taken(Seat);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        lock(&self.0.seats).leave(self.0.id);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a connection is to end.
@@ -121,7 +170,7 @@ async fn connection(
     service: TowerToHyperService<Router>,
     limits: Limits,
     ends: Ends,
-    _place: Option<OwnedSemaphorePermit>,
+    taken: Taken,
 ) {
     let Ok(local) = stream.local_addr().map(|address| LocalAddress(address.ip())) else {
         return;
@@ -129,8 +178,10 @@ async fn connection(
     // Tokens are small and late ones are noticed; without this the kernel collects them.
     let _ = stream.set_nodelay(true);
     let leaving = ends.leaving.clone();
+    let seat = taken.0.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(local);
+        request.extensions_mut().insert(seat.clone());
         let (answer, leaving) = (service.call(request), leaving.clone());
         async move {
             let mut answer = answer.await;

@@ -142,19 +142,81 @@ async fn who_asks_whether_to_send_too_much_is_told_at_once() {
     read_until(&mut stream, "HTTP/1.1 413").await;
 }
 
+/// Asks on a connection of its own, and is answered in time.
+async fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    read_all(&mut stream).await
+}
+
 #[tokio::test]
-async fn connections_past_the_limit_wait_for_a_place() {
-    let limits = Limits { connections: 2, ..Limits::default() };
+async fn connections_that_ask_for_nothing_keep_nobody_out() {
+    // Header, body and write timeouts are as ever: nothing here waits for one.
+    let limits = Limits { connections: 64, ..Limits::default() };
+    let options = Options { api_key: Some("sk-right"), ..limited(limits) };
+    let server = start_with([saying("ok")], options).await;
+    let body = chat(json!({})).to_string();
+    let length = body.len();
+    let started = [
+        String::new(),
+        "POST /v1/chat/completions HTTP/1.1\r\nHo".to_owned(),
+        // Its body is not waited for before the key was seen, and holds no place after that.
+        format!("POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{{"),
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-right\r\n\
+             Content-Length: 100\r\n\r\n{{"
+        ),
+    ];
+    for sent in started {
+        let mut idle = Vec::new();
+        for round in 0..2 {
+            // Refilled: those that were closed are opened anew.
+            for _ in 0..72 {
+                let mut stream = TcpStream::connect(server.address).await.unwrap();
+                stream.write_all(sent.as_bytes()).await.unwrap();
+                idle.push(stream);
+            }
+            let asked = Instant::now();
+            let health = get(server.address, "/health").await;
+            assert!(health.starts_with("HTTP/1.1 200"), "{round}: {sent:?}: {health}");
+            assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let request = format!(
+                "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: bearer sk-right\r\n\
+                 Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = read_all(&mut stream).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{round}: {sent:?}: {answer}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_past_the_limit_are_refused_and_health_is_not_asked_for_a_place() {
+    // Two of three places are one address'.
+    let limits = Limits { connections: 4, ..Limits::default() };
     let server = start_with([Script::Play(Vec::new())], limited(limits)).await;
     let first = ask(server.address, json!({})).await;
-    let _second = ask(server.address, json!({})).await;
+    let _second = ask(server.address, json!({"stream": true})).await;
     requested(&server, 2).await;
-    let mut third = TcpStream::connect(server.address).await.unwrap();
-    third.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let early = timeout(Duration::from_millis(200), third.read_u8()).await;
-    assert!(early.is_err(), "it has to wait");
+    let mut third = ask(server.address, json!({})).await;
+    read_until(&mut third, "HTTP/1.1 429").await;
+    drop(third);
+    let mut third = ask(server.address, json!({})).await;
+    read_until(&mut third, "retry-after: ").await;
+    for path in ["/health", "/ready", "/"] {
+        let answer = get(server.address, path).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    assert!(get(server.address, "/cluster").await.starts_with("HTTP/1.1 429"));
     drop(first);
-    read_until(&mut third, "200 OK").await;
+    server.double.cancelled().await;
+    let started = Instant::now();
+    while !get(server.address, "/cluster").await.starts_with("HTTP/1.1 200") {
+        assert!(started.elapsed() < Duration::from_secs(5), "the place is free");
+    }
 }
 
 #[tokio::test]
@@ -210,7 +272,7 @@ async fn a_node_that_leaves_refuses_in_words_and_lets_answers_end() {
     read_until(&mut idle, "\"ready\":true").await;
     server.leaving.send_replace(true);
     // A connection that is not used is closed, and none is used twice.
-    assert_eq!(read_all(&mut idle).await, "");
+    assert!(!read_all(&mut idle).await.contains("HTTP/1.1"), "the rest of its answer alone");
     let refused = read_all(&mut ask(server.address, json!({})).await).await;
     assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
     let lower = refused.to_lowercase();

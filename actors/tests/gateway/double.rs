@@ -26,6 +26,8 @@ pub(crate) enum Script {
     Refuse(SubmitError),
     /// It waits to be admitted until its client is gone.
     Ignore,
+    /// It waits that long, and is not admitted.
+    RefuseLater(Duration, SubmitError),
     /// It is admitted.
     Play(Vec<Step>),
 }
@@ -101,6 +103,7 @@ impl Double {
         let again = match scripts.front().expect("a script") {
             Script::Refuse(error) => Script::Refuse(error.clone()),
             Script::Ignore => Script::Ignore,
+            Script::RefuseLater(wait, error) => Script::RefuseLater(*wait, error.clone()),
             Script::Play(steps) => Script::Play(steps.clone()),
         };
         if scripts.len() > 1 {
@@ -128,6 +131,11 @@ impl Generator for Double {
                 Script::Ignore => {
                     let _armed = &cancelled;
                     std::future::pending().await
+                }
+                Script::RefuseLater(wait, error) => {
+                    sleep(wait).await;
+                    cancelled.disarm();
+                    Err(error)
                 }
                 Script::Play(steps) => {
                     let (sender, events) = mpsc::channel(4);

@@ -193,6 +193,21 @@ async fn a_prompt_past_the_context_is_refused_before_it_is_sent() {
 }
 
 #[tokio::test]
+async fn a_text_that_cannot_fit_is_refused_without_being_tokenized() {
+    let long = "x".repeat(3_900_000);
+    let messages = json!([{"role": "user", "content": long}]);
+    for (path, body, param) in [
+        (COMPLETIONS, completion(json!({"prompt": long})), "prompt"),
+        (CHAT, chat(json!({"messages": messages})), "messages"),
+    ] {
+        let error = refused(path, &body, param).await;
+        assert_eq!(error["code"], "context_length_exceeded");
+        // A tokenizer would know how many.
+        assert!(error["message"].as_str().unwrap().contains("more than"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn bodies_have_to_be_objects() {
     let server = start([saying("never said")]).await;
     for body in ["", "{", "[]", "\"text\"", "{\"model\": \"a\"} more", &"[".repeat(10_000)] {

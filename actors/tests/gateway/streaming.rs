@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use planaria_actors::gateway::Limits;
-use planaria_actors::generation::{FinishReason, GenerationError};
+use planaria_actors::generation::{FinishReason, GenerationError, SubmitError};
 use planaria_engine::sampler::Logprobs;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::client::{CHAT, COMPLETIONS, Streamed, chat, completion, json_of};
 use crate::double::{Script, Step, say, saying};
 use crate::model::{ASSISTANT, NAME, USER};
 use crate::server::{Options, start, start_with};
+
+/// Longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn a_chat_begins_with_its_role_and_ends_with_its_reason() {
@@ -189,4 +194,52 @@ async fn silence_is_filled_with_comments() {
     assert_eq!(streamed.deltas(), ["a", "b"]);
     assert!(streamed.comments.len() >= 2, "{:?}", streamed.comments);
     assert!(streamed.comments.iter().all(|comment| comment == "waiting"));
+}
+
+#[tokio::test]
+async fn who_waits_for_its_first_token_hears_so() {
+    assert!(Limits::default().heartbeat < Duration::from_secs(5));
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    // In the queue, and while the prompt is computed.
+    for script in [Script::Ignore, Script::Play(Vec::new())] {
+        let server = start_with([script], Options { limits, ..Options::default() }).await;
+        let asked = chat(json!({"stream": true}));
+        let response = timeout(PATIENCE, server.client().send(CHAT, &asked)).await;
+        let response = response.expect("headers before the first token");
+        assert_eq!(response.status(), 200);
+        let mut body = response.bytes_stream();
+        let mut seen = String::new();
+        while seen.matches(": waiting\n\n").count() < 3 {
+            let part = timeout(PATIENCE, body.next()).await.expect("comments go on");
+            seen.push_str(std::str::from_utf8(&part.unwrap().unwrap()).unwrap());
+        }
+        drop(body);
+        server.double.cancelled().await;
+    }
+}
+
+#[tokio::test]
+async fn what_fails_after_a_comment_is_the_last_event() {
+    let wait = Duration::from_millis(300);
+    let overloaded = SubmitError::Overloaded { running: 8, queued: 32 };
+    for (script, code) in [
+        (Script::RefuseLater(wait, overloaded), "rate_limit_exceeded"),
+        (Script::Play(vec![Step::Pause(wait), Step::Fail(node_lost())]), "node_lost"),
+    ] {
+        let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+        let server = start_with([script], Options { limits, ..Options::default() }).await;
+        let streamed = server.client().stream(CHAT, chat(json!({}))).await;
+        assert_eq!(streamed.comments[0], "waiting");
+        let last: Value = serde_json::from_str(streamed.data.last().unwrap()).unwrap();
+        assert_eq!(last["error"]["code"], code);
+        assert!(!streamed.data.contains(&"[DONE]".to_owned()));
+    }
+    // Late and well is as ever.
+    let limits = Limits { heartbeat: Duration::from_millis(50), ..Limits::default() };
+    let steps =
+        [vec![Step::Pause(wait)], say("ab"), vec![Step::Finish(FinishReason::Stop)]].concat();
+    let server = start_with([Script::Play(steps)], Options { limits, ..Options::default() }).await;
+    let streamed = server.client().stream(CHAT, chat(json!({}))).await;
+    assert_eq!(streamed.deltas(), ["a", "b"]);
+    assert_eq!(streamed.chunks()[0]["choices"][0]["delta"]["role"], "assistant");
 }

@@ -1,4 +1,5 @@
-//! Clients that nobody here wrote: the official OpenAI packages for Python and for Node.js.
+//! Clients that nobody here wrote: the official OpenAI packages for Python and for Node.js, langchain-openai, and
+//! the command line's `llm`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -36,6 +37,18 @@ async fn the_official_python_package_works_with_it() -> Result<()> {
     python.arg(repository().join("tests/clients/openai_client.py"));
     python.arg(cluster.node(1)?.api.url()).arg("demo");
     run(python).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn langchain_and_llm_work_with_it_by_their_defaults() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    for script in ["langchain_client.py", "llm_client.py"] {
+        let mut python = Command::new(installed("PLANARIA_TEST_PYTHON")?);
+        python.arg(repository().join("tests/clients").join(script));
+        python.arg(cluster.node(1)?.api.url()).arg("demo");
+        run(python).await.context(script)?;
+    }
     Ok(())
 }
 
