@@ -1,13 +1,13 @@
 //! The HTTP API: OpenAI's routes, and what people and scripts ask a node about itself.
 //!
 //! A request passes `path` (which route is meant?), `host` (is it addressed to us?), `origin` (may its web
-//! page ask?), `auth` (has it the key?), `places` (is there one for it?) and then a route. An answer is made in four steps, each with a module:
-//! `request` turns a body into tokens, the [`Generator`] turns tokens into more tokens, `answer`
-//! turns those into text, and `reply` writes that as JSON; `generate` connects them and `stream`
-//! sends them as they come. An answer that is to be stored is taken down on the way; `stored` shows it,
-//! and `resume` goes on with those that a restart of the node interrupted. `models`, `cluster`, `events` and
-//! `catalog` hold the other routes, `page` what people see in a browser, `server` the connections, `error`
-//! all that can go wrong.
+//! page ask?), `auth` (has it the key?), `places` (is there one for it?) and then a route. An answer is made
+//! in four steps, each with a module: `request` turns a body into tokens, the [`Generator`] turns tokens into
+//! more tokens, `answer` turns those into text, and `reply` writes that as JSON; `generate` connects them,
+//! `preparation` bounds what that takes, and `stream` sends them as they come. An answer that is to be stored
+//! is taken down on the way; `stored` shows it, and `resume` goes on with those that a restart of the node
+//! interrupted. `models`, `cluster`, `events` and `catalog` hold the other routes, `page` what people see in a
+//! browser, `server` the connections, `error` all that can go wrong.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
 //! has met its stop text drops it, and so cancels the work on every stage. Prompts and answers are never

@@ -128,11 +128,13 @@ mod tests {
         let mut seats = Seats::new(4);
         let ids: Vec<_> = (1..=4).map(|last| arrive(&mut seats, last).0).collect();
         seats.serves(ids[0], true);
-        assert_eq!(arrive(&mut seats, 5).1, Some(ids[1].0), "the first has a place");
+        let (fifth, over) = arrive(&mut seats, 5);
+        assert_eq!(over, Some(ids[1].0), "the first has a place");
         seats.serves(ids[0], false);
         assert_eq!(arrive(&mut seats, 6).1, Some(ids[2].0), "it rests since just now");
         seats.leave(ids[3]);
         assert_eq!(arrive(&mut seats, 7).1, None);
+        assert_eq!(seats.make_room(), Some(fifth.0));
         assert_eq!(seats.make_room(), Some(ids[0].0));
     }
 
