@@ -18,7 +18,8 @@ async fn refused(cluster: &Cluster) -> Result<()> {
         let body = json!({"model": "slow", "prompt": [5], "max_tokens": 1, "stream": true});
         match api.events("/v1/completions", &body).await {
             Ok(_) => Ok(None),
-            Err(error) => Ok(Some(error.downcast::<Refused>()?)),
+            // Without an answer it was sent over an idle connection just as that was closed.
+            Err(error) => Ok(error.downcast::<Refused>().ok()),
         }
     });
     let refusal = refusal.await?;
