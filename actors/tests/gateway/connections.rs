@@ -269,7 +269,7 @@ async fn a_node_that_leaves_refuses_in_words_and_lets_answers_end() {
     read_until(&mut running, "\"content\":\"a\"").await;
     let mut idle = TcpStream::connect(server.address).await.unwrap();
     idle.write_all(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    read_until(&mut idle, "\"ready\":true").await;
+    read_until(&mut idle, "\"reasons\":[]}").await;
     server.leaving.send_replace(true);
     // A connection that is not used is closed, and none is used twice.
     assert!(!read_all(&mut idle).await.contains("HTTP/1.1"), "the rest of its answer alone");
