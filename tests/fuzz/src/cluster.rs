@@ -56,7 +56,7 @@ fn model(decisions: &mut Decisions<'_>) -> ModelName {
     decisions.one_of(&MODELS).parse().unwrap()
 }
 
-fn digest() -> ModelDigest {
+pub(crate) fn digest() -> ModelDigest {
     "ab".repeat(32).parse().unwrap()
 }
 
@@ -293,7 +293,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let until = Until { eos: vec![2], max_tokens: 5 };
     let (sampling, prefix) = (SamplingParams::greedy(), vec![3; 64]);
     let trace = TraceContext::new(1, 2, true);
-    let opening = Opening { sampling, until, reuse: true, prefix, trace };
+    let opening = Opening { sampling, until, reuse: true, prefix, trace, waits: true };
     let opening = Box::new(opening);
     let (tokens, open) = (vec![1, 2], Some(opening.clone()));
     let forward = Forward { stage: 0, tokens, open, sample: true, more: true };
@@ -310,6 +310,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
         },
         Control::Commit(Box::new(plan(2))),
         Control::Arrived { bytes: 1, micros: 0 },
+        Control::Abort { epoch: plan(1).epoch() },
     ];
     let bodies = [
         DataBody::Forward(forward),
@@ -326,6 +327,8 @@ pub(crate) fn messages() -> Vec<Bytes> {
             reused: 64,
         },
         DataBody::PrefixGone,
+        DataBody::Waits,
+        DataBody::Granted,
         DataBody::Failed(GenerationError::NoRoom { limit: 3 }),
     ];
     let headers = bodies.map(|body| DataHeader {

@@ -1,6 +1,8 @@
 //! What a host and its worker say to each other, and what a stage makes of it.
 
-use planaria_actors::worker::protocol::{Command, Compute, Event, tokens_from_bytes};
+use std::collections::BTreeMap;
+
+use planaria_actors::worker::protocol::{Command, Compute, Event, Files, tokens_from_bytes};
 use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
@@ -8,6 +10,7 @@ use planaria_engine::sampler::{SamplingParams, sample};
 use planaria_engine::stage::{Stage, Step};
 use planaria_transport::{Frame, decode_message, encode_message};
 
+use crate::cluster::digest;
 use crate::decisions::Decisions;
 
 const CAP: usize = 1 << 16;
@@ -24,7 +27,7 @@ pub(crate) fn run(mut input: &[u8]) {
         };
         for stage in &mut stages {
             match command.clone() {
-                Command::Open(_) | Command::Probe => {}
+                Command::Open(..) | Command::Probe => {}
                 Command::Hold(layers) => {
                     let held = stage.held().clone();
                     let layers = layers.into_iter().collect();
@@ -113,10 +116,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         })
     };
     let params = Box::new(SamplingParams::greedy());
+    let files = Box::new(Files { digest: digest(), stamps: BTreeMap::new() });
     let mut stream = Vec::new();
     let mut seeds = Vec::new();
     for (command, payload) in [
-        (Command::Open("/models/a".into()), 0),
+        (Command::Open("/models/a".into(), files), 0),
         (Command::Hold(vec![layers]), 0),
         (Command::Adopt { layers, stages: 2, kv_bytes: 1 << 16 }, 0),
         (compute(0, true), 0),
