@@ -64,6 +64,12 @@ fn a_part_that_differs_is_named_and_no_other() {
     });
     assert_eq!(original.differences(&content(&vocabulary)), [Part::Tokenizer]);
 
+    let elsewhere = demo();
+    change_json(&elsewhere.path().join("special_tokens_map.json"), |json| {
+        json["unk_token"] = json!("<|user|>");
+    });
+    assert_eq!(original.differences(&content(&elsewhere)), [Part::Tokenizer]);
+
     let roles = demo();
     change_json(&roles.path().join("tokenizer_config.json"), |json| {
         json["add_bos_token"] = json!(true);

@@ -72,10 +72,14 @@ impl TokenizerSettings {
         self.json.get(key).and_then(Value::as_bool)
     }
 
-    /// All of it but the chat template, which may as well lie in a file of its own.
+    /// All of it but the chat template, which may as well lie in a file of its own, and with the roles of
+    /// tokens that do.
     pub(crate) fn but_template(&self) -> Vec<u8> {
         let mut json = self.json.clone();
         json.remove("chat_template");
+        for (role, text) in &self.special_tokens {
+            json.entry(role).or_insert_with(|| Value::String(text.clone()));
+        }
         Value::Object(json).to_string().into_bytes()
     }
 
