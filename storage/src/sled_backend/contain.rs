@@ -33,8 +33,18 @@ fn classify(error: sled::Error) -> BackendError {
         {
             BackendError::Damaged(error.to_string())
         }
-        sled::Error::Io(error) => BackendError::Io(error),
+        sled::Error::Io(error) => BackendError::Io(plain(error)),
         other => BackendError::Damaged(other.to_string()),
+    }
+}
+
+/// sled hands an error of the system on as the text that it is debugged with, `Os { code: 28, .. }`.
+fn plain(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    let code = text.strip_prefix("Os { code: ").and_then(|rest| rest.split(',').next());
+    match code.and_then(|code| code.parse().ok()) {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => error,
     }
 }
 
@@ -58,6 +68,14 @@ mod tests {
     fn a_panic_is_damage_and_keeps_its_words() {
         let error = contained::<()>(|| panic!("page {}", 7)).unwrap_err();
         assert_eq!(error.to_string(), "the store is damaged: sled panicked: page 7");
+    }
+
+    #[test]
+    fn a_full_disk_is_said_in_the_words_of_the_system() {
+        let system = io::Error::from_raw_os_error(28);
+        let sleds = io::Error::new(system.kind(), format!("{system:?}"));
+        let said = classify(sled::Error::Io(sleds)).to_string();
+        assert_eq!(said, format!("the disk refused: {system}"));
     }
 
     #[test]
