@@ -14,7 +14,9 @@ use thiserror::Error;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
 
-/// The models of this machine, each read when it is first asked for.
+use crate::desired::map::MOST_WANTED;
+
+/// The models of this machine, each read when it is first asked for, or ahead of that if it is to be served.
 #[derive(Debug)]
 pub struct ServedModels {
     folder: PathBuf,
@@ -64,9 +66,10 @@ pub enum ServedModelError {
     Interrupted(ModelName),
 }
 
-/// Tokenizers take some ten megabytes each. A cluster serves a few models at a time; this only
-/// keeps one whose models change often from remembering all of them.
-const MOST_MODELS: usize = 16;
+/// As many as a cluster can be to serve at a time: fewer would have `/ready`, which asks about all of them,
+/// read each anew. Tokenizers take some ten megabytes each; the bound keeps a node whose models change
+/// often from remembering all that it ever had.
+const MOST_MODELS: usize = MOST_WANTED;
 
 #[derive(Debug, Default)]
 struct Slots {
@@ -96,6 +99,16 @@ impl ServedModels {
         let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).take_up(name);
         let model = slot.get_or_try_init(|| self.read(name)).await?;
         Ok(Arc::clone(model))
+    }
+
+    /// Reads these models, one after the other, unless they are known. What cannot be read is told to whoever
+    /// asks for it.
+    pub async fn read_ahead(&self, names: Vec<ModelName>) {
+        for name in names {
+            if let Err(error) = self.get(&name).await {
+                tracing::debug!(model = %name, %error, "its words were not read ahead");
+            }
+        }
     }
 
     /// Reads a model anew when it is asked for next: its files have changed.
@@ -184,6 +197,19 @@ fn warn_of(model: &ModelName, tokenizer: &Tokenizer, vocab: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_ahead_is_known_while_its_files_are_away() {
+        let models = tempfile::tempdir().unwrap();
+        let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/models/demo");
+        std::os::unix::fs::symlink(demo, models.path().join("demo")).unwrap();
+        let served = ServedModels::new(models.path());
+        let [here, gone] = ["demo", "gone"].map(|name| name.parse::<ModelName>().unwrap());
+        served.read_ahead(vec![gone.clone(), here.clone()]).await;
+        std::fs::remove_file(models.path().join("demo")).unwrap();
+        assert!(served.get(&here).await.is_ok());
+        assert!(matches!(served.get(&gone).await, Err(ServedModelError::NotHere(_))));
+    }
 
     #[test]
     fn only_models_of_late_are_kept() {

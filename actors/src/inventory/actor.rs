@@ -3,6 +3,8 @@
 //! Parent: root. Children: none; a look runs on a blocking thread, one at a time. What is found is
 //! published to the node's parts and, through membership, to the peers. Weights are summed up on a thread
 //! of low priority, one file at a time, and each sum is kept on disk for as long as the file's stamp holds.
+//! Tokenizers and templates of the models that are to be served are read before anybody asks, so that files
+//! that go away later disturb nobody.
 //! When it dies nothing is lost: the folder is read again.
 
 use std::collections::BTreeSet;
@@ -13,6 +15,7 @@ use std::time::{Duration, Instant};
 use planaria_config::ModelName;
 use planaria_engine::model_dir::{ModelDir, ModelError, Stamp, Stamps, TensorSum};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::task::JoinHandle;
 
 use super::{Inventory, Sums};
 use crate::context::Context;
@@ -100,6 +103,8 @@ pub struct State {
     is_summing: bool,
     /// Files that could not be read, since the last look.
     in_vain: BTreeSet<Stamp>,
+    /// Reads the words of models that are to be served.
+    reading_ahead: Option<JoinHandle<()>>,
 }
 
 impl Actor for InventoryActor {
@@ -118,7 +123,8 @@ impl Actor for InventoryActor {
         let sums = ledger::sums(&context.store);
         let since = (Instant::now(), false);
         let (is_summing, in_vain) = (false, BTreeSet::new());
-        Ok(State { context, looking: None, since, next: None, sums, is_summing, in_vain })
+        let (looking, next, reading_ahead) = (None, None, None);
+        Ok(State { context, looking, since, next, sums, is_summing, in_vain, reading_ahead })
     }
 
     async fn handle(
@@ -138,6 +144,7 @@ impl Actor for InventoryActor {
                 if let Some(found) = found {
                     state.in_vain.clear();
                     state.publish(found);
+                    state.read_ahead();
                 }
                 state.sum_up(&myself, None);
                 for waiting in state.looking.take().unwrap_or_default() {
@@ -180,6 +187,22 @@ impl State {
     /// The models that the cluster is to serve.
     fn in_use(&self) -> BTreeSet<ModelName> {
         self.context.view.borrow().desired().keys().cloned().collect()
+    }
+
+    /// Has the words read of all models that are to be served and whose files are here, unless that is
+    /// under way.
+    fn read_ahead(&mut self) {
+        if self.reading_ahead.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let mut models = self.in_use();
+        let inventory = self.context.inventory.borrow().clone();
+        models.retain(|model| inventory.get(model).is_some());
+        let served = Arc::clone(&self.context.served);
+        self.reading_ahead =
+            Some(tokio::spawn(
+                async move { served.read_ahead(models.into_iter().collect()).await },
+            ));
     }
 
     /// A file system that does not answer keeps the look waiting, and nobody else.

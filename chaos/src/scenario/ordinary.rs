@@ -460,10 +460,6 @@ impl Scene<'_> {
 
     /// Serving goes on from memory, and no plan changes.
     pub(super) async fn hide_models(&mut self) -> Result<String> {
-        // What nobody has asked a node for it has not read.
-        let all = self.all();
-        let (_, found) = self.arena.everywhere(&all).await;
-        self.found.extend(found);
         let api = self.arena.api(self.asked)?;
         let before = api.view().await?;
         let here = self.arena.models_dir();
