@@ -3,6 +3,7 @@
 //! ```text
 //! <dir>/lock        held (flock) while the store is open; always empty
 //! <dir>/watermark   see `seal`
+//! <dir>/making      there while a store is made that holds nothing yet; always empty
 //! <dir>/sled/       sled's own files
 //! ```
 
@@ -41,6 +42,34 @@ impl Directory {
 
     pub(crate) fn watermark(&self) -> PathBuf {
         self.path.join("watermark")
+    }
+
+    /// Whether a store that holds nothing yet is being made here, or was when its process was killed.
+    pub(crate) fn is_being_made(&self) -> bool {
+        self.making().exists()
+    }
+
+    /// Begins to make a store, on nothing: what was left of one whose making was interrupted is removed,
+    /// since sled takes its own half-written files for damage.
+    pub(crate) fn begin_making(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.sled()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        File::create(self.making())?;
+        sync_dir(&self.path)
+    }
+
+    /// The store is made: from now on it may hold something.
+    pub(crate) fn end_making(&self) -> io::Result<()> {
+        match fs::remove_file(self.making()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn making(&self) -> PathBuf {
+        self.path.join("making")
     }
 
     /// Whether the disk takes new files and gives the old ones, and the system has threads: what every

@@ -175,6 +175,10 @@ fn open_files(directory: &Directory) -> Result<(sled::Db, Committed), Refusal> {
     {
         return Err(Refusal::Newer(schema));
     }
+    let is_new = !directory.sled().exists() || directory.is_being_made();
+    if is_new && matches!(mark, Mark::Missing) {
+        directory.begin_making()?;
+    }
     let db = open_sled(&directory.sled())?;
     let seal = prove(&db, mark).inspect_err(|refusal| {
         if matches!(refusal, Refusal::Damaged(_)) {
@@ -197,6 +201,8 @@ fn open_files(directory: &Directory) -> Result<(sled::Db, Committed), Refusal> {
     let mut watermark = Watermark::open(&directory.watermark())?;
     watermark.write(seal)?;
     directory.sync()?;
+    // With a watermark it is made, whether this survives a power loss or not.
+    directory.end_making()?;
     Ok((db, Committed { seal, watermark, files, stopped: false }))
 }
 
