@@ -211,7 +211,7 @@ async fn answer_callers(quic: quinn::Endpoint, local: Arc<Local>, arrived: Arriv
     let gate = Arc::new(Mutex::new(Gate::default()));
     while let Some(caller) = quic.accept().await {
         let address = caller.remote_address();
-        let proved = caller.remote_address_validated();
+        let proved = caller.remote_address_validated() || has_scope(address);
         let verdict = lock(&gate).enter(canonical(address).ip(), proved);
         match verdict {
             Verdict::Enter => {
@@ -226,6 +226,12 @@ async fn answer_callers(quic: quinn::Endpoint, local: Arc<Local>, arrived: Arriv
             }
         }
     }
+}
+
+/// Whether an address means nothing without the interface that it is on. quinn's proof of an address leaves
+/// the interface out, so it would never hold for one of these; who forges one has to be on the same link.
+const fn has_scope(address: SocketAddr) -> bool {
+    matches!(address, SocketAddr::V6(address) if address.scope_id() != 0)
 }
 
 async fn answer_caller(caller: Incoming, local: Arc<Local>, arrived: Arrived, place: Place) {
