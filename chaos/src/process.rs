@@ -31,6 +31,8 @@ impl Process {
             .args(arguments)
             .envs(env.iter().map(|(name, value)| (name, value)))
             .env("PLANARIA_LOG_FORMAT", "json")
+            // The tables by which a panic prints where it was stay in memory, a hundred megabytes of a debug build.
+            .env("RUST_BACKTRACE", "0")
             .env_remove("PLANARIA_CONFIG")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
