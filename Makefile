@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate chaos soak compat fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -71,6 +71,9 @@ compat: build ## Clusters of this build and of OTHER_COMMIT, or of PLANARIA_OTHE
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos
 	@other="$${PLANARIA_OTHER_BUILD:-$$(.ci/other_build.sh $(OTHER_COMMIT) $(CACHE)/builds)}" && \
 	$(TARGET)/release/chaos mixed --planaria $(TARGET)/release/planaria --other "$$other"
+
+many: setup ## As many models as can be wanted at once, each asked for through each node, through a kill and a restart
+	cargo test --locked -p planaria-tests --test endurance -- --ignored --nocapture
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
