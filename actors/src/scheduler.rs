@@ -9,6 +9,8 @@ pub mod agreement;
 pub mod foresight;
 pub mod machine;
 pub mod placement;
+mod plan_table;
 pub mod preview;
 
-pub use actor::{ModelPlan, PlanTable, SchedulerActor, SchedulerHandle, SchedulerMessage};
+pub use actor::{SchedulerActor, SchedulerHandle, SchedulerMessage};
+pub use plan_table::{ModelPlan, PlanTable};

@@ -204,7 +204,8 @@ impl<'de, const N: usize> serde::de::Visitor<'de> for ByteArray<N> {
 }
 
 /// `2 * N` hex digits as `N` bytes; anything else is `None`.
-pub(crate) fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
+#[must_use]
+pub fn parse_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
         return None;

@@ -13,7 +13,7 @@ mod settings;
 mod units;
 
 pub use cluster_key::{ClusterKey, ClusterKeyError};
-pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId};
+pub use ids::{Epoch, Incarnation, InvalidId, NodeId, SequenceId, parse_hex};
 pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};

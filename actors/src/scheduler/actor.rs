@@ -3,22 +3,19 @@
 //! Parent: root. Children: none. When it dies, the plans in force come back from the peers'
 //! reports; a plan in preparation is lost and made again.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, ModelName, NodeId};
-use planaria_engine::model_dir::Content;
+use planaria_config::{Epoch, NodeId};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::agreement::Agreement;
 use super::machine::{Action, Event, Message, Patience, Scheduler};
 use super::placement::Sizing;
-use crate::cluster_view::{ClusterView, ModelState, assemble};
+use crate::cluster_view::{ClusterView, assemble};
 use crate::context::Context;
 use crate::ledger;
 use crate::membership::{View, send_control};
-use crate::plan::{Assignment, Plan};
+use crate::plan::Plan;
 use crate::router::Undeliverable;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
@@ -37,6 +34,9 @@ const RESEND: Duration = Duration::from_secs(1);
 
 /// How long a node that could not load a model is left out of it, unless it restarts.
 const UNFIT: Duration = Duration::from_secs(30);
+
+/// What is in force is told when all events that wait are taken in, and at the latest after this time.
+const PUBLISH: Duration = Duration::from_millis(50);
 
 /// How often what was measured is looked at again.
 const APPRAISE: Duration = Duration::from_secs(5);
@@ -81,43 +81,17 @@ impl SchedulerHandle {
     }
 
     fn tell(&self, event: Event) {
-        self.0.tell(SchedulerMessage(event));
+        self.0.tell(SchedulerMessage::Event(event));
     }
 }
 
 /// What the scheduler is told.
 #[derive(Debug)]
-pub struct SchedulerMessage(Event);
-
-/// The desired models and what is in force for them.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct PlanTable {
-    /// By name.
-    pub models: BTreeMap<ModelName, ModelPlan>,
-}
-
-/// What is in force for a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ModelPlan {
-    /// Its plan, if all of it lives.
-    pub plan: Option<Arc<Plan>>,
-    /// Whether it can answer.
-    pub state: ModelState,
-    /// Why not, in words.
-    pub reason: String,
-    /// Why no other plan could be made, if none could.
-    pub obstacle: Option<String>,
-    /// Why its pins were not followed, if there are any and they were not.
-    pub unpinned: Option<String>,
-    /// Members that do not hold layers of it since they could not, with the reason and when they are tried
-    /// again; as far as this node has planned for them.
-    pub left_out: Vec<String>,
-    /// Which files it is, as far as members that have them agree.
-    pub agreement: Option<Agreement>,
-    /// What its plan knows of their content, which grows and is no part of what makes plans equal.
-    pub content: Option<Content>,
-    /// For each of its nodes: its stages if that one died, `None` if there would be none.
-    pub failovers: Vec<(NodeId, Option<Vec<Assignment>>)>,
+pub enum SchedulerMessage {
+    /// Something happened.
+    Event(Event),
+    /// All that had happened when this was asked for is taken in.
+    Publish,
 }
 
 /// The actor.
@@ -132,6 +106,11 @@ pub struct State {
     view: View,
     /// What the other parts were last told: the plans in force, and the highest epoch.
     known: (Vec<Plan>, Option<Epoch>),
+    /// Since when something has happened that the other parts were not told of. With many models events come
+    /// faster than all could be told what follows from each.
+    unpublished: Option<Instant>,
+    /// Whether `Publish` is on its way.
+    publishing: bool,
 }
 
 impl Actor for SchedulerActor {
@@ -159,23 +138,45 @@ impl Actor for SchedulerActor {
             Scheduler::new(context.me.node, sizing, patience, &ledger::plans(&context.store));
         let view = context.view.borrow().clone();
         let known = (Vec::new(), None);
-        let mut state = State { context, scheduler, view: View::default(), known };
+        let mut state = State {
+            context,
+            scheduler,
+            view: View::default(),
+            known,
+            unpublished: None,
+            publishing: false,
+        };
         state.take(&myself, Event::Members(view));
-        myself.send_interval(TICK, || SchedulerMessage(Event::Tick));
+        state.publish();
+        myself.send_interval(TICK, || SchedulerMessage::Event(Event::Tick));
         Ok(state)
     }
 
     async fn handle(
         &self,
         myself: ActorRef<SchedulerMessage>,
-        SchedulerMessage(event): SchedulerMessage,
+        message: SchedulerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _at_work = at_work("scheduler");
+        let SchedulerMessage::Event(event) = message else {
+            state.publishing = false;
+            if state.unpublished.is_some() {
+                state.publish();
+            }
+            return Ok(());
+        };
         let idle = matches!(event, Event::Tick)
             && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
         if !idle {
             state.take(&myself, event);
+            let since = *state.unpublished.get_or_insert_with(Instant::now);
+            if since.elapsed() > PUBLISH {
+                state.publish();
+            } else if !state.publishing {
+                state.publishing = true;
+                myself.cast(SchedulerMessage::Publish)?;
+            }
         }
         Ok(())
     }
@@ -215,13 +216,17 @@ impl State {
                             context.handles.workers.standby(shards);
                         }
                         // Without an inbox the node is ending.
-                        drop(inbox.cast(SchedulerMessage(Event::Foreseen { number, failovers })));
+                        drop(
+                            inbox.cast(SchedulerMessage::Event(Event::Foreseen {
+                                number,
+                                failovers,
+                            })),
+                        );
                     });
                 }
             }
         }
         self.follow();
-        self.publish();
     }
 
     fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
@@ -233,7 +238,7 @@ impl State {
                 Message::Abort(epoch) => Event::Abort { from: to, epoch },
             };
             // The only way this fails is that this actor ends.
-            drop(myself.cast(SchedulerMessage(event)));
+            drop(myself.cast(SchedulerMessage::Event(event)));
             return;
         }
         let sent = match self.context.router.link(to) {
@@ -265,35 +270,9 @@ impl State {
         }
     }
 
-    fn publish(&self) {
-        let models = self.view.desired().keys().map(|model| {
-            let plan = self.scheduler.plan(model).cloned().map(Arc::new);
-            let (state, reason) = self.scheduler.state(model);
-            let failovers = self.scheduler.failovers(model);
-            let failovers = failovers.map(|(node, layout)| {
-                let stages = layout.map(|layout| layout.stages.clone());
-                (node, stages)
-            });
-            let failovers = failovers.collect();
-            let obstacle = self.scheduler.obstacle(model).map(str::to_owned);
-            let unpinned = self.scheduler.unpinned(model).map(str::to_owned);
-            let left_out = self.scheduler.left_out(model);
-            let agreement = self.scheduler.agreement(model);
-            let content = plan.as_ref().and_then(|plan| plan.parts().content);
-            let of_model = ModelPlan {
-                plan,
-                state,
-                reason,
-                obstacle,
-                unpinned,
-                left_out,
-                agreement,
-                content,
-                failovers,
-            };
-            (model.clone(), of_model)
-        });
-        let table = PlanTable { models: models.collect() };
+    fn publish(&mut self) {
+        self.unpublished = None;
+        let table = self.scheduler.plan_table();
         let strategy = self.context.settings.strategy;
         let cluster: ClusterView = assemble(&self.context, &self.view, &table, strategy);
         self.context.plans.send_if_modified(|known| replace(known, table));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use planaria_config::{LayerSet, ModelName, NodeId};
 use planaria_engine::partition::usable;
 
-use super::placement::{Layout, Situation, Sizing, Unfit, place_all, sizings};
+use super::placement::{Layout, Settled, Situation, Sizing, Unfit, place_all, sizings};
 use crate::membership::View;
 use crate::plan::Plan;
 use crate::router::{ShardKey, WorkerKey};
@@ -24,6 +24,8 @@ pub struct Foresight {
     pub unfit: Unfit,
     /// The plans in force.
     pub in_force: BTreeMap<ModelName, Plan>,
+    /// What its planner has dealt out already.
+    pub settled: BTreeMap<ModelName, Settled>,
 }
 
 /// For each node that holds layers: the layout of every model without it, `None` where there is none.
@@ -48,6 +50,7 @@ impl Foresight {
             sizing: self.sizing,
             unfit: &self.unfit,
             in_force: &self.in_force,
+            settled: &self.settled,
         };
         let placed = place_all(situation).into_iter();
         placed.map(|(model, placed)| (model, placed.ok().map(|placed| placed.layout))).collect()

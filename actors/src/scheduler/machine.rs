@@ -22,7 +22,7 @@ use failures::Failures;
 
 use super::agreement::Agreement;
 use super::foresight::{Failovers, Foresight};
-use super::placement::{Layout, Placed, Situation, Sizing, place_all};
+use super::placement::{Layout, Placed, Settled, Situation, Sizing, place_all};
 use crate::cluster_view::{ModelState, ShardState};
 use crate::membership::View;
 use crate::plan::{Plan, PlanParts};
@@ -149,6 +149,8 @@ pub struct Scheduler {
     highest: Epoch,
     /// The plan in force, by model.
     plans: BTreeMap<ModelName, Plan>,
+    /// What this planner dealt out last, under which epoch.
+    settled: BTreeMap<ModelName, (Epoch, Settled)>,
     /// The newest plan that this node has begun to load, by model.
     begun: BTreeMap<ModelName, Plan>,
     /// Plans that were begun and are not in force, and the life of the planner of each.
@@ -194,6 +196,7 @@ impl Scheduler {
             view: View::default(),
             highest: highest.unwrap_or(Epoch { counter: 0, planner: me }),
             plans: BTreeMap::new(),
+            settled: BTreeMap::new(),
             begun: BTreeMap::new(),
             prepared: BTreeMap::new(),
             preparing: BTreeMap::new(),
@@ -252,6 +255,11 @@ impl Scheduler {
         let deadlines = self.preparing.values().map(|p| p.deadline.min(p.ask_again));
         let forgiven = self.failures.wake_at();
         deadlines.chain(forgiven).chain(self.plan_at).chain(self.appraise_at).min()
+    }
+
+    /// The models that are wanted.
+    pub fn desired(&self) -> impl Iterator<Item = &ModelName> {
+        self.view.desired().keys()
     }
 
     /// The highest epoch that this node has seen.
@@ -541,9 +549,10 @@ impl Scheduler {
             self.plans.insert(plan.model().clone(), plan.clone());
             // Another planner may have made it from a view that is not this one's. But who has just come
             // is seen by some before others: two planners that are not among each other's members yet
-            // would otherwise overtake each other's plans as fast as they can.
-            let is_own = plan.epoch().planner == self.me;
-            let again = if is_own { now } else { now + self.patience.settle };
+            // would otherwise overtake each other's plans as fast as they can. Of one's own several may come
+            // into force one after the other.
+            let is_last = plan.epoch().planner == self.me && self.preparing.is_empty();
+            let again = if is_last { now } else { now + self.patience.settle };
             self.plan_at = Some(self.plan_at.map_or(again, |at| at.min(again)));
             actions.push(Action::Adopt(Box::new(plan)));
         }
@@ -598,11 +607,13 @@ impl Scheduler {
         self.obstacles.clear();
         self.unpinned.clear();
         let unfit = self.failures.unfit();
+        let settled = self.settled();
         let situation = Situation {
             view: &self.view,
             sizing: self.sizing,
             unfit: &unfit,
             in_force: &self.plans,
+            settled: &settled,
         };
         let placed = place_all(situation);
         let unwanted: Vec<ModelName> =
@@ -611,6 +622,7 @@ impl Scheduler {
             self.call_off(&model, actions);
         }
         self.plans.retain(|model, _| placed.contains_key(model));
+        self.settled.retain(|model, _| placed.contains_key(model));
         self.begun.retain(|model, _| placed.contains_key(model));
         self.better_since.retain(|model, _| placed.contains_key(model));
         for (model, placed) in placed {
@@ -627,8 +639,9 @@ impl Scheduler {
                     self.obstacles.insert(model, reason);
                 }
                 Ok(placed) if self.is_planner() => {
+                    let contenders = placed.contenders.clone();
                     if let Some(layout) = self.choose(now, &model, placed) {
-                        self.prepare(now, model, layout, actions);
+                        self.prepare(now, model, Settled { layout, contenders }, actions);
                     }
                 }
                 Ok(_) => {
@@ -639,6 +652,17 @@ impl Scheduler {
         }
     }
 
+    /// What is in force, or being prepared in its place, if it is as this planner dealt it out.
+    fn settled(&self) -> BTreeMap<ModelName, Settled> {
+        let current = |model: &ModelName| {
+            let preparing = self.preparing.get(model).map(|preparing| &preparing.plan);
+            preparing.or_else(|| self.plans.get(model)).map(Plan::epoch)
+        };
+        let settled =
+            self.settled.iter().filter(|(model, (epoch, _))| current(model) == Some(*epoch));
+        settled.map(|(model, (_, settled))| (model.clone(), settled.clone())).collect()
+    }
+
     fn is_planner(&self) -> bool {
         self.view.alive().map(|member| member.incarnation.node).min() == Some(self.me)
     }
@@ -647,9 +671,10 @@ impl Scheduler {
         &mut self,
         now: Instant,
         model: ModelName,
-        layout: Layout,
+        settled: Settled,
         actions: &mut Vec<Action>,
     ) {
+        let layout = settled.layout.clone();
         let epoch = self.highest.next(self.me);
         let plan = Plan::new(PlanParts {
             epoch,
@@ -670,15 +695,17 @@ impl Scheduler {
             }
         };
         let same = |other: &Plan| other.same_layout(&plan);
-        let in_force = self.plan(&model).is_some_and(|plan| same(plan) && !self.has_failed(plan));
-        let on_its_way = self.preparing.get(&model).is_some_and(|p| same(&p.plan));
-        if in_force {
+        let in_force = self.plan(&model).filter(|plan| same(plan) && !self.has_failed(plan));
+        let in_force = in_force.map(Plan::epoch);
+        let on_its_way = self.preparing.get(&model).map(|p| &p.plan).filter(|plan| same(plan));
+        let known = in_force.or_else(|| on_its_way.map(Plan::epoch));
+        self.settled.insert(model.clone(), (known.unwrap_or(epoch), settled));
+        if known.is_none() || in_force.is_some() {
             self.call_off(&model, actions);
         }
-        if in_force || on_its_way {
+        if known.is_some() {
             return;
         }
-        self.call_off(&model, actions);
         self.highest = epoch;
         actions.extend(plan.nodes().map(|to| prepare(to, &plan)));
         let waiting = plan.nodes().collect();

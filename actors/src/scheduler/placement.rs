@@ -61,6 +61,28 @@ impl Sizing {
 /// Which member must not hold which model, and why.
 pub type Unfit = BTreeMap<(Incarnation, ModelName), String>;
 
+/// A member that a model's layers are dealt out among.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contender {
+    /// It.
+    pub incarnation: Incarnation,
+    /// What it offers to all models together, in bytes.
+    pub memory_bytes: u64,
+    /// The layers that its settings give it.
+    pub pinned: Option<LayerRange>,
+}
+
+/// A layout that is in force, or being prepared, and the members that it was dealt out among. One that is dealt
+/// out by memory stays as long as these do: other models that come and go change what memory is free, and are no
+/// reason to load it anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// It.
+    pub layout: Layout,
+    /// Among whom.
+    pub contenders: Vec<Contender>,
+}
+
 /// What placement begins with.
 #[derive(Debug, Clone, Copy)]
 pub struct Situation<'a> {
@@ -72,6 +94,8 @@ pub struct Situation<'a> {
     pub unfit: &'a Unfit,
     /// The plans in force: what their nodes hold need not be loaded.
     pub in_force: &'a BTreeMap<ModelName, Plan>,
+    /// What there is already, as far as it was dealt out by who plans now.
+    pub settled: &'a BTreeMap<ModelName, Settled>,
 }
 
 /// A model's layers dealt out, before it has an epoch.
@@ -105,14 +129,17 @@ pub struct Placed {
     /// What the plan in force costs, in the same terms; `None` if there is none or it is not possible
     /// any more.
     pub in_force: Option<Cost>,
+    /// Among whom the layers were dealt out.
+    pub contenders: Vec<Contender>,
     /// Whether its nodes have memory for their new layers beside what they hold now.
     pub fits_beside: bool,
     /// Why pins were not followed, if there were any and they were not.
     pub unpinned: Option<String>,
 }
 
-/// Deals out every desired model, in the order of their names. Each takes its bytes from what the
-/// members offer, so that the models together fit.
+/// Deals out every desired model. Each takes its bytes from what the members offer, so that the models
+/// together fit: first those whose plans may stay as they are, then the others, in the order of their names.
+/// Where one finds no room for that, all are dealt out anew if more of them fit then.
 #[must_use]
 pub fn place_all(situation: Situation<'_>) -> BTreeMap<ModelName, Result<Placed, String>> {
     place_models(situation, sizings(situation.view, situation.sizing))
@@ -132,12 +159,31 @@ pub fn place_models(
     situation: Situation<'_>,
     models: BTreeMap<ModelName, Sizing>,
 ) -> BTreeMap<ModelName, Result<Placed, String>> {
+    let is_settled = |model: &ModelName| situation.settled.contains_key(model);
+    let (settled, others): (Vec<_>, Vec<_>) =
+        models.iter().partition(|(model, _)| is_settled(model));
+    let placed = place_in_order(situation, settled.iter().chain(&others).copied());
+    let fitting = |placed: &BTreeMap<_, Result<Placed, String>>| {
+        placed.values().filter(|found| found.is_ok()).count()
+    };
+    if settled.is_empty() || fitting(&placed) == models.len() {
+        return placed;
+    }
+    let anew = Situation { settled: &BTreeMap::new(), ..situation };
+    let anew = place_in_order(anew, models.iter());
+    if fitting(&anew) > fitting(&placed) { anew } else { placed }
+}
+
+fn place_in_order<'a>(
+    situation: Situation<'_>,
+    models: impl Iterator<Item = (&'a ModelName, &'a Sizing)>,
+) -> BTreeMap<ModelName, Result<Placed, String>> {
     let view = situation.view;
     let mut free: BTreeMap<NodeId, u64> =
         view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
     let mut placed = BTreeMap::new();
     for (model, sizing) in models {
-        let found = place(Situation { sizing, ..situation }, &free, &model);
+        let found = place(Situation { sizing: *sizing, ..situation }, &free, model);
         if let Ok(found) = &found {
             for (stage, bytes) in found.layout.stages.iter().zip(&found.stage_bytes) {
                 if let Some(free) = free.get_mut(&stage.incarnation.node) {
@@ -145,7 +191,7 @@ pub fn place_models(
                 }
             }
         }
-        placed.insert(model, found);
+        placed.insert(model.clone(), found);
     }
     placed
 }
@@ -168,7 +214,7 @@ fn place(
     let in_force = in_force.get(model).map(Plan::parts).filter(is_of_it);
     let in_force = in_force.filter(|plan| plan.context == context);
     let held = in_force.map_or(&[][..], |plan| &plan.stages);
-    let (nodes, left_out) = candidates(situation, free, model, &agreed, held);
+    let (nodes, contenders, left_out) = candidates(situation, free, model, &agreed, held);
     let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
     let mut problem = Problem {
         geometry,
@@ -178,7 +224,28 @@ fn place(
         nodes: &nodes,
         hops: &hops,
     };
-    let mut found = divide(sizing.strategy, &problem);
+    let named = |stages: &[Assignment]| -> Option<Vec<_>> {
+        stages
+            .iter()
+            .map(|s| view.is_alive(s.incarnation).then_some((s.incarnation.node, s.layers)))
+            .collect()
+    };
+    let may_be = |stages: &Vec<(NodeId, LayerRange)>| {
+        fits(&problem, stages) && follows_pins(&problem, stages)
+    };
+    let possible = in_force
+        .filter(|plan| plan.max_sequences == sizing.max_sequences)
+        .and_then(|plan| named(&plan.stages))
+        .filter(may_be);
+    let stays = situation.settled.get(model).filter(|settled| {
+        let Layout { digest, strategy, context: of, max_sequences, .. } = &settled.layout;
+        let (by_memory, sequences) = (Strategy::RingMemoryWeighted, sizing.max_sequences);
+        (*strategy, sizing.strategy) == (by_memory, by_memory)
+            && (*digest, *of, *max_sequences) == (agreed.digest, context, sequences)
+            && settled.contenders == contenders
+    });
+    let stays = stays.and_then(|settled| named(&settled.layout.stages)).filter(may_be);
+    let mut found = stays.map_or_else(|| divide(sizing.strategy, &problem), Ok);
     // Better served by another division than not at all.
     let mut unpinned = None;
     let free_nodes: Vec<Candidate>;
@@ -191,17 +258,7 @@ fn place(
     let stages = found.map_err(|error| explain(&error, &problem, &left_out))?;
     let cost_of = |stages: &[(NodeId, LayerRange)]| cost(&problem, stages);
     let price = cost_of(&stages).ok_or("a stage is on a node that is not there")?;
-    let named = |stages: &[Assignment]| -> Option<Vec<_>> {
-        stages
-            .iter()
-            .map(|s| view.is_alive(s.incarnation).then_some((s.incarnation.node, s.layers)))
-            .collect()
-    };
-    let as_it_is = in_force
-        .filter(|plan| plan.max_sequences == sizing.max_sequences)
-        .and_then(|plan| named(&plan.stages))
-        .filter(|stages| fits(&problem, stages) && follows_pins(&problem, stages))
-        .and_then(|stages| cost_of(&stages));
+    let as_it_is = possible.as_deref().and_then(cost_of);
     let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
     let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
     let fits_beside = stages.iter().all(|(node, layers)| {
@@ -221,7 +278,8 @@ fn place(
     let Sizing { strategy, max_sequences, .. } = sizing;
     let Agreement { digest, content, .. } = agreed;
     let layout = Layout { digest, layers, strategy, context, max_sequences, stages, content };
-    Ok(Placed { layout, cost: price, stage_bytes, in_force: as_it_is, fits_beside, unpinned })
+    let (cost, in_force) = (price, as_it_is);
+    Ok(Placed { layout, cost, stage_bytes, in_force, contenders, fits_beside, unpinned })
 }
 
 /// The members that may hold layers of a model, and why the others may not.
@@ -231,8 +289,8 @@ fn candidates(
     model: &ModelName,
     agreed: &Agreement,
     held: &[Assignment],
-) -> (Vec<Candidate>, Vec<String>) {
-    let (mut left_out, mut nodes) = (Vec::new(), Vec::new());
+) -> (Vec<Candidate>, Vec<Contender>, Vec<String>) {
+    let (mut left_out, mut contenders, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
     let all = situation.view.alive().map(|member| &member.report.capabilities);
     let speeds = LayerSpeeds::of(all, agreed.digest, &agreed.geometry);
     for member in situation.view.alive() {
@@ -251,17 +309,19 @@ fn candidates(
         } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
             left_out.push(format!("{name}: {reason}"));
         } else {
+            let (memory_bytes, pinned) = (report.memory_bytes, report.pins.get(model).copied());
+            contenders.push(Contender { incarnation, memory_bytes, pinned });
             nodes.push(Candidate {
                 id: incarnation.node,
                 memory: free.get(&incarnation.node).copied().unwrap_or(0),
                 layer_seconds: speeds.on(&report.capabilities),
                 stage_seconds: 0.0,
                 held: held.iter().find(|s| s.incarnation == incarnation).map(|s| s.layers),
-                pinned: report.pins.get(model).copied(),
+                pinned,
             });
         }
     }
-    (nodes, left_out)
+    (nodes, contenders, left_out)
 }
 
 /// Why a member can load nothing of a model, unless it holds all that the plan in force gives to it.

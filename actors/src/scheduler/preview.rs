@@ -136,7 +136,15 @@ impl Previewer {
         sizing.strategy = question.strategy.unwrap_or(sizing.strategy);
         let sizing = *sizing;
         let unfit = Unfit::new();
-        let situation = Situation { view: &view, sizing, unfit: &unfit, in_force: &in_force };
+        // What it would be if all were dealt out anew.
+        let settled = BTreeMap::new();
+        let situation = Situation {
+            view: &view,
+            sizing,
+            unfit: &unfit,
+            in_force: &in_force,
+            settled: &settled,
+        };
         let placed = place_models(situation, models).remove(model);
         let nothing = || Err("the model was not considered".to_owned());
         Ok(match placed.unwrap_or_else(nothing) {

@@ -25,7 +25,6 @@ use crate::router::routes::{Routes, Way};
 use crate::scheduler::machine::tests::PATIENCE;
 use crate::scheduler::machine::{Action as Planned, Event as Plans, Message, Scheduler};
 use crate::scheduler::placement::Sizing;
-use crate::scheduler::{ModelPlan, PlanTable};
 use crate::sequence::machine::Event;
 use crate::sequence::recovery::Offer;
 use crate::wire::features::Features;
@@ -196,28 +195,8 @@ impl Life {
         owners.map(report).collect()
     }
 
-    fn table(&self) -> PlanTable {
-        let plan = self.scheduler.plan(&model()).cloned().map(Arc::new);
-        let (state, reason) = self.scheduler.state(&model());
-        let (obstacle, unpinned) = (None, None);
-        let (left_out, failovers) = (Vec::new(), Vec::new());
-        let (agreement, content) = (None, None);
-        let of_model = ModelPlan {
-            plan,
-            state,
-            reason,
-            obstacle,
-            unpinned,
-            left_out,
-            agreement,
-            content,
-            failovers,
-        };
-        PlanTable { models: BTreeMap::from([(model(), of_model)]) }
-    }
-
     pub(super) fn offer(&self) -> Offer {
-        Offer::of(&model(), &self.table(), &self.view)
+        Offer::of(&model(), &self.scheduler.plan_table(), &self.view)
     }
 
     /// The layers that plans want of it.
@@ -334,7 +313,7 @@ impl World {
     pub(super) fn plan(&mut self, me: Incarnation, event: Plans) {
         let time = self.time();
         let Some(life) = self.life(me) else { return };
-        let before = life.table();
+        let before = life.scheduler.plan_table();
         for action in life.scheduler.on(time, event) {
             match action {
                 Planned::Send { to, message } => self.send_plan(me, to, *message),
@@ -364,7 +343,7 @@ impl World {
         let in_force: Vec<Plan> = life.scheduler.plans().cloned().collect();
         life.routes.follow(time, in_force.iter());
         life.ever.extend(in_force.into_iter().map(|plan| (plan.epoch(), Arc::new(plan))));
-        if life.table() == before {
+        if life.scheduler.plan_table() == before {
             return;
         }
         let owners: Vec<SequenceId> = life.owners.keys().copied().collect();

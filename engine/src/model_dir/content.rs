@@ -11,11 +11,11 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::str::FromStr;
 
+use planaria_config::parse_hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
-use super::digest::from_hex;
 use super::json::read_bounded;
 use super::{MAX_CONFIG_BYTES, ModelDir, ModelError, Stamp, TensorInfo};
 use crate::chat_template::find_source;
@@ -274,7 +274,7 @@ impl FromStr for PartDigest {
     type Err = InvalidPartDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidPartDigest> {
-        from_hex(text).map(Self).ok_or(InvalidPartDigest)
+        parse_hex(text).map(Self).ok_or(InvalidPartDigest)
     }
 }
 

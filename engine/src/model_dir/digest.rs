@@ -7,6 +7,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::str::FromStr;
 
+use planaria_config::parse_hex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -97,7 +98,7 @@ impl FromStr for ModelDigest {
     type Err = InvalidModelDigest;
 
     fn from_str(text: &str) -> Result<Self, InvalidModelDigest> {
-        from_hex(text).map(Self).ok_or(InvalidModelDigest)
+        parse_hex(text).map(Self).ok_or(InvalidModelDigest)
     }
 }
 
@@ -113,17 +114,4 @@ impl From<ModelDigest> for String {
     fn from(digest: ModelDigest) -> Self {
         digest.to_string()
     }
-}
-
-/// The bytes that a text of two hex digits each stands for.
-pub(super) fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
-    let digits = text.as_bytes();
-    if digits.len() != 2 * N || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(bytes)
 }

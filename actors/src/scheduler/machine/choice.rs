@@ -94,8 +94,8 @@ impl Scheduler {
             return None;
         }
         let number = former.map_or(0, |former| former.number + 1);
-        let (view, sizing) = (self.view.clone(), self.sizing);
-        let foresight = Box::new(Foresight { number, view, sizing, unfit, in_force });
+        let (view, sizing, settled) = (self.view.clone(), self.sizing, self.settled());
+        let foresight = Box::new(Foresight { number, view, sizing, unfit, in_force, settled });
         self.foreseen = Some(foresight.clone());
         Some(Action::Foresee(foresight))
     }

@@ -13,6 +13,7 @@ use crate::membership::Member;
 use crate::wire::features::Features;
 use crate::wire::{HeldModel, Report, ShardReport};
 
+mod company;
 mod files;
 mod latency;
 mod pins;
