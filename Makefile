@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat kernels fuzz bench lint fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -74,6 +74,14 @@ compat: build ## Clusters of this build and of OTHER_COMMIT, or of PLANARIA_OTHE
 
 many: setup ## As many models as can be wanted at once, each asked for through each node, through a kill and a restart
 	cargo test --locked -p planaria-tests --test endurance -- --ignored --nocapture
+
+kernels: setup ## The kernels' tests under AddressSanitizer, and for arm64 (in an emulator on other machines)
+	RUSTC_BOOTSTRAP=1 RUSTFLAGS=-Zsanitizer=address \
+	cargo test --release --locked -p planaria-kernels --target $$(rustc -vV | sed -n 's/^host: //p')
+	@./.ci/setup.sh arm64
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$$(command -v aarch64-linux-gnu-gcc || echo cc) \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$$(command -v qemu-aarch64 >/dev/null && echo qemu-aarch64 -L /usr/aarch64-linux-gnu)" \
+	RUSTFLAGS= cargo test --release --locked -p planaria-kernels --target aarch64-unknown-linux-gnu
 
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \

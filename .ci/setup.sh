@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Planaria needs, each thing only if it is missing.
-# Usage: .ci/setup.sh build|install|tests|bench|jaeger
+# Usage: .ci/setup.sh build|install|tests|bench|jaeger|arm64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -170,11 +170,25 @@ bench() {
     fi
 }
 
+# What builds for arm64 on another machine, and runs that.
+arm64() {
+    rust
+    local target=aarch64-unknown-linux-gnu
+    if ! ls "$(rustc --print sysroot)/lib/rustlib/$target/lib/"libstd-*.rlib >/dev/null 2>&1; then
+        have rustup || fail "Rust's library for $target is missing, and there is no rustup to fetch it"
+        rustup target add "$target" || fail "rustup could not fetch Rust's library for $target"
+    fi
+    [ "$(uname -m)" != aarch64 ] || return 0
+    have aarch64-linux-gnu-gcc && have qemu-aarch64 \
+        || apt_install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
+}
+
 case "${1:-}" in
     build) build ;;
     install) install_tools ;;
     tests) install_tools; clients; browser; network; systemd; prometheus; jaeger ;;
     bench) bench ;;
     jaeger) jaeger ;;
-    *) fail "usage: setup.sh build|install|tests|bench|jaeger" ;;
+    arm64) arm64 ;;
+    *) fail "usage: setup.sh build|install|tests|bench|jaeger|arm64" ;;
 esac

@@ -9,10 +9,11 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("transport", &["config"]),
     ("storage", &["config"]),
-    ("engine", &["config"]),
-    ("actors", &["config", "transport", "storage", "engine"]),
+    ("kernels", &[]),
+    ("engine", &["config", "kernels"]),
+    ("actors", &["config", "transport", "storage", "kernels", "engine"]),
     ("chaos", &["config"]),
-    ("tests", &["config", "transport", "storage", "engine", "actors", "chaos"]),
+    ("tests", &["config", "transport", "storage", "kernels", "engine", "actors", "chaos"]),
 ];
 
 /// Crates that one member hides from the others.
@@ -35,6 +36,7 @@ const HIDDEN: &[(&str, &str)] = &[
 const UNKNOWN: &[(&str, &[&str])] = &[
     ("config", &["tokio", "std::process"]),
     ("storage", &["tokio", "std::net", "std::process"]),
+    ("kernels", &["tokio", "std::net", "std::process"]),
     ("engine", &["tokio", "std::net", "std::process"]),
 ];
 

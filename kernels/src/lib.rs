@@ -1,0 +1,27 @@
+//! The parts of a model that take a CPU's time: products of rows with matrices, plain and packed.
+//!
+//! A CPU gives numbers of which only the first digits are agreed, unless somebody says in which order sums are
+//! made. Here it is said, once, so that the bits of a row depend neither on how many rows share a step, nor on the
+//! number of threads, nor on the instruction set:
+//!
+//! **The dot product.** Sixteen lanes, each of which begins with 0. Weight `k` belongs to lane `(k / p) % 16`, where
+//! `p` is 2 for weights of four bits and else 1. In each lane the weights are taken in the order of `k`, and the lane
+//! becomes `fma(x[k], w[k], lane)`: one rounding. In the end lane `i` gets lane `i + 8` added, then `i + 4`, `i + 2` and
+//! `i + 1`. A weight is the `f32` nearest to what is stored ([`Packing`]). The sum is rounded to the type of the rows.
+//!
+//! Nothing else of a product is a sum, so rows, outputs and threads can be dealt out at will.
+
+mod format;
+mod isa;
+pub mod measure;
+mod panel;
+mod pool;
+mod product;
+mod simd;
+
+pub use format::{Number, Packing};
+pub use isa::{Isa, UnknownIsa};
+pub use panel::Rows;
+pub use pool::Pool;
+pub use product::{Matrix, Misfit, matmul};
+pub use simd::LANES;

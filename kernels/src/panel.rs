@@ -1,0 +1,96 @@
+//! Rows of numbers as products read them: `f32`, each in its lane, padded with zeros.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::format::Number;
+use crate::pool::Pool;
+use crate::simd::LANES;
+
+/// Rows `[rows, inputs]` of numbers, row after row at a distance of `stride` numbers.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    /// The bytes, little endian.
+    pub bytes: &'a [u8],
+    /// How each number is stored.
+    pub number: Number,
+    /// How many there are.
+    pub rows: usize,
+    /// Numbers of each.
+    pub inputs: usize,
+    /// Numbers from the beginning of one to that of the next.
+    pub stride: usize,
+}
+
+impl Rows<'_> {
+    /// Whether all of the numbers are there.
+    pub(crate) fn is_whole(&self) -> bool {
+        let last = self.rows.saturating_sub(1).checked_mul(self.stride);
+        let numbers = last.and_then(|last| last.checked_add(self.inputs));
+        let bytes = numbers.and_then(|numbers| numbers.checked_mul(self.number.bytes()));
+        self.rows == 0 || bytes.is_some_and(|bytes| bytes <= self.bytes.len())
+    }
+}
+
+/// Some rows, vector by vector.
+#[derive(Debug)]
+pub(crate) struct Panel {
+    vectors: Vec<[f32; LANES]>,
+    /// Vectors of each row.
+    width: usize,
+    /// Vectors from the beginning of one to that of the next: rows begin at different places of a cache.
+    stride: usize,
+}
+
+impl Panel {
+    /// The rows, for weights of which `per_lane` lie side by side in each lane.
+    /// A row takes a multiple of `multiple` vectors, which is one of `per_lane`.
+    pub(crate) fn new(pool: &Pool, rows: &Rows<'_>, per_lane: usize, multiple: usize) -> Self {
+        let width = rows.inputs.div_ceil(LANES).next_multiple_of(multiple.max(1));
+        let stride = width + 1;
+        let mut vectors = vec![[0.0; LANES]; stride * rows.rows];
+        let size = rows.number.bytes();
+        let places: Vec<Mutex<&mut [[f32; LANES]]>> =
+            vectors.chunks_exact_mut(stride).map(Mutex::new).collect();
+        let fill = |row: usize| {
+            let start = row * rows.stride * size;
+            let bytes = rows.bytes.get(start..start + rows.inputs * size).unwrap_or_default();
+            if let Some(place) = places.get(row) {
+                let mut vectors = place.lock().unwrap_or_else(PoisonError::into_inner);
+                rows.number.read(bytes, vectors.as_flattened_mut());
+                if per_lane == 2 {
+                    vectors.as_chunks_mut().0.iter_mut().for_each(part);
+                }
+            }
+        };
+        if rows.rows * width < SMALL {
+            (0..rows.rows).for_each(fill);
+        } else {
+            pool.each(rows.rows, &fill);
+        }
+        Self { vectors, width, stride }
+    }
+
+    /// Vectors of each row.
+    pub(crate) const fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The vectors of row `row`; none if there is no such row.
+    pub(crate) fn row(&self, row: usize) -> &[[f32; LANES]] {
+        let first = row * self.stride;
+        self.vectors.get(first..first + self.width).unwrap_or_default()
+    }
+}
+
+/// Panels of fewer vectors are put together by one thread.
+const SMALL: usize = 4096;
+
+/// Puts every second number into the second vector.
+fn part(vectors: &mut [[f32; LANES]; 2]) {
+    let numbers = *vectors;
+    let [first, second] = vectors;
+    let places = first.iter_mut().zip(second);
+    for ((first, second), [a, b]) in places.zip(numbers.as_flattened().as_chunks::<2>().0) {
+        (*first, *second) = (*a, *b);
+    }
+}

@@ -1,0 +1,231 @@
+//! Products of rows with a matrix.
+//!
+//! Few rows: outputs four at a time, weights unpacked into registers and used at once, since reading them is
+//! what takes the time. Many rows: eight outputs at a time, a stretch of their weights unpacked into the nearest
+//! cache, and used for all rows. Each pair of row and output has sixteen lanes of its own throughout, so both
+//! give the same bits.
+
+use thiserror::Error;
+
+use crate::Number;
+use crate::format::{
+    Affine2, Affine4, Affine4By32, Affine8, AffineOdd, DenseBf16, DenseF16, DenseF32, Format,
+    Mxfp4, Mxfp8, Nvfp4, Packing,
+};
+use crate::isa::Isa;
+use crate::panel::{Panel, Rows};
+use crate::pool::Pool;
+use crate::simd::{Simd, Task};
+
+mod direct;
+mod out;
+mod source;
+mod tiles;
+
+use out::Out;
+
+/// A matrix `[outputs, inputs]`, or what there is of it in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// How weights are stored.
+    pub packing: Packing,
+    /// Rows.
+    pub outputs: usize,
+    /// Weights of a row.
+    pub inputs: usize,
+    /// All weights, row by row.
+    pub weights: &'a [u8],
+    /// A scale for each group of a row, row by row; empty if there are none.
+    pub scales: &'a [u8],
+    /// The same of biases.
+    pub biases: &'a [u8],
+}
+
+/// A product that is none.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum Misfit {
+    /// Rows and matrix do not go together.
+    #[error("rows of {rows} numbers do not fit a matrix of {matrix} inputs")]
+    Inputs {
+        /// Numbers of a row.
+        rows: usize,
+        /// Inputs of the matrix.
+        matrix: usize,
+    },
+    /// There is no such packing.
+    #[error("{inputs} inputs cannot be packed as {packing:?}")]
+    Packing {
+        /// What it is to be.
+        packing: Packing,
+        /// Inputs of the matrix.
+        inputs: usize,
+    },
+    /// A piece of memory has another size than it should.
+    #[error("{what} take {bytes} bytes where {wanted} were expected")]
+    Size {
+        /// What.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// What it should be.
+        wanted: usize,
+    },
+}
+
+impl Matrix<'_> {
+    fn check(&self) -> Result<(), Misfit> {
+        let Self { packing, outputs, inputs, .. } = *self;
+        let is_known = match packing {
+            Packing::Affine { bits, group, .. } => {
+                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group, 32 | 64 | 128)
+            }
+            _ => true,
+        };
+        let group = packing.group().unwrap_or(1);
+        if !is_known || inputs % group != 0 {
+            return Err(Misfit::Packing { packing, inputs });
+        }
+        let scales = inputs / group * packing.scale_bytes();
+        let biases = if packing.has_biases() { scales } else { 0 };
+        let row_bytes = self.row_bytes();
+        for (what, memory, each) in [
+            ("weights", self.weights, row_bytes),
+            ("scales", self.scales, scales),
+            ("biases", self.biases, biases),
+        ] {
+            let (bytes, wanted) = (memory.len(), outputs.saturating_mul(each));
+            if bytes != wanted {
+                return Err(Misfit::Size { what, bytes, wanted });
+            }
+        }
+        Ok(())
+    }
+
+    const fn row_bytes(&self) -> usize {
+        self.inputs * self.packing.bits() / 8
+    }
+
+    fn scale_bytes(&self) -> usize {
+        self.packing.group().map_or(0, |group| self.inputs / group * self.packing.scale_bytes())
+    }
+}
+
+/// `rows [rows, inputs]` times the transposed `matrix [outputs, inputs]`, into `out [rows, outputs]`, numbers of the
+/// type of the rows.
+///
+/// # Errors
+/// When the sizes do not fit.
+pub fn matmul(
+    pool: &Pool,
+    isa: Isa,
+    rows: &Rows<'_>,
+    matrix: &Matrix<'_>,
+    out: &mut [u8],
+) -> Result<(), Misfit> {
+    matrix.check()?;
+    if rows.inputs != matrix.inputs {
+        return Err(Misfit::Inputs { rows: rows.inputs, matrix: matrix.inputs });
+    }
+    if !rows.is_whole() {
+        let wanted = rows.rows * rows.stride * rows.number.bytes();
+        return Err(Misfit::Size { what: "rows", bytes: rows.bytes.len(), wanted });
+    }
+    let wanted = rows.rows * matrix.outputs * rows.number.bytes();
+    if out.len() != wanted {
+        return Err(Misfit::Size { what: "results", bytes: out.len(), wanted });
+    }
+    if out.is_empty() {
+        return Ok(());
+    }
+    let product =
+        Product { pool, isa, rows, matrix, out: Out::new(out, rows.number, matrix.outputs) };
+    match matrix.packing {
+        Packing::Dense(Number::F32) => product.compute::<_, 64, 1, 0>(DenseF32),
+        Packing::Dense(Number::F16) => product.compute::<_, 32, 1, 0>(DenseF16),
+        Packing::Dense(Number::Bf16) => product.compute::<_, 32, 1, 0>(DenseBf16),
+        Packing::Mxfp4 => product.compute::<_, 16, 2, 1>(Mxfp4),
+        Packing::Nvfp4 => product.compute::<_, 16, 2, 2>(Nvfp4),
+        Packing::Mxfp8 => product.compute::<_, 16, 1, 1>(Mxfp8),
+        Packing::Affine { bits, group, .. } => {
+            let shift = |unit: usize| (group / unit).ilog2();
+            match bits {
+                4 if group == 32 => product.compute::<_, 16, 2, 2>(Affine4By32),
+                4 => product.compute::<_, 32, 4, 2>(Affine4 { shift: shift(64) }),
+                8 => product.compute::<_, 16, 1, 2>(Affine8 { shift: shift(16) }),
+                2 => product.compute::<_, 8, 2, 2>(Affine2 { shift: shift(32) }),
+                3 => product.compute::<_, 6, 1, 2>(AffineOdd::<3> { shift: shift(16) }),
+                5 => product.compute::<_, 10, 1, 2>(AffineOdd::<5> { shift: shift(16) }),
+                _ => product.compute::<_, 12, 1, 2>(AffineOdd::<6> { shift: shift(16) }),
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Product<'a> {
+    pool: &'a Pool,
+    isa: Isa,
+    rows: &'a Rows<'a>,
+    matrix: &'a Matrix<'a>,
+    out: Out<'a>,
+}
+
+/// Parts of a product that each thread gets, so that one that was interrupted holds up the others for less.
+const PARTS: usize = 4;
+
+/// A part has at least so many weights: it takes some microseconds.
+const LEAST_WEIGHTS: usize = 1 << 15;
+
+/// Outputs of a part are a multiple of this.
+const BLOCK: usize = 8;
+
+/// Up to so many rows are used at once as weights are read.
+const FEW: usize = 4;
+
+impl Product<'_> {
+    fn compute<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize>(
+        &self,
+        format: F,
+    ) {
+        let Matrix { outputs, inputs, packing, .. } = *self.matrix;
+        let panel = Panel::new(self.pool, self.rows, packing.per_lane(), V);
+        let work = inputs * self.rows.rows;
+        let least = LEAST_WEIGHTS.div_ceil(work.max(1));
+        let size = outputs.div_ceil(self.pool.threads() * PARTS).max(least);
+        let size = size.next_multiple_of(BLOCK);
+        self.pool.each(outputs.div_ceil(size), &|part| {
+            let first = part * size;
+            let count = size.min(outputs - first);
+            self.isa.run(Part { product: self, format, panel: &panel, first, count });
+        });
+    }
+}
+
+/// Some outputs for all rows.
+struct Part<'a, F, const B: usize, const V: usize, const C: usize> {
+    product: &'a Product<'a>,
+    format: F,
+    panel: &'a Panel,
+    first: usize,
+    count: usize,
+}
+
+impl<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize> Task
+    for Part<'_, F, B, V, C>
+{
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { product, format, panel, first, count } = self;
+        let outputs = first..first + count;
+        let (matrix, out) = (product.matrix, &product.out);
+        match product.rows.rows {
+            1 => direct::compute::<S, F, B, V, C, 1>(simd, format, panel, matrix, outputs, out),
+            2 => direct::compute::<S, F, B, V, C, 2>(simd, format, panel, matrix, outputs, out),
+            3 => direct::compute::<S, F, B, V, C, 3>(simd, format, panel, matrix, outputs, out),
+            FEW => direct::compute::<S, F, B, V, C, FEW>(simd, format, panel, matrix, outputs, out),
+            rows => tiles::compute(simd, format, panel, matrix, rows, outputs, out),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Few rows: weights are used as they are read.
+#![expect(clippy::indexing_slicing, reason = "of arrays; and of slices that are cut to one length")]
+#![expect(clippy::needless_range_loop, reason = "several arrays are gone through at once")]
+
+use std::ops::Range;
+
+use super::Matrix;
+use super::out::Out;
+use super::source::{Scratch, Source};
+use crate::format::Format;
+use crate::panel::Panel;
+use crate::simd::{LANES, Simd};
+
+/// Outputs at once: each has a chain of sums of its own, and the machine works on some at a time.
+const AT_ONCE: usize = 4;
+
+/// Bytes between what is read and what is asked for meanwhile: the time that memory takes to answer.
+const AHEAD: usize = 8192;
+
+/// All `M` rows of the panel times these outputs.
+#[inline(always)]
+pub(super) fn compute<
+    S: Simd,
+    F: Format<B, V, C>,
+    const B: usize,
+    const V: usize,
+    const C: usize,
+    const M: usize,
+>(
+    simd: S,
+    format: F,
+    panel: &Panel,
+    matrix: &Matrix<'_>,
+    outputs: Range<usize>,
+    out: &Out<'_>,
+) {
+    let mut x: [&[[[f32; LANES]; V]]; M] = [&[]; M];
+    for m in 0..M {
+        x[m] = panel.row(m).as_chunks().0;
+    }
+    let mut first = outputs.start;
+    let mut scratch = Scratch::<AT_ONCE, C>::new();
+    while first + AT_ONCE <= outputs.end {
+        let sums = some(simd, format, &scratch.read(matrix, first), &x);
+        write(out, first, &sums);
+        first += AT_ONCE;
+    }
+    let mut scratch = Scratch::<1, C>::new();
+    for output in first..outputs.end {
+        let sums = some(simd, format, &scratch.read(matrix, output), &x);
+        write(out, output, &sums);
+    }
+}
+
+#[inline(always)]
+fn some<
+    S: Simd,
+    F: Format<B, V, C>,
+    const B: usize,
+    const V: usize,
+    const C: usize,
+    const M: usize,
+    const R: usize,
+>(
+    simd: S,
+    format: F,
+    sources: &[Source<'_, B, C>; R],
+    x: &[&[[[f32; LANES]; V]]; M],
+) -> [[f32; M]; R] {
+    let mut lanes = [[simd.splat(0.0); M]; R];
+    let units = sources[0].units.len();
+    // The same place in outputs that come soon.
+    let together = R * size_of_val(sources[0].units).max(1);
+    let ahead = together * AHEAD.div_ceil(together);
+    for unit in 0..units {
+        for r in 0..R {
+            let source = &sources[r];
+            let bytes = &source.units[unit];
+            simd.prefetch(bytes.as_ptr().wrapping_add(ahead));
+            let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
+            for m in 0..M {
+                let x = &x[m][unit];
+                for v in 0..V {
+                    lanes[r][m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[r][m]);
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        let source = &sources[r];
+        if let Some(tail) = &source.tail {
+            let weights = format.unpack(simd, tail, source.scales(units, format.shift()));
+            for m in 0..M {
+                let x = &x[m][units];
+                for v in 0..V {
+                    lanes[r][m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[r][m]);
+                }
+            }
+        }
+    }
+    let mut sums = [[0.0; M]; R];
+    for r in 0..R {
+        for m in 0..M {
+            sums[r][m] = simd.sum(lanes[r][m]);
+        }
+    }
+    sums
+}
+
+#[expect(unsafe_code, reason = "see `Out`")]
+fn write<const M: usize, const R: usize>(out: &Out<'_>, first: usize, sums: &[[f32; M]; R]) {
+    for (output, sums) in (first..).zip(sums) {
+        for (row, sum) in sums.iter().enumerate() {
+            // SAFETY: a part of a product has its outputs for itself.
+            unsafe { out.write(row, output, *sum) };
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Many rows: a stretch of some outputs' weights is unpacked once and used for all of them.
+#![expect(clippy::indexing_slicing, reason = "of arrays, and of slices of the very length")]
+
+use std::ops::Range;
+
+use super::Matrix;
+use super::out::Out;
+use super::source::{Scratch, Source};
+use crate::format::Format;
+use crate::panel::Panel;
+use crate::simd::{LANES, Simd};
+
+/// Outputs whose weights are unpacked at once.
+const OUTPUTS: usize = 8;
+
+/// Vectors of each that are unpacked at once: all of them take 16 KiB.
+const STRETCH: usize = 32;
+
+/// Rows that they are used for. Those rows' part of the stretch, and their lanes, fit the second cache.
+const ROWS: usize = 48;
+
+type Vector = [f32; LANES];
+/// Rows of it begin at different places of the cache.
+type Unpacked = [[Vector; STRETCH + 1]; OUTPUTS];
+type Lanes = [[Vector; OUTPUTS]; ROWS];
+
+/// All `rows` rows of the panel times these outputs.
+#[inline(always)]
+pub(super) fn compute<
+    S: Simd,
+    F: Format<B, V, C>,
+    const B: usize,
+    const V: usize,
+    const C: usize,
+>(
+    simd: S,
+    format: F,
+    panel: &Panel,
+    matrix: &Matrix<'_>,
+    rows: usize,
+    outputs: Range<usize>,
+    out: &Out<'_>,
+) {
+    let mut unpacked: Box<Unpacked> = Box::new([[[0.0; LANES]; STRETCH + 1]; OUTPUTS]);
+    let mut lanes: Box<Lanes> = Box::new([[[0.0; LANES]; OUTPUTS]; ROWS]);
+    let mut scratch = Scratch::<OUTPUTS, C>::new();
+    for first_row in (0..rows).step_by(ROWS) {
+        let count = ROWS.min(rows - first_row);
+        for first in outputs.clone().step_by(OUTPUTS) {
+            let some = OUTPUTS.min(outputs.end - first);
+            let sources = scratch.read(matrix, first);
+            lanes[..count].fill([[0.0; LANES]; OUTPUTS]);
+            for start in (0..panel.width()).step_by(STRETCH) {
+                let vectors = STRETCH.min(panel.width() - start);
+                for r in 0..some {
+                    unpack(simd, format, &sources[r], start, &mut unpacked[r][..vectors]);
+                }
+                all_rows(
+                    simd,
+                    &unpacked,
+                    start..start + vectors,
+                    panel,
+                    first_row,
+                    some,
+                    &mut lanes[..count],
+                );
+            }
+            for row in 0..count {
+                for r in 0..some {
+                    write(out, first_row + row, first + r, simd.sum(simd.load(&lanes[row][r])));
+                }
+            }
+        }
+    }
+}
+
+/// The vectors of a row from vector `start` on.
+#[inline(always)]
+fn unpack<S: Simd, F: Format<B, V, C>, const B: usize, const V: usize, const C: usize>(
+    simd: S,
+    format: F,
+    source: &Source<'_, B, C>,
+    start: usize,
+    to: &mut [Vector],
+) {
+    let (units, _) = to.as_chunks_mut::<V>();
+    for (unit, to) in (start / V..).zip(units) {
+        let bytes = source.units.get(unit).or(source.tail.as_ref());
+        if let Some(bytes) = bytes {
+            let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
+            for v in 0..V {
+                simd.store(&mut to[v], weights[v]);
+            }
+        }
+    }
+}
+
+/// Goes on with the lanes of all rows and these outputs, over a stretch.
+#[inline(always)]
+fn all_rows<S: Simd>(
+    simd: S,
+    unpacked: &Unpacked,
+    stretch: Range<usize>,
+    panel: &Panel,
+    first_row: usize,
+    outputs: usize,
+    lanes: &mut [[Vector; OUTPUTS]],
+) {
+    let mut row = 0;
+    while row < lanes.len() {
+        let left = lanes.len() - row;
+        let x = |number: usize| &panel.row(first_row + row + number)[stretch.clone()];
+        if S::MANY_REGISTERS && left >= 6 {
+            let x = [x(0), x(1), x(2), x(3), x(4), x(5)];
+            tiles::<S, 6, 4>(simd, unpacked, &x, outputs, &mut lanes[row..]);
+            row += 6;
+        } else if left >= 3 {
+            let x = [x(0), x(1), x(2)];
+            tiles::<S, 3, 2>(simd, unpacked, &x, outputs, &mut lanes[row..]);
+            row += 3;
+        } else {
+            tiles::<S, 1, 4>(simd, unpacked, &[x(0)], outputs, &mut lanes[row..]);
+            row += 1;
+        }
+    }
+}
+
+/// `M` rows and all outputs, `R` at a time.
+#[inline(always)]
+fn tiles<S: Simd, const M: usize, const R: usize>(
+    simd: S,
+    unpacked: &Unpacked,
+    x: &[&[Vector]; M],
+    outputs: usize,
+    lanes: &mut [[Vector; OUTPUTS]],
+) {
+    let mut first = 0;
+    while first + R <= outputs {
+        tile::<S, M, R>(simd, unpacked, x, first, lanes);
+        first += R;
+    }
+    for output in first..outputs {
+        tile::<S, M, 1>(simd, unpacked, x, output, lanes);
+    }
+}
+
+#[inline(always)]
+fn tile<S: Simd, const M: usize, const R: usize>(
+    simd: S,
+    unpacked: &Unpacked,
+    x: &[&[Vector]; M],
+    first: usize,
+    lanes: &mut [[Vector; OUTPUTS]],
+) {
+    let mut sums = [[simd.splat(0.0); R]; M];
+    for m in 0..M {
+        for r in 0..R {
+            sums[m][r] = simd.load(&lanes[m][first + r]);
+        }
+    }
+    let vectors = x[0].len();
+    for k in 0..vectors {
+        let mut weights = [simd.splat(0.0); R];
+        for r in 0..R {
+            weights[r] = simd.load(&unpacked[first + r][k]);
+        }
+        for m in 0..M {
+            let x = simd.load(&x[m][k]);
+            for r in 0..R {
+                sums[m][r] = simd.mul_add(x, weights[r], sums[m][r]);
+            }
+        }
+    }
+    for m in 0..M {
+        for r in 0..R {
+            simd.store(&mut lanes[m][first + r], sums[m][r]);
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "see `Out`")]
+fn write(out: &Out<'_>, row: usize, output: usize, sum: f32) {
+    // SAFETY: a part of a product has its outputs for itself.
+    unsafe { out.write(row, output, sum) };
+}
