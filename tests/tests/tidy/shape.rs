@@ -48,6 +48,7 @@ const ROOT: &[&str] = &[
     "deny.toml",
     "deploy",
     "engine",
+    "kernels",
     "rust-toolchain.toml",
     "rustfmt.toml",
     "storage",
