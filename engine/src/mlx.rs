@@ -14,6 +14,7 @@ mod batch;
 mod bytes;
 mod choice;
 mod cpu_attention;
+mod cpu_product;
 mod direct;
 mod experts;
 mod heap;

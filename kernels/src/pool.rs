@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, yield_now};
 use std::time::{Duration, Instant};
 
 /// How long a thread looks for more work before it sleeps.
@@ -105,9 +105,7 @@ impl Pool {
         }
         let outcome = catch_unwind(AssertUnwindSafe(|| shared.take_parts(work, parts)));
         shared.state().work = None;
-        while shared.busy.load(Ordering::Acquire) > 0 {
-            spin_loop();
-        }
+        shared.wait_for_others();
         if let Err(panic) = outcome {
             resume_unwind(panic);
         }
@@ -139,6 +137,19 @@ impl Shared {
                 return;
             }
             work(part);
+        }
+    }
+
+    /// Whoever is still at it has one part left at most; but it may have lost its processor to somebody else.
+    fn wait_for_others(&self) {
+        let mut looks = 0_u32;
+        while self.busy.load(Ordering::Acquire) > 0 {
+            looks += 1;
+            if looks < 1000 {
+                spin_loop();
+            } else {
+                yield_now();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! More than one core for one product on a CPU.
 //!
-//! There MLX computes all of a stream on one thread, and a packed product uses no other. So packed
-//! matrices are cut along their rows, and each part is multiplied on a stream of its own. MLX makes
+//! There MLX computes all of a stream on one thread, and the product with a stack of packed matrices uses no other. So these
+//! are cut along their rows, and each part is multiplied on a stream of its own. MLX makes
 //! one stream wait for another where an operation needs what the other computes.
 
 use std::cell::OnceCell;
@@ -44,7 +44,7 @@ pub(super) fn for_weights(weights: usize) -> Mlx<Vec<Stream>> {
 }
 
 /// How many cores a stage may use: all, or as many as OpenBLAS was told.
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     let cores = available_parallelism().map_or(1, Into::into).min(MOST);
     let told = std::env::var("OPENBLAS_NUM_THREADS").ok().and_then(|told| told.parse().ok());
     told.filter(|told| *told > 0).map_or(cores, |told: usize| told.min(cores))

@@ -3,9 +3,9 @@
 use mlx_rs::Array;
 use mlx_rs::ops::{addmm, gather_mm};
 
-use super::Mlx;
 use super::packed::{Packed, Part};
 use super::weights::Weights;
+use super::{Mlx, cpu_product};
 use crate::architecture::{
     Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
 };
@@ -45,7 +45,12 @@ impl Matrix {
     /// `x [.., in]` to `[.., out]`.
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
-            Self::Plain { transposed, .. } => x.matmul(transposed),
+            Self::Plain { weight, transposed } => {
+                match cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))? {
+                    Some(product) => Ok(product),
+                    None => x.matmul(transposed),
+                }
+            }
             Self::Packed(packed) => packed.matmul(x),
         }
     }
@@ -85,7 +90,12 @@ impl Linear {
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
         match (&self.matrix, &self.bias) {
             (matrix, None) => matrix.apply(x),
-            (Matrix::Plain { transposed, .. }, Some(bias)) => addmm(bias, x, transposed, 1.0, 1.0),
+            (Matrix::Plain { weight, transposed }, Some(bias)) => {
+                match cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))? {
+                    Some(product) => product.add(bias),
+                    None => addmm(bias, x, transposed, 1.0, 1.0),
+                }
+            }
             (matrix, Some(bias)) => matrix.apply(x)?.add(bias),
         }
     }

@@ -10,7 +10,7 @@ use mlx_rs::{Array, Stream};
 use mlx_sys::{mlx_array, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
 
 use super::direct::output;
-use super::{Mlx, lanes};
+use super::{Mlx, cpu_product, lanes};
 use crate::model_dir::{QuantMode, QuantParams};
 
 /// A packed matrix, or a stack of them.
@@ -33,7 +33,9 @@ pub(super) struct Part {
 
 impl Packed {
     pub(super) fn new(whole: Part) -> Mlx<Self> {
-        let lanes = lanes::for_weights(whole.weights())?;
+        // Single matrices are multiplied by kernels that use all cores anyway.
+        let is_stack = whole.weight.ndim() > 2;
+        let lanes = if is_stack { lanes::for_weights(whole.weights())? } else { Vec::new() };
         Self::on_lanes(whole, lanes)
     }
 
@@ -46,6 +48,12 @@ impl Packed {
 
     /// `x [.., rows, in]` times the matrix: `[.., rows, out]`.
     pub(super) fn matmul(&self, x: &Array) -> Mlx<Array> {
+        let Part { weight, scales, biases, params } = &self.whole;
+        let (biases, params) = (biases.as_ref(), *params);
+        let whole = cpu_product::Matrix::Packed { weight, scales, biases, params };
+        if let Some(product) = cpu_product::matmul(x, &whole)? {
+            return Ok(product);
+        }
         self.by_lane(|part, stream| part.matmul(x, true, stream))
     }
 
