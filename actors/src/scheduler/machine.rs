@@ -640,8 +640,11 @@ impl Scheduler {
                 }
                 Ok(placed) if self.is_planner() => {
                     let contenders = placed.contenders.clone();
+                    let found = Settled { layout: placed.layout.clone(), contenders };
                     if let Some(layout) = self.choose(now, &model, placed) {
-                        self.prepare(now, model, Settled { layout, contenders }, actions);
+                        // What was foreseen for a loss was dealt out among others.
+                        let settled = Some(found).filter(|found| found.layout == layout);
+                        self.prepare(now, model, layout, settled, actions);
                     }
                 }
                 Ok(_) => {
@@ -671,10 +674,10 @@ impl Scheduler {
         &mut self,
         now: Instant,
         model: ModelName,
-        settled: Settled,
+        layout: Layout,
+        settled: Option<Settled>,
         actions: &mut Vec<Action>,
     ) {
-        let layout = settled.layout.clone();
         let epoch = self.highest.next(self.me);
         let plan = Plan::new(PlanParts {
             epoch,
@@ -699,7 +702,14 @@ impl Scheduler {
         let in_force = in_force.map(Plan::epoch);
         let on_its_way = self.preparing.get(&model).map(|p| &p.plan).filter(|plan| same(plan));
         let known = in_force.or_else(|| on_its_way.map(Plan::epoch));
-        self.settled.insert(model.clone(), (known.unwrap_or(epoch), settled));
+        match settled {
+            Some(settled) => {
+                self.settled.insert(model.clone(), (known.unwrap_or(epoch), settled));
+            }
+            None => {
+                self.settled.remove(&model);
+            }
+        }
         if known.is_none() || in_force.is_some() {
             self.call_off(&model, actions);
         }

@@ -72,6 +72,23 @@ fn models_that_come_and_go_leave_the_others_where_they_are() {
     assert!(plans.flat_map(Plan::nodes).any(|node| node == id(4)));
 }
 
+/// What was foreseen for a loss knows nothing of who has come since.
+#[test]
+fn who_comes_while_another_is_lost_gets_its_share() {
+    let mut cluster = Cluster::new(&[1, 2, 3, 4]);
+    let mut members = [1, 2, 3, 4].map(|byte| member(byte, 1, 200));
+    members[3].state = NodeState::Down;
+    cluster.settle(&members);
+    let stages = |cluster: &Cluster| {
+        cluster.schedulers[&id(1)].plan(&model()).map_or(0, |plan| plan.stages().len())
+    };
+    assert_eq!(stages(&cluster), 3);
+    (members[2].state, members[3].state) = (NodeState::Down, NodeState::Alive);
+    members[3].incarnation.generation = 2;
+    cluster.settle(&members);
+    assert_eq!(stages(&cluster), 3);
+}
+
 /// Who came first has memory on both members; the other one's layers fit on no more than what is left of them if
 /// all are dealt out anew.
 #[test]
