@@ -142,7 +142,7 @@ pub struct Placed {
 /// Where one finds no room for that, all are dealt out anew if more of them fit then.
 #[must_use]
 pub fn place_all(situation: Situation<'_>) -> BTreeMap<ModelName, Result<Placed, String>> {
-    place_models(situation, sizings(situation.view, situation.sizing))
+    place_models(situation, &sizings(situation.view, situation.sizing))
 }
 
 /// How each desired model is to be placed, where `sizing` is what holds for those of which nothing else
@@ -157,7 +157,7 @@ pub fn sizings(view: &View, sizing: Sizing) -> BTreeMap<ModelName, Sizing> {
 #[must_use]
 pub fn place_models(
     situation: Situation<'_>,
-    models: BTreeMap<ModelName, Sizing>,
+    models: &BTreeMap<ModelName, Sizing>,
 ) -> BTreeMap<ModelName, Result<Placed, String>> {
     let is_settled = |model: &ModelName| situation.settled.contains_key(model);
     let (settled, others): (Vec<_>, Vec<_>) =

@@ -145,7 +145,7 @@ impl Previewer {
             in_force: &in_force,
             settled: &settled,
         };
-        let placed = place_models(situation, models).remove(model);
+        let placed = place_models(situation, &models).remove(model);
         let nothing = || Err("the model was not considered".to_owned());
         Ok(match placed.unwrap_or_else(nothing) {
             Ok(placed) => feasible(&view, model, sizing, &placed, &in_force),

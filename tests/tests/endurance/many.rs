@@ -1,5 +1,7 @@
 //! As many models as may be wanted at once, each asked for through each node.
 
+#![expect(clippy::print_stdout, reason = "figures of a run by hand")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,7 +81,6 @@ async fn all_answer(cluster: &Cluster, expected: &mut Option<Vec<u64>>, when: &s
             }
         }
         let (count, through) = (wrong.len(), &node.spec.name);
-        if !wrong.is_empty() {}
         ensure!(wrong.is_empty(), "{when} {count} of {MODELS} fail through {through}: {wrong:#?}");
     }
     let took = begun.elapsed();
