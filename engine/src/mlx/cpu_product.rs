@@ -75,7 +75,6 @@ mod linked {
     #![expect(unsafe_code, reason = "calls across languages")]
 
     use std::num::NonZeroUsize;
-    use std::process::abort;
     use std::slice::{from_raw_parts, from_raw_parts_mut};
     use std::sync::OnceLock;
 
@@ -258,10 +257,9 @@ mod linked {
             };
             planaria_kernels::matmul(pool(), isa(), &rows, &matrix, out)
         });
-        if !matches!(computed, Some(Ok(()))) {
-            // All of it was looked at before the operation was made; to go on would be to compute with no numbers.
-            abort();
-        }
+        // All of it was looked at before the operation was made. A panic ends the process here: to go on would be to
+        // compute with no numbers.
+        assert!(matches!(computed, Some(Ok(()))), "a product that does not fit: {computed:?}");
     }
 }
 
