@@ -43,9 +43,7 @@ impl Number {
         match self {
             Self::F32 => each(bytes, to, f32::from_le_bytes),
             Self::F16 => each(bytes, to, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Self::Bf16 => {
-                each(bytes, to, bf16);
-            }
+            Self::Bf16 => each(bytes, to, bf16),
         }
     }
 }
@@ -289,7 +287,7 @@ impl Format<16, 1, 2> for Affine8 {
     }
 }
 
-/// [`Packing::Affine`] of 2 bits: sixteen words of four, lane by lane.
+/// [`Packing::Affine`] of 2 bits.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Affine2 {
     /// Units that share a scale, as a power of two.

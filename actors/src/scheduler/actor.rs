@@ -216,12 +216,8 @@ impl State {
                             context.handles.workers.standby(shards);
                         }
                         // Without an inbox the node is ending.
-                        drop(
-                            inbox.cast(SchedulerMessage::Event(Event::Foreseen {
-                                number,
-                                failovers,
-                            })),
-                        );
+                        let foreseen = Event::Foreseen { number, failovers };
+                        drop(inbox.cast(SchedulerMessage::Event(foreseen)));
                     });
                 }
             }

@@ -1,8 +1,8 @@
 //! More than one core for one product on a CPU.
 //!
-//! There MLX computes all of a stream on one thread, and the product with a stack of packed matrices uses no other. So these
-//! are cut along their rows, and each part is multiplied on a stream of its own. MLX makes
-//! one stream wait for another where an operation needs what the other computes.
+//! There MLX computes all of a stream on one thread, and the product with a stack of packed matrices
+//! uses no other. So these are cut along their rows, and each part is multiplied on a stream of its
+//! own. MLX makes one stream wait for another where an operation needs what the other computes.
 
 use std::cell::OnceCell;
 use std::thread::available_parallelism;

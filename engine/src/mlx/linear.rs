@@ -46,10 +46,8 @@ impl Matrix {
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, transposed } => {
-                match cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))? {
-                    Some(product) => Ok(product),
-                    None => x.matmul(transposed),
-                }
+                let ours = cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))?;
+                ours.map_or_else(|| x.matmul(transposed), Ok)
             }
             Self::Packed(packed) => packed.matmul(x),
         }

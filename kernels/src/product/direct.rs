@@ -74,28 +74,14 @@ fn some<
     let ahead = together * AHEAD.div_ceil(together);
     for unit in 0..units {
         for r in 0..R {
-            let source = &sources[r];
-            let bytes = &source.units[unit];
+            let bytes = &sources[r].units[unit];
             simd.prefetch(bytes.as_ptr().wrapping_add(ahead));
-            let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
-            for m in 0..M {
-                let x = &x[m][unit];
-                for v in 0..V {
-                    lanes[r][m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[r][m]);
-                }
-            }
+            step(simd, format, bytes, &sources[r], unit, x, &mut lanes[r]);
         }
     }
     for r in 0..R {
-        let source = &sources[r];
-        if let Some(tail) = &source.tail {
-            let weights = format.unpack(simd, tail, source.scales(units, format.shift()));
-            for m in 0..M {
-                let x = &x[m][units];
-                for v in 0..V {
-                    lanes[r][m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[r][m]);
-                }
-            }
+        if let Some(tail) = &sources[r].tail {
+            step(simd, format, tail, &sources[r], units, x, &mut lanes[r]);
         }
     }
     let mut sums = [[0.0; M]; R];
@@ -105,6 +91,33 @@ fn some<
         }
     }
     sums
+}
+
+/// Goes on with the lanes of one output, over a unit of its weights.
+#[inline(always)]
+fn step<
+    S: Simd,
+    F: Format<B, V, C>,
+    const B: usize,
+    const V: usize,
+    const C: usize,
+    const M: usize,
+>(
+    simd: S,
+    format: F,
+    bytes: &[u8; B],
+    source: &Source<'_, B, C>,
+    unit: usize,
+    x: &[&[[[f32; LANES]; V]]; M],
+    lanes: &mut [S::Floats; M],
+) {
+    let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
+    for m in 0..M {
+        let x = &x[m][unit];
+        for v in 0..V {
+            lanes[m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[m]);
+        }
+    }
 }
 
 #[expect(unsafe_code, reason = "see `Out`")]
