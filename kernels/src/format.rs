@@ -7,46 +7,8 @@
 //! Packed layouts are MLX's: numbers of 2, 4 and 8 bits lie in little-endian words, the first in the lowest
 //! bits; 3 and 6 bits in three bytes for 8 or 4 numbers, 5 bits in five bytes for 8.
 
-use half::f16;
-
+use crate::number::Number;
 use crate::simd::{LANES, Simd};
-
-/// How a number of a dense matrix, or a scale, is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Number {
-    /// IEEE 754 single precision.
-    F32,
-    /// IEEE 754 half precision.
-    F16,
-    /// The upper half of an `F32`.
-    Bf16,
-}
-
-impl Number {
-    /// Bytes of one.
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-        }
-    }
-
-    /// Numbers from little-endian bytes, as many as both sides have.
-    pub(crate) fn read(self, bytes: &[u8], to: &mut [f32]) {
-        fn each<const N: usize>(bytes: &[u8], to: &mut [f32], number: impl Fn([u8; N]) -> f32) {
-            for (to, bytes) in to.iter_mut().zip(bytes.as_chunks::<N>().0) {
-                *to = number(*bytes);
-            }
-        }
-        let bf16 = |bytes| f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16);
-        match self {
-            Self::F32 => each(bytes, to, f32::from_le_bytes),
-            Self::F16 => each(bytes, to, |bytes| f16::from_le_bytes(bytes).to_f32()),
-            Self::Bf16 => each(bytes, to, bf16),
-        }
-    }
-}
 
 /// How the weights of a matrix are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

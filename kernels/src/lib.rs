@@ -11,17 +11,25 @@
 //!
 //! Nothing else of a product is a sum, so rows, outputs and threads can be dealt out at will.
 
+mod attention;
 mod format;
 mod isa;
 pub mod measure;
+mod number;
+mod out;
 mod panel;
 mod pool;
 mod product;
+mod rowwise;
 mod simd;
+mod vector;
 
-pub use format::{Number, Packing};
+pub use attention::{Attention, BLOCK, Heads, Pairs, attend};
+pub use format::Packing;
 pub use isa::{Isa, UnknownIsa};
+pub use number::Number;
 pub use panel::Rows;
 pub use pool::Pool;
-pub use product::{Matrix, Misfit, matmul};
+pub use product::{Choice, Matrix, Misfit, matmul, matmul_chosen};
+pub use rowwise::{Gate, Rotary, add, gated, rms_norm, rotate};
 pub use simd::LANES;

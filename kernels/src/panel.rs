@@ -1,9 +1,8 @@
 //! Rows of numbers as products read them: `f32`, each in its lane, padded with zeros.
 
-use std::sync::{Mutex, PoisonError};
-
-use crate::format::Number;
+use crate::number::Number;
 use crate::pool::Pool;
+use crate::product::Misfit;
 use crate::simd::LANES;
 
 /// Rows `[rows, inputs]` of numbers, row after row at a distance of `stride` numbers.
@@ -21,13 +20,25 @@ pub struct Rows<'a> {
     pub stride: usize,
 }
 
-impl Rows<'_> {
+impl<'a> Rows<'a> {
+    /// The bytes of row `row`; none if they are not there.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [u8] {
+        let size = self.number.bytes();
+        let start = row * self.stride * size;
+        self.bytes.get(start..start + self.inputs * size).unwrap_or_default()
+    }
+
     /// Whether all of the numbers are there.
-    pub(crate) fn is_whole(&self) -> bool {
-        let last = self.rows.saturating_sub(1).checked_mul(self.stride);
-        let numbers = last.and_then(|last| last.checked_add(self.inputs));
-        let bytes = numbers.and_then(|numbers| numbers.checked_mul(self.number.bytes()));
-        self.rows == 0 || bytes.is_some_and(|bytes| bytes <= self.bytes.len())
+    pub(crate) fn check(&self) -> Result<(), Misfit> {
+        let last = self.rows.saturating_sub(1).saturating_mul(self.stride);
+        let wanted = last.saturating_add(self.inputs).saturating_mul(self.number.bytes());
+        let bytes = self.bytes.len();
+        if self.rows == 0 || wanted <= bytes {
+            Ok(())
+        } else {
+            Err(Misfit::Size { what: "rows", bytes, wanted })
+        }
     }
 }
 
@@ -48,24 +59,16 @@ impl Panel {
         let width = rows.inputs.div_ceil(LANES).next_multiple_of(multiple.max(1));
         let stride = width + 1;
         let mut vectors = vec![[0.0; LANES]; stride * rows.rows];
-        let size = rows.number.bytes();
-        let places: Vec<Mutex<&mut [[f32; LANES]]>> =
-            vectors.chunks_exact_mut(stride).map(Mutex::new).collect();
-        let fill = |row: usize| {
-            let start = row * rows.stride * size;
-            let bytes = rows.bytes.get(start..start + rows.inputs * size).unwrap_or_default();
-            if let Some(place) = places.get(row) {
-                let mut vectors = place.lock().unwrap_or_else(PoisonError::into_inner);
-                rows.number.read(bytes, vectors.as_flattened_mut());
-                if per_lane == 2 {
-                    vectors.as_chunks_mut().0.iter_mut().for_each(part);
-                }
+        let fill = |row: usize, vectors: &mut [[f32; LANES]]| {
+            rows.number.read(rows.row(row), vectors.as_flattened_mut());
+            if per_lane == 2 {
+                vectors.as_chunks_mut().0.iter_mut().for_each(part);
             }
         };
         if rows.rows * width < SMALL {
-            (0..rows.rows).for_each(fill);
+            (0..).zip(vectors.chunks_mut(stride)).for_each(|(row, part)| fill(row, part));
         } else {
-            pool.each(rows.rows, &fill);
+            pool.each_part(&mut vectors, stride, &fill);
         }
         Self { vectors, width, stride }
     }

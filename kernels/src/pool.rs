@@ -8,6 +8,7 @@ use std::hint::spin_loop;
 use std::mem::transmute;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::slice::from_raw_parts_mut;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, yield_now};
@@ -110,6 +111,34 @@ impl Pool {
             resume_unwind(panic);
         }
         assert!(!shared.failed.load(Ordering::Relaxed), "a thread of the pool panicked");
+    }
+
+    /// Calls `work` with every `size` elements of `memory`, the last time with what is left, and their number.
+    ///
+    /// # Panics
+    /// If `work` does, or `size` is 0.
+    pub(crate) fn each_part<T: Send>(
+        &self,
+        memory: &mut [T],
+        size: usize,
+        work: &(dyn Fn(usize, &mut [T]) + Sync),
+    ) {
+        /// Where the memory begins. It may be sent: elements may, and each part goes to one thread.
+        struct Start<T>(*mut T);
+        // SAFETY: as said.
+        unsafe impl<T: Send> Sync for Start<T> {}
+
+        let count = memory.len();
+        let start = Start(memory.as_mut_ptr());
+        self.each(count.div_ceil(size), &|part| {
+            // The whole of it, not its field alone.
+            let start = &start;
+            let first = part * size;
+            // SAFETY: parts lie within the memory, which is borrowed meanwhile, and do not overlap; each number is
+            // given once.
+            let own = unsafe { from_raw_parts_mut(start.0.add(first), size.min(count - first)) };
+            work(part, own);
+        });
     }
 }
 
@@ -223,6 +252,17 @@ mod tests {
                     assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn memory_is_cut_into_parts() {
+        let pool = pool(3);
+        for (count, size) in [(0, 4), (1, 4), (7, 3), (100, 1), (100, 64)] {
+            let mut memory = vec![usize::MAX; count];
+            pool.each_part(&mut memory, size, &|part, own| own.fill(part));
+            let expected: Vec<usize> = (0..count).map(|at| at / size).collect();
+            assert_eq!(memory, expected);
         }
     }
 

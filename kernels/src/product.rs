@@ -5,24 +5,25 @@
 //! cache, and used for all rows. Each pair of row and output has sixteen lanes of its own throughout, so both
 //! give the same bits.
 
+use std::ops::Range;
+
 use thiserror::Error;
 
-use crate::Number;
 use crate::format::{
     Affine2, Affine4, Affine4By32, Affine8, AffineOdd, DenseBf16, DenseF16, DenseF32, Format,
     Mxfp4, Mxfp8, Nvfp4, Packing,
 };
 use crate::isa::Isa;
+use crate::number::Number;
 use crate::panel::{Panel, Rows};
 use crate::pool::Pool;
 use crate::simd::{Simd, Task};
 
 mod direct;
-mod out;
 mod source;
 mod tiles;
 
-use out::Out;
+use crate::out::Out;
 
 /// A matrix `[outputs, inputs]`, or what there is of it in memory.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +60,16 @@ pub enum Misfit {
         packing: Packing,
         /// Inputs of the matrix.
         inputs: usize,
+    },
+    /// Two counts that should be one.
+    #[error("{what}: {rows} and {matrix}")]
+    Count {
+        /// What is counted.
+        what: &'static str,
+        /// One of them.
+        rows: usize,
+        /// The other.
+        matrix: usize,
     },
     /// A piece of memory has another size than it should.
     #[error("{what} take {bytes} bytes where {wanted} were expected")]
@@ -110,6 +121,15 @@ impl Matrix<'_> {
     }
 }
 
+/// A row, and which of some matrices it is multiplied with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Number of the row.
+    pub row: usize,
+    /// Number of the matrix.
+    pub matrix: usize,
+}
+
 /// `rows [rows, inputs]` times the transposed `matrix [outputs, inputs]`, into `out [rows, outputs]`, numbers of the
 /// type of the rows.
 ///
@@ -122,23 +142,53 @@ pub fn matmul(
     matrix: &Matrix<'_>,
     out: &mut [u8],
 ) -> Result<(), Misfit> {
+    let all: Vec<Choice> = (0..rows.rows).map(|row| Choice { row, matrix: 0 }).collect();
+    matmul_chosen(pool, isa, rows, matrix, 1, &all, out)
+}
+
+/// For each choice its row times its matrix of a stack of `matrices`, into `out [choices, outputs]`, numbers of the type
+/// of the rows. `stack [matrices * outputs, inputs]` has them one after the other. Each matrix is read once, however many
+/// rows choose it.
+///
+/// # Errors
+/// When the sizes do not fit, or a choice is of no row or no matrix.
+pub fn matmul_chosen(
+    pool: &Pool,
+    isa: Isa,
+    rows: &Rows<'_>,
+    stack: &Matrix<'_>,
+    matrices: usize,
+    choices: &[Choice],
+    out: &mut [u8],
+) -> Result<(), Misfit> {
+    let matrix = stack;
     matrix.check()?;
     if rows.inputs != matrix.inputs {
         return Err(Misfit::Inputs { rows: rows.inputs, matrix: matrix.inputs });
     }
-    if !rows.is_whole() {
-        let wanted = rows.rows * rows.stride * rows.number.bytes();
-        return Err(Misfit::Size { what: "rows", bytes: rows.bytes.len(), wanted });
+    rows.check()?;
+    let outputs = matrix.outputs / matrices.max(1);
+    if outputs * matrices != matrix.outputs {
+        let (rows, matrix) = (matrix.outputs, matrices);
+        return Err(Misfit::Count { what: "outputs and matrices", rows, matrix });
     }
-    let wanted = rows.rows * matrix.outputs * rows.number.bytes();
+    let is_there = |choice: &Choice| choice.row < rows.rows && choice.matrix < matrices;
+    if let Some(choice) = choices.iter().find(|choice| !is_there(choice)) {
+        let what = "no such row and matrix";
+        return Err(Misfit::Count { what, rows: choice.row, matrix: choice.matrix });
+    }
+    let wanted = choices.len() * outputs * rows.number.bytes();
     if out.len() != wanted {
         return Err(Misfit::Size { what: "results", bytes: out.len(), wanted });
     }
     if out.is_empty() {
         return Ok(());
     }
-    let product =
-        Product { pool, isa, rows, matrix, out: Out::new(out, rows.number, matrix.outputs) };
+    let mut places: Vec<Place> =
+        (0..).zip(choices).map(|(out, choice)| Place { choice: *choice, out }).collect();
+    places.sort_by_key(|place| place.choice.matrix);
+    let out = Out::new(out, rows.number, outputs);
+    let product = Product { pool, isa, rows, matrix, outputs, places, out };
     match matrix.packing {
         Packing::Dense(Number::F32) => product.compute::<_, 64, 1, 0>(DenseF32),
         Packing::Dense(Number::F16) => product.compute::<_, 32, 1, 0>(DenseF16),
@@ -166,8 +216,29 @@ struct Product<'a> {
     pool: &'a Pool,
     isa: Isa,
     rows: &'a Rows<'a>,
+    /// All matrices, one after the other.
     matrix: &'a Matrix<'a>,
+    /// Outputs of each.
+    outputs: usize,
+    /// By matrix.
+    places: Vec<Place>,
     out: Out<'a>,
+}
+
+/// A row of results.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    choice: Choice,
+    out: usize,
+}
+
+/// Consecutive outputs of one matrix, for the rows that choose it.
+struct Block<'a> {
+    places: &'a [Place],
+    /// Which rows of all matrices.
+    outputs: Range<usize>,
+    /// The first of this matrix.
+    first: usize,
 }
 
 /// Parts of a product that each thread gets, so that one that was interrupted holds up the others for less.
@@ -177,7 +248,7 @@ const PARTS: usize = 4;
 const LEAST_WEIGHTS: usize = 1 << 15;
 
 /// Outputs of a part are a multiple of this.
-const BLOCK: usize = 8;
+const OUTPUTS: usize = 8;
 
 /// Up to so many rows are used at once as weights are read.
 const FEW: usize = 4;
@@ -187,16 +258,29 @@ impl Product<'_> {
         &self,
         format: F,
     ) {
-        let Matrix { outputs, inputs, packing, .. } = *self.matrix;
+        let Matrix { inputs, packing, .. } = *self.matrix;
         let panel = Panel::new(self.pool, self.rows, packing.per_lane(), V);
-        let work = inputs * self.rows.rows;
-        let least = LEAST_WEIGHTS.div_ceil(work.max(1));
-        let size = outputs.div_ceil(self.pool.threads() * PARTS).max(least);
-        let size = size.next_multiple_of(BLOCK);
-        self.pool.each(outputs.div_ceil(size), &|part| {
-            let first = part * size;
-            let count = size.min(outputs - first);
-            self.isa.run(Part { product: self, format, panel: &panel, first, count });
+        let groups = self.places.chunk_by(|a, b| a.choice.matrix == b.choice.matrix);
+        let groups: Vec<&[Place]> = groups.collect();
+        let shared = self.pool.threads() * PARTS;
+        let mut blocks = Vec::new();
+        for places in &groups {
+            let least = LEAST_WEIGHTS.div_ceil((inputs * places.len()).max(1));
+            let size = (self.outputs * groups.len()).div_ceil(shared).max(least);
+            let size = size.next_multiple_of(OUTPUTS).min(self.outputs);
+            let first = places.first().map_or(0, |place| place.choice.matrix) * self.outputs;
+            let end = first + self.outputs;
+            let starts = (first..end).step_by(size);
+            blocks.extend(starts.map(|start| Block {
+                places,
+                outputs: start..end.min(start + size),
+                first,
+            }));
+        }
+        self.pool.each(blocks.len(), &|part| {
+            if let Some(block) = blocks.get(part) {
+                self.isa.run(Part { product: self, format, panel: &panel, block });
+            }
         });
     }
 }
@@ -206,8 +290,7 @@ struct Part<'a, F, const B: usize, const V: usize, const C: usize> {
     product: &'a Product<'a>,
     format: F,
     panel: &'a Panel,
-    first: usize,
-    count: usize,
+    block: &'a Block<'a>,
 }
 
 impl<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize> Task
@@ -217,15 +300,14 @@ impl<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize> Task
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { product, format, panel, first, count } = self;
-        let outputs = first..first + count;
+        let Self { product, format, panel, block } = self;
         let (matrix, out) = (product.matrix, &product.out);
-        match product.rows.rows {
-            1 => direct::compute::<S, F, B, V, C, 1>(simd, format, panel, matrix, outputs, out),
-            2 => direct::compute::<S, F, B, V, C, 2>(simd, format, panel, matrix, outputs, out),
-            3 => direct::compute::<S, F, B, V, C, 3>(simd, format, panel, matrix, outputs, out),
-            FEW => direct::compute::<S, F, B, V, C, FEW>(simd, format, panel, matrix, outputs, out),
-            rows => tiles::compute(simd, format, panel, matrix, rows, outputs, out),
+        match block.places.len() {
+            1 => direct::compute::<S, F, B, V, C, 1>(simd, format, panel, matrix, block, out),
+            2 => direct::compute::<S, F, B, V, C, 2>(simd, format, panel, matrix, block, out),
+            3 => direct::compute::<S, F, B, V, C, 3>(simd, format, panel, matrix, block, out),
+            FEW => direct::compute::<S, F, B, V, C, FEW>(simd, format, panel, matrix, block, out),
+            _ => tiles::compute(simd, format, panel, matrix, block, out),
         }
     }
 }

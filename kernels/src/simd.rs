@@ -48,6 +48,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of all lanes: lane `i` and lane `i + 8`, of those `i` and `i + 4`, and so on.
     fn sum(self, values: Self::Floats) -> f32;
 
+    /// The sum of each.
+    #[inline(always)]
+    fn sums(self, values: &[Self::Floats; LANES]) -> Self::Floats {
+        let sums = values.map(|each| self.sum(each));
+        self.load(&sums)
+    }
+
     /// Each byte as a word.
     fn bytes(self, from: &[u8; LANES]) -> Self::Words;
     fn splat_word(self, value: u32) -> Self::Words;
@@ -64,6 +71,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_bf16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
     /// `[f16; 16]`, little endian.
     fn load_f16(self, from: &[u8; 2 * LANES]) -> Self::Floats;
+    /// `[f16; 16]`, little endian, each the nearest.
+    fn store_f16(self, to: &mut [u8; 2 * LANES], values: Self::Floats);
     /// `[f32; 16]`, little endian.
     fn load_f32(self, from: &[u8; 4 * LANES]) -> Self::Floats;
 

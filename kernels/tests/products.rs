@@ -6,49 +6,14 @@
 use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
-use planaria_kernels::{Isa, LANES, Matrix, Number, Packing, Pool, Rows, matmul};
+use planaria_kernels::{
+    Choice, Isa, LANES, Matrix, Misfit, Number, Packing, Pool, Rows, matmul, matmul_chosen,
+};
 use proptest::prelude::*;
-use rand::SeedableRng as _;
-use rand::rngs::StdRng;
 
-struct Dice(StdRng);
+mod support;
 
-impl Dice {
-    fn new(seed: u64) -> Self {
-        Self(StdRng::seed_from_u64(seed))
-    }
-
-    fn byte(&mut self) -> u8 {
-        self.0.random()
-    }
-
-    fn number(&mut self) -> f32 {
-        self.0.random_range(-1.0..1.0)
-    }
-
-    fn bytes_of(&mut self, number: Number, count: usize) -> Vec<u8> {
-        let mut bytes = Vec::new();
-        for _ in 0..count {
-            let value = self.number();
-            match number {
-                Number::F32 => bytes.extend(value.to_le_bytes()),
-                Number::F16 => bytes.extend(f16::from_f32(value).to_le_bytes()),
-                Number::Bf16 => bytes.extend(bf16::from_f32(value).to_le_bytes()),
-            }
-        }
-        bytes
-    }
-}
-
-fn read(number: Number, bytes: &[u8]) -> Vec<f32> {
-    let each = bytes.chunks_exact(number.bytes());
-    each.map(|bytes| match number {
-        Number::F32 => f32::from_le_bytes(bytes.try_into().unwrap()),
-        Number::F16 => f16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
-        Number::Bf16 => bf16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
-    })
-    .collect()
-}
+use support::{Dice, read};
 
 /// A matrix in memory of its own.
 struct Stored {
@@ -310,4 +275,42 @@ fn what_does_not_fit_is_refused() {
     let odd = Packing::Affine { bits: 7, group: 64, scales: Number::F32 };
     assert!(refused(Matrix { packing: odd, ..matrix }, rows, 16).contains("cannot be packed"));
     assert!("mmx".parse::<Isa>().unwrap_err().to_string().contains("plain"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn chosen_matrices_give_the_bits_of_single_ones(
+        kind in 0..packings().len(),
+        outputs in 1..40_usize,
+        threads in prop::sample::select(&[1, 3][..]),
+        choices in prop::collection::vec((0..9_usize, 0..5_usize), 0..60),
+    ) {
+        let packing = packings()[kind];
+        let inputs = 64 * packing.group().map_or(1, |group| group.div_ceil(64));
+        let mut dice = Dice::new(7);
+        let stack = Stored::new(&mut dice, packing, 5 * outputs, inputs);
+        let x = dice.bytes_of(Number::Bf16, 9 * inputs);
+        let rows = |first: usize, rows: usize| Rows {
+            bytes: &x[first * inputs * 2..(first + rows) * inputs * 2],
+            number: Number::Bf16,
+            rows,
+            inputs,
+            stride: inputs,
+        };
+        let pool = Pool::new(NonZeroUsize::new(threads).unwrap());
+        let choices: Vec<Choice> =
+            choices.into_iter().map(|(row, matrix)| Choice { row, matrix }).collect();
+        let mut found = vec![0xff; choices.len() * outputs * 2];
+        matmul_chosen(&pool, Isa::best(), &rows(0, 9), &stack.matrix(), 5, &choices, &mut found).unwrap();
+        for (choice, found) in choices.iter().zip(found.chunks(outputs * 2)) {
+            let mut all = vec![0; 5 * outputs * 2];
+            matmul(&pool, Isa::best(), &rows(choice.row, 1), &stack.matrix(), &mut all).unwrap();
+            assert_eq!(found, &all[choice.matrix * outputs * 2..][..outputs * 2]);
+        }
+        let beyond = [Choice { row: 0, matrix: 5 }];
+        let mut out = vec![0; outputs * 2];
+        let refused = matmul_chosen(&pool, Isa::best(), &rows(0, 9), &stack.matrix(), 5, &beyond, &mut out);
+        assert!(matches!(refused, Err(Misfit::Count { .. })));
+    }
 }

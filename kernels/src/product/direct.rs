@@ -2,12 +2,10 @@
 #![expect(clippy::indexing_slicing, reason = "of arrays; and of slices that are cut to one length")]
 #![expect(clippy::needless_range_loop, reason = "several arrays are gone through at once")]
 
-use std::ops::Range;
-
-use super::Matrix;
-use super::out::Out;
 use super::source::{Scratch, Source};
+use super::{Block, Matrix};
 use crate::format::Format;
+use crate::out::Out;
 use crate::panel::Panel;
 use crate::simd::{LANES, Simd};
 
@@ -17,7 +15,7 @@ const AT_ONCE: usize = 4;
 /// Bytes between what is read and what is asked for meanwhile: the time that memory takes to answer.
 const AHEAD: usize = 8192;
 
-/// All `M` rows of the panel times these outputs.
+/// All `M` rows of the block times its outputs.
 #[inline(always)]
 pub(super) fn compute<
     S: Simd,
@@ -31,24 +29,24 @@ pub(super) fn compute<
     format: F,
     panel: &Panel,
     matrix: &Matrix<'_>,
-    outputs: Range<usize>,
+    block: &Block<'_>,
     out: &Out<'_>,
 ) {
     let mut x: [&[[[f32; LANES]; V]]; M] = [&[]; M];
     for m in 0..M {
-        x[m] = panel.row(m).as_chunks().0;
+        x[m] = panel.row(block.places[m].choice.row).as_chunks().0;
     }
-    let mut first = outputs.start;
+    let mut first = block.outputs.start;
     let mut scratch = Scratch::<AT_ONCE, C>::new();
-    while first + AT_ONCE <= outputs.end {
+    while first + AT_ONCE <= block.outputs.end {
         let sums = some(simd, format, &scratch.read(matrix, first), &x);
-        write(out, first, &sums);
+        write(out, block, first, &sums);
         first += AT_ONCE;
     }
     let mut scratch = Scratch::<1, C>::new();
-    for output in first..outputs.end {
+    for output in first..block.outputs.end {
         let sums = some(simd, format, &scratch.read(matrix, output), &x);
-        write(out, output, &sums);
+        write(out, block, output, &sums);
     }
 }
 
@@ -121,11 +119,16 @@ fn step<
 }
 
 #[expect(unsafe_code, reason = "see `Out`")]
-fn write<const M: usize, const R: usize>(out: &Out<'_>, first: usize, sums: &[[f32; M]; R]) {
-    for (output, sums) in (first..).zip(sums) {
-        for (row, sum) in sums.iter().enumerate() {
-            // SAFETY: a part of a product has its outputs for itself.
-            unsafe { out.write(row, output, *sum) };
+fn write<const M: usize, const R: usize>(
+    out: &Out<'_>,
+    block: &Block<'_>,
+    first: usize,
+    sums: &[[f32; M]; R],
+) {
+    for (output, sums) in (first - block.first..).zip(sums) {
+        for (place, sum) in block.places.iter().zip(sums) {
+            // SAFETY: a part of a product has its outputs of its rows for itself.
+            unsafe { out.write(place.out, output, *sum) };
         }
     }
 }

@@ -3,10 +3,10 @@
 
 use std::ops::Range;
 
-use super::Matrix;
-use super::out::Out;
 use super::source::{Scratch, Source};
+use super::{Block, Matrix, Place};
 use crate::format::Format;
+use crate::out::Out;
 use crate::panel::Panel;
 use crate::simd::{LANES, Simd};
 
@@ -24,7 +24,7 @@ type Vector = [f32; LANES];
 type Unpacked = [[Vector; STRETCH + 1]; OUTPUTS];
 type Lanes = [[Vector; OUTPUTS]; ROWS];
 
-/// All `rows` rows of the panel times these outputs.
+/// All rows of the block times its outputs.
 #[inline(always)]
 pub(super) fn compute<
     S: Simd,
@@ -37,17 +37,16 @@ pub(super) fn compute<
     format: F,
     panel: &Panel,
     matrix: &Matrix<'_>,
-    rows: usize,
-    outputs: Range<usize>,
+    block: &Block<'_>,
     out: &Out<'_>,
 ) {
     let mut unpacked: Box<Unpacked> = Box::new([[[0.0; LANES]; STRETCH + 1]; OUTPUTS]);
     let mut lanes: Box<Lanes> = Box::new([[[0.0; LANES]; OUTPUTS]; ROWS]);
     let mut scratch = Scratch::<OUTPUTS, C>::new();
-    for first_row in (0..rows).step_by(ROWS) {
-        let count = ROWS.min(rows - first_row);
-        for first in outputs.clone().step_by(OUTPUTS) {
-            let some = OUTPUTS.min(outputs.end - first);
+    for places in block.places.chunks(ROWS) {
+        let count = places.len();
+        for first in block.outputs.clone().step_by(OUTPUTS) {
+            let some = OUTPUTS.min(block.outputs.end - first);
             let sources = scratch.read(matrix, first);
             lanes[..count].fill([[0.0; LANES]; OUTPUTS]);
             for start in (0..panel.width()).step_by(STRETCH) {
@@ -60,14 +59,15 @@ pub(super) fn compute<
                     &unpacked,
                     start..start + vectors,
                     panel,
-                    first_row,
+                    places,
                     some,
                     &mut lanes[..count],
                 );
             }
-            for row in 0..count {
+            for (place, lanes) in places.iter().zip(lanes.iter()) {
                 for r in 0..some {
-                    write(out, first_row + row, first + r, simd.sum(simd.load(&lanes[row][r])));
+                    let sum = simd.sum(simd.load(&lanes[r]));
+                    write(out, place, first - block.first + r, sum);
                 }
             }
         }
@@ -102,14 +102,14 @@ fn all_rows<S: Simd>(
     unpacked: &Unpacked,
     stretch: Range<usize>,
     panel: &Panel,
-    first_row: usize,
+    places: &[Place],
     outputs: usize,
     lanes: &mut [[Vector; OUTPUTS]],
 ) {
     let mut row = 0;
     while row < lanes.len() {
         let left = lanes.len() - row;
-        let x = |number: usize| &panel.row(first_row + row + number)[stretch.clone()];
+        let x = |number: usize| &panel.row(places[row + number].choice.row)[stretch.clone()];
         if S::MANY_REGISTERS && left >= 6 {
             let x = [x(0), x(1), x(2), x(3), x(4), x(5)];
             tiles::<S, 6, 4>(simd, unpacked, &x, outputs, &mut lanes[row..]);
@@ -179,7 +179,7 @@ fn tile<S: Simd, const M: usize, const R: usize>(
 }
 
 #[expect(unsafe_code, reason = "see `Out`")]
-fn write(out: &Out<'_>, row: usize, output: usize, sum: f32) {
-    // SAFETY: a part of a product has its outputs for itself.
-    unsafe { out.write(row, output, sum) };
+fn write(out: &Out<'_>, place: &Place, output: usize, sum: f32) {
+    // SAFETY: a part of a product has its outputs of its rows for itself.
+    unsafe { out.write(place.out, output, sum) };
 }

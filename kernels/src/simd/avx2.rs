@@ -189,6 +189,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_f16(self, to: &mut [u8; 2 * LANES], [low, high]: Floats) {
+        // SAFETY: as above.
+        unsafe {
+            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(low);
+            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(high);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), low);
+            _mm_storeu_si128(to.as_mut_ptr().add(LANES).cast(), high);
+        }
+    }
+
+    #[inline(always)]
     fn load_f32(self, from: &[u8; 4 * LANES]) -> Floats {
         // SAFETY: as above.
         unsafe {

@@ -95,6 +95,36 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn sums(self, v: &[__m512; LANES]) -> __m512 {
+        // Each step halves the lanes of every value and puts two of them side by side.
+        // SAFETY: as above.
+        unsafe {
+            let eighths = |a, b| {
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
+            };
+            let fourths = |a, b| {
+                let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
+            };
+            let seconds = |a, b| {
+                let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
+                let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+                _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
+            };
+            let firsts = |a, b| {
+                let low = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
+                _mm512_add_ps(low, _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
+            };
+            let four = |n: usize| fourths(eighths(v[n], v[n + 1]), eighths(v[n + 2], v[n + 3]));
+            let sums = firsts(seconds(four(0), four(4)), seconds(four(8), four(12)));
+            // They lie in columns.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_ps(order, sums)
+        }
+    }
+
+    #[inline(always)]
     fn bytes(self, from: &[u8; LANES]) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
@@ -155,6 +185,15 @@ impl Simd for Avx512 {
     fn load_f16(self, from: &[u8; 2 * LANES]) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, to: &mut [u8; 2 * LANES], values: __m512) {
+        // SAFETY: as above.
+        unsafe {
+            let halves = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(values);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), halves);
+        }
     }
 
     #[inline(always)]

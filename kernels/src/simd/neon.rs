@@ -205,6 +205,16 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn store_f16(self, to: &mut [u8; 2 * LANES], values: Floats) {
+        // As in `load_f16`.
+        let mut numbers = [0.0; LANES];
+        self.store(&mut numbers, values);
+        for (to, from) in to.as_chunks_mut().0.iter_mut().zip(numbers) {
+            *to = f16::from_f32(from).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
     fn load_f32(self, from: &[u8; 4 * LANES]) -> Floats {
         let from = from.as_ptr();
         // SAFETY: as above.

@@ -157,6 +157,13 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
+    fn store_f16(self, to: &mut [u8; 2 * LANES], values: Floats) {
+        for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
+            *to = f16::from_f32(value).to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
     fn load_f32(self, from: &[u8; 4 * LANES]) -> Floats {
         numbers(from, f32::from_le_bytes)
     }
