@@ -33,6 +33,22 @@ pub enum Packing {
 }
 
 impl Packing {
+    /// Whether there is such a packing, and rows of so many weights have whole groups.
+    #[must_use]
+    pub const fn fits(self, inputs: usize) -> bool {
+        let is_known = match self {
+            Self::Affine { bits, group, .. } => {
+                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group, 32 | 64 | 128)
+            }
+            _ => true,
+        };
+        match self.group() {
+            _ if !is_known => false,
+            None => true,
+            Some(group) => inputs.is_multiple_of(group),
+        }
+    }
+
     /// Bits of a weight.
     #[must_use]
     pub const fn bits(self) -> usize {
@@ -81,62 +97,65 @@ impl Packing {
     }
 }
 
-/// What [`Format::unpack`] needs of a row's scales and biases, in the order of its groups: exact.
-pub(crate) fn read_scales<const SCALES: usize>(
-    packing: Packing,
-    scales: &[u8],
-    biases: &[u8],
-    to: &mut Vec<[f32; SCALES]>,
-) {
-    match packing {
-        Packing::Dense(_) => to.clear(),
-        Packing::Affine { scales: number, .. } => {
-            // Some at a time: loops of their own are short and quick.
-            const SOME: usize = 64;
-            let size = number.bytes();
-            to.resize(scales.len() / size, [0.0; SCALES]);
-            let sources = scales.chunks(SOME * size).zip(biases.chunks(SOME * size));
-            for (to, (scales, biases)) in to.chunks_mut(SOME).zip(sources) {
-                let (mut each_scale, mut each_bias) = ([0.0; SOME], [0.0; SOME]);
-                number.read(scales, &mut each_scale);
-                number.read(biases, &mut each_bias);
-                for (to, pair) in to.iter_mut().zip(each_scale.iter().zip(&each_bias)) {
-                    if let [scale, bias, ..] = to.as_mut_slice() {
-                        (*scale, *bias) = (*pair.0, *pair.1);
-                    }
-                }
-            }
+/// The values of scales, or of biases, in the order in which they are stored: exact.
+#[inline(always)]
+pub(crate) fn read_scales<S: Simd>(simd: S, packing: Packing, bytes: &[u8], to: &mut Vec<f32>) {
+    let value = match packing {
+        Packing::Dense(_) => return to.clear(),
+        Packing::Affine { scales, .. } => {
+            to.resize(bytes.len() / scales.bytes(), 0.0);
+            return scales.load(simd, bytes, to);
         }
-        Packing::Mxfp4 | Packing::Mxfp8 => {
-            to.clear();
-            to.extend(scales.iter().map(|scale| [e8m0(*scale); SCALES]));
-        }
-        Packing::Nvfp4 => {
-            to.clear();
-            let pairs = scales.chunks(2);
-            to.extend(pairs.map(|pair| {
-                let mut two = [0.0; SCALES];
-                two.iter_mut().zip(pair).for_each(|(to, scale)| *to = e4m3(*scale));
-                two
-            }));
-        }
+        Packing::Mxfp4 | Packing::Mxfp8 => e8m0,
+        Packing::Nvfp4 => e4m3,
+    };
+    to.clear();
+    to.extend(bytes.iter().map(|byte| value(*byte)));
+}
+
+/// What a row's units need beside their bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scales<'a> {
+    /// One for each group.
+    pub(crate) scales: &'a [f32],
+    /// The same; empty if there are none.
+    pub(crate) biases: &'a [f32],
+}
+
+impl Scales<'_> {
+    #[inline(always)]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "there are as many as units want, see `Matrix::check`"
+    )]
+    fn both(&self, group: usize) -> [f32; 2] {
+        [self.scales[group], self.biases[group]]
+    }
+
+    #[inline(always)]
+    #[expect(clippy::indexing_slicing, reason = "as above")]
+    fn scale(&self, group: usize) -> f32 {
+        self.scales[group]
+    }
+
+    /// 0 behind the last group, where there are no weights either.
+    #[inline(always)]
+    fn scale_or_none(&self, group: usize) -> f32 {
+        self.scales.get(group).copied().unwrap_or(0.0)
     }
 }
 
-/// Unpacks units of `BYTES` bytes to `VECTORS` vectors, with `SCALES` numbers for each unit.
-pub(crate) trait Format<const BYTES: usize, const VECTORS: usize, const SCALES: usize>:
+/// Unpacks units of `BYTES` bytes to `VECTORS` vectors.
+pub(crate) trait Format<const BYTES: usize, const VECTORS: usize>:
     Copy + Send + Sync
 {
-    /// Units that share scales, as a power of two.
-    fn shift(self) -> u32 {
-        0
-    }
-
+    /// The weights of unit `unit` of a row, whose bytes are given.
     fn unpack<S: Simd>(
         self,
         simd: S,
         bytes: &[u8; BYTES],
-        scales: &[f32; SCALES],
+        unit: usize,
+        scales: &Scales<'_>,
     ) -> [S::Floats; VECTORS];
 }
 
@@ -144,9 +163,15 @@ pub(crate) trait Format<const BYTES: usize, const VECTORS: usize, const SCALES: 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DenseF32;
 
-impl Format<64, 1, 0> for DenseF32 {
+impl Format<64, 1> for DenseF32 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 64], _: &[f32; 0]) -> [S::Floats; 1] {
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 64],
+        _: usize,
+        _: &Scales<'_>,
+    ) -> [S::Floats; 1] {
         [simd.load_f32(bytes)]
     }
 }
@@ -155,9 +180,15 @@ impl Format<64, 1, 0> for DenseF32 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DenseF16;
 
-impl Format<32, 1, 0> for DenseF16 {
+impl Format<32, 1> for DenseF16 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 32], _: &[f32; 0]) -> [S::Floats; 1] {
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 32],
+        _: usize,
+        _: &Scales<'_>,
+    ) -> [S::Floats; 1] {
         [simd.load_f16(bytes)]
     }
 }
@@ -166,9 +197,15 @@ impl Format<32, 1, 0> for DenseF16 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DenseBf16;
 
-impl Format<32, 1, 0> for DenseBf16 {
+impl Format<32, 1> for DenseBf16 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 32], _: &[f32; 0]) -> [S::Floats; 1] {
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 32],
+        _: usize,
+        _: &Scales<'_>,
+    ) -> [S::Floats; 1] {
         [simd.load_bf16(bytes)]
     }
 }
@@ -199,15 +236,17 @@ pub(crate) struct Affine4 {
     pub(crate) shift: u32,
 }
 
-impl Format<32, 4, 2> for Affine4 {
-    fn shift(self) -> u32 {
-        self.shift
-    }
-
+impl Format<32, 4> for Affine4 {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "of an array, within its length")]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 32], scales: &[f32; 2]) -> [S::Floats; 4] {
-        let [scale, bias] = *scales;
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 32],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 4] {
+        let [scale, bias] = scales.both(unit >> self.shift);
         let entries = simd.mul_add(simd.load(&COUNT), simd.splat(scale), simd.splat(bias));
         let table = simd.table(entries);
         nibbles!(simd, table, bytes, 0, 1, 2, 3)
@@ -218,11 +257,17 @@ impl Format<32, 4, 2> for Affine4 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Affine4By32;
 
-impl Format<16, 2, 2> for Affine4By32 {
+impl Format<16, 2> for Affine4By32 {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "of an array, within its length")]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 16], scales: &[f32; 2]) -> [S::Floats; 2] {
-        let [scale, bias] = *scales;
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 16],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 2] {
+        let [scale, bias] = scales.both(unit);
         let entries = simd.mul_add(simd.load(&COUNT), simd.splat(scale), simd.splat(bias));
         let table = simd.table(entries);
         nibbles!(simd, table, bytes, 0, 1)
@@ -236,14 +281,16 @@ pub(crate) struct Affine8 {
     pub(crate) shift: u32,
 }
 
-impl Format<16, 1, 2> for Affine8 {
-    fn shift(self) -> u32 {
-        self.shift
-    }
-
+impl Format<16, 1> for Affine8 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 16], scales: &[f32; 2]) -> [S::Floats; 1] {
-        let [scale, bias] = *scales;
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 16],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 1] {
+        let [scale, bias] = scales.both(unit >> self.shift);
         let numbers = simd.to_floats(simd.bytes(bytes));
         [simd.mul_add(numbers, simd.splat(scale), simd.splat(bias))]
     }
@@ -256,13 +303,15 @@ pub(crate) struct Affine2 {
     pub(crate) shift: u32,
 }
 
-impl Format<8, 2, 2> for Affine2 {
-    fn shift(self) -> u32 {
-        self.shift
-    }
-
+impl Format<8, 2> for Affine2 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 8], scales: &[f32; 2]) -> [S::Floats; 2] {
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 8],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 2] {
         let numbers = |from: [u8; 4]| {
             let mut out = [0; LANES];
             for (four, byte) in out.as_chunks_mut::<4>().0.iter_mut().zip(from) {
@@ -271,7 +320,7 @@ impl Format<8, 2, 2> for Affine2 {
             out
         };
         let [a, b, c, d, e, f, g, h] = *bytes;
-        let [scale, bias] = *scales;
+        let [scale, bias] = scales.both(unit >> self.shift);
         let (scale, bias) = (simd.splat(scale), simd.splat(bias));
         [
             simd.mul_add(simd.to_floats(simd.bytes(&numbers([a, b, c, d]))), scale, bias),
@@ -289,7 +338,7 @@ pub(crate) struct AffineOdd<const BITS: u32> {
 
 impl<const BITS: u32> AffineOdd<BITS> {
     #[inline(always)]
-    fn numbers<S: Simd>(simd: S, bytes: u128, scales: &[f32; 2]) -> [S::Floats; 1] {
+    fn numbers<S: Simd>(simd: S, bytes: u128, [scale, bias]: [f32; 2]) -> [S::Floats; 1] {
         let mut numbers = [0_u8; LANES];
         let mut left = bytes;
         for number in &mut numbers {
@@ -297,7 +346,6 @@ impl<const BITS: u32> AffineOdd<BITS> {
             *number = left.to_le_bytes()[0] & ((1 << BITS) - 1);
             left >>= BITS;
         }
-        let [scale, bias] = *scales;
         let numbers = simd.to_floats(simd.bytes(&numbers));
         [simd.mul_add(numbers, simd.splat(scale), simd.splat(bias))]
     }
@@ -305,23 +353,20 @@ impl<const BITS: u32> AffineOdd<BITS> {
 
 macro_rules! odd {
     ($bits:literal, $bytes:literal) => {
-        impl Format<$bytes, 1, 2> for AffineOdd<$bits> {
-            fn shift(self) -> u32 {
-                self.shift
-            }
-
+        impl Format<$bytes, 1> for AffineOdd<$bits> {
             #[inline(always)]
             fn unpack<S: Simd>(
                 self,
                 simd: S,
                 bytes: &[u8; $bytes],
-                scales: &[f32; 2],
+                unit: usize,
+                scales: &Scales<'_>,
             ) -> [S::Floats; 1] {
                 let mut wide = [0; 16];
                 for (to, from) in wide.iter_mut().zip(bytes) {
                     *to = *from;
                 }
-                Self::numbers(simd, u128::from_le_bytes(wide), scales)
+                Self::numbers(simd, u128::from_le_bytes(wide), scales.both(unit >> self.shift))
             }
         }
     };
@@ -353,11 +398,17 @@ const TWO_TO_120: f32 = f32::from_bits((127 + 120) << 23);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mxfp4;
 
-impl Format<16, 2, 1> for Mxfp4 {
+impl Format<16, 2> for Mxfp4 {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "of an array, within its length")]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 16], scales: &[f32; 1]) -> [S::Floats; 2] {
-        let [scale] = *scales;
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 16],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 2] {
+        let scale = scales.scale(unit);
         let table = simd.table(simd.mul(simd.load(&E2M1), simd.splat(scale)));
         nibbles!(simd, table, bytes, 0, 1)
     }
@@ -367,13 +418,19 @@ impl Format<16, 2, 1> for Mxfp4 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nvfp4;
 
-impl Format<16, 2, 2> for Nvfp4 {
+impl Format<16, 2> for Nvfp4 {
     #[inline(always)]
     #[expect(clippy::indexing_slicing, reason = "of an array, within its length")]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 16], scales: &[f32; 2]) -> [S::Floats; 2] {
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 16],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 2] {
         let table = simd.table(simd.load(&E2M1));
         let [low, high] = nibbles!(simd, table, bytes, 0, 1);
-        let [first, second] = *scales;
+        let (first, second) = (scales.scale(2 * unit), scales.scale_or_none(2 * unit + 1));
         let scales = simd.halves(first, second);
         [simd.mul(low, scales), simd.mul(high, scales)]
     }
@@ -383,14 +440,16 @@ impl Format<16, 2, 2> for Nvfp4 {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mxfp8;
 
-impl Format<16, 1, 1> for Mxfp8 {
-    fn shift(self) -> u32 {
-        1
-    }
-
+impl Format<16, 1> for Mxfp8 {
     #[inline(always)]
-    fn unpack<S: Simd>(self, simd: S, bytes: &[u8; 16], scales: &[f32; 1]) -> [S::Floats; 1] {
-        let [scale] = *scales;
+    fn unpack<S: Simd>(
+        self,
+        simd: S,
+        bytes: &[u8; 16],
+        unit: usize,
+        scales: &Scales<'_>,
+    ) -> [S::Floats; 1] {
+        let scale = scales.scale(unit >> 1);
         let words = simd.bytes(bytes);
         let sign = simd.shift_left::<24>(simd.and(words, simd.splat_word(0x80)));
         let size = simd.shift_left::<20>(simd.and(words, simd.splat_word(0x7f)));

@@ -76,8 +76,9 @@ impl Number {
         for (values, to) in vectors.iter().chain([&padded]).zip(to.chunks_mut(size)) {
             let mut bytes = [0; 4 * LANES];
             self.store_vector(simd, values, &mut bytes);
-            let bytes = bytes.get(..to.len()).unwrap_or_default();
-            to.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+            if let Some(bytes) = bytes.get(..to.len()) {
+                to.copy_from_slice(bytes);
+            }
         }
     }
 

@@ -4,8 +4,6 @@
 use std::marker::PhantomData;
 use std::slice::from_raw_parts_mut;
 
-use half::{bf16, f16};
-
 use crate::number::Number;
 use crate::simd::Simd;
 
@@ -18,7 +16,7 @@ pub(crate) struct Out<'a> {
     memory: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: it stands for a `&mut [u8]`, which may be sent; of it shared, see `write`.
+// SAFETY: it stands for a `&mut [u8]`, which may be sent; of it shared, see `write_some`.
 unsafe impl Send for Out<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for Out<'_> {}
@@ -29,25 +27,7 @@ impl<'a> Out<'a> {
         Self { start: memory.as_mut_ptr(), results, number, outputs, memory: PhantomData }
     }
 
-    /// Writes a result, rounded to the nearest number of the type.
-    ///
-    /// # Safety
-    /// No other thread writes the results of this output.
-    pub(crate) unsafe fn write(&self, row: usize, output: usize, value: f32) {
-        let at = row * self.outputs + output;
-        assert!(output < self.outputs && at < self.results);
-        // SAFETY: within the memory, which is borrowed for as long as this lives; others write elsewhere.
-        unsafe {
-            let place = self.start.add(at * self.number.bytes());
-            match self.number {
-                Number::F32 => place.cast::<[u8; 4]>().write(value.to_le_bytes()),
-                Number::F16 => place.cast::<[u8; 2]>().write(f16::from_f32(value).to_le_bytes()),
-                Number::Bf16 => place.cast::<[u8; 2]>().write(bf16::from_f32(value).to_le_bytes()),
-            }
-        }
-    }
-
-    /// Writes results of consecutive outputs, as [`Self::write`] does.
+    /// Writes results of consecutive outputs, rounded to the nearest numbers of the type.
     ///
     /// # Safety
     /// No other thread writes these results.
@@ -62,7 +42,7 @@ impl<'a> Out<'a> {
         let at = row * self.outputs + first;
         assert!(first + values.len() <= self.outputs && at + values.len() <= self.results);
         let size = self.number.bytes();
-        // SAFETY: as in `write`.
+        // SAFETY: within the memory, which is borrowed for as long as this lives; others write elsewhere.
         let own = unsafe { from_raw_parts_mut(self.start.add(at * size), values.len() * size) };
         self.number.store(simd, values, own);
     }

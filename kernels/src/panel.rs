@@ -1,9 +1,12 @@
 //! Rows of numbers as products read them: `f32`, each in its lane, padded with zeros.
 
+use std::cell::Cell;
+
+use crate::isa::Isa;
 use crate::number::Number;
 use crate::pool::Pool;
 use crate::product::Misfit;
-use crate::simd::LANES;
+use crate::simd::{LANES, Simd, Task};
 
 /// Rows `[rows, inputs]` of numbers, row after row at a distance of `stride` numbers.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +24,16 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// All of them, one row after the other; those that are not there are left out.
+    #[must_use]
+    pub fn numbers(&self) -> Vec<f32> {
+        let mut numbers = vec![0.0; self.rows * self.inputs];
+        for (row, to) in numbers.chunks_exact_mut(self.inputs.max(1)).enumerate() {
+            self.number.read(self.row(row), to);
+        }
+        numbers
+    }
+
     /// The bytes of row `row`; none if they are not there.
     #[inline(always)]
     pub(crate) fn row(&self, row: usize) -> &'a [u8] {
@@ -55,15 +68,20 @@ pub(crate) struct Panel {
 impl Panel {
     /// The rows, for weights of which `per_lane` lie side by side in each lane.
     /// A row takes a multiple of `multiple` vectors, which is one of `per_lane`.
-    pub(crate) fn new(pool: &Pool, rows: &Rows<'_>, per_lane: usize, multiple: usize) -> Self {
+    pub(crate) fn new(
+        pool: &Pool,
+        isa: Isa,
+        rows: &Rows<'_>,
+        per_lane: usize,
+        multiple: usize,
+    ) -> Self {
         let width = rows.inputs.div_ceil(LANES).next_multiple_of(multiple.max(1));
         let stride = width + 1;
-        let mut vectors = vec![[0.0; LANES]; stride * rows.rows];
+        let mut vectors = KEPT.take();
+        vectors.clear();
+        vectors.resize(stride * rows.rows, [0.0; LANES]);
         let fill = |row: usize, vectors: &mut [[f32; LANES]]| {
-            rows.number.read(rows.row(row), vectors.as_flattened_mut());
-            if per_lane == 2 {
-                vectors.as_chunks_mut().0.iter_mut().for_each(part);
-            }
+            isa.run(Fill { rows, row, per_lane, vectors });
         };
         if rows.rows * width < SMALL {
             (0..).zip(vectors.chunks_mut(stride)).for_each(|(row, part)| fill(row, part));
@@ -71,6 +89,13 @@ impl Panel {
             pool.each_part(&mut vectors, stride, &fill);
         }
         Self { vectors, width, stride }
+    }
+
+    /// Gives its memory to the next one of this thread.
+    pub(crate) fn free(self) {
+        if self.vectors.len() <= MOST_KEPT {
+            KEPT.set(self.vectors);
+        }
     }
 
     /// Vectors of each row.
@@ -85,10 +110,43 @@ impl Panel {
     }
 }
 
+thread_local! {
+    /// Memory of the last panel: to fetch new pages takes as long as a tenth of a product.
+    static KEPT: Cell<Vec<[f32; LANES]>> = const { Cell::new(Vec::new()) };
+}
+
+/// Vectors that are kept at most: 16 MiB.
+const MOST_KEPT: usize = 1 << 18;
+
+/// Puts a row into its vectors.
+struct Fill<'a> {
+    rows: &'a Rows<'a>,
+    row: usize,
+    per_lane: usize,
+    vectors: &'a mut [[f32; LANES]],
+}
+
+impl Task for Fill<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { rows, row, per_lane, vectors } = self;
+        let numbers = vectors.as_flattened_mut();
+        if let Some(numbers) = numbers.get_mut(..rows.inputs) {
+            rows.number.load(simd, rows.row(row), numbers);
+        }
+        if per_lane == 2 {
+            vectors.as_chunks_mut().0.iter_mut().for_each(part);
+        }
+    }
+}
+
 /// Panels of fewer vectors are put together by one thread.
 const SMALL: usize = 4096;
 
 /// Puts every second number into the second vector.
+#[inline(always)]
 fn part(vectors: &mut [[f32; LANES]; 2]) {
     let numbers = *vectors;
     let [first, second] = vectors;

@@ -86,16 +86,10 @@ pub enum Misfit {
 impl Matrix<'_> {
     fn check(&self) -> Result<(), Misfit> {
         let Self { packing, outputs, inputs, .. } = *self;
-        let is_known = match packing {
-            Packing::Affine { bits, group, .. } => {
-                matches!(bits, 2 | 3 | 4 | 5 | 6 | 8) && matches!(group, 32 | 64 | 128)
-            }
-            _ => true,
-        };
-        let group = packing.group().unwrap_or(1);
-        if !is_known || inputs % group != 0 {
+        if !packing.fits(inputs) {
             return Err(Misfit::Packing { packing, inputs });
         }
+        let group = packing.group().unwrap_or(1);
         let scales = inputs / group * packing.scale_bytes();
         let biases = if packing.has_biases() { scales } else { 0 };
         let row_bytes = self.row_bytes();
@@ -190,22 +184,22 @@ pub fn matmul_chosen(
     let out = Out::new(out, rows.number, outputs);
     let product = Product { pool, isa, rows, matrix, outputs, places, out };
     match matrix.packing {
-        Packing::Dense(Number::F32) => product.compute::<_, 64, 1, 0>(DenseF32),
-        Packing::Dense(Number::F16) => product.compute::<_, 32, 1, 0>(DenseF16),
-        Packing::Dense(Number::Bf16) => product.compute::<_, 32, 1, 0>(DenseBf16),
-        Packing::Mxfp4 => product.compute::<_, 16, 2, 1>(Mxfp4),
-        Packing::Nvfp4 => product.compute::<_, 16, 2, 2>(Nvfp4),
-        Packing::Mxfp8 => product.compute::<_, 16, 1, 1>(Mxfp8),
+        Packing::Dense(Number::F32) => product.compute::<_, 64, 1>(DenseF32),
+        Packing::Dense(Number::F16) => product.compute::<_, 32, 1>(DenseF16),
+        Packing::Dense(Number::Bf16) => product.compute::<_, 32, 1>(DenseBf16),
+        Packing::Mxfp4 => product.compute::<_, 16, 2>(Mxfp4),
+        Packing::Nvfp4 => product.compute::<_, 16, 2>(Nvfp4),
+        Packing::Mxfp8 => product.compute::<_, 16, 1>(Mxfp8),
         Packing::Affine { bits, group, .. } => {
             let shift = |unit: usize| (group / unit).ilog2();
             match bits {
-                4 if group == 32 => product.compute::<_, 16, 2, 2>(Affine4By32),
-                4 => product.compute::<_, 32, 4, 2>(Affine4 { shift: shift(64) }),
-                8 => product.compute::<_, 16, 1, 2>(Affine8 { shift: shift(16) }),
-                2 => product.compute::<_, 8, 2, 2>(Affine2 { shift: shift(32) }),
-                3 => product.compute::<_, 6, 1, 2>(AffineOdd::<3> { shift: shift(16) }),
-                5 => product.compute::<_, 10, 1, 2>(AffineOdd::<5> { shift: shift(16) }),
-                _ => product.compute::<_, 12, 1, 2>(AffineOdd::<6> { shift: shift(16) }),
+                4 if group == 32 => product.compute::<_, 16, 2>(Affine4By32),
+                4 => product.compute::<_, 32, 4>(Affine4 { shift: shift(64) }),
+                8 => product.compute::<_, 16, 1>(Affine8 { shift: shift(16) }),
+                2 => product.compute::<_, 8, 2>(Affine2 { shift: shift(32) }),
+                3 => product.compute::<_, 6, 1>(AffineOdd::<3> { shift: shift(16) }),
+                5 => product.compute::<_, 10, 1>(AffineOdd::<5> { shift: shift(16) }),
+                _ => product.compute::<_, 12, 1>(AffineOdd::<6> { shift: shift(16) }),
             }
         }
     }
@@ -254,12 +248,9 @@ const OUTPUTS: usize = 8;
 const FEW: usize = 4;
 
 impl Product<'_> {
-    fn compute<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize>(
-        &self,
-        format: F,
-    ) {
+    fn compute<F: Format<B, V>, const B: usize, const V: usize>(&self, format: F) {
         let Matrix { inputs, packing, .. } = *self.matrix;
-        let panel = Panel::new(self.pool, self.rows, packing.per_lane(), V);
+        let panel = Panel::new(self.pool, self.isa, self.rows, packing.per_lane(), V);
         let groups = self.places.chunk_by(|a, b| a.choice.matrix == b.choice.matrix);
         let groups: Vec<&[Place]> = groups.collect();
         let shared = self.pool.threads() * PARTS;
@@ -282,20 +273,19 @@ impl Product<'_> {
                 self.isa.run(Part { product: self, format, panel: &panel, block });
             }
         });
+        panel.free();
     }
 }
 
 /// Some outputs for all rows.
-struct Part<'a, F, const B: usize, const V: usize, const C: usize> {
+struct Part<'a, F, const B: usize, const V: usize> {
     product: &'a Product<'a>,
     format: F,
     panel: &'a Panel,
     block: &'a Block<'a>,
 }
 
-impl<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize> Task
-    for Part<'_, F, B, V, C>
-{
+impl<F: Format<B, V>, const B: usize, const V: usize> Task for Part<'_, F, B, V> {
     type Output = ();
 
     #[inline(always)]
@@ -303,11 +293,26 @@ impl<F: Format<B, V, C>, const B: usize, const V: usize, const C: usize> Task
         let Self { product, format, panel, block } = self;
         let (matrix, out) = (product.matrix, &product.out);
         match block.places.len() {
-            1 => direct::compute::<S, F, B, V, C, 1>(simd, format, panel, matrix, block, out),
-            2 => direct::compute::<S, F, B, V, C, 2>(simd, format, panel, matrix, block, out),
-            3 => direct::compute::<S, F, B, V, C, 3>(simd, format, panel, matrix, block, out),
-            FEW => direct::compute::<S, F, B, V, C, FEW>(simd, format, panel, matrix, block, out),
+            1 => direct::compute::<S, F, B, V, 1>(simd, format, panel, matrix, block, out),
+            2 => direct::compute::<S, F, B, V, 2>(simd, format, panel, matrix, block, out),
+            3 => direct::compute::<S, F, B, V, 3>(simd, format, panel, matrix, block, out),
+            FEW => direct::compute::<S, F, B, V, FEW>(simd, format, panel, matrix, block, out),
             _ => tiles::compute(simd, format, panel, matrix, block, out),
         }
     }
+}
+
+/// Writes the sums of consecutive outputs, from `first` on, of one row.
+#[inline(always)]
+#[expect(unsafe_code, reason = "see `Out`")]
+fn write<S: Simd>(
+    simd: S,
+    out: &Out<'_>,
+    block: &Block<'_>,
+    place: &Place,
+    first: usize,
+    sums: &[f32],
+) {
+    // SAFETY: a part of a product has its outputs of its rows for itself.
+    unsafe { out.write_some(simd, place.out, first - block.first, sums) };
 }

@@ -6,6 +6,7 @@
 use std::f32::consts::FRAC_2_PI;
 
 use crate::isa::Isa;
+use crate::number::Number;
 use crate::panel::Rows;
 use crate::pool::Pool;
 use crate::product::Misfit;
@@ -259,42 +260,76 @@ impl Rowwise for Gated<'_> {
         let number = self.gates.number;
         number.load(simd, self.gates.row(row), result);
         number.load(simd, self.values.row(row), scratch);
-        let round = |values: Vector| number.round(simd, values);
-        let constant = |value: f32| round([value; LANES]);
-        let times = |a: Vector, b: Vector| round(zip(a, b, |a, b| a * b));
-        let plus = |a: Vector, b: Vector| round(zip(a, b, |a, b| a + b));
-        let sigmoid = |x: Vector| {
-            let powers = round(map(x, |x| exp(x.abs())));
-            let small = map(powers, |power| 1.0 / (1.0 + power));
-            round(zip(small, x, |small, x| if x < 0.0 { small } else { 1.0 - small }))
-        };
+        let steps = Steps { simd, number };
         match self.gate {
-            Gate::Silu => both(result, scratch, |gate, value| {
-                zip(times(gate, sigmoid(gate)), value, |a, b| a * b)
-            }),
-            Gate::GeluTanh => {
-                let [fraction, root, half, one] =
-                    [0.044_715, FRAC_2_PI.sqrt(), 0.5, 1.0].map(constant);
-                both(result, scratch, |gate, value| {
-                    let cube = times(times(gate, gate), gate);
-                    let inner = plus(gate, times(fraction, cube));
-                    let bent = round(map(times(root, inner), tanh));
-                    zip(times(times(half, gate), plus(one, bent)), value, |a, b| a * b)
-                });
-            }
+            Gate::Silu => both(result, scratch, |gate, value| steps.silu(gate, value)),
+            Gate::GeluTanh => both(result, scratch, |gate, value| steps.gelu(gate, value)),
             Gate::ClampedSwish { limit } => {
-                let [high, low, factor, one] = [limit, -limit, 1.702, 1.0].map(constant);
-                // What is no number stays none.
-                let at_most = |a: Vector, b: Vector| zip(a, b, |a, b| if a > b { b } else { a });
-                let at_least = |a: Vector, b: Vector| zip(a, b, |a, b| if a < b { b } else { a });
-                both(result, scratch, |gate, value| {
-                    let gate = at_most(gate, high);
-                    let value = at_most(at_least(value, low), high);
-                    let swish = times(gate, sigmoid(times(factor, gate)));
-                    zip(plus(value, one), swish, |a, b| a * b)
-                });
+                both(result, scratch, |gate, value| steps.clamped_swish(limit, gate, value));
             }
         }
+    }
+}
+
+/// Steps of a gate, each rounded to the type of the rows; but the last, which is when it is stored.
+#[derive(Clone, Copy)]
+struct Steps<S> {
+    simd: S,
+    number: Number,
+}
+
+impl<S: Simd> Steps<S> {
+    #[inline(always)]
+    fn round(self, values: Vector) -> Vector {
+        self.number.round(self.simd, values)
+    }
+
+    #[inline(always)]
+    fn constant(self, value: f32) -> Vector {
+        self.round([value; LANES])
+    }
+
+    #[inline(always)]
+    fn times(self, a: Vector, b: Vector) -> Vector {
+        self.round(zip(a, b, |a, b| a * b))
+    }
+
+    #[inline(always)]
+    fn plus(self, a: Vector, b: Vector) -> Vector {
+        self.round(zip(a, b, |a, b| a + b))
+    }
+
+    #[inline(always)]
+    fn sigmoid(self, x: Vector) -> Vector {
+        let powers = self.round(map(x, |x| exp(x.abs())));
+        let small = map(powers, |power| 1.0 / (1.0 + power));
+        self.round(zip(small, x, |small, x| if x < 0.0 { small } else { 1.0 - small }))
+    }
+
+    #[inline(always)]
+    fn silu(self, gate: Vector, value: Vector) -> Vector {
+        zip(self.times(gate, self.sigmoid(gate)), value, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn gelu(self, gate: Vector, value: Vector) -> Vector {
+        let cube = self.times(self.times(gate, gate), gate);
+        let inner = self.plus(gate, self.times(self.constant(0.044_715), cube));
+        let scaled = self.times(self.constant(FRAC_2_PI.sqrt()), inner);
+        let bent = self.plus(self.constant(1.0), self.round(map(scaled, tanh)));
+        let half = self.times(self.constant(0.5), gate);
+        zip(self.times(half, bent), value, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn clamped_swish(self, limit: f32, gate: Vector, value: Vector) -> Vector {
+        let (low, high) = (self.constant(-limit), self.constant(limit));
+        // What is no number stays none.
+        let gate = zip(gate, high, |a, b| if a > b { b } else { a });
+        let value = zip(value, low, |a, b| if a < b { b } else { a });
+        let value = zip(value, high, |a, b| if a > b { b } else { a });
+        let swish = self.times(gate, self.sigmoid(self.times(self.constant(1.702), gate)));
+        zip(self.plus(value, self.constant(1.0)), swish, |a, b| a * b)
     }
 }
 

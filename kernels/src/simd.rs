@@ -51,7 +51,10 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The sum of each.
     #[inline(always)]
     fn sums(self, values: &[Self::Floats; LANES]) -> Self::Floats {
-        let sums = values.map(|each| self.sum(each));
+        let mut sums = [0.0; LANES];
+        for (to, each) in sums.iter_mut().zip(values) {
+            *to = self.sum(*each);
+        }
         self.load(&sums)
     }
 

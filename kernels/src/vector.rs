@@ -11,7 +11,12 @@ pub(crate) type Vector = [f32; LANES];
 
 #[inline(always)]
 pub(crate) fn map(values: Vector, f: impl Fn(f32) -> f32) -> Vector {
-    values.map(f)
+    // Not `values.map`, which is compiled by itself, without a task's instructions.
+    let mut out = values;
+    for value in &mut out {
+        *value = f(*value);
+    }
+    out
 }
 
 #[inline(always)]

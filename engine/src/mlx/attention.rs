@@ -4,16 +4,16 @@ use std::cell::RefCell;
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::{arange, concatenate, select, softmax_axis, tanh};
-use mlx_rs::{Array, Device, DeviceType, Dtype};
+use mlx_rs::{Array, Dtype};
 
 use super::batch::{RowSpan, Rows};
-use super::kv_cache::{KeysValues, KvCache};
+use super::kv_cache::{KeysValues, KvCache, Visible};
 use super::latent::LatentAttention;
 use super::linear::{Linear, as_dim};
 use super::norm::RmsNorm;
 use super::rope::{Rope, Turns};
 use super::weights::Weights;
-use super::{Mlx, cpu_attention};
+use super::{Mlx, cpu};
 use crate::architecture::{Attention as AttentionParts, GroupedQuery as GroupedQueryParts};
 use crate::model_dir::ModelError;
 
@@ -50,12 +50,12 @@ impl<'a> StepRows<'a> {
     }
 
     /// Calls `look` for every sequence with its part of each of `queries [1, heads, rows, ..]` and
-    /// what it remembers, and joins what it gave, shaped as the queries: `[rows, heads * ..]`.
+    /// what it remembers, and joins what it gave, `[its rows, width]`: `[rows, width]`.
     pub(super) fn by_sequence<const N: usize>(
         &self,
         queries: [&Array; N],
-        memory: &[KeysValues],
-        look: impl Fn(RowSpan, [Array; N], &KeysValues) -> Mlx<Array>,
+        memory: &[Visible],
+        look: impl Fn(RowSpan, [Array; N], &Visible) -> Mlx<Array>,
     ) -> Mlx<Array> {
         let mut parts = Vec::with_capacity(N);
         for queries in queries {
@@ -71,12 +71,10 @@ impl<'a> StepRows<'a> {
             })?;
             found.push(look(*span, own, memory)?);
         }
-        let found = match found.as_slice() {
-            [one] => one.clone(),
-            many => concatenate(many, 2)?,
-        };
-        let rows = found.shape().get(2).copied().unwrap_or(0);
-        found.transpose_axes(&[0, 2, 1, 3])?.reshape(&[rows, -1])
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            many => concatenate(many, 0),
+        }
     }
 
     /// `bool [queries, keys]`: which key each query sees. Made once per step for all layers.
@@ -144,7 +142,7 @@ impl Attention {
         x: &Array,
         rows: &StepRows<'_>,
         caches: &mut [&mut KvCache],
-    ) -> Mlx<Vec<KeysValues>> {
+    ) -> Mlx<Vec<Visible>> {
         let (keys, values) = match self {
             Self::Grouped(grouped) => grouped.keys_values(x, rows)?,
             Self::Latent(latent) => latent.keys_values(x, rows)?,
@@ -159,12 +157,7 @@ impl Attention {
     }
 
     /// What the queries of `x [rows, hidden]` find in the memory of their sequences: same shape.
-    pub(super) fn attend(
-        &self,
-        x: &Array,
-        rows: &StepRows<'_>,
-        memory: &[KeysValues],
-    ) -> Mlx<Array> {
+    pub(super) fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
         match self {
             Self::Grouped(grouped) => grouped.attend(x, rows, memory),
             Self::Latent(latent) => latent.attend(x, rows, memory),
@@ -188,8 +181,6 @@ pub(super) struct GroupedQuery {
     window: Option<i32>,
     softcap: Option<f32>,
     sinks: Option<Array>,
-    /// Whether MLX has a kernel for it here.
-    has_kernel: bool,
 }
 
 impl GroupedQuery {
@@ -215,7 +206,6 @@ impl GroupedQuery {
             window: parts.window.map(as_dim).transpose()?,
             softcap: parts.softcap,
             sinks: parts.sinks.as_ref().map(|name| weights.take(name)).transpose()?,
-            has_kernel: matches!(Device::try_default()?.get_type()?, DeviceType::Gpu),
         })
     }
 
@@ -224,7 +214,7 @@ impl GroupedQuery {
         Ok((rows.turn(&keys, self.rope)?, self.in_heads(&self.value.forward(x)?)?))
     }
 
-    fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[KeysValues]) -> Mlx<Array> {
+    fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
         let queries = normed(self.query_norm.as_ref(), self.in_heads(&self.query.forward(x)?)?)?;
         let queries = by_head(&rows.turn(&queries, self.rope)?)?;
         let found = rows.by_sequence([&queries], memory, |span, [queries], memory| {
@@ -234,8 +224,34 @@ impl GroupedQuery {
     }
 
     /// What `queries [1, heads, count, head_dim]`, which stand at the last positions of `memory`,
-    /// find there: same shape.
+    /// find there: `[count, heads * head_dim]`.
     fn look(
+        &self,
+        queries: &Array,
+        count: i32,
+        memory: &Visible,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        let Visible { known, first } = memory;
+        let asked = cpu::Asked {
+            queries,
+            keys: &known.keys,
+            beside: None,
+            values: &known.values,
+            first: *first,
+            scale: self.scale,
+            window: self.window,
+            softcap: self.softcap,
+            sinks: self.sinks.as_ref(),
+        };
+        match cpu::attend(&asked)? {
+            Some(found) => Ok(found),
+            None => in_rows(&self.look_by_mlx(queries, count, known, rows)?),
+        }
+    }
+
+    /// The same on other devices: shaped as the queries.
+    fn look_by_mlx(
         &self,
         queries: &Array,
         count: i32,
@@ -252,15 +268,11 @@ impl GroupedQuery {
             _ => memory,
         };
         let is_cut = self.window.is_some_and(|window| count > 1 && positions > window);
-        if self.softcap.is_some() || (!self.has_kernel && queries.dtype() == Dtype::Float32) {
+        if let Some(cap) = self.softcap {
             let mask = (count > 1)
                 .then(|| rows.mask(count, memory.positions(), self.window.filter(|_| is_cut)))
                 .transpose()?;
-            let (mask, sinks) = (mask.as_ref(), self.sinks.as_ref());
-            return match self.softcap {
-                Some(cap) => self.look_with_bent_scores(queries, count, memory, mask, cap),
-                None => cpu_attention::look(queries, memory, self.sharing, self.scale, mask, sinks),
-            };
+            return self.look_with_bent_scores(queries, count, memory, mask.as_ref(), cap);
         }
         let cut = is_cut.then(|| rows.mask(count, positions, self.window)).transpose()?;
         let mask = match &cut {
@@ -311,6 +323,12 @@ fn normed(norm: Option<&RmsNorm>, x: Array) -> Mlx<Array> {
 /// `[rows, heads, head_dim]` as `[1, heads, rows, head_dim]`.
 pub(super) fn by_head(x: &Array) -> Mlx<Array> {
     x.expand_dims(0)?.transpose_axes(&[0, 2, 1, 3])
+}
+
+/// `[1, heads, rows, width]` as `[rows, heads * width]`.
+pub(super) fn in_rows(x: &Array) -> Mlx<Array> {
+    let rows = x.shape().get(2).copied().unwrap_or(0);
+    x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[rows, -1])
 }
 
 /// The score of a key that is not seen: the least number of a type of floats.

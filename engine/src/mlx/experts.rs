@@ -4,15 +4,15 @@ use mlx_rs::ops::indexing::{TryIndexOp, put_along_axis, take_along_axis, topk_ax
 use mlx_rs::ops::{argpartition_axis, argsort, sigmoid, softmax_axis};
 use mlx_rs::{Array, Dtype};
 
-use super::Mlx;
 use super::linear::{Linear, Stack, as_dim};
 use super::mlp::GatedMlp;
 use super::weights::Weights;
+use super::{Mlx, cpu};
 use crate::architecture::{Activation, Experts, Routing};
 use crate::model_dir::ModelError;
 
 /// From so many pairs of token and expert on, pairs are put in the order of experts, so that each
-/// expert's weights are read once. (mlx-lm does from as many.)
+/// expert's weights are read once. (mlx-lm does from as many.) Our own kernels put them in order themselves.
 const SORTED_FROM: usize = 64;
 
 /// A mixture of experts, and what every token passes beside it.
@@ -101,7 +101,7 @@ impl ExpertMlp {
 
     /// What each row's experts say of it: `[rows, chosen, hidden]`.
     fn ask(&self, x: &Array, experts: &Array) -> Mlx<Array> {
-        if experts.size() < SORTED_FROM {
+        if experts.size() < SORTED_FROM || cpu::is_here() {
             // One matrix of one row for each pair.
             let x = x.expand_dims_axes(&[-2, -3])?;
             return self.run(&x, experts, false)?.squeeze_axes(&[-2]);

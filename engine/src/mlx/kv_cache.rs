@@ -40,6 +40,13 @@ pub(super) struct KeysValues {
     pub(super) values: Array,
 }
 
+/// What some queries may look at.
+pub(super) struct Visible {
+    pub(super) known: KeysValues,
+    /// Position of the first of it.
+    pub(super) first: i32,
+}
+
 impl KvCache {
     pub(super) const fn new(window: Option<i32>) -> Self {
         Self { window, room: None, first: 0, len: 0 }
@@ -47,7 +54,7 @@ impl KvCache {
 
     /// Takes in the next positions' keys and values, and gives those of all positions that any of
     /// them sees.
-    pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<KeysValues> {
+    pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<Visible> {
         let added = new.positions();
         // What the first of the new positions sees before itself, and what is kept.
         let seen = self.window.map_or(self.len, |window| self.len.min(window - 1));
@@ -68,10 +75,11 @@ impl KvCache {
         // No handle to the former arrays is left, so MLX writes in place.
         room.keys = write_at(&room.keys, &new.keys, POSITIONS, self.len)?;
         room.values = write_at(&room.values, &new.values, POSITIONS, self.len)?;
-        let visible = room.range(self.len - seen..end)?;
+        let start = self.len - seen;
+        let known = room.range(start..end)?;
         self.room = Some(room);
         self.len = end;
-        Ok(visible)
+        Ok(Visible { known, first: self.first + start })
     }
 
     /// A copy of the keys and values of these positions, if all of them are kept.
@@ -202,6 +210,11 @@ mod tests {
         assert_eq!(values.try_as_slice::<f32>().unwrap(), expected);
     }
 
+    fn assert_visible(visible: &Visible, range: std::ops::Range<u16>) {
+        assert_eq!(visible.first, i32::from(range.start));
+        assert_holds(&visible.known, range);
+    }
+
     #[test]
     fn grows_in_steps_and_keeps_everything() {
         let mut cache = KvCache::new(None);
@@ -210,7 +223,7 @@ mod tests {
         for (added, room) in [(3, 256), (1, 256), (252, 256), (1, 512), (1, 512), (600, 1024)] {
             let all = cache.append(&positions(len..len + added)).unwrap();
             len += added;
-            assert_holds(&all, 0..len);
+            assert_visible(&all, 0..len);
             assert_eq!(cache.bytes(), 2 * 4 * room, "with {len} positions");
         }
     }
@@ -221,7 +234,7 @@ mod tests {
         cache.append(&positions(0..9)).unwrap();
         assert_eq!((cache.positions(), cache.rewinds_to()), (9, 0));
         cache.rewind(4);
-        assert_holds(&cache.append(&positions(4..6)).unwrap(), 0..6);
+        assert_visible(&cache.append(&positions(4..6)).unwrap(), 0..6);
     }
 
     #[test]
@@ -232,11 +245,11 @@ mod tests {
         assert!(cache.copy_of(192..256).unwrap().is_none());
         let mut other = KvCache::new(None);
         other.fill(&[&blocks[0], &blocks[1]], 128).unwrap();
-        assert_holds(&other.append(&positions(128..300)).unwrap(), 0..300);
+        assert_visible(&other.append(&positions(128..300)).unwrap(), 0..300);
         // With a window, a filled cache begins in the middle.
         let mut windowed = KvCache::new(Some(40));
         windowed.fill(&[&blocks[1]], 128).unwrap();
-        assert_holds(&windowed.append(&positions(128..130)).unwrap(), 89..130);
+        assert_visible(&windowed.append(&positions(128..130)).unwrap(), 89..130);
         assert_holds(&windowed.copy_of(64..128).unwrap().unwrap(), 64..128);
         assert!(windowed.copy_of(0..64).unwrap().is_none());
     }
@@ -247,7 +260,7 @@ mod tests {
         let mut len = 0;
         for added in [70, 50].into_iter().chain([1; 1000]).chain([300, 7]) {
             let seen = cache.append(&positions(len..len + added)).unwrap();
-            assert_holds(&seen, len.saturating_sub(99)..len + added);
+            assert_visible(&seen, len.saturating_sub(99)..len + added);
             len += added;
             assert!(cache.bytes() <= 2 * 4 * 512, "{} bytes with {len} positions", cache.bytes());
         }
@@ -256,9 +269,9 @@ mod tests {
         assert!(cache.rewinds_to() <= before - 64, "{}", cache.rewinds_to());
         cache.rewind(before);
         let seen = cache.append(&positions(len - 7..len)).unwrap();
-        assert_holds(&seen, len - 106..len);
+        assert_visible(&seen, len - 106..len);
         let back = u16::try_from(cache.rewinds_to()).unwrap();
         cache.rewind(back.into());
-        assert_holds(&cache.append(&positions(back..back + 3)).unwrap(), back - 99..back + 3);
+        assert_visible(&cache.append(&positions(back..back + 3)).unwrap(), back - 99..back + 3);
     }
 }

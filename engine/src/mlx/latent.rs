@@ -5,12 +5,12 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::ops::select;
 
-use super::Mlx;
-use super::attention::{StepRows, by_head, lowest};
-use super::kv_cache::KeysValues;
+use super::attention::{StepRows, by_head, in_rows, lowest};
+use super::kv_cache::{KeysValues, Visible};
 use super::linear::{Linear, Stack, as_dim};
 use super::norm::RmsNorm;
 use super::weights::Weights;
+use super::{Mlx, cpu};
 use crate::architecture::{Latent, LatentQuery};
 use crate::model_dir::ModelError;
 
@@ -73,12 +73,7 @@ impl LatentAttention {
         Ok((compressed.expand_dims(1)?, rows.turn(&turned, self.rope)?))
     }
 
-    pub(super) fn attend(
-        &self,
-        x: &Array,
-        rows: &StepRows<'_>,
-        memory: &[KeysValues],
-    ) -> Mlx<Array> {
+    pub(super) fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
         let queries = match &self.query {
             Query::Direct(linear) => linear.forward(x)?,
             Query::Compressed { down, norm, up } => {
@@ -97,9 +92,40 @@ impl LatentAttention {
     }
 
     /// What queries, `plain [1, heads, count, plain_dim]` and `turned [1, heads, count,
-    /// turned_dim]`, which stand at the last positions of `memory`, find there: `[1, heads, count,
-    /// value_dim]`.
+    /// turned_dim]`, which stand at the last positions of `memory`, find there: `[count, heads * value_dim]`.
     fn look(
+        &self,
+        plain: &Array,
+        turned: &Array,
+        count: i32,
+        memory: &Visible,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        // In the language of compressed vectors whatever the number of queries, so that it gives them the same bits.
+        let Visible { known: KeysValues { keys: compressed, values: turned_keys }, first } = memory;
+        let asked = self.key.each(plain)?;
+        let found = cpu::attend(&cpu::Asked {
+            queries: &asked,
+            keys: compressed,
+            beside: Some((turned, turned_keys)),
+            values: compressed,
+            first: *first,
+            scale: self.scale,
+            window: None,
+            softcap: None,
+            sinks: None,
+        })?;
+        match found {
+            Some(found) => {
+                let found = found.reshape(&[1, count, self.heads, self.rank])?;
+                in_rows(&self.value.each(&found.transpose_axes(&[0, 2, 1, 3])?)?)
+            }
+            None => in_rows(&self.look_by_mlx(plain, turned, count, &memory.known, rows)?),
+        }
+    }
+
+    /// The same on other devices: `[1, heads, count, value_dim]`.
+    fn look_by_mlx(
         &self,
         plain: &Array,
         turned: &Array,

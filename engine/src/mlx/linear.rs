@@ -1,11 +1,11 @@
 //! Matrices as models store them, plain or packed: linear layers, stacks of them, the embedding.
 
 use mlx_rs::Array;
-use mlx_rs::ops::{addmm, gather_mm};
+use mlx_rs::ops::gather_mm;
 
-use super::packed::{Packed, Part};
+use super::packed::Packed;
 use super::weights::Weights;
-use super::{Mlx, cpu_product};
+use super::{Mlx, cpu};
 use crate::architecture::{
     Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
 };
@@ -34,22 +34,33 @@ impl Matrix {
             return Ok(Self::Plain { weight, transposed });
         };
         let biases = format!("{module}.biases");
-        Ok(Self::Packed(Packed::new(Part {
+        Ok(Self::Packed(Packed {
             weight,
             scales: weights.take(&format!("{module}.scales"))?,
             biases: weights.has(&biases).then(|| weights.take(&biases)).transpose()?,
             params,
-        })?))
+        }))
     }
 
     /// `x [.., in]` to `[.., out]`.
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, transposed } => {
-                let ours = cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))?;
+                let ours = cpu::matmul(x, &cpu::Matrix::Plain(weight))?;
                 ours.map_or_else(|| x.matmul(transposed), Ok)
             }
             Self::Packed(packed) => packed.matmul(x),
+        }
+    }
+
+    /// Every matrix of a stack applied to its own `x [1, count or 1, rows, in]`: `[1, count, rows, out]`.
+    fn apply_each(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, transposed } => {
+                let ours = cpu::matmul_each(x, &cpu::Matrix::Plain(weight))?;
+                ours.map_or_else(|| x.matmul(transposed), Ok)
+            }
+            Self::Packed(packed) => packed.matmul_each(x),
         }
     }
 
@@ -86,15 +97,10 @@ impl Linear {
 
     /// `x [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
-        match (&self.matrix, &self.bias) {
-            (matrix, None) => matrix.apply(x),
-            (Matrix::Plain { weight, transposed }, Some(bias)) => {
-                match cpu_product::matmul(x, &cpu_product::Matrix::Plain(weight))? {
-                    Some(product) => product.add(bias),
-                    None => addmm(bias, x, transposed, 1.0, 1.0),
-                }
-            }
-            (matrix, Some(bias)) => matrix.apply(x)?.add(bias),
+        let product = self.matrix.apply(x)?;
+        match &self.bias {
+            None => Ok(product),
+            Some(bias) => cpu::add(&product, bias)?.map_or_else(|| product.add(bias), Ok),
         }
     }
 }
@@ -114,7 +120,7 @@ impl Stack {
 
     /// Every matrix applied to its own `x`: `[1, count, rows, in]` to `[1, count, rows, out]`.
     pub(super) fn each(&self, x: &Array) -> Mlx<Array> {
-        self.matrix.apply(x)
+        self.matrix.apply_each(x)
     }
 
     /// The same from the other side: `[1, count or 1, rows, out]` to `[1, count, rows, in]`.
@@ -126,7 +132,12 @@ impl Stack {
     /// in]`: `[.., n, 1, out]`. `sorted` says that the indices grow.
     pub(super) fn chosen(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
         let products = match &self.matrix {
-            Matrix::Plain { transposed, .. } => gather_mm(x, transposed, None, indices, sorted)?,
+            Matrix::Plain { weight, transposed } => {
+                match cpu::matmul_chosen(x, indices, &cpu::Matrix::Plain(weight))? {
+                    Some(products) => products,
+                    None => gather_mm(x, transposed, None, indices, sorted)?,
+                }
+            }
             Matrix::Packed(packed) => packed.gather_matmul(x, indices, sorted)?,
         };
         match &self.bias {

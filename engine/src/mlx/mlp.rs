@@ -4,10 +4,11 @@ use std::f32::consts::FRAC_2_PI;
 
 use mlx_rs::Array;
 use mlx_rs::ops::{clip, minimum, sigmoid, tanh};
+use planaria_kernels::Gate;
 
-use super::Mlx;
 use super::linear::Linear;
 use super::weights::Weights;
+use super::{Mlx, cpu};
 use crate::architecture::{Activation, Gated};
 use crate::model_dir::ModelError;
 
@@ -37,8 +38,20 @@ impl GatedMlp {
 }
 
 impl Activation {
+    /// As the kernels call it.
+    const fn gate(self) -> Gate {
+        match self {
+            Self::Silu => Gate::Silu,
+            Self::GeluTanh => Gate::GeluTanh,
+            Self::ClampedSwish { limit } => Gate::ClampedSwish { limit },
+        }
+    }
+
     /// One number for each gate and value.
     pub(super) fn combine(self, gate: &Array, up: &Array) -> Mlx<Array> {
+        if let Some(combined) = cpu::gated(self.gate(), gate, up)? {
+            return Ok(combined);
+        }
         // Constants take the type of what they meet, as in Python.
         let number = |value: f32| Array::from_f32(value).as_dtype(gate.dtype());
         match self {

@@ -7,7 +7,6 @@ use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
 use planaria_config::{LayerRange, LayerSet};
 
-use super::Mlx;
 use super::attention::{Attention, StepRows};
 use super::batch::Batch;
 use super::experts::ExpertMlp;
@@ -17,6 +16,7 @@ use super::mlp::GatedMlp;
 use super::norm::RmsNorm;
 use super::rope::Rope;
 use super::weights::Weights;
+use super::{Mlx, cpu};
 use crate::architecture::{Architecture, FeedForward as FeedForwardParts, Layer as LayerParts};
 use crate::model_dir::ModelError;
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach};
@@ -227,7 +227,10 @@ impl Layer {
             Some(norm) => norm.forward(&added)?,
         };
         if !self.clips_sums || x.dtype() != Dtype::Float16 {
-            return x.add(added);
+            return match cpu::add(x, &added)? {
+                Some(sum) => Ok(sum),
+                None => x.add(added),
+            };
         }
         let sum = x.as_dtype(Dtype::Float32)?.add(added.as_dtype(Dtype::Float32)?)?;
         let bounds = (&Array::from_f32(-LARGEST_F16), &Array::from_f32(LARGEST_F16));

@@ -3,8 +3,8 @@
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 
-use super::Mlx;
 use super::weights::Weights;
+use super::{Mlx, cpu};
 use crate::architecture::Norm;
 use crate::model_dir::ModelError;
 
@@ -26,6 +26,9 @@ impl RmsNorm {
 
     /// `x [.., width]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
-        rms_norm(x, Some(&self.weight), self.eps)
+        match cpu::rms_norm(x, &self.weight, self.eps)? {
+            Some(normed) => Ok(normed),
+            None => rms_norm(x, Some(&self.weight), self.eps),
+        }
     }
 }

@@ -5,8 +5,8 @@ use mlx_rs::ops::indexing::{Ellipsis, IntoStrideBy, TryIndexOp};
 use mlx_rs::ops::{arange, concatenate, cos, exp, sin, stack};
 use mlx_rs::{Array, Device, DeviceType, Dtype};
 
-use super::Mlx;
 use super::linear::as_dim;
+use super::{Mlx, cpu};
 use crate::architecture::{Rope as RopeParts, Speeds as SpeedsParts};
 use crate::model_dir::ModelError;
 
@@ -80,6 +80,13 @@ impl Rope {
 
     /// Turns the first numbers of every head of `x [rows, heads, head_dim]`.
     pub(super) fn forward(&self, x: &Array, turns: &Turns) -> Mlx<Array> {
+        if let Turns::Factors { own, partner } = turns {
+            let RopeParts { traditional, amplitude, .. } = self.parts;
+            let factors = cpu::Factors { own, partner, traditional, amplitude };
+            if let Some(turned) = cpu::rotate(x, &factors)? {
+                return Ok(turned);
+            }
+        }
         if x.shape().last() == Some(&self.dims) {
             return self.turn(x, turns);
         }

@@ -3,7 +3,7 @@
 #![expect(clippy::needless_range_loop, reason = "several arrays are gone through at once")]
 
 use super::source::{Scratch, Source};
-use super::{Block, Matrix};
+use super::{Block, Matrix, write};
 use crate::format::Format;
 use crate::out::Out;
 use crate::panel::Panel;
@@ -17,14 +17,7 @@ const AHEAD: usize = 8192;
 
 /// All `M` rows of the block times its outputs.
 #[inline(always)]
-pub(super) fn compute<
-    S: Simd,
-    F: Format<B, V, C>,
-    const B: usize,
-    const V: usize,
-    const C: usize,
-    const M: usize,
->(
+pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize, const M: usize>(
     simd: S,
     format: F,
     panel: &Panel,
@@ -36,35 +29,47 @@ pub(super) fn compute<
     for m in 0..M {
         x[m] = panel.row(block.places[m].choice.row).as_chunks().0;
     }
-    let mut first = block.outputs.start;
-    let mut scratch = Scratch::<AT_ONCE, C>::new();
-    while first + AT_ONCE <= block.outputs.end {
-        let sums = some(simd, format, &scratch.read(matrix, first), &x);
-        write(out, block, first, &sums);
-        first += AT_ONCE;
-    }
-    let mut scratch = Scratch::<1, C>::new();
-    for output in first..block.outputs.end {
-        let sums = some(simd, format, &scratch.read(matrix, output), &x);
-        write(out, block, output, &sums);
+    let mut scratch = Scratch::default();
+    for start in block.outputs.clone().step_by(LANES) {
+        let end = block.outputs.end.min(start + LANES);
+        scratch.read(simd, matrix, start, end - start);
+        let mut lanes = [[simd.splat(0.0); LANES]; M];
+        let mut first = start;
+        while first + AT_ONCE <= end {
+            let row = |more: usize| scratch.row(matrix, first + more);
+            let sources: [Source<'_, B>; AT_ONCE] = [row(0), row(1), row(2), row(3)];
+            some(simd, format, &sources, &x, first - start, &mut lanes);
+            first += AT_ONCE;
+        }
+        for output in first..end {
+            let sources = [scratch.row(matrix, output)];
+            some(simd, format, &sources, &x, output - start, &mut lanes);
+        }
+        for m in 0..M {
+            let mut sums = [0.0; LANES];
+            simd.store(&mut sums, simd.sums(&lanes[m]));
+            write(simd, out, block, &block.places[m], start, &sums[..end - start]);
+        }
     }
 }
 
+/// All weights of `R` outputs, to `lanes` from `first` on.
 #[inline(always)]
 fn some<
     S: Simd,
-    F: Format<B, V, C>,
+    F: Format<B, V>,
     const B: usize,
     const V: usize,
-    const C: usize,
     const M: usize,
     const R: usize,
 >(
     simd: S,
     format: F,
-    sources: &[Source<'_, B, C>; R],
+    sources: &[Source<'_, B>; R],
     x: &[&[[[f32; LANES]; V]]; M],
-) -> [[f32; M]; R] {
+    first: usize,
+    to: &mut [[S::Floats; LANES]; M],
+) {
     let mut lanes = [[simd.splat(0.0); M]; R];
     let units = sources[0].units.len();
     // The same place in outputs that come soon.
@@ -81,54 +86,28 @@ fn some<
         if let Some(tail) = &sources[r].tail {
             step(simd, format, tail, &sources[r], units, x, &mut lanes[r]);
         }
-    }
-    let mut sums = [[0.0; M]; R];
-    for r in 0..R {
         for m in 0..M {
-            sums[r][m] = simd.sum(lanes[r][m]);
+            to[m][first + r] = lanes[r][m];
         }
     }
-    sums
 }
 
 /// Goes on with the lanes of one output, over a unit of its weights.
 #[inline(always)]
-fn step<
-    S: Simd,
-    F: Format<B, V, C>,
-    const B: usize,
-    const V: usize,
-    const C: usize,
-    const M: usize,
->(
+fn step<S: Simd, F: Format<B, V>, const B: usize, const V: usize, const M: usize>(
     simd: S,
     format: F,
     bytes: &[u8; B],
-    source: &Source<'_, B, C>,
+    source: &Source<'_, B>,
     unit: usize,
     x: &[&[[[f32; LANES]; V]]; M],
     lanes: &mut [S::Floats; M],
 ) {
-    let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
+    let weights = format.unpack(simd, bytes, unit, &source.scales);
     for m in 0..M {
         let x = &x[m][unit];
         for v in 0..V {
             lanes[m] = simd.mul_add(simd.load(&x[v]), weights[v], lanes[m]);
-        }
-    }
-}
-
-#[expect(unsafe_code, reason = "see `Out`")]
-fn write<const M: usize, const R: usize>(
-    out: &Out<'_>,
-    block: &Block<'_>,
-    first: usize,
-    sums: &[[f32; M]; R],
-) {
-    for (output, sums) in (first - block.first..).zip(sums) {
-        for (place, sum) in block.places.iter().zip(sums) {
-            // SAFETY: a part of a product has its outputs of its rows for itself.
-            unsafe { out.write(place.out, output, *sum) };
         }
     }
 }

@@ -1,67 +1,73 @@
 //! Rows of a matrix, cut into the units that a format unpacks.
 
-use crate::format::read_scales;
+use crate::format::{Scales, read_scales};
 use crate::product::Matrix;
+use crate::simd::Simd;
 
-/// Memory for the scales of some rows.
-pub(super) struct Scratch<const R: usize, const C: usize> {
-    scales: [Vec<[f32; C]>; R],
+/// Memory for the scales of some consecutive rows.
+#[derive(Default)]
+pub(super) struct Scratch {
+    scales: Vec<f32>,
+    biases: Vec<f32>,
+    /// The first of these rows.
+    first: usize,
 }
 
 /// One row of a matrix.
-pub(super) struct Source<'a, const B: usize, const C: usize> {
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, const B: usize> {
     /// Whole units.
     pub(super) units: &'a [[u8; B]],
     /// What is left, filled up with zeros.
     pub(super) tail: Option<[u8; B]>,
-    /// For some units together each.
-    pub(super) scales: &'a [[f32; C]],
+    pub(super) scales: Scales<'a>,
 }
 
-impl<const R: usize, const C: usize> Scratch<R, C> {
-    pub(super) fn new() -> Self {
-        Self { scales: [const { Vec::new() }; R] }
-    }
-
-    /// The rows of the matrix from `first` on.
-    pub(super) fn read<'a, const B: usize>(
-        &'a mut self,
-        matrix: &Matrix<'a>,
-        first: usize,
-    ) -> [Source<'a, B, C>; R] {
-        let cut = |memory: &'a [u8], row: usize, size: usize| {
-            memory.get(row * size..(row + 1) * size).unwrap_or_default()
-        };
-        if C > 0 {
-            let size = matrix.scale_bytes();
-            for (row, to) in (first..).zip(&mut self.scales) {
-                let [scales, biases] =
-                    [matrix.scales, matrix.biases].map(|all| cut(all, row, size));
-                read_scales(matrix.packing, scales, biases, to);
-            }
-        }
-        let mut row = first;
-        self.scales.each_ref().map(|scales| {
-            let (units, rest) = cut(matrix.weights, row, matrix.row_bytes()).as_chunks::<B>();
-            let tail = (!rest.is_empty()).then(|| {
-                let mut tail = [0; B];
-                tail.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-                tail
-            });
-            row += 1;
-            Source { units, tail, scales }
-        })
-    }
-}
-
-impl<const B: usize, const C: usize> Source<'_, B, C> {
-    /// The scales of a unit where `1 << shift` units share them.
+impl Scratch {
+    /// Reads the scales of `count` rows of the matrix.
     #[inline(always)]
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "there are as many as units want, see `Matrix::check`"
-    )]
-    pub(super) fn scales(&self, unit: usize, shift: u32) -> &[f32; C] {
-        if C == 0 { &[0.0; C] } else { &self.scales[unit >> shift] }
+    pub(super) fn read<S: Simd>(
+        &mut self,
+        simd: S,
+        matrix: &Matrix<'_>,
+        first: usize,
+        count: usize,
+    ) {
+        let size = matrix.scale_bytes();
+        if size > 0 {
+            let [scales, biases] =
+                [matrix.scales, matrix.biases].map(|all| part(all, first, count, size));
+            read_scales(simd, matrix.packing, scales, &mut self.scales);
+            read_scales(simd, matrix.packing, biases, &mut self.biases);
+        }
+        self.first = first;
     }
+
+    /// A row whose scales were read.
+    #[inline(always)]
+    pub(super) fn row<'a, const B: usize>(
+        &'a self,
+        matrix: &Matrix<'a>,
+        row: usize,
+    ) -> Source<'a, B> {
+        let (units, rest) = part(matrix.weights, row, 1, matrix.row_bytes()).as_chunks::<B>();
+        let tail = (!rest.is_empty()).then(|| {
+            let mut tail = [0; B];
+            tail.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+            tail
+        });
+        let groups = matrix.packing.group().map_or(0, |group| matrix.inputs / group);
+        let own = |all: &'a [f32]| part(all, row - self.first, 1, groups);
+        Source {
+            units,
+            tail,
+            scales: Scales { scales: own(&self.scales), biases: own(&self.biases) },
+        }
+    }
+}
+
+/// `count` rows of `size` elements each.
+#[inline(always)]
+fn part<T>(all: &[T], first: usize, count: usize, size: usize) -> &[T] {
+    all.get(first * size..(first + count) * size).unwrap_or_default()
 }

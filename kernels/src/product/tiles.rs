@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::source::{Scratch, Source};
-use super::{Block, Matrix, Place};
+use super::{Block, Matrix, Place, write};
 use crate::format::Format;
 use crate::out::Out;
 use crate::panel::Panel;
@@ -17,7 +17,7 @@ const OUTPUTS: usize = 8;
 const STRETCH: usize = 32;
 
 /// Rows that they are used for. Those rows' part of the stretch, and their lanes, fit the second cache.
-const ROWS: usize = 48;
+const ROWS: usize = 96;
 
 type Vector = [f32; LANES];
 /// Rows of it begin at different places of the cache.
@@ -26,13 +26,7 @@ type Lanes = [[Vector; OUTPUTS]; ROWS];
 
 /// All rows of the block times its outputs.
 #[inline(always)]
-pub(super) fn compute<
-    S: Simd,
-    F: Format<B, V, C>,
-    const B: usize,
-    const V: usize,
-    const C: usize,
->(
+pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
     simd: S,
     format: F,
     panel: &Panel,
@@ -42,17 +36,18 @@ pub(super) fn compute<
 ) {
     let mut unpacked: Box<Unpacked> = Box::new([[[0.0; LANES]; STRETCH + 1]; OUTPUTS]);
     let mut lanes: Box<Lanes> = Box::new([[[0.0; LANES]; OUTPUTS]; ROWS]);
-    let mut scratch = Scratch::<OUTPUTS, C>::new();
+    let mut scratch = Scratch::default();
     for places in block.places.chunks(ROWS) {
         let count = places.len();
         for first in block.outputs.clone().step_by(OUTPUTS) {
             let some = OUTPUTS.min(block.outputs.end - first);
-            let sources = scratch.read(matrix, first);
+            scratch.read(simd, matrix, first, some);
             lanes[..count].fill([[0.0; LANES]; OUTPUTS]);
             for start in (0..panel.width()).step_by(STRETCH) {
                 let vectors = STRETCH.min(panel.width() - start);
                 for r in 0..some {
-                    unpack(simd, format, &sources[r], start, &mut unpacked[r][..vectors]);
+                    let source = scratch.row(matrix, first + r);
+                    unpack(simd, format, &source, start, &mut unpacked[r][..vectors]);
                 }
                 all_rows(
                     simd,
@@ -64,10 +59,16 @@ pub(super) fn compute<
                     &mut lanes[..count],
                 );
             }
-            for (place, lanes) in places.iter().zip(lanes.iter()) {
-                for r in 0..some {
-                    let sum = simd.sum(simd.load(&lanes[r]));
-                    write(out, place, first - block.first + r, sum);
+            for (places, lanes) in places.chunks(LANES / OUTPUTS).zip(lanes.as_chunks().0) {
+                let mut both = [simd.splat(0.0); LANES];
+                let lanes: &[[Vector; OUTPUTS]; LANES / OUTPUTS] = lanes;
+                for (to, lanes) in both.iter_mut().zip(lanes.as_flattened()) {
+                    *to = simd.load(lanes);
+                }
+                let mut sums = [0.0; LANES];
+                simd.store(&mut sums, simd.sums(&both));
+                for (place, sums) in places.iter().zip(sums.as_chunks::<OUTPUTS>().0) {
+                    write(simd, out, block, place, first, &sums[..some]);
                 }
             }
         }
@@ -76,10 +77,10 @@ pub(super) fn compute<
 
 /// The vectors of a row from vector `start` on.
 #[inline(always)]
-fn unpack<S: Simd, F: Format<B, V, C>, const B: usize, const V: usize, const C: usize>(
+fn unpack<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
     simd: S,
     format: F,
-    source: &Source<'_, B, C>,
+    source: &Source<'_, B>,
     start: usize,
     to: &mut [Vector],
 ) {
@@ -87,7 +88,7 @@ fn unpack<S: Simd, F: Format<B, V, C>, const B: usize, const V: usize, const C: 
     for (unit, to) in (start / V..).zip(units) {
         let bytes = source.units.get(unit).or(source.tail.as_ref());
         if let Some(bytes) = bytes {
-            let weights = format.unpack(simd, bytes, source.scales(unit, format.shift()));
+            let weights = format.unpack(simd, bytes, unit, &source.scales);
             for v in 0..V {
                 simd.store(&mut to[v], weights[v]);
             }
@@ -176,10 +177,4 @@ fn tile<S: Simd, const M: usize, const R: usize>(
             simd.store(&mut lanes[m][first + r], sums[m][r]);
         }
     }
-}
-
-#[expect(unsafe_code, reason = "see `Out`")]
-fn write(out: &Out<'_>, place: &Place, output: usize, sum: f32) {
-    // SAFETY: a part of a product has its outputs of its rows for itself.
-    unsafe { out.write(place.out, output, sum) };
 }

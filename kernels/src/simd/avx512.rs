@@ -96,28 +96,32 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn sums(self, v: &[__m512; LANES]) -> __m512 {
-        // Each step halves the lanes of every value and puts two of them side by side.
-        // SAFETY: as above.
-        unsafe {
-            let eighths = |a, b| {
-                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
-                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b))
-            };
-            let fourths = |a, b| {
-                let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(a, b);
-                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b))
-            };
-            let seconds = |a, b| {
+        // Each step halves the lanes of every value and puts two of them side by side. Macros, since a function of
+        // its own would be compiled without the instructions.
+        macro_rules! halved {
+            ($shuffle:ident, $low:literal, $high:literal, $a:expr, $b:expr) => {{
+                let (a, b) = ($a, $b);
+                _mm512_add_ps($shuffle::<$low>(a, b), $shuffle::<$high>(a, b))
+            }};
+        }
+        macro_rules! fourths {
+            ($n:expr) => {{
+                let first = halved!(_mm512_shuffle_f32x4, 0x44, 0xee, v[$n], v[$n + 1]);
+                let second = halved!(_mm512_shuffle_f32x4, 0x44, 0xee, v[$n + 2], v[$n + 3]);
+                halved!(_mm512_shuffle_f32x4, 0x88, 0xdd, first, second)
+            }};
+        }
+        macro_rules! seconds {
+            ($n:literal) => {{
+                let (a, b) = (fourths!($n), fourths!($n + 4));
                 let (a, b) = (_mm512_castps_pd(a), _mm512_castps_pd(b));
                 let low = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
                 _mm512_add_ps(low, _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)))
-            };
-            let firsts = |a, b| {
-                let low = _mm512_shuffle_ps::<0b10_00_10_00>(a, b);
-                _mm512_add_ps(low, _mm512_shuffle_ps::<0b11_01_11_01>(a, b))
-            };
-            let four = |n: usize| fourths(eighths(v[n], v[n + 1]), eighths(v[n + 2], v[n + 3]));
-            let sums = firsts(seconds(four(0), four(4)), seconds(four(8), four(12)));
+            }};
+        }
+        // SAFETY: as above.
+        unsafe {
+            let sums = halved!(_mm512_shuffle_ps, 0x88, 0xdd, seconds!(0), seconds!(8));
             // They lie in columns.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             _mm512_permutexvar_ps(order, sums)

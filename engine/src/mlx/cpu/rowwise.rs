@@ -1,0 +1,94 @@
+//! Norms, sums, gates, rotary positions.
+
+use mlx_rs::Array;
+use planaria_kernels::{Gate, Misfit, Rotary};
+
+use super::operation::operation;
+use super::{isa, number_of_all, pool};
+use crate::mlx::Mlx;
+
+/// What heads are turned by, all of one type.
+pub(in crate::mlx) struct Factors<'a> {
+    /// What each number is multiplied by, `[rows, 1, dims]`.
+    pub(in crate::mlx) own: &'a Array,
+    /// What its partner is multiplied by.
+    pub(in crate::mlx) partner: &'a Array,
+    /// Whether partners are neighbours; otherwise they are half of `dims` apart.
+    pub(in crate::mlx) traditional: bool,
+    /// What comes before.
+    pub(in crate::mlx) amplitude: f32,
+}
+
+/// `x [.., width]` divided by its root mean square, times `weight [width]`.
+pub(in crate::mlx) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Mlx<Option<Array>> {
+    let Some(number) = number_of_all(&[x, weight]) else { return Ok(None) };
+    if x.shape().last().is_none_or(|width| weight.shape() != [*width]) {
+        return Ok(None);
+    }
+    operation(&[x, weight], x.shape(), move |inputs, out| {
+        let [x, weight] = inputs else { unreachable!("two inputs") };
+        let (mut x_copy, mut weight_copy) = (Vec::new(), Vec::new());
+        let (x, weight) = (x.rows(number, &mut x_copy), weight.rows(number, &mut weight_copy));
+        done(planaria_kernels::rms_norm(pool(), isa(), &x, &weight, eps, out));
+    })
+    .map(Some)
+}
+
+/// `a + b`, of one shape, or `b [width]` of the last axis' length.
+pub(in crate::mlx) fn add(a: &Array, b: &Array) -> Mlx<Option<Array>> {
+    let Some(number) = number_of_all(&[a, b]) else { return Ok(None) };
+    let to_each_row = a.shape().last().is_some_and(|width| b.shape() == [*width]);
+    if a.shape() != b.shape() && !to_each_row {
+        return Ok(None);
+    }
+    operation(&[a, b], a.shape(), move |inputs, out| {
+        let [a, b] = inputs else { unreachable!("two inputs") };
+        let (mut a_copy, mut b_copy) = (Vec::new(), Vec::new());
+        let (a, b) = (a.rows(number, &mut a_copy), b.rows(number, &mut b_copy));
+        done(planaria_kernels::add(pool(), isa(), &a, &b, out));
+    })
+    .map(Some)
+}
+
+/// One number for each of `gates` and `values`, which have one shape.
+pub(in crate::mlx) fn gated(gate: Gate, gates: &Array, values: &Array) -> Mlx<Option<Array>> {
+    let Some(number) = number_of_all(&[gates, values]) else { return Ok(None) };
+    if gates.shape() != values.shape() || gates.ndim() == 0 {
+        return Ok(None);
+    }
+    operation(&[gates, values], gates.shape(), move |inputs, out| {
+        let [gates, values] = inputs else { unreachable!("two inputs") };
+        let (mut gates_copy, mut values_copy) = (Vec::new(), Vec::new());
+        let gates = gates.rows(number, &mut gates_copy);
+        let values = values.rows(number, &mut values_copy);
+        done(planaria_kernels::gated(pool(), isa(), gate, &gates, &values, out));
+    })
+    .map(Some)
+}
+
+/// `x [rows, heads, head_dim]`, of which the first numbers of every head are turned.
+pub(in crate::mlx) fn rotate(x: &Array, factors: &Factors<'_>) -> Mlx<Option<Array>> {
+    let Factors { own, partner, traditional, amplitude } = *factors;
+    let Some(number) = number_of_all(&[x, own, partner]) else { return Ok(None) };
+    let ([rows, _, head_dim], [factor_rows, 1, dims]) = (x.shape(), own.shape()) else {
+        return Ok(None);
+    };
+    if rows != factor_rows || dims > head_dim || own.shape() != partner.shape() {
+        return Ok(None);
+    }
+    operation(&[x, own, partner], x.shape(), move |inputs, out| {
+        let [x, own, partner] = inputs else { unreachable!("three inputs") };
+        let heads = x.size(1);
+        let mut copies = [const { Vec::new() }; 3];
+        let [x_copy, own_copy, partner_copy] = &mut copies;
+        let (own, partner) = (own.rows(number, own_copy), partner.rows(number, partner_copy));
+        let rotary = Rotary { own, partner, heads, traditional, amplitude };
+        done(planaria_kernels::rotate(pool(), isa(), &x.rows(number, x_copy), &rotary, out));
+    })
+    .map(Some)
+}
+
+/// All sizes were compared when the operation was made.
+fn done(result: Result<(), Misfit>) {
+    assert!(result.is_ok(), "an operation that does not fit: {result:?}");
+}
