@@ -9,6 +9,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 PREFIX ?= /usr/local
 DESTDIR ?=
 QUESTION ?=
+BENCH ?=
 CHAOS ?= --rounds 10
 SOAK ?= --minutes 60
 OTHER_COMMIT ?= 3f70f97
@@ -88,12 +89,12 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	cargo build --locked --quiet -p planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-bench: build setup-bench ## Measure one node beside mlx-lm, what a hop adds, and what a loss costs
+bench: build setup-bench ## Measure one node beside llama.cpp and mlx-lm, a hop, a loss (BENCH="single 350M" for less)
 	@cargo build --release --locked --quiet -p planaria-tests --bin bench
 	@stage=$$(cargo bench --locked --no-run -p planaria-engine --bench stage --message-format json 2>/dev/null \
 	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \
-	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models
-	@cargo bench --locked --quiet -p planaria-transport --bench hop
+	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models $(BENCH)
+	@$(if $(BENCH),,cargo bench --locked --quiet -p planaria-transport --bench hop)
 
 lint: setup ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check

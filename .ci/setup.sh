@@ -158,9 +158,9 @@ jaeger() {
     printf '%s' "$wanted" >"$dir/version"
 }
 
-# mlx-lm to measure beside, on the same fast BLAS.
+# What to measure beside: mlx-lm on the same fast BLAS, and llama.cpp.
 bench() {
-    python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3
+    python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3 gguf==0.19.0
     local library
     library=$(ls /usr/lib/*/openblas-pthread/libopenblas.so.0 2>/dev/null | head -1 || true)
     if [ -n "$library" ]; then
@@ -168,6 +168,23 @@ bench() {
             [ -e "$bundled" ] && ln -sf "$library" "$bundled"
         done
     fi
+    llama_cpp "$cache/bench"
+}
+
+# llama.cpp for Python, built for this CPU; so it never comes from pip's cache, which may be another machine's.
+llama_cpp() {
+    local dir=$1 package=llama-cpp-python==0.3.36 flags=()
+    # GCC before 12.4 and 13.3 drops all of llama.cpp's settings for AMX but the first eight bytes, since its
+    # _tile_loadconfig says that it reads no more (bug 114098); the first product with 4-bit weights would crash.
+    [ "$(uname -sm)" != "Linux x86_64" ] || flags=(-fno-dse -fno-tree-dse)
+    local stamp="$dir/lib/planaria-llama-cpp" wanted="$package ${flags[*]-}"
+    [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || return 0
+    have cc && have c++ || { [ "$(uname -s)" = Darwin ] && fail "run: xcode-select --install"; apt_install build-essential; }
+    say "building llama.cpp for this machine ($package; once, five to ten minutes)"
+    CXXFLAGS="${CXXFLAGS-} ${flags[*]-}" CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" \
+        "$dir/bin/pip" install --quiet --no-cache-dir --force-reinstall --no-deps "$package" diskcache==5.6.3 \
+        || fail "llama.cpp could not be built"
+    printf '%s' "$wanted" >"$stamp"
 }
 
 # What builds for arm64 on another machine, and runs that.

@@ -1,15 +1,18 @@
-//! `make bench`: how fast Planaria is beside mlx-lm, what a pipeline adds and gives, how much
+//! `make bench`: how fast Planaria is beside llama.cpp and mlx-lm, what a pipeline adds and gives, how much
 //! memory it takes, what a loss costs, how soon nodes find each other, and what traces cost, in one run.
 //!
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
-//! mlx-lm, and a folder for the models that are measured; then the names of the parts to run, or
-//! none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`, `traces`).
+//! mlx-lm and llama.cpp, and a folder for the models that are measured; then the names of the parts to
+//! run, or none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`, `traces`). A
+//! piece of a model's name (`350M`, `bf16 4-bit`, `43M f32`) restricts `single` to such models.
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
 mod hop;
 mod join;
+mod machine;
+mod models;
 mod rebuild;
 mod serving;
 mod single;
@@ -17,21 +20,18 @@ mod stages;
 mod streams;
 mod traces;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
-use planaria_tests::repository;
-use tokio::process::Command;
+use anyhow::{Context as _, Result, bail};
+
+use crate::models::MODELS;
 
 const DECODE: usize = 64;
 /// The two take turns this often; the median of the ratios counts.
 const ROUNDS: usize = 3;
 
-/// What is measured: a name, the length of the prompt, and how `make_model.py` makes it.
-const MODELS: [(&str, usize, &[&str]); 2] =
-    [("43M f32", 256, &[]), ("43M 4-bit", 64, &["--bits", "4"])];
-const SHAPE: [&str; 10] =
-    ["--hidden", "512", "--layers", "12", "--heads", "8", "--kv-heads", "4", "--vocab", "8192"];
+/// In the order in which they run.
+const PARTS: [&str; 7] = ["single", "serving", "stages", "hop", "rebuild", "join", "traces"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -40,33 +40,43 @@ async fn main() -> Result<()> {
         |what| arguments.next().map(PathBuf::from).with_context(|| format!("{what} is not given"));
     let planaria = next("the planaria binary")?;
     let stage = next("the stage benchmark")?;
-    let python = next("a Python with mlx-lm")?;
+    let python = next("a Python with mlx-lm and llama.cpp")?;
     let models = next("a folder for models")?;
-    let parts: Vec<String> = arguments.map(|part| part.to_string_lossy().into_owned()).collect();
-    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|own| own == part);
+    let names = arguments.map(|name| name.to_string_lossy().into_owned());
+    let (parts, names): (Vec<_>, Vec<_>) = names.partition(|name| PARTS.contains(&name.as_str()));
+    let known =
+        |name: &String| MODELS.iter().any(|model| model.to_string().contains(name.as_str()));
+    if let Some(name) = names.iter().find(|name| !known(name)) {
+        bail!("`{name}` is in no model's name and is none of the parts {}", PARTS.join(", "));
+    }
+    // Names of models ask for the part that has them.
+    let all = parts.is_empty() && names.is_empty();
+    let wanted = |part: &str| {
+        all || parts.iter().any(|own| own == part) || (part == "single" && !names.is_empty())
+    };
 
     if wanted("single") {
+        let places = single::Places { stage: &stage, python: &python, models: &models };
         single::print_head();
-        for (name, prompt, arguments) in MODELS {
-            let dir = model(&python, &models, name, arguments).await?;
-            single::compare(name, prompt, &stage, &python, &dir).await?;
+        for model in &MODELS {
+            let own = model.to_string();
+            if names.is_empty() || names.iter().any(|name| own.contains(name.as_str())) {
+                single::compare(model, &places).await?;
+            }
         }
     }
-    let (name, _, arguments) = MODELS[0];
+    let [first, ..] = &MODELS;
     if wanted("serving") {
-        let dir = model(&python, &models, name, arguments).await?;
-        serving::compare(&planaria, &python, &dir).await?;
+        serving::compare(&planaria, &python, &first.folder(&python, &models).await?).await?;
     }
     if wanted("stages") {
-        let dir = model(&python, &models, name, arguments).await?;
-        stages::measure(&planaria, &dir).await?;
+        stages::measure(&planaria, &first.folder(&python, &models).await?).await?;
     }
     if wanted("hop") {
         hop::measure(&planaria).await?;
     }
     if wanted("rebuild") {
-        let dir = model(&python, &models, name, arguments).await?;
-        rebuild::measure(&planaria, &dir).await?;
+        rebuild::measure(&planaria, &first.folder(&python, &models).await?).await?;
     }
     if wanted("join") {
         join::measure(&planaria).await?;
@@ -75,20 +85,6 @@ async fn main() -> Result<()> {
         traces::measure(&planaria).await?;
     }
     Ok(())
-}
-
-/// The folder of a model, made if it is missing.
-async fn model(python: &Path, models: &Path, name: &str, arguments: &[&str]) -> Result<PathBuf> {
-    let dir = models.join(name.replace(' ', "-"));
-    if !dir.join("config.json").exists() {
-        let script = repository().join("tests/bench/make_model.py");
-        let mut make = Command::new(python);
-        make.arg(script).arg(&dir).args(SHAPE).args(arguments);
-        std::fs::create_dir_all(models)?;
-        let made = make.output().await?;
-        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    }
-    Ok(dir)
 }
 
 /// The median of some ratios, and the least and the most of them.
