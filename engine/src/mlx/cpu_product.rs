@@ -74,7 +74,6 @@ mod linked {
 mod linked {
     #![expect(unsafe_code, reason = "calls across languages")]
 
-    use std::num::NonZeroUsize;
     use std::slice::{from_raw_parts, from_raw_parts_mut};
     use std::sync::OnceLock;
 
@@ -84,8 +83,8 @@ mod linked {
 
     use super::{Array, Matrix, Mlx};
     use crate::mlx::direct::output;
-    use crate::mlx::lanes;
     use crate::model_dir::{QuantMode, QuantParams};
+    use crate::processor::Processor;
 
     /// As in `cpu_product.h`.
     #[repr(C)]
@@ -200,14 +199,11 @@ mod linked {
     /// One for all threads of MLX: a product uses all cores.
     fn pool() -> &'static Pool {
         static POOL: OnceLock<Pool> = OnceLock::new();
-        POOL.get_or_init(|| {
-            Pool::new(NonZeroUsize::new(lanes::cores()).unwrap_or(NonZeroUsize::MIN))
-        })
+        POOL.get_or_init(|| Pool::new(Processor::chosen().threads()))
     }
 
     fn isa() -> Isa {
-        static ISA: OnceLock<Isa> = OnceLock::new();
-        *ISA.get_or_init(Isa::best)
+        Processor::chosen().isa()
     }
 
     /// # Safety

@@ -5,11 +5,11 @@
 //! own. MLX makes one stream wait for another where an operation needs what the other computes.
 
 use std::cell::OnceCell;
-use std::thread::available_parallelism;
 
 use mlx_rs::{Device, DeviceType, Stream};
 
 use super::Mlx;
+use crate::processor::Processor;
 
 /// For fewer weights a lane costs more than it saves: it is handed its part and waited for in some
 /// tens of microseconds, and a weight takes about a nanosecond.
@@ -43,9 +43,7 @@ pub(super) fn for_weights(weights: usize) -> Mlx<Vec<Stream>> {
     })
 }
 
-/// How many cores a stage may use: all, or as many as OpenBLAS was told.
+/// How many cores a stage may use for lanes.
 pub(super) fn cores() -> usize {
-    let cores = available_parallelism().map_or(1, Into::into).min(MOST);
-    let told = std::env::var("OPENBLAS_NUM_THREADS").ok().and_then(|told| told.parse().ok());
-    told.filter(|told| *told > 0).map_or(cores, |told: usize| told.min(cores))
+    Processor::chosen().threads().get().min(MOST)
 }

@@ -7,7 +7,8 @@ use mlx_rs::{Array, DeviceType};
 
 use super::Mlx;
 use crate::model_dir::ModelError;
-use crate::speed::{Accelerator, Device, Speed};
+use crate::processor::Processor;
+use crate::speed::{Accelerator, Device, Probed, Speed};
 
 /// Rows and columns of the matrix: 64 MiB, more than caches hold.
 const SIDE: i32 = 4096;
@@ -22,7 +23,7 @@ const TURNS: u32 = 4;
 ///
 /// # Errors
 /// When the device computes nothing.
-pub fn probe_device() -> Result<Device, ModelError> {
+pub fn probe_device() -> Result<Probed, ModelError> {
     let accelerator = match mlx_rs::Device::try_default()?.get_type()? {
         DeviceType::Cpu => Accelerator::None,
         DeviceType::Gpu if cfg!(target_os = "macos") => Accelerator::Metal,
@@ -37,7 +38,9 @@ pub fn probe_device() -> Result<Device, ModelError> {
         bytes_per_second: per_second(weights * 4.0, reading),
         flops_per_second: per_second(weights * 2.0 * f64::from(ROWS), computing),
     };
-    Ok(Device { accelerator, speed })
+    let on_processor = accelerator == Accelerator::None;
+    let kernels = Processor::chosen().kernels().filter(|_| on_processor);
+    Ok(Probed { device: Device { accelerator, speed }, kernels })
 }
 
 fn fastest(matrix: &Array, rows: i32) -> Mlx<Duration> {
@@ -69,9 +72,11 @@ mod tests {
 
     #[test]
     fn this_machine_is_neither_stopped_nor_magic() {
-        let Device { accelerator, speed } = probe_device().unwrap();
+        let Probed { device, kernels } = probe_device().unwrap();
+        let Device { accelerator, speed } = device;
         let Speed { bytes_per_second, flops_per_second } = speed;
         assert_eq!(accelerator == Accelerator::Metal, cfg!(target_os = "macos"));
+        assert_eq!(kernels.is_some(), cfg!(all(target_os = "linux", target_env = "gnu")));
         assert!((50_000_000..10_000_000_000_000).contains(&bytes_per_second), "{bytes_per_second}");
         assert!((50_000_000..u64::MAX).contains(&flops_per_second), "{flops_per_second}");
     }
