@@ -270,10 +270,11 @@ fn worker(probed: &Result<Probed, String>) -> Finding {
                 (Accelerator::Metal, _) => "Metal".to_owned(),
                 (Accelerator::Cuda, _) => "CUDA".to_owned(),
             };
+            let gigaflops = speed.flops_per_second as f64 / 1e9;
+            let digits = usize::from(gigaflops < 10.0);
             let says = format!(
-                "it starts, and computes on {on}: {} of weights a second, {} GFLOPS",
+                "it starts, and computes on {on}: {} of weights a second, {gigaflops:.digits$} GFLOPS",
                 ByteSize(speed.bytes_per_second),
-                speed.flops_per_second / 1_000_000_000
             );
             Finding::ok(check, says)
         }
