@@ -54,11 +54,18 @@ function update(card, node, view, perSecond) {
   keyed(find("facts"), facts(node), ([name]) => name, ([name]) => el("div", {}, el("dt", {}, name), el("dd")), (row, [, value]) => say(row.lastChild, value));
 }
 
+/** What multiplies: `avx512, 2 threads` on a processor, else the GPU's name. */
+function kernels({ kernels, device }) {
+  if (kernels) return `${kernels.name}, ${count(kernels.threads, "thread")}`;
+  return device && device.accelerator !== "none" ? device.accelerator : "";
+}
+
 function facts(node) {
   const restarts = Object.entries(node.restarts ?? {}).map(([actor, times]) => `${actor} ${count(times, "time")}`);
   const links = (node.links ?? []).map((link) => `${link.name} ${micros(link.rtt_micros)}`);
   const all = [
     ["Computes on", node.chip],
+    ["Kernels", kernels(node)],
     ["Address", node.address],
     ["Process", `${node.pid}${node.worker_pids.length > 0 ? `, workers ${node.worker_pids.join(", ")}` : ""}`],
     ["Tokens given", String(node.generated_tokens ?? 0)],

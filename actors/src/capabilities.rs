@@ -14,10 +14,11 @@ use planaria_config::NodeId;
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency;
-use planaria_engine::speed::{Device, Speed};
+use planaria_engine::speed::{Accelerator, Device, Kernels, Probed, Speed};
 use planaria_transport::Path;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::Measured;
 use crate::wire::{HeldModel, ShardReport};
 
 pub use actor::{CapabilitiesActor, CapabilitiesHandle, CapabilitiesMessage};
@@ -30,6 +31,10 @@ pub struct Capabilities {
     /// What it is computed with, and how fast that is, as a probe found; `None` while it runs.
     #[serde(default)]
     pub device: Option<Device>,
+    /// What multiplies on it, as the probe found; `None` while it runs, where MLX has its own kernels, and of
+    /// older builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
     /// How its memory is.
     #[serde(default)]
     pub memory: MemoryState,
@@ -155,11 +160,18 @@ impl LinkSpeed {
 pub struct Measures(Capabilities);
 
 impl Measures {
-    /// Begins with what a former life of the node found out.
+    /// Begins with what a former life of the node found out, which computed with the same kernels if it did so on a
+    /// processor. With others, or other threads, it is another machine, of which nothing is known.
     #[must_use]
-    pub fn new(chip: String, device: Option<Device>, layers: BTreeMap<ModelDigest, f64>) -> Self {
-        let layer_seconds = layers.into_iter().filter(|(_, seconds)| is_sound(*seconds)).collect();
-        Self(Capabilities { chip, device, layer_seconds, ..Capabilities::default() })
+    pub fn new(chip: String, remembered: Measured, kernels: Option<&Kernels>) -> Self {
+        let on_gpu = |device: &Device| device.accelerator != Accelerator::None;
+        let Measured { device, kernels: former, mut layer_seconds } = remembered;
+        if former.as_ref() != kernels && !device.as_ref().is_some_and(on_gpu) {
+            return Self(Capabilities { chip, ..Capabilities::default() });
+        }
+        layer_seconds.retain(|_, seconds| is_sound(*seconds));
+        let kernels = former;
+        Self(Capabilities { chip, device, kernels, layer_seconds, ..Capabilities::default() })
     }
 
     /// All of it.
@@ -169,8 +181,11 @@ impl Measures {
     }
 
     /// A probe of the device ended. Whether that is news, as with all that follow.
-    pub fn probed(&mut self, device: Device) -> bool {
-        self.0.device.replace(device) != Some(device)
+    pub fn probed(&mut self, probed: Probed) -> bool {
+        let Probed { device, kernels } = probed;
+        let news = self.0.device != Some(device) || self.0.kernels != kernels;
+        (self.0.device, self.0.kernels) = (Some(device), kernels);
+        news
     }
 
     /// How the machine's memory is now.

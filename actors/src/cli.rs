@@ -18,10 +18,12 @@ mod service;
 mod status;
 mod table;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use planaria_config::InvalidSettings;
+use planaria_engine::processor::Processor;
 
 use crate::worker::child;
 
@@ -64,7 +66,18 @@ enum Command {
     Doctor(doctor::DoctorFlags),
     /// The process that computes a shard; started by `serve`.
     #[command(hide = true)]
-    Worker,
+    Worker(WorkerFlags),
+}
+
+/// What a node tells its workers beside how to log.
+#[derive(Debug, Args)]
+struct WorkerFlags {
+    /// Threads to compute with on a processor.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Kernels to multiply with.
+    #[arg(long)]
+    kernels: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,9 +106,9 @@ pub fn main() -> ExitCode {
         Command::Models(command) => models::run(&command),
         Command::Config(flags) => config::run(&flags),
         Command::Doctor(flags) => doctor::run(&flags),
-        Command::Worker => {
+        Command::Worker(flags) => {
             logging::start_worker();
-            child::run().map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from)
+            work(&flags)
         }
     };
     done.unwrap_or_else(|error| {
@@ -103,6 +116,11 @@ pub fn main() -> ExitCode {
         let is_settings = error.downcast_ref::<InvalidSettings>().is_some();
         if is_settings { ExitCode::from(EXIT_SETTINGS) } else { ExitCode::FAILURE }
     })
+}
+
+fn work(flags: &WorkerFlags) -> anyhow::Result<ExitCode> {
+    child::run(Processor::new(flags.threads, flags.kernels.as_deref())?)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// What a person reads when a command could not be carried out.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
 use planaria_engine::model_dir::Content;
-use planaria_engine::speed::Device;
+use planaria_engine::speed::{Device, Kernels};
 use serde::{Deserialize, Serialize};
 
 use crate::capabilities::{LinkSpeed, MemoryState, PathSpeed};
@@ -76,6 +76,9 @@ pub struct NodeView {
     /// What it is computed with, and how fast that is; `null` until measured.
     #[serde(default)]
     pub device: Option<Device>,
+    /// What multiplies on its processor; `null` until measured, and where MLX has its own kernels, as on GPUs.
+    #[serde(default)]
+    pub kernels: Option<Kernels>,
     /// How the memory of its machine is.
     #[serde(default)]
     pub memory: MemoryState,
@@ -537,6 +540,7 @@ fn node_view(view: &View, member: &Member) -> NodeView {
         },
         chip: known.chip.clone(),
         device: known.device,
+        kernels: known.kernels.clone(),
         memory: known.memory,
         queue: report.shards.iter().fold(0, |sum, s| s.work.queue.saturating_add(sum)),
         restarts: report.restarts.clone(),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName, Settings};
+use planaria_engine::processor::Processor;
 use planaria_storage::Store;
 use planaria_transport::{AnnouncementKey, Endpoint};
 use tokio::sync::watch;
@@ -35,6 +36,8 @@ pub struct Context {
     pub api: SocketAddr,
     /// Memory that it offers, in bytes.
     pub memory_bytes: u64,
+    /// How its workers compute on a processor.
+    pub processor: Processor,
     /// The models that it has on disk, kept by the inventory.
     pub inventory: watch::Sender<Arc<Inventory>>,
     /// Tokenizers and templates of those models.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName};
 use planaria_engine::model_dir::{ModelDigest, Stamp as FileStamp, TensorSum};
-use planaria_engine::speed::Device;
+use planaria_engine::speed::{Device, Kernels};
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -55,6 +55,9 @@ pub struct Measured {
     /// What a probe found.
     #[serde(default)]
     pub device: Option<Device>,
+    /// What multiplied on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
     /// Of models that it has computed: seconds of a token in a layer of average size.
     pub layer_seconds: BTreeMap<ModelDigest, f64>,
 }

@@ -18,8 +18,8 @@ pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
-    CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, LogFormat, Mistake, Origin,
-    Overrides, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings, Strategy,
-    TraceProtocol, TraceRatio,
+    CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, LogFormat, Machine, Mistake,
+    Origin, Overrides, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings,
+    Strategy, THREADS, TraceProtocol, TraceRatio,
 };
 pub use units::{ByteSize, InvalidByteSize};

@@ -8,6 +8,7 @@ mod values;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,11 +27,23 @@ pub const CONTEXT_TOKENS: RangeInclusive<u32> = 16..=1 << 24;
 /// Sequences at once that can be asked for.
 pub const SEQUENCES: RangeInclusive<u32> = 1..=4096;
 
+/// Threads that can be asked for: more than machines have.
+pub const THREADS: RangeInclusive<u32> = 1..=1024;
+
 /// Environment variables, as an argument so that tests and simulations have their own.
 pub type Environment = BTreeMap<String, String>;
 
 /// Values given on the command line, by setting key. A list has several values.
 pub type Overrides = BTreeMap<&'static str, Vec<String>>;
+
+/// The machine, as far as settings depend on it.
+#[derive(Debug, Clone)]
+pub struct Machine<'a> {
+    /// The default of `name`.
+    pub name: &'a str,
+    /// The kernels that `kernels` can choose among, the fastest first; none where MLX has its own.
+    pub kernels: &'a [&'static str],
+}
 
 /// The effective settings of a node. Each field is described in [`SETTINGS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +72,10 @@ pub struct Settings {
     pub pins: Vec<(ModelName, LayerRange)>,
     /// Key `memory-limit`; `None` means all of the machine's memory.
     pub memory_limit: Option<ByteSize>,
+    /// Key `threads`; `None` means all cores that the process may use.
+    pub threads: Option<NonZeroUsize>,
+    /// Key `kernels`: one of those that the machine has; `None` means the fastest.
+    pub kernels: Option<&'static str>,
     /// Key `api-key-file`.
     pub api_key_file: Option<PathBuf>,
     /// Key `allowed-hosts`.
@@ -177,7 +194,7 @@ impl fmt::Display for InvalidSettings {
 impl Settings {
     /// Puts the layers together.
     ///
-    /// `file` is the settings file's path and text. `machine_name` is the default of `name`.
+    /// `file` is the settings file's path and text.
     ///
     /// # Errors
     /// With every mistake in every layer, not only the first.
@@ -185,10 +202,10 @@ impl Settings {
         flags: &Overrides,
         environment: &Environment,
         file: Option<(PathBuf, String)>,
-        machine_name: &str,
+        machine: &Machine<'_>,
     ) -> Result<(Self, Vec<SettingValue>), InvalidSettings> {
-        let mut layers = Layers::collect(flags, environment, file, machine_name);
-        let settings = Self::parse(&mut layers);
+        let mut layers = Layers::collect(flags, environment, file, machine.name);
+        let settings = Self::parse(&mut layers, machine);
         let (values, mut mistakes) = layers.finish();
         if let Some(settings) = &settings {
             mistakes.extend(settings.contradictions(&values));
@@ -201,7 +218,7 @@ impl Settings {
 
     /// `None` when a value could not be read; `layers` then knows why. Every setting is read
     /// before the first `?`, so that all mistakes come to light.
-    fn parse(layers: &mut Layers) -> Option<Self> {
+    fn parse(layers: &mut Layers, machine: &Machine<'_>) -> Option<Self> {
         let name = layers.one("name", node_name);
         let data_dir = layers.one("data-dir", path);
         let models_dir = layers.one("models-dir", path);
@@ -214,6 +231,8 @@ impl Settings {
         let strategy = layers.one("strategy", str::parse);
         let pins = layers.many("pin", pin);
         let memory_limit = layers.optional("memory-limit", memory_limit);
+        let threads = layers.one("threads", threads);
+        let kernels = layers.one("kernels", |text| kernels(text, machine.kernels));
         let api_key_file = layers.optional("api-key-file", path);
         let allowed_hosts = layers.many("allowed-hosts", text);
         let cors_origins = layers.many("cors-origins", values::web_origin);
@@ -247,6 +266,8 @@ impl Settings {
             strategy: strategy?,
             pins: pins?,
             memory_limit: memory_limit?,
+            threads: threads?,
+            kernels: kernels?,
             api_key_file: api_key_file?,
             allowed_hosts: allowed_hosts?,
             cors_origins: cors_origins?,
@@ -347,6 +368,34 @@ fn pin(text: &str) -> Result<(ModelName, LayerRange), String> {
 fn memory_limit(text: &str) -> Result<ByteSize, String> {
     let size: ByteSize = text.parse().map_err(said)?;
     if size.bytes() == 0 { Err("must be more than nothing".to_owned()) } else { Ok(size) }
+}
+
+/// `None` for all cores.
+fn threads(text: &str) -> Result<Option<NonZeroUsize>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let count =
+        whole_number(text, THREADS).ok().and_then(|count| NonZeroUsize::new(count as usize));
+    let (least, most) = (THREADS.start(), THREADS.end());
+    let problem =
+        || format!("`{text}` is neither `auto` nor a whole number from {least} to {most}");
+    count.map(Some).ok_or_else(problem)
+}
+
+/// `None` for the fastest of those that the machine has.
+fn kernels(text: &str, machine: &[&'static str]) -> Result<Option<&'static str>, String> {
+    if text == "auto" {
+        return Ok(None);
+    }
+    let found = machine.iter().find(|name| **name == text).copied();
+    found.map(Some).ok_or_else(|| {
+        if machine.is_empty() {
+            return format!("`{text}`: MLX has its own kernels on this machine, so write `auto`");
+        }
+        let names: Vec<_> = machine.iter().map(|name| format!("`{name}`")).collect();
+        format!("this machine has no kernels `{text}`; there are `auto`, {}", names.join(", "))
+    })
 }
 
 /// `true` and `false` are how TOML says it.

@@ -1,9 +1,10 @@
 //! How fast one sequence runs on one stage that holds a whole model.
 //!
-//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS]`
+//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS]`
 //! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
 //! after one that does not count. The prompt goes in at once, and its time ends when the first
-//! token is there; decode is every token after that.
+//! token is there; decode is every token after that. Without `THREADS` all cores compute; those of OpenBLAS, which
+//! multiplies numbers of 32 bits, `OPENBLAS_NUM_THREADS` limits.
 
 #![expect(clippy::print_stdout, reason = "the line is what it is for")]
 
@@ -13,6 +14,7 @@ use std::time::Instant;
 use planaria_config::SequenceId;
 use planaria_engine::mlx::MlxStage;
 use planaria_engine::model_dir::ModelDir;
+use planaria_engine::processor::Processor;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
 use serde_json::json;
@@ -28,6 +30,10 @@ fn main() -> Result<(), Failure> {
     };
     let mut count = |default: usize| args.next().map_or(Ok(default), |arg| arg.parse());
     let (prompt, decode, repetitions) = (count(256)?, count(64)?, count(5)?);
+
+    let threads = args.next().map(|arg| arg.parse()).transpose()?;
+    let processor = Processor::new(threads, None)?;
+    processor.choose().map_err(|_| "something was computed before")?;
 
     let dir = ModelDir::open(&model)?;
     let loading = Instant::now();
@@ -51,6 +57,8 @@ fn main() -> Result<(), Failure> {
         "prompt_tokens": prompt,
         "decode_tokens": decode,
         "repetitions": repetitions,
+        "threads": processor.threads(),
+        "kernels": processor.isa().name(),
         "load_seconds": load_seconds,
         "weight_bytes": stage.memory().weights,
         "peak_bytes": stage.memory().peak,

@@ -19,6 +19,7 @@ pub mod mlx;
 pub mod model_dir;
 pub mod partition;
 pub mod prefix_cache;
+pub mod processor;
 pub mod sampler;
 mod sequence_log;
 pub mod speed;

@@ -1,5 +1,7 @@
 //! What a machine computes with: measured in a moment, before it has computed any real step.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::geometry::Geometry;
@@ -23,6 +25,31 @@ pub struct Device {
     pub accelerator: Accelerator,
     /// How fast that is.
     pub speed: Speed,
+}
+
+/// What multiplies on a processor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernels {
+    /// The instructions, as the setting `kernels` names them.
+    pub name: String,
+    /// The threads that share a product.
+    pub threads: u32,
+}
+
+impl fmt::Display for Kernels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, threads } = self;
+        write!(f, "{name}, {threads} {}", if *threads == 1 { "thread" } else { "threads" })
+    }
+}
+
+/// What a probe found, and what it multiplied with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The machine.
+    pub device: Device,
+    /// The kernels; `None` where MLX has its own, as on GPUs.
+    pub kernels: Option<Kernels>,
 }
 
 /// How fast a machine is with numbers.

@@ -93,6 +93,11 @@ await visit(chromium, url, { viewport: WIDE, colorScheme: "light" }, async (page
   await page.click("#clear");
 
   const flowing = page.waitForFunction(() => Number(document.querySelector("#rate").textContent) > 0);
+  const [{ kernels }] = (await cluster()).nodes;
+  if (kernels) {
+    const words = `${kernels.name}, ${kernels.threads} thread`;
+    await page.locator(".facts dd", { hasText: words }).first().waitFor({ state: "attached" });
+  }
   const undisturbed = await ask(page);
   await flowing;
   check(undisturbed.length > 100, `an answer in words: ${undisturbed}`);

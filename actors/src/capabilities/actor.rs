@@ -1,7 +1,7 @@
 //! Actor: measures what this node and its links can do, and tells membership.
 //!
 //! Parent: root. Children: none, but a worker process for the probe, once in the life of a data
-//! folder. When it dies links are measured anew; what the store holds is not lost.
+//! folder, and again when the node computes with other kernels or threads. When it dies links are measured anew; what the store holds is not lost.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::NodeId;
-use planaria_engine::speed::Device;
+use planaria_engine::speed::{Device, Probed};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
@@ -74,7 +74,7 @@ pub enum CapabilitiesMessage {
     /// Measure the device.
     Probe,
     /// The probe of the device ended.
-    Probed(Result<Device, String>),
+    Probed(Result<Probed, String>),
     /// Time to look at round trips.
     Look,
     /// Time to measure bandwidths.
@@ -107,8 +107,9 @@ impl Actor for CapabilitiesActor {
         context: Arc<Context>,
     ) -> Result<State, ActorProcessingErr> {
         let remembered = ledger::measured(&context.store);
-        let measures = Measures::new(machine::chip(), remembered.device, remembered.layer_seconds);
-        if remembered.device.is_none() {
+        let kernels = context.processor.kernels();
+        let measures = Measures::new(machine::chip(), remembered, kernels.as_ref());
+        if measures.known().device.is_none() {
             myself.cast(CapabilitiesMessage::Probe)?;
         }
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);
@@ -144,21 +145,22 @@ impl Actor for CapabilitiesActor {
             CapabilitiesMessage::Probe => {
                 let (inbox, context) = (myself, Arc::clone(&state.context));
                 tokio::spawn(async move {
-                    let probed = probe::measure(&context.settings).await;
+                    let probed = probe::measure(&context.settings, context.processor).await;
                     // Without an inbox the node is ending.
                     drop(inbox.cast(CapabilitiesMessage::Probed(probed)));
                 });
                 false
             }
-            CapabilitiesMessage::Probed(Ok(device)) => {
-                let Device { accelerator, speed } = device;
+            CapabilitiesMessage::Probed(Ok(probed)) => {
+                let Device { accelerator, speed } = probed.device;
                 tracing::info!(
                     ?accelerator,
+                    kernels = probed.kernels.as_ref().map(tracing::field::display),
                     bytes_per_second = speed.bytes_per_second,
                     flops_per_second = speed.flops_per_second,
                     "measured this machine"
                 );
-                let news = state.measures.probed(device);
+                let news = state.measures.probed(probed);
                 state.remember();
                 news
             }
@@ -223,6 +225,7 @@ impl State {
         let known = self.measures.known();
         self.context.handles.ledger.remember_measures(crate::ledger::Measured {
             device: known.device,
+            kernels: known.kernels.clone(),
             layer_seconds: known.layer_seconds.clone(),
         });
     }

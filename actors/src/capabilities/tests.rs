@@ -42,6 +42,10 @@ fn device(bytes_per_second: u64, flops_per_second: u64) -> Device {
     Device { accelerator: Accelerator::None, speed }
 }
 
+fn kernels(name: &str, threads: u32) -> Kernels {
+    Kernels { name: name.to_owned(), threads }
+}
+
 fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {
     let layers = LayerRange::inclusive(first, last).unwrap();
     let work = ShardWork { step_micros, step_layers: Some(layers), ..ShardWork::default() };
@@ -51,7 +55,7 @@ fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {
 #[test]
 fn a_layer_is_estimated_until_it_was_computed() {
     let mut measures = Measures::default();
-    assert!(measures.probed(device(1000, 1_000_000)));
+    assert!(measures.probed(Probed { device: device(1000, 1_000_000), kernels: None }));
     let seconds = |measures: &Measures| {
         let geometry = held().geometry;
         LayerSpeeds::of([].into_iter(), digest(), &geometry).on(measures.known())
@@ -136,8 +140,43 @@ fn a_hop_takes_half_a_round_trip_and_its_time_on_the_wire() {
 }
 
 #[test]
+fn what_other_kernels_or_threads_did_is_forgotten() {
+    let measured = |accelerator, kernels| Measured {
+        device: Some(Device { accelerator, ..device(1000, 1_000_000) }),
+        kernels,
+        layer_seconds: BTreeMap::from([(digest(), 0.1)]),
+    };
+    let remembers = |measured: &Measured, now: &Kernels| {
+        let measures = Measures::new(String::new(), measured.clone(), Some(now));
+        let known = measures.known();
+        assert_eq!(known.device.is_some(), !known.layer_seconds.is_empty());
+        known.device.is_some() && known.kernels == measured.kernels
+    };
+    let now = kernels("avx2", 2);
+    assert!(remembers(&measured(Accelerator::None, Some(now.clone())), &now));
+    for former in [None, Some(kernels("avx2", 4)), Some(kernels("plain", 2))] {
+        assert!(!remembers(&measured(Accelerator::None, former), &now));
+    }
+    assert!(remembers(&measured(Accelerator::Cuda, None), &now), "a GPU has no part in that");
+}
+
+#[test]
+fn kernels_are_news() {
+    let mut measures = Measures::default();
+    let probed = |threads| Probed {
+        device: device(1000, 1_000_000),
+        kernels: Some(kernels("avx2", threads)),
+    };
+    assert!(measures.probed(probed(2)));
+    assert!(!measures.probed(probed(2)));
+    assert!(measures.probed(probed(1)));
+}
+
+#[test]
 fn absurd_measures_are_not_kept() {
-    let mut measures = Measures::new(String::new(), None, BTreeMap::from([(digest(), f64::NAN)]));
+    let layer_seconds = BTreeMap::from([(digest(), f64::NAN)]);
+    let remembered = Measured { layer_seconds, ..Measured::default() };
+    let mut measures = Measures::new(String::new(), remembered, None);
     assert!(measures.known().layer_seconds.is_empty());
     assert!(!measures.shards(&[shard(7, 9, 1000)], &[held()]), "there are no such layers");
     measures.round_trips([(id(1), Duration::MAX)]);

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
-use planaria_config::{Environment, Overrides, SettingValue, Settings};
+use planaria_config::{Environment, Machine, Overrides, SettingValue, Settings};
+use planaria_engine::processor;
 
 use crate::machine;
 
@@ -69,8 +70,8 @@ impl SettingFlags {
     pub(super) fn resolve(&self) -> anyhow::Result<(Settings, Vec<SettingValue>)> {
         let environment: Environment = std::env::vars().collect();
         let file = self.file(&environment)?;
-        let settings = Settings::resolve(&self.overrides()?, &environment, file, &machine::name())?;
-        Ok(settings)
+        let machine = Machine { name: &machine::name(), kernels: &processor::kernels() };
+        Ok(Settings::resolve(&self.overrides()?, &environment, file, &machine)?)
     }
 
     fn file(&self, environment: &Environment) -> anyhow::Result<Option<(PathBuf, String)>> {

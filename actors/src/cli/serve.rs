@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use planaria_config::{ClusterKey, ClusterKeyError, Settings};
+use planaria_engine::processor::Processor;
 use planaria_storage::Store;
 use planaria_transport::{
     AnnouncementKey, Credentials, Endpoint, EndpointConfig, Limits, LocalHello,
@@ -102,6 +103,8 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
     let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));
 
+    let processor = Processor::new(settings.threads, settings.kernels)?;
+
     let me = memory.incarnation;
     let handles = Handles::vacant();
     let (cluster, cluster_seen) = watch::channel(Arc::new(ClusterView {
@@ -130,6 +133,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         me,
         api: api_address,
         memory_bytes: limit,
+        processor,
         served: Arc::new(ServedModels::new(settings.models_dir.clone())),
         settings,
         inventory: watch::Sender::new(Arc::new(inventory)),

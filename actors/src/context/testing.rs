@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use planaria_config::{ClusterKey, Incarnation, NodeId, Settings};
+use planaria_config::{ClusterKey, Incarnation, Machine, NodeId, Settings};
+use planaria_engine::processor::Processor;
 use planaria_storage::Store;
 use planaria_transport::{
     AnnouncementKey, Credentials, Endpoint, EndpointConfig, Identity, Limits, LocalHello, Peer,
@@ -41,7 +42,8 @@ pub(crate) fn context(name: &str, generation: u64) -> Arc<Context> {
 pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Arc<Context> {
     let flags = [("listen", "127.0.0.1:0"), ("api", "127.0.0.1:0"), ("models-dir", "nowhere")];
     let flags = flags.into_iter().map(|(key, value)| (key, vec![value.to_owned()])).collect();
-    let (settings, _) = Settings::resolve(&flags, &[].into(), None, name).unwrap();
+    let machine = Machine { name, kernels: &[] };
+    let (settings, _) = Settings::resolve(&flags, &[].into(), None, &machine).unwrap();
     let me = Incarnation { node: identity.node_id(), generation };
     let credentials = Credentials::derive(&cluster_key(), identity).unwrap();
     let hello = LocalHello {
@@ -61,6 +63,7 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
         me,
         api: settings.api,
         memory_bytes: 1 << 30,
+        processor: Processor::new(None, None).unwrap(),
         served: Arc::new(ServedModels::new(settings.models_dir.clone())),
         inventory: watch::Sender::new(Arc::new(Inventory::default())),
         desired: watch::Sender::new(DesiredMap::default()),

@@ -9,14 +9,16 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use planaria_config::{SequenceId, Strategy};
-use planaria_engine::speed::Accelerator;
+use planaria_config::{NodeId, SequenceId, Strategy};
+use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::speed::{Accelerator, Device, Kernels};
 use planaria_storage::Store;
 use planaria_transport::{decode_message, encode_message};
 use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{Bulk, Control, DataHeader, NotPrepared};
+use crate::capabilities::{Capabilities, LinkSpeed};
 use crate::cluster_view::ShardState;
 use crate::generation::{FinishReason, GenerationError};
 use crate::ledger::{self, Memory};
@@ -156,6 +158,38 @@ fn a_report_that_lists_no_features_is_of_a_node_that_has_none() {
     assert!(report.leaving && report.desired.entries().count() == 4);
 }
 
+/// A field that was added is one that they skip, and its absence is what they say.
+#[test]
+fn kernels_are_told_to_all_and_by_newer_builds_alone() {
+    #[derive(Serialize, Deserialize)]
+    struct First {
+        chip: String,
+        device: Option<Device>,
+        layer_seconds: BTreeMap<ModelDigest, f64>,
+        links: BTreeMap<NodeId, LinkSpeed>,
+    }
+    let bytes = &recorded("control-report")["control-report"];
+    let Ok(Control::Report(report)) = decode_message(bytes) else { panic!("it is a report") };
+    let mut capabilities = report.capabilities.clone();
+    assert!(capabilities.device.is_some() && capabilities.kernels.is_none());
+    let names_kernels = |said: &Capabilities| {
+        let Value::Map(fields) = decode_message(&encode_message(said).unwrap()).unwrap() else {
+            panic!("it is a map");
+        };
+        fields.iter().any(|(key, _)| *key == Value::Text("kernels".to_owned()))
+    };
+    assert!(!names_kernels(&capabilities));
+
+    capabilities.kernels = Some(Kernels { name: "avx512".to_owned(), threads: 2 });
+    assert!(names_kernels(&capabilities));
+    let said = encode_message(&capabilities).unwrap();
+    let first: First = decode_message(&said).unwrap();
+    assert_eq!((&first.chip, first.device), (&capabilities.chip, capabilities.device));
+    let first: Capabilities = decode_message(&encode_message(&first).unwrap()).unwrap();
+    assert_eq!((first.links, first.kernels), (capabilities.links.clone(), None));
+    assert_eq!(decode_message::<Capabilities>(&said).unwrap(), capabilities);
+}
+
 /// Enumerations within messages: a build of 3f70f97 closes its link over a value that it does not know. Whoever
 /// adds one has this to compile, and sends it to peers that list a feature for it, or says it in a new field.
 #[test]
@@ -222,6 +256,7 @@ async fn a_store_is_read_for_ever() {
     assert_eq!(plans[0].to_string(), shown);
     let measured = ledger::measured(&store);
     assert_eq!(measured.device.unwrap().speed.bytes_per_second, 400_000_000_000);
+    assert_eq!(measured.kernels, None);
     assert_eq!(measured.layer_seconds.into_values().collect::<Vec<_>>(), [0.000_25]);
     let wanted: Vec<String> = ledger::wanted(&store).iter().map(ToString::to_string).collect();
     assert_eq!(wanted, ["open", "org/model", "other"]);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::model_dir::{ModelDir, ModelError};
+use planaria_engine::processor::Processor;
 use planaria_engine::stage::{SegmentError, SegmentOutput, Stage};
 use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
@@ -37,12 +38,15 @@ const STATUS_EVERY: Duration = Duration::from_millis(500);
 /// Exit code of a worker that said why it ends.
 const SAID_WHY: i32 = 3;
 
-/// Runs a worker on this process's standard input and output until the node closes them.
-/// Whatever else writes to standard output from here on reaches standard error instead.
+/// Runs a worker on this process's standard input and output until the node closes them, computing on
+/// `processor`. Whatever else writes to standard output from here on reaches standard error instead.
 ///
 /// # Errors
 /// When standard output cannot be taken over, or the node went away before its first word.
-pub fn run() -> io::Result<()> {
+pub fn run(processor: Processor) -> io::Result<()> {
+    processor
+        .choose()
+        .map_err(|other| io::Error::other(format!("it computes as {other:?} already")))?;
     let output = rustix::io::dup(io::stdout())?;
     rustix::stdio::dup2_stdout(io::stderr())?;
     let mut output = BufWriter::new(std::fs::File::from(output));
@@ -95,8 +99,8 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
     let (model_dir, files) = match commands.recv() {
         Ok((Command::Open(model_dir, files), _)) => (model_dir, files),
         Ok((Command::Probe, _)) => {
-            let device = probe_device().map_err(|error| error.to_string());
-            return say(output, &Event::Probed(device), Bytes::new());
+            let probed = probe_device().map_err(|error| error.to_string());
+            return say(output, &Event::Probed(probed), Bytes::new());
         }
         _ => return Err(io::Error::other("the first command was not to open a model")),
     };

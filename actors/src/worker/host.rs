@@ -257,7 +257,7 @@ impl State {
             // Without an inbox the host is gone, and this worker is being killed.
             drop(inbox.cast(HostMessage::Heard(life, HeardFromWorker(heard))));
         };
-        match Worker::start(&self.context.settings, hear) {
+        match Worker::start(&self.context.settings, self.context.processor, hear) {
             Ok(worker) => {
                 self.report.pid = worker.pid();
                 tracing::info!(model = %self.key.model, pid = worker.pid(), "worker started");

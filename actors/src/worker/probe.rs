@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use planaria_config::Settings;
-use planaria_engine::speed::Device;
+use planaria_engine::processor::Processor;
+use planaria_engine::speed::Probed;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -14,14 +15,14 @@ use super::protocol::{Command, Event};
 /// It takes a second on a slow machine, and more while many processes start.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the device is, and how fast.
+/// What the device is, how fast, and what multiplies on it.
 ///
 /// # Errors
 /// In words, when the process could not say.
-pub(crate) async fn measure(settings: &Settings) -> Result<Device, String> {
+pub(crate) async fn measure(settings: &Settings, processor: Processor) -> Result<Probed, String> {
     let (tell, mut heard) = mpsc::unbounded_channel();
     // It sends a single event; without a listener it is on its way to be killed.
-    let worker = Worker::start(settings, move |said| drop(tell.send(said)));
+    let worker = Worker::start(settings, processor, move |said| drop(tell.send(said)));
     let worker = worker.map_err(|error| format!("no process could be started: {error}"))?;
     worker.send(Command::Probe, Bytes::new());
     match timeout(PATIENCE, heard.recv()).await {

@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Stdio};
 
 use bytes::Bytes;
 use planaria_config::Settings;
+use planaria_engine::processor::Processor;
 use planaria_transport::{Frame, FrameCodec, encode_message};
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -22,6 +23,10 @@ const COMMANDS: usize = 4096;
 /// come from elsewhere.
 pub(crate) const LOG_VARIABLE: &str = "PLANARIA_LOG";
 pub(crate) const LOG_FORMAT_VARIABLE: &str = "PLANARIA_LOG_FORMAT";
+
+/// How many threads OpenBLAS uses, which multiplies numbers of 32 bits on Linux. It would take all cores of the
+/// machine, and no quota into account.
+const BLAS_THREADS_VARIABLE: &str = "OPENBLAS_NUM_THREADS";
 
 /// What the node's own service manager told it; a worker is none of its business.
 const FROM_SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
@@ -43,10 +48,11 @@ pub(super) enum Heard {
 }
 
 impl Worker {
-    /// Starts `planaria worker`, this same binary, which logs as `settings` say. `hear` is called from tasks
-    /// of its own.
+    /// Starts `planaria worker`, this same binary, which logs as `settings` say and computes on `processor`.
+    /// `hear` is called from tasks of its own.
     pub(super) fn start(
         settings: &Settings,
+        processor: Processor,
         hear: impl Fn(Heard) + Clone + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -55,7 +61,10 @@ impl Worker {
         for variable in FROM_SERVICE_MANAGER {
             command.env_remove(variable);
         }
-        command.arg("worker").stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let threads = processor.threads().to_string();
+        command.env(BLAS_THREADS_VARIABLE, &threads);
+        command.args(["worker", "--threads", &threads, "--kernels", processor.isa().name()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);
         let mut child = descriptors::starting(|| command.spawn())?;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::model_dir::{ModelDigest, Stamps};
 use planaria_engine::sampler::{Sampled, SamplingParams};
-use planaria_engine::speed::Device;
+use planaria_engine::speed::Probed;
 use planaria_engine::stage::{MemoryUse, Progress, Segment, SegmentError};
 use serde::{Deserialize, Serialize};
 
@@ -117,7 +117,7 @@ impl Compute {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Event {
     /// How fast the device is; the process ends. `Err` says why it is not known.
-    Probed(Result<Device, String>),
+    Probed(Result<Probed, String>),
     /// It has opened the model, and holds nothing yet.
     Opened,
     /// Loading goes on.

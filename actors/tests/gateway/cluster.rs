@@ -132,6 +132,7 @@ async fn health_is_200_and_says_what_is_wrong() {
         held: Vec::new(),
         chip: String::new(),
         device: None,
+        kernels: None,
         memory: MemoryState { available_bytes: None, pressure_percent: Some(90) },
         queue: 0,
         restarts: BTreeMap::new(),

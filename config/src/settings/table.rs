@@ -136,6 +136,21 @@ pub const SETTINGS: &[SettingDoc] = &[
          layers and KV cache. Lower it to leave more room for other programs.",
     ),
     one(
+        "threads",
+        "auto",
+        "Threads that each worker computes with on a processor (a number, or `auto`)",
+        "`auto` is all cores that the node may use: those of its affinity, or as many whole ones as the \
+         quota of its service or container comes to. Lower it to leave cores to other programs and other \
+         nodes; with more threads than cores they wait for each other. What a GPU does stays as it is.",
+    ),
+    one(
+        "kernels",
+        "auto",
+        "Instructions that processors multiply with (`auto`, `avx512`, `avx2`, `neon`, `plain`)",
+        "`auto` is the fastest that the machine has; others are for comparing. On Linux alone: elsewhere \
+         and on GPUs MLX has its own.",
+    ),
+    one(
         "api-key-file",
         "",
         "File with the key that API clients must send as `Authorization: Bearer`",

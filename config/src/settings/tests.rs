@@ -13,7 +13,8 @@ fn resolve(
         variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     environment.insert("HOME".to_owned(), "/home/ada".to_owned());
     let file = Some((PathBuf::from("planaria.toml"), file.to_owned()));
-    Settings::resolve(&overrides, &environment, file, "lovelace")
+    let machine = Machine { name: "lovelace", kernels: &["avx2", "plain"] };
+    Settings::resolve(&overrides, &environment, file, &machine)
 }
 
 #[test]
@@ -75,6 +76,35 @@ fn all_mistakes_are_reported_at_once() {
     ] {
         assert!(text.contains(part), "{part:?} is missing in:\n{text}");
     }
+}
+
+#[test]
+fn threads_are_a_number_or_as_many_as_there_are_cores() {
+    let threads = |text: &str| resolve(&[("threads", text)], &[], "").map(|(s, _)| s.threads);
+    assert_eq!(threads("auto"), Ok(None));
+    assert_eq!(threads("3"), Ok(NonZeroUsize::new(3)));
+    assert_eq!(resolve(&[], &[], "threads = 2").unwrap().0.threads, NonZeroUsize::new(2));
+    for wrong in ["0", "-1", "1.5", "1025", "all", "", "99999999999999999999"] {
+        let error = threads(wrong).unwrap_err().to_string();
+        let words = format!("`{wrong}` is neither `auto` nor a whole number from 1 to 1024");
+        assert!(error.contains("--set threads: ") && error.contains(&words), "{error}");
+    }
+}
+
+#[test]
+fn kernels_are_those_that_the_machine_has() {
+    let kernels = |text: &str| resolve(&[("kernels", text)], &[], "").map(|(s, _)| s.kernels);
+    assert_eq!(kernels("auto"), Ok(None));
+    assert_eq!(kernels("plain"), Ok(Some("plain")));
+    for wrong in ["avx512", "sse", "AVX2", ""] {
+        let error = kernels(wrong).unwrap_err().to_string();
+        let words = format!("no kernels `{wrong}`; there are `auto`, `avx2`, `plain`");
+        assert!(error.contains(&words), "{error}");
+    }
+    let set = Overrides::from([("kernels", vec!["plain".to_owned()])]);
+    let mac = Machine { name: "mac", kernels: &[] };
+    let error = Settings::resolve(&set, &Environment::new(), None, &mac).unwrap_err().to_string();
+    assert!(error.contains("write `auto`"), "{error}");
 }
 
 #[test]

@@ -9,12 +9,12 @@ mod operation;
 mod product;
 mod rowwise;
 
-use std::num::NonZeroUsize;
 use std::sync::OnceLock;
-use std::thread::available_parallelism;
 
 use mlx_rs::{Array, Dtype};
 use planaria_kernels::{Isa, Number, Pool};
+
+use crate::processor::Processor;
 
 pub(super) use self::attention::{Asked, attend};
 pub(super) use self::operation::is_here;
@@ -24,12 +24,11 @@ pub(super) use self::rowwise::{Factors, add, gated, rms_norm, rotate};
 /// One for all threads of MLX: whatever is computed uses all cores.
 fn pool() -> &'static Pool {
     static POOL: OnceLock<Pool> = OnceLock::new();
-    POOL.get_or_init(|| Pool::new(available_parallelism().unwrap_or(NonZeroUsize::MIN)))
+    POOL.get_or_init(|| Pool::new(Processor::chosen().threads()))
 }
 
 fn isa() -> Isa {
-    static ISA: OnceLock<Isa> = OnceLock::new();
-    *ISA.get_or_init(Isa::best)
+    Processor::chosen().isa()
 }
 
 /// The kernels' name of an array's type.

@@ -26,7 +26,7 @@ use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, Sequenc
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
-use planaria_engine::speed::{Accelerator, Device, Speed};
+use planaria_engine::speed::{Accelerator, Device, Kernels, Speed};
 use planaria_engine::stage::Progress;
 use planaria_transport::{decode_message, encode_message};
 
@@ -245,6 +245,9 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
                 flops_per_second: decisions.number(),
             },
         }),
+        kernels: decisions
+            .rarely(2)
+            .then(|| Kernels { name: decisions.text(8), threads: decisions.number32() }),
         memory: MemoryState {
             available_bytes: decisions.rarely(2).then(|| decisions.number()),
             pressure_percent: Some(200),

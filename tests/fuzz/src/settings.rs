@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use planaria_actors::gateway::ApiKey;
-use planaria_config::{ByteSize, ClusterKey, ModelName, NodeId, SETTINGS, Settings};
+use planaria_config::{ByteSize, ClusterKey, Machine, ModelName, NodeId, SETTINGS, Settings};
 
 use crate::decisions::Decisions;
 use crate::folder::Folder;
@@ -31,7 +31,8 @@ pub(crate) fn run(input: &[u8]) {
     cluster_key(rest);
     let text = String::from_utf8_lossy(rest).into_owned();
     let file = Some((PathBuf::from("planaria.toml"), text));
-    match Settings::resolve(&flags, &environment, file, "machine") {
+    let machine = Machine { name: "machine", kernels: &["avx2", "plain"] };
+    match Settings::resolve(&flags, &environment, file, &machine) {
         Ok((settings, values)) => {
             // What was accepted is accepted when it comes as flags.
             let flags = values
@@ -39,7 +40,7 @@ pub(crate) fn run(input: &[u8]) {
                 .filter(|value| !value.value.is_empty())
                 .map(|value| (value.key, value.value.clone()))
                 .collect();
-            let (again, _) = Settings::resolve(&flags, &BTreeMap::new(), None, "machine")
+            let (again, _) = Settings::resolve(&flags, &BTreeMap::new(), None, &machine)
                 .expect("settings that were accepted");
             assert_eq!(settings, again);
         }

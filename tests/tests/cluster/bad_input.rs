@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::{binary, demo_models};
 
 /// Starts a node that must end by itself; its exit code and last words.
-async fn fails(arguments: &[String]) -> Result<(i32, String)> {
+pub(crate) async fn fails(arguments: &[String]) -> Result<(i32, String)> {
     let mut process = Process::start(binary(), arguments, &[])?;
     let status = process.ended().await?;
     // Its standard error closes with it.

@@ -18,18 +18,29 @@ use crate::{binary, demo_models};
 struct LimitedGroup(PathBuf);
 
 impl LimitedGroup {
+    /// With a limit as one of the two versions has it: where its groups are, in which file, and what stands there.
     /// `None` where this process may not make groups, or the machine has none.
-    fn new(bytes: u64) -> Option<Self> {
-        let limits =
-            [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
-        limits.into_iter().find_map(|(mount, limit)| {
-            let group = Path::new(mount).join(format!("planaria-test-{}", std::process::id()));
+    fn new(limits: [(&str, &str, &str); 2]) -> Option<Self> {
+        limits.into_iter().find_map(|(mount, file, limit)| {
+            let name = format!("planaria-test-{}-{file}", std::process::id());
+            let group = Path::new(mount).join(name);
             fs::create_dir(&group).ok()?;
             let group = Self(group);
-            fs::write(group.0.join(limit), bytes.to_string()).ok()?;
+            fs::write(group.0.join(file), limit).ok()?;
             fs::create_dir(group.inner()).ok()?;
             Some(group)
         })
+    }
+
+    /// What the doctor says of a node in the inner group.
+    async fn doctor(&self) -> Result<String> {
+        let cluster = Cluster::new(binary(), &demo_models()).await?;
+        let mut arguments = cluster.arguments(&NodeSpec::new("service", "64GiB"));
+        *arguments.first_mut().context("a command")? = "doctor".to_owned();
+        let mut service = Command::new("sh");
+        service.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
+        service.arg(self.inner()).arg(binary()).args(&arguments);
+        Ok(text(&service.output().await?.stdout))
     }
 
     fn inner(&self) -> PathBuf {
@@ -48,20 +59,35 @@ impl Drop for LimitedGroup {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_memory_is_offered_than_the_groups_around_a_service_allow() -> Result<()> {
-    let Some(group) = LimitedGroup::new(1 << 30) else {
+    let limits = [
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "1073741824"),
+        ("/sys/fs/cgroup", "memory.max", "1073741824"),
+    ];
+    let Some(group) = LimitedGroup::new(limits) else {
         // The reading of groups has tests of its own, in `planaria_actors::machine`.
         eprintln!("no control group with a limit can be made here");
         return Ok(());
     };
-    let cluster = Cluster::new(binary(), &demo_models()).await?;
-    let mut arguments = cluster.arguments(&NodeSpec::new("service", "64GiB"));
-    *arguments.first_mut().context("a command")? = "doctor".to_owned();
-    let mut service = Command::new("sh");
-    service.args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""]);
-    service.arg(group.inner()).arg(binary()).args(&arguments);
-    let said = text(&service.output().await?.stdout);
+    let said = group.doctor().await?;
     let words = "the node offers 1 GiB, the limit of the service or container around it";
     ensure!(said.contains(words), "{said}");
+    Ok(())
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_threads_compute_than_the_quotas_around_a_service_allow() -> Result<()> {
+    // One core and a half of the 100 ms that a period lasts unless somebody says otherwise.
+    let limits = [
+        ("/sys/fs/cgroup/cpu", "cpu.cfs_quota_us", "150000"),
+        ("/sys/fs/cgroup", "cpu.max", "150000"),
+    ];
+    let Some(group) = LimitedGroup::new(limits) else {
+        eprintln!("no control group with a quota can be made here");
+        return Ok(());
+    };
+    let said = group.doctor().await?;
+    ensure!(said.contains(", 1 thread)"), "{said}");
     Ok(())
 }
 

@@ -21,6 +21,7 @@ mod parts;
 mod paths;
 mod planning;
 mod prefix;
+mod processor;
 mod recovery;
 mod run;
 mod service;

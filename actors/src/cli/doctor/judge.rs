@@ -2,8 +2,10 @@
 
 mod memory;
 
+use std::num::NonZeroUsize;
+
 use planaria_config::{ByteSize, ModelName, Settings};
-use planaria_engine::speed::{Accelerator, Device};
+use planaria_engine::speed::{Accelerator, Device, Probed};
 
 use super::finding::Finding;
 use super::seen::{Folder, KeySeen, Lock, NodeSeen, Port, Seen, StoreSeen};
@@ -33,7 +35,8 @@ pub(super) fn judge(settings: &Settings, seen: &Seen) -> Vec<Finding> {
     findings.extend(node(settings, &seen.node, runs));
     findings.extend(models(settings, seen));
     findings.extend(memory::judge(settings, seen));
-    findings.push(worker(&seen.device));
+    findings.push(worker(&seen.probed));
+    findings.extend(threads(settings, seen.cores));
     findings.extend(others(settings, seen));
     findings.push(clock(seen.clock));
     findings.push(open_files(seen.open_files));
@@ -257,25 +260,34 @@ fn models(settings: &Settings, seen: &Seen) -> Vec<Finding> {
     std::iter::once(first).chain(broken).chain(odd).chain(passed_over).collect()
 }
 
-fn worker(device: &Result<Device, String>) -> Finding {
+fn worker(probed: &Result<Probed, String>) -> Finding {
     let check = "worker";
-    match device {
-        Ok(Device { accelerator, speed }) => {
-            let on = match accelerator {
-                Accelerator::None => "the processor",
-                Accelerator::Metal => "Metal",
-                Accelerator::Cuda => "CUDA",
+    match probed {
+        Ok(Probed { device: Device { accelerator, speed }, kernels }) => {
+            let on = match (accelerator, kernels) {
+                (Accelerator::None, Some(kernels)) => format!("the processor ({kernels})"),
+                (Accelerator::None, None) => "the processor".to_owned(),
+                (Accelerator::Metal, _) => "Metal".to_owned(),
+                (Accelerator::Cuda, _) => "CUDA".to_owned(),
             };
+            let gigaflops = speed.flops_per_second as f64 / 1e9;
+            let digits = usize::from(gigaflops < 10.0);
             let says = format!(
-                "it starts, and computes on {on}: {} of weights a second, {} GFLOPS",
+                "it starts, and computes on {on}: {} of weights a second, {gigaflops:.digits$} GFLOPS",
                 ByteSize(speed.bytes_per_second),
-                speed.flops_per_second / 1_000_000_000
             );
             Finding::ok(check, says)
         }
         Err(why) => Finding::problem(check, format!("it does not compute: {why}"))
             .advise("is MLX where it was when planaria was built? Its log above may say more"),
     }
+}
+
+fn threads(settings: &Settings, cores: NonZeroUsize) -> Option<Finding> {
+    let threads = settings.threads.filter(|threads| *threads > cores)?;
+    let says = format!("{threads} are to compute, and the node may use {cores} cores");
+    let advice = "lower the setting threads, or leave it at auto: threads wait for each other";
+    Some(Finding::warning("threads", says).advise(advice))
 }
 
 /// How the node would find others.

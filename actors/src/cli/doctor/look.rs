@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use planaria_config::{ClusterKey, ClusterKeyError, ModelName, Settings};
+use planaria_engine::processor::{self, Processor};
+use planaria_engine::speed::Probed;
 use planaria_storage::{OpenError, SledBackend, Store};
 use rustix::fs::{Access, access, statvfs};
 use rustix::process::{Resource, getrlimit};
@@ -19,8 +21,7 @@ use super::seen::{Folder, KeySeen, Lock, Model, ModelsSeen, NodeSeen, Port, Seen
 use crate::cli::{node_api, serve};
 use crate::inventory::Inventory;
 use crate::wall_clock::unix_seconds;
-use crate::worker::probe;
-use crate::{ledger, machine};
+use crate::{ledger, machine, worker};
 
 /// Longest wait for a node, or a server of names, to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -70,7 +71,8 @@ pub(super) async fn look(settings: &Settings) -> Seen {
         memory: machine::memory_bytes().ok(),
         memory_allowed: machine::memory_allowed(),
         memory_available: machine::memory().available_bytes,
-        device: probe::measure(settings).await,
+        cores: processor::cores(),
+        probed: probe(settings).await,
         multicast: settings.mdns.then(|| multicast(settings.listen.ip())),
         joins,
         clock: unix_seconds(),
@@ -237,6 +239,12 @@ fn model(inventory: &Inventory, name: &ModelName) -> Model {
     }
 }
 
+/// What a worker measures.
+async fn probe(settings: &Settings) -> Result<Probed, String> {
+    let processor = Processor::new(settings.threads, settings.kernels);
+    worker::probe::measure(settings, processor.map_err(|error| error.to_string())?).await
+}
+
 fn multicast(listen: IpAddr) -> Result<(), String> {
     let joined = match listen {
         IpAddr::V4(listen) => UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))
@@ -258,7 +266,7 @@ async fn resolve(address: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use planaria_config::{Environment, Overrides};
+    use planaria_config::{Environment, Machine, Overrides};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
@@ -273,7 +281,9 @@ mod tests {
         let overrides: Overrides =
             [("api", vec![address.to_string()]), ("api-key-file", vec![key.display().to_string()])]
                 .into();
-        let settings = Settings::resolve(&overrides, &Environment::new(), None, "here").unwrap().0;
+        let machine = Machine { name: "here", kernels: &[] };
+        let settings =
+            Settings::resolve(&overrides, &Environment::new(), None, &machine).unwrap().0;
         let mut requests = Vec::new();
         let answers = async {
             loop {

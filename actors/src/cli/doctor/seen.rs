@@ -1,11 +1,12 @@
 //! What there is on a machine, as far as a node depends on it.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use planaria_config::ModelName;
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::PassedOver;
-use planaria_engine::speed::Device;
+use planaria_engine::speed::Probed;
 
 /// All that was looked at.
 #[derive(Debug, Clone)]
@@ -33,8 +34,10 @@ pub(super) struct Seen {
     /// What control groups allow, where that is less than the machine has.
     pub(super) memory_allowed: Option<u64>,
     pub(super) memory_available: Option<u64>,
+    /// Cores that a node may use.
+    pub(super) cores: NonZeroUsize,
     /// What a worker measured, or why none could.
-    pub(super) device: Result<Device, String>,
+    pub(super) probed: Result<Probed, String>,
     /// Whether a socket can join the group of mDNS; `None` when it is off.
     pub(super) multicast: Option<Result<(), String>>,
     /// The addresses to find the cluster by, each with what it resolves to.

@@ -22,6 +22,12 @@ pub(in crate::mlx) enum Matrix<'a> {
 
 /// `x [.., inputs]` times the matrix: `[.., outputs]`.
 pub(in crate::mlx) fn matmul(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
+    // The wider of two types is that of the result.
+    if matches!(matrix, Matrix::Plain(weight) if weight.dtype() == Dtype::Float32)
+        && matches!(x.dtype(), Dtype::Float16 | Dtype::Bfloat16)
+    {
+        return matmul(&x.as_dtype(Dtype::Float32)?, matrix);
+    }
     let [outputs, _] = matrix.weight().shape() else { return Ok(None) };
     let Some((_, leading)) = x.shape().split_last() else { return Ok(None) };
     let Some(packing) = matrix.packing(x) else { return Ok(None) };

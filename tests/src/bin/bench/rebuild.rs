@@ -57,8 +57,9 @@ async fn once(
     let ring = "strategy=ring-memory-weighted";
     for node in ["one", "two", "three"] {
         let spec = NodeSpec::new(node, "2GiB").with(&["--model", name, "--set", &context]);
+        let spec = spec.with(&["--set", "threads=1"]);
         let spec = spec.with(&["--set", "max-sequences=2", "--set", ring, "--set", setting]);
-        cluster.start(spec.with_env("OPENBLAS_NUM_THREADS", "1")).await?;
+        cluster.start(spec).await?;
     }
     let view = cluster.ready(name, 3).await?;
     if setting.starts_with("standby") {

@@ -22,7 +22,7 @@ pub(crate) async fn measure(planaria: &Path, model: &Path) -> Result<()> {
     for node in ["one", "two", "three"] {
         // A core for each: what one stage's product takes from the others is not the pipeline's.
         let spec = NodeSpec::new(node, "1400MiB").with(&["--model", name]);
-        cluster.start(spec.with_env("OPENBLAS_NUM_THREADS", "1")).await?;
+        cluster.start(spec.with(&["--set", "threads=1"])).await?;
     }
     cluster.ready(name, 3).await?;
     cluster.settled().await?;

@@ -115,7 +115,8 @@ async fn start(planaria: &Path, settings: &[String]) -> Result<Cluster> {
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     for (name, memory) in [("one", "256MiB"), ("two", "384MiB"), ("three", "512MiB")] {
         let spec = NodeSpec::new(name, memory).with(&["--model", "demo"]).with(&settings);
-        cluster.start(spec.with_env("OPENBLAS_NUM_THREADS", "1")).await?;
+        // As a variable, since another build may not know the setting.
+        cluster.start(spec.with_env("PLANARIA_THREADS", "1")).await?;
     }
     cluster.ready("demo", 3).await?;
     cluster.settled().await?;

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use planaria_config::{Environment, Overrides};
+use planaria_config::{Environment, Machine, Overrides};
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::PassedOver;
-use planaria_engine::speed::Speed;
+use planaria_engine::speed::{Kernels, Speed};
 
 use super::super::finding::{Verdict, is_well};
 use super::super::seen::{Model, ModelsSeen};
@@ -15,7 +15,14 @@ fn settings(set: &[(&'static str, &str)]) -> Settings {
     let mut overrides: Overrides =
         [("data-dir", vec!["/data".to_owned()]), ("models-dir", vec!["/models".to_owned()])].into();
     overrides.extend(set.iter().map(|(key, value)| (*key, vec![(*value).to_owned()])));
-    Settings::resolve(&overrides, &Environment::new(), None, "here").unwrap().0
+    let machine = Machine { name: "here", kernels: &["avx2", "plain"] };
+    Settings::resolve(&overrides, &Environment::new(), None, &machine).unwrap().0
+}
+
+fn probed(accelerator: Accelerator, kernels: Option<(&str, u32)>) -> Probed {
+    let speed = Speed { bytes_per_second: 100 << 30, flops_per_second: 3_000_000_000_000 };
+    let kernels = kernels.map(|(name, threads)| Kernels { name: name.to_owned(), threads });
+    Probed { device: Device { accelerator, speed }, kernels }
 }
 
 /// A machine on which nothing is wrong and no node runs.
@@ -36,10 +43,8 @@ fn well() -> Seen {
         memory: Some(16 << 30),
         memory_available: Some(11 << 30),
         memory_allowed: None,
-        device: Ok(Device {
-            accelerator: Accelerator::Metal,
-            speed: Speed { bytes_per_second: 100 << 30, flops_per_second: 3_000_000_000_000 },
-        }),
+        cores: NonZeroUsize::new(8).unwrap(),
+        probed: Ok(probed(Accelerator::Metal, None)),
         multicast: Some(Ok(())),
         joins: Vec::new(),
         clock: EARLIEST_CLOCK + 1,
@@ -146,7 +151,7 @@ fn what_keeps_a_node_from_starting_is_a_problem() {
             ["another node", "--api"],
         ),
         (&plain, Seen { memory: None, ..well() }, ["memory", "does not say"]),
-        (&plain, Seen { device: Err(io()), ..well() }, ["does not compute", "MLX"]),
+        (&plain, Seen { probed: Err(io()), ..well() }, ["does not compute", "MLX"]),
     ] {
         let (verdict, said) = only(settings, &seen);
         assert_eq!(verdict, Verdict::Problem, "{said}");
@@ -164,6 +169,7 @@ fn what_only_makes_it_worse_is_a_warning() {
     let passed = PassedOver { folder: "a b".to_owned(), reason };
     let passing = ModelsSeen { usable: 2, passed_over: vec![passed], ..ModelsSeen::default() };
     let plain = settings(&[]);
+    let crowded = settings(&[("threads", "9")]);
     let join = ("two.local:8421".to_owned(), Err(io()));
     for (settings, seen, words) in [
         (&plain, Seen { folder: Folder::Open(0o755), ..well() }, ["mode 0755", "chmod 700 /data"]),
@@ -188,6 +194,7 @@ fn what_only_makes_it_worse_is_a_warning() {
             ["only 9 GiB", "memory-limit"],
         ),
         (&greedy, well(), ["offers 16 GiB", "says 64 GiB"]),
+        (&crowded, well(), ["9 are to compute, and the node may use 8 cores", "auto"]),
         (&plain, Seen { multicast: Some(Err(io())), ..well() }, ["not possible", "--join"]),
         (&alone, Seen { multicast: None, ..well() }, ["no other node is named", "--join"]),
         (&plain, Seen { joins: vec![join], ..well() }, ["join two.local:8421", "looked up again"]),
@@ -223,6 +230,26 @@ fn a_running_node_says_itself_what_it_lacks() {
     let wanted = vec![("big".parse().unwrap(), ten_gib())];
     let full = Seen { memory_available: Some(1 << 30), wanted, ..running() };
     assert!(judge(&settings(&[]), &full).iter().all(|f| f.verdict == Verdict::Ok));
+}
+
+#[test]
+fn what_a_worker_computes_with_is_named() {
+    let says = |accelerator, kernels| {
+        let seen = Seen { probed: Ok(probed(accelerator, kernels)), ..well() };
+        let findings = judge(&settings(&[]), &seen);
+        findings.into_iter().find(|finding| finding.check == "worker").unwrap().says
+    };
+    let speed = "100 GiB of weights a second, 3000 GFLOPS";
+    for (accelerator, kernels, on) in [
+        (Accelerator::None, Some(("avx2", 2)), "the processor (avx2, 2 threads)"),
+        (Accelerator::None, Some(("plain", 1)), "the processor (plain, 1 thread)"),
+        (Accelerator::None, None, "the processor"),
+        (Accelerator::Metal, None, "Metal"),
+        (Accelerator::Cuda, None, "CUDA"),
+    ] {
+        let said = says(accelerator, kernels);
+        assert_eq!(said, format!("it starts, and computes on {on}: {speed}"));
+    }
 }
 
 #[test]
