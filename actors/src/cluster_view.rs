@@ -338,9 +338,9 @@ pub struct RecoveryView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RecoveryLabel {
-    /// It was kept.
+    /// It was kept, or computed again with the same bits.
     Exact,
-    /// It was computed again, by the same sums of the same numbers.
+    /// It was computed again, by the same sums of the same numbers; their last bits may differ.
     #[default]
     Equivalent,
 }

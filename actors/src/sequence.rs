@@ -6,6 +6,7 @@
 
 mod actor;
 pub mod admission;
+mod arithmetic;
 mod client;
 pub mod course;
 pub mod machine;

@@ -14,6 +14,9 @@ use crate::speed::Kernels;
 /// Whether our own kernels multiply on a processor, and not MLX.
 const HAS_KERNELS: bool = cfg!(all(target_os = "linux", target_env = "gnu"));
 
+/// Grows with every change of the bits that a layer gives on a processor.
+const DEFINITION: u32 = 1;
+
 /// How to compute on a processor.
 #[derive(Debug, Clone, Copy)]
 pub struct Processor {
@@ -50,7 +53,12 @@ impl Processor {
     #[must_use]
     pub fn kernels(self) -> Option<Kernels> {
         let threads = u32::try_from(self.threads.get()).unwrap_or(u32::MAX);
-        HAS_KERNELS.then(|| Kernels { name: self.isa.name().to_owned(), threads })
+        HAS_KERNELS.then(|| Kernels {
+            name: self.isa.name().to_owned(),
+            threads,
+            // What the kernels do not compute (angles of rotary positions) is up to the architecture's libraries.
+            arithmetic: format!("{}-{DEFINITION}", std::env::consts::ARCH),
+        })
     }
 
     /// Has this process compute so.

@@ -34,11 +34,14 @@ pub struct Kernels {
     pub name: String,
     /// The threads that share a product.
     pub threads: u32,
+    /// Machines that say the same here give the same bits. Empty if it is not known.
+    #[serde(default)]
+    pub arithmetic: String,
 }
 
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, threads } = self;
+        let Self { name, threads, .. } = self;
         write!(f, "{name}, {threads} {}", if *threads == 1 { "thread" } else { "threads" })
     }
 }

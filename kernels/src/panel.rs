@@ -78,7 +78,7 @@ impl Panel {
         let width = rows.inputs.div_ceil(LANES).next_multiple_of(multiple.max(1));
         let stride = width + 1;
         let mut vectors = KEPT.take();
-        vectors.clear();
+        // What is there is written over.
         vectors.resize(stride * rows.rows, [0.0; LANES]);
         let fill = |row: usize, vectors: &mut [[f32; LANES]]| {
             isa.run(Fill { rows, row, per_lane, vectors });
@@ -133,8 +133,9 @@ impl Task for Fill<'_> {
     fn run<S: Simd>(self, simd: S) {
         let Self { rows, row, per_lane, vectors } = self;
         let numbers = vectors.as_flattened_mut();
-        if let Some(numbers) = numbers.get_mut(..rows.inputs) {
+        if let Some((numbers, padding)) = numbers.split_at_mut_checked(rows.inputs) {
             rows.number.load(simd, rows.row(row), numbers);
+            padding.fill(0.0);
         }
         if per_lane == 2 {
             vectors.as_chunks_mut().0.iter_mut().for_each(part);

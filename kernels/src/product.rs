@@ -17,7 +17,7 @@ use crate::isa::Isa;
 use crate::number::Number;
 use crate::panel::{Panel, Rows};
 use crate::pool::Pool;
-use crate::simd::{Simd, Task};
+use crate::simd::{LANES, Simd, Task};
 
 mod direct;
 mod source;
@@ -242,7 +242,7 @@ const PARTS: usize = 4;
 const LEAST_WEIGHTS: usize = 1 << 15;
 
 /// Outputs of a part are a multiple of this.
-const OUTPUTS: usize = 8;
+const OUTPUTS: usize = LANES;
 
 /// Up to so many rows are used at once as weights are read.
 const FEW: usize = 4;
@@ -294,9 +294,8 @@ impl<F: Format<B, V>, const B: usize, const V: usize> Task for Part<'_, F, B, V>
         let (matrix, out) = (product.matrix, &product.out);
         match block.places.len() {
             1 => direct::compute::<S, F, B, V, 1>(simd, format, panel, matrix, block, out),
-            2 => direct::compute::<S, F, B, V, 2>(simd, format, panel, matrix, block, out),
-            3 => direct::compute::<S, F, B, V, 3>(simd, format, panel, matrix, block, out),
-            FEW => direct::compute::<S, F, B, V, FEW>(simd, format, panel, matrix, block, out),
+            // Two or three take as long as four, which is as long as their weights take to be read.
+            2..=FEW => direct::compute::<S, F, B, V, FEW>(simd, format, panel, matrix, block, out),
             _ => tiles::compute(simd, format, panel, matrix, block, out),
         }
     }

@@ -43,7 +43,7 @@ fn device(bytes_per_second: u64, flops_per_second: u64) -> Device {
 }
 
 fn kernels(name: &str, threads: u32) -> Kernels {
-    Kernels { name: name.to_owned(), threads }
+    Kernels { name: name.to_owned(), threads, arithmetic: String::new() }
 }
 
 fn shard(first: u32, last: u32, step_micros: u32) -> ShardReport {

@@ -13,6 +13,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::arithmetic::Arithmetic;
 use super::client::Client;
 use super::machine::{Action, Event, Pace, Sequence};
 use super::places::Places;
@@ -47,6 +48,8 @@ pub(super) struct State {
     context: Arc<Context>,
     id: SequenceId,
     sequence: Sequence,
+    /// Of all who have computed for it.
+    arithmetic: Arithmetic,
     /// Until it has ended.
     places: Option<Places>,
     client: Client,
@@ -94,9 +97,12 @@ impl Actor for SequenceActor {
         let places = Some(Places::take(Arc::clone(&context), id, Arc::clone(&plan)));
         let timeline =
             request.trace.map(|request| Timeline::new(SystemTime::now(), request, id.to_string()));
+        let mut arithmetic = Arithmetic::default();
+        arithmetic.goes_on(&plan, &context.view.borrow());
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
         let (alarm, watching) = (Alarm::default(), None);
-        let mut state = State { context, id, sequence, places, client, alarm, watching, timeline };
+        let mut state =
+            State { context, id, sequence, arithmetic, places, client, alarm, watching, timeline };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         Ok(state)
@@ -155,6 +161,7 @@ impl State {
                     drop(myself.cast(Event::Offer(self.offer(&view))));
                 }
                 Action::Moved(plan, attempt) => {
+                    self.arithmetic.goes_on(&plan, &self.context.view.borrow());
                     if let Some(task) = self.watching.take() {
                         task.abort();
                     }
@@ -175,7 +182,8 @@ impl State {
                         ready = ?recovered.ready, rebuild = ?recovered.rebuild,
                         replayed = recovered.replayed, rebuilt = recovered.rebuilt,
                         "a generation goes on");
-                    self.context.handles.sequences.recovered(recovered, planned);
+                    let same_bits = self.arithmetic.is_same();
+                    self.context.handles.sequences.recovered(recovered, planned, same_bits);
                 }
                 Action::Tell(told) => {
                     if let Told::Failed(error) = &told {

@@ -18,8 +18,19 @@ pub(super) struct Recoveries(VecDeque<RecoveryView>);
 
 impl Recoveries {
     /// A sequence went on. `now` is in milliseconds since 1970, `planned` the time from the notice until
-    /// there was another plan.
-    pub(super) fn take(&mut self, now: u64, recovered: &Recovered, planned: Option<Duration>) {
+    /// there was another plan. `same_bits` says that all who have computed for it compute alike.
+    pub(super) fn take(
+        &mut self,
+        now: u64,
+        recovered: &Recovered,
+        planned: Option<Duration>,
+        same_bits: bool,
+    ) {
+        let label = if recovered.rebuilt == 0 || same_bits {
+            RecoveryLabel::Exact
+        } else {
+            RecoveryLabel::Equivalent
+        };
         let Recovered { cause, model, from, to, detect, ready, rebuild, replayed, rebuilt, .. } =
             recovered;
         let began = now.saturating_sub(millis(*ready + *rebuild));
@@ -34,8 +45,8 @@ impl Recoveries {
             known.sequences += 1;
             known.replayed += u64::from(*replayed);
             known.rebuilt += rebuilt;
-            if *rebuilt > 0 {
-                known.label = RecoveryLabel::Equivalent;
+            if label == RecoveryLabel::Equivalent {
+                known.label = label;
             }
             if resume > known.resume_ms {
                 known.resume_ms = resume;
@@ -63,7 +74,7 @@ impl Recoveries {
             sequences: 1,
             replayed: u64::from(*replayed),
             rebuilt: *rebuilt,
-            label: if *rebuilt == 0 { RecoveryLabel::Exact } else { RecoveryLabel::Equivalent },
+            label,
         });
     }
 
@@ -97,17 +108,18 @@ mod tests {
     #[test]
     fn sequences_that_go_on_after_the_same_loss_are_one_recovery_with_the_times_of_the_slowest() {
         let mut recoveries = Recoveries::default();
-        recoveries.take(10_000, &recovered(2, 30, 5), None);
+        recoveries.take(10_000, &recovered(2, 30, 5), None, true);
+        assert_eq!(recoveries.all()[0].label, RecoveryLabel::Exact);
         let planned = Some(Duration::from_millis(12));
-        recoveries.take(10_060, &recovered(2, 90, 7), planned);
-        recoveries.take(10_070, &recovered(2, 20, 1), None);
+        recoveries.take(10_060, &recovered(2, 90, 7), planned, false);
+        recoveries.take(10_070, &recovered(2, 20, 1), None, true);
         let [one] = recoveries.all().try_into().unwrap();
         assert_eq!((one.sequences, one.replayed, one.resume_ms), (3, 13, 540));
         assert_eq!(one.rebuilt, 12 * 13);
         assert_eq!((one.plan_ms, one.load_ms), (Some(12), 78));
         assert_eq!((one.at, one.label), (9920, RecoveryLabel::Equivalent));
-        recoveries.take(10_080, &recovered(3, 30, 5), None);
-        recoveries.take(60_000, &recovered(2, 30, 5), None);
+        recoveries.take(10_080, &recovered(3, 30, 5), None, false);
+        recoveries.take(60_000, &recovered(2, 30, 5), None, false);
         assert_eq!(recoveries.all().len(), 3, "another plan, and another time");
     }
 
@@ -115,7 +127,7 @@ mod tests {
     fn only_so_many_are_remembered() {
         let mut recoveries = Recoveries::default();
         for to in 0..500 {
-            recoveries.take(10_000, &recovered(to, 30, 5), None);
+            recoveries.take(10_000, &recovered(to, 30, 5), None, false);
         }
         assert_eq!(recoveries.all().len(), REMEMBERED);
     }

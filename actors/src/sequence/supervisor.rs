@@ -65,8 +65,13 @@ impl SequencesHandle {
 
     /// A sequence goes on after a break. With how long it took from the notice to a plan, if there is
     /// another one.
-    pub(super) fn recovered(&self, recovered: Recovered, planned: Option<Duration>) {
-        self.0.tell(SequencesMessage::Recovered(Box::new(recovered), planned));
+    pub(super) fn recovered(
+        &self,
+        recovered: Recovered,
+        planned: Option<Duration>,
+        same_bits: bool,
+    ) {
+        self.0.tell(SequencesMessage::Recovered(Box::new(recovered), planned, same_bits));
     }
 
     /// Has every request refused from now on; those that came before have been told to membership then. `false`
@@ -106,7 +111,7 @@ pub enum SequencesMessage {
     /// A sequence waits for a place at its first stage, or does not any more.
     Waits(SequenceId, bool),
     /// A sequence goes on after a break, with how long it took until there was another plan.
-    Recovered(Box<Recovered>, Option<Duration>),
+    Recovered(Box<Recovered>, Option<Duration>, bool),
     /// The node was asked to stop.
     Refuse(RpcReplyPort<()>),
     /// The node is shutting down.
@@ -209,8 +214,8 @@ impl Actor for SequencesActor {
                     state.tell_counts();
                 }
             }
-            SequencesMessage::Recovered(recovered, planned) => {
-                state.recoveries.take(unix_millis(), &recovered, planned);
+            SequencesMessage::Recovered(recovered, planned, same_bits) => {
+                state.recoveries.take(unix_millis(), &recovered, planned, same_bits);
                 state.context.metrics.recovered(times(&recovered, planned));
                 state.context.recoveries.send_replace(state.recoveries.all());
             }

@@ -180,7 +180,8 @@ fn kernels_are_told_to_all_and_by_newer_builds_alone() {
     };
     assert!(!names_kernels(&capabilities));
 
-    capabilities.kernels = Some(Kernels { name: "avx512".to_owned(), threads: 2 });
+    let arithmetic = "x86_64-1".to_owned();
+    capabilities.kernels = Some(Kernels { name: "avx512".to_owned(), threads: 2, arithmetic });
     assert!(names_kernels(&capabilities));
     let said = encode_message(&capabilities).unwrap();
     let first: First = decode_message(&said).unwrap();

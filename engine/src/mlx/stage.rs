@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::rc::Rc;
 
 use mlx_rs::Array;
@@ -99,6 +100,26 @@ impl MlxStage {
             heap: Heap::default(),
             stays_here: PhantomData,
         })
+    }
+
+    /// What a layer remembers of these positions of a sequence: keys, then values, as they lie in memory, little-endian.
+    /// `None` if it has not all of them.
+    ///
+    /// # Errors
+    /// When MLX cannot read them.
+    pub fn kv(
+        &self,
+        sequence: SequenceId,
+        layer: u32,
+        positions: Range<u32>,
+    ) -> Result<Option<Vec<u8>>, StageError> {
+        let cache = self.sequences.get(sequence).and_then(|log| log.caches.get(&layer));
+        let Some(cache) = cache else { return Ok(None) };
+        let place = |position: u32| i32::try_from(position).unwrap_or(i32::MAX);
+        let copy = cache.copy_of(place(positions.start)..place(positions.end))?;
+        let both = copy
+            .map(|KeysValues { keys, values }| Ok([bytes_of(&keys)?, bytes_of(&values)?].concat()));
+        both.transpose()
     }
 
     /// Computes segments that were found sound and are for the same layers; a result for each. Of all

@@ -15,7 +15,7 @@ const AT_ONCE: usize = 4;
 /// Bytes between what is read and what is asked for meanwhile: the time that memory takes to answer.
 const AHEAD: usize = 8192;
 
-/// All `M` rows of the block times its outputs.
+/// The rows of the block, at most `M` and at least one, times its outputs.
 #[inline(always)]
 pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize, const M: usize>(
     simd: S,
@@ -27,7 +27,9 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize, 
 ) {
     let mut x: [&[[[f32; LANES]; V]]; M] = [&[]; M];
     for m in 0..M {
-        x[m] = panel.row(block.places[m].choice.row).as_chunks().0;
+        // In place of those that are not there, the last.
+        let place = m.min(block.places.len() - 1);
+        x[m] = panel.row(block.places[place].choice.row).as_chunks().0;
     }
     let mut scratch = Scratch::default();
     for start in block.outputs.clone().step_by(LANES) {
@@ -45,10 +47,10 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize, 
             let sources = [scratch.row(matrix, output)];
             some(simd, format, &sources, &x, output - start, &mut lanes);
         }
-        for m in 0..M {
+        for (place, lanes) in block.places.iter().zip(&lanes) {
             let mut sums = [0.0; LANES];
-            simd.store(&mut sums, simd.sums(&lanes[m]));
-            write(simd, out, block, &block.places[m], start, &sums[..end - start]);
+            simd.store(&mut sums, simd.sums(lanes));
+            write(simd, out, block, place, start, &sums[..end - start]);
         }
     }
 }

@@ -10,11 +10,12 @@ use crate::out::Out;
 use crate::panel::Panel;
 use crate::simd::{LANES, Simd};
 
-/// Outputs whose weights are unpacked at once.
-const OUTPUTS: usize = 8;
+/// Outputs whose weights are unpacked at once: a vector of results for each row.
+const OUTPUTS: usize = LANES;
 
-/// Vectors of each that are unpacked at once: all of them take 16 KiB.
-const STRETCH: usize = 32;
+/// Vectors of each that are unpacked at once. Six rows' part of the stretch fits the first cache, and all of the weights
+/// the second.
+const STRETCH: usize = 64;
 
 /// Rows that they are used for. Those rows' part of the stretch, and their lanes, fit the second cache.
 const ROWS: usize = 96;
@@ -42,7 +43,6 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
         for first in block.outputs.clone().step_by(OUTPUTS) {
             let some = OUTPUTS.min(block.outputs.end - first);
             scratch.read(simd, matrix, first, some);
-            lanes[..count].fill([[0.0; LANES]; OUTPUTS]);
             for start in (0..panel.width()).step_by(STRETCH) {
                 let vectors = STRETCH.min(panel.width() - start);
                 for r in 0..some {
@@ -59,17 +59,14 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
                     &mut lanes[..count],
                 );
             }
-            for (places, lanes) in places.chunks(LANES / OUTPUTS).zip(lanes.as_chunks().0) {
-                let mut both = [simd.splat(0.0); LANES];
-                let lanes: &[[Vector; OUTPUTS]; LANES / OUTPUTS] = lanes;
-                for (to, lanes) in both.iter_mut().zip(lanes.as_flattened()) {
-                    *to = simd.load(lanes);
+            for (place, lanes) in places.iter().zip(&*lanes) {
+                let mut own = [simd.splat(0.0); OUTPUTS];
+                for r in 0..OUTPUTS {
+                    own[r] = simd.load(&lanes[r]);
                 }
-                let mut sums = [0.0; LANES];
-                simd.store(&mut sums, simd.sums(&both));
-                for (place, sums) in places.iter().zip(sums.as_chunks::<OUTPUTS>().0) {
-                    write(simd, out, block, place, first, &sums[..some]);
-                }
+                let mut sums = [0.0; OUTPUTS];
+                simd.store(&mut sums, simd.sums(&own));
+                write(simd, out, block, place, first, &sums[..some]);
             }
         }
     }
@@ -107,41 +104,44 @@ fn all_rows<S: Simd>(
     outputs: usize,
     lanes: &mut [[Vector; OUTPUTS]],
 ) {
+    // Lanes begin with 0, whatever is there.
+    let is_first = stretch.start == 0;
     let mut row = 0;
     while row < lanes.len() {
         let left = lanes.len() - row;
         let x = |number: usize| &panel.row(places[row + number].choice.row)[stretch.clone()];
         if S::MANY_REGISTERS && left >= 6 {
             let x = [x(0), x(1), x(2), x(3), x(4), x(5)];
-            tiles::<S, 6, 4>(simd, unpacked, &x, outputs, &mut lanes[row..]);
+            tiles::<S, 6, 4>(simd, unpacked, &x, outputs, is_first, &mut lanes[row..]);
             row += 6;
         } else if left >= 3 {
             let x = [x(0), x(1), x(2)];
-            tiles::<S, 3, 2>(simd, unpacked, &x, outputs, &mut lanes[row..]);
+            tiles::<S, 3, 2>(simd, unpacked, &x, outputs, is_first, &mut lanes[row..]);
             row += 3;
         } else {
-            tiles::<S, 1, 4>(simd, unpacked, &[x(0)], outputs, &mut lanes[row..]);
+            tiles::<S, 1, 4>(simd, unpacked, &[x(0)], outputs, is_first, &mut lanes[row..]);
             row += 1;
         }
     }
 }
 
-/// `M` rows and all outputs, `R` at a time.
+/// `M` rows and all outputs, `R` at a time. `is_first` says that it is their first stretch.
 #[inline(always)]
 fn tiles<S: Simd, const M: usize, const R: usize>(
     simd: S,
     unpacked: &Unpacked,
     x: &[&[Vector]; M],
     outputs: usize,
+    is_first: bool,
     lanes: &mut [[Vector; OUTPUTS]],
 ) {
     let mut first = 0;
     while first + R <= outputs {
-        tile::<S, M, R>(simd, unpacked, x, first, lanes);
+        tile::<S, M, R>(simd, unpacked, x, first, is_first, lanes);
         first += R;
     }
     for output in first..outputs {
-        tile::<S, M, 1>(simd, unpacked, x, output, lanes);
+        tile::<S, M, 1>(simd, unpacked, x, output, is_first, lanes);
     }
 }
 
@@ -151,12 +151,15 @@ fn tile<S: Simd, const M: usize, const R: usize>(
     unpacked: &Unpacked,
     x: &[&[Vector]; M],
     first: usize,
+    is_first: bool,
     lanes: &mut [[Vector; OUTPUTS]],
 ) {
     let mut sums = [[simd.splat(0.0); R]; M];
-    for m in 0..M {
-        for r in 0..R {
-            sums[m][r] = simd.load(&lanes[m][first + r]);
+    if !is_first {
+        for m in 0..M {
+            for r in 0..R {
+                sums[m][r] = simd.load(&lanes[m][first + r]);
+            }
         }
     }
     let vectors = x[0].len();

@@ -245,9 +245,11 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
                 flops_per_second: decisions.number(),
             },
         }),
-        kernels: decisions
-            .rarely(2)
-            .then(|| Kernels { name: decisions.text(8), threads: decisions.number32() }),
+        kernels: decisions.rarely(2).then(|| Kernels {
+            name: decisions.text(8),
+            threads: decisions.number32(),
+            arithmetic: decisions.text(8),
+        }),
         memory: MemoryState {
             available_bytes: decisions.rarely(2).then(|| decisions.number()),
             pressure_percent: Some(200),

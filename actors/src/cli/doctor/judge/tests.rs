@@ -21,7 +21,9 @@ fn settings(set: &[(&'static str, &str)]) -> Settings {
 
 fn probed(accelerator: Accelerator, kernels: Option<(&str, u32)>) -> Probed {
     let speed = Speed { bytes_per_second: 100 << 30, flops_per_second: 3_000_000_000_000 };
-    let kernels = kernels.map(|(name, threads)| Kernels { name: name.to_owned(), threads });
+    let arithmetic = String::new();
+    let kernels =
+        kernels.map(|(name, threads)| Kernels { name: name.to_owned(), threads, arithmetic });
     Probed { device: Device { accelerator, speed }, kernels }
 }
 
