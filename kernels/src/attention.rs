@@ -19,7 +19,7 @@ use crate::out::Out;
 use crate::pool::Pool;
 use crate::product::Misfit;
 use crate::simd::{LANES, Simd, Task};
-use crate::vector::{Vector, exp, map, tanh, zip};
+use crate::vector::{Vector, Vectors, exp, map, tanh, zip};
 
 /// Positions whose values are added up by themselves.
 pub const BLOCK: usize = 64;
@@ -210,8 +210,8 @@ impl Task for Some<'_> {
         }
 
         let vectors = values.width.div_ceil(LANES);
-        let mut sums = vec![[0.0; LANES]; self.rows.len() * vectors];
-        let mut block = vec![[0.0; LANES]; BLOCK * vectors];
+        let mut sums = Vectors::new(self.rows.len() * vectors);
+        let mut block = Vectors::new(BLOCK * vectors);
         for number in 0..blocks.count {
             let keys = blocks.keys(number);
             for (key, to) in keys.clone().zip(block.chunks_mut(vectors)) {
@@ -272,7 +272,7 @@ impl Some<'_> {
         let number = queries.number;
         let vectors = queries.width.div_ceil(LANES);
         let scale = number.round(simd, [self.attention.scale; LANES]);
-        let mut x = vec![[0.0; LANES]; self.rows.len() * vectors];
+        let mut x = Vectors::new(self.rows.len() * vectors);
         for (row, to) in self.rows.clone().zip(x.chunks_mut(vectors)) {
             let head = self.head * self.sharing + row % self.sharing;
             queries.load(simd, head, row / self.sharing, to);
@@ -281,7 +281,7 @@ impl Some<'_> {
             }
         }
         let width = blocks.count * BLOCK;
-        let mut block = vec![[0.0; LANES]; BLOCK * vectors];
+        let mut block = Vectors::new(BLOCK * vectors);
         for each in 0..blocks.count {
             let skipped = blocks.skipped(each);
             for (key, to) in blocks.keys(each).zip(block.chunks_mut(vectors).skip(skipped)) {

@@ -7,6 +7,7 @@ use crate::number::Number;
 use crate::pool::Pool;
 use crate::product::Misfit;
 use crate::simd::{LANES, Simd, Task};
+use crate::vector::Vectors;
 
 /// Rows `[rows, inputs]` of numbers, row after row at a distance of `stride` numbers.
 #[derive(Debug, Clone, Copy)]
@@ -58,7 +59,7 @@ impl<'a> Rows<'a> {
 /// Some rows, vector by vector.
 #[derive(Debug)]
 pub(crate) struct Panel {
-    vectors: Vec<[f32; LANES]>,
+    vectors: Vectors,
     /// Vectors of each row.
     width: usize,
     /// Vectors from the beginning of one to that of the next: rows begin at different places of a cache.
@@ -79,7 +80,7 @@ impl Panel {
         let stride = width + 1;
         let mut vectors = KEPT.take();
         // What is there is written over.
-        vectors.resize(stride * rows.rows, [0.0; LANES]);
+        vectors.resize(stride * rows.rows);
         let fill = |row: usize, vectors: &mut [[f32; LANES]]| {
             isa.run(Fill { rows, row, per_lane, vectors });
         };
@@ -112,7 +113,7 @@ impl Panel {
 
 thread_local! {
     /// Memory of the last panel: to fetch new pages takes as long as a tenth of a product.
-    static KEPT: Cell<Vec<[f32; LANES]>> = const { Cell::new(Vec::new()) };
+    static KEPT: Cell<Vectors> = Cell::default();
 }
 
 /// Vectors that are kept at most: 16 MiB.

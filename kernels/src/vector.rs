@@ -5,9 +5,58 @@
 //!
 //! The exponential and the tangent are those of Cephes (S. Moshier, `expf.c`, `tanhf.c`), with fused multiply-adds.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::simd::LANES;
 
 pub(crate) type Vector = [f32; LANES];
+
+/// Vectors that each lie in one line of a cache: to load one that lies in two takes twice as long.
+#[derive(Debug, Default)]
+pub(crate) struct Vectors {
+    numbers: Vec<f32>,
+    /// Numbers before the first line.
+    start: usize,
+    count: usize,
+}
+
+impl Vectors {
+    /// So many vectors of zeros.
+    pub(crate) fn new(count: usize) -> Self {
+        let mut vectors = Self::default();
+        vectors.resize(count);
+        vectors
+    }
+
+    /// Makes them so many. What is in them is anything that was there before, or zeros.
+    pub(crate) fn resize(&mut self, count: usize) {
+        self.numbers.resize((count + 1) * LANES, 0.0);
+        self.start = self.numbers.as_ptr().align_offset(align_of::<Line>()).min(LANES);
+        self.count = count;
+    }
+}
+
+/// A line of a cache.
+#[repr(align(64))]
+struct Line;
+
+impl Deref for Vectors {
+    type Target = [Vector];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Vector] {
+        let numbers = self.numbers.get(self.start..).unwrap_or_default();
+        numbers.as_chunks().0.get(..self.count).unwrap_or_default()
+    }
+}
+
+impl DerefMut for Vectors {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Vector] {
+        let numbers = self.numbers.get_mut(self.start..).unwrap_or_default();
+        numbers.as_chunks_mut().0.get_mut(..self.count).unwrap_or_default()
+    }
+}
 
 #[inline(always)]
 pub(crate) fn map(values: Vector, f: impl Fn(f32) -> f32) -> Vector {
@@ -91,6 +140,17 @@ mod tests {
             (f64::from(found(x)) - exact).abs() / unit
         };
         (0..=steps).map(each).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn vectors_lie_in_lines() {
+        let mut vectors = Vectors::new(3);
+        for count in [3, 1000, 2, 0] {
+            vectors.resize(count);
+            assert_eq!(vectors.len(), count);
+            assert!(vectors.as_ptr().addr().is_multiple_of(64) || count == 0);
+        }
+        assert!(Vectors::new(100).iter().flatten().all(|number| number.to_bits() == 0));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::format::Format;
 use crate::out::Out;
 use crate::panel::Panel;
 use crate::simd::{LANES, Simd};
+use crate::vector::{Vector, Vectors};
 
 /// Outputs whose weights are unpacked at once: a vector of results for each row.
 const OUTPUTS: usize = LANES;
@@ -20,10 +21,9 @@ const STRETCH: usize = 64;
 /// Rows that they are used for. Those rows' part of the stretch, and their lanes, fit the second cache.
 const ROWS: usize = 96;
 
-type Vector = [f32; LANES];
 /// Rows of it begin at different places of the cache.
 type Unpacked = [[Vector; STRETCH + 1]; OUTPUTS];
-type Lanes = [[Vector; OUTPUTS]; ROWS];
+type Lanes = [Vector; OUTPUTS];
 
 /// All rows of the block times its outputs.
 #[inline(always)]
@@ -35,8 +35,10 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
     block: &Block<'_>,
     out: &Out<'_>,
 ) {
-    let mut unpacked: Box<Unpacked> = Box::new([[[0.0; LANES]; STRETCH + 1]; OUTPUTS]);
-    let mut lanes: Box<Lanes> = Box::new([[[0.0; LANES]; OUTPUTS]; ROWS]);
+    let mut unpacked = Vectors::new((STRETCH + 1) * OUTPUTS);
+    let Some(unpacked) = whole(&mut unpacked) else { return };
+    let mut lanes = Vectors::new(ROWS * OUTPUTS);
+    let (lanes, _) = lanes.as_chunks_mut::<OUTPUTS>();
     let mut scratch = Scratch::default();
     for places in block.places.chunks(ROWS) {
         let count = places.len();
@@ -51,7 +53,7 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
                 }
                 all_rows(
                     simd,
-                    &unpacked,
+                    unpacked,
                     start..start + vectors,
                     panel,
                     places,
@@ -70,6 +72,11 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
             }
         }
     }
+}
+
+/// Room for the weights of some outputs.
+fn whole(vectors: &mut [Vector]) -> Option<&mut Unpacked> {
+    vectors.as_chunks_mut().0.as_chunks_mut().0.first_mut()
 }
 
 /// The vectors of a row from vector `start` on.
@@ -102,7 +109,7 @@ fn all_rows<S: Simd>(
     panel: &Panel,
     places: &[Place],
     outputs: usize,
-    lanes: &mut [[Vector; OUTPUTS]],
+    lanes: &mut [Lanes],
 ) {
     // Lanes begin with 0, whatever is there.
     let is_first = stretch.start == 0;
@@ -133,7 +140,7 @@ fn tiles<S: Simd, const M: usize, const R: usize>(
     x: &[&[Vector]; M],
     outputs: usize,
     is_first: bool,
-    lanes: &mut [[Vector; OUTPUTS]],
+    lanes: &mut [Lanes],
 ) {
     let mut first = 0;
     while first + R <= outputs {
@@ -152,7 +159,7 @@ fn tile<S: Simd, const M: usize, const R: usize>(
     x: &[&[Vector]; M],
     first: usize,
     is_first: bool,
-    lanes: &mut [[Vector; OUTPUTS]],
+    lanes: &mut [Lanes],
 ) {
     let mut sums = [[simd.splat(0.0); R]; M];
     if !is_first {
