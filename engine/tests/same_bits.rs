@@ -50,8 +50,7 @@ impl Pipeline {
         self.done = positions.end;
         let rows = positions.len();
         let first = self.segment(0, positions.clone(), None);
-        let [SegmentOutput::Hidden(hidden)] =
-            step(&mut self.stages[0], vec![first])[..].try_into().unwrap()
+        let Some(SegmentOutput::Hidden(hidden)) = step(&mut self.stages[0], vec![first]).pop()
         else {
             panic!("the first stage gives hidden states");
         };
