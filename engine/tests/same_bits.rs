@@ -1,7 +1,7 @@
 //! A stage that died and was computed again, with other chunks and in other company, remembers the very bits, and the
 //! answer goes on with the very tokens: on CPUs of Linux, where the kernels are ours.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
-#![expect(clippy::unwrap_used, reason = "what is not so fails the test")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what is not so fails the test")]
 #![expect(clippy::indexing_slicing, reason = "of what the test made itself")]
 
 use std::ops::Range;

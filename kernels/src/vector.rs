@@ -115,10 +115,10 @@ pub(crate) fn tanh(x: f32) -> f32 {
     let size = x.abs();
     let square = x * x;
     let mut sum = -5.704_988_7e-3_f32;
-    sum = sum.mul_add(square, 2.063_908_9e-2);
+    sum = sum.mul_add(square, 2.063_908_8e-2);
     sum = sum.mul_add(square, -5.373_971_5e-2);
     sum = sum.mul_add(square, 0.133_314_42);
-    sum = sum.mul_add(square, -0.333_332_82);
+    sum = sum.mul_add(square, -0.333_332_8);
     let near_zero = (sum * square).mul_add(x, x);
     let far = 1.0 - 2.0 / (exp(size + size) + 1.0);
     if size < 0.625 { near_zero } else { far.copysign(x) }

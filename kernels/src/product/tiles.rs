@@ -47,9 +47,9 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
             scratch.read(simd, matrix, first, some);
             for start in (0..panel.width()).step_by(STRETCH) {
                 let vectors = STRETCH.min(panel.width() - start);
-                for r in 0..some {
+                for (r, to) in unpacked.iter_mut().enumerate().take(some) {
                     let source = scratch.row(matrix, first + r);
-                    unpack(simd, format, &source, start, &mut unpacked[r][..vectors]);
+                    unpack(simd, format, &source, start, &mut to[..vectors]);
                 }
                 all_rows(
                     simd,

@@ -218,7 +218,11 @@ mod linked {
     ) {
         // SAFETY: the caller's.
         let (work, inputs) = unsafe { (&*work.cast::<Box<Work>>(), from_raw_parts(inputs, count)) };
-        let views: Vec<View<'_>> = inputs.iter().map(|input| unsafe { input.view() }).collect();
+        let view = |input| {
+            // SAFETY: the caller's.
+            unsafe { RawView::view(input) }
+        };
+        let views: Vec<View<'_>> = inputs.iter().map(view).collect();
         let out = match out_bytes {
             0 => &mut [][..],
             // SAFETY: the caller's; MLX has given no memory only where there are no bytes.
@@ -231,7 +235,9 @@ mod linked {
         /// # Safety
         /// Its elements can be read.
         unsafe fn view(&self) -> View<'_> {
-            let (shape, strides) = (&self.shape[..self.axes], &self.strides[..self.axes]);
+            let axes = ..self.axes;
+            let shape = self.shape.get(axes).unwrap_or_default();
+            let strides = self.strides.get(axes).unwrap_or_default();
             let last: i64 =
                 shape.iter().zip(strides).map(|(size, stride)| (size - 1) * stride).sum();
             let elements = if shape.contains(&0) { 0 } else { last + 1 };

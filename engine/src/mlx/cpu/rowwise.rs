@@ -29,7 +29,7 @@ pub(in crate::mlx) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Mlx<Optio
         let [x, weight] = inputs else { unreachable!("two inputs") };
         let (mut x_copy, mut weight_copy) = (Vec::new(), Vec::new());
         let (x, weight) = (x.rows(number, &mut x_copy), weight.rows(number, &mut weight_copy));
-        done(planaria_kernels::rms_norm(pool(), isa(), &x, &weight, eps, out));
+        done(&planaria_kernels::rms_norm(pool(), isa(), &x, &weight, eps, out));
     })
     .map(Some)
 }
@@ -45,7 +45,7 @@ pub(in crate::mlx) fn add(a: &Array, b: &Array) -> Mlx<Option<Array>> {
         let [a, b] = inputs else { unreachable!("two inputs") };
         let (mut a_copy, mut b_copy) = (Vec::new(), Vec::new());
         let (a, b) = (a.rows(number, &mut a_copy), b.rows(number, &mut b_copy));
-        done(planaria_kernels::add(pool(), isa(), &a, &b, out));
+        done(&planaria_kernels::add(pool(), isa(), &a, &b, out));
     })
     .map(Some)
 }
@@ -61,7 +61,7 @@ pub(in crate::mlx) fn gated(gate: Gate, gates: &Array, values: &Array) -> Mlx<Op
         let (mut gates_copy, mut values_copy) = (Vec::new(), Vec::new());
         let gates = gates.rows(number, &mut gates_copy);
         let values = values.rows(number, &mut values_copy);
-        done(planaria_kernels::gated(pool(), isa(), gate, &gates, &values, out));
+        done(&planaria_kernels::gated(pool(), isa(), gate, &gates, &values, out));
     })
     .map(Some)
 }
@@ -83,12 +83,12 @@ pub(in crate::mlx) fn rotate(x: &Array, factors: &Factors<'_>) -> Mlx<Option<Arr
         let [x_copy, own_copy, partner_copy] = &mut copies;
         let (own, partner) = (own.rows(number, own_copy), partner.rows(number, partner_copy));
         let rotary = Rotary { own, partner, heads, traditional, amplitude };
-        done(planaria_kernels::rotate(pool(), isa(), &x.rows(number, x_copy), &rotary, out));
+        done(&planaria_kernels::rotate(pool(), isa(), &x.rows(number, x_copy), &rotary, out));
     })
     .map(Some)
 }
 
 /// All sizes were compared when the operation was made.
-fn done(result: Result<(), Misfit>) {
+fn done(result: &Result<(), Misfit>) {
     assert!(result.is_ok(), "an operation that does not fit: {result:?}");
 }

@@ -1,7 +1,5 @@
 //! What is done row by row has the same bits everywhere, and is what MLX's operations compose.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not so fails the test")]
-
 use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
@@ -9,11 +7,11 @@ use planaria_kernels::{
     Gate, Isa, Misfit, Number, Pool, Rotary, Rows, add, gated, rms_norm, rotate,
 };
 
-mod support;
-
-use support::{Dice, NUMBERS, read};
+use crate::support::{Dice, NUMBERS, read};
 
 const WIDTHS: [usize; 5] = [2, 16, 30, 96, 1026];
+
+type Combined<'a> = dyn Fn(f32, f32) -> f32 + 'a;
 
 fn rows(bytes: &[u8], number: Number, inputs: usize) -> Rows<'_> {
     let rows = bytes.len() / number.bytes() / inputs;
@@ -125,7 +123,7 @@ fn gates() {
         };
         let mut dice = Dice::new(3);
         let (gates, values) = (dice.bytes_of(number, 700 * 30), dice.bytes_of(number, 700 * 30));
-        let expected: [(Gate, &dyn Fn(f32, f32) -> f32); 3] = [
+        let expected: [(Gate, &Combined<'_>); 3] = [
             (Gate::Silu, &silu),
             (Gate::GeluTanh, &gelu),
             (Gate::ClampedSwish { limit: 0.75 }, &clamped),

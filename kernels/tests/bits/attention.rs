@@ -1,16 +1,12 @@
 //! Attention has the same bits for any number of queries and threads, on any instruction set, and whatever a cache has
 //! forgotten; and it is right.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not so fails the test")]
-
 use std::num::NonZeroUsize;
 
 use planaria_kernels::{Attention, Heads, Isa, Misfit, Number, Pairs, Pool, attend};
 use proptest::prelude::*;
 
-mod support;
-
-use support::{Dice, NUMBERS, read};
+use crate::support::{Dice, NUMBERS, read};
 
 /// Memory of a whole sequence, from which parts are asked.
 struct Memory {

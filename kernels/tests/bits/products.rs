@@ -1,6 +1,5 @@
 //! Products have the same bits for any number of rows and threads and on any instruction set, and are right.
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not so fails the test")]
 #![expect(clippy::cast_possible_truncation, reason = "numbers of a few bits")]
 
 use std::num::NonZeroUsize;
@@ -11,9 +10,7 @@ use planaria_kernels::{
 };
 use proptest::prelude::*;
 
-mod support;
-
-use support::{Dice, read};
+use crate::support::{Dice, read};
 
 /// A matrix in memory of its own.
 struct Stored {

@@ -1,6 +1,4 @@
 //! What the tests of kernels share.
-#![allow(dead_code, unreachable_pub, reason = "not every test uses all of it")]
-
 use half::{bf16, f16};
 use planaria_kernels::Number;
 use rand::rngs::StdRng;
