@@ -54,11 +54,20 @@ impl<'a> Heads<'a> {
             .saturating_add(self.width)
             .saturating_mul(self.number.bytes());
         let bytes = self.bytes.len();
-        if self.heads == 0 || self.positions == 0 || wanted <= bytes {
-            Ok(())
-        } else {
-            Err(Misfit::Size { what, bytes, wanted })
+        let is_empty = self.heads == 0 || self.positions == 0;
+        let overlap = |count: usize, stride: usize| count > 1 && stride < self.width.max(1);
+        if self.width == 0
+            || overlap(self.heads, self.head_stride)
+            || overlap(self.positions, self.position_stride)
+        {
+            let (rows, matrix) = (self.width, self.head_stride.min(self.position_stride));
+            return Err(Misfit::Count {
+                what: "numbers of a head and from one to the next",
+                rows,
+                matrix,
+            });
         }
+        if is_empty || wanted <= bytes { Ok(()) } else { Err(Misfit::Size { what, bytes, wanted }) }
     }
 
     #[inline(always)]
@@ -129,7 +138,11 @@ impl Attention<'_> {
         same("query heads without a key head", alone, 0)?;
         same("sinks", sinks.map_or(queries.heads, <[f32]>::len), queries.heads)?;
         let behind = queries.positions.saturating_sub(keys.positions);
-        same("queries at no position", behind, 0)
+        same("queries at no position", behind, 0)?;
+        same("positions of a window that sees nothing", usize::from(self.window == Some(0)), 0)?;
+        // Positions are counted from the beginning of a block.
+        let end = self.first.checked_add(keys.positions).and_then(|end| end.checked_add(BLOCK));
+        same("positions beyond all numbers", usize::from(end.is_none()), 0)
     }
 
     /// Which of the keys query `query` sees.
@@ -151,8 +164,8 @@ pub fn attend(
 ) -> Result<(), Misfit> {
     attention.check()?;
     let Attention { pairs: Pairs { queries, keys }, values, .. } = attention;
-    let results = queries.heads * values.width;
-    let wanted = queries.positions * results * queries.number.bytes();
+    let results = queries.heads.saturating_mul(values.width);
+    let wanted = queries.positions.saturating_mul(results).saturating_mul(queries.number.bytes());
     if out.len() != wanted {
         return Err(Misfit::Size { what: "results", bytes: out.len(), wanted });
     }

@@ -1,4 +1,5 @@
-//! The parts of a model that take a CPU's time: products of rows with matrices, plain and packed.
+//! The parts of a model that take a CPU's time: products of rows with matrices, plain and packed; attention; and what is
+//! done to each row for itself.
 //!
 //! A CPU gives numbers of which only the first digits are agreed, unless somebody says in which order sums are
 //! made. Here it is said, once, so that the bits of a row depend neither on how many rows share a step, nor on the
@@ -9,7 +10,12 @@
 //! becomes `fma(x[k], w[k], lane)`: one rounding. In the end lane `i` gets lane `i + 8` added, then `i + 4`, `i + 2` and
 //! `i + 1`. A weight is the `f32` nearest to what is stored ([`Packing`]). The sum is rounded to the type of the rows.
 //!
-//! Nothing else of a product is a sum, so rows, outputs and threads can be dealt out at will.
+//! Nothing else of a product is a sum, so rows, outputs and threads can be dealt out at will. [`attend`] says how the sums
+//! of attention are made, [`rms_norm`] makes its own as a dot product. Elementary functions are sequences of operations
+//! that are each rounded once, the same on every machine (`vector.rs`).
+//!
+//! An instruction set is used by what is compiled for it: a [`Task`](simd::Task) and all that becomes a part of it. What is
+//! passed a function, and calls it once, keeps that so; what the compiler leaves outside computes the same, slowly.
 
 mod attention;
 mod format;

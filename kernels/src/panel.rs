@@ -43,12 +43,20 @@ impl<'a> Rows<'a> {
         self.bytes.get(start..start + self.inputs * size).unwrap_or_default()
     }
 
-    /// Whether all of the numbers are there.
+    /// Whether all of the numbers are there, and none of them in two rows; so there are no more rows than numbers.
     pub(crate) fn check(&self) -> Result<(), Misfit> {
-        let last = self.rows.saturating_sub(1).saturating_mul(self.stride);
-        let wanted = last.saturating_add(self.inputs).saturating_mul(self.number.bytes());
+        let Self { rows, inputs, stride, .. } = *self;
+        if rows > 1 && stride < inputs.max(1) {
+            return Err(Misfit::Count {
+                what: "numbers of a row and from one to the next",
+                rows: inputs,
+                matrix: stride,
+            });
+        }
+        let last = rows.saturating_sub(1).saturating_mul(stride);
+        let wanted = last.saturating_add(inputs).saturating_mul(self.number.bytes());
         let bytes = self.bytes.len();
-        if self.rows == 0 || wanted <= bytes {
+        if rows == 0 || wanted <= bytes {
             Ok(())
         } else {
             Err(Misfit::Size { what: "rows", bytes, wanted })

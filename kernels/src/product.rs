@@ -1,8 +1,8 @@
 //! Products of rows with a matrix.
 //!
 //! Few rows: outputs four at a time, weights unpacked into registers and used at once, since reading them is
-//! what takes the time. Many rows: eight outputs at a time, a stretch of their weights unpacked into the nearest
-//! cache, and used for all rows. Each pair of row and output has sixteen lanes of its own throughout, so both
+//! what takes the time. Many rows: sixteen outputs at a time, a stretch of their weights unpacked into a cache, and used
+//! for all rows. Each pair of row and output has sixteen lanes of its own throughout, so both
 //! give the same bits.
 
 use std::ops::Range;
@@ -107,7 +107,7 @@ impl Matrix<'_> {
     }
 
     const fn row_bytes(&self) -> usize {
-        self.inputs * self.packing.bits() / 8
+        self.inputs.saturating_mul(self.packing.bits()) / 8
     }
 
     fn scale_bytes(&self) -> usize {
@@ -136,6 +136,7 @@ pub fn matmul(
     matrix: &Matrix<'_>,
     out: &mut [u8],
 ) -> Result<(), Misfit> {
+    rows.check()?;
     let all: Vec<Choice> = (0..rows.rows).map(|row| Choice { row, matrix: 0 }).collect();
     matmul_chosen(pool, isa, rows, matrix, 1, &all, out)
 }
@@ -162,7 +163,7 @@ pub fn matmul_chosen(
     }
     rows.check()?;
     let outputs = matrix.outputs / matrices.max(1);
-    if outputs * matrices != matrix.outputs {
+    if outputs.saturating_mul(matrices) != matrix.outputs {
         let (rows, matrix) = (matrix.outputs, matrices);
         return Err(Misfit::Count { what: "outputs and matrices", rows, matrix });
     }
@@ -171,7 +172,7 @@ pub fn matmul_chosen(
         let what = "no such row and matrix";
         return Err(Misfit::Count { what, rows: choice.row, matrix: choice.matrix });
     }
-    let wanted = choices.len() * outputs * rows.number.bytes();
+    let wanted = choices.len().saturating_mul(outputs).saturating_mul(rows.number.bytes());
     if out.len() != wanted {
         return Err(Misfit::Size { what: "results", bytes: out.len(), wanted });
     }

@@ -56,6 +56,9 @@ pub fn rms_norm(
     out: &mut [u8],
 ) -> Result<(), Misfit> {
     same_width(x, weight)?;
+    if weight.rows != 1 {
+        return Err(Misfit::Count { what: "rows of a weight", rows: weight.rows, matrix: 1 });
+    }
     let mut factors = vec![0.0; weight.inputs];
     weight.number.read(weight.row(0), &mut factors);
     each_row(pool, isa, x, out, &Norm { x, weight: &factors, eps })
@@ -156,8 +159,8 @@ fn each_row<R: Rowwise>(
     rowwise: &R,
 ) -> Result<(), Misfit> {
     x.check()?;
-    let row_bytes = x.inputs * x.number.bytes();
-    let wanted = x.rows * row_bytes;
+    let row_bytes = x.inputs.saturating_mul(x.number.bytes());
+    let wanted = x.rows.saturating_mul(row_bytes);
     if out.len() != wanted {
         return Err(Misfit::Size { what: "results", bytes: out.len(), wanted });
     }

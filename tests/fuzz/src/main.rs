@@ -30,6 +30,7 @@ mod events;
 mod folder;
 mod frames;
 mod gateway;
+mod kernels;
 mod model_seeds;
 mod settings;
 mod stage;
@@ -58,6 +59,7 @@ const TARGETS: &[Target] = &[
     Target { name: "events", run: events::run, seeds: events::seeds },
     Target { name: "frames", run: frames::run, seeds: frames::seeds },
     Target { name: "gateway", run: gateway::run, seeds: gateway::seeds },
+    Target { name: "kernels", run: kernels::run, seeds: kernels::seeds },
     Target { name: "settings", run: settings::run, seeds: settings::seeds },
     Target { name: "stage", run: stage::run, seeds: checkpoint::seeds },
     Target { name: "storage", run: storage::run, seeds: storage::seeds },

@@ -77,7 +77,8 @@ pub(in crate::mlx) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
 /// `[1, heads, positions, width]`, in place if the numbers of a head lie side by side.
 fn heads_of<'a>(view: &View<'a>, number: Number, copy: &'a mut Vec<u8>) -> Heads<'a> {
     let (heads, positions, width) = (view.size(2), view.size(1), view.size(0));
-    let is_in_place = width <= 1 || view.stride(0) == 1;
+    let apart = |axis: usize| view.size(axis) <= 1 || view.stride(axis) >= width;
+    let is_in_place = (width <= 1 || view.stride(0) == 1) && apart(1) && apart(2);
     let (bytes, head_stride, position_stride) = if is_in_place {
         (view.bytes, view.stride(2), view.stride(1))
     } else {

@@ -56,7 +56,7 @@ impl<'a> View<'a> {
     {
         let inputs = self.size(0);
         let rows = (1..self.shape.len()).map(|axis| self.size(axis)).product();
-        match self.distance() {
+        match self.distance().filter(|stride| *stride >= inputs || rows <= 1) {
             Some(stride) => Rows { bytes: self.bytes, number, rows, inputs, stride },
             None => {
                 *copy = self.packed();
