@@ -180,13 +180,13 @@ pub fn attend(
         // The last queries see most: they come first.
         let (head, part) = (part % keys.heads, parts - 1 - part / keys.heads);
         let rows = part * ROWS..rows.min((part + 1) * ROWS);
-        isa.run(Some { attention, head, sharing, rows, out: &out });
+        isa.run(Part { attention, head, sharing, rows, out: &out });
     });
     Ok(())
 }
 
 /// Some queries of the heads that share a key head. Row `r` is query `r / sharing` of head `r % sharing` of them.
-struct Some<'a> {
+struct Part<'a> {
     attention: &'a Attention<'a>,
     head: usize,
     sharing: usize,
@@ -194,7 +194,7 @@ struct Some<'a> {
     out: &'a Out<'a>,
 }
 
-impl Task for Some<'_> {
+impl Task for Part<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -266,7 +266,7 @@ impl Blocks {
     }
 }
 
-impl Some<'_> {
+impl Part<'_> {
     #[inline(always)]
     const fn number(&self) -> Number {
         self.attention.pairs.queries.number

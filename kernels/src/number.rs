@@ -3,7 +3,7 @@
 use half::f16;
 
 use crate::simd::{LANES, Simd};
-use crate::vector::{Vector, map};
+use crate::vector::{Vector, map, padded};
 
 /// How a number is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,10 +70,8 @@ impl Number {
     #[inline(always)]
     pub(crate) fn store<S: Simd>(self, simd: S, values: &[f32], to: &mut [u8]) {
         let (vectors, rest) = values.as_chunks::<LANES>();
-        let mut padded = [0.0; LANES];
-        padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         let size = LANES * self.bytes();
-        for (values, to) in vectors.iter().chain([&padded]).zip(to.chunks_mut(size)) {
+        for (values, to) in vectors.iter().chain([&padded(rest)]).zip(to.chunks_mut(size)) {
             let mut bytes = [0; 4 * LANES];
             self.store_vector(simd, values, &mut bytes);
             if let Some(bytes) = bytes.get(..to.len()) {

@@ -11,7 +11,7 @@ use crate::panel::Rows;
 use crate::pool::Pool;
 use crate::product::Misfit;
 use crate::simd::{LANES, Simd, Task};
-use crate::vector::{Vector, exp, map, tanh, zip};
+use crate::vector::{Vector, exp, map, padded, tanh, zip};
 
 /// How a gate and a value become one number.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -169,19 +169,19 @@ fn each_row<R: Rowwise>(
     }
     let rows = LEAST.div_ceil(x.inputs).max(x.rows.div_ceil(pool.threads() * 4));
     pool.each_part(out, rows * row_bytes, &|part, out| {
-        isa.run(Some { rowwise, x, first: part * rows, out });
+        isa.run(Part { rowwise, x, first: part * rows, out });
     });
     Ok(())
 }
 
-struct Some<'a, R> {
+struct Part<'a, R> {
     rowwise: &'a R,
     x: &'a Rows<'a>,
     first: usize,
     out: &'a mut [u8],
 }
 
-impl<R: Rowwise> Task for Some<'_, R> {
+impl<R: Rowwise> Task for Part<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -201,9 +201,7 @@ impl<R: Rowwise> Task for Some<'_, R> {
 fn both(to: &mut [f32], from: &[f32], f: impl Fn(Vector, Vector) -> Vector) {
     let (to, to_rest) = to.as_chunks_mut::<LANES>();
     let (from, from_rest) = from.as_chunks::<LANES>();
-    let (mut a, mut b) = ([0.0; LANES], [0.0; LANES]);
-    a.iter_mut().zip(&*to_rest).for_each(|(to, from)| *to = *from);
-    b.iter_mut().zip(from_rest).for_each(|(to, from)| *to = *from);
+    let (mut a, b) = (padded(to_rest), padded(from_rest));
     // One call, so that it becomes a part of this function and uses the instructions of a task.
     for (to, from) in to.iter_mut().chain([&mut a]).zip(from.iter().chain([&b])) {
         *to = f(*to, *from);
@@ -223,10 +221,8 @@ impl Rowwise for Norm<'_> {
         let number = self.x.number;
         number.load(simd, self.x.row(row), result);
         let (vectors, rest) = result.as_chunks::<LANES>();
-        let mut padded = [0.0; LANES];
-        padded.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
         let mut lanes = simd.splat(0.0);
-        for vector in vectors.iter().chain([&padded]) {
+        for vector in vectors.iter().chain([&padded(rest)]) {
             let vector = simd.load(vector);
             lanes = simd.mul_add(vector, vector, lanes);
         }

@@ -58,6 +58,14 @@ impl DerefMut for Vectors {
     }
 }
 
+/// Fewer numbers than a vector has, filled up with zeros.
+#[inline(always)]
+pub(crate) fn padded(numbers: &[f32]) -> Vector {
+    let mut vector = [0.0; LANES];
+    vector.iter_mut().zip(numbers).for_each(|(to, from)| *to = *from);
+    vector
+}
+
 #[inline(always)]
 pub(crate) fn map(values: Vector, f: impl Fn(f32) -> f32) -> Vector {
     // Not `values.map`, which is compiled by itself, without a task's instructions.

@@ -1,7 +1,8 @@
 //! Actor: measures what this node and its links can do, and tells membership.
 //!
 //! Parent: root. Children: none, but a worker process for the probe, once in the life of a data
-//! folder, and again when the node computes with other kernels or threads. When it dies links are measured anew; what the store holds is not lost.
+//! folder, and again when the node computes with other kernels or threads. When it dies links are measured anew; what
+//! the store holds is not lost.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

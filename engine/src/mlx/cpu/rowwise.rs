@@ -1,7 +1,7 @@
 //! Norms, sums, gates, rotary positions.
 
 use mlx_rs::Array;
-use planaria_kernels::{Gate, Misfit, Rotary};
+use planaria_kernels::{Gate, Misfit, Rotary, Rows};
 
 use super::operation::operation;
 use super::{isa, number_of_all, pool};
@@ -21,47 +21,45 @@ pub(in crate::mlx) struct Factors<'a> {
 
 /// `x [.., width]` divided by its root mean square, times `weight [width]`.
 pub(in crate::mlx) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Mlx<Option<Array>> {
-    let Some(number) = number_of_all(&[x, weight]) else { return Ok(None) };
     if x.shape().last().is_none_or(|width| weight.shape() != [*width]) {
         return Ok(None);
     }
-    operation(&[x, weight], x.shape(), move |inputs, out| {
-        let [x, weight] = inputs else { unreachable!("two inputs") };
-        let (mut x_copy, mut weight_copy) = (Vec::new(), Vec::new());
-        let (x, weight) = (x.rows(number, &mut x_copy), weight.rows(number, &mut weight_copy));
-        done(&planaria_kernels::rms_norm(pool(), isa(), &x, &weight, eps, out));
+    pair(x, weight, move |x, weight, out| {
+        planaria_kernels::rms_norm(pool(), isa(), x, weight, eps, out)
     })
-    .map(Some)
 }
 
 /// `a + b`, of one shape, or `b [width]` of the last axis' length.
 pub(in crate::mlx) fn add(a: &Array, b: &Array) -> Mlx<Option<Array>> {
-    let Some(number) = number_of_all(&[a, b]) else { return Ok(None) };
     let to_each_row = a.shape().last().is_some_and(|width| b.shape() == [*width]);
     if a.shape() != b.shape() && !to_each_row {
         return Ok(None);
     }
-    operation(&[a, b], a.shape(), move |inputs, out| {
-        let [a, b] = inputs else { unreachable!("two inputs") };
-        let (mut a_copy, mut b_copy) = (Vec::new(), Vec::new());
-        let (a, b) = (a.rows(number, &mut a_copy), b.rows(number, &mut b_copy));
-        done(&planaria_kernels::add(pool(), isa(), &a, &b, out));
-    })
-    .map(Some)
+    pair(a, b, |a, b, out| planaria_kernels::add(pool(), isa(), a, b, out))
 }
 
 /// One number for each of `gates` and `values`, which have one shape.
 pub(in crate::mlx) fn gated(gate: Gate, gates: &Array, values: &Array) -> Mlx<Option<Array>> {
-    let Some(number) = number_of_all(&[gates, values]) else { return Ok(None) };
     if gates.shape() != values.shape() || gates.ndim() == 0 {
         return Ok(None);
     }
-    operation(&[gates, values], gates.shape(), move |inputs, out| {
-        let [gates, values] = inputs else { unreachable!("two inputs") };
-        let (mut gates_copy, mut values_copy) = (Vec::new(), Vec::new());
-        let gates = gates.rows(number, &mut gates_copy);
-        let values = values.rows(number, &mut values_copy);
-        done(&planaria_kernels::gated(pool(), isa(), gate, &gates, &values, out));
+    pair(gates, values, move |gates, values, out| {
+        planaria_kernels::gated(pool(), isa(), gate, gates, values, out)
+    })
+}
+
+/// What `compute` makes of the rows of `a` and `b`, shaped as `a`; `None` if they are not of one type.
+fn pair(
+    a: &Array,
+    b: &Array,
+    compute: impl Fn(&Rows<'_>, &Rows<'_>, &mut [u8]) -> Result<(), Misfit> + Send + Sync + 'static,
+) -> Mlx<Option<Array>> {
+    let Some(number) = number_of_all(&[a, b]) else { return Ok(None) };
+    operation(&[a, b], a.shape(), move |inputs, out| {
+        let [a, b] = inputs else { unreachable!("two inputs") };
+        let (mut a_copy, mut b_copy) = (Vec::new(), Vec::new());
+        let (a, b) = (a.rows(number, &mut a_copy), b.rows(number, &mut b_copy));
+        done(&compute(&a, &b, out));
     })
     .map(Some)
 }
