@@ -14,7 +14,7 @@
 //! of attention are made, [`rms_norm`] makes its own as a dot product. Elementary functions are sequences of operations
 //! that are each rounded once, the same on every machine (`vector.rs`).
 //!
-//! An instruction set is used by what is compiled for it: a [`Task`](simd::Task) and all that becomes a part of it. What is
+//! An instruction set is used by what is compiled for it: a `Task` (`simd.rs`) and all that becomes a part of it. What is
 //! passed a function, and calls it once, keeps that so; what the compiler leaves outside computes the same, slowly.
 
 mod attention;
