@@ -158,14 +158,17 @@ jaeger() {
     printf '%s' "$wanted" >"$dir/version"
 }
 
-# What to measure beside: mlx-lm on the same fast BLAS, and llama.cpp.
+openblas() {
+    ls /usr/lib/*/openblas-pthread/libopenblas.so.0 2>/dev/null | grep -m1 .
+}
+
+# What to measure beside: mlx-lm, on a faster BLAS than its wheel brings, and llama.cpp.
 bench() {
     python_env "$cache/bench" "mlx[cpu]==0.32.2" mlx-lm==0.32.2 numpy==2.4.6 tokenizers==0.23.3 gguf==0.19.0
-    local library
-    library=$(ls /usr/lib/*/openblas-pthread/libopenblas.so.0 2>/dev/null | head -1 || true)
-    if [ -n "$library" ]; then
+    if [ "$(uname -s)" = Linux ]; then
+        openblas >/dev/null || apt_install libopenblas0-pthread
         for bundled in "$cache"/bench/lib/python*/site-packages/mlx_cpu.libs/libblas-*.so.3*; do
-            [ -e "$bundled" ] && ln -sf "$library" "$bundled"
+            ln -sf "$(openblas)" "$bundled"
         done
     fi
     llama_cpp "$cache/bench"

@@ -45,11 +45,7 @@ bring_wheel() { # wheel lib
     folder "$2"
     as_owner "$2" rm -rf "$2/.planaria.new" "$2/.planaria.old"
     as_owner "$2" mkdir -p "$2/.planaria.new"
-    local part
-    for part in "$1"/*; do
-        # The slow BLAS that was kept to measure against.
-        [ "${part##*/}" = reference ] || as_owner "$2" cp -RP "$part" "$2/.planaria.new/"
-    done
+    as_owner "$2" cp -RP "$1"/* "$2/.planaria.new/"
     as_owner "$2" chmod -R u=rwX,go=rX "$2/.planaria.new"
     # Written over in place, they would change under a node that runs.
     [ ! -e "$2/planaria" ] || as_owner "$2" mv "$2/planaria" "$2/.planaria.old"

@@ -3,8 +3,7 @@
 //! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS]`
 //! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
 //! after one that does not count. The prompt goes in at once, and its time ends when the first
-//! token is there; decode is every token after that. Without `THREADS` all cores compute; those of OpenBLAS, which
-//! multiplies numbers of 32 bits, `OPENBLAS_NUM_THREADS` limits.
+//! token is there; decode is every token after that. Without `THREADS` all cores compute.
 
 #![expect(clippy::print_stdout, reason = "the line is what it is for")]
 

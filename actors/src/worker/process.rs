@@ -24,10 +24,6 @@ const COMMANDS: usize = 4096;
 pub(crate) const LOG_VARIABLE: &str = "PLANARIA_LOG";
 pub(crate) const LOG_FORMAT_VARIABLE: &str = "PLANARIA_LOG_FORMAT";
 
-/// How many threads OpenBLAS uses, which multiplies numbers of 32 bits on Linux. It would take all cores of the
-/// machine, and no quota into account.
-const BLAS_THREADS_VARIABLE: &str = "OPENBLAS_NUM_THREADS";
-
 /// What the node's own service manager told it; a worker is none of its business.
 const FROM_SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
@@ -62,7 +58,6 @@ impl Worker {
             command.env_remove(variable);
         }
         let threads = processor.threads().to_string();
-        command.env(BLAS_THREADS_VARIABLE, &threads);
         command.args(["worker", "--threads", &threads, "--kernels", processor.isa().name()]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
