@@ -267,6 +267,9 @@ pub struct HeldView {
     pub state: ShardState,
     /// Memory that they take: weights, KV, and what is kept of former sequences.
     pub memory_bytes: u64,
+    /// Of that, weights that lie in the model's files, whose pages the system takes away when memory is short.
+    #[serde(default)]
+    pub mapped_bytes: u64,
 }
 
 /// What a shard's worker is doing.
@@ -499,8 +502,8 @@ fn failover(view: &View, stages: &[Assignment]) -> Vec<FailoverStage> {
 }
 
 fn held(shard: &ShardReport) -> HeldView {
-    let ShardReport { model, held, state, memory_bytes, .. } = shard.clone();
-    HeldView { model, layers: held, state, memory_bytes }
+    let ShardReport { model, held, state, memory_bytes, mapped_bytes, .. } = shard.clone();
+    HeldView { model, layers: held, state, memory_bytes, mapped_bytes }
 }
 
 /// Where an API is that listens on all addresses of a node, which is linked by this one.

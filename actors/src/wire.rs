@@ -203,6 +203,9 @@ pub struct ShardReport {
     pub pid: Option<u32>,
     /// Memory that it takes: weights, KV, and what is kept of former sequences.
     pub memory_bytes: u64,
+    /// Of that, weights that lie in the model's files, whose pages the system takes away when memory is short.
+    #[serde(default)]
+    pub mapped_bytes: u64,
     /// What it has done.
     #[serde(default)]
     pub work: ShardWork,
@@ -256,6 +259,7 @@ impl ShardReport {
             reason: String::new(),
             pid: None,
             memory_bytes: 0,
+            mapped_bytes: 0,
             work: ShardWork::default(),
         }
     }

@@ -242,6 +242,7 @@ impl Stage for FakeStage {
         let hashes: u64 = caches.map(|cache| u64::from(cache.positions())).sum();
         MemoryUse {
             weights: self.held().layers().count() as u64 * self.config.bytes_per_layer,
+            mapped: 0,
             kv: hashes * KV_BYTES_PER_TOKEN,
             prefixes: self.prefixes.bytes(),
             peak: 0,

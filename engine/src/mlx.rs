@@ -20,6 +20,7 @@ mod heap;
 mod kv_cache;
 mod latent;
 mod linear;
+mod mapped;
 mod mlp;
 mod model;
 mod norm;
@@ -27,6 +28,7 @@ mod packed;
 mod probe;
 mod rope;
 mod stage;
+mod weight_file;
 mod weights;
 
 pub use self::probe::probe_device;

@@ -76,6 +76,14 @@ pub trait Stage {
     /// as its [`Segment::prefix`].
     fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32;
 
+    /// Looks whether the weights are still those that were loaded: some may lie in files that somebody writes to.
+    ///
+    /// # Errors
+    /// When they are not; nothing computed since the last look may be used, and the stage must be dropped.
+    fn check(&self) -> Result<(), StageError> {
+        Ok(())
+    }
+
     /// How much memory the stage holds now.
     fn memory(&self) -> MemoryUse;
 }
@@ -211,6 +219,10 @@ pub struct StageError(pub String);
 pub struct MemoryUse {
     /// Weights.
     pub weights: u64,
+    /// Of the weights, what lies in the model's files: pages that the system can read again, and takes away when memory
+    /// is short.
+    #[serde(default)]
+    pub mapped: u64,
     /// KV caches of all sequences.
     pub kv: u64,
     /// What is kept of former sequences.

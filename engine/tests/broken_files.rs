@@ -7,7 +7,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::mlx::{LoadProgress, MlxStage};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::sampler::{NoCandidate, SamplingParams};
@@ -84,17 +84,7 @@ fn weights_that_are_no_numbers() {
     file.write_all(&f32::NAN.to_le_bytes()).unwrap();
     let dir = ModelDir::open(copy.path()).unwrap();
     let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
-    let prompt = Segment {
-        sequence: SequenceId::from_bits(1),
-        layers: dir.geometry().all_layers(),
-        start: 0,
-        tokens: vec![7, 8, 9],
-        hidden: None,
-        prefix: Vec::new(),
-        open: Some(Box::new(SamplingParams::greedy())),
-        sample: true,
-        absorb: false,
-    };
+    let prompt = prompt(&dir);
     let broken = SegmentError::Malformed(NoCandidate.to_string());
     let mut compute = |segment: &Segment| {
         let step = Step { segments: vec![segment.clone()] };
@@ -108,6 +98,73 @@ fn weights_that_are_no_numbers() {
     let next = Segment { start: 3, tokens: vec![1], open: None, ..prompt };
     assert_eq!(compute(&next), Err(broken.clone()));
     assert_eq!(compute(&next), Err(broken));
+}
+
+/// A prompt of three tokens for all layers.
+fn prompt(dir: &ModelDir) -> Segment {
+    Segment {
+        sequence: SequenceId::from_bits(1),
+        layers: dir.geometry().all_layers(),
+        start: 0,
+        tokens: vec![7, 8, 9],
+        hidden: None,
+        prefix: Vec::new(),
+        open: Some(Box::new(SamplingParams::greedy())),
+        sample: true,
+        absorb: false,
+    }
+}
+
+/// Numbers of a whole number of words from the beginning of the file, and such that are not.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED: [&str; 3] = ["bf16-untied", "q4-bf16-untied", "f32-tied"];
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn mapped_weights_are_counted_until_they_are_freed() {
+    for case in MAPPED {
+        let copy = copy_of(case);
+        let dir = ModelDir::open(copy.path()).unwrap();
+        let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+        let memory = stage.memory();
+        // Some are smaller than a page.
+        assert!(memory.mapped > memory.weights / 2, "{case}: {memory:?}");
+        assert!(memory.mapped < memory.weights, "{case}: {memory:?}");
+        let step = Step { segments: vec![prompt(&dir)] };
+        stage.step(step).unwrap().pop().unwrap().unwrap();
+        stage.release(SequenceId::from_bits(1));
+        stage.hold(&LayerSet::EMPTY, &mut |_| ()).unwrap();
+        assert_eq!(stage.memory().mapped, 0, "{case}");
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn nothing_is_said_with_weights_that_were_written_to() {
+    for case in MAPPED {
+        let copy = copy_of(case);
+        let dir = ModelDir::open(copy.path()).unwrap();
+        let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+        let mut next = |segment: Segment| stage.step(Step { segments: vec![segment] });
+        let first = next(prompt(&dir)).unwrap().pop().unwrap().unwrap();
+        // Another file under the name, as a download makes it: what is mapped stays what it was.
+        let file = copy.path().join("model.safetensors");
+        let new = copy.path().join("new");
+        fs::write(&new, fs::read(&file).unwrap().repeat(2)).unwrap();
+        let kept = copy.path().join("kept");
+        fs::rename(&file, &kept).unwrap();
+        fs::rename(&new, &file).unwrap();
+        let again = Segment { sequence: SequenceId::from_bits(2), ..prompt(&dir) };
+        assert_eq!(next(again).unwrap().pop().unwrap().unwrap(), first, "{case}");
+        // One that is written to.
+        let mut open = OpenOptions::new().write(true).open(&kept).unwrap();
+        open.seek(SeekFrom::End(-1)).unwrap();
+        open.write_all(&[0x5a]).unwrap();
+        let third = Segment { sequence: SequenceId::from_bits(3), ..prompt(&dir) };
+        let error = next(third).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: has changed since"), "{case}: {error}");
+        assert!(stage.check().is_err());
+    }
 }
 
 /// A golden checkpoint to break.

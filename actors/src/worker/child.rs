@@ -13,7 +13,7 @@ use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::processor::Processor;
-use planaria_engine::stage::{SegmentError, SegmentOutput, Stage};
+use planaria_engine::stage::{SegmentError, SegmentOutput, Stage, StageError};
 use planaria_engine::{LoadProgress, open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 
@@ -166,6 +166,7 @@ impl<W: Write> Worker<W> {
                     Ok(first) => self.take(first)?,
                     Err(RecvTimeoutError::Disconnected) => return Ok(()),
                     Err(RecvTimeoutError::Timeout) => {
+                        self.check()?;
                         self.tell_status()?;
                         continue;
                     }
@@ -287,10 +288,7 @@ impl<W: Write> Worker<W> {
         let began = (self.clock)();
         let results = match self.stage.step(step) {
             Ok(results) => results,
-            Err(error) => {
-                say(&mut self.output, &Event::Failed(error.to_string()), Bytes::new())?;
-                std::process::exit(SAID_WHY);
-            }
+            Err(error) => self.fail(&error)?,
         };
         let took = (self.clock)().duration_since(began);
         tracing::debug!(answers, prompt_tokens, ?took, "step");
@@ -322,6 +320,17 @@ impl<W: Write> Worker<W> {
             self.tell_status()?;
         }
         Ok(())
+    }
+
+    fn check(&mut self) -> io::Result<()> {
+        let Err(error) = self.stage.check() else { return Ok(()) };
+        self.fail(&error)
+    }
+
+    /// Says why, and ends the process.
+    fn fail<T>(&mut self, error: &StageError) -> io::Result<T> {
+        say(&mut self.output, &Event::Failed(error.to_string()), Bytes::new())?;
+        std::process::exit(SAID_WHY);
     }
 
     fn tell_status(&mut self) -> io::Result<()> {

@@ -448,12 +448,19 @@ impl State {
         }
     }
 
+    /// How much memory its worker takes now.
+    const fn takes(&mut self, memory: MemoryUse) {
+        let MemoryUse { weights, mapped, kv, prefixes, .. } = memory;
+        self.report.memory_bytes = weights + kv + prefixes;
+        self.report.mapped_bytes = mapped;
+    }
+
     /// What the worker holds now.
     fn holds(&mut self, layers: &LayerSet, memory: MemoryUse) {
         let told: LayerSet = self.told_to_hold.iter().copied().collect();
         let lacks = told.without(layers);
-        let MemoryUse { weights, kv, prefixes, .. } = memory;
-        self.report.memory_bytes = weights + kv + prefixes;
+        let weights = memory.weights;
+        self.takes(memory);
         // It may have said so before it heard what it is to hold now.
         let held = layers.within(&told);
         let before = std::mem::replace(&mut self.report.held, held);
@@ -503,7 +510,7 @@ impl State {
         self.worker = None;
         self.adoption.forget();
         self.report.pid = None;
-        self.report.memory_bytes = 0;
+        self.takes(MemoryUse::default());
         let layers = std::mem::take(&mut self.report.held);
         tracing::error!(model = %self.key.model, %layers, how,
             sequences = self.sequences.len(), "worker ended");
@@ -672,8 +679,8 @@ impl State {
     }
 
     fn status(&mut self, status: Status) {
-        let MemoryUse { weights, kv, prefixes, .. } = status.memory;
-        self.report.memory_bytes = weights + kv + prefixes;
+        let kv = status.memory.kv;
+        self.takes(status.memory);
         let kv_bytes = self.adoption.kv_bytes();
         if kv_bytes > 0 {
             #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]

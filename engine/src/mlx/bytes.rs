@@ -14,10 +14,31 @@ use crate::stage::StageError;
 /// # Errors
 /// When `bytes` are too many or too few, or MLX has no such type.
 pub(super) fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Mlx<Array> {
-    let misfit = || {
-        let length = bytes.len();
-        Exception::custom(format!("{length} bytes are no {dtype} of shape {shape:?}"))
-    };
+    typed(bytes.len(), shape, dtype, |byte_shape| {
+        #[expect(unsafe_code, reason = "the safe `from_slice` panics from 2 GiB on")]
+        // SAFETY: MLX copies as many bytes as the shape says, which was compared with what there is.
+        let raw = unsafe {
+            Array::from_raw_data(bytes.as_ptr().cast(), byte_shape, mlx_rs::Dtype::Uint8)
+        };
+        Ok(raw)
+    })
+}
+
+/// An array of `shape`, of numbers of `dtype`, over what `make` gives for its shape in bytes, of which there are `length`.
+///
+/// A typed pointer would have to be aligned, which bytes out of a frame are not. So MLX gets bytes, and is told their type
+/// afterwards, which copies nothing.
+///
+/// # Errors
+/// When `length` is another than the shape's, or MLX has no such type, or `make` fails.
+pub(super) fn typed(
+    length: usize,
+    shape: &[i32],
+    dtype: Dtype,
+    make: impl FnOnce(&[i32]) -> Mlx<Array>,
+) -> Mlx<Array> {
+    let misfit =
+        || Exception::custom(format!("{length} bytes are no {dtype} of shape {shape:?}"));
     let (columns, rows) = shape.split_last().ok_or_else(misfit)?;
     let row_bytes = i64::from(*columns) * i64::try_from(dtype.bitsize() / 8).unwrap_or(0);
     let mut byte_shape = rows.to_vec();
@@ -25,16 +46,10 @@ pub(super) fn array_from_bytes(bytes: &[u8], shape: &[i32], dtype: Dtype) -> Mlx
     let wanted = byte_shape
         .iter()
         .try_fold(1_usize, |size, dim| size.checked_mul(usize::try_from(*dim).ok()?));
-    if wanted != Some(bytes.len()) {
+    if wanted != Some(length) {
         return Err(misfit());
     }
-    // A typed pointer would have to be aligned, which bytes out of a frame are not. So MLX gets
-    // bytes, and is told their type afterwards, which copies nothing.
-    #[expect(unsafe_code, reason = "the safe `from_slice` panics from 2 GiB on")]
-    // SAFETY: MLX copies as many bytes as the shape says, which was compared with what there is.
-    let raw =
-        unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &byte_shape, mlx_rs::Dtype::Uint8) };
-    raw.view_dtype(mlx_dtype(dtype)?)
+    make(&byte_shape)?.view_dtype(mlx_dtype(dtype)?)
 }
 
 /// The numbers of `array`, one row after the other, little-endian.

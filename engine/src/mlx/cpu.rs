@@ -5,6 +5,7 @@
 //! refuse: on other systems and devices, and for types that the kernels do not have.
 
 mod attention;
+mod moved;
 mod operation;
 mod product;
 mod rowwise;
@@ -17,6 +18,7 @@ use planaria_kernels::{Isa, Number, Pool};
 use crate::processor::Processor;
 
 pub(super) use self::attention::{Asked, attend};
+pub(super) use self::moved::{copied, rows_of};
 pub(super) use self::operation::is_here;
 pub(super) use self::product::{Matrix, matmul, matmul_chosen, matmul_each};
 pub(super) use self::rowwise::{Factors, add, gated, rms_norm, rotate};

@@ -39,17 +39,18 @@ fn held_by_mlx() -> Option<u64> {
     Some((active + cached) as u64)
 }
 
-/// Bytes of this process in memory. On Linux; elsewhere nobody asks.
+/// Bytes of this process in memory that lie in no file. On Linux; elsewhere nobody asks.
 fn resident_bytes() -> Option<u64> {
-    // In pages: all of it, what is resident, what is shared, ...
+    // In pages: all of it, what is resident, and of that what lies in files, ...
     let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let resident: u64 = pages.split(' ').nth(1)?.parse().ok()?;
-    Some(resident * PAGE_BYTES)
+    let mut pages = pages.split(' ').skip(1).map(str::parse);
+    let (resident, in_files): (u64, u64) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    Some(resident.saturating_sub(in_files) * PAGE_BYTES)
 }
 
 /// The page of every Linux that MLX's wheels are built for. (A larger one makes `resident` too
 /// little, and nothing is given back.)
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn trim() {

@@ -11,7 +11,7 @@ use crate::architecture::{
 };
 use crate::model_dir::ModelError;
 
-/// A weight `[.., out, in]`.
+/// A weight `[.., out, in]`. On CPUs it may lie at any byte of a file, so there only `cpu` reads it in place.
 enum Matrix {
     /// As it is.
     Plain {
@@ -27,7 +27,7 @@ impl Matrix {
     fn take(weights: &mut Weights<'_>, module: &str) -> Result<Self, ModelError> {
         let name = format!("{module}.weight");
         let packed = weights.packing_of(&name);
-        let weight = weights.take(&name)?;
+        let weight = weights.take_anywhere(&name)?;
         let Some(params) = packed else {
             let transposed = weight.swap_axes(-1, -2)?;
             transposed.eval()?;
@@ -36,8 +36,8 @@ impl Matrix {
         let biases = format!("{module}.biases");
         Ok(Self::Packed(Packed {
             weight,
-            scales: weights.take(&format!("{module}.scales"))?,
-            biases: weights.has(&biases).then(|| weights.take(&biases)).transpose()?,
+            scales: weights.take_anywhere(&format!("{module}.scales"))?,
+            biases: weights.has(&biases).then(|| weights.take_anywhere(&biases)).transpose()?,
             params,
         }))
     }
@@ -46,8 +46,10 @@ impl Matrix {
     fn apply(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, transposed } => {
-                let ours = cpu::matmul(x, &cpu::Matrix::Plain(weight))?;
-                ours.map_or_else(|| x.matmul(transposed), Ok)
+                match cpu::matmul(x, &cpu::Matrix::Plain(weight))? {
+                    Some(product) => Ok(product),
+                    None => x.matmul(cpu::copied(transposed)?),
+                }
             }
             Self::Packed(packed) => packed.matmul(x),
         }
@@ -57,8 +59,10 @@ impl Matrix {
     fn apply_each(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, transposed } => {
-                let ours = cpu::matmul_each(x, &cpu::Matrix::Plain(weight))?;
-                ours.map_or_else(|| x.matmul(transposed), Ok)
+                match cpu::matmul_each(x, &cpu::Matrix::Plain(weight))? {
+                    Some(products) => Ok(products),
+                    None => x.matmul(cpu::copied(transposed)?),
+                }
             }
             Self::Packed(packed) => packed.matmul_each(x),
         }
@@ -67,7 +71,7 @@ impl Matrix {
     /// `x [.., out]` to `[.., in]`.
     fn apply_backwards(&self, x: &Array) -> Mlx<Array> {
         match self {
-            Self::Plain { weight, .. } => x.matmul(weight),
+            Self::Plain { weight, .. } => x.matmul(cpu::copied(weight)?),
             Self::Packed(packed) => packed.matmul_backwards(x),
         }
     }
@@ -75,7 +79,7 @@ impl Matrix {
     /// The rows of the weight that `ids` name: `[ids, in]`.
     fn rows(&self, ids: &Array) -> Mlx<Array> {
         match self {
-            Self::Plain { weight, .. } => weight.take_axis(ids, 0),
+            Self::Plain { weight, .. } => rows_of(weight, ids),
             Self::Packed(packed) => packed.rows(ids),
         }
     }
@@ -135,7 +139,7 @@ impl Stack {
             Matrix::Plain { weight, transposed } => {
                 match cpu::matmul_chosen(x, indices, &cpu::Matrix::Plain(weight))? {
                     Some(products) => products,
-                    None => gather_mm(x, transposed, None, indices, sorted)?,
+                    None => gather_mm(x, cpu::copied(transposed)?, None, indices, sorted)?,
                 }
             }
             Matrix::Packed(packed) => packed.gather_matmul(x, indices, sorted)?,
@@ -173,6 +177,14 @@ impl Embedding {
     /// Scores of every token for `x [rows, hidden]`: `[rows, vocab]`.
     pub(super) fn as_linear(&self, x: &Array) -> Mlx<Array> {
         self.matrix.apply(x)
+    }
+}
+
+/// The rows of `matrix [count, ..]` that `ids [n]` name: `[n, ..]`.
+pub(super) fn rows_of(matrix: &Array, ids: &Array) -> Mlx<Array> {
+    match cpu::rows_of(matrix, ids)? {
+        Some(rows) => Ok(rows),
+        None => matrix.take_axis(ids, 0),
     }
 }
 

@@ -8,10 +8,11 @@ use mlx_rs::{Array, Stream};
 use mlx_sys::{mlx_array, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
 
 use super::direct::output;
+use super::linear::rows_of;
 use super::{Mlx, cpu};
 use crate::model_dir::{QuantMode, QuantParams};
 
-/// A packed matrix, or a stack of them.
+/// A packed matrix, or a stack of them. On CPUs it may lie at any byte of a file, so there only `cpu` reads it in place.
 pub(super) struct Packed {
     /// `u32 [.., out, in * bits / 32]`.
     pub(super) weight: Array,
@@ -51,7 +52,8 @@ impl Packed {
 
     fn quantized_matmul(&self, x: &Array, transposed: bool) -> Mlx<Array> {
         let stream = Stream::thread_local_or_default();
-        let Call { biases, group_size, bits, mode } = self.call();
+        let here = self.copied()?;
+        let Call { biases, group_size, bits, mode } = here.call();
         #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
         // SAFETY: every handle is that of an array which outlives the call, or empty where MLX
         // allows that; the mode is a C string; `result` is a place for one array.
@@ -59,8 +61,8 @@ impl Packed {
             mlx_sys::mlx_quantized_matmul(
                 result,
                 x.as_ptr(),
-                self.weight.as_ptr(),
-                self.scales.as_ptr(),
+                here.weight.as_ptr(),
+                here.scales.as_ptr(),
                 biases,
                 transposed,
                 group_size,
@@ -77,15 +79,16 @@ impl Packed {
             return Ok(products);
         }
         let stream = Stream::thread_local_or_default();
-        let Call { biases, group_size, bits, mode } = self.call();
+        let here = self.copied()?;
+        let Call { biases, group_size, bits, mode } = here.call();
         #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
         // SAFETY: as in `matmul`; no indices on the left means all of `x` in order.
         output(|result| unsafe {
             mlx_sys::mlx_gather_qmm(
                 result,
                 x.as_ptr(),
-                self.weight.as_ptr(),
-                self.scales.as_ptr(),
+                here.weight.as_ptr(),
+                here.scales.as_ptr(),
                 biases,
                 mlx_array_new(),
                 indices.as_ptr(),
@@ -102,9 +105,9 @@ impl Packed {
     /// The rows that `ids` name, unpacked: `[ids, in]`.
     pub(super) fn rows(&self, ids: &Array) -> Mlx<Array> {
         let rows = Self {
-            weight: self.weight.take_axis(ids, 0)?,
-            scales: self.scales.take_axis(ids, 0)?,
-            biases: self.biases.as_ref().map(|biases| biases.take_axis(ids, 0)).transpose()?,
+            weight: rows_of(&self.weight, ids)?,
+            scales: rows_of(&self.scales, ids)?,
+            biases: self.biases.as_ref().map(|biases| rows_of(biases, ids)).transpose()?,
             params: self.params,
         };
         let Call { biases, group_size, bits, mode } = rows.call();
@@ -125,6 +128,16 @@ impl Packed {
                 same_type,
                 stream.as_ptr(),
             )
+        })
+    }
+
+    /// The same where MLX's own operations can read it.
+    fn copied(&self) -> Mlx<Self> {
+        Ok(Self {
+            weight: cpu::copied(&self.weight)?,
+            scales: cpu::copied(&self.scales)?,
+            biases: self.biases.as_ref().map(cpu::copied).transpose()?,
+            params: self.params,
         })
     }
 

@@ -19,6 +19,7 @@ use super::heap::Heap;
 use super::kv_cache::{KeysValues, KvCache};
 use super::linear::as_dim;
 use super::model::{Model, Wanted};
+use super::weight_file::WeightFiles;
 use super::weights::{LoadProgress, Weights};
 use crate::architecture::{Architecture, MLX_CACHE_BYTES};
 use crate::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
@@ -43,6 +44,7 @@ pub struct MlxStage {
     /// Blocks of former sequences, by layer.
     prefixes: PrefixCache<KeysValues>,
     kv_budget: u64,
+    files: WeightFiles,
     heap: Heap,
     stays_here: PhantomData<Rc<()>>,
 }
@@ -97,6 +99,7 @@ impl MlxStage {
             sequences: SequenceLogs::new(shape, config.vocab_size, config.max_context),
             prefixes: PrefixCache::new(0),
             kv_budget: 0,
+            files: WeightFiles::default(),
             heap: Heap::default(),
             stays_here: PhantomData,
         })
@@ -377,7 +380,7 @@ impl Stage for MlxStage {
         self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
-        let mut weights = Weights::read(&self.dir, lacking, progress)?;
+        let mut weights = Weights::read(&self.dir, lacking, &mut self.files, progress)?;
         if let Err(error) = self.model.take(&mut weights, &self.architecture, layers) {
             self.model.free(&self.architecture, &stays);
             return Err(error);
@@ -408,6 +411,8 @@ impl Stage for MlxStage {
                 }
             }
         }
+        // What was computed with other numbers is nobody's to hear.
+        self.check()?;
         let missing = || StageError("a segment was not computed".to_owned());
         results.into_iter().map(|result| result.ok_or_else(missing)).collect()
     }
@@ -459,9 +464,14 @@ impl Stage for MlxStage {
         u32::try_from(blocks).unwrap_or(0) * BLOCK_TOKENS
     }
 
+    fn check(&self) -> Result<(), StageError> {
+        self.files.check().map_err(|error| StageError(error.to_string()))
+    }
+
     fn memory(&self) -> MemoryUse {
         MemoryUse {
             weights: self.weight_bytes,
+            mapped: self.files.mapped_bytes(),
             kv: self.kv_bytes(),
             prefixes: self.prefixes.bytes(),
             // Without a figure there is nothing to tell.

@@ -1,17 +1,17 @@
 //! Reading a shard's tensors, and no others.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
 
-use super::Mlx;
 use super::bytes::array_from_bytes;
-use crate::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Stamp, Stamps, Tensor};
+use super::heap::PAGE_BYTES;
+use super::weight_file::{WeightFile, WeightFiles};
+use super::{Mlx, cpu};
+use crate::model_dir::{ModelDir, ModelError, Pick, QuantParams, Stamps, Tensor};
 
 /// How far the loading of layers has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,35 +26,45 @@ pub struct LoadProgress {
 pub(super) struct Weights<'a> {
     folder: &'a Path,
     tensors: BTreeMap<String, Array>,
+    /// Those of them that stay in a file, at any byte.
+    mapped: BTreeSet<String>,
     packed: BTreeMap<String, QuantParams>,
 }
 
 impl<'a> Weights<'a> {
-    /// Reads these tensors of a model, in the order of the files, and calls `progress` after every one.
-    /// Files that are not what they were when the model was opened are refused.
+    /// Maps or reads these tensors of a model, in the order of the files, and calls `progress` after every one. What is
+    /// mapped keeps its file in `files`. Files that are not what they were when the model was opened are refused.
     ///
     /// MLX could read the files itself, lazily, but it does not notice when that fails: from a file
     /// that was cut short after its header was read, 0.32.2 gives wrong numbers and no error.
     pub(super) fn read(
         model: &'a ModelDir,
         mut wanted: Vec<Tensor>,
+        files: &mut WeightFiles,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<Self, ModelError> {
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
-        let mut reader = Reader::of(model.stamps());
+        let mut reader = Reader { stamps: model.stamps(), files, open: None, buffer: Vec::new() };
         let mut tensors = BTreeMap::new();
+        let mut mapped = BTreeSet::new();
         let mut packed = BTreeMap::new();
         for tensor in wanted {
-            let array = reader.read(&tensor)?;
+            let array = match reader.map(&tensor)? {
+                Some(array) => {
+                    mapped.insert(tensor.name.clone());
+                    array
+                }
+                None => reader.read(&tensor)?,
+            };
             bytes_loaded += tensor.byte_count();
             packed.extend(tensor.packed.map(|params| (tensor.name.clone(), params)));
             tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
         reader.close()?;
-        Ok(Self { folder: model.path(), tensors, packed })
+        Ok(Self { folder: model.path(), tensors, mapped, packed })
     }
 
     /// Whether there is a tensor of this name that nobody has taken yet.
@@ -67,9 +77,20 @@ impl<'a> Weights<'a> {
         self.packed.get(name).copied()
     }
 
-    /// Hands over a tensor. That it is there, and of the type and shape that the configuration
-    /// calls for, was checked by [`ModelDir::tensors_for`].
+    /// Hands over a tensor for any operation.
     pub(super) fn take(&mut self, name: &str) -> Result<Array, ModelError> {
+        let array = self.take_anywhere(name)?;
+        if !self.mapped.remove(name) {
+            return Ok(array);
+        }
+        let copy = cpu::copied(&array)?;
+        copy.eval()?;
+        Ok(copy)
+    }
+
+    /// Hands over a tensor that may lie at any byte: MLX's own operations must not read it. That it is there, and of the type and shape that the configuration
+    /// calls for, was checked by [`ModelDir::tensors_for`].
+    pub(super) fn take_anywhere(&mut self, name: &str) -> Result<Array, ModelError> {
         self.tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
             folder: self.folder.to_owned(),
             name: name.to_owned(),
@@ -86,86 +107,64 @@ fn place(tensor: &Tensor) -> Option<(&Path, u64)> {
 /// Keeps the file that was read last open, and its buffer for the next tensor.
 struct Reader<'a> {
     stamps: &'a Stamps,
-    open: Option<(Arc<Path>, File)>,
+    files: &'a mut WeightFiles,
+    open: Option<Arc<WeightFile>>,
     buffer: Vec<u8>,
 }
 
-impl<'a> Reader<'a> {
-    const fn of(stamps: &'a Stamps) -> Self {
-        Self { stamps, open: None, buffer: Vec::new() }
+impl Reader<'_> {
+    /// An array of a tensor that stays in its file; `None` if it has to be read.
+    fn map(&mut self, tensor: &Tensor) -> Result<Option<Array>, ModelError> {
+        let ([piece], None) = (&*tensor.pieces, &tensor.pick) else { return Ok(None) };
+        // It would take a page of its own.
+        if tensor.byte_count() < PAGE_BYTES {
+            return Ok(None);
+        }
+        self.turn_to(&piece.file)?.map(piece, &shape(tensor)?, tensor.dtype)
     }
 
+    /// An array of a copy of a tensor.
     fn read(&mut self, tensor: &Tensor) -> Result<Array, ModelError> {
-        self.buffer.clear();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
         for piece in &tensor.pieces {
-            self.turn_to(&piece.file)?;
-            self.append(piece).map_err(|source| match source.kind() {
-                ErrorKind::UnexpectedEof => ModelError::Truncated {
-                    file: piece.file.to_path_buf(),
-                    expected: piece.bytes.end,
-                    found: std::fs::metadata(&piece.file).map_or(0, |metadata| metadata.len()),
-                },
-                _ => ModelError::io(&piece.file, source),
-            })?;
+            self.turn_to(&piece.file)?.append(piece, &mut buffer)?;
         }
-        let backend =
-            |problem: String| ModelError::Backend(format!("`{}`: {problem}", tensor.name));
-        let stored = tensor.pick.as_ref().map_or(&tensor.shape, |pick| &pick.stored);
-        let shape: Vec<i32> = stored
-            .iter()
-            .map(|dim| i32::try_from(*dim))
-            .collect::<Result<_, _>>()
-            .map_err(|_| backend(format!("the shape {stored:?} is too large for MLX")))?;
-        let array = array_from_bytes(&self.buffer, &shape, tensor.dtype);
+        let array = array_from_bytes(&buffer, &shape(tensor)?, tensor.dtype);
+        self.buffer = buffer;
         let picked = array.and_then(|array| match &tensor.pick {
             None => Ok(array),
             Some(pick) => picked(&array, pick),
         });
-        picked.map_err(|e| backend(e.what().to_owned()))
+        picked.map_err(|e| backend(tensor, e.what()))
     }
 
     /// Opens another file, unless it is open.
-    fn turn_to(&mut self, path: &Arc<Path>) -> Result<(), ModelError> {
-        if self.open.as_ref().is_some_and(|(open, _)| open == path) {
-            return Ok(());
+    fn turn_to(&mut self, path: &Arc<Path>) -> Result<&Arc<WeightFile>, ModelError> {
+        if self.open.as_ref().is_none_or(|open| open.path() != path) {
+            self.close()?;
         }
-        self.close()?;
-        let file = File::open(path).map_err(|source| ModelError::io(path, source))?;
-        self.check(path, &file)?;
-        self.open = Some((Arc::clone(path), file));
-        Ok(())
+        match &mut self.open {
+            Some(open) => Ok(open),
+            none => Ok(none.insert(self.files.open(path, self.stamps)?)),
+        }
     }
 
     /// Makes sure that what was read of the open file was not written to meanwhile.
     fn close(&mut self) -> Result<(), ModelError> {
-        self.open.take().map_or(Ok(()), |(path, file)| self.check(&path, &file))
+        self.open.take().map_or(Ok(()), |open| open.check())
     }
+}
 
-    fn check(&self, path: &Path, file: &File) -> Result<(), ModelError> {
-        let about = file.metadata().map_err(|source| ModelError::io(path, source))?;
-        if self.stamps.get(path) == Some(&Stamp::of(&about)) {
-            return Ok(());
-        }
-        // Shorter than its header says is the more telling word.
-        match self.stamps.get(path) {
-            Some(known) if about.len() < known.bytes() => Err(ModelError::Truncated {
-                file: path.to_owned(),
-                expected: known.bytes(),
-                found: about.len(),
-            }),
-            _ => Err(ModelError::Changed { file: path.to_owned() }),
-        }
-    }
+/// The shape of a tensor as it is stored.
+fn shape(tensor: &Tensor) -> Result<Vec<i32>, ModelError> {
+    let stored = tensor.pick.as_ref().map_or(&tensor.shape, |pick| &pick.stored);
+    let small: Result<_, _> = stored.iter().map(|dim| i32::try_from(*dim)).collect();
+    small.map_err(|_| backend(tensor, &format!("the shape {stored:?} is too large for MLX")))
+}
 
-    fn append(&mut self, piece: &Piece) -> std::io::Result<()> {
-        let Some((_, file)) = &mut self.open else {
-            return Err(ErrorKind::NotFound.into());
-        };
-        file.seek(SeekFrom::Start(piece.bytes.start))?;
-        let length = piece.bytes.end - piece.bytes.start;
-        let read = file.take(length).read_to_end(&mut self.buffer)?;
-        if read as u64 == length { Ok(()) } else { Err(ErrorKind::UnexpectedEof.into()) }
-    }
+fn backend(tensor: &Tensor, problem: &str) -> ModelError {
+    ModelError::Backend(format!("`{}`: {problem}", tensor.name))
 }
 
 /// Some rows of every matrix of `stack [matrices, rows, ..]`, in memory of their own.

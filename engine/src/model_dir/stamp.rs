@@ -45,6 +45,13 @@ impl Stamp {
         Ok(Self::of(&about))
     }
 
+    /// Whether a file that is open has kept its bytes. Whoever links its inode to another name, or gives its name to
+    /// another file, changes the inode and no bytes.
+    #[must_use]
+    pub fn holds_the_same_as(&self, before: &Self) -> bool {
+        Self { changed: before.changed, ..*self } == *before
+    }
+
     /// Its size.
     #[must_use]
     pub const fn bytes(&self) -> u64 {

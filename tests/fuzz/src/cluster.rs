@@ -216,6 +216,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                 reason: String::new(),
                 pid: None,
                 memory_bytes: decisions.number(),
+                mapped_bytes: decisions.number(),
                 work: ShardWork::default(),
             })
             .collect(),

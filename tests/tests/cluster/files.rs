@@ -174,6 +174,52 @@ async fn an_answer_goes_on_with_the_weights_that_it_began_with() -> Result<()> {
     Ok(())
 }
 
+/// An answer of two nodes with models folders of their own, of which one is told apart by `harm` to its weights while
+/// its worker has them mapped.
+async fn goes_on_when_weights(harm: fn(&Path) -> Result<()>, said: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (usual, other) = (models(folder.path(), "usual")?, models(folder.path(), "other")?);
+    let mut cluster = Cluster::new(binary(), &usual).await?;
+    cluster.start(node("usual", &usual)).await?;
+    cluster.start(node("other", &other)).await?;
+    let view = cluster.ready("demo", 2).await?;
+    let api = cluster.node(0)?.api.clone();
+    let held = view.nodes.iter().flat_map(|node| &node.held);
+    let mapped: Vec<_> = held.map(|held| (held.mapped_bytes, held.memory_bytes)).collect();
+    ensure!(mapped.iter().all(|(mapped, all)| *mapped > 0 && mapped < all), "{mapped:?}");
+    let question = chat(0.0, 0, 300);
+    let expected = undisturbed(&api, &question).await?;
+    let file = other.join("demo/model.safetensors");
+    let streamed = disturbed(&api, &question, async || harm(&file)).await?;
+    ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
+    let log = cluster.node(1)?.process.logged("worker ended").await?;
+    ensure!(log.contains(said) || cluster.node(1)?.process.shown().contains(said), "{log}");
+    let after = cluster.ready("demo", 1).await?;
+    ensure!(stages(&after) == ["usual"], "{after:?}");
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_mapped_weights_are_cut_short() -> Result<()> {
+    // The pages are gone, so the system ends the worker.
+    let cut = |file: &Path| Ok(fs::File::options().write(true).open(file)?.set_len(4096)?);
+    goes_on_when_weights(cut, "SIGBUS").await
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_goes_on_when_mapped_weights_are_written_to() -> Result<()> {
+    let write = |file: &Path| {
+        use std::os::unix::fs::FileExt as _;
+        let open = fs::File::options().read(true).write(true).open(file)?;
+        let (begin, end) = (open.metadata()?.len() / 4, open.metadata()?.len());
+        let noise = vec![0x5a; usize::try_from(end - begin)?];
+        Ok(open.write_all_at(&noise, begin)?)
+    };
+    goes_on_when_weights(write, "has changed since it was read first").await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_ends_in_words_when_nobody_has_its_weights_any_more() -> Result<()> {
     let folder = tempfile::tempdir()?;
