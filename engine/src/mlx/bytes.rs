@@ -37,8 +37,7 @@ pub(super) fn typed(
     dtype: Dtype,
     make: impl FnOnce(&[i32]) -> Mlx<Array>,
 ) -> Mlx<Array> {
-    let misfit =
-        || Exception::custom(format!("{length} bytes are no {dtype} of shape {shape:?}"));
+    let misfit = || Exception::custom(format!("{length} bytes are no {dtype} of shape {shape:?}"));
     let (columns, rows) = shape.split_last().ok_or_else(misfit)?;
     let row_bytes = i64::from(*columns) * i64::try_from(dtype.bitsize() / 8).unwrap_or(0);
     let mut byte_shape = rows.to_vec();

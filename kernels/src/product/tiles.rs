@@ -1,7 +1,7 @@
 //! Many rows: a stretch of some outputs' weights is unpacked once and used for all of them.
 #![expect(clippy::indexing_slicing, reason = "of arrays, and of slices of the very length")]
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 use super::source::{Scratch, Source};
 use super::{Block, Matrix, Place, write};
@@ -18,8 +18,11 @@ const OUTPUTS: usize = LANES;
 /// the second.
 const STRETCH: usize = 64;
 
-/// Rows that they are used for. Those rows' part of the stretch, and their lanes, fit the second cache.
-const ROWS: usize = 96;
+/// Rows that they are used for: as many as their vectors, and their lanes, fit the second cache with, within bounds.
+const ROWS: RangeInclusive<usize> = 96..=192;
+
+/// Vectors of rows that are to stay in the second cache: 768 KiB.
+const KEPT: usize = 12 << 10;
 
 /// Rows of it begin at different places of the cache.
 type Unpacked = [[Vector; STRETCH + 1]; OUTPUTS];
@@ -37,10 +40,11 @@ pub(super) fn compute<S: Simd, F: Format<B, V>, const B: usize, const V: usize>(
 ) {
     let mut unpacked = Vectors::new((STRETCH + 1) * OUTPUTS);
     let Some(unpacked) = whole(&mut unpacked) else { return };
-    let mut lanes = Vectors::new(ROWS * OUTPUTS);
+    let rows = (KEPT / panel.width().max(1)).clamp(*ROWS.start(), *ROWS.end());
+    let mut lanes = Vectors::new(rows * OUTPUTS);
     let (lanes, _) = lanes.as_chunks_mut::<OUTPUTS>();
     let mut scratch = Scratch::default();
-    for places in block.places.chunks(ROWS) {
+    for places in block.places.chunks(rows) {
         let count = places.len();
         for first in block.outputs.clone().step_by(OUTPUTS) {
             let some = OUTPUTS.min(block.outputs.end - first);

@@ -23,8 +23,8 @@ pub(in crate::mlx) fn rows_of(matrix: &Array, ids: &Array) -> Mlx<Option<Array>>
         for (to, id) in out.chunks_exact_mut(length.max(1)).zip(ids) {
             let start = id as usize * length;
             let from = rows.get(start..start + length);
-            let from = from.unwrap_or_else(|| panic!("row {id} of a matrix of {:?}", matrix.shape));
-            to.copy_from_slice(from);
+            assert!(from.is_some(), "row {id} of a matrix of {:?}", matrix.shape);
+            to.copy_from_slice(from.unwrap_or_default());
         }
     })
     .map(Some)
