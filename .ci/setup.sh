@@ -168,7 +168,7 @@ bench() {
     if [ "$(uname -s)" = Linux ]; then
         openblas >/dev/null || apt_install libopenblas0-pthread
         for bundled in "$cache"/bench/lib/python*/site-packages/mlx_cpu.libs/libblas-*.so.3*; do
-            ln -sf "$(openblas)" "$bundled"
+            [ ! -e "$bundled" ] || ln -sf "$(openblas)" "$bundled"
         done
     fi
     llama_cpp "$cache/bench"

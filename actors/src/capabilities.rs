@@ -50,7 +50,7 @@ pub struct Capabilities {
 /// How the memory of a machine is, at the moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemoryState {
-    /// Bytes that programs could have; `None` where the system does not tell.
+    /// Bytes that programs could have, the pages of mapped weights among them; `None` where the system does not tell.
     pub available_bytes: Option<u64>,
     /// Percent of the last ten seconds in which some program waited for memory; `None` where the system
     /// does not tell (Linux does: `some` of PSI).

@@ -228,7 +228,7 @@ pub struct MemoryUse {
     /// What is kept of former sequences.
     #[serde(default)]
     pub prefixes: u64,
-    /// The most that the backend has held at once since the stage was loaded, all of it together;
+    /// The most that the backend has held at once since the stage was loaded, all of it together but what is mapped;
     /// 0 if it does not say.
     #[serde(default)]
     pub peak: u64,

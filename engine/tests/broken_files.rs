@@ -115,9 +115,9 @@ fn prompt(dir: &ModelDir) -> Segment {
     }
 }
 
-/// Numbers of a whole number of words from the beginning of the file, and such that are not.
+/// Models whose numbers begin at multiples of eight bytes in their file, at even bytes, and at odd ones.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const MAPPED: [&str; 3] = ["bf16-untied", "q4-bf16-untied", "f32-tied"];
+const MAPPED: [&str; 3] = ["bf16-untied", "q4-bf16-untied", "f32-untied-biases"];
 
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[test]

@@ -23,7 +23,7 @@ use planaria_engine::stage::MemoryUse;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
 use super::pinned::PinnedFiles;
-use super::process::{Heard, Worker};
+use super::process::{self, Heard, Worker};
 use super::protocol::{Command, Computed, Event, Status};
 use crate::cluster_view::ShardState;
 use crate::context::Context;
@@ -404,10 +404,7 @@ impl State {
             Heard::Event(event, payload) => self.on_event(event, &payload),
             Heard::Unreadable(error) => self.kill(&format!("its words make no sense: {error}")),
             Heard::Exited(status) => {
-                let how = match status {
-                    Ok(status) => status.to_string(),
-                    Err(error) => error.to_string(),
-                };
+                let how = status.map_or_else(|error| error.to_string(), process::words);
                 self.worker_ended(myself, &how);
             }
         }

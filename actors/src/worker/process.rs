@@ -1,12 +1,14 @@
 //! The worker process as the host sees it: starts it, carries frames, tells how it ended.
 
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 
 use bytes::Bytes;
 use planaria_config::Settings;
 use planaria_engine::processor::Processor;
 use planaria_transport::{Frame, FrameCodec, encode_message};
+use rustix::process::Signal;
 use tokio::io::{AsyncWriteExt, BufWriter};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::mpsc;
@@ -98,6 +100,13 @@ impl Worker {
             kill.send(()).ok();
         }
     }
+}
+
+/// How a worker ended, for people.
+pub(super) fn words(status: ExitStatus) -> String {
+    let lost_pages = status.signal() == Some(Signal::BUS.as_raw());
+    let why = if lost_pages { "; a file of weights was cut short, or its disk failed" } else { "" };
+    format!("{status}{why}")
 }
 
 async fn wait(

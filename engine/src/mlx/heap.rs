@@ -48,7 +48,7 @@ fn resident_bytes() -> Option<u64> {
     Some(resident.saturating_sub(in_files) * PAGE_BYTES)
 }
 
-/// The page of every Linux that MLX's wheels are built for. (A larger one makes `resident` too
+/// The page of memory of every Linux that MLX's wheels are built for. (A larger one makes `resident` too
 /// little, and nothing is given back.)
 pub(super) const PAGE_BYTES: u64 = 4096;
 

@@ -48,7 +48,7 @@ impl Matrix {
             Self::Plain { weight, transposed } => {
                 match cpu::matmul(x, &cpu::Matrix::Plain(weight))? {
                     Some(product) => Ok(product),
-                    None => x.matmul(cpu::copied(transposed)?),
+                    None => x.matmul(for_mlx(weight, transposed)?),
                 }
             }
             Self::Packed(packed) => packed.matmul(x),
@@ -61,7 +61,7 @@ impl Matrix {
             Self::Plain { weight, transposed } => {
                 match cpu::matmul_each(x, &cpu::Matrix::Plain(weight))? {
                     Some(products) => Ok(products),
-                    None => x.matmul(cpu::copied(transposed)?),
+                    None => x.matmul(for_mlx(weight, transposed)?),
                 }
             }
             Self::Packed(packed) => packed.matmul_each(x),
@@ -139,7 +139,7 @@ impl Stack {
             Matrix::Plain { weight, transposed } => {
                 match cpu::matmul_chosen(x, indices, &cpu::Matrix::Plain(weight))? {
                     Some(products) => products,
-                    None => gather_mm(x, cpu::copied(transposed)?, None, indices, sorted)?,
+                    None => gather_mm(x, for_mlx(weight, transposed)?, None, indices, sorted)?,
                 }
             }
             Matrix::Packed(packed) => packed.gather_matmul(x, indices, sorted)?,
@@ -178,6 +178,11 @@ impl Embedding {
     pub(super) fn as_linear(&self, x: &Array) -> Mlx<Array> {
         self.matrix.apply(x)
     }
+}
+
+/// `transposed`, of `weight`, where MLX's own operations can read it.
+fn for_mlx(weight: &Array, transposed: &Array) -> Mlx<Array> {
+    if cpu::is_here() { cpu::copied(weight)?.swap_axes(-1, -2) } else { Ok(transposed.clone()) }
 }
 
 /// The rows of `matrix [count, ..]` that `ids [n]` name: `[n, ..]`.

@@ -14,7 +14,7 @@ mod linked {
     use std::io;
     use std::ops::Range;
 
-    use memmap2::{Advice, MmapMut, MmapOptions};
+    use memmap2::{Advice, MmapOptions, MmapRaw};
     use mlx_rs::Array;
     use mlx_sys::mlx_array;
 
@@ -27,7 +27,7 @@ mod linked {
     const BEFORE: usize = 8;
 
     /// Some bytes of a file as memory. What is written to them stays in this process.
-    pub(in crate::mlx) struct Mapping(MmapMut);
+    pub(in crate::mlx) struct Mapping(MmapRaw);
 
     unsafe extern "C" {
         fn planaria_mapped_array(
@@ -49,9 +49,12 @@ mod linked {
             let (Some(start), Ok(length)) = (start, length) else { return Ok(None) };
             let mut options = MmapOptions::new();
             options.offset(start).len(length.saturating_add(BEFORE)).no_reserve_swap();
-            // SAFETY: numbers are computed with whatever they are, and whoever holds them looks whether the file has
-            // changed before anybody hears of the result.
-            let Ok(map) = (unsafe { options.map_copy(file) }) else { return Ok(None) };
+            // SAFETY: a mapping can change under whoever reads it, with the file, or end the process if that is cut. No
+            // reference to these bytes is kept: they are read as numbers, any of which will do for arithmetic and for
+            // tables as long as their indices, and what was computed with torn ones is thrown away by who finds the file
+            // changed (`WeightFile::check`).
+            let map = unsafe { options.map_copy(file) };
+            let Ok(map) = map.map(MmapRaw::from) else { return Ok(None) };
             match map.advise(Advice::PopulateRead) {
                 Ok(()) => Ok(Some(Self(map))),
                 // Linux before 5.14.
@@ -62,15 +65,14 @@ mod linked {
 
         /// The numbers in these bytes. `lent` is dropped when nothing can read them any more.
         pub(in crate::mlx) fn into_array(
-            mut self,
+            self,
             shape: &[i32],
             dtype: Dtype,
             lent: impl Send + 'static,
         ) -> Mlx<Array> {
-            let Some((_, numbers)) = self.0.split_first_chunk_mut::<BEFORE>() else {
-                unreachable!("it was made with so many bytes before the first")
-            };
-            let (data, length) = (numbers.as_mut_ptr(), numbers.len());
+            // Without a reference to what others can change. There are so many bytes before the first number.
+            let data = self.0.as_mut_ptr().wrapping_add(BEFORE);
+            let length = self.0.len().saturating_sub(BEFORE);
             // A pointer of one word. The mapping does not move with it.
             let owner: Box<Box<dyn Send>> = Box::new(Box::new((self, lent)));
             typed(length, shape, dtype, |shape| {

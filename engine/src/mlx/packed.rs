@@ -12,7 +12,7 @@ use super::linear::rows_of;
 use super::{Mlx, cpu};
 use crate::model_dir::{QuantMode, QuantParams};
 
-/// A packed matrix, or a stack of them. On CPUs it may lie at any byte of a file, so there only `cpu` reads it in place.
+/// A packed matrix, or a stack of them; it may lie as a plain one may (`linear.rs`).
 pub(super) struct Packed {
     /// `u32 [.., out, in * bits / 32]`.
     pub(super) weight: Array,
@@ -82,7 +82,7 @@ impl Packed {
         let here = self.copied()?;
         let Call { biases, group_size, bits, mode } = here.call();
         #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
-        // SAFETY: as in `matmul`; no indices on the left means all of `x` in order.
+        // SAFETY: as in `quantized_matmul`; no indices on the left means all of `x` in order.
         output(|result| unsafe {
             mlx_sys::mlx_gather_qmm(
                 result,
@@ -114,7 +114,7 @@ impl Packed {
         let stream = Stream::thread_local_or_default();
         let same_type = mlx_optional_dtype { value: 0, has_value: false };
         #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
-        // SAFETY: as in `matmul`; there is no scale of the whole matrix, and no type is asked for.
+        // SAFETY: as in `quantized_matmul`; there is no scale of the whole matrix, and no type is asked for.
         output(|result| unsafe {
             mlx_sys::mlx_dequantize(
                 result,

@@ -381,7 +381,8 @@ impl Stage for MlxStage {
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
         let mut weights = Weights::read(&self.dir, lacking, &mut self.files, progress)?;
-        if let Err(error) = self.model.take(&mut weights, &self.architecture, layers) {
+        let taken = self.model.take(&mut weights, &self.architecture, layers);
+        if let Err(error) = taken.and_then(|()| weights.check()) {
             self.model.free(&self.architecture, &stays);
             return Err(error);
         }

@@ -66,11 +66,14 @@ impl WeightFile {
         if stamps.get(&*file.path) == Some(&now) { Ok(file) } else { Err(file.changed(&now)) }
     }
 
-    /// Makes sure that nobody has written to it. Its name may lead elsewhere by now: what is open stays.
+    /// Makes sure that nobody has written to it. While some of it is mapped its name may lead elsewhere by now: what is open
+    /// stays.
     pub(super) fn check(&self) -> Result<(), ModelError> {
         let about = self.file.metadata().map_err(|source| ModelError::io(&self.path, source))?;
         let now = Stamp::of(&about);
-        if now.holds_the_same_as(&self.stamp) { Ok(()) } else { Err(self.changed(&now)) }
+        let is_mapped = self.mapped_bytes.load(Ordering::Relaxed) > 0;
+        let is_same = now == self.stamp || (is_mapped && now.holds_the_same_as(&self.stamp));
+        if is_same { Ok(()) } else { Err(self.changed(&now)) }
     }
 
     pub(super) fn path(&self) -> &Arc<Path> {

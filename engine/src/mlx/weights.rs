@@ -25,6 +25,7 @@ pub struct LoadProgress {
 /// A shard's tensors, on their way into the modules that take them.
 pub(super) struct Weights<'a> {
     folder: &'a Path,
+    files: Vec<Arc<WeightFile>>,
     tensors: BTreeMap<String, Array>,
     /// Those of them that stay in a file, at any byte.
     mapped: BTreeSet<String>,
@@ -33,7 +34,8 @@ pub(super) struct Weights<'a> {
 
 impl<'a> Weights<'a> {
     /// Maps or reads these tensors of a model, in the order of the files, and calls `progress` after every one. What is
-    /// mapped keeps its file in `files`. Files that are not what they were when the model was opened are refused.
+    /// mapped keeps its file in `files`. Files that are not what they were when the model was opened are refused; whether
+    /// they stay so is for [`Self::check`] to say, when all is taken.
     ///
     /// MLX could read the files itself, lazily, but it does not notice when that fails: from a file
     /// that was cut short after its header was read, 0.32.2 gives wrong numbers and no error.
@@ -46,7 +48,8 @@ impl<'a> Weights<'a> {
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
-        let mut reader = Reader { stamps: model.stamps(), files, open: None, buffer: Vec::new() };
+        let mut reader =
+            Reader { stamps: model.stamps(), files, open: Vec::new(), buffer: Vec::new() };
         let mut tensors = BTreeMap::new();
         let mut mapped = BTreeSet::new();
         let mut packed = BTreeMap::new();
@@ -63,8 +66,12 @@ impl<'a> Weights<'a> {
             tensors.insert(tensor.name, array);
             progress(LoadProgress { bytes_loaded, bytes_total });
         }
-        reader.close()?;
-        Ok(Self { folder: model.path(), tensors, mapped, packed })
+        Ok(Self { folder: model.path(), files: reader.open, tensors, mapped, packed })
+    }
+
+    /// Makes sure that nobody has written to the files since they were opened.
+    pub(super) fn check(&self) -> Result<(), ModelError> {
+        self.files.iter().try_for_each(|file| file.check())
     }
 
     /// Whether there is a tensor of this name that nobody has taken yet.
@@ -88,7 +95,9 @@ impl<'a> Weights<'a> {
         Ok(copy)
     }
 
-    /// Hands over a tensor that may lie at any byte: MLX's own operations must not read it. That it is there, and of the type and shape that the configuration
+    /// Hands over a tensor that may lie at any byte of a file: MLX's own operations must not read it.
+    ///
+    /// That it is there, and of the type and shape that the configuration
     /// calls for, was checked by [`ModelDir::tensors_for`].
     pub(super) fn take_anywhere(&mut self, name: &str) -> Result<Array, ModelError> {
         self.tensors.remove(name).ok_or_else(|| ModelError::MissingTensor {
@@ -104,11 +113,11 @@ fn place(tensor: &Tensor) -> Option<(&Path, u64)> {
     tensor.pieces.first().map(|piece| (&*piece.file, piece.bytes.start))
 }
 
-/// Keeps the file that was read last open, and its buffer for the next tensor.
+/// Reads tensors of the files that it has opened so far.
 struct Reader<'a> {
     stamps: &'a Stamps,
     files: &'a mut WeightFiles,
-    open: Option<Arc<WeightFile>>,
+    open: Vec<Arc<WeightFile>>,
     buffer: Vec<u8>,
 }
 
@@ -120,7 +129,7 @@ impl Reader<'_> {
         if tensor.byte_count() < PAGE_BYTES {
             return Ok(None);
         }
-        self.turn_to(&piece.file)?.map(piece, &shape(tensor)?, tensor.dtype)
+        self.file(&piece.file)?.map(piece, &shape(tensor)?, tensor.dtype)
     }
 
     /// An array of a copy of a tensor.
@@ -128,7 +137,7 @@ impl Reader<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         for piece in &tensor.pieces {
-            self.turn_to(&piece.file)?.append(piece, &mut buffer)?;
+            self.file(&piece.file)?.append(piece, &mut buffer)?;
         }
         let array = array_from_bytes(&buffer, &shape(tensor)?, tensor.dtype);
         self.buffer = buffer;
@@ -139,20 +148,14 @@ impl Reader<'_> {
         picked.map_err(|e| backend(tensor, e.what()))
     }
 
-    /// Opens another file, unless it is open.
-    fn turn_to(&mut self, path: &Arc<Path>) -> Result<&Arc<WeightFile>, ModelError> {
-        if self.open.as_ref().is_none_or(|open| open.path() != path) {
-            self.close()?;
+    /// A file, opened unless it is open.
+    fn file(&mut self, path: &Arc<Path>) -> Result<Arc<WeightFile>, ModelError> {
+        if let Some(file) = self.open.iter().find(|file| file.path() == path) {
+            return Ok(Arc::clone(file));
         }
-        match &mut self.open {
-            Some(open) => Ok(open),
-            none => Ok(none.insert(self.files.open(path, self.stamps)?)),
-        }
-    }
-
-    /// Makes sure that what was read of the open file was not written to meanwhile.
-    fn close(&mut self) -> Result<(), ModelError> {
-        self.open.take().map_or(Ok(()), |open| open.check())
+        let file = self.files.open(path, self.stamps)?;
+        self.open.push(Arc::clone(&file));
+        Ok(file)
     }
 }
 

@@ -45,8 +45,9 @@ impl Stamp {
         Ok(Self::of(&about))
     }
 
-    /// Whether a file that is open has kept its bytes. Whoever links its inode to another name, or gives its name to
-    /// another file, changes the inode and no bytes.
+    /// Whether nobody has written to a file that is open, as far as its size and its time of change say. Whoever links its
+    /// inode to another name, or gives its name to another file, changes the inode and no bytes; but so does whoever writes
+    /// and restores the time.
     #[must_use]
     pub fn holds_the_same_as(&self, before: &Self) -> bool {
         Self { changed: before.changed, ..*self } == *before

@@ -18,10 +18,11 @@ const OUTPUTS: usize = LANES;
 /// the second.
 const STRETCH: usize = 64;
 
-/// Rows that they are used for: as many as their vectors, and their lanes, fit the second cache with, within bounds.
+/// Rows that they are used for, the more the shorter rows are. Their vectors are read for every sixteen outputs, so they are to
+/// stay in the second cache; tuned with one of 2 MiB.
 const ROWS: RangeInclusive<usize> = 96..=192;
 
-/// Vectors of rows that are to stay in the second cache: 768 KiB.
+/// Vectors of all these rows together: 768 KiB.
 const KEPT: usize = 12 << 10;
 
 /// Rows of it begin at different places of the cache.

@@ -174,8 +174,8 @@ async fn an_answer_goes_on_with_the_weights_that_it_began_with() -> Result<()> {
     Ok(())
 }
 
-/// An answer of two nodes with models folders of their own, of which one is told apart by `harm` to its weights while
-/// its worker has them mapped.
+/// An answer of two nodes with models folders of their own goes on when `harm` comes to the weights of one, which its
+/// worker has mapped.
 async fn goes_on_when_weights(harm: fn(&Path) -> Result<()>, said: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (usual, other) = (models(folder.path(), "usual")?, models(folder.path(), "other")?);
@@ -199,7 +199,7 @@ async fn goes_on_when_weights(harm: fn(&Path) -> Result<()>, said: &str) -> Resu
     Ok(())
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_goes_on_when_mapped_weights_are_cut_short() -> Result<()> {
     // The pages are gone, so the system ends the worker.
@@ -207,7 +207,7 @@ async fn an_answer_goes_on_when_mapped_weights_are_cut_short() -> Result<()> {
     goes_on_when_weights(cut, "SIGBUS").await
 }
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_goes_on_when_mapped_weights_are_written_to() -> Result<()> {
     let write = |file: &Path| {

@@ -3,13 +3,15 @@
 use planaria_config::{ByteSize, ModelName, Settings};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::partition::{layers_that_fit, usable};
+use planaria_engine::speed::Accelerator;
 
 use super::super::finding::Finding;
 use super::super::seen::{Lock, Model, Seen};
 
 pub(super) fn judge(settings: &Settings, seen: &Seen) -> Vec<Finding> {
     let offered = offered(settings, seen);
-    let models = seen.wanted.iter().map(|(name, model)| wanted(settings, name, model, offered));
+    let models =
+        seen.wanted.iter().map(|(name, model)| wanted(settings, seen, name, model, offered));
     std::iter::once(memory(settings, seen, offered)).chain(models).collect()
 }
 
@@ -38,7 +40,7 @@ fn memory(settings: &Settings, seen: &Seen, offered: Option<u64>) -> Finding {
     // Some is always in use: what matters is what somebody promised, or what the models will need of it.
     let needed = settings.memory_limit.map_or_else(|| needed(settings, seen, offered), |_| offered);
     match seen.memory_available {
-        // A running node's models are in what is not available.
+        // A running node's models may be in what is not available (weights that are mapped are not).
         Some(available) if available < needed && seen.lock != Lock::Held => {
             let says = format!("{says}, and only {} are available now", ByteSize(available));
             Finding::warning(check, says).advise("stop other programs, or lower memory-limit")
@@ -62,7 +64,13 @@ fn all_bytes(settings: &Settings, geometry: &Geometry) -> u64 {
     geometry.peak_bytes(geometry.all_layers(), context, settings.max_sequences)
 }
 
-fn wanted(settings: &Settings, name: &ModelName, model: &Model, offered: Option<u64>) -> Finding {
+fn wanted(
+    settings: &Settings,
+    seen: &Seen,
+    name: &ModelName,
+    model: &Model,
+    offered: Option<u64>,
+) -> Finding {
     let check = format!("model {name}");
     match model {
         Model::Absent => {
@@ -74,15 +82,33 @@ fn wanted(settings: &Settings, name: &ModelName, model: &Model, offered: Option<
             Finding::problem(check, format!("it is asked for, and cannot be used: {why}"))
                 .advise("copy its files again")
         }
-        Model::Usable(geometry) => fits(settings, check, geometry, offered.unwrap_or(u64::MAX)),
+        Model::Usable(geometry) => {
+            // Our own kernels read weights where they are.
+            let mapped = seen.probed.as_ref().is_ok_and(|probed| {
+                probed.kernels.is_some() && probed.device.accelerator == Accelerator::None
+            });
+            fits(settings, check, geometry, mapped, offered.unwrap_or(u64::MAX))
+        }
     }
 }
 
-fn fits(settings: &Settings, check: String, geometry: &Geometry, offered: u64) -> Finding {
+fn fits(
+    settings: &Settings,
+    check: String,
+    geometry: &Geometry,
+    mapped: bool,
+    offered: u64,
+) -> Finding {
     let all = all_bytes(settings, geometry);
     if u128::from(all) <= usable(offered) {
-        let says =
-            format!("it can be used, and this node has memory for all of it ({})", ByteSize(all));
+        let weights = ByteSize(geometry.weight_bytes(geometry.all_layers()));
+        let of_which =
+            mapped.then(|| format!(", of which up to {weights} stay in its files, mapped"));
+        let says = format!(
+            "it can be used, and this node has memory for all of it ({}{})",
+            ByteSize(all),
+            of_which.unwrap_or_default()
+        );
         return Finding::ok(check, says);
     }
     let layers = geometry.layers();

@@ -270,13 +270,15 @@ fn a_limit_of_the_service_is_named() {
 #[test]
 fn models_that_are_asked_for_are_held_against_the_memory() {
     let of = |model: Model, limit: &str| {
-        let seen = Seen { wanted: vec![("big".parse().unwrap(), model)], ..well() };
+        let probed = Ok(probed(Accelerator::None, Some(("avx2", 2))));
+        let seen = Seen { wanted: vec![("big".parse().unwrap(), model)], probed, ..well() };
         let findings = judge(&settings(&[("memory-limit", limit)]), &seen);
         let finding = findings.into_iter().find(|f| f.check == "model big").unwrap();
         (finding.verdict, finding.says)
     };
     let (verdict, said) = of(ten_gib(), "16GiB");
     assert!(verdict == Verdict::Ok && said.contains("all of it"), "{said}");
+    assert!(said.contains("of which up to 10.0 GiB stay in its files"), "{said}");
     let (verdict, said) = of(ten_gib(), "8GiB");
     assert!(verdict == Verdict::Ok && said.contains("6 of its 10 layers"), "{said}");
     let (verdict, said) = of(ten_gib(), "1GiB");
