@@ -115,6 +115,15 @@ fn prompt(dir: &ModelDir) -> Segment {
     }
 }
 
+/// A golden checkpoint to break, with all of it loaded.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn loaded(case: &str) -> (TempDir, ModelDir, MlxStage) {
+    let copy = copy_of(case);
+    let dir = ModelDir::open(copy.path()).unwrap();
+    let stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+    (copy, dir, stage)
+}
+
 /// Models whose numbers begin at multiples of eight bytes in their file, at even bytes, and at odd ones.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED: [&str; 3] = ["bf16-untied", "q4-bf16-untied", "f32-untied-biases"];
@@ -123,9 +132,7 @@ const MAPPED: [&str; 3] = ["bf16-untied", "q4-bf16-untied", "f32-untied-biases"]
 #[test]
 fn mapped_weights_are_counted_until_they_are_freed() {
     for case in MAPPED {
-        let copy = copy_of(case);
-        let dir = ModelDir::open(copy.path()).unwrap();
-        let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+        let (_copy, dir, mut stage) = loaded(case);
         let memory = stage.memory();
         // Some are smaller than a page.
         assert!(memory.mapped > memory.weights / 2, "{case}: {memory:?}");
@@ -142,9 +149,7 @@ fn mapped_weights_are_counted_until_they_are_freed() {
 #[test]
 fn nothing_is_said_with_weights_that_were_written_to() {
     for case in MAPPED {
-        let copy = copy_of(case);
-        let dir = ModelDir::open(copy.path()).unwrap();
-        let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ()).unwrap();
+        let (copy, dir, mut stage) = loaded(case);
         let mut next = |segment: Segment| stage.step(Step { segments: vec![segment] });
         let first = next(prompt(&dir)).unwrap().pop().unwrap().unwrap();
         // Another file under the name, as a download makes it: what is mapped stays what it was.

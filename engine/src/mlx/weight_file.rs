@@ -34,12 +34,15 @@ impl WeightFiles {
     ) -> Result<Arc<WeightFile>, ModelError> {
         self.0.retain(|file| file.strong_count() > 0);
         let open = self.0.iter().filter_map(Weak::upgrade).find(|file| file.path == *path);
-        if let Some(file) = open {
-            file.check()?;
-            return Ok(file);
-        }
-        let file = Arc::new(WeightFile::open(path, stamps)?);
-        self.0.push(Arc::downgrade(&file));
+        let file = match open {
+            Some(file) => file,
+            None => {
+                let file = Arc::new(WeightFile::open(path, stamps)?);
+                self.0.push(Arc::downgrade(&file));
+                file
+            }
+        };
+        file.check()?;
         Ok(file)
     }
 
@@ -56,14 +59,12 @@ impl WeightFiles {
 }
 
 impl WeightFile {
+    /// Opens a file, which has to have the stamp that is known of it; that is for [`Self::check`] to say.
     fn open(path: &Arc<Path>, stamps: &Stamps) -> Result<Self, ModelError> {
-        let io = |source| ModelError::io(path, source);
-        let file = File::open(path).map_err(io)?;
-        let now = Stamp::of(&file.metadata().map_err(io)?);
-        let known = *stamps.get(&**path).unwrap_or(&now);
-        let (path, mapped_bytes) = (Arc::clone(path), AtomicU64::new(0));
-        let file = Self { path, file, stamp: known, mapped_bytes };
-        if stamps.get(&*file.path) == Some(&now) { Ok(file) } else { Err(file.changed(&now)) }
+        let file = File::open(path).map_err(|source| ModelError::io(path, source))?;
+        let unknown = || ModelError::Changed { file: path.to_path_buf() };
+        let stamp = *stamps.get(&**path).ok_or_else(unknown)?;
+        Ok(Self { path: Arc::clone(path), file, stamp, mapped_bytes: AtomicU64::new(0) })
     }
 
     /// Makes sure that nobody has written to it. While some of it is mapped its name may lead elsewhere by now: what is open
