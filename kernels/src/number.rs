@@ -70,34 +70,37 @@ impl Number {
     #[inline(always)]
     pub(crate) fn store<S: Simd>(self, simd: S, values: &[f32], to: &mut [u8]) {
         let (vectors, rest) = values.as_chunks::<LANES>();
-        let size = LANES * self.bytes();
-        for (values, to) in vectors.iter().chain([&padded(rest)]).zip(to.chunks_mut(size)) {
+        self.store_vectors(simd, vectors, to);
+        if let (false, Some(to)) =
+            (rest.is_empty(), to.get_mut(vectors.len() * LANES * self.bytes()..))
+        {
             let mut bytes = [0; 4 * LANES];
-            self.store_vector(simd, values, &mut bytes);
-            if let Some(bytes) = bytes.get(..to.len()) {
-                to.copy_from_slice(bytes);
-            }
+            self.store_vectors(simd, &[padded(rest)], &mut bytes);
+            to.iter_mut()
+                .zip(bytes)
+                .take(rest.len() * self.bytes())
+                .for_each(|(to, byte)| *to = byte);
         }
     }
 
-    /// Writes sixteen values to the beginning of `to`.
     #[inline(always)]
-    fn store_vector<S: Simd>(self, simd: S, values: &Vector, to: &mut [u8; 4 * LANES]) {
+    fn store_vectors<S: Simd>(self, simd: S, vectors: &[Vector], to: &mut [u8]) {
         match self {
             Self::F32 => {
-                for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
-                    *to = value.to_le_bytes();
+                for (to, values) in to.as_chunks_mut().0.iter_mut().zip(vectors.as_flattened()) {
+                    *to = values.to_le_bytes();
                 }
             }
             Self::F16 => {
-                let (halves, _) = to.as_chunks_mut::<{ 2 * LANES }>();
-                if let Some(to) = halves.first_mut() {
+                for (to, values) in to.as_chunks_mut().0.iter_mut().zip(vectors) {
                     simd.store_f16(to, simd.load(values));
                 }
             }
             Self::Bf16 => {
-                for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
-                    *to = bf16_bits(*value).to_le_bytes();
+                for (to, values) in to.as_chunks_mut::<{ 2 * LANES }>().0.iter_mut().zip(vectors) {
+                    for (to, value) in to.as_chunks_mut().0.iter_mut().zip(values) {
+                        *to = bf16_bits(*value).to_le_bytes();
+                    }
                 }
             }
         }
