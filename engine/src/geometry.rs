@@ -37,10 +37,9 @@ pub struct Geometry {
 pub struct WorkingSet {
     /// Whatever it does: the process and its libraries.
     pub always: u64,
-    /// For each token in the step: the numbers of its widest moment.
+    /// For each token in the step: the results of some layers.
     pub per_token: u64,
-    /// For each token and each position that it sees: the scores of all heads, where no kernel does
-    /// without them.
+    /// For each token and each position that it sees: the scores of all heads, where they are kept.
     pub per_pair: u64,
     /// For each token after which another is sampled: its scores for the whole vocabulary.
     pub per_sampled: u64,
@@ -113,14 +112,17 @@ impl Geometry {
             .saturating_add(self.working_bytes(context_tokens, sequences))
     }
 
-    /// Bytes that a worker takes besides weights and KV, whatever its layers.
+    /// Bytes that a worker takes besides weights and KV, whatever its layers: with the KV of one layer, which is there
+    /// twice while it is moved to where there is more room.
     #[must_use]
     pub fn working_bytes(&self, context_tokens: u32, sequences: u32) -> u64 {
         let WorkingSet { always, per_token, per_pair, per_sampled } = self.working;
         // No step is longer than the context.
         let tokens = u64::from(STEP_TOKENS.min(context_tokens));
         let pairs = tokens.saturating_mul(u64::from(context_tokens));
+        let all = u64::from(context_tokens).saturating_mul(u64::from(sequences));
         always
+            .saturating_add(all.saturating_mul(self.kv_bytes_per_token_per_layer))
             .saturating_add(tokens.saturating_mul(per_token))
             .saturating_add(pairs.saturating_mul(per_pair))
             .saturating_add(u64::from(sequences).saturating_mul(per_sampled))
@@ -194,10 +196,10 @@ mod tests {
     fn a_peak_is_weights_kv_its_holes_and_what_a_step_works_with() {
         let untied = geometry(false);
         let kv = 2 * 2 * (1000 + 256) * 4;
-        let working = 512 * 3 + 512 * 1000 * 2 + 4 * 40;
+        let working = 512 * 3 + 512 * 1000 * 2 + 4 * 40 + 2 * 1000 * 4;
         let peak = untied.peak_bytes(range(0, 1), 1000, 4);
         assert_eq!(peak, 50 + 210 + kv + working + 7);
-        assert_eq!(untied.working_bytes(10, 1), 7 + 10 * 3 + 100 * 2 + 40);
+        assert_eq!(untied.working_bytes(10, 1), 7 + 10 * 3 + 100 * 2 + 40 + 2 * 10);
     }
 
     #[test]

@@ -1,15 +1,25 @@
 //! How much memory a step works with.
 
-use super::{Architecture, Attention, FeedForward};
+use super::{Architecture, Attention, FeedForward, Layer};
 use crate::geometry::WorkingSet;
 
-/// Whether attention keeps the scores of all pairs of positions: MLX has a kernel that does not on
-/// Metal, and on CPUs composes attention of operations that do. (Its CUDA kernels do not either; what
-/// is kept free for them is then too much, not too little.)
-const KEEPS_SCORES: bool = !cfg!(target_os = "macos");
+/// Whether scores of all pairs of positions are kept where attention bends or joins them: on GPUs it is composed of
+/// MLX's operations then. Everything else has a kernel that goes through the pairs piece by piece. (CUDA, where this
+/// has not been tried yet, is not counted.)
+const COMPOSES_SCORES: bool = cfg!(target_os = "macos");
+
+/// Layers whose results are in memory at once: MLX gives an operation its memory when it is queued, and queues about so far
+/// ahead of what is computed. As measured on CPUs, with the models of `tests/bench/README.md`.
+const LAYERS_AHEAD: u64 = 2;
 
 /// What a worker process takes before it has loaded anything: as measured, with MLX on the CPU.
-pub(crate) const PROCESS_BYTES: u64 = 32 << 20;
+const PROCESS_BYTES: u64 = LIBRARY_BYTES + OWN_BYTES;
+
+/// Of that, what lies in files.
+const LIBRARY_BYTES: u64 = 20 << 20;
+
+/// The rest; most of it is what products keep for the next one.
+pub(crate) const OWN_BYTES: u64 = 12 << 20;
 
 /// How much freed memory MLX may keep for its next arrays. Its own limit on CPUs; with more, steps
 /// were no faster.
@@ -19,43 +29,61 @@ pub(crate) const MLX_CACHE_BYTES: u32 = 32 << 20;
 pub(crate) const HEAP_SLACK_BYTES: u64 = 32 << 20;
 
 impl Architecture {
-    /// What a step works with, of numbers of `width` bytes. MLX frees what no later operation needs,
-    /// so the widest moment of the widest layer counts.
+    /// What a step works with, of numbers of `width` bytes. The widest layer counts.
     pub(crate) fn working_set(&self, width: u64) -> WorkingSet {
-        let mut inner = 0;
-        let mut heads = 0;
-        let mut projected = 0;
-        for layer in &self.layers {
-            inner = inner.max(match &layer.feed_forward {
-                FeedForward::Gated(gated) => gated.up.rows,
-                FeedForward::Experts(experts) => {
-                    let shared = experts.shared.as_ref().map_or(0, |shared| shared.up.rows);
-                    experts.chosen * experts.up.each.rows + shared
-                }
-            });
-            let (own_heads, own_projected) = match &layer.attention {
-                Attention::Grouped(grouped) => {
-                    (grouped.heads, grouped.query.rows + 2 * grouped.key.rows)
-                }
-                Attention::Latent(latent) => {
-                    let each = latent.plain_dim + latent.turned_dim + latent.rank;
-                    (latent.heads, latent.heads * each + latent.compress.rows)
-                }
-            };
-            heads = heads.max(own_heads);
-            projected = projected.max(own_projected);
-        }
-        // Feed-forward: gate, its sigmoid, value and product beside the hidden state and its norm.
-        // Attention: projections before and after they are turned.
-        let feed_forward = 4 * u64::from(inner) + 3 * u64::from(self.hidden_size);
-        let attention = 2 * u64::from(projected) + 3 * u64::from(self.hidden_size);
+        let results = self.layers.iter().map(|layer| self.results(layer)).max();
+        let widest = self.layers.iter().map(|layer| expanded(&layer.feed_forward)).max();
+        let composed = self.layers.iter().map(|layer| composed_heads(&layer.attention)).max();
+        let composed = composed.filter(|_| COMPOSES_SCORES).unwrap_or(0);
         WorkingSet {
             always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES,
-            per_token: width * feed_forward.max(attention),
+            // Kernels have the rows of a product once more as `f32`.
+            per_token: LAYERS_AHEAD * width * results.unwrap_or(0) + 4 * widest.unwrap_or(0),
             // Scores, and their powers on the way.
-            per_pair: if KEEPS_SCORES { u64::from(heads) * 8 } else { 0 },
+            per_pair: u64::from(composed) * 8,
             // Scores, log-probabilities, and a row for the sampler.
             per_sampled: u64::from(self.vocab_size) * 12,
         }
+    }
+
+    /// How many numbers the operations of a layer give for each token.
+    fn results(&self, layer: &Layer) -> u64 {
+        let hidden = u64::from(self.hidden_size);
+        let attention = match &layer.attention {
+            // Queries, keys and values, before and after they are turned, and what was found.
+            Attention::Grouped(grouped) => {
+                3 * u64::from(grouped.query.rows) + 4 * u64::from(grouped.key.rows)
+            }
+            Attention::Latent(latent) => {
+                let each = 2 * (latent.plain_dim + latent.turned_dim) + 2 * latent.rank;
+                u64::from(latent.heads) * u64::from(each) + 2 * u64::from(latent.compress.rows)
+            }
+        };
+        let feed_forward = match &layer.feed_forward {
+            FeedForward::Gated(_) => 0,
+            // What each expert gives, before they are added up.
+            FeedForward::Experts(experts) => hidden * (u64::from(experts.chosen) + 1),
+        };
+        // Two norms, two results and two sums; gate, value and their product.
+        6 * hidden + attention + 3 * expanded(&layer.feed_forward) + feed_forward
+    }
+}
+
+/// Numbers between the projections up and down, for each token.
+fn expanded(feed_forward: &FeedForward) -> u64 {
+    match feed_forward {
+        FeedForward::Gated(gated) => gated.up.rows.into(),
+        FeedForward::Experts(experts) => {
+            let shared = experts.shared.as_ref().map_or(0, |shared| shared.up.rows);
+            u64::from(experts.chosen) * u64::from(experts.up.each.rows) + u64::from(shared)
+        }
+    }
+}
+
+/// Heads whose scores are bent, or joined of two parts.
+fn composed_heads(attention: &Attention) -> u32 {
+    match attention {
+        Attention::Grouped(grouped) => grouped.softcap.map_or(0, |_| grouped.heads),
+        Attention::Latent(latent) => latent.heads,
     }
 }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::architecture::{HEAP_SLACK_BYTES, PROCESS_BYTES};
+use crate::architecture::{HEAP_SLACK_BYTES, OWN_BYTES};
 
 /// Holes are looked for no more often than this: giving them back takes one to two milliseconds,
 /// telling whether there are any a read of a file.
@@ -25,7 +25,7 @@ impl Heap {
         }
         self.0 = Some(Instant::now());
         if let (Some(resident), Some(held)) = (resident_bytes(), held_by_mlx())
-            && resident > held + PROCESS_BYTES + HEAP_SLACK_BYTES
+            && resident > held + OWN_BYTES + HEAP_SLACK_BYTES
         {
             trim();
         }
