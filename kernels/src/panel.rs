@@ -147,21 +147,14 @@ impl Task for Fill<'_> {
             padding.fill(0.0);
         }
         if per_lane == 2 {
-            vectors.as_chunks_mut().0.iter_mut().for_each(part);
+            for [first, second] in vectors.as_chunks_mut().0 {
+                let [even, odd] = simd.parted(simd.load(first), simd.load(second));
+                simd.store(first, even);
+                simd.store(second, odd);
+            }
         }
     }
 }
 
 /// Panels of fewer vectors are put together by one thread.
 const SMALL: usize = 4096;
-
-/// Puts every second number into the second vector.
-#[inline(always)]
-fn part(vectors: &mut [[f32; LANES]; 2]) {
-    let numbers = *vectors;
-    let [first, second] = vectors;
-    let places = first.iter_mut().zip(second);
-    for ((first, second), [a, b]) in places.zip(numbers.as_flattened().as_chunks::<2>().0) {
-        (*first, *second) = (*a, *b);
-    }
-}

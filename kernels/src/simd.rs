@@ -58,6 +58,23 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.load(&sums)
     }
 
+    /// Of two vectors one after the other every second number, from the first on and from the second on.
+    #[inline(always)]
+    fn parted(self, first: Self::Floats, second: Self::Floats) -> [Self::Floats; 2] {
+        let mut numbers = [[0.0; LANES]; 2];
+        let [low, high] = &mut numbers;
+        self.store(low, first);
+        self.store(high, second);
+        let mut parts = [[0.0; LANES]; 2];
+        let [even, odd] = &mut parts;
+        for ((even, odd), [a, b]) in
+            even.iter_mut().zip(&mut *odd).zip(numbers.as_flattened().as_chunks::<2>().0)
+        {
+            (*even, *odd) = (*a, *b);
+        }
+        [self.load(even), self.load(odd)]
+    }
+
     /// Each byte as a word.
     fn bytes(self, from: &[u8; LANES]) -> Self::Words;
     fn splat_word(self, value: u32) -> Self::Words;

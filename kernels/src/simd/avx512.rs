@@ -129,6 +129,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn parted(self, first: __m512, second: __m512) -> [__m512; 2] {
+        // SAFETY: as above. Numbers from 16 on are those of the second.
+        unsafe {
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+            [
+                _mm512_permutex2var_ps(first, even, second),
+                _mm512_permutex2var_ps(first, odd, second),
+            ]
+        }
+    }
+
+    #[inline(always)]
     fn bytes(self, from: &[u8; LANES]) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast())) }
