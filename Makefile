@@ -91,7 +91,7 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 
 bench: build setup-bench ## Measure one node beside llama.cpp and mlx-lm, a hop, a loss (BENCH="single 350M" for less)
 	@cargo build --release --locked --quiet -p planaria-tests --bin bench
-	@stage=$$(cargo bench --locked --no-run -p planaria-engine --bench stage --message-format json 2>/dev/null \
+	@stage=$$(cargo bench --locked --no-run -p planaria-mlx --bench stage --message-format json 2>/dev/null \
 	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \
 	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models $(BENCH)
 	@$(if $(BENCH),,cargo bench --locked --quiet -p planaria-transport --bench hop)

@@ -7,7 +7,6 @@
 mod actor;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use planaria_config::NodeId;
@@ -16,74 +15,16 @@ use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency;
 use planaria_engine::speed::{Accelerator, Device, Kernels, Probed, Speed};
 use planaria_transport::Path;
-use serde::{Deserialize, Serialize};
 
 use crate::ledger::Measured;
 use crate::wire::{HeldModel, ShardReport};
 
+pub use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState, PathSpeed};
+
 pub use actor::{CapabilitiesActor, CapabilitiesHandle, CapabilitiesMessage};
-
-/// What a node can do, in its own words.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Capabilities {
-    /// What it computes on, for people.
-    pub chip: String,
-    /// What it is computed with, and how fast that is, as a probe found; `None` while it runs.
-    #[serde(default)]
-    pub device: Option<Device>,
-    /// What multiplies on it, as the probe found; `None` while it runs, where MLX has its own kernels, and of
-    /// older builds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kernels: Option<Kernels>,
-    /// How its memory is.
-    #[serde(default)]
-    pub memory: MemoryState,
-    /// Of models that it has computed: seconds of a token in a layer of average size.
-    pub layer_seconds: BTreeMap<ModelDigest, f64>,
-    /// Its links.
-    pub links: BTreeMap<NodeId, LinkSpeed>,
-    /// The ways to those that can be reached by several.
-    #[serde(default)]
-    pub paths: BTreeMap<NodeId, Vec<PathSpeed>>,
-}
-
-/// How the memory of a machine is, at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct MemoryState {
-    /// Bytes that programs could have, the pages of mapped weights among them; `None` where the system does not tell.
-    pub available_bytes: Option<u64>,
-    /// Percent of the last ten seconds in which some program waited for memory; `None` where the system
-    /// does not tell (Linux does: `some` of PSI).
-    pub pressure_percent: Option<u8>,
-}
-
-/// What one of several ways to a peer was measured to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PathSpeed {
-    /// Where it leads.
-    pub address: SocketAddr,
-    /// Whether the link goes by it.
-    pub in_use: bool,
-    /// There and back, in microseconds; `None` while nothing comes back.
-    pub rtt_micros: Option<u32>,
-    /// What it carries; `None` until measured.
-    pub bytes_per_second: Option<u64>,
-}
-
-/// What a link was measured to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LinkSpeed {
-    /// There and back, in microseconds.
-    pub rtt_micros: u32,
-    /// In this direction; `None` until measured.
-    pub bytes_per_second: Option<u64>,
-}
 
 /// What a node is taken to compute with until it says more: a modest machine.
 const UNKNOWN: Speed = Speed { bytes_per_second: 10_000_000_000, flops_per_second: 50_000_000_000 };
-
-/// What a link is taken to carry until it was measured: Ethernet.
-const UNMEASURED: u64 = 100_000_000;
 
 /// Changes by less than this part are not worth telling.
 const NOTICEABLE: f64 = 0.1;
@@ -91,14 +32,12 @@ const NOTICEABLE: f64 = 0.1;
 /// Round trips that differ by less are equal.
 const SAME_RTT: Duration = Duration::from_micros(100);
 
-impl Capabilities {
-    fn measured(&self, digest: ModelDigest) -> Option<f64> {
-        self.layer_seconds.get(&digest).copied().filter(|seconds| is_sound(*seconds))
-    }
+fn measured(node: &Capabilities, digest: ModelDigest) -> Option<f64> {
+    node.layer_seconds.get(&digest).copied().filter(|seconds| is_sound(*seconds))
+}
 
-    fn estimated(&self, geometry: &Geometry) -> f64 {
-        self.device.map_or(UNKNOWN, |device| device.speed).layer_seconds(geometry)
-    }
+fn estimated(node: &Capabilities, geometry: &Geometry) -> f64 {
+    node.device.map_or(UNKNOWN, |device| device.speed).layer_seconds(geometry)
 }
 
 /// What layers of a model take, on any node.
@@ -120,7 +59,7 @@ impl<'a> LayerSpeeds<'a> {
         digest: ModelDigest,
         geometry: &'a Geometry,
     ) -> Self {
-        let wrong = |node: &Capabilities| Some(node.measured(digest)? / node.estimated(geometry));
+        let wrong = |node: &Capabilities| Some(measured(node, digest)? / estimated(node, geometry));
         let mut ratios: Vec<f64> = nodes.filter_map(wrong).collect();
         ratios.sort_unstable_by(f64::total_cmp);
         let correction = ratios.get(ratios.len() / 2).copied().unwrap_or(1.0);
@@ -130,28 +69,17 @@ impl<'a> LayerSpeeds<'a> {
     /// Seconds of a token in a layer of average size on this node.
     #[must_use]
     pub fn on(&self, node: &Capabilities) -> f64 {
-        let estimate = || node.estimated(self.geometry) * self.correction;
-        node.measured(self.digest).unwrap_or_else(estimate)
+        let estimate = || estimated(node, self.geometry) * self.correction;
+        measured(node, self.digest).unwrap_or_else(estimate)
     }
 }
 
-impl PathSpeed {
-    fn of(path: Path) -> Self {
-        Self {
-            address: path.address,
-            in_use: path.in_use,
-            rtt_micros: path.rtt.map(micros),
-            bytes_per_second: path.bytes_per_second,
-        }
-    }
-}
-
-impl LinkSpeed {
-    /// Seconds until `bytes` have arrived: half a round trip, and the time on the wire.
-    #[must_use]
-    pub fn seconds(&self, bytes: u32) -> f64 {
-        let rate = self.bytes_per_second.unwrap_or(UNMEASURED).max(1);
-        f64::from(self.rtt_micros) / 2e6 + f64::from(bytes) / rate as f64
+fn path_speed(path: Path) -> PathSpeed {
+    PathSpeed {
+        address: path.address,
+        in_use: path.in_use,
+        rtt_micros: path.rtt.map(micros),
+        bytes_per_second: path.bytes_per_second,
     }
 }
 

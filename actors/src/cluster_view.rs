@@ -7,9 +7,12 @@ use std::time::Duration;
 use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
 use planaria_engine::model_dir::Content;
 use planaria_engine::speed::{Device, Kernels};
+use planaria_protocol::capabilities::{LinkSpeed, MemoryState, PathSpeed};
+pub use planaria_protocol::state::{
+    ModelState, NodeState, RecoveryLabel, SequenceCounts, ShardState,
+};
 use serde::{Deserialize, Serialize};
 
-use crate::capabilities::{LinkSpeed, MemoryState, PathSpeed};
 use crate::context::Context;
 use crate::membership::{Member, View};
 use crate::plan::{Assignment, Plan};
@@ -114,29 +117,6 @@ pub struct LinkView {
     pub paths: Vec<PathSpeed>,
 }
 
-/// What the cluster thinks of a node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NodeState {
-    /// It answers, and the link to it is up.
-    Alive,
-    /// It does not answer, or the link to it is lost: it may be dead. It keeps its place in plans
-    /// until that is known.
-    Suspect,
-    /// It has not answered for so long that it counts as dead.
-    Down,
-    /// It stopped in order.
-    Left,
-}
-
-impl NodeState {
-    /// Whether nothing more is expected of it.
-    #[must_use]
-    pub const fn is_over(self) -> bool {
-        matches!(self, Self::Down | Self::Left)
-    }
-}
-
 /// A model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelView {
@@ -222,18 +202,6 @@ impl ModelView {
     }
 }
 
-/// Whether a model can answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ModelState {
-    /// A request would succeed now.
-    Ready,
-    /// Its layers are being loaded.
-    Loading,
-    /// There is no plan, for the reason given.
-    Unavailable,
-}
-
 /// A stage of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageView {
@@ -270,29 +238,6 @@ pub struct HeldView {
     /// Of that, weights that lie in the model's files, whose pages the system takes away when memory is short.
     #[serde(default)]
     pub mapped_bytes: u64,
-}
-
-/// What a shard's worker is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShardState {
-    /// The worker reads its layers.
-    Loading,
-    /// The worker computes.
-    Ready,
-    /// The worker died and is being started again.
-    Restarting,
-    /// The worker was given up, or its node is gone.
-    Failed,
-}
-
-/// Sequences of one node's clients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SequenceCounts {
-    /// Being computed.
-    pub running: u32,
-    /// Waiting for a place.
-    pub queued: u32,
 }
 
 /// A recovery after a loss.
@@ -335,17 +280,6 @@ pub struct RecoveryView {
     /// How what was lost came back.
     #[serde(default)]
     pub label: RecoveryLabel,
-}
-
-/// How what was lost came back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RecoveryLabel {
-    /// It was kept, or computed again with the same bits.
-    Exact,
-    /// It was computed again, by the same sums of the same numbers; their last bits may differ.
-    #[default]
-    Equivalent,
 }
 
 /// From here on waiting for memory is what a machine does, in percent of its time.

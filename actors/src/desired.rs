@@ -6,11 +6,8 @@
 //! [`Report`](crate::wire::Report) and lies in the ledger.
 
 mod actor;
-pub mod clock;
 pub mod machine;
-pub mod map;
 pub mod settings;
 
 pub use actor::{DesiredActor, DesiredHandle, DesiredMessage};
-pub use clock::Stamp;
-pub use map::{DesiredMap, Entry, Wanted};
+pub use planaria_protocol::desired::{DesiredMap, Entry, Stamp, Wanted, clock, map};

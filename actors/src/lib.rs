@@ -29,8 +29,9 @@ mod machine;
 pub mod membership;
 pub mod metrics;
 pub mod node;
-pub mod plan;
 pub mod rare_log;
+#[cfg(test)]
+mod recorded;
 pub mod router;
 pub mod scheduler;
 pub mod sequence;
@@ -43,5 +44,6 @@ pub mod supervision;
 pub mod traces;
 mod wall_clock;
 mod watchdog;
-pub mod wire;
 pub mod worker;
+
+pub use planaria_protocol::{plan, wire};

@@ -26,7 +26,6 @@
 //! that find it full are counted and dropped. Workers speak to their host only; what they did is exported by
 //! the node, in their name, so that it outlives them.
 
-pub(crate) mod context;
 mod export;
 pub(crate) mod spans;
 
@@ -47,10 +46,10 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-pub use self::context::TraceContext;
 pub use self::export::TraceError;
 use self::export::{Outlet, Services};
 use self::spans::Span;
+pub use planaria_protocol::trace_context::TraceContext;
 
 /// The target of spans that are exported; log lines have others. Their level is that of the lines that are
 /// logged anyway: a lower one would have every callsite of every library look whether it is meant.

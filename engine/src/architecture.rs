@@ -9,7 +9,7 @@ mod parts;
 mod working;
 
 pub(crate) use self::parts::{Need, Part};
-pub(crate) use self::working::{HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
+pub use self::working::{HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
 
 /// A whole model, from the embedding to the head.
 #[derive(Debug, Clone, PartialEq)]

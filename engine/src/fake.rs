@@ -17,13 +17,13 @@ use std::time::Duration;
 use bytes::BytesMut;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 
-use crate::mlx::LoadProgress;
 use crate::model_dir::{FakeConfig, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigests};
 use crate::sampler::{SamplingParams, mix, sample};
 use crate::sequence_log::{LayerCache, SequenceLogs};
 use crate::stage::{
-    MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError, StageShape, Step,
+    LoadProgress, MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError,
+    StageShape, Step,
 };
 
 /// What a token in a layer weighs: a hash.

@@ -70,7 +70,8 @@ impl Processor {
     }
 
     /// What this process was told, or the best that there is.
-    pub(crate) fn chosen() -> Self {
+    #[must_use]
+    pub fn chosen() -> Self {
         *CHOSEN.get_or_init(|| Self { threads: cores(), isa: Isa::best() })
     }
 }

@@ -10,11 +10,11 @@ use crate::sampler::SamplingParams;
 use crate::stage::{Progress, Segment, SegmentError, StageShape};
 
 /// What a layer remembers of a sequence: its KV, or what stands for it.
-pub(crate) trait LayerCache {
-    /// It has those of so many positions.
+pub trait LayerCache {
+    /// Positions that it remembers, from 0.
     fn positions(&self) -> u32;
 
-    /// It can go back to any position from this one on.
+    /// The first position to which it can go back.
     fn rewinds_to(&self) -> u32;
 
     /// Forgets all positions from `position` on, to which it can go back.
@@ -23,7 +23,7 @@ pub(crate) trait LayerCache {
 
 /// The sequences of a stage, with what each layer remembers of them.
 #[derive(Debug)]
-pub(crate) struct SequenceLogs<C> {
+pub struct SequenceLogs<C> {
     shape: StageShape,
     held: LayerSet,
     vocab: u32,
@@ -33,16 +33,16 @@ pub(crate) struct SequenceLogs<C> {
 
 /// One sequence.
 #[derive(Debug)]
-pub(crate) struct SequenceLog<C> {
+pub struct SequenceLog<C> {
     /// Every token that is known, from position 0: those that were computed or taken from a former
     /// sequence, and what a recalled sequence has besides.
-    pub(crate) tokens: Vec<u32>,
+    pub tokens: Vec<u32>,
     /// Of its whole blocks, as far as they were stored.
-    pub(crate) digests: PrefixDigests,
+    pub digests: PrefixDigests,
     /// How to sample; that of a stage which never samples may be greedy for want of anything else.
-    pub(crate) params: SamplingParams,
+    pub params: SamplingParams,
     /// What each layer remembers; one that has none remembers nothing.
-    pub(crate) caches: BTreeMap<u32, C>,
+    pub caches: BTreeMap<u32, C>,
 }
 
 impl<C> Default for SequenceLog<C> {
@@ -58,21 +58,23 @@ impl<C> Default for SequenceLog<C> {
 
 impl<C: LayerCache> SequenceLogs<C> {
     /// No sequences, and no layers held.
-    pub(crate) fn new(shape: StageShape, vocab: u32, max_context: u32) -> Self {
+    pub fn new(shape: StageShape, vocab: u32, max_context: u32) -> Self {
         let (held, sequences) = (LayerSet::EMPTY, HashMap::new());
         Self { shape, held, vocab, max_context, sequences }
     }
 
-    pub(crate) const fn shape(&self) -> StageShape {
+    /// What is the same for all stages of the model.
+    pub const fn shape(&self) -> StageShape {
         self.shape
     }
 
-    pub(crate) const fn held(&self) -> &LayerSet {
+    /// The layers that the stage holds.
+    pub const fn held(&self) -> &LayerSet {
         &self.held
     }
 
     /// From now on these layers are held; what others remember is forgotten.
-    pub(crate) fn hold(&mut self, layers: LayerSet) {
+    pub fn hold(&mut self, layers: LayerSet) {
         for log in self.sequences.values_mut() {
             log.caches.retain(|layer, _| layers.contains(*layer));
         }
@@ -81,7 +83,7 @@ impl<C: LayerCache> SequenceLogs<C> {
 
     /// Why each segment of a step cannot be computed, if it cannot. Changes nothing. `reusable` is
     /// [`Stage::reusable`](crate::stage::Stage::reusable).
-    pub(crate) fn check_step(
+    pub fn check_step(
         &self,
         segments: &[Segment],
         reusable: impl Fn(LayerRange, &[u32]) -> u32,
@@ -101,7 +103,7 @@ impl<C: LayerCache> SequenceLogs<C> {
 
     /// The sequence of a segment that was found sound, with the segment's tokens already in its log.
     /// The layers of a new one get their caches from `begun`.
-    pub(crate) fn extend(
+    pub fn extend(
         &mut self,
         segment: &Segment,
         begun: impl FnOnce() -> Vec<C>,
@@ -121,7 +123,7 @@ impl<C: LayerCache> SequenceLogs<C> {
 
     /// Opens or takes up a sequence; see [`Stage::recall`](crate::stage::Stage::recall). How far its
     /// layers are then is [`SequenceLogs::progress`].
-    pub(crate) fn recall(
+    pub fn recall(
         &mut self,
         sequence: SequenceId,
         tokens: &[u32],
@@ -153,7 +155,7 @@ impl<C: LayerCache> SequenceLogs<C> {
 
     /// How far the held layers are with a sequence; those that follow each other and are equally far
     /// together.
-    pub(crate) fn progress(&self, sequence: SequenceId) -> Vec<Progress> {
+    pub fn progress(&self, sequence: SequenceId) -> Vec<Progress> {
         let log = self.sequences.get(&sequence);
         let mut all: Vec<Progress> = Vec::new();
         for run in self.held.runs() {
@@ -177,7 +179,7 @@ impl<C: LayerCache> SequenceLogs<C> {
     }
 
     /// See [`Stage::rewind`](crate::stage::Stage::rewind).
-    pub(crate) fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+    pub fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
         if let Some(log) = self.sequences.get_mut(&sequence) {
             let caches = log.caches.range_mut(layers.range());
             caches.for_each(|(_, cache)| go_back(cache, position));
@@ -186,19 +188,23 @@ impl<C: LayerCache> SequenceLogs<C> {
         }
     }
 
-    pub(crate) fn get(&self, sequence: SequenceId) -> Option<&SequenceLog<C>> {
+    /// A sequence; `None` if it is not known.
+    pub fn get(&self, sequence: SequenceId) -> Option<&SequenceLog<C>> {
         self.sequences.get(&sequence)
     }
 
-    pub(crate) fn get_mut(&mut self, sequence: SequenceId) -> Option<&mut SequenceLog<C>> {
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, sequence: SequenceId) -> Option<&mut SequenceLog<C>> {
         self.sequences.get_mut(&sequence)
     }
 
-    pub(crate) fn release(&mut self, sequence: SequenceId) {
+    /// Forgets a sequence.
+    pub fn release(&mut self, sequence: SequenceId) {
         self.sequences.remove(&sequence);
     }
 
-    pub(crate) fn values(&self) -> impl Iterator<Item = &SequenceLog<C>> {
+    /// All sequences, in any order.
+    pub fn values(&self) -> impl Iterator<Item = &SequenceLog<C>> {
         self.sequences.values()
     }
 

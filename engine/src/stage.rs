@@ -14,9 +14,17 @@ use planaria_config::{LayerRange, LayerSet, SequenceId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::mlx::LoadProgress;
 use crate::model_dir::ModelError;
 use crate::sampler::{Sampled, SamplingParams};
+
+/// How far the loading of layers has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoadProgress {
+    /// Bytes of tensors that are in memory.
+    pub bytes_loaded: u64,
+    /// Bytes of tensors that are to be loaded.
+    pub bytes_total: u64,
+}
 
 /// Layers of a model that can compute.
 pub trait Stage {

@@ -13,9 +13,11 @@ use std::path::Path;
 
 use planaria_config::LayerRange;
 use planaria_engine::architecture::{Attention, GroupedQuery, Speeds};
+use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::{
     Dtype, ModelConfig, ModelDir, QuantMode, QuantParams, model_names,
 };
+use planaria_engine::stage::Stage;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -598,8 +600,9 @@ fn fake_models_need_no_weights() {
     assert!(model.tensors_for(&range(0, 3).into()).unwrap().is_empty());
     assert!(model.tensors_for(&range(0, 4).into()).is_err());
     let mut progress = Vec::new();
-    let stage =
-        planaria_engine::load_stage(&model, range(1, 3), &mut |p| progress.push(p)).unwrap();
+    let ModelConfig::Fake(fake) = model.config() else { panic!("{:?}", model.config()) };
+    let mut stage = FakeStage::open(fake);
+    stage.hold(&range(1, 3).into(), &mut |p| progress.push(p)).unwrap();
     assert_eq!(stage.held(), &range(1, 3).into());
     assert!(!stage.shape().is_first(range(1, 3)) && stage.shape().is_last(range(1, 3)));
     assert_eq!(stage.shape().hidden_bytes, model.geometry().hidden_bytes);

@@ -15,7 +15,7 @@ use planaria_engine::speed::{Device, Probed};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Measures, PathSpeed};
+use super::{Measures, path_speed};
 use crate::context::Context;
 use crate::ledger;
 use crate::machine;
@@ -203,8 +203,7 @@ impl State {
         let rtts_are_news = self.measures.round_trips(round_trips);
         let paths = links.iter().map(|link| (node(link), link.paths()));
         let paths = paths.filter(|(_, paths)| !paths.is_empty());
-        let paths =
-            paths.map(|(node, paths)| (node, paths.into_iter().map(PathSpeed::of).collect()));
+        let paths = paths.map(|(node, paths)| (node, paths.into_iter().map(path_speed).collect()));
         let paths_are_news = self.measures.paths(paths.collect());
         let known = self.measures.known();
         self.sampled.retain(|node, _| known.links.contains_key(node));

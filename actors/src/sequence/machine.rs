@@ -10,7 +10,7 @@
 //!
 //! The owner keeps the token log. When something on the way breaks it begins another attempt, on the
 //! same stages or by another plan (see [`recovery`](super::recovery)): it tells all of them the log, hears
-//! how far each layer is with it, and says from where each goes on (see [`course`](super::course)). From
+//! how far each layer is with it, and says from where each goes on (see [`course`]). From
 //! there on the log is sent as a prompt is.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 
-use super::course::{Course, Recalled};
+use super::course::{self, Course, Recalled};
 use super::phases::{Phases, Piece};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use crate::generation::{Event as Told, FinishReason, GenerationError, Request, Token, Until};
@@ -513,7 +513,7 @@ impl Sequence {
         let Some(all) = answers.iter().cloned().collect::<Option<Vec<_>>>() else {
             return Vec::new();
         };
-        let course = Course::plan(self.given, &all);
+        let course = course::plan(self.given, &all);
         self.recalling = None;
         self.sent = course.from(0).unwrap_or(0);
         self.absorbed = self.sent;

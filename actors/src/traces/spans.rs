@@ -11,7 +11,7 @@ use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use planaria_config::{LayerRange, NodeId};
 
-use super::context::TraceContext;
+use super::TraceContext;
 use crate::wire::{DataHeader, Forward};
 
 /// A span that has ended.

@@ -19,14 +19,14 @@ const PROCESS_BYTES: u64 = LIBRARY_BYTES + OWN_BYTES;
 const LIBRARY_BYTES: u64 = 20 << 20;
 
 /// The rest; most of it is what products keep for the next one.
-pub(crate) const OWN_BYTES: u64 = 12 << 20;
+pub const OWN_BYTES: u64 = 12 << 20;
 
 /// How much freed memory MLX may keep for its next arrays. Its own limit on CPUs; with more, steps
 /// were no faster.
-pub(crate) const MLX_CACHE_BYTES: u32 = 32 << 20;
+pub const MLX_CACHE_BYTES: u32 = 32 << 20;
 
 /// How much freed memory the process may keep besides.
-pub(crate) const HEAP_SLACK_BYTES: u64 = 32 << 20;
+pub const HEAP_SLACK_BYTES: u64 = 32 << 20;
 
 impl Architecture {
     /// What a step works with, of numbers of `width` bytes. The widest layer counts.

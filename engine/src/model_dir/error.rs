@@ -113,7 +113,9 @@ pub enum ModelError {
 }
 
 impl ModelError {
-    pub(crate) fn io(file: &Path, source: std::io::Error) -> Self {
+    /// A file that cannot be read.
+    #[must_use]
+    pub fn io(file: &Path, source: std::io::Error) -> Self {
         Self::Io { file: file.to_owned(), source }
     }
 

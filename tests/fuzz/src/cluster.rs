@@ -15,7 +15,7 @@ use planaria_actors::membership::{self, Members};
 use planaria_actors::plan::{Assignment, Plan, PlanParts};
 use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_actors::scheduler::placement::Sizing;
-use planaria_actors::sequence::course::{Course, Kept};
+use planaria_actors::sequence::course::{self, Kept};
 use planaria_actors::traces::TraceContext;
 use planaria_actors::wire::features::Features;
 use planaria_actors::wire::{
@@ -324,7 +324,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
         DataBody::Absorbed { end: 4, from_log: true },
         DataBody::Recall { stage: 1, open: opening },
         DataBody::Recalled { stage: 1, progress: vec![progress], kept: vec![kept] },
-        DataBody::Resume { stage: 1, course: Course::plan(9, &[]) },
+        DataBody::Resume { stage: 1, course: course::plan(9, &[]) },
         DataBody::Check { number: 1, stage: 1, round: 1 },
         DataBody::Accepted {
             token: 1,

@@ -2,10 +2,10 @@
 //! must be no trouble for MLX.
 
 use planaria_config::SequenceId;
-use planaria_engine::load_stage;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, Step};
+use planaria_mlx::load_stage;
 
 use crate::checkpoint::{self, FOLDER};
 

@@ -33,7 +33,7 @@ fn parts(course: &Course) -> Vec<(u32, u32, u32)> {
 fn a_lost_middle_is_computed_from_what_its_predecessor_kept() {
     // 0-3, 4-7 and 8-11 before; 4-7 is lost, and its neighbours take two layers each.
     let stages = [stage((0, 5), &[(0, 3, 99)], &[(3, 0, 99)]), stage((6, 11), &[(8, 11, 98)], &[])];
-    let course = Course::plan(100, &stages);
+    let course = plan(100, &stages);
     // The last stage was one token behind, so everybody before it repeats that one.
     assert_eq!(parts(&course), [(0, 3, 99), (4, 5, 0), (6, 7, 0), (8, 11, 98)]);
     assert_eq!(course.from_logs, [Kept { behind: 3, start: 0, end: 99 }]);
@@ -50,7 +50,7 @@ fn a_lost_middle_is_computed_from_what_its_predecessor_kept() {
 fn without_logs_everything_before_the_loss_is_computed_again() {
     let stages =
         [stage((0, 5), &[(0, 3, 99)], &[(3, 40, 99)]), stage((6, 11), &[(8, 11, 99)], &[])];
-    let course = Course::plan(100, &stages);
+    let course = plan(100, &stages);
     assert_eq!(parts(&course), [(0, 5, 0), (6, 7, 0), (8, 11, 99)]);
     assert_eq!(course.from_logs, []);
 }
@@ -58,7 +58,7 @@ fn without_logs_everything_before_the_loss_is_computed_again() {
 #[test]
 fn a_log_that_ends_too_soon_saves_what_it_has() {
     let stages = [stage((0, 5), &[(0, 3, 99)], &[(3, 0, 60)]), stage((6, 11), &[(8, 11, 99)], &[])];
-    let course = Course::plan(100, &stages);
+    let course = plan(100, &stages);
     assert_eq!(parts(&course), [(0, 3, 60), (4, 5, 0), (6, 7, 0), (8, 11, 99)]);
     assert_eq!(course.from_logs, [Kept { behind: 3, start: 0, end: 60 }]);
 }
@@ -67,7 +67,7 @@ fn a_log_that_ends_too_soon_saves_what_it_has() {
 fn a_window_that_cannot_go_back_begins_anew() {
     let mut first = stage((0, 3), &[(0, 3, 99)], &[(3, 0, 60)]);
     first.progress[0].rewinds_to = 80;
-    let course = Course::plan(100, &[first, stage((4, 7), &[], &[])]);
+    let course = plan(100, &[first, stage((4, 7), &[], &[])]);
     assert_eq!(parts(&course), [(0, 3, 0), (4, 7, 0)]);
     assert_eq!(course.from_logs, []);
 }
@@ -75,10 +75,10 @@ fn a_window_that_cannot_go_back_begins_anew() {
 #[test]
 fn nothing_lost_is_nothing_again() {
     let stages = [stage((0, 3), &[(0, 7, 120)], &[]), stage((4, 7), &[(4, 7, 100)], &[])];
-    let course = Course::plan(101, &stages);
+    let course = plan(101, &stages);
     assert_eq!((course.rebuilt(101), course.replayed(101)), (0, 0));
     // A new sequence of one token, which nobody knows.
-    let course = Course::plan(1, &[stage((0, 7), &[], &[])]);
+    let course = plan(1, &[stage((0, 7), &[], &[])]);
     assert_eq!(parts(&course), [(0, 7, 0)]);
 }
 
@@ -109,7 +109,7 @@ proptest! {
     /// the end every layer has every position once.
     #[test]
     fn every_layer_gets_what_it_needs(stages in cluster(), length in 1_u32..40) {
-        let course = Course::plan(length, &stages);
+        let course = plan(length, &stages);
         let from = |layer: u32| course.from(layer).unwrap();
         for layer in 0..8 {
             let stage = stages.iter().find(|s| s.layers.contains(layer)).unwrap();

@@ -2,7 +2,7 @@ use planaria_config::{Epoch, Incarnation, NodeId, SequenceId};
 use planaria_engine::stage::Progress;
 
 use super::*;
-use crate::sequence::course::Recalled;
+use crate::sequence::course::{self, Recalled};
 use crate::sequence::machine::tests::plan_of as plan;
 
 const HEADER: DataHeader = DataHeader {
@@ -54,7 +54,7 @@ fn course() -> Course {
         progress: vec![has(range(4, 5), 7)],
         kept: vec![Kept { behind: 5, start: 0, end: 7 }],
     };
-    Course::plan(10, &[first, second])
+    course::plan(10, &[first, second])
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn what_the_layers_behind_have_is_absorbed_before_them() {
     let progress = vec![has(range(6, 7), 9)];
     let second = Recalled { layers: range(4, 7), progress, kept: vec![] };
     let first = Recalled { layers: range(0, 3), progress: vec![], kept: vec![] };
-    let course = Course::plan(10, &[first, second]);
+    let course = course::plan(10, &[first, second]);
     let (layers, plan) = (range(4, 7), plan(2, &[(1, 0, 3), (2, 4, 7)]));
     let mut resumed = Resumed::new((0..10).collect());
     resumed.begin(layers, &plan, &HEADER, &course, |_| None).unwrap();

@@ -3,7 +3,7 @@ use planaria_engine::sampler::SamplingParams;
 
 use super::*;
 use crate::generation::Until;
-use crate::sequence::course::{Kept, Recalled};
+use crate::sequence::course::{self, Kept, Recalled};
 use crate::sequence::machine::tests::{node, plan_of as plan};
 
 const ONE: SequenceId = SequenceId::from_bits(1);
@@ -89,7 +89,7 @@ fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
         Recalled { layers, progress, kept },
         Recalled { layers: second, progress: vec![], kept: vec![] },
     ];
-    let course = Course::plan(5, &stages);
+    let course = course::plan(5, &stages);
     let resume = header(&after, 1, 0, DataBody::Resume { stage: 0, course });
     let taken = sequences.take(now, Arc::clone(&after), &resume, Bytes::new());
     assert_eq!(told(&taken), ["rewind 0-3 to 4 "]);
@@ -176,7 +176,7 @@ fn a_new_beginning_forgets_the_old_one() {
     let taken = sequences.take(now, Arc::clone(&plan), &anew, Bytes::new());
     assert_eq!(told(&taken), ["release", "compute 1 at 0 of 1"]);
     // A course for an attempt that recalled nothing.
-    let course = Course::plan(1, &[]);
+    let course = course::plan(1, &[]);
     let resume = header(&plan, 1, 0, DataBody::Resume { stage: 0, course: course.clone() });
     let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
     assert!(matches!(taken, Taken::Drop), "{taken:?}");

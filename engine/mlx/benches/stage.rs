@@ -1,0 +1,117 @@
+//! How fast one sequence runs on one stage that holds a whole model.
+//!
+//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS]`
+//! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
+//! after one that does not count. The prompt goes in at once, and its time ends when the first
+//! token is there; decode is every token after that. Without `THREADS` all cores compute.
+
+#![expect(clippy::print_stdout, reason = "the line is what it is for")]
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use planaria_config::SequenceId;
+use planaria_engine::model_dir::ModelDir;
+use planaria_engine::processor::Processor;
+use planaria_engine::sampler::SamplingParams;
+use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
+use planaria_mlx::MlxStage;
+use serde_json::json;
+
+type Failure = Box<dyn std::error::Error>;
+
+fn main() -> Result<(), Failure> {
+    // Cargo adds `--bench`.
+    let mut args = std::env::args().skip(1).filter(|arg| !arg.starts_with("--"));
+    let Some(model) = args.next().map(PathBuf::from) else {
+        println!("no model directory given, nothing measured");
+        return Ok(());
+    };
+    let mut count = |default: usize| args.next().map_or(Ok(default), |arg| arg.parse());
+    let (prompt, decode, repetitions) = (count(256)?, count(64)?, count(5)?);
+
+    let threads = args.next().map(|arg| arg.parse()).transpose()?;
+    let processor = Processor::new(threads, None)?;
+    processor.choose().map_err(|_| "something was computed before")?;
+
+    let dir = ModelDir::open(&model)?;
+    let loading = Instant::now();
+    let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ())?;
+    let load_seconds = loading.elapsed().as_secs_f64();
+    // Any ids: the work is the same for all.
+    let ids = (0_u32..).map(|n| n.wrapping_mul(97) % dir.geometry().vocab);
+    let ids: Vec<u32> = ids.take(prompt).collect();
+    run(&mut stage, &ids, decode)?;
+    let mut prefills = Vec::new();
+    let mut decodes = Vec::new();
+    let mut kv = 0;
+    for _ in 0..repetitions {
+        let (prefill_seconds, decode_seconds, held) = run(&mut stage, &ids, decode)?;
+        kv = held;
+        prefills.push(prompt as f64 / prefill_seconds);
+        decodes.push(decode as f64 / decode_seconds);
+    }
+    let result = json!({
+        "model": model,
+        "prompt_tokens": prompt,
+        "decode_tokens": decode,
+        "repetitions": repetitions,
+        "threads": processor.threads(),
+        "kernels": processor.isa().name(),
+        "load_seconds": load_seconds,
+        "weight_bytes": stage.memory().weights,
+        "peak_bytes": stage.memory().peak,
+        "kv_bytes": kv,
+        "prefill_tokens_per_second": median(prefills),
+        "decode_tokens_per_second": median(decodes),
+    });
+    println!("{result}");
+    Ok(())
+}
+
+/// Seconds of prefill and of decode, and the bytes of KV at the end.
+fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64, u64), Failure> {
+    let sequence = SequenceId::from_bits(1);
+    let started = Instant::now();
+    let mut next = step(stage, sequence, 0, prompt.to_vec())?;
+    let prefilled = Instant::now();
+    let start = u32::try_from(prompt.len())?;
+    for position in start..start + u32::try_from(decode)? {
+        next = step(stage, sequence, position, vec![next])?;
+    }
+    let decoded = Instant::now();
+    let kv = stage.memory().kv;
+    stage.release(sequence);
+    Ok(((prefilled - started).as_secs_f64(), (decoded - prefilled).as_secs_f64(), kv))
+}
+
+fn step(
+    stage: &mut MlxStage,
+    sequence: SequenceId,
+    start: u32,
+    tokens: Vec<u32>,
+) -> Result<u32, Failure> {
+    let open = (start == 0).then(|| Box::new(SamplingParams::greedy()));
+    let layers = *stage.held().runs().first().ok_or("a stage without layers")?;
+    let segment = Segment {
+        sequence,
+        layers,
+        start,
+        tokens,
+        hidden: None,
+        open,
+        prefix: Vec::new(),
+        sample: true,
+        absorb: false,
+    };
+    match stage.step(Step { segments: vec![segment] })?.pop() {
+        Some(Ok(SegmentOutput::Sampled(sampled))) => Ok(sampled.token),
+        other => Err(format!("the stage gave {other:?}").into()),
+    }
+}
+
+/// The middle one, or the lower of the two in the middle.
+fn median(mut numbers: Vec<f64>) -> Option<f64> {
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len().saturating_sub(1) / 2).copied()
+}

@@ -1,0 +1,344 @@
+//! Attention: what all kinds of it share, and grouped queries. Latent attention is in [`latent`].
+
+use std::cell::RefCell;
+
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::{arange, concatenate, select, softmax_axis, tanh};
+use mlx_rs::{Array, Dtype};
+use planaria_engine::architecture::{
+    Attention as AttentionParts, GroupedQuery as GroupedQueryParts,
+};
+
+use super::batch::{RowSpan, Rows};
+use super::error::LoadError;
+use super::kv_cache::{KeysValues, KvCache, Visible};
+use super::latent::LatentAttention;
+use super::linear::{Linear, as_dim};
+use super::norm::RmsNorm;
+use super::rope::{Rope, Turns};
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// Some rows of a step, and what all layers need to know of them.
+pub(super) struct StepRows<'a> {
+    pub(super) rows: &'a Rows,
+    ropes: &'a [Rope],
+    /// By rope.
+    turns: Vec<Turns>,
+    masks: RefCell<Vec<(Sight, Array)>>,
+}
+
+/// What decides who sees whom: `queries` stand at the last of `keys` positions, and each sees
+/// `window` of them, itself the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sight {
+    queries: i32,
+    keys: i32,
+    window: i32,
+}
+
+impl<'a> StepRows<'a> {
+    pub(super) fn new(rows: &'a Rows, ropes: &'a [Rope], dtype: Dtype) -> Mlx<Self> {
+        let turns = ropes.iter().map(|rope| rope.turns(&rows.positions, dtype));
+        Ok(Self { rows, ropes, turns: turns.collect::<Mlx<_>>()?, masks: RefCell::default() })
+    }
+
+    /// Turns `x [rows, heads, head_dim]` by the rope of that number.
+    pub(super) fn turn(&self, x: &Array, rope: usize) -> Mlx<Array> {
+        match (self.ropes.get(rope), self.turns.get(rope)) {
+            (Some(rope), Some(turns)) => rope.forward(x, turns),
+            _ => Err(mlx_rs::error::Exception::custom("no such rope")),
+        }
+    }
+
+    /// Calls `look` for every sequence with its part of each of `queries [1, heads, rows, ..]` and
+    /// what it remembers, and joins what it gave, `[its rows, width]`: `[rows, width]`.
+    pub(super) fn by_sequence<const N: usize>(
+        &self,
+        queries: [&Array; N],
+        memory: &[Visible],
+        look: impl Fn(RowSpan, [Array; N], &Visible) -> Mlx<Array>,
+    ) -> Mlx<Array> {
+        let mut parts = Vec::with_capacity(N);
+        for queries in queries {
+            parts.push(self.rows.split(queries)?.into_iter());
+        }
+        let mut found = Vec::with_capacity(self.rows.spans.len());
+        for span in &self.rows.spans {
+            let own: Option<Vec<Array>> = parts.iter_mut().map(Iterator::next).collect();
+            let own = own.and_then(|own| <[Array; N]>::try_from(own).ok());
+            let own = own.zip(memory.get(span.sequence));
+            let (own, memory) = own.ok_or_else(|| {
+                mlx_rs::error::Exception::custom("a sequence without rows or memory")
+            })?;
+            found.push(look(*span, own, memory)?);
+        }
+        match found.as_slice() {
+            [one] => Ok(one.clone()),
+            many => concatenate(many, 0),
+        }
+    }
+
+    /// `bool [queries, keys]`: which key each query sees. Made once per step for all layers.
+    pub(super) fn mask(&self, queries: i32, keys: i32, window: Option<i32>) -> Mlx<Array> {
+        let sight = Sight { queries, keys, window: window.unwrap_or(i32::MAX) };
+        if let Some((_, mask)) = self.masks.borrow().iter().find(|(own, _)| *own == sight) {
+            return Ok(mask.clone());
+        }
+        let own = arange::<_, i32>(keys - queries, keys, None)?.expand_dims(1)?;
+        let others = arange::<_, i32>(0, keys, None)?.expand_dims(0)?;
+        let mut mask = own.ge(&others)?;
+        if let Some(window) = window {
+            mask = mask.logical_and(own.lt(others.add(Array::from_int(window))?)?)?;
+        }
+        self.masks.borrow_mut().push((sight, mask.clone()));
+        Ok(mask)
+    }
+}
+
+/// Attention of one layer, of either kind.
+pub(super) enum Attention {
+    Grouped(GroupedQuery),
+    Latent(LatentAttention),
+}
+
+impl Attention {
+    /// `rope_of` gives the number of a rope among those of the model.
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        parts: &AttentionParts,
+        rope_of: &mut dyn FnMut(&planaria_engine::architecture::Rope) -> Result<usize, LoadError>,
+    ) -> Result<Self, LoadError> {
+        match parts {
+            AttentionParts::Grouped(parts) => {
+                let rope = rope_of(&parts.rope)?;
+                Ok(Self::Grouped(GroupedQuery::take(weights, parts, rope)?))
+            }
+            AttentionParts::Latent(parts) => {
+                let rope = rope_of(&parts.rope)?;
+                Ok(Self::Latent(LatentAttention::take(weights, parts, rope)?))
+            }
+        }
+    }
+
+    /// How many tokens it sees; `None` is all.
+    pub(super) fn window(&self) -> Option<u32> {
+        match self {
+            Self::Grouped(grouped) => grouped.window.and_then(|window| window.try_into().ok()),
+            Self::Latent(_) => None,
+        }
+    }
+
+    /// An empty cache for a new sequence.
+    pub(super) const fn new_cache(&self) -> KvCache {
+        match self {
+            Self::Grouped(grouped) => KvCache::new(grouped.window),
+            Self::Latent(_) => KvCache::new(None),
+        }
+    }
+
+    /// Puts what is to be remembered of `x [rows, hidden]` into the caches of their sequences, and
+    /// gives what each sequence may look at now.
+    pub(super) fn remember(
+        &self,
+        x: &Array,
+        rows: &StepRows<'_>,
+        caches: &mut [&mut KvCache],
+    ) -> Mlx<Vec<Visible>> {
+        let (keys, values) = match self {
+            Self::Grouped(grouped) => grouped.keys_values(x, rows)?,
+            Self::Latent(latent) => latent.keys_values(x, rows)?,
+        };
+        let keys = rows.rows.split(&by_head(&keys)?)?;
+        let values = rows.rows.split(&by_head(&values)?)?;
+        keys.into_iter()
+            .zip(values)
+            .zip(caches)
+            .map(|((keys, values), cache)| cache.append(&KeysValues { keys, values }))
+            .collect()
+    }
+
+    /// What the queries of `x [rows, hidden]` find in the memory of their sequences: same shape.
+    pub(super) fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
+        match self {
+            Self::Grouped(grouped) => grouped.attend(x, rows, memory),
+            Self::Latent(latent) => latent.attend(x, rows, memory),
+        }
+    }
+}
+
+/// Grouped-query attention.
+pub(super) struct GroupedQuery {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    query_norm: Option<RmsNorm>,
+    key_norm: Option<RmsNorm>,
+    rope: usize,
+    head_dim: i32,
+    /// Query heads for each key head.
+    sharing: i32,
+    scale: f32,
+    window: Option<i32>,
+    softcap: Option<f32>,
+    sinks: Option<Array>,
+}
+
+impl GroupedQuery {
+    fn take(
+        weights: &mut Weights<'_>,
+        parts: &GroupedQueryParts,
+        rope: usize,
+    ) -> Result<Self, LoadError> {
+        let norms = [&parts.query_norm, &parts.key_norm];
+        let [query_norm, key_norm] =
+            norms.map(|norm| norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose());
+        Ok(Self {
+            query_norm: query_norm?,
+            key_norm: key_norm?,
+            query: Linear::take(weights, &parts.query)?,
+            key: Linear::take(weights, &parts.key)?,
+            value: Linear::take(weights, &parts.value)?,
+            output: Linear::take(weights, &parts.output)?,
+            rope,
+            head_dim: as_dim(parts.head_dim)?,
+            sharing: as_dim(parts.heads / parts.kv_heads)?,
+            scale: parts.scale,
+            window: parts.window.map(as_dim).transpose()?,
+            softcap: parts.softcap,
+            sinks: parts.sinks.as_ref().map(|name| weights.take(name)).transpose()?,
+        })
+    }
+
+    fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
+        let keys = normed(self.key_norm.as_ref(), self.in_heads(&self.key.forward(x)?)?)?;
+        Ok((rows.turn(&keys, self.rope)?, self.in_heads(&self.value.forward(x)?)?))
+    }
+
+    fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
+        let queries = normed(self.query_norm.as_ref(), self.in_heads(&self.query.forward(x)?)?)?;
+        let queries = by_head(&rows.turn(&queries, self.rope)?)?;
+        let found = rows.by_sequence([&queries], memory, |span, [queries], memory| {
+            self.look(&queries, span.count, memory, rows)
+        })?;
+        self.output.forward(&found)
+    }
+
+    /// What `queries [1, heads, count, head_dim]`, which stand at the last positions of `memory`,
+    /// find there: `[count, heads * head_dim]`.
+    fn look(
+        &self,
+        queries: &Array,
+        count: i32,
+        memory: &Visible,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        let Visible { known, first } = memory;
+        let asked = cpu::Asked {
+            queries,
+            keys: &known.keys,
+            beside: None,
+            values: &known.values,
+            first: *first,
+            scale: self.scale,
+            window: self.window,
+            softcap: self.softcap,
+            sinks: self.sinks.as_ref(),
+        };
+        match cpu::attend(&asked)? {
+            Some(found) => Ok(found),
+            None => in_rows(&self.look_by_mlx(queries, count, known, rows)?),
+        }
+    }
+
+    /// The same on other devices: shaped as the queries.
+    fn look_by_mlx(
+        &self,
+        queries: &Array,
+        count: i32,
+        memory: &KeysValues,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        let positions = memory.positions();
+        let nearer;
+        let memory = match self.window {
+            Some(window) if count == 1 && positions > window => {
+                nearer = memory.last(window)?;
+                &nearer
+            }
+            _ => memory,
+        };
+        let is_cut = self.window.is_some_and(|window| count > 1 && positions > window);
+        if let Some(cap) = self.softcap {
+            let mask = (count > 1)
+                .then(|| rows.mask(count, memory.positions(), self.window.filter(|_| is_cut)))
+                .transpose()?;
+            return self.look_with_bent_scores(queries, count, memory, mask.as_ref(), cap);
+        }
+        let cut = is_cut.then(|| rows.mask(count, positions, self.window)).transpose()?;
+        let mask = match &cut {
+            Some(mask) => Some(ScaledDotProductAttentionMask::Array(mask)),
+            None => (count > 1).then_some(ScaledDotProductAttentionMask::Causal),
+        };
+        let KeysValues { keys, values } = memory;
+        scaled_dot_product_attention(queries, keys, values, self.scale, mask, self.sinks.as_ref())
+    }
+
+    /// MLX has no kernel for this, so it is put together.
+    fn look_with_bent_scores(
+        &self,
+        queries: &Array,
+        count: i32,
+        memory: &KeysValues,
+        mask: Option<&Array>,
+        cap: f32,
+    ) -> Mlx<Array> {
+        let dtype = queries.dtype();
+        let number = |value: f32| Array::from_f32(value).as_dtype(dtype);
+        let shape = [1, -1, self.sharing, count, self.head_dim];
+        let queries = queries.multiply(number(self.scale)?)?.reshape(&shape)?;
+        let keys = memory.keys.expand_dims(2)?.swap_axes(-1, -2)?;
+        let scores = queries.matmul(&keys)?;
+        let mut scores = tanh(scores.divide(number(cap)?)?)?.multiply(number(cap)?)?;
+        if let Some(mask) = mask {
+            scores = select(mask, &scores, number(lowest(dtype))?)?;
+        }
+        let shares = softmax_axis(&scores, -1, true)?;
+        let found = shares.matmul(memory.values.expand_dims(2)?)?;
+        found.reshape(&[1, -1, count, self.head_dim])
+    }
+
+    /// `[rows, heads * head_dim]` as `[rows, heads, head_dim]`.
+    fn in_heads(&self, x: &Array) -> Mlx<Array> {
+        x.reshape(&[x.shape().first().copied().unwrap_or(0), -1, self.head_dim])
+    }
+}
+
+fn normed(norm: Option<&RmsNorm>, x: Array) -> Mlx<Array> {
+    match norm {
+        None => Ok(x),
+        Some(norm) => norm.forward(&x),
+    }
+}
+
+/// `[rows, heads, head_dim]` as `[1, heads, rows, head_dim]`.
+pub(super) fn by_head(x: &Array) -> Mlx<Array> {
+    x.expand_dims(0)?.transpose_axes(&[0, 2, 1, 3])
+}
+
+/// `[1, heads, rows, width]` as `[rows, heads * width]`.
+pub(super) fn in_rows(x: &Array) -> Mlx<Array> {
+    let rows = x.shape().get(2).copied().unwrap_or(0);
+    x.transpose_axes(&[0, 2, 1, 3])?.reshape(&[rows, -1])
+}
+
+/// The score of a key that is not seen: the least number of a type of floats.
+pub(super) const fn lowest(dtype: Dtype) -> f32 {
+    match dtype {
+        Dtype::Float16 => -65_504.0,
+        // The largest of BF16: as F32's, with 8 bits of mantissa.
+        Dtype::Bfloat16 => f32::from_bits(0xff7f_0000),
+        _ => f32::MIN,
+    }
+}

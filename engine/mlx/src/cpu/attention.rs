@@ -1,0 +1,88 @@
+//! Attention.
+
+use mlx_rs::Array;
+use planaria_kernels::{Attention, Heads, Number, Pairs};
+
+use super::operation::{View, operation};
+use super::{isa, number_of_all, pool};
+use crate::Mlx;
+
+/// Queries, what they look at, and how.
+pub(crate) struct Asked<'a> {
+    /// `[1, heads, queries, width]`, at the last positions.
+    pub(crate) queries: &'a Array,
+    /// `[1, key heads, positions, width]`.
+    pub(crate) keys: &'a Array,
+    /// Of the same shapes, but of another width: queries and keys whose scores are added.
+    pub(crate) beside: Option<(&'a Array, &'a Array)>,
+    /// `[1, key heads, positions, any width]`.
+    pub(crate) values: &'a Array,
+    /// The first position in its sequence.
+    pub(crate) first: i32,
+    pub(crate) scale: f32,
+    pub(crate) window: Option<i32>,
+    pub(crate) softcap: Option<f32>,
+    /// `[heads]`.
+    pub(crate) sinks: Option<&'a Array>,
+}
+
+/// What the queries find: `[queries, heads * width of a value]`.
+pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
+    let Asked { queries, keys, beside, values, sinks, scale, softcap, .. } = *asked;
+    let mut inputs = vec![queries, keys, values];
+    inputs.extend(beside.into_iter().flat_map(|(queries, keys)| [queries, keys]));
+    inputs.extend(sinks);
+    let Some(number) = number_of_all(&inputs) else { return Ok(None) };
+    let ([1, heads, count, _], [1, key_heads, ..], [1, _, _, width]) =
+        (queries.shape(), keys.shape(), values.shape())
+    else {
+        return Ok(None);
+    };
+    if *key_heads == 0 || heads % key_heads != 0 {
+        return Ok(None);
+    }
+    let first = usize::try_from(asked.first).unwrap_or(0);
+    let window = asked.window.and_then(|window| usize::try_from(window).ok());
+    let (has_beside, has_sinks) = (beside.is_some(), sinks.is_some());
+    operation(&inputs, &[*count, heads * width], move |inputs, out| {
+        let mut copies = [const { Vec::new() }; 5];
+        let mut inputs = inputs.iter().zip(&mut copies);
+        let mut next = || inputs.next().map(|(view, copy)| heads_of(view, number, copy));
+        let (Some(queries), Some(keys), Some(values)) = (next(), next(), next()) else {
+            unreachable!("three inputs at least");
+        };
+        let beside = if has_beside { next().zip(next()) } else { None };
+        let beside = beside.map(|(queries, keys)| Pairs { queries, keys });
+        let sinks: Option<Vec<f32>> = has_sinks.then(|| {
+            let mut copy = Vec::new();
+            let last = inputs.next().map(|(view, _)| view.rows(number, &mut copy).numbers());
+            last.unwrap_or_default()
+        });
+        let attention = Attention {
+            pairs: Pairs { queries, keys },
+            beside,
+            values,
+            first,
+            scale,
+            window,
+            softcap,
+            sinks: sinks.as_deref(),
+        };
+        let done = planaria_kernels::attend(pool(), isa(), &attention, out);
+        assert!(done.is_ok(), "attention that does not fit: {done:?}");
+    })
+    .map(Some)
+}
+
+/// `[1, heads, positions, width]`, in place if the numbers of a head lie side by side.
+fn heads_of<'a>(view: &View<'a>, number: Number, copy: &'a mut Vec<u8>) -> Heads<'a> {
+    let (heads, positions, width) = (view.size(2), view.size(1), view.size(0));
+    let apart = |axis: usize| view.size(axis) <= 1 || view.stride(axis) >= width;
+    let is_in_place = (width <= 1 || view.stride(0) == 1) && apart(1) && apart(2);
+    let (bytes, head_stride, position_stride) = if is_in_place {
+        (view.bytes, view.stride(2), view.stride(1))
+    } else {
+        (view.contiguous(copy), positions * width, width)
+    };
+    Heads { bytes, number, heads, positions, width, head_stride, position_stride }
+}

@@ -1,0 +1,155 @@
+//! Mixtures of experts.
+
+use mlx_rs::ops::indexing::{TryIndexOp, put_along_axis, take_along_axis, topk_axis};
+use mlx_rs::ops::{argpartition_axis, argsort, sigmoid, softmax_axis};
+use mlx_rs::{Array, Dtype};
+use planaria_engine::architecture::{Activation, Experts, Routing};
+
+use super::error::LoadError;
+use super::linear::{Linear, Stack, as_dim};
+use super::mlp::{GatedMlp, combine};
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// From so many pairs of token and expert on, pairs are put in the order of experts, so that each
+/// expert's weights are read once. (mlx-lm does from as many.) Our own kernels put them in order themselves.
+const SORTED_FROM: usize = 64;
+
+/// A mixture of experts, and what every token passes beside it.
+pub(super) struct ExpertMlp {
+    router: Linear,
+    routing: Routing,
+    /// Of [`Routing::Sigmoid`].
+    correction: Option<Array>,
+    chosen: i32,
+    gate: Stack,
+    up: Stack,
+    down: Stack,
+    activation: Activation,
+    shared: Option<GatedMlp>,
+}
+
+/// The experts of each row, and what they weigh: both `[rows, chosen]`.
+struct Choice {
+    experts: Array,
+    weights: Array,
+}
+
+impl ExpertMlp {
+    pub(super) fn take(weights: &mut Weights<'_>, experts: &Experts) -> Result<Self, LoadError> {
+        let correction = match &experts.routing {
+            Routing::Sigmoid { correction, .. } => Some(weights.take(correction)?),
+            _ => None,
+        };
+        let shared = experts.shared.as_ref();
+        Ok(Self {
+            router: Linear::take(weights, &experts.router)?,
+            routing: experts.routing.clone(),
+            correction,
+            chosen: as_dim(experts.chosen)?,
+            gate: Stack::take(weights, &experts.gate)?,
+            up: Stack::take(weights, &experts.up)?,
+            down: Stack::take(weights, &experts.down)?,
+            activation: experts.activation,
+            shared: shared.map(|shared| GatedMlp::take(weights, shared)).transpose()?,
+        })
+    }
+
+    /// `x [rows, hidden]`, same shape out.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+        let choice = self.choose(&self.router.forward(x)?)?;
+        let said = self.ask(x, &choice.experts)?;
+        let weighed = said.multiply(choice.weights.expand_dims(-1)?)?;
+        let sum = weighed.sum_axis(-2, false)?.as_dtype(x.dtype())?;
+        match &self.shared {
+            None => Ok(sum),
+            Some(shared) => sum.add(shared.forward(x)?),
+        }
+    }
+
+    /// From `scores [rows, experts]`.
+    fn choose(&self, scores: &Array) -> Mlx<Choice> {
+        match &self.routing {
+            Routing::ChooseThenSoftmax => {
+                let experts = best(scores, self.chosen)?;
+                let weights = softmax_axis(take_along_axis(scores, &experts, -1)?, -1, true)?;
+                Ok(Choice { experts, weights })
+            }
+            Routing::SoftmaxThenChoose { normalized } => {
+                let shares = softmax_axis(scores, -1, true)?;
+                let experts = best(&shares, self.chosen)?;
+                let weights = take_along_axis(&shares, &experts, -1)?;
+                let weights = if *normalized { to_one(&weights)? } else { weights };
+                Ok(Choice { experts, weights })
+            }
+            Routing::Sigmoid { groups, chosen_groups, normalized, scale, .. } => {
+                let shares = sigmoid(scores.as_dtype(Dtype::Float32)?)?;
+                let mut judged = shares.clone();
+                if let Some(correction) = &self.correction {
+                    judged = judged.add(correction)?;
+                }
+                let judged = only_best_groups(&judged, small(*groups), small(*chosen_groups))?;
+                let experts = best(&judged, self.chosen)?;
+                let weights = take_along_axis(&shares, &experts, -1)?;
+                let normalized = *normalized && self.chosen > 1;
+                let weights = if normalized { to_one(&weights)? } else { weights };
+                let weights = weights.multiply(Array::from_f32(*scale))?;
+                Ok(Choice { experts, weights })
+            }
+        }
+    }
+
+    /// What each row's experts say of it: `[rows, chosen, hidden]`.
+    fn ask(&self, x: &Array, experts: &Array) -> Mlx<Array> {
+        if experts.size() < SORTED_FROM || cpu::is_here() {
+            // One matrix of one row for each pair.
+            let x = x.expand_dims_axes(&[-2, -3])?;
+            return self.run(&x, experts, false)?.squeeze_axes(&[-2]);
+        }
+        let pairs = experts.flatten(None, None)?;
+        let order = argsort(&pairs)?;
+        let back = argsort(&order)?;
+        let rows = order.floor_divide(Array::from_int(self.chosen).as_dtype(order.dtype())?)?;
+        let x = x.take_axis(&rows, 0)?.expand_dims(-2)?;
+        let said = self.run(&x, &pairs.take_axis(&order, 0)?, true)?;
+        let said = said.squeeze_axes(&[-2])?.take_axis(&back, 0)?;
+        let hidden = said.shape().last().copied().unwrap_or(0);
+        said.reshape(&[-1, self.chosen, hidden])
+    }
+
+    fn run(&self, x: &Array, experts: &Array, sorted: bool) -> Mlx<Array> {
+        let up = self.up.chosen(x, experts, sorted)?;
+        let gate = self.gate.chosen(x, experts, sorted)?;
+        self.down.chosen(&combine(self.activation, &gate, &up)?, experts, sorted)
+    }
+}
+
+/// The places of the `count` largest of `scores [rows, n]`, in no order: `[rows, count]`.
+fn best(scores: &Array, count: i32) -> Mlx<Array> {
+    argpartition_axis(scores.negative()?, count - 1, -1)?.try_index((.., ..count))
+}
+
+/// `weights [rows, n]`, each row divided by its sum.
+fn to_one(weights: &Array) -> Mlx<Array> {
+    weights.divide(weights.sum_axis(-1, true)?)
+}
+
+/// `scores [rows, experts]` with 0 for the experts of all groups but the best: those whose two best
+/// scores add up to most.
+fn only_best_groups(scores: &Array, groups: i32, chosen: i32) -> Mlx<Array> {
+    let left_out = groups - chosen;
+    if left_out == 0 {
+        return Ok(scores.clone());
+    }
+    let experts = scores.shape().last().copied().unwrap_or(0);
+    let grouped = scores.reshape(&[-1, groups, experts / groups])?;
+    let judged = topk_axis(&grouped, 2, -1)?.sum_axis(-1, true)?;
+    let worst = argpartition_axis(&judged, left_out - 1, -2)?.try_index((.., ..left_out, ..))?;
+    let none = Array::from_f32(0.0).as_dtype(scores.dtype())?;
+    put_along_axis(&grouped, &worst, none, -2)?.reshape(&[-1, experts])
+}
+
+/// A count that the configuration bounds.
+fn small(count: u32) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,160 @@
+//! Latent attention: one compressed vector per token stands for the keys and values of all heads.
+
+use mlx_rs::Array;
+use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
+use mlx_rs::ops::select;
+use planaria_engine::architecture::{Latent, LatentQuery};
+
+use super::attention::{StepRows, by_head, in_rows, lowest};
+use super::error::LoadError;
+use super::kv_cache::{KeysValues, Visible};
+use super::linear::{Linear, Stack, as_dim};
+use super::norm::RmsNorm;
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// Latent attention of one layer. Its cache holds compressed vectors as keys and the turned parts
+/// of keys, one for all heads, as values.
+pub(super) struct LatentAttention {
+    query: Query,
+    compress: Linear,
+    compress_norm: RmsNorm,
+    key: Stack,
+    value: Stack,
+    output: Linear,
+    rope: usize,
+    heads: i32,
+    plain_dim: i32,
+    rank: i32,
+    scale: f32,
+}
+
+enum Query {
+    Direct(Linear),
+    Compressed { down: Linear, norm: RmsNorm, up: Linear },
+}
+
+impl LatentAttention {
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        parts: &Latent,
+        rope: usize,
+    ) -> Result<Self, LoadError> {
+        let query = match &parts.query {
+            LatentQuery::Direct(linear) => Query::Direct(Linear::take(weights, linear)?),
+            LatentQuery::Compressed { down, norm, up } => Query::Compressed {
+                down: Linear::take(weights, down)?,
+                norm: RmsNorm::take(weights, norm)?,
+                up: Linear::take(weights, up)?,
+            },
+        };
+        Ok(Self {
+            query,
+            compress: Linear::take(weights, &parts.compress)?,
+            compress_norm: RmsNorm::take(weights, &parts.compress_norm)?,
+            key: Stack::take(weights, &parts.key)?,
+            value: Stack::take(weights, &parts.value)?,
+            output: Linear::take(weights, &parts.output)?,
+            rope,
+            heads: as_dim(parts.heads)?,
+            plain_dim: as_dim(parts.plain_dim)?,
+            rank: as_dim(parts.rank)?,
+            scale: parts.scale,
+        })
+    }
+
+    /// Of `x [rows, hidden]`: compressed vectors `[rows, 1, rank]` and turned parts of keys
+    /// `[rows, 1, turned_dim]`.
+    pub(super) fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
+        let both = self.compress.forward(x)?;
+        let compressed = self.compress_norm.forward(&both.try_index((.., ..self.rank))?)?;
+        let turned = both.try_index((.., self.rank..))?.expand_dims(1)?;
+        Ok((compressed.expand_dims(1)?, rows.turn(&turned, self.rope)?))
+    }
+
+    pub(super) fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
+        let queries = match &self.query {
+            Query::Direct(linear) => linear.forward(x)?,
+            Query::Compressed { down, norm, up } => {
+                up.forward(&norm.forward(&down.forward(x)?)?)?
+            }
+        };
+        let count = queries.shape().first().copied().unwrap_or(0);
+        let queries = queries.reshape(&[count, self.heads, -1])?;
+        let plain = queries.try_index((Ellipsis, ..self.plain_dim))?;
+        let turned = rows.turn(&queries.try_index((Ellipsis, self.plain_dim..))?, self.rope)?;
+        let queries = [&by_head(&plain)?, &by_head(&turned)?];
+        let found = rows.by_sequence(queries, memory, |span, [plain, turned], memory| {
+            self.look(&plain, &turned, span.count, memory, rows)
+        })?;
+        self.output.forward(&found)
+    }
+
+    /// What queries, `plain [1, heads, count, plain_dim]` and `turned [1, heads, count,
+    /// turned_dim]`, which stand at the last positions of `memory`, find there: `[count, heads * value_dim]`.
+    fn look(
+        &self,
+        plain: &Array,
+        turned: &Array,
+        count: i32,
+        memory: &Visible,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        // In the language of compressed vectors whatever the number of queries, so that it gives them the same bits.
+        let Visible { known: KeysValues { keys: compressed, values: turned_keys }, first } = memory;
+        let asked = self.key.each(plain)?;
+        let found = cpu::attend(&cpu::Asked {
+            queries: &asked,
+            keys: compressed,
+            beside: Some((turned, turned_keys)),
+            values: compressed,
+            first: *first,
+            scale: self.scale,
+            window: None,
+            softcap: None,
+            sinks: None,
+        })?;
+        match found {
+            Some(found) => {
+                let found = found.reshape(&[1, count, self.heads, self.rank])?;
+                in_rows(&self.value.each(&found.transpose_axes(&[0, 2, 1, 3])?)?)
+            }
+            None => in_rows(&self.look_by_mlx(plain, turned, count, &memory.known, rows)?),
+        }
+    }
+
+    /// The same on other devices: `[1, heads, count, value_dim]`.
+    fn look_by_mlx(
+        &self,
+        plain: &Array,
+        turned: &Array,
+        count: i32,
+        memory: &KeysValues,
+        rows: &StepRows<'_>,
+    ) -> Mlx<Array> {
+        let KeysValues { keys: compressed, values: turned_keys } = memory;
+        let dtype = turned.dtype();
+        let number = |value: f32| Array::from_f32(value).as_dtype(dtype);
+        let scaled = turned.multiply(number(self.scale)?)?;
+        let mut scores = scaled.matmul(turned_keys.swap_axes(-1, -2)?)?;
+        if count > 1 {
+            let mask = rows.mask(count, memory.positions(), None)?;
+            scores = select(&mask, &scores, number(lowest(dtype))?)?;
+        }
+        let scores = Some(ScaledDotProductAttentionMask::Array(&scores));
+        if count > 1 {
+            // Many queries: cheaper to make every head's keys and values once.
+            let keys = self.key.each_backwards(compressed)?;
+            let values = self.value.each(compressed)?;
+            scaled_dot_product_attention(plain, &keys, &values, self.scale, scores, None)
+        } else {
+            // One query: cheaper to ask in the language of compressed vectors.
+            let asked = self.key.each(plain)?;
+            let found = scaled_dot_product_attention(
+                asked, compressed, compressed, self.scale, scores, None,
+            )?;
+            self.value.each(&found)
+        }
+    }
+}

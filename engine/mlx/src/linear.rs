@@ -1,0 +1,202 @@
+//! Matrices as models store them, plain or packed: linear layers, stacks of them, the embedding.
+
+use mlx_rs::Array;
+use mlx_rs::ops::gather_mm;
+
+use planaria_engine::architecture::{
+    Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
+};
+use planaria_engine::model_dir::ModelError;
+
+use super::error::LoadError;
+use super::packed::Packed;
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// A weight `[.., out, in]`. On CPUs it may lie at any byte of a file, so there only `cpu` reads it in place.
+enum Matrix {
+    /// As it is.
+    Plain {
+        /// `[.., out, in]`.
+        weight: Array,
+        /// The same memory seen as `[.., in, out]`.
+        transposed: Array,
+    },
+    Packed(Packed),
+}
+
+impl Matrix {
+    fn take(weights: &mut Weights<'_>, module: &str) -> Result<Self, LoadError> {
+        let name = format!("{module}.weight");
+        let packed = weights.packing_of(&name);
+        let weight = weights.take_anywhere(&name)?;
+        let Some(params) = packed else {
+            let transposed = weight.swap_axes(-1, -2)?;
+            transposed.eval()?;
+            return Ok(Self::Plain { weight, transposed });
+        };
+        let biases = format!("{module}.biases");
+        Ok(Self::Packed(Packed {
+            weight,
+            scales: weights.take_anywhere(&format!("{module}.scales"))?,
+            biases: weights.has(&biases).then(|| weights.take_anywhere(&biases)).transpose()?,
+            params,
+        }))
+    }
+
+    /// `x [.., in]` to `[.., out]`.
+    fn apply(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, transposed } => {
+                match cpu::matmul(x, &cpu::Matrix::Plain(weight))? {
+                    Some(product) => Ok(product),
+                    None => x.matmul(for_mlx(weight, transposed)?),
+                }
+            }
+            Self::Packed(packed) => packed.matmul(x),
+        }
+    }
+
+    /// Every matrix of a stack applied to its own `x [1, count or 1, rows, in]`: `[1, count, rows, out]`.
+    fn apply_each(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, transposed } => {
+                match cpu::matmul_each(x, &cpu::Matrix::Plain(weight))? {
+                    Some(products) => Ok(products),
+                    None => x.matmul(for_mlx(weight, transposed)?),
+                }
+            }
+            Self::Packed(packed) => packed.matmul_each(x),
+        }
+    }
+
+    /// `x [.., out]` to `[.., in]`.
+    fn apply_backwards(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, .. } => x.matmul(cpu::copied(weight)?),
+            Self::Packed(packed) => packed.matmul_backwards(x),
+        }
+    }
+
+    /// The rows of the weight that `ids` name: `[ids, in]`.
+    fn rows(&self, ids: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, .. } => rows_of(weight, ids),
+            Self::Packed(packed) => packed.rows(ids),
+        }
+    }
+}
+
+/// A linear layer.
+pub(super) struct Linear {
+    matrix: Matrix,
+    bias: Option<Array>,
+}
+
+impl Linear {
+    pub(super) fn take(weights: &mut Weights<'_>, parts: &LinearParts) -> Result<Self, LoadError> {
+        let LinearParts { module, has_bias, .. } = parts;
+        let matrix = Matrix::take(weights, module)?;
+        let bias = has_bias.then(|| weights.take(&format!("{module}.bias"))).transpose()?;
+        Ok(Self { matrix, bias })
+    }
+
+    /// `x [rows, in]` to `[rows, out]`.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+        let product = self.matrix.apply(x)?;
+        match &self.bias {
+            None => Ok(product),
+            Some(bias) => cpu::add(&product, bias)?.map_or_else(|| product.add(bias), Ok),
+        }
+    }
+}
+
+/// Several linear layers of one shape.
+pub(super) struct Stack {
+    matrix: Matrix,
+    /// `[count, out]`.
+    bias: Option<Array>,
+}
+
+impl Stack {
+    pub(super) fn take(weights: &mut Weights<'_>, parts: &StackParts) -> Result<Self, LoadError> {
+        let Linear { matrix, bias } = Linear::take(weights, &parts.each)?;
+        Ok(Self { matrix, bias })
+    }
+
+    /// Every matrix applied to its own `x`: `[1, count, rows, in]` to `[1, count, rows, out]`.
+    pub(super) fn each(&self, x: &Array) -> Mlx<Array> {
+        self.matrix.apply_each(x)
+    }
+
+    /// The same from the other side: `[1, count or 1, rows, out]` to `[1, count, rows, in]`.
+    pub(super) fn each_backwards(&self, x: &Array) -> Mlx<Array> {
+        self.matrix.apply_backwards(x)
+    }
+
+    /// For every one of `indices [.., n]` the matrix of that number applied to `x [.., 1 or n, 1,
+    /// in]`: `[.., n, 1, out]`. `sorted` says that the indices grow.
+    pub(super) fn chosen(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
+        let products = match &self.matrix {
+            Matrix::Plain { weight, transposed } => {
+                match cpu::matmul_chosen(x, indices, &cpu::Matrix::Plain(weight))? {
+                    Some(products) => products,
+                    None => gather_mm(x, for_mlx(weight, transposed)?, None, indices, sorted)?,
+                }
+            }
+            Matrix::Packed(packed) => packed.gather_matmul(x, indices, sorted)?,
+        };
+        match &self.bias {
+            None => Ok(products),
+            Some(bias) => products.add(bias.take_axis(indices, 0)?.expand_dims(-2)?),
+        }
+    }
+}
+
+/// The token embedding, which is the head as well where weights are tied.
+pub(super) struct Embedding {
+    matrix: Matrix,
+    scale: Option<f32>,
+}
+
+impl Embedding {
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        parts: &EmbeddingParts,
+    ) -> Result<Self, LoadError> {
+        Ok(Self { matrix: Matrix::take(weights, &parts.module)?, scale: parts.scale })
+    }
+
+    /// The rows of `ids [rows]`, `[rows, hidden]`, as numbers of type `dtype`.
+    pub(super) fn forward(&self, ids: &Array, dtype: mlx_rs::Dtype) -> Mlx<Array> {
+        let rows = self.matrix.rows(ids)?.as_dtype(dtype)?;
+        match self.scale {
+            None => Ok(rows),
+            Some(scale) => rows.multiply(Array::from_f32(scale).as_dtype(dtype)?),
+        }
+    }
+
+    /// Scores of every token for `x [rows, hidden]`: `[rows, vocab]`.
+    pub(super) fn as_linear(&self, x: &Array) -> Mlx<Array> {
+        self.matrix.apply(x)
+    }
+}
+
+/// `transposed`, of `weight`, where MLX's own operations can read it.
+fn for_mlx(weight: &Array, transposed: &Array) -> Mlx<Array> {
+    if cpu::is_here() { cpu::copied(weight)?.swap_axes(-1, -2) } else { Ok(transposed.clone()) }
+}
+
+/// The rows of `matrix [count, ..]` that `ids [n]` name: `[n, ..]`.
+pub(super) fn rows_of(matrix: &Array, ids: &Array) -> Mlx<Array> {
+    match cpu::rows_of(matrix, ids)? {
+        Some(rows) => Ok(rows),
+        None => matrix.take_axis(ids, 0),
+    }
+}
+
+/// A size of the configuration as MLX wants it.
+pub(super) fn as_dim(size: u32) -> Result<i32, LoadError> {
+    let error = || ModelError::Backend(format!("{size} is too large for MLX"));
+    i32::try_from(size).map_err(|_| error().into())
+}

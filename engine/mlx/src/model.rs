@@ -1,0 +1,275 @@
+//! Layers of a model, as its architecture says.
+
+use std::collections::BTreeMap;
+
+use mlx_rs::ops::{clip, tanh};
+use mlx_rs::transforms::async_eval;
+use mlx_rs::{Array, Dtype};
+use planaria_config::{LayerRange, LayerSet};
+use planaria_engine::architecture::{
+    Architecture, FeedForward as FeedForwardParts, Layer as LayerParts,
+};
+use planaria_engine::prefix_cache::{BLOCK_TOKENS, LayerReach};
+
+use super::attention::{Attention, StepRows};
+use super::batch::Batch;
+use super::error::LoadError;
+use super::experts::ExpertMlp;
+use super::kv_cache::KvCache;
+use super::linear::{Embedding, Linear};
+use super::mlp::GatedMlp;
+use super::norm::RmsNorm;
+use super::rope::Rope;
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// Some layers, with what stands before the first and after the last.
+#[derive(Default)]
+pub(super) struct Model {
+    embedding: Option<Embedding>,
+    /// Those that any of the layers has used.
+    ropes: Vec<Rope>,
+    /// By number.
+    layers: BTreeMap<u32, Layer>,
+    head: Option<Head>,
+}
+
+struct Layer {
+    before_attention: RmsNorm,
+    attention: Attention,
+    after_attention: Option<RmsNorm>,
+    before_feed_forward: RmsNorm,
+    feed_forward: FeedForward,
+    after_feed_forward: Option<RmsNorm>,
+    clips_sums: bool,
+}
+
+/// Of which rows of a step the hidden states behind the last layer are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    All,
+    /// Those after which a token is to be sampled.
+    Sampled,
+    Nothing,
+}
+
+enum FeedForward {
+    Gated(Box<GatedMlp>),
+    Experts(Box<ExpertMlp>),
+}
+
+struct Head {
+    norm: RmsNorm,
+    /// `None`: the embedding is the head.
+    untied: Option<Linear>,
+    softcap: Option<f32>,
+}
+
+impl Model {
+    /// Frees whatever a stage with `layers` does without.
+    pub(super) fn free(&mut self, model: &Architecture, layers: &LayerSet) {
+        self.layers.retain(|layer, _| layers.contains(*layer));
+        let has_last = layers.contains(model.layer_count() - 1);
+        let has_embedding = layers.contains(0) || (has_last && model.head.is_none());
+        if !has_last {
+            self.head = None;
+        }
+        if !has_embedding {
+            self.embedding = None;
+        }
+    }
+
+    /// Takes what it lacks of `layers`, and of what stands before and after them.
+    pub(super) fn take(
+        &mut self,
+        weights: &mut Weights<'_>,
+        model: &Architecture,
+        layers: &LayerSet,
+    ) -> Result<(), LoadError> {
+        let has_last = layers.contains(model.layer_count() - 1);
+        let has_embedding = layers.contains(0) || (has_last && model.head.is_none());
+        if has_embedding && self.embedding.is_none() {
+            self.embedding = Some(Embedding::take(weights, &model.embedding)?);
+        }
+        if has_last && self.head.is_none() {
+            self.head = Some(Head::take(weights, model)?);
+        }
+        for (layer, parts) in (0..).zip(&model.layers) {
+            if layers.contains(layer) && !self.layers.contains_key(&layer) {
+                self.layers.insert(layer, Layer::take(weights, parts, &mut self.ropes)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// An empty cache for a layer.
+    pub(super) fn new_cache(&self, layer: u32) -> Option<KvCache> {
+        self.layers.get(&layer).map(|layer| layer.attention.new_cache())
+    }
+
+    /// What each of `layers` needs of a prompt's blocks to go on after them.
+    pub(super) fn reaches(&self, layers: LayerRange) -> Vec<LayerReach> {
+        let reach = |(layer, own): (&u32, &Layer)| LayerReach {
+            layer: *layer,
+            // The next position sees itself and `window - 1` before it.
+            blocks: own.attention.window().map(|window| (window - 1).div_ceil(BLOCK_TOKENS)),
+        };
+        self.layers.range(layers.range()).map(reach).collect()
+    }
+
+    /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`.
+    pub(super) fn embed(&self, ids: &Array, dtype: Dtype) -> Mlx<Array> {
+        self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
+    }
+
+    /// Takes `hidden [rows, hidden]` through `layers`. `caches` has each sequence's, by layer.
+    ///
+    /// Gives the hidden states of the rows that are wanted, `None` if there are none: behind the last
+    /// layer's keys and values nobody needs the others.
+    pub(super) fn forward(
+        &self,
+        hidden: Array,
+        layers: LayerRange,
+        batch: &Batch,
+        wanted: Wanted,
+        caches: &mut [Vec<KvCache>],
+    ) -> Mlx<Option<Array>> {
+        let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
+        let all = of_step(batch.all())?;
+        let sampled = match wanted {
+            Wanted::Sampled => batch.sampled().map(of_step).transpose()?,
+            Wanted::All | Wanted::Nothing => None,
+        };
+        let mut caches: Vec<_> = caches.iter_mut().map(|layers| layers.iter_mut()).collect();
+        let mut hidden = hidden;
+        for (number, layer) in self.layers.range(layers.range()) {
+            let mut caches: Vec<&mut KvCache> =
+                caches.iter_mut().filter_map(Iterator::next).collect();
+            let is_final = wanted != Wanted::All && *number == layers.last();
+            let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
+            match layer.forward(&hidden, &all, outputs, &mut caches)? {
+                Some(next) => hidden = next,
+                None => return Ok(None),
+            }
+            // It computes while the layers behind it are still being described.
+            async_eval([&hidden])?;
+        }
+        Ok(Some(hidden))
+    }
+
+    /// Scores of every token after `hidden [rows, hidden]`, on the last stage: `[rows, vocab]`.
+    pub(super) fn logits(&self, hidden: &Array) -> Mlx<Array> {
+        let head = self.head.as_ref().ok_or("no head here").map_err(missing)?;
+        let hidden = head.norm.forward(hidden)?;
+        let logits = match (&head.untied, &self.embedding) {
+            (Some(linear), _) => linear.forward(&hidden)?,
+            (None, Some(embedding)) => embedding.as_linear(&hidden)?,
+            (None, None) => return Err(missing("no embedding here")),
+        };
+        match head.softcap {
+            None => Ok(logits),
+            Some(cap) => {
+                let cap = Array::from_f32(cap).as_dtype(logits.dtype())?;
+                tanh(logits.divide(&cap)?)?.multiply(cap)
+            }
+        }
+    }
+}
+
+impl Layer {
+    fn take(
+        weights: &mut Weights<'_>,
+        parts: &LayerParts,
+        ropes: &mut Vec<Rope>,
+    ) -> Result<Self, LoadError> {
+        let mut rope_of = |rope: &planaria_engine::architecture::Rope| {
+            if let Some(known) = ropes.iter().position(|known| known.is(rope)) {
+                return Ok(known);
+            }
+            ropes.push(Rope::new(rope)?);
+            Ok(ropes.len() - 1)
+        };
+        let attention = Attention::take(weights, &parts.attention, &mut rope_of)?;
+        let mut norm = |norm| RmsNorm::take(weights, norm);
+        Ok(Self {
+            before_attention: norm(&parts.before_attention)?,
+            attention,
+            after_attention: parts.after_attention.as_ref().map(&mut norm).transpose()?,
+            before_feed_forward: norm(&parts.before_feed_forward)?,
+            after_feed_forward: parts.after_feed_forward.as_ref().map(norm).transpose()?,
+            feed_forward: FeedForward::take(weights, &parts.feed_forward)?,
+            clips_sums: parts.clips_sums,
+        })
+    }
+
+    fn forward(
+        &self,
+        x: &Array,
+        all: &StepRows<'_>,
+        outputs: Option<&StepRows<'_>>,
+        caches: &mut [&mut KvCache],
+    ) -> Mlx<Option<Array>> {
+        let normed = self.before_attention.forward(x)?;
+        let memory = self.attention.remember(&normed, all, caches)?;
+        let Some(outputs) = outputs else {
+            return Ok(None);
+        };
+        let normed = outputs.rows.of(&normed)?;
+        let found = self.attention.attend(&normed, outputs, &memory)?;
+        let x = self.sum(&outputs.rows.of(x)?, found, self.after_attention.as_ref())?;
+        let refined = self.feed_forward.forward(&self.before_feed_forward.forward(&x)?)?;
+        self.sum(&x, refined, self.after_feed_forward.as_ref()).map(Some)
+    }
+
+    /// `x` and what a part of the layer adds to it.
+    fn sum(&self, x: &Array, added: Array, norm: Option<&RmsNorm>) -> Mlx<Array> {
+        const LARGEST_F16: f32 = 65_504.0;
+        let added = match norm {
+            None => added,
+            Some(norm) => norm.forward(&added)?,
+        };
+        if !self.clips_sums || x.dtype() != Dtype::Float16 {
+            return match cpu::add(x, &added)? {
+                Some(sum) => Ok(sum),
+                None => x.add(added),
+            };
+        }
+        let sum = x.as_dtype(Dtype::Float32)?.add(added.as_dtype(Dtype::Float32)?)?;
+        let bounds = (&Array::from_f32(-LARGEST_F16), &Array::from_f32(LARGEST_F16));
+        clip(sum, bounds)?.as_dtype(Dtype::Float16)
+    }
+}
+
+impl FeedForward {
+    fn take(weights: &mut Weights<'_>, parts: &FeedForwardParts) -> Result<Self, LoadError> {
+        match parts {
+            FeedForwardParts::Gated(gated) => {
+                Ok(Self::Gated(Box::new(GatedMlp::take(weights, gated)?)))
+            }
+            FeedForwardParts::Experts(experts) => {
+                Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts)?)))
+            }
+        }
+    }
+
+    fn forward(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Gated(gated) => gated.forward(x),
+            Self::Experts(experts) => experts.forward(x),
+        }
+    }
+}
+
+impl Head {
+    fn take(weights: &mut Weights<'_>, model: &Architecture) -> Result<Self, LoadError> {
+        Ok(Self {
+            norm: RmsNorm::take(weights, &model.norm)?,
+            untied: model.head.as_ref().map(|head| Linear::take(weights, head)).transpose()?,
+            softcap: model.logit_softcap,
+        })
+    }
+}
+
+fn missing(what: &str) -> mlx_rs::error::Exception {
+    mlx_rs::error::Exception::custom(what)
+}

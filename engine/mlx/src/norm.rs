@@ -1,0 +1,34 @@
+//! Root mean square norm.
+
+use mlx_rs::Array;
+use mlx_rs::fast::rms_norm;
+use planaria_engine::architecture::Norm;
+
+use super::error::LoadError;
+use super::weights::Weights;
+use super::{Mlx, cpu};
+
+/// Divides every row by its root mean square and multiplies by a weight.
+pub(super) struct RmsNorm {
+    weight: Array,
+    eps: f32,
+}
+
+impl RmsNorm {
+    pub(super) fn take(weights: &mut Weights<'_>, norm: &Norm) -> Result<Self, LoadError> {
+        let mut weight = weights.take(&format!("{}.weight", norm.module))?;
+        if norm.from_one {
+            weight = weight.add(Array::from_f32(1.0).as_dtype(weight.dtype())?)?;
+            weight.eval()?;
+        }
+        Ok(Self { weight, eps: norm.eps })
+    }
+
+    /// `x [.., width]`, same shape out.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+        match cpu::rms_norm(x, &self.weight, self.eps)? {
+            Some(normed) => Ok(normed),
+            None => rms_norm(x, Some(&self.weight), self.eps),
+        }
+    }
+}
