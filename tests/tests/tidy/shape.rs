@@ -47,6 +47,7 @@ const ROOT: &[&str] = &[
     "config",
     "deny.toml",
     "deploy",
+    "docs",
     "engine",
     "kernels",
     "rust-toolchain.toml",
