@@ -41,6 +41,7 @@ use opentelemetry::trace::{
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use planaria_config::Settings;
+pub use planaria_protocol::trace_context::TraceContext;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
@@ -49,7 +50,6 @@ use tracing_subscriber::registry::LookupSpan;
 pub use self::export::TraceError;
 use self::export::{Outlet, Services};
 use self::spans::Span;
-pub use planaria_protocol::trace_context::TraceContext;
 
 /// The target of spans that are exported; log lines have others. Their level is that of the lines that are
 /// logged anyway: a lower one would have every callsite of every library look whether it is meant.

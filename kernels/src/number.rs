@@ -71,8 +71,8 @@ impl Number {
     pub(crate) fn store<S: Simd>(self, simd: S, values: &[f32], to: &mut [u8]) {
         let (vectors, rest) = values.as_chunks::<LANES>();
         self.store_vectors(simd, vectors, to);
-        if let (false, Some(to)) =
-            (rest.is_empty(), to.get_mut(vectors.len() * LANES * self.bytes()..))
+        if !rest.is_empty()
+            && let Some(to) = to.get_mut(vectors.len() * LANES * self.bytes()..)
         {
             let mut bytes = [0; 4 * LANES];
             self.store_vectors(simd, &[padded(rest)], &mut bytes);
@@ -87,8 +87,8 @@ impl Number {
     fn store_vectors<S: Simd>(self, simd: S, vectors: &[Vector], to: &mut [u8]) {
         match self {
             Self::F32 => {
-                for (to, values) in to.as_chunks_mut().0.iter_mut().zip(vectors.as_flattened()) {
-                    *to = values.to_le_bytes();
+                for (to, value) in to.as_chunks_mut().0.iter_mut().zip(vectors.as_flattened()) {
+                    *to = value.to_le_bytes();
                 }
             }
             Self::F16 => {

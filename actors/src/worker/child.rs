@@ -13,8 +13,7 @@ use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::processor::Processor;
-use planaria_engine::stage::LoadProgress;
-use planaria_engine::stage::{SegmentError, SegmentOutput, Stage, StageError};
+use planaria_engine::stage::{LoadProgress, SegmentError, SegmentOutput, Stage, StageError};
 use planaria_mlx::{open_stage, probe_device};
 use planaria_transport::{Frame, decode_message, encode_message};
 

@@ -17,11 +17,11 @@ mod linked {
     use memmap2::{Advice, MmapOptions, MmapRaw};
     use mlx_rs::Array;
     use mlx_sys::mlx_array;
+    use planaria_engine::model_dir::Dtype;
 
     use crate::bytes::typed;
     use crate::direct::output;
     use crate::{Mlx, cpu};
-    use planaria_engine::model_dir::Dtype;
 
     /// What `mapped_array.h` wants before the numbers; a file has a header there.
     const BEFORE: usize = 8;
@@ -107,9 +107,9 @@ mod linked {
     use std::ops::Range;
 
     use mlx_rs::Array;
+    use planaria_engine::model_dir::Dtype;
 
     use crate::Mlx;
-    use planaria_engine::model_dir::Dtype;
 
     pub(crate) enum Mapping {}
 
