@@ -14,9 +14,8 @@ use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::partition::latency;
 use planaria_engine::speed::{Accelerator, Device, Kernels, Probed, Speed};
-use planaria_transport::Path;
+use serde::{Deserialize, Serialize};
 
-use crate::ledger::Measured;
 use crate::wire::{HeldModel, ShardReport};
 
 pub use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState, PathSpeed};
@@ -74,13 +73,17 @@ impl<'a> LayerSpeeds<'a> {
     }
 }
 
-fn path_speed(path: Path) -> PathSpeed {
-    PathSpeed {
-        address: path.address,
-        in_use: path.in_use,
-        rtt_micros: path.rtt.map(micros),
-        bytes_per_second: path.bytes_per_second,
-    }
+/// What a node found out about its machine.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// What a probe found.
+    #[serde(default)]
+    pub device: Option<Device>,
+    /// What multiplied on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Kernels>,
+    /// Of models that it has computed: seconds of a token in a layer of average size.
+    pub layer_seconds: BTreeMap<ModelDigest, f64>,
 }
 
 /// The state behind a node's capabilities.
@@ -219,7 +222,9 @@ impl Measures {
     }
 }
 
-fn micros(time: Duration) -> u32 {
+/// A time as capabilities tell it: in whole microseconds, at most 71 minutes.
+#[must_use]
+pub fn micros(time: Duration) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }
 

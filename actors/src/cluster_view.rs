@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId, Strategy};
+use planaria_config::{
+    Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
+};
 use planaria_engine::model_dir::Content;
 use planaria_engine::speed::{Device, Kernels};
 use planaria_protocol::capabilities::{LinkSpeed, MemoryState, PathSpeed};
@@ -13,7 +15,6 @@ pub use planaria_protocol::state::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::context::Context;
 use crate::membership::{Member, View};
 use crate::plan::{Assignment, Plan};
 use crate::scheduler::agreement::Agreement;
@@ -321,21 +322,20 @@ impl ClusterView {
 /// Puts together what the parts of a node know.
 #[must_use]
 pub fn assemble(
-    context: &Context,
+    me: Incarnation,
+    own: &Settings,
     view: &View,
     table: &PlanTable,
-    strategy: Strategy,
+    recoveries: Vec<RecoveryView>,
 ) -> ClusterView {
-    let me = context.me;
+    let strategy = own.strategy;
     let mut nodes: Vec<NodeView> = view.listed().map(|member| node_view(view, member)).collect();
     nodes.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let models = table.models.iter().map(|(name, model)| model_view(view, name, model, strategy));
     ClusterView {
         node: ThisNode {
             id: me.node,
-            name: view
-                .state_of(me.node)
-                .map_or_else(|| context.settings.name.clone(), |_| view.name(me.node)),
+            name: view.state_of(me.node).map_or_else(|| own.name.clone(), |_| view.name(me.node)),
             incarnation: me.generation,
         },
         nodes,
@@ -343,7 +343,7 @@ pub fn assemble(
         sequences: view
             .member(me.node)
             .map_or_else(SequenceCounts::default, |member| member.report.sequences),
-        recoveries: context.recoveries.borrow().clone(),
+        recoveries,
     }
 }
 

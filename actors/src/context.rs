@@ -6,12 +6,13 @@ use std::sync::Arc;
 use planaria_config::{Incarnation, ModelName, Settings};
 use planaria_engine::processor::Processor;
 use planaria_storage::Store;
-use planaria_transport::{AnnouncementKey, Endpoint};
+use planaria_transport::Endpoint;
 use tokio::sync::watch;
 
 use crate::capabilities::CapabilitiesHandle;
 use crate::cluster_view::{ClusterView, RecoveryView};
 use crate::desired::{DesiredHandle, DesiredMap};
+use crate::discovery::AnnouncementKey;
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::ledger::LedgerHandle;
 use crate::links::LinksHandle;

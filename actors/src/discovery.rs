@@ -6,18 +6,19 @@
 //! tag is only a hint where to dial: who answers there has to prove who it is.
 
 mod actor;
+mod announcement_key;
 mod mdns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use planaria_config::{Incarnation, NodeId};
-use planaria_transport::{AnnouncementKey, PROTOCOL};
+use planaria_config::{Incarnation, NodeId, PROTOCOL};
 
 use crate::links::dialing::{MAX_ADDRESSES, can_dial};
 
 pub use actor::{DiscoveryActor, DiscoveryMessage};
+pub use announcement_key::{AnnouncementKey, Underivable};
 
 /// Nodes whose lives are remembered: far more than a cluster has, and each of them once bore the
 /// cluster's tag.

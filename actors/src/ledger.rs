@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use planaria_config::{Incarnation, ModelName};
-use planaria_engine::model_dir::{ModelDigest, Stamp as FileStamp, TensorSum};
-use planaria_engine::speed::{Device, Kernels};
+use planaria_engine::model_dir::{Stamp as FileStamp, TensorSum};
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
 use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::capabilities::Measured;
 use crate::context::Context;
 use crate::desired::{self, DesiredMap, Entry};
 use crate::inventory::Sums;
@@ -47,19 +46,6 @@ pub struct Memory {
     pub incarnation: Incarnation,
     /// What the cluster is to serve, with what the settings assert.
     pub desired: DesiredMap,
-}
-
-/// What a node found out about its machine.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// What a probe found.
-    #[serde(default)]
-    pub device: Option<Device>,
-    /// What multiplied on it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kernels: Option<Kernels>,
-    /// Of models that it has computed: seconds of a token in a layer of average size.
-    pub layer_seconds: BTreeMap<ModelDigest, f64>,
 }
 
 /// Why the node cannot know who it is.

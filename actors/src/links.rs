@@ -6,6 +6,7 @@
 
 pub mod dialing;
 mod peer;
+mod received;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -22,7 +23,7 @@ use crate::essential::Essential;
 use crate::rare_log::RareLogs;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
-use dialing::{Dialing, Target, keep_new};
+use dialing::{Dialed, Dialing, Target, keep_new};
 use peer::{PeerActor, PeerArgs};
 
 /// How often due dials are looked for.
@@ -252,7 +253,7 @@ impl State {
             }
         };
         let known = self.peers.get(&incarnation.node);
-        if known.is_some_and(|known| !keep_new(me.node, &known.link, &sender)) {
+        if known.is_some_and(|known| !keep_new(me.node, dialed(&known.link), dialed(&sender))) {
             self.let_go(sender);
             return;
         }
@@ -322,4 +323,8 @@ async fn dial(endpoint: &planaria_transport::Endpoint, target: &Target) -> Resul
 async fn resolve(seed: &PeerAddress) -> Result<Vec<SocketAddr>, String> {
     let found = tokio::net::lookup_host(seed.as_str()).await;
     found.map(Iterator::collect).map_err(|error| format!("{seed}: {error}"))
+}
+
+fn dialed(link: &LinkSender) -> Dialed {
+    Dialed { peer: link.peer().incarnation, by_us: link.dialed_by_us() }
 }

@@ -16,59 +16,22 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Instant;
 
 use bytes::Bytes;
-use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
-use planaria_engine::model_dir::ModelDigest;
+use planaria_config::{Epoch, LayerRange, NodeId};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use thiserror::Error;
 
 use crate::membership::View;
 use crate::metrics::{DroppedFrame, Metrics};
-use crate::plan::Plan;
+use crate::plan::{Plan, WorkerKey};
 use crate::rare_log::RareLog;
 use crate::sequence::SequencesHandle;
 use crate::traces::Traces;
 use crate::traces::spans::hop;
 use crate::wall_clock::unix_micros;
 use crate::wire::features::{NotUnderstood, ensure};
-use crate::wire::received::Envelope;
-use crate::wire::{DataBody, DataHeader};
+use crate::wire::{DataBody, DataHeader, Envelope};
 use crate::worker::WorkerHandle;
 use routes::{Routes, Way};
-
-/// What tells one worker of a node from another.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WorkerKey {
-    /// The model.
-    pub model: ModelName,
-    /// Its files.
-    pub digest: ModelDigest,
-}
-
-/// What tells one shard of a node from another.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ShardKey {
-    /// Whose layers they are.
-    pub worker: WorkerKey,
-    /// The layers.
-    pub layers: LayerRange,
-}
-
-impl WorkerKey {
-    /// The worker that computes for a plan.
-    #[must_use]
-    pub fn of(plan: &Plan) -> Self {
-        Self { model: plan.model().clone(), digest: plan.parts().digest }
-    }
-}
-
-impl ShardKey {
-    /// The shard that a plan wants of `node`.
-    #[must_use]
-    pub fn of(plan: &Plan, node: NodeId) -> Option<Self> {
-        let (_, stage) = plan.stage_of(node)?;
-        Some(Self { worker: WorkerKey::of(plan), layers: stage.layers })
-    }
-}
 
 /// Why a frame went nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -316,7 +279,8 @@ impl Router {
     fn way_to(&self, to: NodeId, header: &DataHeader) -> Result<(LinkSender, Lane), Undeliverable> {
         let tables = self.read();
         let link = tables.links.get(&to).ok_or(Undeliverable::NoLink(to))?;
-        ensure(link.peer(), header.body.feature())?;
+        let peer = link.peer();
+        ensure(peer.incarnation.node, &peer.features, header.body.feature())?;
         Ok((link.clone(), lane(header, tables.routes.known(header.epoch))))
     }
 

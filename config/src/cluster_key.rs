@@ -46,6 +46,9 @@ pub enum ClusterKeyError {
 const PREFIX: &str = "planaria-cluster-key-1:";
 
 impl ClusterKey {
+    /// The HKDF salt of everything that is derived from a key. Part of the protocol.
+    pub const SALT: &[u8] = b"planaria cluster key";
+
     /// A fresh key from the operating system's generator.
     ///
     /// # Errors

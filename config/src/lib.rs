@@ -23,3 +23,7 @@ pub use settings::{
     Strategy, THREADS, TraceProtocol, TraceRatio,
 };
 pub use units::{ByteSize, InvalidByteSize};
+
+/// The protocol that nodes speak, as it is negotiated in TLS and announced. Its number is the major version:
+/// nodes of different major versions cannot link.
+pub const PROTOCOL: &str = "planaria/1";

@@ -22,7 +22,7 @@ impl Authority {
     /// Deterministic: every node that has the key arrives at the same authority.
     pub(crate) fn derive(key: &ClusterKey) -> Result<Self, CredentialsError> {
         let mut seed = Zeroizing::new([0; 32]);
-        Salt::new(HKDF_SHA256, HKDF_SALT)
+        Salt::new(HKDF_SHA256, ClusterKey::SALT)
             .extract(key.expose())
             .expand(&[HKDF_INFO], HKDF_SHA256)
             .and_then(|derived| derived.fill(seed.as_mut()))
@@ -83,7 +83,6 @@ fn derivation(error: rcgen::Error) -> CredentialsError {
 }
 
 // All of these are part of the protocol: nodes that differ in one of them do not trust each other.
-pub(crate) const HKDF_SALT: &[u8] = b"planaria cluster key";
 const HKDF_INFO: &[u8] = b"planaria/1 certificate authority ed25519 seed";
 const CA_SUBJECT: &str = "Planaria cluster CA";
 const NODE_SUBJECT: &str = "Planaria node";

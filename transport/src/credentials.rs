@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use planaria_config::{ClusterKey, NodeId};
+use planaria_config::{ClusterKey, NodeId, PROTOCOL};
 use rustls::client::{Resumption, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
@@ -19,7 +19,6 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
 use crate::authority::Authority;
-use crate::hello::PROTOCOL;
 use crate::identity::{Identity, IdentityError, node_id_of};
 
 /// The DNS name that every node's certificate bears and every dialer asks for. It says "a node of

@@ -15,10 +15,7 @@ use crate::message::decode_message;
 use crate::peer_text::readable;
 use crate::refusal::{Party, Refusal};
 
-/// The protocol as it is negotiated in TLS. Its number is the major version: nodes of different
-/// major versions cannot link.
-pub const PROTOCOL: &str = "planaria/1";
-/// The same number inside the greeting.
+/// The number of [`planaria_config::PROTOCOL`] inside the greeting.
 pub(crate) const MAJOR: u16 = 1;
 /// Grows with additions that older nodes may ignore.
 pub(crate) const MINOR: u16 = 1;

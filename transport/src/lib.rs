@@ -11,7 +11,6 @@
 //!
 //! This crate knows nothing of models, requests or plans. It is the only one that names quinn.
 
-mod announcement;
 mod authority;
 mod credentials;
 mod datagram;
@@ -39,15 +38,12 @@ mod quic_link;
 mod refusal;
 mod twins;
 
-pub use announcement::AnnouncementKey;
 pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};
 pub use datagram::{DATAGRAM_CAP, DatagramError, DatagramReceiver};
 pub use endpoint::{BindError, Endpoint, EndpointConfig};
 pub use frame::{Frame, FrameError};
 pub use frame_codec::FrameCodec;
-pub use hello::{
-    InvalidHello, LocalHello, MAX_FEATURE, MAX_FEATURES, MAX_INFO, MAX_NAME, PROTOCOL,
-};
+pub use hello::{InvalidHello, LocalHello, MAX_FEATURE, MAX_FEATURES, MAX_INFO, MAX_NAME};
 pub use identity::{Identity, IdentityError};
 pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_STREAMS};
 pub use link::{

@@ -4,11 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use planaria_config::NodeId;
+use planaria_config::{NodeId, PROTOCOL};
 use quinn::{ConnectionError, VarInt};
 use thiserror::Error;
 
-use crate::hello::PROTOCOL;
 use crate::peer_text::readable;
 
 /// Which side refused.

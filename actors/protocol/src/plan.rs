@@ -209,6 +209,41 @@ impl TryFrom<PlanParts> for Plan {
     }
 }
 
+/// What tells one worker of a node from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WorkerKey {
+    /// The model.
+    pub model: ModelName,
+    /// Its files.
+    pub digest: ModelDigest,
+}
+
+/// What tells one shard of a node from another.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShardKey {
+    /// Whose layers they are.
+    pub worker: WorkerKey,
+    /// The layers.
+    pub layers: LayerRange,
+}
+
+impl WorkerKey {
+    /// The worker that computes for a plan.
+    #[must_use]
+    pub fn of(plan: &Plan) -> Self {
+        Self { model: plan.model().clone(), digest: plan.parts().digest }
+    }
+}
+
+impl ShardKey {
+    /// The shard that a plan wants of `node`.
+    #[must_use]
+    pub fn of(plan: &Plan, node: NodeId) -> Option<Self> {
+        let (_, stage) = plan.stage_of(node)?;
+        Some(Self { worker: WorkerKey::of(plan), layers: stage.layers })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use planaria_engine::model_dir::PartDigest;
@@ -264,10 +299,10 @@ mod tests {
 
     #[test]
     fn plans_of_builds_that_say_nothing_of_content_are_read() {
-        let bytes = planaria_transport::encode_message(&parts(&[(0, 3)], 4)).unwrap();
+        let bytes = rmp_serde::to_vec_named(&parts(&[(0, 3)], 4)).unwrap();
         let text = String::from_utf8_lossy(&bytes);
         assert!(!text.contains("content"), "{text}");
-        let plan: Plan = planaria_transport::decode_message(&bytes).unwrap();
+        let plan: Plan = rmp_serde::from_slice(&bytes).unwrap();
         assert_eq!(plan.parts().content, None);
     }
 }

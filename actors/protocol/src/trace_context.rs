@@ -200,10 +200,34 @@ pub(crate) mod field {
     }
 }
 
+/// The name of the span of a frame's way to another node.
+pub const HOP: &str = "hop";
+
+/// The name of the span of a piece of a sequence on a stage.
+pub const FORWARD: &str = "stage.forward";
+
+/// The span `hop` of a piece to a stage, whoever recorded it.
+#[must_use]
+pub fn hop_to(phase: TraceContext, stage: u16, attempt: u16, position: u32) -> TraceContext {
+    phase.child(HOP, piece_number(stage, attempt, position))
+}
+
+/// The span `stage.forward` of a piece on a stage, if it was recorded.
+#[must_use]
+pub fn forward_on(phase: TraceContext, stage: u16, attempt: u16, position: u32) -> TraceContext {
+    phase.child(FORWARD, piece_number(stage, attempt, position))
+}
+
+/// Names a piece among those of its phase.
+#[must_use]
+pub fn piece_number(stage: u16, attempt: u16, position: u32) -> u64 {
+    (u64::from(stage) << 48) | (u64::from(attempt) << 32) | u64::from(position)
+}
+
 #[cfg(test)]
 mod tests {
-    use planaria_transport::{decode_message, encode_message};
     use proptest::prelude::*;
+    use rmp_serde::{from_slice, to_vec_named};
     use serde::{Deserialize, Serialize};
 
     use super::*;
@@ -266,11 +290,11 @@ mod tests {
     #[test]
     fn a_header_without_a_trace_is_no_longer_than_before() {
         let without = Header { trace: None, position: 7 };
-        let bytes = encode_message(&without).unwrap();
-        assert_eq!(decode_message::<Header>(&bytes).unwrap(), without);
+        let bytes = to_vec_named(&without).unwrap();
+        assert_eq!(from_slice::<Header>(&bytes).unwrap(), without);
         let with = Header { trace: Some(context()), position: 7 };
-        let longer = encode_message(&with).unwrap();
-        assert_eq!(decode_message::<Header>(&longer).unwrap(), with);
+        let longer = to_vec_named(&with).unwrap();
+        assert_eq!(from_slice::<Header>(&longer).unwrap(), with);
         // Its name, and the bytes with their length.
         assert_eq!(longer.len() - bytes.len(), 6 + 2 + BYTES);
     }
@@ -284,14 +308,14 @@ mod tests {
         }
         let position = 7;
         let later = [
-            encode_message(&Later { trace: "00-4bf9", position }),
-            encode_message(&Later { trace: 5, position }),
-            encode_message(&Later { trace: [5], position }),
-            encode_message(&Later { trace: Header { trace: None, position }, position }),
-            encode_message(&Later { trace: true, position }),
+            to_vec_named(&Later { trace: "00-4bf9", position }),
+            to_vec_named(&Later { trace: 5, position }),
+            to_vec_named(&Later { trace: [5], position }),
+            to_vec_named(&Later { trace: Header { trace: None, position }, position }),
+            to_vec_named(&Later { trace: true, position }),
         ];
         for bytes in later {
-            let read = decode_message::<Header>(&bytes.unwrap()).unwrap();
+            let read = from_slice::<Header>(&bytes.unwrap()).unwrap();
             assert_eq!(read, Header { trace: None, position });
         }
     }

@@ -2,11 +2,11 @@
 //!
 //! Messages are msgpack maps, so that a field can be added: an older node ignores it, a newer one
 //! supplies its default. A variant is sent only to peers that list its [`Feature`] ([`features`]); one that
-//! comes all the same is left unread ([`received`]). Tensors are never in here; they are the raw payload
+//! comes all the same is left unread, but for its [`Envelope`]. Tensors are never in here; they are the raw payload
 //! behind a [`DataHeader`].
 
+mod envelope;
 pub mod features;
-pub mod received;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::resume::{Course, Kept};
 use crate::state::{SequenceCounts, ShardState};
 use crate::trace_context::{self, TraceContext};
+pub use envelope::Envelope;
 use features::{Feature, Features};
 
 /// A message on a link's control stream.

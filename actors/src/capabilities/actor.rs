@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::NodeId;
 use planaria_engine::speed::{Device, Probed};
-use planaria_transport::{Frame, Lane, LinkSender, encode_message};
+use planaria_transport::{Frame, Lane, LinkSender, Path, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 
-use super::{Measures, path_speed};
+use super::{Measured, Measures, PathSpeed, micros};
 use crate::context::Context;
 use crate::ledger;
 use crate::machine;
@@ -223,7 +223,7 @@ impl State {
 
     fn remember(&self) {
         let known = self.measures.known();
-        self.context.handles.ledger.remember_measures(crate::ledger::Measured {
+        self.context.handles.ledger.remember_measures(Measured {
             device: known.device,
             kernels: known.kernels.clone(),
             layer_seconds: known.layer_seconds.clone(),
@@ -242,7 +242,17 @@ fn send_sample(link: &LinkSender) {
 }
 
 fn send_bulk(link: &LinkSender, message: &Bulk, payload: Bytes) -> Result<(), Undeliverable> {
-    ensure(link.peer(), message.feature())?;
+    let peer = link.peer();
+    ensure(peer.incarnation.node, &peer.features, message.feature())?;
     let header = encode_message(message).map_err(Undeliverable::refused)?;
     link.try_send(Lane::Bulk, Frame { header, payload }).map_err(Undeliverable::refused)
+}
+
+fn path_speed(path: Path) -> PathSpeed {
+    PathSpeed {
+        address: path.address,
+        in_use: path.in_use,
+        rtt_micros: path.rtt.map(micros),
+        bytes_per_second: path.bytes_per_second,
+    }
 }

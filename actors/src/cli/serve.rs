@@ -12,9 +12,7 @@ use bytes::Bytes;
 use planaria_config::{ClusterKey, ClusterKeyError, Settings};
 use planaria_engine::processor::Processor;
 use planaria_storage::Store;
-use planaria_transport::{
-    AnnouncementKey, Credentials, Endpoint, EndpointConfig, Limits, LocalHello,
-};
+use planaria_transport::{Credentials, Endpoint, EndpointConfig, Limits, LocalHello};
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Signalled, SignalKind, signal};
 use tokio::sync::watch;
@@ -25,6 +23,7 @@ use crate::backups::Backups;
 use crate::cluster_view::{ClusterView, ModelView, SequenceCounts, ThisNode};
 use crate::context::{Context, Handles};
 use crate::descriptors;
+use crate::discovery::AnnouncementKey;
 use crate::drain::drain;
 use crate::gateway::{self, ApiKey};
 use crate::inventory::Inventory;

@@ -6,13 +6,14 @@ use planaria_config::{ClusterKey, Incarnation, Machine, NodeId, Settings};
 use planaria_engine::processor::Processor;
 use planaria_storage::Store;
 use planaria_transport::{
-    AnnouncementKey, Credentials, Endpoint, EndpointConfig, Identity, Limits, LocalHello, Peer,
+    Credentials, Endpoint, EndpointConfig, Identity, Limits, LocalHello, Peer,
 };
 use tokio::sync::watch;
 
 use super::{Context, Handles};
 use crate::cluster_view::{ClusterView, SequenceCounts, ThisNode};
 use crate::desired::DesiredMap;
+use crate::discovery::AnnouncementKey;
 use crate::inventory::Inventory;
 use crate::membership::View;
 use crate::metrics::Metrics;

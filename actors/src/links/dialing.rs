@@ -12,7 +12,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use planaria_config::{Incarnation, NodeId, PeerAddress};
-use planaria_transport::LinkSender;
 
 /// The wait after the first failed dial; each further one doubles it. Short, for nodes that start
 /// together.
@@ -341,14 +340,22 @@ pub fn can_dial(listen: IpAddr, address: SocketAddr) -> bool {
     families && scoped && somewhere && (!from.is_loopback() || to.is_loopback())
 }
 
+/// A link that was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dialed {
+    /// The node at its other end, in this life.
+    pub peer: Incarnation,
+    /// Whether this node dialed, not the peer.
+    pub by_us: bool,
+}
+
 /// Whether a new link to a node replaces the one there is. Both sides come to the same answer.
 #[must_use]
-pub fn keep_new(me: NodeId, known: &LinkSender, new: &LinkSender) -> bool {
-    let (known_life, new_life) = (known.peer().incarnation, new.peer().incarnation);
-    if known_life.generation != new_life.generation {
-        return new_life.generation > known_life.generation;
+pub fn keep_new(me: NodeId, known: Dialed, new: Dialed) -> bool {
+    if known.peer.generation != new.peer.generation {
+        return new.peer.generation > known.peer.generation;
     }
-    let by_the_smaller = |link: &LinkSender| link.dialed_by_us() == (me < new_life.node);
+    let by_the_smaller = |link: Dialed| link.by_us == (me < new.peer.node);
     // Of two dialed by the same side the later one counts: that side gave up the earlier.
     by_the_smaller(new) || !by_the_smaller(known)
 }

@@ -7,19 +7,21 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::Incarnation;
-use planaria_transport::{DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender};
+use planaria_transport::{
+    DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender, decode_message,
+};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::received::{self, Received};
 use crate::context::Context;
 use crate::essential::Essential;
 use crate::membership::send_control;
 use crate::metrics::Metrics;
 use crate::rare_log::RareLog;
 use crate::watchdog::{PULSE, at_work, starting};
-use crate::wire::received::{self, Envelope, Received};
-use crate::wire::{Bulk, Control, DataHeader};
+use crate::wire::{Bulk, Control, DataHeader, Envelope};
 
 /// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
 /// there. A healthy peer sends fewer in a second.
@@ -173,7 +175,7 @@ async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: Lane
             Received::Known(header) => context.router.deliver(header, inbound.frame.payload),
             Received::Unknown(reason) => {
                 unread.another(&reason);
-                if let Some(envelope) = Envelope::read(header) {
+                if let Ok(envelope) = decode_message::<Envelope>(header) {
                     context.router.unread(&envelope);
                 }
             }

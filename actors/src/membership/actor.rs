@@ -502,7 +502,8 @@ impl State {
 /// # Errors
 /// When the peer would not understand it, or the link is gone or full. Nothing was sent then.
 pub fn send_control(link: &LinkSender, message: &Control) -> Result<(), Undeliverable> {
-    ensure(link.peer(), message.feature())?;
+    let peer = link.peer();
+    ensure(peer.incarnation.node, &peer.features, message.feature())?;
     let header = encode_message(message).map_err(Undeliverable::refused)?;
     let frame = Frame { header, payload: Bytes::new() };
     link.try_send(Lane::Control, frame).map_err(Undeliverable::refused)

@@ -18,8 +18,7 @@ use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
 use crate::generation::GenerationError;
 use crate::membership::{Member, View};
 use crate::plan::Plan;
-use crate::wire::received::Envelope;
-use crate::wire::{DataBody, DataHeader};
+use crate::wire::{DataBody, DataHeader, Envelope};
 
 /// A plan that was replaced stays at least so long: members report every second, so each of them has by
 /// then told of a sequence that it began just before it heard of the next plan.

@@ -269,8 +269,9 @@ impl State {
     fn publish(&mut self) {
         self.unpublished = None;
         let table = self.scheduler.plan_table();
-        let strategy = self.context.settings.strategy;
-        let cluster: ClusterView = assemble(&self.context, &self.view, &table, strategy);
+        let Context { me, settings, recoveries, .. } = &*self.context;
+        let recoveries = recoveries.borrow().clone();
+        let cluster: ClusterView = assemble(*me, settings, &self.view, &table, recoveries);
         self.context.plans.send_if_modified(|known| replace(known, table));
         self.context.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
     }

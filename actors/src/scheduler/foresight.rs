@@ -7,8 +7,7 @@ use planaria_engine::partition::usable;
 
 use super::placement::{Layout, Settled, Situation, Sizing, Unfit, place_all, sizings};
 use crate::membership::View;
-use crate::plan::Plan;
-use crate::router::{ShardKey, WorkerKey};
+use crate::plan::{Plan, ShardKey, WorkerKey};
 
 /// What there is to foresee, and from what. It takes as long as a plan for each node, so it is not
 /// worked out by an actor.

@@ -2,8 +2,7 @@
 //! the owner, the stages, and whoever looks for what a dead node would have recorded agree on them.
 
 use crate::plan::Plan;
-use crate::traces::TraceContext;
-use crate::traces::spans::{forward_on, hop_to};
+use planaria_protocol::trace_context::{TraceContext, forward_on, hop_to};
 
 /// The phases of a sequence that is traced.
 #[derive(Debug, Clone, Copy)]

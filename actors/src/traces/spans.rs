@@ -13,6 +13,7 @@ use planaria_config::{LayerRange, NodeId};
 
 use super::TraceContext;
 use crate::wire::{DataHeader, Forward};
+use planaria_protocol::trace_context::{FORWARD, HOP, piece_number};
 
 /// A span that has ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -126,7 +127,7 @@ pub(crate) fn hop(
     bytes: usize,
 ) -> Option<Span> {
     let (parent, forward, sent) = (header.trace?, header.forward()?, sent(header)?);
-    let number = number(forward.stage, header.attempt, header.position);
+    let number = piece_number(forward.stage, header.attempt, header.position);
     let mut span = Span::within(parent, HOP, number, (sent, sent + round_trip / 2))
         .with("peer", name.to_owned())
         .with("peer.id", node.short());
@@ -146,7 +147,7 @@ pub(crate) fn stage_forward(
     let (parent, forward) = (header.trace?, header.forward()?);
     let is_first = positions.start == header.position;
     let header = DataHeader { position: positions.start, ..header.clone() };
-    let number = number(forward.stage, header.attempt, header.position);
+    let number = piece_number(forward.stage, header.attempt, header.position);
     let mut span = Span::within(parent, FORWARD, number, times);
     span.kind = SpanKind::Consumer;
     let span = named(span, &header, forward)
@@ -178,34 +179,11 @@ pub(crate) fn stage_compute(
         .with("step.tokens", i64::from(tokens))
 }
 
-/// The [`hop`] of a piece to a stage, whoever recorded it.
-pub(crate) fn hop_to(phase: TraceContext, stage: u16, attempt: u16, position: u32) -> TraceContext {
-    phase.child(HOP, number(stage, attempt, position))
-}
-
-/// The [`stage_forward`] of a piece on a stage, if it was recorded.
-pub(crate) fn forward_on(
-    phase: TraceContext,
-    stage: u16,
-    attempt: u16,
-    position: u32,
-) -> TraceContext {
-    phase.child(FORWARD, number(stage, attempt, position))
-}
-
-const HOP: &str = "hop";
-const FORWARD: &str = "stage.forward";
-
 /// Who hears of a frame so much later than it was sent has another clock.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
 
 fn sent(header: &DataHeader) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_micros(header.sent?))
-}
-
-/// Names a piece among those of its phase.
-fn number(stage: u16, attempt: u16, position: u32) -> u64 {
-    (u64::from(stage) << 48) | (u64::from(attempt) << 32) | u64::from(position)
 }
 
 fn named(span: Span, header: &DataHeader, forward: &Forward) -> Span {

@@ -11,8 +11,7 @@ use planaria_engine::model_dir::{Content, ModelDigest, Part, Stamps};
 
 use super::protocol::Files;
 use crate::inventory::Inventory;
-use crate::plan::Plan;
-use crate::router::WorkerKey;
+use crate::plan::{Plan, WorkerKey};
 
 /// What a model's files were when a host began.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,11 +2,9 @@
 //! when a link is made and in every report, so that no peer is sent what it cannot read.
 //!
 //! A message that was added later names its [`Feature`] (`Control::feature` and so on), and whatever sends
-//! messages asks [`ensure`] first. What arrives and is not known all the same is dropped and counted
-//! (`wire::received`).
+//! messages asks [`ensure`] first. What arrives and is not known all the same is dropped and counted.
 
 use planaria_config::NodeId;
-use planaria_transport::Peer;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
 
@@ -45,10 +43,10 @@ impl Feature {
         }
     }
 
-    /// Whether the node at the other end of a link understands it.
+    /// Whether it is among the words that a node listed when its link was made.
     #[must_use]
-    pub fn is_listed_by(self, peer: &Peer) -> bool {
-        peer.features.iter().any(|word| word == self.word())
+    pub fn is_among(self, words: &[String]) -> bool {
+        words.iter().any(|word| word == self.word())
     }
 
     const fn bit(self) -> u32 {
@@ -56,15 +54,17 @@ impl Feature {
     }
 }
 
-/// Fails where `peer` does not list what a message needs.
+/// Fails where `peer`, which listed these `words`, does not list what a message needs.
 ///
 /// # Errors
 /// Naming the peer and the feature.
-pub fn ensure(peer: &Peer, needed: Option<Feature>) -> Result<(), NotUnderstood> {
+pub fn ensure(
+    peer: NodeId,
+    words: &[String],
+    needed: Option<Feature>,
+) -> Result<(), NotUnderstood> {
     match needed {
-        Some(feature) if !feature.is_listed_by(peer) => {
-            Err(NotUnderstood { peer: peer.incarnation.node, feature })
-        }
+        Some(feature) if !feature.is_among(words) => Err(NotUnderstood { peer, feature }),
         _ => Ok(()),
     }
 }
@@ -118,52 +118,38 @@ impl<'de> Deserialize<'de> for Features {
 
 #[cfg(test)]
 mod tests {
-    use planaria_config::Incarnation;
-    use planaria_transport::{decode_message, encode_message};
+    use rmp_serde::{from_slice, to_vec_named};
 
     use super::*;
 
-    fn peer(words: &[&str]) -> Peer {
-        Peer {
-            incarnation: Incarnation { node: NodeId::from_bytes([7; 32]), generation: 1 },
-            name: "peer".to_owned(),
-            info: Vec::new().into(),
-            features: words.iter().map(|word| (*word).to_owned()).collect(),
-            process: None,
-            address: ([127, 0, 0, 1], 1).into(),
-        }
-    }
-
     #[test]
-    fn words_are_different_and_fit_into_a_greeting() {
+    fn words_are_different_and_in_the_order_of_their_bits() {
         for (place, feature) in Feature::ALL.into_iter().enumerate() {
             assert_eq!(feature as usize, place);
             let word = feature.word();
-            assert!(word.len() <= planaria_transport::MAX_FEATURE);
             assert_eq!(Feature::ALL.into_iter().filter(|other| other.word() == word).count(), 1);
         }
-        assert!(Feature::ALL.len() <= planaria_transport::MAX_FEATURES);
     }
 
     #[test]
     fn a_peer_is_sent_what_it_lists_and_nothing_else() {
-        let old = peer(&[]);
-        assert_eq!(ensure(&old, None), Ok(()));
-        let refused = ensure(&old, Some(Feature::Abort)).unwrap_err();
-        assert_eq!(refused, NotUnderstood { peer: old.incarnation.node, feature: Feature::Abort });
+        let peer = NodeId::from_bytes([7; 32]);
+        assert_eq!(ensure(peer, &[], None), Ok(()));
+        let refused = ensure(peer, &[], Some(Feature::Abort)).unwrap_err();
+        assert_eq!(refused, NotUnderstood { peer, feature: Feature::Abort });
         assert!(refused.to_string().contains("`abort`"), "{refused}");
-        let newer = peer(&["of-tomorrow", "abort"]);
-        assert_eq!(ensure(&newer, Some(Feature::Abort)), Ok(()));
-        assert!(ensure(&newer, Some(Feature::Queue)).is_err());
+        let newer = ["of-tomorrow", "abort"].map(str::to_owned);
+        assert_eq!(ensure(peer, &newer, Some(Feature::Abort)), Ok(()));
+        assert!(ensure(peer, &newer, Some(Feature::Queue)).is_err());
     }
 
     #[test]
     fn a_set_travels_as_words_and_unknown_ones_are_left_out() {
         let set: Features = [Feature::Queue].into_iter().collect();
-        let words: Vec<String> = decode_message(&encode_message(&set).unwrap()).unwrap();
+        let words: Vec<String> = from_slice(&to_vec_named(&set).unwrap()).unwrap();
         assert_eq!(words, ["queue"]);
-        let said = encode_message(&["of-tomorrow", "queue", "queue", ""]).unwrap();
-        let read: Features = decode_message(&said).unwrap();
+        let said = to_vec_named(&["of-tomorrow", "queue", "queue", ""]).unwrap();
+        let read: Features = from_slice(&said).unwrap();
         assert_eq!(read, set);
         assert!(read.lists(Feature::Queue) && !read.lists(Feature::Abort));
     }

@@ -5,9 +5,7 @@ use std::fmt;
 use planaria_config::{ClusterKey, Incarnation};
 use ring::hkdf::{HKDF_SHA256, Salt};
 use ring::hmac;
-
-use crate::authority::HKDF_SALT;
-use crate::credentials::CredentialsError;
+use thiserror::Error;
 
 /// Makes and checks the tags of announcements. Derived one-way from the cluster key: a tag tells
 /// who has the key that it comes from a member of the cluster, and tells nothing to anybody else,
@@ -15,17 +13,22 @@ use crate::credentials::CredentialsError;
 #[derive(Clone)]
 pub struct AnnouncementKey(hmac::Key);
 
+/// The key of announcements does not come out of the cluster key: the library refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("no key for announcements could be derived from the cluster key")]
+pub struct Underivable;
+
 impl AnnouncementKey {
     /// Deterministic: every node that has the key arrives at the same.
     ///
     /// # Errors
     /// When the derivation fails.
-    pub fn derive(key: &ClusterKey) -> Result<Self, CredentialsError> {
-        Salt::new(HKDF_SHA256, HKDF_SALT)
+    pub fn derive(key: &ClusterKey) -> Result<Self, Underivable> {
+        Salt::new(HKDF_SHA256, ClusterKey::SALT)
             .extract(key.expose())
             .expand(&[HKDF_INFO], hmac::HMAC_SHA256)
             .map(|derived| Self(derived.into()))
-            .map_err(|_| CredentialsError::Derivation("HKDF failed".to_owned()))
+            .map_err(|_| Underivable)
     }
 
     /// The tag with which this life of a node announces that it listens on a port.
