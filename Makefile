@@ -30,7 +30,7 @@ setup-bench: setup
 	@./.ci/setup.sh bench
 
 build: setup ## Build target/release/planaria
-	cargo build --release --locked -p planaria-actors --bin planaria
+	cargo build --release --locked -p planaria-cli --bin planaria
 
 install: build ## Install planaria for every user (PREFIX=/usr/local DESTDIR=)
 	@./.ci/setup.sh install
@@ -56,8 +56,9 @@ test: setup-tests ## Run every test
 	cargo test --locked --workspace --no-fail-fast
 
 simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred
-	PLANARIA_SIMULATED_SECONDS=3600 PLANARIA_SIMULATED_SEEDS=$(SEEDS) \
-	cargo test --release --locked -p planaria-actors --lib simulation -- --nocapture
+	export PLANARIA_SIMULATED_SECONDS=3600 PLANARIA_SIMULATED_SEEDS=$(SEEDS) && \
+	cargo test --release --locked -p planaria-simulation -- --nocapture && \
+	cargo test --release --locked -p planaria-control --lib swim::tests::simulation -- --nocapture
 
 chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kill-node --rounds 20 --seed 2")
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos

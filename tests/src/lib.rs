@@ -1,15 +1,15 @@
 //! What the scenarios stand on: the harness of `planaria_chaos`, with what nodes say in the types of
-//! `planaria_actors`.
+//! `planaria_control`.
 
 pub use planaria_chaos::{
     Cluster, Lan, Machine, NodeSpec, PATIENCE, Process, api, process, repository, wait_for,
     wait_for_up_to, write_fake_model,
 };
+use planaria_control::cluster_view::ClusterView;
 
 pub mod collector;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::ClusterView;
 
 /// Asks a node for all that it says of the cluster.
 pub trait Look {

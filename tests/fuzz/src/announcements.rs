@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, Instant};
 
-use planaria_actors::discovery::{Action, Announcement, AnnouncementKey, Discovery, Event};
-use planaria_actors::links::dialing::{Dialing, MAX_ADDRESSES, Target, can_dial};
 use planaria_config::{ClusterKey, Incarnation, NodeId};
+use planaria_control::dialing::{Dialing, MAX_ADDRESSES, Target, can_dial};
+use planaria_control::discovery::{Action, Announcement, AnnouncementKey, Discovery, Event};
 
 use crate::decisions::Decisions;
 

@@ -6,28 +6,29 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_actors::capabilities::{Capabilities, LinkSpeed, MemoryState};
-use planaria_actors::cluster_view::{NodeState, SequenceCounts, ShardState};
-use planaria_actors::desired::clock::Clock;
-use planaria_actors::desired::{DesiredMap, Entry, Wanted};
-use planaria_actors::generation::{FinishReason, GenerationError, Until};
-use planaria_actors::membership::{self, Members};
-use planaria_actors::plan::{Assignment, Plan, PlanParts};
-use planaria_actors::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
-use planaria_actors::scheduler::placement::Sizing;
-use planaria_actors::sequence::course::{self, Kept};
-use planaria_actors::traces::TraceContext;
-use planaria_actors::wire::features::Features;
-use planaria_actors::wire::{
-    Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
-    ShardWork,
-};
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy};
+use planaria_control::membership::{self, Members};
+use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
+use planaria_control::scheduler::placement::Sizing;
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use planaria_engine::speed::{Accelerator, Device, Kernels, Speed};
 use planaria_engine::stage::Progress;
+use planaria_pipeline::sequence::course;
+use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState};
+use planaria_protocol::desired::clock::Clock;
+use planaria_protocol::desired::{DesiredMap, Entry, Wanted};
+use planaria_protocol::generation::{FinishReason, GenerationError, Until};
+use planaria_protocol::plan::{Assignment, Plan, PlanParts};
+use planaria_protocol::resume::Kept;
+use planaria_protocol::state::{NodeState, SequenceCounts, ShardState};
+use planaria_protocol::trace_context::TraceContext;
+use planaria_protocol::wire::features::Features;
+use planaria_protocol::wire::{
+    Control, DataBody, DataHeader, Forward, HeldModel, NotPrepared, Opening, Report, ShardReport,
+    ShardWork,
+};
 use planaria_transport::{decode_message, encode_message};
 
 use crate::decisions::Decisions;

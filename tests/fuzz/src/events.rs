@@ -1,6 +1,6 @@
 //! Streams of server-sent events, as `planaria run` reads them from whatever answers.
 
-use planaria_actors::event_stream::{EventReader, MAX_EVENT_BYTES};
+use planaria_gateway::event_stream::{EventReader, MAX_EVENT_BYTES};
 
 pub(crate) fn run(input: &[u8]) {
     // The first byte says how the stream is cut into pieces.

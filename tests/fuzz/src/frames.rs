@@ -1,7 +1,7 @@
 //! Frames as they come over QUIC streams and pipes, and the messages in their headers.
 
 use bytes::{BufMut as _, BytesMut};
-use planaria_actors::wire::{Control, DataBody, DataHeader};
+use planaria_protocol::wire::{Control, DataBody, DataHeader};
 use planaria_transport::{Frame, FrameCodec, decode_message, encode_message};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -9,26 +9,26 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use planaria_actors::backups::Backups;
-use planaria_actors::catalog::{Catalog, ModelList};
-use planaria_actors::cluster_view::{ClusterView, ModelState, ModelView, SequenceCounts, ThisNode};
-use planaria_actors::desired::Wanted;
-use planaria_actors::desired::machine::ChangeError;
-use planaria_actors::gateway::{self, Limits, State};
-use planaria_actors::generation::{
-    Event, FinishReason, Generation, Generator, Request as Asked, SubmitError, Token,
-};
-use planaria_actors::membership::View;
-use planaria_actors::metrics::Metrics;
-use planaria_actors::scheduler::PlanTable;
-use planaria_actors::scheduler::placement::Sizing;
-use planaria_actors::scheduler::preview::Previewer;
-use planaria_actors::served::ServedModels;
-use planaria_actors::stored::StoredAnswers;
-use planaria_actors::traces::Traces;
 use planaria_config::{ModelName, NodeId, SequenceId, Strategy};
+use planaria_control::cluster_view::{ClusterView, ModelView, ThisNode};
+use planaria_control::desired::ChangeError;
+use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
+use planaria_control::scheduler::placement::Sizing;
 use planaria_engine::sampler::Logprobs;
+use planaria_gateway::backups::Backups;
+use planaria_gateway::generation::{Generation, Generator};
+use planaria_gateway::model_list::{Catalog, ModelList};
+use planaria_gateway::previewer::Previewer;
+use planaria_gateway::served::ServedModels;
+use planaria_gateway::stored_answers::StoredAnswers;
+use planaria_gateway::{Limits, State};
+use planaria_protocol::desired::Wanted;
+use planaria_protocol::generation::{Event, FinishReason, Request as Asked, SubmitError, Token};
+use planaria_protocol::state::{ModelState, SequenceCounts};
 use planaria_storage::Store;
+use planaria_telemetry::metrics::Metrics;
+use planaria_telemetry::traces::Traces;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -81,7 +81,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         leaving: watch::channel(false).1,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    Server { runtime, router: gateway::router(state), _models: models, _view: view }
+    Server { runtime, router: planaria_gateway::router(state), _models: models, _view: view }
 });
 
 /// Knows of no member.

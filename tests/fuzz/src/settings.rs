@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use planaria_actors::gateway::ApiKey;
 use planaria_config::{ByteSize, ClusterKey, Machine, ModelName, NodeId, SETTINGS, Settings};
+use planaria_gateway::ApiKey;
 
 use crate::decisions::Decisions;
 use crate::folder::Folder;

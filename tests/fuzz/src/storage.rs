@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, LazyLock};
 
-use planaria_actors::plan::Plan;
 use planaria_config::NodeId;
+use planaria_protocol::plan::Plan;
 use planaria_storage::{Backend as _, Change, MemoryBackend, Store, Table, restore};
 
 use crate::cluster;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_actors::membership::swim::{Action, Event, Swim};
 use planaria_config::{Incarnation, NodeId};
+use planaria_control::membership::swim::{Action, Event, Swim};
 
 use crate::decisions::Decisions;
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use planaria_actors::worker::protocol::{Command, Compute, Event, Files, tokens_from_bytes};
 use planaria_config::{LayerRange, SequenceId};
 use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::{SamplingParams, sample};
 use planaria_engine::stage::{Stage, Step};
+use planaria_protocol::pipe::{Command, Compute, Event, Files, tokens_from_bytes};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use crate::cluster::digest;

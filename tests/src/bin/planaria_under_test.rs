@@ -1,5 +1,5 @@
 //! The `planaria` binary under another name, so that cargo builds it for the scenarios.
 
 fn main() -> std::process::ExitCode {
-    planaria_actors::cli::main()
+    planaria_cli::main()
 }

@@ -160,12 +160,12 @@ async fn workers_log_as_their_node_was_told_to() -> Result<()> {
         "--model",
         "demo",
         "--set",
-        "log=info,planaria_actors::worker::child=debug",
+        "log=info,planaria_worker::child=debug",
     ]);
     cluster.start(spec).await?;
     cluster.ready("demo", 1).await?;
     cluster.node(0)?.api.greedy("demo", &[5, 6, 7], 4).await?;
-    let line = cluster.node(0)?.process.logged("planaria_actors::worker::child").await?;
+    let line = cluster.node(0)?.process.logged("planaria_worker::child").await?;
     ensure!(line.contains("DEBUG"), "{line}");
     Ok(())
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::{NodeState, ThisNode};
+use planaria_control::cluster_view::ThisNode;
+use planaria_protocol::state::NodeState;
 use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, wait_for};
 
 use crate::{binary, demo_models};
@@ -11,7 +12,7 @@ use crate::{binary, demo_models};
 /// A node without models that looks for others by mDNS.
 fn node(name: &str, machine: &Machine) -> NodeSpec {
     let spec = NodeSpec::new(name, "256MiB").on(machine).by_mdns();
-    spec.with_env("PLANARIA_LOG", "info,planaria_actors::discovery=debug")
+    spec.with_env("PLANARIA_LOG", "info,planaria_control::discovery=debug")
 }
 
 async fn cluster() -> Result<Cluster> {

@@ -64,7 +64,7 @@ async fn no_more_memory_is_offered_than_the_groups_around_a_service_allow() -> R
         ("/sys/fs/cgroup", "memory.max", "1073741824"),
     ];
     let Some(group) = LimitedGroup::new(limits) else {
-        // The reading of groups has tests of its own, in `planaria_actors::machine`.
+        // The reading of groups has tests of its own, in `planaria_worker::machine`.
         eprintln!("no control group with a limit can be made here");
         return Ok(());
     };

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::ClusterView;
+use planaria_control::cluster_view::ClusterView;
 use planaria_tests::api::Api;
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};

@@ -35,7 +35,7 @@ async fn a_killed_node_leaves_no_orphan_and_no_lock_and_comes_back_as_itself() -
     let after = cluster.node(2)?.api.cluster().await?;
     ensure!(after.node.id == before.node.id, "its identity is another");
     ensure!(after.node.incarnation == before.node.incarnation + 1, "{:?}", after.node);
-    let epoch = |view: &planaria_actors::cluster_view::ClusterView| {
+    let epoch = |view: &planaria_control::cluster_view::ClusterView| {
         view.models.first().and_then(|model| model.epoch)
     };
     ensure!(epoch(&after) > epoch(&before), "the plan is not newer");

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::NodeState;
-use planaria_actors::membership::swim::patience::SUSPICION;
+use planaria_control::membership::swim::patience::SUSPICION;
+use planaria_protocol::state::NodeState;
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use rustix::process::Signal;

@@ -223,7 +223,7 @@ async fn what_is_shipped_for_prometheus_and_grafana_asks_for_what_there_is() -> 
     let mut there: BTreeSet<String> =
         help.filter_map(|line| line.split_once(' ')).map(|(name, _)| name.to_owned()).collect();
     // Those that have no sample before something happens.
-    let source = std::fs::read_to_string(repository().join("actors/src/metrics.rs"))?;
+    let source = std::fs::read_to_string(repository().join("actors/telemetry/src/metrics.rs"))?;
     let quoted = source.split('"').map(|word| format!("planaria_{word}"));
     there.extend(quoted);
     for file in ["deploy/prometheus/rules.yml", "deploy/grafana/planaria.json"] {

@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::{ClusterView, ModelState};
+use planaria_control::cluster_view::ClusterView;
+use planaria_protocol::state::ModelState;
 use planaria_tests::api::{Api, Event, Events};
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for, write_fake_model};

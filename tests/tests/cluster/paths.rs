@@ -1,7 +1,7 @@
 //! Nodes that are connected by two networks.
 
 use anyhow::{Context as _, Result};
-use planaria_actors::capabilities::PathSpeed;
+use planaria_protocol::capabilities::PathSpeed;
 use planaria_tests::api::Api;
 use planaria_tests::{
     Cluster, Lan, Look as _, Machine, NodeSpec, PATIENCE, Ready as _, wait_for, wait_for_up_to,
@@ -89,7 +89,7 @@ async fn a_pulled_cable_fails_no_request() -> Result<()> {
     load.answers(2).await?;
     load.end().await?;
     let after = cluster.node(0)?.api.cluster().await?;
-    let epoch = |view: &planaria_actors::cluster_view::ClusterView| {
+    let epoch = |view: &planaria_control::cluster_view::ClusterView| {
         view.models.first().and_then(|model| model.epoch)
     };
     anyhow::ensure!(epoch(&before) == epoch(&after), "the cluster took the cut for a loss");

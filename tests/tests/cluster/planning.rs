@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::ClusterView;
-use planaria_actors::scheduler::preview::Preview;
+use planaria_control::cluster_view::ClusterView;
+use planaria_control::scheduler::preview::Preview;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for, write_fake_model};
 use serde_json::json;
 

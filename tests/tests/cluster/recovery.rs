@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::{ClusterView, ModelState, NodeState, RecoveryLabel};
+use planaria_control::cluster_view::ClusterView;
+use planaria_protocol::state::{ModelState, NodeState, RecoveryLabel};
 use planaria_tests::api::{Api, Streamed};
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};

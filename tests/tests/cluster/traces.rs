@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_actors::cluster_view::ModelView;
+use planaria_control::cluster_view::ModelView;
 use planaria_tests::api::{Api, Streamed};
 use planaria_tests::collector::{Collector, SpanSeen};
 use planaria_tests::process::signal;

@@ -8,6 +8,7 @@ use crate::workspace::{Finding, check, is_manifest, is_rust};
 /// among each other's.
 type Room = (&'static str, &'static str, &'static [&'static str]);
 
+/// The rooms, each after those that it stands on.
 const ROOMS: &[Room] = &[
     ("config", "config", &[]),
     ("transport", "transport", &["config"]),
@@ -15,11 +16,56 @@ const ROOMS: &[Room] = &[
     ("kernels", "kernels", &[]),
     ("engine", "engine", &["config", "kernels"]),
     ("engine/mlx", "mlx", &["config", "kernels", "engine"]),
-    ("actors/protocol", "protocol", &["config", "transport", "engine"]),
+    ("actors/protocol", "protocol", &["config", "engine"]),
+    ("actors/control", "control", &["config", "engine", "protocol"]),
+    ("actors/pipeline", "pipeline", &["config", "engine", "protocol", "control"]),
+    ("actors/telemetry", "telemetry", &["config", "protocol", "control", "pipeline"]),
     (
-        "actors",
-        "actors",
-        &["config", "transport", "storage", "kernels", "engine", "mlx", "protocol"],
+        "actors/worker",
+        "worker",
+        &["config", "transport", "engine", "mlx", "protocol", "control", "pipeline"],
+    ),
+    (
+        "actors/gateway",
+        "gateway",
+        &["config", "storage", "engine", "protocol", "control", "pipeline", "telemetry"],
+    ),
+    (
+        "actors/node",
+        "node",
+        &[
+            "config",
+            "transport",
+            "storage",
+            "engine",
+            "protocol",
+            "control",
+            "pipeline",
+            "telemetry",
+            "worker",
+            "gateway",
+        ],
+    ),
+    (
+        "actors/cli",
+        "cli",
+        &[
+            "config",
+            "transport",
+            "storage",
+            "engine",
+            "protocol",
+            "control",
+            "telemetry",
+            "worker",
+            "gateway",
+            "node",
+        ],
+    ),
+    (
+        "actors/simulation",
+        "simulation",
+        &["config", "transport", "engine", "protocol", "control", "pipeline", "worker"],
     ),
     ("chaos", "chaos", &["config"]),
     (
@@ -33,37 +79,70 @@ const ROOMS: &[Room] = &[
             "engine",
             "mlx",
             "protocol",
-            "actors",
+            "control",
+            "pipeline",
+            "telemetry",
+            "worker",
+            "gateway",
+            "node",
+            "cli",
             "chaos",
         ],
     ),
 ];
 
-/// Libraries that one room hides from the others.
-const HIDDEN: &[(&str, &str)] = &[
-    ("quinn", "transport"),
-    ("sled", "storage"),
-    ("mlx_rs", "engine/mlx"),
-    ("mlx_sys", "engine/mlx"),
-    ("ractor", "actors"),
-    ("mdns_sd", "actors"),
-    ("foca", "actors"),
-    ("memmap2", "engine/mlx"),
-    ("opentelemetry", "actors"),
-    ("opentelemetry_otlp", "actors"),
-    ("opentelemetry_sdk", "actors"),
-    ("tracing_opentelemetry", "actors"),
+/// Libraries that some rooms hide from the others.
+const HIDDEN: &[(&str, &[&str])] = &[
+    ("quinn", &["transport"]),
+    ("rustls", &["transport"]),
+    ("sled", &["storage"]),
+    ("mlx_rs", &["engine/mlx"]),
+    ("mlx_sys", &["engine/mlx"]),
+    ("memmap2", &["engine/mlx"]),
+    ("foca", &["actors/control"]),
+    ("prometheus", &["actors/telemetry", "tests"]),
+    ("opentelemetry", &["actors/telemetry"]),
+    ("opentelemetry_otlp", &["actors/telemetry"]),
+    ("opentelemetry_sdk", &["actors/telemetry"]),
+    ("tracing_opentelemetry", &["actors/telemetry"]),
+    ("sysinfo", &["actors/worker"]),
+    ("axum", &["actors/gateway", "chaos", "tests"]),
+    ("tower_http", &["actors/gateway"]),
+    ("ractor", &["actors/node"]),
+    ("mdns_sd", &["actors/node"]),
+    ("clap", &["actors/cli", "chaos"]),
+    ("rustyline", &["actors/cli"]),
+    ("crossterm", &["actors/cli"]),
+    ("sd_notify", &["actors/cli"]),
 ];
 
-/// What a room must not know, whoever else does. Paths of the standard library are allowed in a
-/// room's tests, which start processes to kill them.
+/// What a room must not know, whoever else does. Tests may: they start processes to kill them, and begin at some
+/// time or other.
 const UNKNOWN: &[(&str, &[&str])] = &[
     ("config", &["tokio", "std::process"]),
     ("storage", &["tokio", "std::net", "std::process"]),
     ("kernels", &["tokio", "std::net", "std::process"]),
     ("engine", &["tokio", "std::net", "std::process"]),
-    ("actors/protocol", &["tokio", "std::fs", "std::process"]),
     ("engine/mlx", &["tokio", "std::net", "std::process"]),
+    ("actors/protocol", PURE),
+    ("actors/control", PURE),
+    ("actors/pipeline", PURE),
+];
+
+/// What code that decides gets passed in, or leaves to those who carry its decisions out: a clock, a runtime, a source
+/// of randomness, the system.
+const PURE: &[&str] = &[
+    "tokio",
+    "futures",
+    "tracing",
+    "std::fs",
+    "std::process",
+    "std::env",
+    "std::thread",
+    "Instant::now",
+    "SystemTime::now",
+    "rand::rng",
+    "rngs::SysRng",
 ];
 
 const PREFIX: &str = "planaria_";
@@ -93,14 +172,17 @@ fn objection(path: &str, name: &str) -> Option<String> {
              know one another; move what both need into a room below both, or pass it in from above"
         ));
     }
-    if let Some((_, owner)) = HIDDEN.iter().find(|(hidden, _)| *hidden == name)
-        && *owner != room
+    if let Some((_, owners)) = HIDDEN.iter().find(|(hidden, _)| *hidden == name)
+        && !owners.contains(&room)
     {
-        return Some(format!("only `{owner}` may name `{name}`; ask `{owner}` for what you need"));
+        let owners = owners.join("` and `");
+        return Some(format!("only `{owners}` may name `{name}`; ask there for what you need"));
     }
-    unknown(room)
-        .contains(&name)
-        .then(|| format!("`{room}` must not know `{name}`; do this in `actors` and pass it in"))
+    unknown(room).contains(&name).then(|| {
+        format!(
+            "`{room}` must not know `{name}`; do this in `actors/node` and pass in what comes of it"
+        )
+    })
 }
 
 /// Members that the workspace lists are rooms, or programs that test them.
@@ -137,14 +219,22 @@ fn allowed_names(path: &str, text: &str) -> Vec<Finding> {
         .filter_map(|(line, word)| Some(Finding { line, what: objection(path, word)? }))
         .collect();
     let room = room_of(path).map_or("", |room| room.0);
-    for (at, line) in code.lines().enumerate() {
-        let in_product = path.starts_with(&format!("{room}/src/"));
-        let paths = unknown(room).iter().filter(|name| in_product && name.contains("::"));
+    for (at, line) in product(room, path, &code).lines().enumerate() {
+        let paths = unknown(room).iter().filter(|name| name.contains("::"));
         for name in paths.filter(|name| names_path(line, name)) {
             findings.extend(objection(path, name).map(|what| Finding { line: at + 1, what }));
         }
     }
     findings
+}
+
+/// What of a room's code is no test.
+fn product<'a>(room: &str, path: &str, code: &'a str) -> &'a str {
+    let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+    if is_test || !path.starts_with(&format!("{room}/src/")) {
+        return "";
+    }
+    code.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
 }
 
 /// Whether a line of code names a path such as `std::net`, also within `use std::{fs, net}`.
@@ -203,7 +293,8 @@ mod planted {
         assert_eq!(lines(&allowed_dependencies("engine/Cargo.toml", manifest)), [3]);
         assert_eq!(lines(&allowed_dependencies("config/Cargo.toml", manifest)), [3]);
         assert_eq!(lines(&allowed_dependencies("chaos/Cargo.toml", manifest)), [3]);
-        assert_eq!(lines(&allowed_dependencies("actors/Cargo.toml", manifest)), []);
+        assert_eq!(lines(&allowed_dependencies("actors/node/Cargo.toml", manifest)), []);
+        assert_eq!(lines(&allowed_dependencies("actors/pipeline/Cargo.toml", manifest)), [3]);
         let upwards = "[dependencies]\nplanaria-mlx.workspace = true";
         assert_eq!(lines(&allowed_dependencies("engine/Cargo.toml", upwards)), [2]);
         assert_eq!(lines(&allowed_dependencies("engine/mlx/Cargo.toml", upwards)), []);
@@ -214,17 +305,17 @@ mod planted {
 
     #[test]
     fn an_arrow_for_tests_only_is_found() {
-        let manifest = "[dev-dependencies.planaria-actors]\nworkspace = true";
+        let manifest = "[dev-dependencies.planaria-node]\nworkspace = true";
         assert_eq!(lines(&allowed_dependencies("transport/Cargo.toml", manifest)), [1]);
     }
 
     #[test]
     fn a_hidden_library_is_found_outside_its_room() {
-        for (hidden, owner) in HIDDEN {
+        for (hidden, owners) in HIDDEN {
             let manifest = format!("[dependencies]\n{hidden} = \"1\"");
             let code = format!("fn f() {{\n    {hidden}::go();\n}}");
             for (room, _, _) in ROOMS {
-                let expected = usize::from(room != owner);
+                let expected = usize::from(!owners.contains(room));
                 let found = allowed_dependencies(&format!("{room}/Cargo.toml"), &manifest);
                 assert_eq!(found.len(), expected, "{room} and {hidden}");
                 let found = allowed_names(&format!("{room}/src/lib.rs"), &code);
@@ -239,7 +330,12 @@ mod planted {
             "use std::{fs, net};\nasync fn f() { tokio::spawn(g()).await }\nstd::process::exit(1)";
         assert_eq!(lines(&allowed_names("engine/src/stage.rs", code)), [2, 1, 3]);
         assert_eq!(lines(&allowed_names("engine/tests/golden.rs", code)), [2]);
-        assert_eq!(lines(&allowed_names("actors/src/gateway.rs", code)), []);
+        assert_eq!(lines(&allowed_names("actors/gateway/src/lib.rs", code)), []);
+        let pure = "let now = Instant::now();\nlet seed = rand::rng();\nstd::env::var(NAME);\n\
+            #[cfg(test)]\nmod tests {\n    fn f() { Instant::now(); }\n}";
+        assert_eq!(lines(&allowed_names("actors/control/src/dialing.rs", pure)), [1, 2, 3]);
+        assert_eq!(lines(&allowed_names("actors/control/src/dialing/tests.rs", pure)), []);
+        assert_eq!(lines(&allowed_names("actors/node/src/links.rs", pure)), []);
         let manifest = "[dependencies]\ntokio.workspace = true";
         assert_eq!(lines(&allowed_dependencies("engine/Cargo.toml", manifest)), [2]);
     }

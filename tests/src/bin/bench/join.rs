@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use futures::future::try_join_all;
-use planaria_actors::cluster_view::{NodeState, NodeView};
+use planaria_control::cluster_view::NodeView;
+use planaria_protocol::state::NodeState;
 use planaria_tests::api::Api;
 use planaria_tests::{Cluster, Lan, Look as _, Machine, NodeSpec, PATIENCE};
 

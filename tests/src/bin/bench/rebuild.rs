@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use planaria_actors::cluster_view::RecoveryView;
+use planaria_control::cluster_view::RecoveryView;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use serde_json::Value;
 

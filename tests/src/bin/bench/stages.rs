@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use planaria_actors::cluster_view::ClusterView;
+use planaria_control::cluster_view::ClusterView;
 use planaria_tests::api::Api;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
 use serde_json::Value;

@@ -1,0 +1,5 @@
+//! The `planaria` binary.
+
+fn main() -> std::process::ExitCode {
+    planaria_cli::main()
+}

@@ -1,0 +1,113 @@
+//! What the cluster would do if a node died: worked out while all are well.
+
+use std::collections::BTreeMap;
+
+use planaria_config::{LayerSet, ModelName, NodeId};
+use planaria_engine::partition::usable;
+use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
+
+use super::placement::{Layout, Settled, Situation, Sizing, Unfit, place_all, sizings};
+use crate::membership::View;
+
+/// What there is to foresee, and from what. It takes as long as a plan for each node, so it is not
+/// worked out by an actor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Foresight {
+    /// Tells the answers to different questions apart.
+    pub number: u64,
+    /// The members.
+    pub view: View,
+    /// What is to be placed.
+    pub sizing: Sizing,
+    /// Who is left out.
+    pub unfit: Unfit,
+    /// The plans in force.
+    pub in_force: BTreeMap<ModelName, Plan>,
+    /// What its planner has dealt out already.
+    pub settled: BTreeMap<ModelName, Settled>,
+}
+
+/// For each node that holds layers: the layout of every model without it, `None` where there is none.
+pub type Failovers = BTreeMap<NodeId, BTreeMap<ModelName, Option<Layout>>>;
+
+impl Foresight {
+    /// The answer.
+    #[must_use]
+    pub fn failovers(&self) -> Failovers {
+        let nodes = self.in_force.values().flat_map(Plan::nodes);
+        let mut failovers = Failovers::new();
+        for node in nodes {
+            failovers.entry(node).or_insert_with(|| self.without(node));
+        }
+        failovers
+    }
+
+    fn without(&self, node: NodeId) -> BTreeMap<ModelName, Option<Layout>> {
+        let view = self.view.without(node);
+        let situation = Situation {
+            view: &view,
+            sizing: self.sizing,
+            unfit: &self.unfit,
+            in_force: &self.in_force,
+            settled: &self.settled,
+        };
+        let placed = place_all(situation).into_iter();
+        placed.map(|(model, placed)| (model, placed.ok().map(|placed| placed.layout))).collect()
+    }
+}
+
+impl Foresight {
+    /// The shards that `me` would need without one of the others and can hold besides those that it has:
+    /// those that serve most losses first, then the smallest.
+    #[must_use]
+    pub fn standby(&self, me: NodeId, failovers: &Failovers) -> Vec<ShardKey> {
+        let Some(own) = self.view.member(me).map(|member| &member.report) else {
+            return Vec::new();
+        };
+        let sizings = sizings(&self.view, self.sizing);
+        let bytes = |key: &WorkerKey, layers: &LayerSet| {
+            let Sizing { context, max_sequences, .. } = *sizings.get(&key.model)?;
+            let held = own.models.iter().find(|held| held.digest == key.digest)?;
+            let context = context.min(held.geometry.max_context);
+            Some(held.geometry.peak_bytes_of(layers, context, max_sequences))
+        };
+        let current: Vec<ShardKey> =
+            self.in_force.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
+        let mut losses: BTreeMap<ShardKey, usize> = BTreeMap::new();
+        for (model, layout) in failovers.values().flatten() {
+            let stages = layout.iter().flat_map(|layout| &layout.stages);
+            let mine = stages.filter(|stage| stage.incarnation.node == me);
+            for (stage, layout) in mine.zip(layout) {
+                let worker = WorkerKey { model: model.clone(), digest: layout.digest };
+                let key = ShardKey { worker, layers: stage.layers };
+                if !current.contains(&key) {
+                    *losses.entry(key).or_default() += 1;
+                }
+            }
+        }
+        // What each worker would hold, and what all of them would take.
+        let mut held: BTreeMap<WorkerKey, LayerSet> = BTreeMap::new();
+        for ShardKey { worker, layers } in current {
+            let known = held.entry(worker).or_default();
+            *known = known.with(layers);
+        }
+        let taken = |held: &BTreeMap<WorkerKey, LayerSet>| {
+            let all = held.iter().filter_map(|(key, layers)| bytes(key, layers));
+            all.fold(0, u64::saturating_add)
+        };
+        let alone = |key: &ShardKey| bytes(&key.worker, &key.layers.into());
+        let mut wanted: Vec<(usize, u64, ShardKey)> =
+            losses.into_iter().filter_map(|(key, n)| Some((n, alone(&key)?, key))).collect();
+        wanted.sort_by(|a, b| b.0.cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        let fits = |(_, _, key): (usize, u64, ShardKey)| {
+            let mut with = held.clone();
+            let known = with.entry(key.worker.clone()).or_default();
+            *known = known.with(key.layers);
+            (u128::from(taken(&with)) <= usable(own.memory_bytes)).then(|| {
+                held = with;
+                key
+            })
+        };
+        wanted.into_iter().filter_map(fits).collect()
+    }
+}

@@ -1,0 +1,102 @@
+//! What is chosen of what could be: a division that was found, one that was foreseen, or the one that
+//! there is.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use planaria_config::{ModelName, Strategy};
+use planaria_protocol::plan::Plan;
+
+use super::{Action, Scheduler};
+use crate::scheduler::foresight::Foresight;
+use crate::scheduler::placement::{Layout, Placed};
+
+/// A division is better if a token takes less than this part of the time.
+const BETTER: f64 = 0.85;
+
+impl Scheduler {
+    /// The layout that a model should have: what was foreseen, if a node was lost; else what was
+    /// found, unless the plan in force does as well.
+    pub(super) fn choose(
+        &mut self,
+        now: Instant,
+        model: &ModelName,
+        placed: Placed,
+    ) -> Option<Layout> {
+        let is_on_its_way =
+            self.preparing.get(model).is_some_and(|p| self.view.is_alive_plan(&p.plan));
+        let strategy = placed.layout.strategy;
+        if is_on_its_way && strategy == Strategy::Latency {
+            // Measures change all the time; who loads is not sent another way for that.
+            return None;
+        }
+        let known = self.plans.get(model).map(Plan::parts);
+        let is_otherwise = known.is_none_or(|plan| plan.strategy != strategy);
+        let has_failed = self.plans.get(model).is_some_and(|plan| self.has_failed(plan));
+        let Some(in_force) = placed.in_force.filter(|_| !is_otherwise && !has_failed) else {
+            self.better_since.remove(model);
+            return Some(self.foreseen_layout(model).unwrap_or(placed.layout));
+        };
+        let is_better = match strategy {
+            Strategy::Latency => placed.cost.objective < BETTER * in_force.objective,
+            // It knows no better and worse: there is one division, and it is to be in force.
+            Strategy::RingMemoryWeighted => return Some(placed.layout),
+        };
+        let stages = self.plans.get(model).map(Plan::stages);
+        if !is_better || !placed.fits_beside || stages == Some(&placed.layout.stages) {
+            self.better_since.remove(model);
+            return None;
+        }
+        let due = *self.better_since.entry(model.clone()).or_insert(now) + self.patience.dwell;
+        if due <= now {
+            return Some(placed.layout);
+        }
+        self.plan_at = Some(self.plan_at.map_or(due, |at| at.min(due)));
+        None
+    }
+
+    /// Whether a node of the plan in force, all of which live, is about to leave.
+    pub(super) fn is_left(&self, model: &ModelName) -> bool {
+        let nodes = self.plan(model).into_iter().flat_map(Plan::nodes);
+        nodes.filter_map(|node| self.view.member(node)).any(|member| member.report.leaving)
+    }
+
+    /// What was worked out for the loss of the one node that the plan in force has lost.
+    pub(super) fn foreseen_layout(&self, model: &ModelName) -> Option<Layout> {
+        let plan = self.plans.get(model)?;
+        let mut lost = plan.stages().iter().filter(|s| !self.view.is_alive(s.incarnation));
+        let (Some(lost), None) = (lost.next(), lost.next()) else {
+            return None;
+        };
+        let layout = self.failovers.get(&lost.incarnation.node)?.get(model)?.as_ref()?;
+        let content = plan.parts().content.unwrap_or_default();
+        let is_sound = layout.digest == plan.parts().digest
+            && layout.content.agrees_with(&content)
+            && layout.stages.iter().all(|stage| {
+                self.view.is_alive(stage.incarnation)
+                    && !self.failures.contains(stage.incarnation, model)
+            });
+        is_sound.then(|| layout.clone())
+    }
+
+    /// Has the loss of each node thought through, if what that depends on has changed.
+    pub(super) fn foresee(&mut self) -> Option<Action> {
+        let in_force: BTreeMap<_, _> =
+            self.plans().map(|plan| (plan.model().clone(), plan.clone())).collect();
+        let unfit = self.failures.unfit();
+        let former = self.foreseen.as_ref();
+        let is_known = former.is_some_and(|known| {
+            known.in_force == in_force
+                && known.unfit == unfit
+                && known.view.placement_facts() == self.view.placement_facts()
+        });
+        if is_known {
+            return None;
+        }
+        let number = former.map_or(0, |former| former.number + 1);
+        let (view, sizing, settled) = (self.view.clone(), self.sizing, self.settled());
+        let foresight = Box::new(Foresight { number, view, sizing, unfit, in_force, settled });
+        self.foreseen = Some(foresight.clone());
+        Some(Action::Foresee(foresight))
+    }
+}

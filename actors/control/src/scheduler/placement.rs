@@ -1,0 +1,418 @@
+//! Which member gets which layers of which model: from a view of the cluster to a layout or the
+//! true reason why there is none.
+
+pub mod costs;
+
+use std::collections::BTreeMap;
+
+use planaria_config::{
+    ByteSize, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
+};
+use planaria_engine::model_dir::{Content, ModelDigest};
+use planaria_engine::partition::latency::{
+    Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency,
+};
+use planaria_engine::partition::pins::Conflict;
+use planaria_engine::partition::{self, Member};
+use planaria_protocol::desired::Wanted;
+use planaria_protocol::plan::{Assignment, Plan, PlanParts};
+
+use super::agreement::Agreement;
+use crate::capabilities::LayerSpeeds;
+use crate::membership::{self, View};
+
+/// What placement needs to know besides the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizing {
+    /// How layers are dealt out.
+    pub strategy: Strategy,
+    /// Longest sequence to keep memory for, in tokens.
+    pub context: u32,
+    /// Number of such sequences at once.
+    pub max_sequences: u32,
+    /// Number of streams that the strategy `latency` plans for.
+    pub streams: u32,
+}
+
+impl Sizing {
+    /// What a node's settings say.
+    #[must_use]
+    pub const fn of(settings: &Settings) -> Self {
+        Self {
+            strategy: settings.strategy,
+            context: settings.context,
+            max_sequences: settings.max_sequences,
+            streams: settings.plan_streams,
+        }
+    }
+
+    /// The same with what a model is wanted with.
+    #[must_use]
+    pub fn with(self, wanted: &Wanted) -> Self {
+        Self {
+            strategy: wanted.strategy.unwrap_or(self.strategy),
+            context: wanted.context.unwrap_or(self.context),
+            max_sequences: wanted.max_sequences.unwrap_or(self.max_sequences),
+            ..self
+        }
+    }
+}
+
+/// Which member must not hold which model, and why.
+pub type Unfit = BTreeMap<(Incarnation, ModelName), String>;
+
+/// A member that a model's layers are dealt out among.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Contender {
+    /// It.
+    pub incarnation: Incarnation,
+    /// What it offers to all models together, in bytes.
+    pub memory_bytes: u64,
+    /// The layers that its settings give it.
+    pub pinned: Option<LayerRange>,
+}
+
+/// A layout that is in force, or being prepared, and the members that it was dealt out among. One that is dealt
+/// out by memory stays as long as these do: other models that come and go change what memory is free, and are no
+/// reason to load it anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// It.
+    pub layout: Layout,
+    /// Among whom.
+    pub contenders: Vec<Contender>,
+}
+
+/// What placement begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    /// The members.
+    pub view: &'a View,
+    /// What is to be placed, and how.
+    pub sizing: Sizing,
+    /// Who is left out.
+    pub unfit: &'a Unfit,
+    /// The plans in force: what their nodes hold need not be loaded.
+    pub in_force: &'a BTreeMap<ModelName, Plan>,
+    /// What there is already, as far as it was dealt out by who plans now.
+    pub settled: &'a BTreeMap<ModelName, Settled>,
+}
+
+/// A model's layers dealt out, before it has an epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The files that all its nodes hold.
+    pub digest: ModelDigest,
+    /// The number of layers.
+    pub layers: u32,
+    /// How they were dealt out.
+    pub strategy: Strategy,
+    /// Longest sequence, in tokens.
+    pub context: u32,
+    /// Number of such sequences at once.
+    pub max_sequences: u32,
+    /// The stages.
+    pub stages: Vec<Assignment>,
+    /// What is known of the content of those files.
+    pub content: Content,
+}
+
+/// A layout among others.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Placed {
+    /// It.
+    pub layout: Layout,
+    /// What it costs.
+    pub cost: Cost,
+    /// Bytes that each of its stages takes at its peak.
+    pub stage_bytes: Vec<u64>,
+    /// What the plan in force costs, in the same terms; `None` if there is none or it is not possible
+    /// any more.
+    pub in_force: Option<Cost>,
+    /// Among whom the layers were dealt out.
+    pub contenders: Vec<Contender>,
+    /// Whether its nodes have memory for their new layers beside what they hold now.
+    pub fits_beside: bool,
+    /// Why pins were not followed, if there were any and they were not.
+    pub unpinned: Option<String>,
+}
+
+/// Deals out every desired model. Each takes its bytes from what the members offer, so that the models
+/// together fit: first those whose plans may stay as they are, then the others, in the order of their names.
+/// Where one finds no room for that, all are dealt out anew if more of them fit then.
+#[must_use]
+pub fn place_all(situation: Situation<'_>) -> BTreeMap<ModelName, Result<Placed, String>> {
+    place_models(situation, &sizings(situation.view, situation.sizing))
+}
+
+/// How each desired model is to be placed, where `sizing` is what holds for those of which nothing else
+/// was said.
+#[must_use]
+pub fn sizings(view: &View, sizing: Sizing) -> BTreeMap<ModelName, Sizing> {
+    let desired = view.desired().iter();
+    desired.map(|(model, wanted)| (model.clone(), sizing.with(wanted))).collect()
+}
+
+/// The same as [`place_all`] for these models, whether they are desired or not.
+#[must_use]
+pub fn place_models(
+    situation: Situation<'_>,
+    models: &BTreeMap<ModelName, Sizing>,
+) -> BTreeMap<ModelName, Result<Placed, String>> {
+    let is_settled = |model: &ModelName| situation.settled.contains_key(model);
+    let (settled, others): (Vec<_>, Vec<_>) =
+        models.iter().partition(|(model, _)| is_settled(model));
+    let placed = place_in_order(situation, settled.iter().chain(&others).copied());
+    let fitting = |placed: &BTreeMap<_, Result<Placed, String>>| {
+        placed.values().filter(|found| found.is_ok()).count()
+    };
+    if settled.is_empty() || fitting(&placed) == models.len() {
+        return placed;
+    }
+    let anew = Situation { settled: &BTreeMap::new(), ..situation };
+    let anew = place_in_order(anew, models.iter());
+    if fitting(&anew) > fitting(&placed) { anew } else { placed }
+}
+
+fn place_in_order<'a>(
+    situation: Situation<'_>,
+    models: impl Iterator<Item = (&'a ModelName, &'a Sizing)>,
+) -> BTreeMap<ModelName, Result<Placed, String>> {
+    let view = situation.view;
+    let mut free: BTreeMap<NodeId, u64> =
+        view.alive().map(|member| (member.incarnation.node, member.report.memory_bytes)).collect();
+    let mut placed = BTreeMap::new();
+    for (model, sizing) in models {
+        let found = place(Situation { sizing: *sizing, ..situation }, &free, model);
+        if let Ok(found) = &found {
+            for (stage, bytes) in found.layout.stages.iter().zip(&found.stage_bytes) {
+                if let Some(free) = free.get_mut(&stage.incarnation.node) {
+                    *free = free.saturating_sub(*bytes);
+                }
+            }
+        }
+        placed.insert(model.clone(), found);
+    }
+    placed
+}
+
+/// Deals out one model. `free` is what members have for it.
+fn place(
+    situation: Situation<'_>,
+    free: &BTreeMap<NodeId, u64>,
+    model: &ModelName,
+) -> Result<Placed, String> {
+    let Situation { view, sizing, in_force, .. } = situation;
+    let agreed = Agreement::of(view, model, in_force.get(model));
+    let agreed = agreed.ok_or_else(|| why_no_files(view, model))?;
+    let geometry = &agreed.geometry;
+    let context = sizing.context.min(geometry.max_context);
+    let is_of_it = |plan: &&PlanParts| {
+        let content = plan.content.unwrap_or_default();
+        plan.digest == agreed.digest && content.agrees_with(&agreed.content)
+    };
+    let in_force = in_force.get(model).map(Plan::parts).filter(is_of_it);
+    let in_force = in_force.filter(|plan| plan.context == context);
+    let held = in_force.map_or(&[][..], |plan| &plan.stages);
+    let (nodes, contenders, left_out) = candidates(situation, free, model, &agreed, held);
+    let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
+    let mut problem = Problem {
+        geometry,
+        context,
+        sequences: sizing.max_sequences,
+        streams: sizing.streams,
+        nodes: &nodes,
+        hops: &hops,
+    };
+    let named = |stages: &[Assignment]| -> Option<Vec<_>> {
+        stages
+            .iter()
+            .map(|s| view.is_alive(s.incarnation).then_some((s.incarnation.node, s.layers)))
+            .collect()
+    };
+    let may_be = |stages: &Vec<(NodeId, LayerRange)>| {
+        fits(&problem, stages) && follows_pins(&problem, stages)
+    };
+    let possible = in_force
+        .filter(|plan| plan.max_sequences == sizing.max_sequences)
+        .and_then(|plan| named(&plan.stages))
+        .filter(may_be);
+    let stays = situation.settled.get(model).filter(|settled| {
+        let Layout { digest, strategy, context: of, max_sequences, .. } = &settled.layout;
+        let (by_memory, sequences) = (Strategy::RingMemoryWeighted, sizing.max_sequences);
+        (*strategy, sizing.strategy) == (by_memory, by_memory)
+            && (*digest, *of, *max_sequences) == (agreed.digest, context, sequences)
+            && settled.contenders == contenders
+    });
+    let stays = stays.and_then(|settled| named(&settled.layout.stages)).filter(may_be);
+    let mut found = stays.map_or_else(|| divide(sizing.strategy, &problem), Ok);
+    // Better served by another division than not at all.
+    let mut unpinned = None;
+    let free_nodes: Vec<Candidate>;
+    if let Err(NoPlacement::Pinned(conflict)) = &found {
+        unpinned = Some(explain_pins(view, model, conflict));
+        free_nodes = nodes.iter().map(|node| Candidate { pinned: None, ..*node }).collect();
+        problem.nodes = &free_nodes;
+        found = divide(sizing.strategy, &problem);
+    }
+    let stages = found.map_err(|error| explain(&error, &problem, &left_out))?;
+    let cost_of = |stages: &[(NodeId, LayerRange)]| cost(&problem, stages);
+    let price = cost_of(&stages).ok_or("a stage is on a node that is not there")?;
+    let as_it_is = possible.as_deref().and_then(cost_of);
+    let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
+    let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
+    let fits_beside = stages.iter().all(|(node, layers)| {
+        // The same worker holds what it has and what it gains, until nothing needs the former any more.
+        let old = held.iter().find(|stage| stage.incarnation.node == *node);
+        let both: LayerSet = old.map(|old| old.layers).into_iter().chain([*layers]).collect();
+        let both = geometry.peak_bytes_of(&both, context, sizing.max_sequences);
+        free.get(node).is_some_and(|free| both <= *free)
+    });
+    let stages = stages
+        .into_iter()
+        .filter_map(|(node, layers)| {
+            view.member(node).map(|m| Assignment { incarnation: m.incarnation, layers })
+        })
+        .collect();
+    let layers = geometry.layers().get();
+    let Sizing { strategy, max_sequences, .. } = sizing;
+    let Agreement { digest, content, .. } = agreed;
+    let layout = Layout { digest, layers, strategy, context, max_sequences, stages, content };
+    let (cost, in_force) = (price, as_it_is);
+    Ok(Placed { layout, cost, stage_bytes, in_force, contenders, fits_beside, unpinned })
+}
+
+/// The members that may hold layers of a model, and why the others may not.
+fn candidates(
+    situation: Situation<'_>,
+    free: &BTreeMap<NodeId, u64>,
+    model: &ModelName,
+    agreed: &Agreement,
+    held: &[Assignment],
+) -> (Vec<Candidate>, Vec<Contender>, Vec<String>) {
+    let (mut left_out, mut contenders, mut nodes) = (Vec::new(), Vec::new(), Vec::new());
+    let all = situation.view.alive().map(|member| &member.report.capabilities);
+    let speeds = LayerSpeeds::of(all, agreed.digest, &agreed.geometry);
+    for member in situation.view.alive() {
+        let (incarnation, report) = (member.incarnation, &member.report);
+        let name = situation.view.name(incarnation.node);
+        let files = report.models.iter().find(|held| held.name == *model);
+        if files.is_none() {
+            left_out.push(format!("{name} lacks its files"));
+        } else if let Some(parts) = agreed.odd.get(&incarnation.node) {
+            let parts = Agreement::describe(parts);
+            left_out.push(format!("{name} has other files under that name ({parts})"));
+        } else if let Some(reason) = unreadable(member, model, held) {
+            left_out.push(format!("{name} cannot read its files: {reason}"));
+        } else if report.leaving {
+            left_out.push(format!("{name} is leaving"));
+        } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
+            left_out.push(format!("{name}: {reason}"));
+        } else {
+            let (memory_bytes, pinned) = (report.memory_bytes, report.pins.get(model).copied());
+            contenders.push(Contender { incarnation, memory_bytes, pinned });
+            nodes.push(Candidate {
+                id: incarnation.node,
+                memory: free.get(&incarnation.node).copied().unwrap_or(0),
+                layer_seconds: speeds.on(&report.capabilities),
+                stage_seconds: 0.0,
+                held: held.iter().find(|s| s.incarnation == incarnation).map(|s| s.layers),
+                pinned,
+            });
+        }
+    }
+    (nodes, contenders, left_out)
+}
+
+/// Why a member can load nothing of a model, unless it holds all that the plan in force gives to it.
+fn unreadable<'a>(
+    member: &'a membership::Member,
+    model: &ModelName,
+    held: &[Assignment],
+) -> Option<&'a str> {
+    let files = member.held(model)?;
+    let stage = held.iter().find(|stage| stage.incarnation == member.incarnation);
+    let has_it = stage.is_some_and(|stage| {
+        let shard = member.shard(model, stage.layers);
+        shard.is_some_and(|shard| shard.held.covers(stage.layers))
+    });
+    files.unreadable.as_deref().filter(|_| !has_it)
+}
+
+fn divide(
+    strategy: Strategy,
+    problem: &Problem<'_>,
+) -> Result<Vec<(NodeId, LayerRange)>, NoPlacement> {
+    match strategy {
+        Strategy::Latency => Ok(least_latency(problem)?.stages),
+        Strategy::RingMemoryWeighted => {
+            let Problem { geometry, context, sequences, .. } = *problem;
+            let pins = problem.pins()?;
+            let free = problem.nodes.iter().filter(|node| node.pinned.is_none());
+            let members = free.map(|node| {
+                let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);
+                Member { memory: node.memory, id: node.id, max_layers: Some(fit) }
+            });
+            let members: Vec<_> = members.collect();
+            let layers = geometry.layers();
+            Ok(if pins.is_empty() {
+                partition::ring_memory_weighted(&members, layers)?
+            } else {
+                partition::ring_around_pins(&members, &pins, layers)?
+            })
+        }
+    }
+}
+
+/// Whether every node that is pinned holds what it is pinned to.
+fn follows_pins(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {
+    problem.nodes.iter().all(|node| {
+        let stage = stages.iter().find(|(id, _)| *id == node.id);
+        node.pinned.is_none() || stage.map(|(_, layers)| *layers) == node.pinned
+    })
+}
+
+fn explain_pins(view: &View, model: &ModelName, conflict: &Conflict) -> String {
+    let pins = view.alive().filter_map(|member| {
+        let layers = member.report.pins.get(model)?;
+        Some(format!("{} to {layers}", view.name(member.incarnation.node)))
+    });
+    format!("pins are not followed ({}): {conflict}", pins.collect::<Vec<_>>().join(", "))
+}
+
+fn explain(error: &NoPlacement, problem: &Problem<'_>, left_out: &[String]) -> String {
+    let Problem { geometry, context, sequences, nodes, .. } = *problem;
+    let mut reason = match error {
+        NoPlacement::Apart | NoPlacement::Pinned(_) => error.to_string(),
+        NoPlacement::TooLarge(_) => {
+            // Members say what they like of themselves.
+            let offered = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.memory));
+            let all = geometry.peak_bytes(geometry.all_layers(), context, sequences);
+            let members = if nodes.len() == 1 { "member offers" } else { "members offer" };
+            format!(
+                "{error}: with KV cache for {sequences} sequences of {context} tokens the model takes \
+                 {}, and {} {members} {}, a fifth of it in reserve",
+                ByteSize(all),
+                nodes.len(),
+                ByteSize(offered),
+            )
+        }
+    };
+    if !left_out.is_empty() {
+        reason = format!("{reason} ({})", left_out.join("; "));
+    }
+    reason
+}
+
+fn why_no_files(view: &View, model: &ModelName) -> String {
+    let broken = view.alive().filter_map(|member| {
+        let (_, reason) = member.report.unusable.iter().find(|(name, _)| name == model)?;
+        Some(format!("{}: {reason}", view.name(member.incarnation.node)))
+    });
+    let broken: Vec<_> = broken.collect();
+    if broken.is_empty() {
+        format!("no member has the files of `{model}` in its models folder")
+    } else {
+        format!("no member can use its files of `{model}`: {}", broken.join("; "))
+    }
+}

@@ -1,0 +1,85 @@
+//! The choices of a plain completion.
+
+use std::fmt::Write;
+
+use planaria_protocol::generation::FinishReason;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{finite, reason_word};
+use crate::answer::{Piece, PieceToken, Spelling};
+
+/// A choice of a whole answer, or of a chunk.
+#[derive(Serialize)]
+pub(super) struct Choice<'a> {
+    index: u32,
+    text: String,
+    logprobs: Option<Logprobs>,
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) prompt_token_ids: Option<&'a [u32]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+}
+
+/// Parallel lists, one entry per token.
+#[derive(Serialize, Default)]
+struct Logprobs {
+    tokens: Vec<String>,
+    token_logprobs: Vec<f32>,
+    top_logprobs: Vec<Map<String, Value>>,
+    text_offset: Vec<usize>,
+}
+
+/// The first chunk of a stream whose client wants token ids.
+pub(super) fn prompt_chunk(prompt: &[u32]) -> Choice<'_> {
+    Choice { prompt_token_ids: Some(prompt), ..choice(Piece::default(), true, None) }
+}
+
+/// A piece of text, or all of it.
+pub(super) fn choice<'a>(piece: Piece, with_ids: bool, reason: Option<FinishReason>) -> Choice<'a> {
+    Choice {
+        index: 0,
+        token_ids: with_ids.then(|| piece.ids()),
+        logprobs: logprobs(piece.tokens),
+        text: piece.text,
+        finish_reason: reason.map(reason_word),
+        prompt_token_ids: None,
+    }
+}
+
+fn logprobs(tokens: Vec<PieceToken>) -> Option<Logprobs> {
+    let mut lists = Logprobs::default();
+    for token in tokens {
+        let Some(scores) = token.scores else {
+            continue;
+        };
+        let mut top: Map<_, _> =
+            scores.top.iter().map(|scored| (name(&scored.token), number(scored.logprob))).collect();
+        let chosen = name(&scores.chosen.token);
+        // OpenAI always lists the chosen one too.
+        top.entry(chosen.clone()).or_insert_with(|| number(scores.chosen.logprob));
+        lists.tokens.push(chosen);
+        lists.token_logprobs.push(finite(scores.chosen.logprob));
+        lists.top_logprobs.push(top);
+        lists.text_offset.push(token.offset);
+    }
+    (!lists.tokens.is_empty()).then_some(lists)
+}
+
+/// Tokens are keys here, so those that are no text of their own are spelled out, as OpenAI does.
+fn name(Spelling(bytes): &Spelling) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |mut name, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(name, "\\x{byte:02x}");
+            name
+        }),
+    }
+}
+
+/// With the digits that an f32 has, not those of the f64 that it becomes.
+fn number(logprob: f32) -> Value {
+    finite(logprob).to_string().parse().map_or(Value::Null, |number: f64| number.into())
+}

@@ -1,0 +1,150 @@
+//! Actor: announces this node on its networks and tells links whom it finds there.
+//!
+//! Parent: root. Children: none, but a task that hears mDNS, and the thread of mDNS itself; both
+//! end with it. Without mDNS (it is off, or the system does not let it) it does nothing, and nodes
+//! are found by seeds and by what members say. When it dies, what others announce is asked for
+//! again.
+
+mod mdns;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use planaria_control::discovery::{Action, Discovery, Event};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+
+use crate::context::Context;
+use crate::discovery::mdns::Mdns;
+use crate::watchdog::{PULSE, at_work};
+
+/// The wait before mDNS that ended is started again: whatever the system had against it will not
+/// have changed sooner.
+const START_AGAIN: Duration = Duration::from_secs(30);
+
+/// What discovery is told.
+#[derive(Debug)]
+pub enum DiscoveryMessage {
+    /// Begin to announce and to listen.
+    Start,
+    /// Something was heard. The permit is given back when it has been dealt with.
+    Heard(Event, Option<OwnedSemaphorePermit>),
+    /// mDNS ended, for this reason.
+    Ended(String),
+    /// Time passed.
+    Pulse,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct DiscoveryActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    discovery: Discovery,
+    mdns: Option<Mdns>,
+    tasks: JoinSet<()>,
+}
+
+impl Actor for DiscoveryActor {
+    type Msg = DiscoveryMessage;
+    type State = State;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<DiscoveryMessage>,
+        context: Arc<Context>,
+    ) -> Result<State, ActorProcessingErr> {
+        if context.settings.mdns {
+            myself.cast(DiscoveryMessage::Start)?;
+        }
+        myself.send_interval(PULSE, || DiscoveryMessage::Pulse);
+        let listen = context.endpoint.local_addr();
+        let discovery = Discovery::new(context.me, listen, context.announcing.clone());
+        Ok(State { context, discovery, mdns: None, tasks: JoinSet::new() })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<DiscoveryMessage>,
+        message: DiscoveryMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("discovery");
+        match message {
+            DiscoveryMessage::Start => state.start(&myself),
+            DiscoveryMessage::Pulse => {}
+            DiscoveryMessage::Heard(event, _place) => state.take(event),
+            DiscoveryMessage::Ended(reason) => state.ended(&myself, reason),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<DiscoveryMessage>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        if let Some(mdns) = &state.mdns {
+            mdns.stop().await;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn start(&mut self, myself: &ActorRef<DiscoveryMessage>) {
+        let listen = self.context.endpoint.local_addr();
+        let properties = self.discovery.properties();
+        match Mdns::start(listen, &self.discovery.label(), properties) {
+            Ok((mdns, heard)) => {
+                self.mdns = Some(mdns.clone());
+                let inbox = myself.clone();
+                self.tasks.spawn(async move {
+                    let tell = |event, place| {
+                        drop(inbox.cast(DiscoveryMessage::Heard(event, Some(place))));
+                    };
+                    let reason = mdns.watch(heard, tell).await;
+                    drop(inbox.cast(DiscoveryMessage::Ended(reason)));
+                });
+            }
+            Err(error) => self.ended(myself, error.to_string()),
+        }
+    }
+
+    fn ended(&mut self, myself: &ActorRef<DiscoveryMessage>, reason: String) {
+        self.mdns = None;
+        self.take(Event::Unavailable(reason));
+        myself.send_after(START_AGAIN, || DiscoveryMessage::Start);
+    }
+
+    fn take(&mut self, event: Event) {
+        let Some(action) = self.discovery.on(event) else {
+            return;
+        };
+        match action {
+            Action::Learn(incarnation, addresses) => {
+                tracing::debug!(peer = %incarnation, ?addresses, "found a node by mDNS");
+                self.context.handles.links.announced(incarnation, addresses);
+            }
+            Action::Ignore(name, why) => {
+                tracing::debug!(name, %why, "ignored what was announced by mDNS");
+            }
+            Action::TellOfStranger(name) => tracing::info!(
+                name,
+                "a node of another cluster announces itself on this network; nodes of one cluster \
+                 have the same cluster key"
+            ),
+            Action::TellUnavailable(reason) => tracing::warn!(
+                reason,
+                "no mDNS: nodes are found by --join and by what members say; --no-mdns silences \
+                 this"
+            ),
+            Action::TellAvailable => tracing::info!("mDNS works now"),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Actor: keeps the HTTP API open.
+//!
+//! Parent: root. Children: none; the server is a task that ends with the actor. When it dies,
+//! open connections are cut; the port stays bound by the node, so no client is refused while it
+//! is started again.
+
+use std::net::TcpListener;
+
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::essential::Essential;
+use crate::watchdog::{PULSE, at_work};
+
+/// What the gateway starts from.
+pub(crate) struct GatewayArgs {
+    /// Where it listens.
+    pub(crate) listener: TcpListener,
+    /// What it needs.
+    pub(crate) state: planaria_gateway::State,
+}
+
+/// What the gateway is told.
+#[derive(Debug)]
+pub(crate) enum GatewayMessage {
+    /// The server has ended by itself.
+    Ended(String),
+    /// Time passed.
+    Pulse,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub(crate) struct GatewayActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub(crate) struct State {
+    server: JoinHandle<()>,
+    shut_down: Option<oneshot::Sender<()>>,
+}
+
+impl Actor for GatewayActor {
+    type Msg = GatewayMessage;
+    type State = State;
+    type Arguments = GatewayArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<GatewayMessage>,
+        GatewayArgs { listener, state }: GatewayArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (shut_down, asked) = oneshot::channel::<()>();
+        let essential = Essential::to(myself.get_cell());
+        myself.send_interval(PULSE, || GatewayMessage::Pulse);
+        let server = tokio::spawn(async move {
+            let _essential = essential;
+            let ended = planaria_gateway::serve(listener, state, async move {
+                // Also when the actor is gone.
+                drop(asked.await);
+            });
+            let how = format!("{:?}", ended.await);
+            drop(myself.cast(GatewayMessage::Ended(how)));
+        });
+        Ok(State { server, shut_down: Some(shut_down) })
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<GatewayMessage>,
+        message: GatewayMessage,
+        _: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("gateway");
+        match message {
+            GatewayMessage::Ended(how) => Err(format!("the HTTP server ended: {how}").into()),
+            GatewayMessage::Pulse => Ok(()),
+        }
+    }
+
+    async fn post_stop(
+        &self,
+        _: ActorRef<GatewayMessage>,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        drop(state.shut_down.take());
+        (&mut state.server).await?;
+        Ok(())
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}

@@ -1,0 +1,223 @@
+//! Actor: one link to one peer.
+//!
+//! Parent: links. Children: none, but five tasks that end with it: control messages, data
+//! frames, samples, datagrams, and the link's end. When it dies the link closes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::Incarnation;
+use planaria_protocol::wire::{Bulk, Control, DataHeader, Envelope};
+use planaria_telemetry::metrics::Metrics;
+use planaria_telemetry::rare_log::RareLog;
+use planaria_transport::{
+    DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender, decode_message,
+};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::received::{self, Received};
+use crate::context::Context;
+use crate::essential::Essential;
+use crate::membership::send_control;
+use crate::watchdog::{PULSE, at_work, starting};
+
+/// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
+/// there. A healthy peer sends fewer in a second.
+const DATAGRAMS: usize = 64;
+
+/// What a peer starts from.
+#[derive(Debug)]
+pub(super) struct PeerArgs {
+    pub(super) context: Arc<Context>,
+    pub(super) link: LinkSender,
+    pub(super) receiver: LinkReceiver,
+}
+
+/// What a peer is told.
+#[derive(Debug)]
+pub(super) enum PeerMessage {
+    /// The link is gone.
+    Gone(String),
+    /// Time passed.
+    Pulse,
+}
+
+#[derive(Debug)]
+pub(super) struct PeerActor;
+
+#[derive(Debug)]
+pub(super) struct State {
+    link: LinkSender,
+    _tasks: JoinSet<()>,
+}
+
+impl Actor for PeerActor {
+    type Msg = PeerMessage;
+    type State = State;
+    type Arguments = PeerArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<PeerMessage>,
+        args: PeerArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let _at_work = starting("peer");
+        let PeerArgs { context, link, receiver } = args;
+        let LinkReceiver { control, activation, bulk, datagrams } = receiver;
+        let mut tasks = JoinSet::new();
+        // A link of which a part is not taken any more would be worse than none.
+        let cell = || myself.get_cell();
+        tasks.spawn(needed(cell(), take_control(Arc::clone(&context), link.clone(), control)));
+        tasks.spawn(needed(cell(), take_data(Arc::clone(&context), link.clone(), activation)));
+        tasks.spawn(needed(cell(), take_datagrams(Arc::clone(&context), link.clone(), datagrams)));
+        tasks.spawn(needed(cell(), take_bulk(context, link.clone(), bulk)));
+        myself.send_interval(PULSE, || PeerMessage::Pulse);
+        let watched = link.clone();
+        tasks.spawn(async move {
+            let reason = watched.closed().await;
+            drop(myself.cast(PeerMessage::Gone(reason.to_string())));
+        });
+        Ok(State { link, _tasks: tasks })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<PeerMessage>,
+        message: PeerMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("peer");
+        if let PeerMessage::Gone(reason) = message {
+            tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
+            myself.stop(None);
+        }
+        Ok(())
+    }
+}
+
+/// A task that the actor cannot do without.
+async fn needed(actor: ActorCell, task: impl Future<Output = ()>) {
+    let _essential = Essential::to(actor);
+    task.await;
+}
+
+/// Counts the messages of one class of lanes that are of another build, and speaks of them.
+struct Unread {
+    class: &'static str,
+    metrics: Arc<Metrics>,
+    from: Incarnation,
+    log: RareLog,
+}
+
+impl Unread {
+    fn new(lane: Lane, context: &Context, from: Incarnation) -> Self {
+        let class = match lane {
+            Lane::Control => "control",
+            Lane::Activation(_) => "data",
+            Lane::Bulk => "bulk",
+        };
+        Self { class, metrics: Arc::clone(&context.metrics), from, log: RareLog::default() }
+    }
+
+    fn another(&mut self, reason: &str) {
+        self.metrics.unread_message(self.class);
+        if let Some(count) = self.log.another(Instant::now()) {
+            tracing::warn!(peer = %self.from, class = self.class, count, reason,
+                "messages of a peer were not understood and are left aside: it runs another build");
+        }
+    }
+}
+
+async fn take_control(context: Arc<Context>, link: LinkSender, mut control: LaneReceiver) {
+    let from = link.peer().incarnation;
+    let mut unread = Unread::new(Lane::Control, &context, from);
+    while let Some(inbound) = control.recv().await {
+        let handles = &context.handles;
+        match received::read(&inbound.frame.header) {
+            Received::Known(Control::Report(report)) => handles.membership.reported(from, report),
+            Received::Known(Control::Prepare(plan)) => handles.scheduler.prepare(from.node, plan),
+            Received::Known(Control::Prepared { epoch, result }) => {
+                handles.scheduler.prepared(from.node, epoch, result);
+            }
+            Received::Known(Control::Commit(plan)) => handles.scheduler.commit(plan),
+            Received::Known(Control::Abort { epoch }) => handles.scheduler.abort(from.node, epoch),
+            Received::Known(Control::Arrived { bytes, micros }) => {
+                handles.capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
+            }
+            Received::Unknown(reason) => unread.another(&reason),
+            Received::Garbage(reason) => {
+                link.close(&format!("a control message could not be read: {reason}"));
+                return;
+            }
+        }
+    }
+}
+
+async fn take_datagrams(context: Arc<Context>, link: LinkSender, mut datagrams: DatagramReceiver) {
+    let from = link.peer().incarnation;
+    let room = Arc::new(Semaphore::new(DATAGRAMS));
+    while let Some(datagram) = datagrams.recv().await {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
+            return;
+        };
+        context.handles.membership.datagram(from, datagram, permit);
+    }
+}
+
+async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Activation(0), &context, link.peer().incarnation);
+    while let Some(inbound) = activation.recv().await {
+        let header = &inbound.frame.header;
+        match received::read::<DataHeader>(header) {
+            Received::Known(header) => context.router.deliver(header, inbound.frame.payload),
+            Received::Unknown(reason) => {
+                unread.another(&reason);
+                if let Ok(envelope) = decode_message::<Envelope>(header) {
+                    context.router.unread(&envelope);
+                }
+            }
+            Received::Garbage(reason) => {
+                link.close(&format!("a data header could not be read: {reason}"));
+                return;
+            }
+        }
+    }
+}
+
+/// Answers samples with how long they took.
+async fn take_bulk(context: Arc<Context>, link: LinkSender, mut bulk: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Bulk, &context, link.peer().incarnation);
+    let mut first: Option<Instant> = None;
+    let mut bytes = 0_u64;
+    while let Some(inbound) = bulk.recv().await {
+        let left = match received::read(&inbound.frame.header) {
+            Received::Known(Bulk::Sample { left }) => left,
+            Received::Unknown(reason) => {
+                unread.another(&reason);
+                continue;
+            }
+            Received::Garbage(reason) => {
+                link.close(&format!("a bulk message could not be read: {reason}"));
+                return;
+            }
+        };
+        let Some(begun) = first else {
+            (first, bytes) = (Some(Instant::now()), 0);
+            continue;
+        };
+        bytes += inbound.frame.payload.len() as u64;
+        if left == 0 {
+            first = None;
+            let micros = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            if let Err(error) = send_control(&link, &Control::Arrived { bytes, micros }) {
+                tracing::debug!(peer = %link.peer().incarnation, %error, "a sample is not answered");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

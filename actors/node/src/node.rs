@@ -1,0 +1,293 @@
+//! Actor: the root of a node's supervision tree, and how a node starts and ends.
+//!
+//! Children, in the order of [`TABLE`]: ledger, links, discovery, membership, capabilities, scheduler,
+//! workers, sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
+//! started after it are stopped and started again. Too many deaths melt the node down.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_control::supervision::{Restarts, Row, TABLE, Verdict, restart_range, row};
+use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+
+use crate::capabilities::CapabilitiesActor;
+use crate::context::Context;
+use crate::desired::DesiredActor;
+use crate::discovery::DiscoveryActor;
+use crate::gateway_actor::{GatewayActor, GatewayArgs};
+use crate::inventory::InventoryActor;
+use crate::ledger::LedgerActor;
+use crate::links::LinksActor;
+use crate::membership::MembershipActor;
+use crate::scheduler::SchedulerActor;
+use crate::sequence::SequencesActor;
+use crate::worker::WorkersActor;
+
+/// How long a part may take to stop before it is killed: the gateway lets running answers end.
+const STOP_PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running node.
+#[derive(Debug)]
+pub struct Node {
+    root: ActorRef<RootMessage>,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+/// How a node ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was asked to stop, and did.
+    Stopped,
+    /// Parts of it kept dying; the last one is named.
+    MeltedDown(String),
+}
+
+/// What a node starts from.
+pub struct NodeArgs {
+    /// Everything its parts share.
+    pub context: Arc<Context>,
+    /// Where the API listens.
+    pub api: TcpListener,
+    /// What the API needs.
+    pub gateway: planaria_gateway::State,
+}
+
+impl Node {
+    /// Starts all parts.
+    ///
+    /// # Errors
+    /// When a part could not even start once.
+    pub async fn start(args: NodeArgs) -> Result<Self, ractor::SpawnErr> {
+        let (tell, outcome) = oneshot::channel();
+        let (root, _) = Actor::spawn(None, RootActor, (args, tell)).await?;
+        Ok(Self { root, outcome })
+    }
+
+    /// Asks the node to stop: it takes no new requests, lets answers end for a while, and ends.
+    pub fn stop(&self) {
+        drop(self.root.cast(RootMessage::Stop));
+    }
+
+    /// Resolves when the node has ended.
+    pub async fn ended(&mut self) -> Outcome {
+        let outcome = (&mut self.outcome).await;
+        outcome.unwrap_or_else(|_| Outcome::MeltedDown("root".to_owned()))
+    }
+}
+
+/// What the root is told.
+#[derive(Debug)]
+pub enum RootMessage {
+    /// End.
+    Stop,
+    /// Start this child and all after it.
+    StartFrom(usize),
+}
+
+#[derive(Debug)]
+struct RootActor;
+
+struct RootState {
+    args: NodeArgs,
+    children: Vec<Child>,
+    restarts: Restarts,
+    outcome: Option<oneshot::Sender<Outcome>>,
+}
+
+struct Child {
+    row: Row,
+    cell: Option<ActorCell>,
+}
+
+impl Actor for RootActor {
+    type Msg = RootMessage;
+    type State = RootState;
+    type Arguments = (NodeArgs, oneshot::Sender<Outcome>);
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<RootMessage>,
+        (args, outcome): Self::Arguments,
+    ) -> Result<RootState, ActorProcessingErr> {
+        let rows = TABLE.iter().filter(|row| row.parent == "root");
+        let mut state = RootState {
+            args,
+            children: rows.map(|row| Child { row: *row, cell: None }).collect(),
+            restarts: Restarts::new(row("ledger").intensity),
+            outcome: Some(outcome),
+        };
+        for index in 0..state.children.len() {
+            state.start(&myself, index).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<RootMessage>,
+        message: RootMessage,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RootMessage::Stop => state.end(&myself, Outcome::Stopped).await,
+            RootMessage::StartFrom(first) => {
+                for index in first..state.children.len() {
+                    if let Err(error) = state.start(&myself, index).await {
+                        state.child_died(&myself, index, &error.to_string()).await;
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<RootMessage>,
+        event: SupervisionEvent,
+        state: &mut RootState,
+    ) -> Result<(), ActorProcessingErr> {
+        let (dead, how) = match event {
+            SupervisionEvent::ActorTerminated(dead, _, reason) => {
+                (dead, reason.unwrap_or_else(|| "it stopped".to_owned()))
+            }
+            SupervisionEvent::ActorFailed(dead, error) => (dead, error.to_string()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {
+                return Ok(());
+            }
+        };
+        let is_dead =
+            |child: &Child| child.cell.as_ref().is_some_and(|c| c.get_id() == dead.get_id());
+        if let Some(index) = state.children.iter().position(is_dead) {
+            state.child_died(&myself, index, &how).await;
+        }
+        Ok(())
+    }
+}
+
+impl RootState {
+    async fn start(
+        &mut self,
+        myself: &ActorRef<RootMessage>,
+        index: usize,
+    ) -> Result<(), ActorProcessingErr> {
+        let Some(child) = self.children.get_mut(index).filter(|child| child.cell.is_none()) else {
+            return Ok(());
+        };
+        let root = myself.get_cell();
+        let context = Arc::clone(&self.args.context);
+        let handles = context.handles.clone();
+        let cell = match child.row.actor {
+            "ledger" => {
+                let (actor, _) = Actor::spawn_linked(None, LedgerActor, context, root).await?;
+                handles.ledger.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "links" => {
+                let (actor, _) = Actor::spawn_linked(None, LinksActor, context, root).await?;
+                handles.links.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "discovery" => {
+                let (actor, _) = Actor::spawn_linked(None, DiscoveryActor, context, root).await?;
+                actor.get_cell()
+            }
+            "membership" => {
+                let (actor, _) = Actor::spawn_linked(None, MembershipActor, context, root).await?;
+                handles.membership.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "capabilities" => {
+                let (actor, _) =
+                    Actor::spawn_linked(None, CapabilitiesActor, context, root).await?;
+                handles.capabilities.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "scheduler" => {
+                let (actor, _) = Actor::spawn_linked(None, SchedulerActor, context, root).await?;
+                handles.scheduler.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "workers" => {
+                let (actor, _) = Actor::spawn_linked(None, WorkersActor, context, root).await?;
+                handles.workers.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "sequences" => {
+                let (actor, _) = Actor::spawn_linked(None, SequencesActor, context, root).await?;
+                handles.sequences.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "inventory" => {
+                let (actor, _) = Actor::spawn_linked(None, InventoryActor, context, root).await?;
+                handles.inventory.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            "desired" => {
+                let (actor, _) = Actor::spawn_linked(None, DesiredActor, context, root).await?;
+                handles.desired.0.fill(actor.clone());
+                actor.get_cell()
+            }
+            _ => {
+                let args = GatewayArgs {
+                    listener: self.args.api.try_clone()?,
+                    state: self.args.gateway.clone(),
+                };
+                let (actor, _) = Actor::spawn_linked(None, GatewayActor, args, root).await?;
+                actor.get_cell()
+            }
+        };
+        child.cell = Some(cell);
+        Ok(())
+    }
+
+    async fn child_died(&mut self, myself: &ActorRef<RootMessage>, index: usize, how: &str) {
+        let Some(dead) = self.children.get_mut(index) else {
+            return;
+        };
+        dead.cell = None;
+        let dead = dead.row;
+        tracing::error!(actor = dead.actor, how, lost = dead.lost, "a part of the node died");
+        match self.restarts.on_death(Instant::now()) {
+            Verdict::RestartAfter(wait) => {
+                self.args.context.restarts.count(dead);
+                let down = restart_range(dead.policy, index, self.children.len());
+                self.stop(down.clone()).await;
+                myself.send_after(wait, move || RootMessage::StartFrom(down.start));
+            }
+            Verdict::GiveUp => {
+                self.end(myself, Outcome::MeltedDown(dead.actor.to_owned())).await;
+            }
+        }
+    }
+
+    /// Stops children, the last one first.
+    async fn stop(&mut self, range: std::ops::Range<usize>) {
+        for child in self.children.get_mut(range).unwrap_or_default().iter_mut().rev() {
+            let Some(cell) = child.cell.take() else {
+                continue;
+            };
+            if cell.stop_and_wait(None, Some(STOP_PATIENCE)).await.is_err() {
+                tracing::warn!(actor = child.row.actor, "did not stop in time and is killed");
+                cell.kill();
+            }
+        }
+    }
+
+    async fn end(&mut self, myself: &ActorRef<RootMessage>, outcome: Outcome) {
+        // Those who need others stop first; then the others are told, while there are links.
+        let membership = self.children.iter().position(|child| child.row.actor == "membership");
+        self.stop(membership.map_or(0, |at| at + 1)..self.children.len()).await;
+        self.args.context.handles.membership.leave().await;
+        self.stop(0..self.children.len()).await;
+        self.args.context.endpoint.close("the node is shutting down").await;
+        if let Some(tell) = self.outcome.take() {
+            // Whoever started the node may not care how it ends.
+            drop(tell.send(outcome));
+        }
+        myself.stop(None);
+    }
+}

@@ -1,0 +1,267 @@
+//! Actor: carries out what the scheduler decides, and publishes the plans in force.
+//!
+//! Parent: root. Children: none. When it dies, the plans in force come back from the peers'
+//! reports; a plan in preparation is lost and made again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::{Epoch, NodeId};
+use planaria_control::cluster_view::{ClusterView, assemble};
+use planaria_control::membership::View;
+use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
+use planaria_control::scheduler::placement::Sizing;
+use planaria_protocol::plan::Plan;
+use planaria_protocol::wire::NotPrepared;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::context::Context;
+use crate::ledger;
+use crate::membership::send_control;
+use crate::router::Undeliverable;
+use crate::slot::Slot;
+use crate::watchdog::at_work;
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is in force is told when all events that wait are taken in, and at the latest after this time.
+const PUBLISH: Duration = Duration::from_millis(50);
+
+/// Speaks to the scheduler.
+#[derive(Debug, Clone)]
+pub struct SchedulerHandle(pub(crate) Slot<SchedulerMessage>);
+
+impl SchedulerHandle {
+    pub(crate) fn vacant() -> Self {
+        Self(Slot::vacant())
+    }
+
+    /// The cluster changed.
+    pub fn members(&self, view: View) {
+        self.tell(Event::Members(view));
+    }
+
+    /// A planner wants layers loaded.
+    pub fn prepare(&self, from: NodeId, plan: Box<Plan>) {
+        self.tell(Event::Prepare { from, plan });
+    }
+
+    /// A node answered.
+    pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), NotPrepared>) {
+        self.tell(Event::Prepared { from, epoch, result });
+    }
+
+    /// A plan is in force.
+    pub fn commit(&self, plan: Box<Plan>) {
+        self.tell(Event::Commit(plan));
+    }
+
+    /// A planner gives up what it had prepared.
+    pub fn abort(&self, from: NodeId, epoch: Epoch) {
+        self.tell(Event::Abort { from, epoch });
+    }
+
+    /// This node's shards for a plan are loaded, or cannot be.
+    pub fn shards_loaded(&self, epoch: Epoch, result: Result<(), String>) {
+        self.tell(Event::ShardsLoaded { epoch, result });
+    }
+
+    fn tell(&self, event: Event) {
+        self.0.tell(SchedulerMessage::Event(event));
+    }
+}
+
+/// What the scheduler is told.
+#[derive(Debug)]
+pub enum SchedulerMessage {
+    /// Something happened.
+    Event(Event),
+    /// All that had happened when this was asked for is taken in.
+    Publish,
+}
+
+/// The actor.
+#[derive(Debug)]
+pub struct SchedulerActor;
+
+/// What it keeps.
+#[derive(Debug)]
+pub struct State {
+    context: Arc<Context>,
+    scheduler: Scheduler,
+    view: View,
+    /// What the other parts were last told: the plans in force, and the highest epoch.
+    known: (Vec<Plan>, Option<Epoch>),
+    /// Since when something has happened that the other parts were not told of. With many models events come
+    /// faster than all could be told what follows from each.
+    unpublished: Option<Instant>,
+    /// Whether `Publish` is on its way.
+    publishing: bool,
+}
+
+impl Actor for SchedulerActor {
+    type Msg = SchedulerMessage;
+    type State = State;
+    type Arguments = Arc<Context>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<SchedulerMessage>,
+        context: Arc<Context>,
+    ) -> Result<State, ActorProcessingErr> {
+        let settings = &context.settings;
+        let sizing = Sizing::of(settings);
+        // The worker gives up first and says why; the scheduler waits longer, for nodes that say nothing.
+        let load = settings.load_timeout + Duration::from_secs(5);
+        let patience = Patience::with(load, settings.replan_after);
+        let scheduler =
+            Scheduler::new(context.me.node, sizing, patience, &ledger::plans(&context.store));
+        let view = context.view.borrow().clone();
+        let known = (Vec::new(), None);
+        let mut state = State {
+            context,
+            scheduler,
+            view: View::default(),
+            known,
+            unpublished: None,
+            publishing: false,
+        };
+        state.take(&myself, Event::Members(view));
+        state.publish();
+        myself.send_interval(TICK, || SchedulerMessage::Event(Event::Tick));
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<SchedulerMessage>,
+        message: SchedulerMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("scheduler");
+        let SchedulerMessage::Event(event) = message else {
+            state.publishing = false;
+            if state.unpublished.is_some() {
+                state.publish();
+            }
+            return Ok(());
+        };
+        let idle = matches!(event, Event::Tick)
+            && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
+        if !idle {
+            state.take(&myself, event);
+            let since = *state.unpublished.get_or_insert_with(Instant::now);
+            if since.elapsed() > PUBLISH {
+                state.publish();
+            } else if !state.publishing {
+                state.publishing = true;
+                myself.cast(SchedulerMessage::Publish)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn take(&mut self, myself: &ActorRef<SchedulerMessage>, event: Event) {
+        if let Event::Members(view) = &event {
+            self.view = view.clone();
+        }
+        for action in self.scheduler.on(Instant::now(), event) {
+            match action {
+                Action::Send { to, message } => self.send(myself, to, *message),
+                Action::LoadShards(plan) => {
+                    let plan = Arc::new(*plan);
+                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
+                    // Frames under this plan can come before the news that it is in force.
+                    self.context.router.prepare(&plan);
+                    self.context.handles.workers.load(plan);
+                }
+                Action::Abandon(epoch) => {
+                    tracing::info!(%epoch, "what was prepared is not needed");
+                    self.context.router.abort(epoch);
+                    self.context.handles.workers.abort(epoch);
+                }
+                Action::Adopt(plan) => {
+                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
+                    self.context.handles.ledger.remember_plan(Arc::new(*plan));
+                }
+                Action::Foresee(foresight) => {
+                    let inbox = myself.clone();
+                    let context = Arc::clone(&self.context);
+                    tokio::task::spawn_blocking(move || {
+                        let (number, failovers) = (foresight.number, foresight.failovers());
+                        if context.settings.standby {
+                            let shards = foresight.standby(context.me.node, &failovers);
+                            context.handles.workers.standby(shards);
+                        }
+                        // Without an inbox the node is ending.
+                        let foreseen = Event::Foreseen { number, failovers };
+                        drop(inbox.cast(SchedulerMessage::Event(foreseen)));
+                    });
+                }
+            }
+        }
+        self.follow();
+    }
+
+    fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
+        if to == self.context.me.node {
+            let event = match message {
+                Message::Prepare(plan) => Event::Prepare { from: to, plan: Box::new(plan) },
+                Message::Prepared(epoch, result) => Event::Prepared { from: to, epoch, result },
+                Message::Commit(plan) => Event::Commit(Box::new(plan)),
+                Message::Abort(epoch) => Event::Abort { from: to, epoch },
+            };
+            // The only way this fails is that this actor ends.
+            drop(myself.cast(SchedulerMessage::Event(event)));
+            return;
+        }
+        let sent = match self.context.router.link(to) {
+            Some(link) => send_control(&link, &message.into()),
+            None => Err(Undeliverable::NoLink(to)),
+        };
+        match sent {
+            // An earlier build lets go of what it has prepared by itself.
+            Ok(()) | Err(Undeliverable::NotUnderstood(_)) => {}
+            // The loss of the link leads to another plan.
+            Err(error) => {
+                tracing::warn!(peer = ?to, %error, "a scheduler's message was not sent");
+            }
+        }
+    }
+
+    /// Has the other parts of the node keep to the plans in force.
+    fn follow(&mut self) {
+        let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
+        // Always: a node that was lost for a moment may be back, or the news came before its first report.
+        self.context.router.follow(in_force.iter());
+        let known = (in_force, Some(self.scheduler.highest()));
+        if known.0 != self.known.0 {
+            self.context.handles.workers.in_force(known.0.clone());
+        }
+        if known != self.known {
+            self.context.handles.membership.own_plans(known.0.clone(), known.1);
+            self.known = known;
+        }
+    }
+
+    fn publish(&mut self) {
+        self.unpublished = None;
+        let table = self.scheduler.plan_table();
+        let Context { me, settings, recoveries, .. } = &*self.context;
+        let recoveries = recoveries.borrow().clone();
+        let cluster: ClusterView = assemble(*me, settings, &self.view, &table, recoveries);
+        self.context.plans.send_if_modified(|known| replace(known, table));
+        self.context.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
+    }
+}
+
+fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
+    let changed = *known != new;
+    if changed {
+        *known = new;
+    }
+    changed
+}

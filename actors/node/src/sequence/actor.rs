@@ -1,0 +1,276 @@
+//! Actor: one generation of one client.
+//!
+//! Parent: sequences (temporary). Children: none. Carries out what the machine decides. When it
+//! dies, in whatever way, its [places](super::places) on the stages are freed, and its [`Client`] closes the
+//! channel.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use planaria_config::SequenceId;
+use planaria_control::membership::View;
+use planaria_pipeline::sequence::arithmetic::Arithmetic;
+use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
+use planaria_pipeline::sequence::recovery::{Offer, Recovered};
+use planaria_protocol::generation::{Event as Told, GenerationError, Request};
+use planaria_protocol::pipe::tokens_to_bytes;
+use planaria_protocol::plan::Plan;
+use planaria_protocol::wire::DataHeader;
+use planaria_telemetry::timeline::Timeline;
+use planaria_telemetry::traces::spans::Span;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::client::Client;
+use super::places::Places;
+use crate::alarm::Alarm;
+use crate::context::Context;
+use crate::watchdog::{at_work, starting};
+
+/// What a sequence starts from.
+#[derive(Debug)]
+pub(super) struct SequenceArgs {
+    pub context: Arc<Context>,
+    pub id: SequenceId,
+    pub request: Request,
+    /// The plan in force, or the last one that was.
+    pub plan: Arc<Plan>,
+    pub client: Client,
+}
+
+#[derive(Debug)]
+pub(super) struct SequenceActor;
+
+#[derive(Debug)]
+pub(super) struct State {
+    context: Arc<Context>,
+    id: SequenceId,
+    sequence: Sequence,
+    /// Of all who have computed for it.
+    arithmetic: Arithmetic,
+    /// Until it has ended.
+    places: Option<Places>,
+    client: Client,
+    /// When it is woken next, and by what.
+    alarm: Alarm,
+    /// Watches for plans, while it seeks one.
+    watching: Option<JoinHandle<()>>,
+    /// If it is traced.
+    timeline: Option<Timeline>,
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if let Some(task) = &self.watching {
+            task.abort();
+        }
+        if let Some(timeline) = self.timeline.take() {
+            self.trace(timeline.end(SystemTime::now()));
+        }
+    }
+}
+
+impl Actor for SequenceActor {
+    type Msg = Event;
+    type State = State;
+    type Arguments = SequenceArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Event>,
+        args: SequenceArgs,
+    ) -> Result<State, ActorProcessingErr> {
+        let _at_work = starting("sequence");
+        let SequenceArgs { context, id, request, plan, client } = args;
+        let inbox = myself.clone();
+        // Without an inbox the sequence has ended.
+        let client = client.watched_by(move || drop(inbox.cast(Event::ClientGone)));
+        let pace = Pace {
+            prefill_chunk: context.settings.prefill_chunk,
+            step_timeout: context.settings.step_timeout,
+            recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
+            waits: context.settings.max_queued > 0,
+        };
+        let owner = context.me;
+        let places = Some(Places::take(Arc::clone(&context), id, Arc::clone(&plan)));
+        let timeline =
+            request.trace.map(|request| Timeline::new(SystemTime::now(), request, id.to_string()));
+        let mut arithmetic = Arithmetic::default();
+        arithmetic.goes_on(&plan, &context.view.borrow());
+        let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
+        let (alarm, watching) = (Alarm::default(), None);
+        let mut state =
+            State { context, id, sequence, arithmetic, places, client, alarm, watching, timeline };
+        state.act(&myself, actions);
+        state.wake_in_time(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Event>,
+        event: Event,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let _at_work = at_work("sequence");
+        if matches!(event, Event::Tick) {
+            state.alarm.rang();
+        }
+        let actions = state.sequence.on(Instant::now(), event);
+        state.act(&myself, actions);
+        if state.sequence.is_done() {
+            state.places = None;
+            myself.stop(None);
+        }
+        state.wake_in_time(&myself);
+        Ok(())
+    }
+}
+
+impl State {
+    fn act(&mut self, myself: &ActorRef<Event>, actions: Vec<Action>) {
+        for action in actions {
+            let planned = match &action {
+                Action::Recovered(recovered) => self.planned(recovered),
+                _ => None,
+            };
+            self.tell_timeline(&action, planned);
+            match action {
+                Action::Forward(header) => {
+                    if !self.send(myself, 0, header, Bytes::new()) {
+                        return;
+                    }
+                }
+                Action::All(headers, log) => {
+                    let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
+                    for (stage, header) in (0..).zip(headers) {
+                        if !self.send(myself, stage, header, payload.clone()) {
+                            return;
+                        }
+                    }
+                }
+                Action::Seek => {
+                    self.watch_plans(myself);
+                    let view = self.context.view.borrow().clone();
+                    // It may go on before it would be told, and not know why it broke.
+                    for lost in Event::losses(&view, self.sequence.plan()) {
+                        drop(myself.cast(lost));
+                    }
+                    drop(myself.cast(Event::Offer(self.offer(&view))));
+                }
+                Action::Moved(plan, attempt) => {
+                    self.arithmetic.goes_on(&plan, &self.context.view.borrow());
+                    if let Some(task) = self.watching.take() {
+                        task.abort();
+                    }
+                    if let Some(places) = &self.places {
+                        places.moved(&plan, attempt);
+                    }
+                }
+                Action::Waits(waits) => self.context.handles.sequences.waits(self.id, waits),
+                Action::Suspect(nodes) => {
+                    for node in nodes {
+                        self.context.handles.membership.hint(node);
+                    }
+                }
+                Action::Recovered(recovered) => {
+                    tracing::info!(sequence = %self.id, model = %recovered.model,
+                        cause = recovered.cause, from_epoch = %recovered.from,
+                        epoch = %recovered.to, detect = ?recovered.detect,
+                        ready = ?recovered.ready, rebuild = ?recovered.rebuild,
+                        replayed = recovered.replayed, rebuilt = recovered.rebuilt,
+                        "a generation goes on");
+                    let same_bits = self.arithmetic.is_same();
+                    self.context.handles.sequences.recovered(recovered, planned, same_bits);
+                }
+                Action::Tell(told) => {
+                    if let Told::Failed(error) = &told {
+                        log_failure(error, self.id, &self.sequence);
+                    }
+                    if let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) {
+                        if matches!(told, Told::Token(_)) {
+                            self.context.metrics.lost_token();
+                        }
+                        drop(myself.cast(Event::ClientTooSlow));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    fn tell_timeline(&mut self, action: &Action, planned: Option<Duration>) {
+        if let Some(timeline) = &mut self.timeline {
+            let spans = timeline.on(SystemTime::now(), action, planned);
+            self.trace(spans);
+        }
+    }
+
+    fn trace(&self, spans: Vec<Span>) {
+        for span in spans {
+            let node = self.context.settings.name.clone();
+            self.context.traces.take(span.with("node", node));
+        }
+    }
+
+    /// Sends a frame to a stage of the plan. If it cannot be sent the machine hears of it, and `false`
+    /// comes back.
+    fn send(
+        &self,
+        myself: &ActorRef<Event>,
+        stage: u16,
+        header: DataHeader,
+        payload: Bytes,
+    ) -> bool {
+        let Some(assigned) = self.sequence.plan().stage(stage) else {
+            return true;
+        };
+        let node = assigned.incarnation.node;
+        let sent = self.context.router.send(node, header, payload);
+        if let Err(error) = &sent {
+            tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
+            drop(myself.cast(Event::Unreachable(stage, error.to_string())));
+        }
+        sent.is_ok()
+    }
+
+    /// What there is for the sequence's model now.
+    fn offer(&self, view: &View) -> Offer {
+        Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), view)
+    }
+
+    /// How long it took from the notice of a break that has just been mended until this node heard of the
+    /// plan that mended it; `None` if that is the former one.
+    fn planned(&self, recovered: &Recovered) -> Option<Duration> {
+        let Recovered { from, to, ready, rebuild, .. } = recovered;
+        let noticed = Instant::now().checked_sub(*ready + *rebuild)?;
+        let heard = self.context.router.heard_of(*to).filter(|_| from != to)?;
+        // Others may have noticed sooner.
+        Some(heard.saturating_duration_since(noticed).min(*ready))
+    }
+
+    /// Has it look again whenever the plans change, until it moves.
+    fn watch_plans(&mut self, myself: &ActorRef<Event>) {
+        if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (mut plans, inbox) = (self.context.plans.subscribe(), myself.clone());
+        self.watching = Some(tokio::spawn(async move {
+            while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
+        }));
+    }
+
+    fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
+        if let Some(at) = self.sequence.wake_at(Instant::now()) {
+            self.alarm.set(at, myself, || Event::Tick);
+        }
+    }
+}
+
+fn log_failure(error: &GenerationError, id: SequenceId, sequence: &Sequence) {
+    tracing::warn!(sequence = %id, model = %sequence.plan().model(), epoch = %sequence.plan().epoch(), %error,
+        "a generation failed");
+}

@@ -1,0 +1,123 @@
+//! The files that a worker's layers are loaded from, in all its lives. Pure.
+//!
+//! A worker that is started again under the same plan computes on what its former life began: it may load
+//! nothing else. So the host keeps what the files were when it began, and the worker loads from these or not
+//! at all.
+
+use std::sync::Arc;
+
+use planaria_config::ModelName;
+use planaria_engine::model_dir::{Content, ModelDigest, Part, Stamps};
+use planaria_protocol::pipe::Files;
+use planaria_protocol::plan::{Plan, WorkerKey};
+
+use crate::inventory::Inventory;
+
+/// What a model's files were when a host began.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PinnedFiles {
+    model: ModelName,
+    stamps: Arc<Stamps>,
+    content: Content,
+}
+
+impl PinnedFiles {
+    /// The files that there are now.
+    ///
+    /// # Errors
+    /// In words, when there are none, or others than those that are meant.
+    pub fn now(inventory: &Inventory, key: &WorkerKey) -> Result<Self, String> {
+        let model = &key.model;
+        let known = inventory.get(model).zip(inventory.stamps(model));
+        let (held, stamps) = known.ok_or_else(|| format!("the files of `{model}` are not here"))?;
+        if held.digest != key.digest {
+            return Err(format!("the files of `{model}` here are others than the plan's"));
+        }
+        let content = held.content.unwrap_or_default();
+        Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content })
+    }
+
+    /// Takes in what has become known of them, and follows them to where they lie now, if these are the
+    /// same bytes: others have other stamps, and are known to hold the same or are not followed.
+    pub fn follow(&mut self, inventory: &Inventory) {
+        let known = inventory.get(&self.model).zip(inventory.stamps(&self.model));
+        let Some((held, stamps)) = known else { return };
+        let content = held.content.unwrap_or_default();
+        let is_known_alike = |one: Content, other: Content| {
+            one.weights.is_some() && one.weights == other.weights && one.config == other.config
+        };
+        if *stamps == self.stamps || is_known_alike(self.content, content) {
+            self.stamps = Arc::clone(stamps);
+            self.content = content;
+        }
+    }
+
+    /// What a worker is told of them.
+    #[must_use]
+    pub fn of(&self, digest: ModelDigest) -> Files {
+        Files { digest, stamps: Stamps::clone(&self.stamps) }
+    }
+
+    /// Whether they are what a plan was made for, as far as is known.
+    ///
+    /// # Errors
+    /// In words, when they are not.
+    pub fn suit(&self, plan: &Plan) -> Result<(), String> {
+        let planned = plan.parts().content.unwrap_or_default();
+        let differs = planned.differences(&self.content);
+        // Words are the business of whoever is asked.
+        let differs = differs.into_iter().find(|part| matches!(part, Part::Config | Part::Weights));
+        differs.map_or(Ok(()), |part| {
+            Err(format!("its {} of `{}` are others than the plan's", part.name(), self.model))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+    use crate::inventory::Sums;
+
+    fn key(inventory: &Inventory) -> WorkerKey {
+        let model: ModelName = "m".parse().unwrap();
+        WorkerKey { digest: inventory.get(&model).unwrap().digest, model }
+    }
+
+    /// A made-up model, which has no weights, and so all of them known.
+    fn put(models: &tempfile::TempDir, layers: u32) -> Inventory {
+        let folder = models.path().join("m");
+        fs::create_dir_all(&folder).unwrap();
+        let config = format!(
+            r#"{{"model_type": "planaria_fake", "num_hidden_layers": {layers}, "hidden_size": 8,
+                "vocab_size": 100, "max_position_embeddings": 32}}"#
+        );
+        fs::write(folder.join("config.json.part"), config).unwrap();
+        fs::rename(folder.join("config.json.part"), folder.join("config.json")).unwrap();
+        let mut found = Inventory::look(models.path(), &Inventory::default(), &BTreeSet::new());
+        found.complete(&Sums::new());
+        found
+    }
+
+    #[test]
+    fn files_are_followed_to_where_the_same_bytes_lie_and_no_further() {
+        let models = tempfile::tempdir().unwrap();
+        let first = put(&models, 4);
+        let pinned = PinnedFiles::now(&first, &key(&first)).unwrap();
+        let mut followed = pinned.clone();
+
+        let copied = put(&models, 4);
+        followed.follow(&copied);
+        assert_ne!(followed, pinned);
+        assert_eq!(followed, PinnedFiles::now(&copied, &key(&copied)).unwrap());
+
+        let other = put(&models, 5);
+        let before = followed.clone();
+        followed.follow(&other);
+        assert_eq!(followed, before, "these are others");
+        assert!(PinnedFiles::now(&other, &key(&first)).unwrap_err().contains("others than"));
+        assert!(PinnedFiles::now(&Inventory::default(), &key(&first)).is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! The worker process as the host sees it: starts it, carries frames, tells how it ended.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+
+use bytes::Bytes;
+use planaria_config::Settings;
+use planaria_engine::processor::Processor;
+use planaria_protocol::pipe::{self, FRAME_CAP};
+use planaria_transport::{Frame, FrameCodec, encode_message};
+use rustix::process::Signal;
+use tokio::io::{AsyncWriteExt, BufWriter};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::mpsc;
+use tokio_util::codec::FramedRead;
+
+use crate::descriptors;
+
+// Every frame from a peer goes through the pipe.
+const _: () = assert!(FRAME_CAP == planaria_transport::ACTIVATION_CAP);
+
+/// Commands that may wait for the pipe. Each sequence has a few segments under way and the first
+/// stage admits no more sequences than the plan says, so only a stuck worker fills it.
+const COMMANDS: usize = 4096;
+
+/// The variable by which a node tells its workers what to log: that of the setting, whose value may have come
+/// from elsewhere.
+pub const LOG_VARIABLE: &str = "PLANARIA_LOG";
+/// The same for the form of log lines.
+pub const LOG_FORMAT_VARIABLE: &str = "PLANARIA_LOG_FORMAT";
+
+/// What the node's own service manager told it; a worker is none of its business.
+const FROM_SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
+
+/// A running worker. Dropping it kills the process.
+#[derive(Debug)]
+pub(super) struct Worker {
+    commands: mpsc::Sender<(pipe::Command, Bytes)>,
+    pid: Option<u32>,
+    kill: Option<tokio::sync::oneshot::Sender<()>>,
+}
+
+/// What the tasks of a worker bring.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Event(pipe::Event, Bytes),
+    Unreadable(String),
+    Exited(io::Result<ExitStatus>),
+}
+
+impl Worker {
+    /// Starts `planaria worker`, this same binary, which logs as `settings` say and computes on `processor`.
+    /// `hear` is called from tasks of its own.
+    pub(super) fn start(
+        settings: &Settings,
+        processor: Processor,
+        hear: impl Fn(Heard) + Clone + Send + Sync + 'static,
+    ) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.env(LOG_VARIABLE, &settings.log);
+        command.env(LOG_FORMAT_VARIABLE, settings.log_format.name());
+        for variable in FROM_SERVICE_MANAGER {
+            command.env_remove(variable);
+        }
+        let threads = processor.threads().to_string();
+        command.args(["worker", "--threads", &threads, "--kernels", processor.isa().name()]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
+        command.process_group(0);
+        let mut child = descriptors::starting(|| command.spawn())?;
+        let pid = child.id();
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("the worker has no pipes"));
+        };
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let (kill, killed) = tokio::sync::oneshot::channel();
+        tokio::spawn(write_commands(input, queue));
+        let heard = tokio::spawn(read_events(output, hear.clone()));
+        tokio::spawn(async move {
+            let status = wait(child, killed).await;
+            // Whatever the worker managed to say comes before its end.
+            drop(heard.await);
+            hear(Heard::Exited(status));
+        });
+        Ok(Self { commands, pid, kill: Some(kill) })
+    }
+
+    /// Sends a command; to a worker that has just died it is lost with everything else. `false`
+    /// when the worker has not taken its commands for so long that there is no room.
+    pub(super) fn send(&self, command: pipe::Command, payload: Bytes) -> bool {
+        let full = self.commands.try_send((command, payload));
+        !matches!(full, Err(mpsc::error::TrySendError::Full(_)))
+    }
+
+    pub(super) const fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Kills the process; `Exited` follows.
+    pub(super) fn kill(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            // Nobody waits any more when it has exited already.
+            kill.send(()).ok();
+        }
+    }
+}
+
+/// How a worker ended, for people.
+pub(super) fn words(status: ExitStatus) -> String {
+    let lost_pages = status.signal() == Some(Signal::BUS.as_raw());
+    let why = if lost_pages { "; a file of weights was cut short, or its disk failed" } else { "" };
+    format!("{status}{why}")
+}
+
+async fn wait(
+    mut child: Child,
+    killed: tokio::sync::oneshot::Receiver<()>,
+) -> io::Result<ExitStatus> {
+    tokio::select! {
+        status = child.wait() => return status,
+        // Also when the worker's handle is dropped.
+        _ = killed => {}
+    }
+    child.kill().await?;
+    child.wait().await
+}
+
+async fn write_commands(input: ChildStdin, mut queue: mpsc::Receiver<(pipe::Command, Bytes)>) {
+    let mut input = BufWriter::new(input);
+    while let Some((command, payload)) = queue.recv().await {
+        let written = async {
+            let header = encode_message(&command).map_err(io::Error::other)?;
+            let frame = Frame { header, payload };
+            for part in frame.chunks(FRAME_CAP).map_err(io::Error::other)? {
+                input.write_all(&part).await?;
+            }
+            if queue.is_empty() {
+                input.flush().await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        if let Err(error) = written.await {
+            // The process is gone or going; its exit is what the host hears of.
+            tracing::debug!(%error, "a command did not reach the worker");
+            return;
+        }
+    }
+}
+
+async fn read_events(output: ChildStdout, hear: impl Fn(Heard)) {
+    use futures::StreamExt as _;
+    let mut frames = FramedRead::new(output, FrameCodec::new(FRAME_CAP));
+    while let Some(frame) = frames.next().await {
+        let event = frame.map_err(|error| error.to_string()).and_then(|frame| {
+            let event = planaria_transport::decode_message(&frame.header);
+            event.map(|event| (event, frame.payload)).map_err(|error| error.to_string())
+        });
+        match event {
+            Ok((event, payload)) => hear(Heard::Event(event, payload)),
+            Err(error) => {
+                hear(Heard::Unreadable(error));
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,291 @@
+use planaria_config::Epoch;
+use planaria_control::testing::member;
+use planaria_engine::sampler::SamplingParams;
+use planaria_protocol::generation::Until;
+use planaria_protocol::resume::Kept;
+use planaria_protocol::wire::RunningReport;
+
+use super::*;
+use crate::sequence::course::{self, Recalled};
+use crate::sequence::machine::tests::{node, plan_of as plan};
+
+const ONE: SequenceId = SequenceId::from_bits(1);
+
+fn opening() -> Box<Opening> {
+    let until = Until { eos: vec![], max_tokens: 50 };
+    let (sampling, prefix) = (SamplingParams::greedy(), Vec::new());
+    Box::new(Opening { sampling, until, reuse: false, prefix, trace: None, waits: true })
+}
+
+fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
+    let owner = Incarnation { node: node(9), generation: 1 };
+    let (epoch, sequence) = (plan.epoch(), ONE);
+    DataHeader { epoch, sequence, owner, attempt, position, trace: None, sent: None, body }
+}
+
+fn forward(stage: u16, tokens: &[u32], opens: bool) -> DataBody {
+    let open = opens.then(opening);
+    DataBody::Forward(Forward { stage, tokens: tokens.to_vec(), open, sample: false, more: false })
+}
+
+/// What the worker is told, in short.
+fn told(taken: &Taken) -> Vec<String> {
+    let Taken::Do { commands, .. } = taken else { return vec![format!("{taken:?}")] };
+    let show = |(command, _): &(Command, Bytes)| match command {
+        Command::Compute(c) => {
+            format!("compute {} at {} of {}", c.tokens.len(), c.start, c.attempt)
+        }
+        Command::Recall { attempt, .. } => format!("recall for {attempt}"),
+        Command::Rewind { to, .. } => {
+            to.iter().map(|(layers, at)| format!("rewind {layers} to {at} ")).collect()
+        }
+        Command::Release(_) => "release".to_owned(),
+        other => format!("{other:?}"),
+    };
+    commands.iter().map(show).collect()
+}
+
+fn hidden(attempt: u16, segment: u32, count: u32) -> Computed {
+    let (outcome, layer) = (Outcome::Hidden, 0);
+    let (more, step) = (false, StepTaken::default());
+    Computed { sequence: ONE, attempt, layer, segment, start: segment, count, outcome, more, step }
+}
+
+/// The sequences of node 1, which has 0-3, with four tokens handed on.
+fn running(now: Instant, plan: &Arc<Plan>) -> Sequences {
+    let mut sequences = Sequences::new(node(1), 1000);
+    let begin = header(plan, 0, 0, forward(0, &[7, 8, 9, 10], true));
+    let taken = sequences.take(now, Arc::clone(plan), &begin, Bytes::new());
+    assert_eq!(told(&taken), ["compute 4 at 0 of 0"]);
+    let follows = sequences.computed(now, hidden(0, 0, 4), &[1, 2, 3, 4]).unwrap();
+    assert_eq!(follows.frames[0].0, node(2));
+    sequences
+}
+
+#[test]
+fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
+    let now = Instant::now();
+    let before = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &before);
+    let late = header(&before, 0, 4, forward(0, &[11], false));
+    sequences.take(now, Arc::clone(&before), &late, Bytes::new());
+    assert_eq!(sequences.interrupt_all().len(), 1);
+    assert!(sequences.computed(now, hidden(0, 4, 1), &[5]).is_none(), "it does not count any more");
+    let again = sequences.take(now, Arc::clone(&before), &late, Bytes::new());
+    assert!(matches!(again, Taken::Drop), "{again:?}");
+    assert_eq!((sequences.len(), sequences.interrupt_all().len()), (1, 0), "told once");
+
+    let after = plan(2, &[(1, 0, 3), (3, 4, 7)]);
+    let recall = header(&after, 1, 0, DataBody::Recall { stage: 0, open: opening() });
+    let log = planaria_protocol::pipe::tokens_to_bytes(&[7, 8, 9, 10, 11]);
+    let taken = sequences.take(now, Arc::clone(&after), &recall, log);
+    assert_eq!(told(&taken), ["recall for 1"]);
+    let layers = LayerRange::inclusive(0, 3).unwrap();
+    let progress = vec![Progress { layers, positions: 4, rewinds_to: 0 }];
+    let answer = sequences.recalled(ONE, 1, Ok(progress.clone())).unwrap();
+    let kept = vec![Kept { behind: 3, start: 0, end: 4 }];
+    let recalled = DataBody::Recalled { stage: 0, progress: progress.clone(), kept: kept.clone() };
+    assert_eq!((answer.epoch, answer.body), (after.epoch(), recalled));
+
+    let second = LayerRange::inclusive(4, 7).unwrap();
+    let stages = [
+        Recalled { layers, progress, kept },
+        Recalled { layers: second, progress: vec![], kept: vec![] },
+    ];
+    let course = course::plan(5, &stages);
+    let resume = header(&after, 1, 0, DataBody::Resume { stage: 0, course });
+    let taken = sequences.take(now, Arc::clone(&after), &resume, Bytes::new());
+    assert_eq!(told(&taken), ["rewind 0-3 to 4 "]);
+    let Taken::Do { kept, .. } = taken else { unreachable!() };
+    let [(frame, rows)] = kept.as_slice() else { panic!("{kept:?}") };
+    assert_eq!((frame.position, &rows[..]), (0, &[1, 2, 3, 4][..]));
+    let last = header(&after, 1, 4, forward(0, &[11], false));
+    let taken = sequences.take(now, Arc::clone(&after), &last, Bytes::new());
+    assert_eq!(told(&taken), ["compute 1 at 4 of 1"]);
+}
+
+#[test]
+fn what_nobody_takes_up_again_is_let_go_of() {
+    let now = Instant::now();
+    let mut sequences = running(now, &plan(1, &[(1, 0, 3), (2, 4, 7)]));
+    let patience = Duration::from_secs(9);
+    sequences.interrupt_all();
+    assert!(sequences.given_up(now + patience, patience).is_empty());
+    let [header] = sequences.given_up(now + 2 * patience, patience).try_into().unwrap();
+    assert!(sequences.release(header.sequence, header.attempt));
+    assert!(sequences.is_empty() && sequences.layers().is_empty());
+}
+
+#[test]
+fn what_its_owner_does_not_name_any_more_is_let_go_of_within_seconds() {
+    let start = Instant::now();
+    let plan = plan(2, &[(1, 0, 3), (2, 4, 7)]);
+    let named =
+        |counter| RunningReport { sequence: ONE, epoch: Epoch { counter, planner: node(1) } };
+    let says = |running: Option<Vec<RunningReport>>| {
+        let mut owner = member(9, 1, 1);
+        Arc::make_mut(&mut owner.report).running = running;
+        View::of([owner])
+    };
+    let nobody = View::of([]);
+    for (view, expected) in [
+        (says(Some(vec![named(2)])), 0),
+        (says(Some(vec![named(1)])), 0),
+        (says(None), 0),
+        (nobody, 0),
+        (says(Some(vec![])), 1),
+        (says(Some(vec![named(3)])), 1),
+    ] {
+        let mut sequences = running(start, &plan);
+        assert!(sequences.disowned(start, &view).is_empty(), "a report may be on its way");
+        let late = start + Duration::from_secs(4);
+        assert_eq!(sequences.disowned(late, &view).len(), expected, "{view:?}");
+        // It is at work.
+        let mut busy = running(late, &plan);
+        busy.disowned(start, &view);
+        assert!(busy.disowned(late, &view).is_empty());
+        assert_eq!(busy.disowned(start + DISOWNED_AT_WORK, &view).len(), expected);
+        // It is named after all.
+        sequences.disowned(late, &says(Some(vec![named(2)])));
+        assert!(sequences.disowned(late, &says(Some(vec![]))).is_empty());
+    }
+}
+
+#[test]
+fn who_asks_for_what_was_let_go_of_is_answered() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &stages);
+    sequences.release(ONE, 0);
+    for body in [
+        DataBody::Check { number: 1, stage: 0, round: 0 },
+        DataBody::Recall { stage: 0, open: opening() },
+    ] {
+        let asked = header(&stages, 0, 0, body);
+        let taken = sequences.take(now, Arc::clone(&stages), &asked, Bytes::new());
+        assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+    }
+}
+
+#[test]
+fn a_new_beginning_forgets_the_old_one() {
+    let now = Instant::now();
+    let plan = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &plan);
+    let anew = header(&plan, 1, 0, forward(0, &[7], true));
+    let taken = sequences.take(now, Arc::clone(&plan), &anew, Bytes::new());
+    assert_eq!(told(&taken), ["release", "compute 1 at 0 of 1"]);
+    // A course for an attempt that recalled nothing.
+    let course = course::plan(1, &[]);
+    let resume = header(&plan, 1, 0, DataBody::Resume { stage: 0, course: course.clone() });
+    let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
+    assert!(matches!(taken, Taken::Drop), "{taken:?}");
+    let resume = header(&plan, 2, 0, DataBody::Resume { stage: 0, course });
+    let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
+    assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+}
+
+#[test]
+fn a_check_goes_round_until_somebody_computes_or_has_lost_the_sequence() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let check = |attempt, number, stage, round| {
+        header(&stages, attempt, 0, DataBody::Check { number, stage, round })
+    };
+    let take = |sequences: &mut Sequences, header: DataHeader| {
+        sequences.take(now, Arc::clone(&stages), &header, Bytes::new())
+    };
+    let mut first = running(now, &stages);
+    for round in [0, 1] {
+        let taken = take(&mut first, check(0, 1, 0, round));
+        let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
+        assert_eq!((to, passed), (node(2), check(0, 1, 1, round)));
+    }
+    // It computes.
+    take(&mut first, header(&stages, 0, 4, forward(0, &[11], false)));
+    assert!(matches!(take(&mut first, check(0, 2, 0, 0)), Taken::Drop));
+    // It has computed since the first round.
+    first.computed(now, hidden(0, 4, 1), &[5]).unwrap();
+    assert!(matches!(take(&mut first, check(0, 1, 0, 1)), Taken::Drop));
+    // The last stage has it go round once more.
+    let mut last = Sequences::new(node(2), 1000);
+    let unknown = |taken: Taken| matches!(taken, Taken::Unknown(_));
+    assert!(unknown(take(&mut last, check(0, 1, 1, 0))), "it was started again");
+    take(&mut last, header(&stages, 0, 0, forward(1, &[7], true)));
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "it computes");
+    let computed = Computed { layer: 4, outcome: Outcome::Absorbed, ..hidden(0, 0, 1) };
+    last.computed(now, computed, &[]).unwrap();
+    let taken = take(&mut last, check(0, 2, 1, 0));
+    let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
+    assert_eq!((to, passed), (node(1), check(0, 2, 0, 1)));
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "an older one");
+    assert!(unknown(take(&mut last, check(0, 2, 1, 1))), "nothing is on its way");
+    // Of another attempt, and of one that does not count any more.
+    assert!(unknown(take(&mut last, check(1, 1, 1, 0))));
+    let behind = DataHeader { position: 2, ..check(0, 3, 1, 0) };
+    assert!(unknown(take(&mut last, behind)), "something did not come");
+    last.interrupt_all();
+    assert!(unknown(take(&mut last, check(0, 3, 1, 0))));
+}
+
+#[test]
+fn a_frame_that_comes_twice_counts_once_and_one_that_lacks_is_noticed() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = running(now, &stages);
+    let frames = [
+        (header(&stages, 0, 0, forward(0, &[7, 8, 9, 10], true)), "Drop"),
+        (header(&stages, 0, 4, forward(0, &[11], false)), "compute 1 at 4 of 0"),
+        (header(&stages, 0, 4, forward(0, &[11], false)), "Drop"),
+        (header(&stages, 0, 6, forward(0, &[13], false)), "position 5"),
+        (header(&stages, 0, 5, forward(0, &[12], false)), "compute 1 at 5 of 0"),
+    ];
+    for (frame, expected) in frames {
+        let taken = sequences.take(now, Arc::clone(&stages), &frame, Bytes::new());
+        assert!(told(&taken).concat().contains(expected), "{taken:?}");
+    }
+}
+
+#[test]
+fn who_finds_no_place_waits_and_begins_when_another_ends() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let limit = u128::from(stages.parts().max_sequences);
+    let of = |sequence: u128, body: DataBody| {
+        let sequence = SequenceId::from_bits(sequence);
+        DataHeader { sequence, ..header(&stages, 0, 0, body) }
+    };
+    let take = |sequences: &mut Sequences, header: &DataHeader| {
+        sequences.take(now, Arc::clone(&stages), header, Bytes::new())
+    };
+    let opens = |sequence| of(sequence, forward(0, &[7], true));
+    let mut sequences = Sequences::new(node(1), 1000);
+    for sequence in 0..limit {
+        assert!(matches!(take(&mut sequences, &opens(sequence)), Taken::Do { .. }));
+    }
+    let (late, check) = (opens(limit), DataBody::Check { number: 1, stage: 0, round: 0 });
+    assert!(matches!(take(&mut sequences, &late), Taken::Tell(DataBody::Waits)));
+    // What was sent before the owner could know is no mistake.
+    let more = DataHeader { position: 1, ..of(limit, forward(0, &[8], false)) };
+    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
+    let checked = take(&mut sequences, &of(limit, check.clone()));
+    assert!(matches!(checked, Taken::Tell(DataBody::Waits)), "{checked:?}");
+    assert!(sequences.grants(now).is_empty());
+    // An owner of an older build does not know how to wait.
+    let mut old = opens(limit + 1);
+    if let DataBody::Forward(Forward { open: Some(open), .. }) = &mut old.body {
+        open.waits = false;
+    }
+    assert!(matches!(take(&mut sequences, &old), Taken::Refuse(GenerationError::NoRoom { .. })));
+
+    assert!(sequences.release(SequenceId::from_bits(0), 0));
+    let [granted] = sequences.grants(now).try_into().unwrap();
+    assert_eq!((granted.sequence, &granted.body), (late.sequence, &DataBody::Granted));
+    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
+    assert!(matches!(take(&mut sequences, &of(limit, check)), Taken::Tell(DataBody::Granted)));
+    assert!(matches!(take(&mut sequences, &late), Taken::Do { .. }));
+    for sequence in 1..=limit {
+        sequences.release(SequenceId::from_bits(sequence), 0);
+    }
+    assert!(sequences.is_empty());
+}

@@ -1,0 +1,243 @@
+//! What a host and its worker process say to each other, over the process's standard input and
+//! output: the same frames as between nodes, with these headers. Hidden states are the payload.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::model_dir::{ModelDigest, Stamps};
+use planaria_engine::sampler::{Sampled, SamplingParams};
+use planaria_engine::speed::Probed;
+use planaria_engine::stage::{MemoryUse, Progress, Segment, SegmentError};
+use serde::{Deserialize, Serialize};
+
+/// Cap on a frame in either direction: that of an activation frame between nodes, since every
+/// frame from a peer goes through here.
+pub const FRAME_CAP: usize = (64 << 20) + (64 << 10);
+
+/// From the host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Command {
+    /// Instead of all else: measure the device, and end.
+    Probe,
+    /// First of all: the folder of the model, and the files in it that layers may be loaded from. If they
+    /// are others by now, nothing is.
+    Open(PathBuf, Box<Files>),
+    /// From now on hold these layers and no others, and load what lacks in this order. Between two of
+    /// them whatever waits is computed.
+    Hold(Vec<LayerRange>),
+    /// The plan under which frames come from now on.
+    Adopt {
+        /// What it gives to this node.
+        layers: LayerRange,
+        /// Stages of the pipeline.
+        stages: u16,
+        /// Memory that KV may take.
+        kv_bytes: u64,
+    },
+    /// Compute a segment, at once or in pieces. The payload holds its hidden states, unless it begins
+    /// at layer 0.
+    Compute(Compute),
+    /// Take up a sequence whose log is the payload (see [`tokens_to_bytes`]), and forget what waits of
+    /// it.
+    Recall {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The attempt at it that begins.
+        attempt: u16,
+        /// How to sample it.
+        params: Box<SamplingParams>,
+    },
+    /// Forget what these layers computed of a sequence from that position on.
+    Rewind {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The layers, each with where it is to go on.
+        to: Vec<(LayerRange, u32)>,
+    },
+    /// Forget a sequence and all that waits of it.
+    Release(SequenceId),
+}
+
+/// The files of a model, as the node knows them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Files {
+    /// The digest of what they hold.
+    pub digest: ModelDigest,
+    /// Their stamps.
+    pub stamps: Stamps,
+}
+
+/// A segment to compute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Compute {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Which of the owner's attempts at the sequence; the answer says the same.
+    pub attempt: u16,
+    /// The layers that compute it.
+    pub layers: LayerRange,
+    /// Position of the first token.
+    pub start: u32,
+    /// Their ids.
+    pub tokens: Vec<u32>,
+    /// With a sequence's first segment.
+    pub open: Option<Box<SamplingParams>>,
+    /// With a sequence's first segment: the tokens before it, which former sequences left.
+    pub prefix: Vec<u32>,
+    /// On stage 0: whether the sequence may begin with what former ones left.
+    pub reuse: bool,
+    /// Whether the last stage is to sample the next token.
+    pub sample: bool,
+    /// Whether nothing is wanted but that the layers remember the tokens.
+    pub absorb: bool,
+    /// Whether what was computed together with this follows at once.
+    pub more: bool,
+}
+
+impl Compute {
+    /// What the stage is to compute; `payload` came with it.
+    #[must_use]
+    pub fn into_segment(self, payload: Bytes) -> Segment {
+        Segment {
+            sequence: self.sequence,
+            layers: self.layers,
+            start: self.start,
+            tokens: self.tokens,
+            hidden: (!payload.is_empty()).then_some(payload),
+            open: self.open,
+            prefix: self.prefix,
+            sample: self.sample,
+            absorb: self.absorb,
+        }
+    }
+}
+
+/// From the worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// How fast the device is; the process ends. `Err` says why it is not known.
+    Probed(Result<Probed, String>),
+    /// It has opened the model, and holds nothing yet.
+    Opened,
+    /// Loading goes on.
+    Loading {
+        /// Bytes of weights so far.
+        done: u64,
+        /// Bytes in all.
+        total: u64,
+    },
+    /// It can compute these layers, and holds no others.
+    Holds {
+        /// The layers.
+        layers: LayerSet,
+        /// What they take.
+        memory: MemoryUse,
+    },
+    /// It cannot hold a layer that it was told to, and goes on with those that it has. Trying again
+    /// would not help unless files change.
+    HoldFailed(String),
+    /// It cannot open the model; the process ends.
+    OpenFailed(String),
+    /// How far the layers are with a sequence that was recalled.
+    Recalled {
+        /// The sequence.
+        sequence: SequenceId,
+        /// The attempt.
+        attempt: u16,
+        /// `Err` says why it was not.
+        progress: Result<Vec<Progress>, SegmentError>,
+    },
+    /// What came of a segment, or of a piece of it.
+    Computed(Computed),
+    /// What the stage holds and has done.
+    Status(Status),
+    /// The backend failed; the process ends.
+    Failed(String),
+}
+
+/// What came of a segment, or of a piece of it. Pieces come in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Computed {
+    /// The sequence.
+    pub sequence: SequenceId,
+    /// Which of the owner's attempts at it.
+    pub attempt: u16,
+    /// The first of the layers that computed it.
+    pub layer: u32,
+    /// Where the segment began as it was asked for.
+    pub segment: u32,
+    /// Position of the piece's first token.
+    pub start: u32,
+    /// Tokens in the piece.
+    pub count: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// Whether another result that goes the same way was computed together with this and follows.
+    pub more: bool,
+    /// The step in which it was computed.
+    #[serde(default)]
+    pub step: StepTaken,
+}
+
+/// A step that a worker has computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StepTaken {
+    /// Microseconds that it took.
+    pub micros: u32,
+    /// Segments in it, and tokens of them all.
+    pub segments: u32,
+    /// See `segments`.
+    pub tokens: u32,
+}
+
+/// What a stage holds and has done since it was loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Memory that it holds.
+    pub memory: MemoryUse,
+    /// Memory that the process has taken at most, as far as the system says.
+    pub peak_bytes: u64,
+    /// Microseconds spent in steps.
+    pub busy_micros: u64,
+    /// Steps computed.
+    pub steps: u64,
+    /// Positions that sequences began with, taken from former ones.
+    pub reused_positions: u64,
+    /// Positions of prompts that came.
+    pub prompt_positions: u64,
+    /// Microseconds of a step with one answer in it and nothing else, or with as few as there were:
+    /// an average in which newer steps weigh more. 0 before the first.
+    pub step_micros: u32,
+    /// The layers of such a step.
+    #[serde(default)]
+    pub step_layers: Option<LayerRange>,
+}
+
+/// A token log as the payload of a frame: each token as four bytes, little-endian.
+#[must_use]
+pub fn tokens_to_bytes(tokens: &[u32]) -> Bytes {
+    tokens.iter().flat_map(|token| token.to_le_bytes()).collect()
+}
+
+/// The token log that a payload holds. Bytes that are no whole token at the end are none.
+#[must_use]
+pub fn tokens_from_bytes(bytes: &[u8]) -> Vec<u32> {
+    let (tokens, _) = bytes.as_chunks();
+    tokens.iter().map(|token| u32::from_le_bytes(*token)).collect()
+}
+
+/// What came of a segment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The payload holds the hidden states for the next stage.
+    Hidden,
+    /// The next token.
+    Sampled(Sampled),
+    /// It was taken in, and nothing else was wanted.
+    Absorbed,
+    /// On stage 0: all of the segment is taken from former sequences.
+    Reused,
+    /// It was not computed.
+    Rejected(SegmentError),
+}

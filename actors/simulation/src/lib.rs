@@ -1,0 +1,428 @@
+//! A cluster on virtual time: what has to be true always, checked after every event.
+//!
+//! The machines are the real ones: `Scheduler`,
+//! `Sequence`, the routes with their fence, what a host keeps of
+//! sequences, and the worker's loop around the fake stage, through the codec of its pipe. In place of
+//! the actors around them stand `node`, `host` and `owner`, in place of links the `World`: frames in order on each
+//! edge, delayed, sometimes twice, and lost with their link. What the members know of each other comes
+//! late, and may be wrong. (How they find out is simulated in `membership::swim`.)
+//!
+//! One seed is one run. `PLANARIA_SIMULATED_SEEDS` says how many, `PLANARIA_SIMULATED_SEED` which one
+//! to begin with.
+
+// Nothing but tests.
+#![cfg(test)]
+
+mod host;
+mod node;
+mod oracle;
+mod owner;
+mod tests;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use planaria_config::{Incarnation, NodeId, SequenceId, Strategy};
+use planaria_control::scheduler::machine::Message;
+use planaria_protocol::plan::Plan;
+use planaria_protocol::wire::{DataBody, DataHeader, Report};
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use self::node::Node;
+use self::oracle::Oracle;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A mistake to be found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bug {
+    /// Frames are taken whatever their epoch.
+    SkipEpochCheck,
+    /// What goes on after a break begins with a token that was computed before.
+    ReplayToken,
+    /// A layer that lost what it knew is left out when the others compute it again.
+    ForgetLayer,
+    /// A plan that was said to be stored is not.
+    LoseWrite,
+}
+
+/// What one run is made of.
+#[derive(Debug, Clone, Copy)]
+struct Setup {
+    nodes: u8,
+    faults: u32,
+    requests: u32,
+    strategy: Strategy,
+    bug: Option<Bug>,
+}
+
+/// What travels between nodes.
+#[derive(Debug, Clone)]
+enum Packet {
+    Data(DataHeader, Bytes),
+    Control(Message),
+    Report(Box<Report>),
+}
+
+/// What happens next.
+#[derive(Debug)]
+enum Happening {
+    Arrival {
+        from: Incarnation,
+        to: Incarnation,
+        packet: Box<Packet>,
+    },
+    Tick(Incarnation),
+    /// The worker of this life takes what came, and computes.
+    Turn(Incarnation, u64),
+    StartWorker(Incarnation, u64),
+    Wake(Incarnation, SequenceId),
+    /// A node takes another for dead.
+    Down(NodeId, Incarnation),
+    Start(NodeId),
+    Heal(NodeId, NodeId),
+    Thaw(NodeId, bool),
+    Ask(u32),
+    Fault,
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy)]
+enum Fault {
+    Kill,
+    KillWorker,
+    /// A host is started again, and has forgotten everything; so nobody is told.
+    LoseHost,
+    /// For a moment that nobody notices.
+    Freeze,
+    /// Until it is taken for dead; it comes back as a zombie and is then another.
+    Zombie,
+    /// Taken for dead by mistake.
+    Slander,
+    Cut,
+}
+
+/// The kinds of faults, the likelier ones more than once.
+const FAULTS: [Fault; 10] = [
+    Fault::Kill,
+    Fault::Kill,
+    Fault::Kill,
+    Fault::KillWorker,
+    Fault::KillWorker,
+    Fault::LoseHost,
+    Fault::Freeze,
+    Fault::Zombie,
+    Fault::Slander,
+    Fault::Cut,
+];
+
+/// Where frames that must stay in order travel: from, to, and what tells streams apart.
+type Edge = (NodeId, NodeId, Option<(u64, Option<u16>)>);
+
+struct World {
+    setup: Setup,
+    rng: SmallRng,
+    start: Instant,
+    now: Duration,
+    queue: BTreeMap<(Duration, u64), Happening>,
+    queued: u64,
+    nodes: BTreeMap<NodeId, Node>,
+    /// Pairs that do not hear each other.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    /// When the last frame on an edge arrives.
+    busy_until: BTreeMap<Edge, Duration>,
+    /// Nodes that are dead, frozen, or about to be another.
+    away: BTreeSet<NodeId>,
+    oracle: Oracle,
+    log: Vec<String>,
+}
+
+thread_local! {
+    /// For workers, which ask for the time themselves.
+    static NOW: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+fn now() -> Instant {
+    NOW.get().unwrap_or_else(Instant::now)
+}
+
+/// What came of a seed.
+struct Outcome {
+    /// What was violated first.
+    violation: Option<String>,
+    /// What happened, for somebody who looks for the reason.
+    log: Vec<String>,
+    recoveries: u32,
+    tokens: u64,
+}
+
+impl World {
+    /// Plays a seed to its end.
+    fn play(seed: u64, setup: Setup) -> Outcome {
+        let mut world = Self {
+            setup,
+            rng: SmallRng::seed_from_u64(seed),
+            start: Instant::now(),
+            now: Duration::ZERO,
+            queue: BTreeMap::new(),
+            queued: 0,
+            nodes: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            busy_until: BTreeMap::new(),
+            away: BTreeSet::new(),
+            oracle: Oracle::default(),
+            log: Vec::new(),
+        };
+        for byte in 1..=setup.nodes {
+            let node = NodeId::from_bytes([byte; 32]);
+            let after = world.pick(0, 300);
+            world.nodes.insert(node, Node::new(node));
+            world.after(after, Happening::Start(node));
+        }
+        for request in 0..setup.requests {
+            let after = world.pick(1500, 4000);
+            world.after(after, Happening::Ask(request));
+        }
+        for _ in 0..setup.faults {
+            let after = world.pick(1000, 5000);
+            world.after(after, Happening::Fault);
+        }
+        while world.oracle.violation.is_none() {
+            let Some(((at, _), happening)) = world.queue.pop_first() else { break };
+            if at > oracle::DEADLINE || (at > oracle::LAST_FAULT && world.is_quiet()) {
+                break;
+            }
+            world.now = at;
+            NOW.set(Some(world.time()));
+            world.happen(happening);
+        }
+        world.check_end();
+        let Oracle { violation, recoveries, tokens, .. } = world.oracle;
+        Outcome { violation, log: world.log, recoveries, tokens }
+    }
+
+    fn time(&self) -> Instant {
+        self.start + self.now
+    }
+
+    /// A time between two numbers of milliseconds.
+    fn pick(&mut self, least: u64, most: u64) -> Duration {
+        Duration::from_micros(self.rng.random_range(least * 1000..=most * 1000))
+    }
+
+    fn after(&mut self, wait: Duration, happening: Happening) {
+        self.queued += 1;
+        self.queue.insert((self.now + wait, self.queued), happening);
+    }
+
+    fn note(&mut self, what: impl FnOnce() -> String) {
+        let now = self.now;
+        self.log.push(format!("{now:?} {}", what()));
+    }
+
+    /// The node, while this life of it lasts and is not frozen.
+    fn alive(&mut self, life: Incarnation) -> Option<&mut Node> {
+        let node = self.nodes.get_mut(&life.node)?;
+        (node.life() == Some(life) && node.frozen.is_none()).then_some(node)
+    }
+
+    fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Sends over a link, if there is one.
+    fn send(&mut self, from: Incarnation, to: NodeId, packet: Packet) -> Result<(), String> {
+        if self.is_cut(from.node, to) {
+            return Err(format!("there is no link to {to:?}"));
+        }
+        let Some(receiver) = self.nodes.get(&to).and_then(Node::life) else {
+            // The link does not know yet.
+            return Ok(());
+        };
+        let lane = match &packet {
+            Packet::Data(header, _) => Some((header.epoch.counter, stage_of(header))),
+            Packet::Control(_) | Packet::Report(_) => None,
+        };
+        let delay = if from.node == to { Duration::ZERO } else { self.pick(0, 8) };
+        let edge = (from.node, to, lane);
+        let free = self.busy_until.get(&edge).copied().unwrap_or_default();
+        let at = free.max(self.now + delay);
+        self.busy_until.insert(edge, at);
+        let twice = from.node != to && lane.is_some() && self.rng.random_ratio(1, 400);
+        if twice {
+            let packet = packet.clone();
+            let again = Happening::Arrival { from, to: receiver, packet: Box::new(packet) };
+            self.after(at - self.now + 3 * MS, again);
+        }
+        let arrival = Happening::Arrival { from, to: receiver, packet: Box::new(packet) };
+        self.after(at - self.now, arrival);
+        Ok(())
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival { from, to, packet } => self.arrive(from, to, *packet),
+            Happening::Tick(life) => {
+                let frozen = self.nodes.get(&life.node).is_some_and(|n| n.frozen.is_some());
+                if self.alive(life).is_some() {
+                    self.tick(life);
+                }
+                if frozen || self.alive(life).is_some() {
+                    self.after(100 * MS, Happening::Tick(life));
+                }
+            }
+            Happening::Turn(life, worker) => self.defer_or(life, |world| world.turn(life, worker)),
+            Happening::StartWorker(life, worker) => {
+                self.defer_or(life, |world| world.start_worker(life, worker));
+            }
+            Happening::Wake(life, sequence) => {
+                self.defer_or(life, |world| world.wake(life, sequence));
+            }
+            Happening::Down(who, lost) => self.take_for_dead(who, lost),
+            Happening::Start(node) => self.start(node),
+            Happening::Heal(a, b) => {
+                self.note(|| format!("{a:?} and {b:?} hear each other again"));
+                self.cut.remove(&(a.min(b), a.max(b)));
+            }
+            Happening::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
+            Happening::Ask(request) => self.ask(request),
+            Happening::Fault => self.fault(),
+        }
+    }
+
+    /// What happens on a frozen node happens once it thaws.
+    fn defer_or(&mut self, life: Incarnation, act: impl FnOnce(&mut Self)) {
+        if self.alive(life).is_some() {
+            act(self);
+        }
+    }
+
+    fn arrive(&mut self, from: Incarnation, to: Incarnation, packet: Packet) {
+        let is_frozen = |node: &Node| node.life() == Some(to) && node.frozen.is_some();
+        if let Some(node) = self.nodes.get_mut(&to.node).filter(|node| is_frozen(node)) {
+            // The kernel keeps it.
+            node.frozen.get_or_insert_default().push((from, packet));
+            return;
+        }
+        // What was on its way is lost with the link.
+        if self.alive(to).is_none() || self.is_cut(from.node, to.node) {
+            return;
+        }
+        self.take_packet(from, to, packet);
+    }
+
+    fn fault(&mut self) {
+        let kind = self.rng.random_range(0..FAULTS.len());
+        let present: Vec<NodeId> =
+            self.nodes.keys().filter(|node| !self.away.contains(node)).copied().collect();
+        let victim = present.get(self.rng.random_range(0..present.len().max(1))).copied();
+        let (Some(victim), Some(fault)) = (victim, FAULTS.get(kind).copied()) else { return };
+        let takes_away = matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander);
+        // Two can hold the model, and whoever plans has to be heard by them.
+        if takes_away && (present.len() <= 2 || !self.cut.is_empty()) {
+            return;
+        }
+        self.note(|| format!("{fault:?} {victim:?}"));
+        match fault {
+            Fault::Kill => {
+                self.end(victim);
+                let back = self.pick(300, 2500);
+                self.after(back, Happening::Start(victim));
+            }
+            Fault::KillWorker => self.kill_worker(victim),
+            Fault::LoseHost => self.lose_host(victim),
+            Fault::Freeze => {
+                self.freeze(victim);
+                let moment = self.pick(5, 150);
+                self.after(moment, Happening::Thaw(victim, false));
+            }
+            Fault::Zombie => {
+                self.away.insert(victim);
+                self.freeze(victim);
+                self.spread_death(victim);
+                let moment = self.pick(800, 2500);
+                self.after(moment, Happening::Thaw(victim, true));
+            }
+            Fault::Slander => {
+                self.away.insert(victim);
+                self.spread_death(victim);
+                let moment = self.pick(300, 900);
+                self.after(moment, Happening::Thaw(victim, true));
+            }
+            Fault::Cut => {
+                let others: Vec<NodeId> = present.into_iter().filter(|n| *n != victim).collect();
+                if others.len() < 2 {
+                    return;
+                }
+                let other = others.get(self.rng.random_range(0..others.len()));
+                if let Some(other) = other.copied() {
+                    self.cut.insert((victim.min(other), victim.max(other)));
+                    let moment = self.pick(20, 600);
+                    self.after(moment, Happening::Heal(victim, other));
+                }
+            }
+        }
+    }
+
+    /// Everybody else takes a node for dead, one after the other.
+    fn spread_death(&mut self, victim: NodeId) {
+        let Some(lost) = self.nodes.get(&victim).and_then(Node::life) else { return };
+        let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != victim).copied().collect();
+        for other in others {
+            let noticed = self.pick(200, 600);
+            self.after(noticed, Happening::Down(other, lost));
+        }
+    }
+
+    fn end(&mut self, victim: NodeId) {
+        self.away.insert(victim);
+        self.spread_death(victim);
+        if let Some(node) = self.nodes.get_mut(&victim) {
+            let requests = node.end();
+            self.oracle.owner_died(requests);
+        }
+    }
+
+    fn freeze(&mut self, victim: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&victim) {
+            node.frozen.get_or_insert_default();
+        }
+    }
+
+    /// A node goes on; as a zombie it says what it has to say, and is then another.
+    fn thaw(&mut self, node: NodeId, is_zombie: bool) {
+        let Some((life, kept)) = self.nodes.get_mut(&node).and_then(Node::thaw) else { return };
+        for (from, packet) in kept {
+            self.arrive(from, life, packet);
+        }
+        self.resume(life);
+        if is_zombie {
+            let soon = self.pick(20, 200);
+            self.after(soon, Happening::Start(node));
+        }
+    }
+}
+
+fn stage_of(header: &DataHeader) -> Option<u16> {
+    match &header.body {
+        DataBody::Forward(forward) => Some(forward.stage),
+        DataBody::Release { stage }
+        | DataBody::Recall { stage, .. }
+        | DataBody::Resume { stage, .. }
+        | DataBody::Check { stage, .. } => Some(*stage),
+        _ => None,
+    }
+}
+
+/// Every layer once, and nobody whom its planner knows to be gone.
+fn check_plan(plan: &Plan, layers: u32, is_gone: impl Fn(Incarnation) -> bool) -> Option<String> {
+    let held: Vec<u32> = plan.stages().iter().flat_map(|stage| stage.layers.range()).collect();
+    if held != (0..layers).collect::<Vec<_>>() {
+        return Some(format!("a plan that covers {held:?}: {plan}"));
+    }
+    let gone = plan.stages().iter().find(|stage| is_gone(stage.incarnation))?;
+    Some(format!("a plan with {:?}, which is gone: {plan}", gone.incarnation))
+}

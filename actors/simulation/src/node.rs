@@ -1,0 +1,481 @@
+//! A node without its actors: what they do around the scheduler and the routes, as briefly as it can
+//! be said.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use planaria_config::{
+    ByteSize, Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy,
+};
+use planaria_control::membership::{Member, View};
+use planaria_control::scheduler::machine::{
+    Action as Planned, Event as Plans, Message, Patience, Scheduler,
+};
+use planaria_control::scheduler::placement::Sizing;
+use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_pipeline::routes::{Routes, Way};
+use planaria_pipeline::sequence::machine::Event;
+use planaria_pipeline::sequence::recovery::Offer;
+use planaria_pipeline::stage::sequences::Orphan;
+use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
+use planaria_protocol::desired::DesiredMap;
+use planaria_protocol::plan::Plan;
+use planaria_protocol::state::{NodeState, SequenceCounts, ShardState};
+use planaria_protocol::wire::features::Features;
+use planaria_protocol::wire::{DataHeader, HeldModel, Report, RunningReport, ShardReport};
+
+use super::host::Host;
+use super::oracle::{all_layers, model_config};
+use super::owner::{Owner, PACE};
+use super::{Bug, Happening, MS, Packet, World, check_plan};
+
+/// As nodes with the usual settings are, but for the time that a load may take.
+const PATIENCE: Patience = Patience::with(Duration::from_secs(60), Duration::from_secs(20));
+
+const SIZING: Sizing =
+    Sizing { strategy: Strategy::RingMemoryWeighted, context: 800, max_sequences: 2, streams: 1 };
+
+pub(super) fn model() -> ModelName {
+    "m".parse().unwrap()
+}
+
+/// What is there after `kill -9`, and a life.
+pub(super) struct Node {
+    id: NodeId,
+    generation: u64,
+    stored: Vec<Plan>,
+    /// What came while it was frozen.
+    pub(super) frozen: Option<Vec<(Incarnation, Packet)>>,
+    life: Option<Life>,
+}
+
+pub(super) struct Life {
+    pub(super) me: Incarnation,
+    pub(super) members: BTreeMap<NodeId, Member>,
+    pub(super) view: View,
+    pub(super) scheduler: Scheduler,
+    pub(super) routes: Routes,
+    /// All plans that it ever routed by; for [`Bug::SkipEpochCheck`].
+    pub(super) ever: BTreeMap<Epoch, Arc<Plan>>,
+    pub(super) host: Host,
+    /// Plans whose layers the scheduler waits for, and the newest that was prepared.
+    pub(super) awaited: Vec<Arc<Plan>>,
+    pub(super) prepared: Option<Arc<Plan>>,
+    pub(super) owners: BTreeMap<SequenceId, Owner>,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self { id, generation: 0, stored: Vec::new(), frozen: None, life: None }
+    }
+
+    /// Its incarnation, if it lives.
+    pub(super) fn life(&self) -> Option<Incarnation> {
+        self.life.as_ref().map(|life| life.me)
+    }
+
+    /// The requests of its clients.
+    pub(super) fn requests(&self) -> Vec<u32> {
+        let owners = self.life.iter().flat_map(|life| life.owners.values());
+        owners.map(|owner| owner.request).collect()
+    }
+
+    /// It is killed; the requests that are lost with it.
+    pub(super) fn end(&mut self) -> Vec<u32> {
+        let requests = self.requests();
+        self.life = None;
+        self.frozen = None;
+        requests
+    }
+
+    /// It goes on; what came meanwhile.
+    pub(super) fn thaw(&mut self) -> Option<(Incarnation, Vec<(Incarnation, Packet)>)> {
+        Some((self.life()?, self.frozen.take().unwrap_or_default()))
+    }
+
+    /// The plan that can answer now, if there is one.
+    pub(super) fn ready(&self) -> Option<Arc<Plan>> {
+        match self.life.as_ref()?.offer() {
+            Offer::Ready(plan) => Some(plan),
+            _ => None,
+        }
+    }
+
+    /// What is left of requests that are over.
+    pub(super) fn leftovers(&self) -> Option<String> {
+        let life = self.life.as_ref()?;
+        let kv = life.host.kv();
+        let open = life.host.sequences.len();
+        let which = &life.host.sequences;
+        (open > 0 || kv > 0 || !which.is_empty())
+            .then(|| format!("{:?} keeps {kv} bytes and {which:?}", self.id))
+    }
+}
+
+impl Life {
+    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan]) -> Self {
+        Self {
+            me,
+            members: BTreeMap::new(),
+            view: View::default(),
+            scheduler: Scheduler::new(me.node, sizing, PATIENCE, stored),
+            routes: Routes::new(me.node),
+            ever: BTreeMap::new(),
+            host: Host::new(me.node),
+            awaited: Vec::new(),
+            prepared: None,
+            owners: BTreeMap::new(),
+        }
+    }
+
+    fn report(&self) -> Report {
+        let config = model_config();
+        let layers = all_layers().count() as usize;
+        let geometry = Geometry {
+            bytes_per_layer: vec![config.bytes_per_layer; layers],
+            embed_bytes: 0,
+            head_bytes: 0,
+            tied: false,
+            kv_bytes_per_token_per_layer: 8,
+            hidden_bytes: 8,
+            max_context: 256,
+            vocab: config.vocab_size,
+            working: WorkingSet::default(),
+        };
+        let digest = "11".repeat(32).parse().unwrap();
+        let byte = self.me.node.as_bytes().first().copied().unwrap_or_default();
+        // Two of them can hold all layers, one cannot.
+        let memory = ByteSize::mib(65 + 5 * u64::from(byte));
+        let mut capabilities = Capabilities::default();
+        capabilities.layer_seconds.insert(digest, 1e-3 * f64::from(byte));
+        let link = LinkSpeed { rtt_micros: 200, bytes_per_second: None };
+        let others = self.members.keys().filter(|node| **node != self.me.node);
+        capabilities.links = others.map(|node| (*node, link)).collect();
+        let mut shard = ShardReport::starting(&model());
+        shard.held.clone_from(&self.host.held);
+        shard.state = match &self.host.worker {
+            None => ShardState::Restarting,
+            Some(_) => ShardState::Ready,
+        };
+        Report {
+            name: format!("node-{byte}"),
+            features: Features::understood(),
+            pid: 1,
+            port: 1,
+            api: None,
+            memory_bytes: memory.bytes(),
+            pins: BTreeMap::new(),
+            desired: DesiredMap::granted(NodeId::from_bytes([1; 32]), [model()]),
+            models: vec![HeldModel {
+                name: model(),
+                digest,
+                geometry,
+                content: None,
+                unreadable: None,
+            }],
+            unusable: Vec::new(),
+            shards: vec![shard],
+            plans: self.scheduler.plans().cloned().collect(),
+            highest_epoch: Some(self.scheduler.highest()),
+            sequences: SequenceCounts::default(),
+            neighbours: Vec::new(),
+            capabilities,
+            leaving: false,
+            restarts: BTreeMap::new(),
+            generated_tokens: 0,
+            running: Some(self.running()),
+        }
+    }
+
+    fn running(&self) -> Vec<RunningReport> {
+        let owners = self.owners.iter();
+        let report = |(sequence, owner): (&SequenceId, &Owner)| RunningReport {
+            sequence: *sequence,
+            epoch: owner.plan.epoch(),
+        };
+        owners.map(report).collect()
+    }
+
+    pub(super) fn offer(&self) -> Offer {
+        Offer::of(&model(), &self.scheduler.plan_table(), &self.view)
+    }
+
+    /// The layers that plans want of it.
+    pub(super) fn wanted(&self) -> Vec<LayerRange> {
+        let own =
+            |plan: &Plan| plan.stage_of(self.me.node).filter(|(_, s)| s.incarnation == self.me);
+        let plans = self.scheduler.plans().chain(self.prepared.as_deref());
+        let mut wanted = Vec::new();
+        for (_, stage) in plans.filter_map(own) {
+            if !wanted.contains(&stage.layers) {
+                wanted.push(stage.layers);
+            }
+        }
+        wanted
+    }
+}
+
+impl World {
+    pub(super) fn start(&mut self, id: NodeId) {
+        let bug = self.setup.bug;
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        self.oracle.owner_died(node.end());
+        if bug != Some(Bug::LoseWrite) || node.generation == 0 {
+            node.generation += 1;
+        }
+        let me = Incarnation { node: id, generation: node.generation };
+        let sizing = Sizing { strategy: self.setup.strategy, ..SIZING };
+        node.life = Some(Life::new(me, sizing, &node.stored));
+        self.away.remove(&id);
+        self.oracle.born(me);
+        self.note(|| format!("{me:?} begins"));
+        self.after(Duration::ZERO, Happening::Tick(me));
+        self.after(MS, Happening::StartWorker(me, 1));
+    }
+
+    pub(super) fn life(&mut self, me: Incarnation) -> Option<&mut Life> {
+        self.alive(me)?.life.as_mut()
+    }
+
+    pub(super) fn tick(&mut self, me: Incarnation) {
+        self.see_itself(me);
+        self.plan(me, Plans::Tick);
+        let Some(report) = self.life(me).map(|life| life.report()) else { return };
+        let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
+        for other in others {
+            drop(self.send(me, other, Packet::Report(Box::new(report.clone()))));
+        }
+        let time = self.time();
+        let over = self.life(me).map(|life| {
+            let mut over = life.host.sequences.disowned(time, &life.view);
+            let patience = PACE.recovery_timeout + 2 * PACE.step_timeout;
+            over.extend(life.host.sequences.given_up(time, patience));
+            over
+        });
+        for header in over.unwrap_or_default() {
+            self.release(me, &header);
+        }
+        self.grant(me);
+    }
+
+    pub(super) fn see_itself(&mut self, me: Incarnation) {
+        let Some(life) = self.life(me) else { return };
+        let report = Arc::new(life.report());
+        self.see(me, Member { incarnation: me, state: NodeState::Alive, address: any(), report });
+    }
+
+    pub(super) fn see(&mut self, me: Incarnation, member: Member) {
+        let time = self.time();
+        let Some(life) = self.life(me) else { return };
+        let known = life.members.get(&member.incarnation.node);
+        let is_old = known.is_some_and(|known| {
+            known.incarnation > member.incarnation
+                || (known.incarnation == member.incarnation && known.state.is_over())
+                || *known == member
+        });
+        if is_old {
+            return;
+        }
+        life.members.insert(member.incarnation.node, member);
+        let view = View::of(life.members.values().cloned());
+        life.view = view.clone();
+        life.routes.look(time, &view);
+        let orphans = life.host.sequences.orphans(&view);
+        for Orphan { header, lost, is_over } in orphans {
+            self.refuse(me, &header, &format!("it has lost {lost:?}"));
+            if is_over {
+                self.release(me, &header);
+            }
+        }
+        self.plan(me, Plans::Members(view.clone()));
+        let Some(life) = self.life(me) else { return };
+        let lost = life.owners.iter().flat_map(|(id, owner)| {
+            view.losses(owner.sequence.plan()).map(|lost| (*id, lost)).collect::<Vec<_>>()
+        });
+        for (id, lost) in lost.collect::<Vec<_>>() {
+            let name = format!("{lost:?}");
+            self.tell(me, id, Event::NodeLost { life: lost, name });
+        }
+    }
+
+    pub(super) fn take_for_dead(&mut self, who: NodeId, lost: Incarnation) {
+        let Some(me) = self.nodes.get(&who).and_then(Node::life) else { return };
+        if self.nodes.get(&who).is_some_and(|node| node.frozen.is_some()) {
+            self.after(50 * MS, Happening::Down(who, lost));
+            return;
+        }
+        let known = self.life(me).and_then(|life| life.members.get(&lost.node).cloned());
+        if let Some(member) = known.filter(|member| member.incarnation == lost) {
+            self.note(|| format!("{me:?} takes {lost:?} for dead"));
+            self.see(me, Member { state: NodeState::Down, ..member });
+        }
+    }
+
+    pub(super) fn plan(&mut self, me: Incarnation, event: Plans) {
+        let time = self.time();
+        let Some(life) = self.life(me) else { return };
+        let before = life.scheduler.plan_table();
+        for action in life.scheduler.on(time, event) {
+            match action {
+                Planned::Send { to, message } => self.send_plan(me, to, *message),
+                Planned::LoadShards(plan) => self.load(me, Arc::new(*plan)),
+                Planned::Abandon(epoch) => {
+                    if let Some(life) = self.life(me) {
+                        life.routes.abort(epoch);
+                        life.awaited.retain(|plan| plan.epoch() != epoch);
+                        life.prepared.take_if(|plan| plan.epoch() == epoch);
+                    }
+                    self.hold(me);
+                }
+                Planned::Adopt(plan) => {
+                    self.oracle.in_force(&plan);
+                    self.note(|| format!("{me:?} has in force {plan}"));
+                    if let Some(node) = self.nodes.get_mut(&me.node) {
+                        node.stored = vec![*plan];
+                    }
+                }
+                Planned::Foresee(foresight) => {
+                    let (number, failovers) = (foresight.number, foresight.failovers());
+                    self.plan(me, Plans::Foreseen { number, failovers });
+                }
+            }
+        }
+        let Some(life) = self.life(me) else { return };
+        let in_force: Vec<Plan> = life.scheduler.plans().cloned().collect();
+        life.routes.follow(time, in_force.iter());
+        life.ever.extend(in_force.into_iter().map(|plan| (plan.epoch(), Arc::new(plan))));
+        if life.scheduler.plan_table() == before {
+            return;
+        }
+        let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
+        self.hold(me);
+        self.see_itself(me);
+        for id in owners {
+            self.tell(me, id, Event::PlansChanged);
+        }
+    }
+
+    pub(super) fn send_plan(&mut self, me: Incarnation, to: NodeId, message: Message) {
+        if let Message::Commit(plan) = &message {
+            let view = self.life(me).map(|life| life.view.clone()).unwrap_or_default();
+            let wrong = check_plan(plan, all_layers().count(), |life| view.is_dead(life));
+            wrong.into_iter().for_each(|wrong| self.oracle.violate(wrong));
+        }
+        drop(self.send(me, to, Packet::Control(message)));
+    }
+
+    pub(super) fn load(&mut self, me: Incarnation, plan: Arc<Plan>) {
+        let time = self.time();
+        let Some(life) = self.life(me) else { return };
+        life.ever.insert(plan.epoch(), Arc::clone(&plan));
+        life.routes.prepare(time, &plan);
+        life.prepared = Some(Arc::clone(&plan));
+        life.awaited.push(plan);
+        self.hold(me);
+        self.answer(me);
+    }
+
+    pub(super) fn answer(&mut self, me: Incarnation) {
+        let Some(life) = self.life(me) else { return };
+        let held = life.host.held.clone();
+        let is_loaded = |plan: &Arc<Plan>| {
+            plan.stage_of(me.node).is_none_or(|(_, stage)| held.covers(stage.layers))
+        };
+        let (loaded, awaited) = life.awaited.drain(..).partition(is_loaded);
+        life.awaited = awaited;
+        let loaded: Vec<Arc<Plan>> = loaded;
+        for plan in loaded {
+            self.plan(me, Plans::ShardsLoaded { epoch: plan.epoch(), result: Ok(()) });
+        }
+    }
+
+    pub(super) fn take_packet(&mut self, from: Incarnation, to: Incarnation, packet: Packet) {
+        match packet {
+            Packet::Report(report) => {
+                let report = Arc::new(*report);
+                let state = NodeState::Alive;
+                self.see(to, Member { incarnation: from, state, address: any(), report });
+            }
+            Packet::Control(message) => {
+                let from = from.node;
+                self.plan(
+                    to,
+                    match message {
+                        Message::Prepare(plan) => Plans::Prepare { from, plan: Box::new(plan) },
+                        Message::Prepared(epoch, result) => Plans::Prepared { from, epoch, result },
+                        Message::Commit(plan) => Plans::Commit(Box::new(plan)),
+                        Message::Abort(epoch) => Plans::Abort { from, epoch },
+                    },
+                );
+            }
+            Packet::Data(header, payload) => self.deliver(to, header, payload),
+        }
+    }
+
+    pub(super) fn deliver(&mut self, me: Incarnation, header: DataHeader, payload: Bytes) {
+        let bug = self.setup.bug;
+        let Some(life) = self.life(me) else { return };
+        match life.routes.way(&header) {
+            Way::Owner => {
+                let id = header.sequence;
+                self.tell(me, id, Event::Frame(header));
+            }
+            Way::Stage(plan) => self.take(me, &plan, &header, payload),
+            Way::Holder(_) => self.release(me, &header),
+            Way::Nowhere(stage, layers) => {
+                let old = life.ever.get(&header.epoch).cloned();
+                if let Some(old) = old.filter(|_| bug == Some(Bug::SkipEpochCheck)) {
+                    self.take(me, &old, &header, payload);
+                } else if let Some(refusal) = life.routes.refusal(&header, stage, layers) {
+                    self.send_to_owner(me, refusal);
+                }
+            }
+        }
+    }
+
+    pub(super) fn resume(&mut self, me: Incarnation) {
+        let Some(life) = self.life(me) else { return };
+        let number = life.host.number;
+        let has_worker = life.host.worker.is_some();
+        let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
+        owners.iter().for_each(|id| self.sleep(me, *id));
+        let next = if has_worker {
+            Happening::Turn(me, number)
+        } else {
+            Happening::StartWorker(me, number + 1)
+        };
+        self.after(MS, next);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        let settled = self.oracle.ended_at.max(super::oracle::LAST_FAULT) + 2500 * MS;
+        let has_ended = self.away.is_empty() && self.oracle.open_request().is_none();
+        has_ended
+            && self.now > settled
+            && self.nodes.values().all(|node| node.ready().is_some() && node.leftovers().is_none())
+    }
+
+    pub(super) fn check_end(&mut self) {
+        if let Some(request) = self.oracle.open_request() {
+            self.oracle.violate(format!("request {request} has not ended"));
+        }
+        let ready: Vec<_> = self.nodes.values().map(|n| n.ready().map(|p| p.epoch())).collect();
+        if ready.windows(2).any(|pair| pair.first() != pair.last()) || ready.contains(&None) {
+            let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
+            let obstacles = lives.map(|life| life.scheduler.obstacle(&model()).map(str::to_owned));
+            let obstacles: Vec<_> = obstacles.collect();
+            self.oracle.violate(format!("in the end the nodes serve by {ready:?}: {obstacles:?}"));
+        }
+        let leftovers: Vec<String> = self.nodes.values().filter_map(Node::leftovers).collect();
+        for leftover in leftovers {
+            self.oracle.violate(leftover);
+        }
+    }
+}
+
+fn any() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 1))
+}

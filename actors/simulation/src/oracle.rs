@@ -1,0 +1,167 @@
+//! What clients see, and what they should: the judge of a run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use planaria_config::{Epoch, Incarnation, LayerRange, SequenceId};
+use planaria_engine::fake::FakeStage;
+use planaria_engine::model_dir::FakeConfig;
+use planaria_engine::sampler::SamplingParams;
+use planaria_engine::stage::{Segment, SegmentOutput, Stage as _, Step};
+use planaria_protocol::generation::{Event as Told, FinishReason};
+use planaria_protocol::plan::Plan;
+
+/// After this nothing goes wrong any more.
+pub(super) const LAST_FAULT: Duration = Duration::from_secs(8);
+
+/// By then every request has ended, nothing is left of it, and the cluster is whole again.
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    pub(super) violation: Option<String>,
+    pub(super) recoveries: u32,
+    pub(super) tokens: u64,
+    requests: BTreeMap<u32, Asked>,
+    lives: BTreeSet<Incarnation>,
+    plans: BTreeMap<Epoch, Plan>,
+    /// When the last request ended.
+    pub(super) ended_at: Duration,
+}
+
+#[derive(Debug)]
+struct Asked {
+    expected: Vec<u32>,
+    told: usize,
+    is_over: bool,
+}
+
+pub(super) fn model_config() -> FakeConfig {
+    FakeConfig {
+        num_hidden_layers: 8,
+        hidden_size: 2,
+        vocab_size: 50,
+        max_position_embeddings: 256,
+        step_micros: 0,
+        bytes_per_layer: 10 << 20,
+    }
+}
+
+/// All layers.
+pub(super) fn all_layers() -> LayerRange {
+    LayerRange::half_open(0, model_config().num_hidden_layers).unwrap()
+}
+
+impl Oracle {
+    pub(super) fn violate(&mut self, what: String) {
+        self.violation.get_or_insert(what);
+    }
+
+    /// A request for so many tokens begins.
+    pub(super) fn asked(
+        &mut self,
+        request: u32,
+        prompt: &[u32],
+        params: &SamplingParams,
+        most: u32,
+    ) {
+        let expected = undisturbed(prompt, params, most);
+        self.requests.insert(request, Asked { expected, told: 0, is_over: false });
+    }
+
+    /// A client is told something.
+    pub(super) fn told(&mut self, now: Duration, request: u32, told: Told) {
+        let Some(asked) = self.requests.get_mut(&request) else { return };
+        if asked.is_over {
+            self.violate(format!("request {request} goes on after its end: {told:?}"));
+            return;
+        }
+        let left = asked.expected.len() - asked.told;
+        match told {
+            Told::Reused(_) | Told::Recovering => {}
+            Told::Token(token) => {
+                let expected = asked.expected.get(asked.told).copied();
+                asked.told += 1;
+                self.tokens += 1;
+                if expected != Some(token.id) {
+                    let at = asked.told - 1;
+                    let got = token.id;
+                    self.violate(format!(
+                        "token {at} of request {request} is {got}, not {expected:?}"
+                    ));
+                }
+            }
+            Told::Finished(FinishReason::Length) if left == 0 => self.over(now, request),
+            Told::Finished(reason) => {
+                self.violate(format!(
+                    "request {request} ends ({reason:?}) with {left} tokens to come"
+                ));
+            }
+            Told::Failed(error) => self.violate(format!("request {request} failed: {error}")),
+        }
+    }
+
+    fn over(&mut self, now: Duration, request: u32) {
+        self.ended_at = now;
+        if let Some(asked) = self.requests.get_mut(&request) {
+            asked.is_over = true;
+        }
+    }
+
+    /// Nobody hears of these any more.
+    pub(super) fn owner_died(&mut self, requests: Vec<u32>) {
+        for request in requests {
+            if let Some(asked) = self.requests.get_mut(&request) {
+                asked.is_over = true;
+            }
+        }
+    }
+
+    /// The first request that has not ended.
+    pub(super) fn open_request(&self) -> Option<u32> {
+        self.requests.iter().find(|(_, asked)| !asked.is_over).map(|(request, _)| *request)
+    }
+
+    /// A node lives.
+    pub(super) fn born(&mut self, life: Incarnation) {
+        if !self.lives.insert(life) {
+            self.violate(format!("{life:?} lives twice"));
+        }
+    }
+
+    /// A plan is in force somewhere.
+    pub(super) fn in_force(&mut self, plan: &Plan) {
+        let known = self.plans.entry(plan.epoch()).or_insert_with(|| plan.clone());
+        if known != plan {
+            let what = format!("two plans of one epoch: {known} and {plan}");
+            self.violate(what);
+        }
+    }
+}
+
+/// What follows a prompt when nothing goes wrong.
+fn undisturbed(prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
+    let mut stage = FakeStage::new(&model_config(), all_layers()).unwrap();
+    let (mut start, mut tokens, mut answer) = (0, prompt.to_vec(), Vec::new());
+    while answer.len() < most as usize {
+        let segment = Segment {
+            sequence: SequenceId::from_bits(0),
+            layers: all_layers(),
+            start,
+            tokens: tokens.clone(),
+            hidden: None,
+            open: (start == 0).then(|| Box::new(params.clone())),
+            prefix: Vec::new(),
+            sample: true,
+            absorb: false,
+        };
+        start += u32::try_from(tokens.len()).unwrap();
+        let outputs = stage.step(Step { segments: vec![segment] }).unwrap();
+        let [Ok(SegmentOutput::Sampled(sampled))] = outputs.as_slice() else {
+            panic!("{outputs:?}")
+        };
+        tokens = vec![sampled.token];
+        answer.push(sampled.token);
+    }
+    answer
+}

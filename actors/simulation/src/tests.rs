@@ -1,0 +1,70 @@
+use planaria_config::Strategy;
+
+use super::*;
+
+const SETUP: Setup =
+    Setup { nodes: 4, faults: 4, requests: 4, strategy: Strategy::RingMemoryWeighted, bug: None };
+
+/// Three to five nodes, either strategy, and up to seven faults.
+fn setup(seed: u64) -> Setup {
+    let strategy = match seed / 3 % 2 {
+        0 => Strategy::RingMemoryWeighted,
+        _ => Strategy::Latency,
+    };
+    let (nodes, faults) = ([3, 4, 5][(seed % 3) as usize], [3, 4, 5, 7][(seed / 6 % 4) as usize]);
+    Setup { nodes, faults, strategy, ..SETUP }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    let told = std::env::var(name).ok();
+    told.map_or(default, |told| told.parse().unwrap_or_else(|_| panic!("{name}={told}")))
+}
+
+/// Plays seeds until one is violated; that one, with what happened in it, and how many were played.
+fn violated(
+    seeds: std::ops::Range<u64>,
+    setup: impl Fn(u64) -> Setup,
+) -> (Option<(u64, Outcome)>, u64, u64) {
+    let (mut recoveries, mut tokens) = (0, 0);
+    for seed in seeds {
+        let outcome = World::play(seed, setup(seed));
+        recoveries += u64::from(outcome.recoveries);
+        tokens += outcome.tokens;
+        if outcome.violation.is_some() {
+            return (Some((seed, outcome)), recoveries, tokens);
+        }
+    }
+    (None, recoveries, tokens)
+}
+
+#[test]
+fn whatever_goes_wrong_what_is_always_true_stays_true() {
+    let first = number("PLANARIA_SIMULATED_SEED", 0);
+    let count = number("PLANARIA_SIMULATED_SEEDS", 100);
+    let (found, recoveries, tokens) = violated(first..first + count, setup);
+    if let Some((seed, outcome)) = found {
+        panic!(
+            "seed {seed}: {}\n{}\nto see it again: PLANARIA_SIMULATED_SEED={seed} \
+             PLANARIA_SIMULATED_SEEDS=1 cargo test --release -p planaria-simulation",
+            outcome.violation.unwrap_or_default(),
+            outcome.log.join("\n"),
+        );
+    }
+    println!("{count} seeds from {first} on: {recoveries} recoveries, {tokens} tokens compared");
+    assert!(recoveries > 0 && tokens > 0, "nothing happened");
+}
+
+#[test]
+fn a_seed_is_one_run() {
+    let logs = [(); 2].map(|()| World::play(3, setup(3)).log);
+    assert_eq!(logs[0], logs[1]);
+}
+
+#[test]
+fn every_planted_mistake_is_found() {
+    for bug in [Bug::SkipEpochCheck, Bug::ReplayToken, Bug::ForgetLayer, Bug::LoseWrite] {
+        let (found, ..) = violated(0..1000, |seed| Setup { bug: Some(bug), ..setup(seed) });
+        let (seed, outcome) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
+        println!("{bug:?}: seed {seed}: {}", outcome.violation.unwrap_or_default());
+    }
+}

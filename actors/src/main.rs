@@ -1,5 +1,0 @@
-//! The `planaria` binary.
-
-fn main() -> std::process::ExitCode {
-    planaria_actors::cli::main()
-}
