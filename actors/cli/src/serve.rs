@@ -15,21 +15,18 @@ use planaria_control::discovery::AnnouncementKey;
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::scheduler::placement::Sizing;
-use planaria_control::supervision::Tally;
 use planaria_engine::processor::Processor;
 use planaria_gateway::ApiKey;
 use planaria_gateway::backups::Backups;
 use planaria_gateway::previewer::Previewer;
 use planaria_gateway::served::ServedModels;
 use planaria_gateway::stored_answers::StoredAnswers;
-use planaria_node::catalog::NodeCatalog;
-use planaria_node::context::{Context, Handles};
 use planaria_node::drain::drain;
 use planaria_node::inventory::Inventory;
 use planaria_node::ledger::Memory;
 use planaria_node::node::{Node, NodeArgs, Outcome};
+use planaria_node::parts::{Handles, Parts};
 use planaria_node::router::Router;
-use planaria_node::sequence::RunningSequences;
 use planaria_node::{descriptors, watchdog};
 use planaria_protocol::state::SequenceCounts;
 use planaria_protocol::wire::features::Features;
@@ -126,16 +123,16 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
     let metrics = Arc::new(Metrics::new()?);
     let sequences = handles.sequences.clone();
-    let context = Arc::new(Context {
-        router: Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics)),
-        running: RunningSequences::default(),
+    let parts = Arc::new(Parts {
+        router: Arc::new(Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics))),
+        running: Arc::default(),
         traces,
         me,
         api: api_address,
         memory_bytes: limit,
         processor,
         served: Arc::new(ServedModels::new(settings.models_dir.clone())),
-        settings,
+        settings: Arc::new(settings),
         inventory: watch::Sender::new(Arc::new(inventory)),
         desired: watch::Sender::new(memory.desired),
         endpoint,
@@ -147,40 +144,31 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         recoveries: watch::Sender::default(),
         leaving: watch::Sender::new(false),
         busy: watch::Sender::new(false),
-        restarts: Tally::default(),
+        restarts: Arc::default(),
         metrics,
         handles,
     });
-    let settings = &context.settings;
+    let settings = &parts.settings;
     let previewer = Previewer {
-        view: context.view.subscribe(),
-        plans: context.plans.subscribe(),
+        view: parts.view.subscribe(),
+        plans: parts.plans.subscribe(),
         sizing: Sizing::of(settings),
     };
     let gateway = planaria_gateway::State {
-        generator: Arc::new(context.handles.sequences.clone()),
+        generator: Arc::new(parts.handles.sequences.clone()),
         view: cluster_seen,
-        catalog: Arc::new(NodeCatalog {
-            me: me.node,
-            models_dir: settings.models_dir.clone(),
-            held: context.inventory.subscribe(),
-            wanted: context.desired.subscribe(),
-            view: context.view.subscribe(),
-            cluster: context.cluster.subscribe(),
-            inventory: context.handles.inventory.clone(),
-            desired: context.handles.desired.clone(),
-        }),
+        catalog: Arc::new(parts.catalog()),
         previewer,
-        backups: Backups::of(context.store.clone(), &settings.data_dir),
+        backups: Backups::of(parts.store.clone(), &settings.data_dir),
         stored,
-        metrics: Arc::clone(&context.metrics),
-        traces: context.traces.clone(),
-        models: Arc::clone(&context.served),
+        metrics: Arc::clone(&parts.metrics),
+        traces: parts.traces.clone(),
+        models: Arc::clone(&parts.served),
         api_key,
         allowed_hosts: settings.allowed_hosts.clone(),
         cors_origins: settings.cors_origins.clone(),
         context: settings.context,
-        leaving: context.leaving.subscribe(),
+        leaving: parts.leaving.subscribe(),
         limits: planaria_gateway::Limits {
             connections: planaria_gateway::Limits::default()
                 .connections
@@ -188,27 +176,27 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
             ..planaria_gateway::Limits::default()
         },
     };
-    let args = NodeArgs { context: Arc::clone(&context), api, gateway };
+    let args = NodeArgs { parts: Arc::clone(&parts), api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let mut signals = Signals::listen()?;
     service::ready();
     // Until this function ends.
-    let telling = service::keep_told(context.cluster.subscribe());
+    let telling = service::keep_told(parts.cluster.subscribe());
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
         () = signals.asked() => {}
     }
-    telling.stopping(context.settings.drain_timeout);
+    telling.stopping(parts.settings.drain_timeout);
     tracing::info!(
         "stopping: no request is taken any more, others take over, running answers may end; a second signal \
          ends them, a third one cuts everything"
     );
     tokio::select! {
         outcome = node.ended() => return Ok(outcome),
-        () = drain(&context, context.settings.drain_timeout) => {}
+        () = drain(&parts, parts.settings.drain_timeout) => {}
         () = signals.asked() => tracing::warn!("stopping sooner: running answers end with an error"),
     }
-    context.handles.sequences.shut_down();
+    parts.handles.sequences.shut_down();
     node.stop();
     tokio::select! {
         outcome = node.ended() => Ok(outcome),

@@ -2,10 +2,11 @@
 
 use futures::future::BoxFuture;
 use planaria_config::SequenceId;
+use tokio::sync::mpsc;
+
 pub use planaria_protocol::generation::{
     Event, FinishReason, GenerationError, Request, SubmitError, Token, Until,
 };
-use tokio::sync::mpsc;
 
 /// Whoever can run a generation: the cluster, or a double in tests.
 pub trait Generator: Send + Sync + 'static {

@@ -47,7 +47,6 @@ mod traced;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::previewer::Previewer;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post, put};
@@ -57,17 +56,19 @@ use planaria_telemetry::traces::Traces;
 use planaria_telemetry::wall_clock::unix_seconds;
 use tokio::sync::{Semaphore, watch};
 
-pub use self::auth::{ApiKey, InvalidApiKey};
 use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
 use self::places::Places;
 use self::preparation::Preparations;
-pub use self::server::serve;
 use crate::backups::Backups;
 use crate::generation::Generator;
 use crate::model_list::Catalog;
+use crate::previewer::Previewer;
 use crate::served::ServedModels;
 use crate::stored_answers::StoredAnswers;
+
+pub use self::auth::{ApiKey, InvalidApiKey};
+pub use self::server::serve;
 
 /// What the gateway needs of its node.
 #[derive(Clone)]

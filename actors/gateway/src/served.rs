@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use planaria_config::ModelName;
 use planaria_engine::chat_template::ChatTemplate;
-pub use planaria_engine::model_dir::GenerationDefaults;
 use planaria_engine::model_dir::{Content, ModelDir, ModelError};
 use planaria_engine::tokenizer::Tokenizer;
 use planaria_protocol::desired::map::MOST_WANTED;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
+
+pub use planaria_engine::model_dir::GenerationDefaults;
 
 /// The models of this machine, each read when it is first asked for, or ahead of that if it is to be served.
 #[derive(Debug)]

@@ -23,9 +23,10 @@ use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
-pub use self::recorder::Recorder;
 use self::recorder::Writing;
 use self::shelf::{Place, Shelf, Standing};
+
+pub use self::recorder::Recorder;
 
 type Key = [u8; 16];
 type RowKey = [u8; 20];

@@ -10,20 +10,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::NodeId;
+use planaria_config::{NodeId, Settings};
 use planaria_control::capabilities::{Measured, Measures, micros};
+use planaria_control::membership::View;
 use planaria_control::supervision::Retries;
+use planaria_engine::processor::Processor;
 use planaria_engine::speed::{Device, Probed};
 use planaria_protocol::capabilities::PathSpeed;
 use planaria_protocol::wire::features::ensure;
 use planaria_protocol::wire::{Bulk, ShardReport};
+use planaria_storage::Store;
+use planaria_telemetry::metrics::Metrics;
 use planaria_transport::{Frame, Lane, LinkSender, Path, encode_message};
 use planaria_worker::machine;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 
-use crate::context::Context;
-use crate::ledger;
-use crate::router::Undeliverable;
+use crate::inventory::Inventory;
+use crate::ledger::{self, LedgerHandle};
+use crate::membership::MembershipHandle;
+use crate::router::{Router, Undeliverable};
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 use crate::worker::probe;
@@ -38,6 +44,29 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(300);
 /// to speed on a LAN, and two seconds on a line of a megabit.
 const SAMPLE_FRAMES: u32 = 16;
 const SAMPLE_FRAME_BYTES: usize = 16 << 10;
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// What it remembers of its machine.
+    pub store: Store,
+    /// How its workers log.
+    pub settings: Arc<Settings>,
+    /// How its workers compute on a processor.
+    pub processor: Processor,
+    /// The models on its disk.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The members.
+    pub view: watch::Receiver<View>,
+    /// The links to peers.
+    pub router: Arc<Router>,
+    /// Counts hops.
+    pub metrics: Arc<Metrics>,
+    /// Tells peers.
+    pub membership: MembershipHandle,
+    /// Writes down what was measured.
+    pub ledger: LedgerHandle,
+}
 
 /// Speaks to capabilities.
 #[derive(Debug, Clone)]
@@ -90,7 +119,7 @@ pub struct CapabilitiesActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     measures: Measures,
     /// Peers to which a sample was sent, and by which way.
     sampled: BTreeMap<NodeId, SocketAddr>,
@@ -101,15 +130,15 @@ pub struct State {
 impl Actor for CapabilitiesActor {
     type Msg = CapabilitiesMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<CapabilitiesMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        let remembered = ledger::measured(&context.store);
-        let kernels = context.processor.kernels();
+        let remembered = ledger::measured(&deps.store);
+        let kernels = deps.processor.kernels();
         let measures = Measures::new(machine::chip(), remembered, kernels.as_ref());
         if measures.known().device.is_none() {
             myself.cast(CapabilitiesMessage::Probe)?;
@@ -117,7 +146,7 @@ impl Actor for CapabilitiesActor {
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);
         myself.send_interval(SAMPLE_EVERY, || CapabilitiesMessage::Sample);
         let (sampled, retries) = (BTreeMap::new(), Retries::default());
-        let mut state = State { context, measures, sampled, retries };
+        let mut state = State { deps, measures, sampled, retries };
         // After a restart of this actor alone, links are still up.
         state.look();
         state.tell();
@@ -137,7 +166,7 @@ impl Actor for CapabilitiesActor {
                 state.measures.arrived(node, bytes, within)
             }
             CapabilitiesMessage::Shards(shards) => {
-                let inventory = Arc::clone(&state.context.inventory.borrow());
+                let inventory = Arc::clone(&state.deps.inventory.borrow());
                 let news = state.measures.shards(&shards, &inventory.held());
                 if news {
                     state.remember();
@@ -145,9 +174,10 @@ impl Actor for CapabilitiesActor {
                 news
             }
             CapabilitiesMessage::Probe => {
-                let (inbox, context) = (myself, Arc::clone(&state.context));
+                let (inbox, processor) = (myself, state.deps.processor);
+                let settings = Arc::clone(&state.deps.settings);
                 tokio::spawn(async move {
-                    let probed = probe::measure(&context.settings, context.processor).await;
+                    let probed = probe::measure(&settings, processor).await;
                     // Without an inbox the node is ending.
                     drop(inbox.cast(CapabilitiesMessage::Probed(probed)));
                 });
@@ -177,7 +207,7 @@ impl Actor for CapabilitiesActor {
                 false
             }
             CapabilitiesMessage::Sample => {
-                for link in state.context.router.links() {
+                for link in state.deps.router.links() {
                     send_sample(&link);
                 }
                 false
@@ -192,15 +222,15 @@ impl Actor for CapabilitiesActor {
 
 impl State {
     fn look(&mut self) -> bool {
-        let links = self.context.router.links();
+        let links = self.deps.router.links();
         let node = |link: &LinkSender| link.peer().incarnation.node;
         let round_trips = links.iter().map(|link| (node(link), link.rtt()));
-        let view = self.context.view.borrow().clone();
+        let view = self.deps.view.borrow().clone();
         for link in links.iter().filter(|link| view.member(node(link)).is_some()) {
-            self.context.metrics.hop(&view.name(node(link)), link.rtt() / 2);
+            self.deps.metrics.hop(&view.name(node(link)), link.rtt() / 2);
         }
         let streams = links.iter().map(LinkSender::activation_streams).sum();
-        self.context.metrics.activation_streams(streams);
+        self.deps.metrics.activation_streams(streams);
         let rtts_are_news = self.measures.round_trips(round_trips);
         let paths = links.iter().map(|link| (node(link), link.paths()));
         let paths = paths.filter(|(_, paths)| !paths.is_empty());
@@ -219,12 +249,12 @@ impl State {
     }
 
     fn tell(&self) {
-        self.context.handles.membership.own_capabilities(self.measures.known().clone());
+        self.deps.membership.own_capabilities(self.measures.known().clone());
     }
 
     fn remember(&self) {
         let known = self.measures.known();
-        self.context.handles.ledger.remember_measures(Measured {
+        self.deps.ledger.remember_measures(Measured {
             device: known.device,
             kernels: known.kernels.clone(),
             layer_seconds: known.layer_seconds.clone(),

@@ -6,24 +6,44 @@
 //! asked again once the store is open again.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use planaria_config::ModelName;
+use planaria_config::{ModelName, NodeId};
 use planaria_control::desired::{Action, ChangeError, Desired, Event};
+use planaria_control::scheduler::PlanTable;
 use planaria_protocol::desired::map::{DesiredMap, Entry, Wanted};
 use planaria_protocol::state::ModelState;
+use planaria_storage::Store;
 use planaria_telemetry::wall_clock::unix_millis;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::watch;
 
-use crate::context::Context;
+use crate::inventory::InventoryHandle;
 use crate::ledger;
+use crate::membership::MembershipHandle;
 use crate::slot::Slot;
 use crate::watchdog::{PULSE, at_work};
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
 /// asked should hear of it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The node.
+    pub me: NodeId,
+    /// Where changes are written before they are acknowledged.
+    pub store: Store,
+    /// The plans in force.
+    pub plans: watch::Receiver<PlanTable>,
+    /// What the cluster is to serve, which this actor keeps.
+    pub wanted: watch::Sender<DesiredMap>,
+    /// Tells peers.
+    pub membership: MembershipHandle,
+    /// Looks for files of what is wanted now.
+    pub inventory: InventoryHandle,
+}
 
 /// Speaks to the desired state.
 #[derive(Debug, Clone)]
@@ -78,7 +98,7 @@ pub struct DesiredActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     desired: Desired,
     waiting: BTreeMap<u64, RpcReplyPort<Result<Entry, ChangeError>>>,
     tickets: u64,
@@ -89,18 +109,18 @@ pub struct State {
 impl Actor for DesiredActor {
     type Msg = DesiredMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<DesiredMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(PULSE, || DesiredMessage::Pulse);
-        let map = context.desired.borrow().clone();
-        let desired = Desired::new(context.me.node, unix_millis(), map);
+        let map = deps.wanted.borrow().clone();
+        let desired = Desired::new(deps.me, unix_millis(), map);
         Ok(State {
-            context,
+            deps,
             desired,
             waiting: BTreeMap::new(),
             tickets: 0,
@@ -119,7 +139,7 @@ impl Actor for DesiredActor {
             DesiredMessage::Change(model, wanted, reply) => {
                 state.tickets += 1;
                 state.waiting.insert(state.tickets, reply);
-                let plans = state.context.plans.borrow();
+                let plans = state.deps.plans.borrow();
                 let known = plans.models.get(&model);
                 let again = known.is_some_and(|known| known.state != ModelState::Ready);
                 Event::Change { ticket: state.tickets, model, wanted, again }
@@ -147,7 +167,7 @@ impl State {
             Action::Store { ticket, put, forget } => {
                 let myself = myself.clone();
                 let models = put.iter().map(|(model, _)| model).chain(&forget).cloned().collect();
-                ledger::store_desired(&self.context.store, &put, &forget, move |result| {
+                ledger::store_desired(&self.deps.store, &put, &forget, move |result| {
                     let result = result.map_err(|error| error.to_string());
                     let message = match (ticket, result) {
                         (Some(ticket), result) => DesiredMessage::Stored(ticket, result),
@@ -167,10 +187,10 @@ impl State {
             }
             Action::Publish(map) => {
                 self.log(&map);
-                self.context.desired.send_replace(map.clone());
-                self.context.handles.membership.own_desired(map);
+                self.deps.wanted.send_replace(map.clone());
+                self.deps.membership.own_desired(map);
                 // A new model may have been put into the folder just now.
-                self.context.handles.inventory.look();
+                self.deps.inventory.look();
             }
             Action::Answer { ticket, result } => {
                 if let Some(reply) = self.waiting.remove(&ticket) {
@@ -195,11 +215,11 @@ impl State {
         self.is_waiting_for_the_store = true;
         let myself = myself.clone();
         // Without the actor nobody waits any more.
-        self.context.store.when_ready(move || drop(myself.cast(DesiredMessage::StoreReady)));
+        self.deps.store.when_ready(move || drop(myself.cast(DesiredMessage::StoreReady)));
     }
 
     fn log(&self, map: &DesiredMap) {
-        let before = self.context.desired.borrow();
+        let before = self.deps.wanted.borrow();
         for (model, entry) in map.entries() {
             if before.get(model) == Some(*entry) {
                 continue;

@@ -7,21 +7,37 @@
 
 mod mdns;
 
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use planaria_control::discovery::{Action, Discovery, Event};
+use planaria_config::Incarnation;
+use planaria_control::discovery::{Action, AnnouncementKey, Discovery, Event};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
-use crate::context::Context;
 use crate::discovery::mdns::Mdns;
+use crate::links::LinksHandle;
 use crate::watchdog::{PULSE, at_work};
 
 /// The wait before mDNS that ended is started again: whatever the system had against it will not
 /// have changed sooner.
 const START_AGAIN: Duration = Duration::from_secs(30);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// Where it takes links.
+    pub listen: SocketAddr,
+    /// What its announcements are tagged with.
+    pub announcing: AnnouncementKey,
+    /// Whether it announces itself, and listens, at all.
+    pub mdns: bool,
+    /// Dial who is found.
+    pub links: LinksHandle,
+}
 
 /// What discovery is told.
 #[derive(Debug)]
@@ -43,7 +59,7 @@ pub struct DiscoveryActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     discovery: Discovery,
     mdns: Option<Mdns>,
     tasks: JoinSet<()>,
@@ -52,20 +68,19 @@ pub struct State {
 impl Actor for DiscoveryActor {
     type Msg = DiscoveryMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<DiscoveryMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        if context.settings.mdns {
+        if deps.mdns {
             myself.cast(DiscoveryMessage::Start)?;
         }
         myself.send_interval(PULSE, || DiscoveryMessage::Pulse);
-        let listen = context.endpoint.local_addr();
-        let discovery = Discovery::new(context.me, listen, context.announcing.clone());
-        Ok(State { context, discovery, mdns: None, tasks: JoinSet::new() })
+        let discovery = Discovery::new(deps.me, deps.listen, deps.announcing.clone());
+        Ok(State { deps, discovery, mdns: None, tasks: JoinSet::new() })
     }
 
     async fn handle(
@@ -98,7 +113,7 @@ impl Actor for DiscoveryActor {
 
 impl State {
     fn start(&mut self, myself: &ActorRef<DiscoveryMessage>) {
-        let listen = self.context.endpoint.local_addr();
+        let listen = self.deps.listen;
         let properties = self.discovery.properties();
         match Mdns::start(listen, &self.discovery.label(), properties) {
             Ok((mdns, heard)) => {
@@ -129,7 +144,7 @@ impl State {
         match action {
             Action::Learn(incarnation, addresses) => {
                 tracing::debug!(peer = %incarnation, ?addresses, "found a node by mDNS");
-                self.context.handles.links.announced(incarnation, addresses);
+                self.deps.links.announced(incarnation, addresses);
             }
             Action::Ignore(name, why) => {
                 tracing::debug!(name, %why, "ignored what was announced by mDNS");

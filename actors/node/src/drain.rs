@@ -10,24 +10,24 @@ use planaria_control::scheduler::PlanTable;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::context::Context;
+use crate::parts::Parts;
 
 /// Refuses new requests, tells the cluster that this node is leaving, and waits until others hold what it held,
 /// no sequence passes through it any more, and those of its own clients have ended. Gives up after `patience`,
 /// and on what nobody else can hold as soon as nobody uses it.
-pub async fn drain(context: &Context, patience: Duration) {
-    context.leaving.send_replace(true);
+pub async fn drain(node: &Parts, patience: Duration) {
+    node.leaving.send_replace(true);
     // What it admitted is in the view before it is leaving there.
-    if !context.handles.sequences.refuse().await {
+    if !node.handles.sequences.refuse().await {
         tracing::warn!("sequences do not say that they refuse requests");
     }
-    context.handles.membership.own_leaving();
+    node.handles.membership.own_leaving();
     let watched = Watched {
-        plans: context.plans.subscribe(),
-        view: context.view.subscribe(),
-        busy: context.busy.subscribe(),
+        plans: node.plans.subscribe(),
+        view: node.view.subscribe(),
+        busy: node.busy.subscribe(),
     };
-    match timeout(patience, handed_over(context.me.node, watched)).await {
+    match timeout(patience, handed_over(node.me.node, watched)).await {
         Ok(Holds::Stuck(models)) => tracing::warn!(?models, "nobody can take over"),
         Ok(_) => tracing::info!("nothing depends on this node any more"),
         Err(_) => tracing::warn!(

@@ -18,7 +18,7 @@ use planaria_engine::model_dir::{
 };
 use planaria_protocol::wire::HeldModel;
 
-pub use actor::{InventoryActor, InventoryHandle, InventoryMessage};
+pub use actor::{Deps, InventoryActor, InventoryHandle, InventoryMessage};
 
 /// What was in the models folder at one look.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -19,7 +19,6 @@ use planaria_transport::Identity;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use thiserror::Error;
 
-use crate::context::Context;
 use crate::inventory::Sums;
 use crate::slot::Slot;
 use crate::watchdog::{PULSE, at_work};
@@ -210,6 +209,13 @@ pub(crate) fn store_desired(
     store.commit_then(batch, then);
 }
 
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The store that it writes to.
+    pub store: Store,
+}
+
 /// Speaks to the ledger.
 #[derive(Debug, Clone)]
 pub struct LedgerHandle(pub(crate) Slot<LedgerMessage>);
@@ -268,7 +274,7 @@ pub struct LedgerActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     /// The newest of what it was told to remember: a plan of each model.
     plans: BTreeMap<ModelName, Arc<Plan>>,
     measured: Measured,
@@ -279,16 +285,16 @@ pub struct State {
 impl Actor for LedgerActor {
     type Msg = LedgerMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<LedgerMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(PULSE, || LedgerMessage::Pulse);
         let (plans, refused) = (BTreeMap::new(), BTreeSet::new());
-        Ok(State { context, plans, measured: Measured::default(), refused })
+        Ok(State { deps, plans, measured: Measured::default(), refused })
     }
 
     async fn handle(
@@ -314,7 +320,7 @@ impl Actor for LedgerActor {
                 if state.refused.is_empty() {
                     // Without the actor nobody waits any more.
                     let ready = move || drop(myself.cast(LedgerMessage::StoreReady));
-                    state.context.store.when_ready(ready);
+                    state.deps.store.when_ready(ready);
                 }
                 state.refused.insert(what);
             }
@@ -336,7 +342,7 @@ impl State {
             batch.remove(&SUMS, sum_key(place).as_str());
         }
         batch.put(&SUMS, sum_key(stamp.place()).as_str(), &(stamp, sum));
-        self.context.store.commit_then(batch, |result| {
+        self.deps.store.commit_then(batch, |result| {
             if let Err(error) = result {
                 tracing::debug!(%error, "what weights sum up to could not be stored");
             }
@@ -356,7 +362,7 @@ impl State {
             }
         }
         let myself = myself.clone();
-        self.context.store.commit_then(batch, move |result| match result {
+        self.deps.store.commit_then(batch, move |result| match result {
             Ok(()) => {}
             // It would be refused again.
             Err(error @ (CommitError::Encode { .. } | CommitError::TooLarge { .. })) => {

@@ -6,7 +6,6 @@
 mod alarm;
 pub mod capabilities;
 pub mod catalog;
-pub mod context;
 pub mod descriptors;
 pub mod desired;
 pub mod discovery;
@@ -18,6 +17,7 @@ pub mod ledger;
 pub mod links;
 pub mod membership;
 pub mod node;
+pub mod parts;
 #[cfg(test)]
 mod recorded;
 pub mod router;

@@ -15,15 +15,19 @@ use std::time::{Duration, Instant};
 use planaria_config::{Incarnation, NodeId, PeerAddress};
 use planaria_control::dialing::{Dialed, Dialing, Target, keep_new};
 use planaria_telemetry::rare_log::RareLogs;
-use planaria_transport::{DialError, Link, LinkSender, Refused};
+use planaria_transport::{DialError, Endpoint, Link, LinkSender, Refused};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinSet;
 
-use crate::context::Context;
+use crate::capabilities::CapabilitiesHandle;
 use crate::essential::Essential;
+use crate::membership::MembershipHandle;
+use crate::router::Router;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 use peer::{PeerActor, PeerArgs};
+
+pub use peer::Deps as PeerDeps;
 
 /// How often due dials are looked for.
 const TICK: Duration = Duration::from_millis(100);
@@ -35,6 +39,25 @@ const LINGER: Duration = Duration::from_secs(2);
 /// Callers that are refused and have log lines of their own; all others share theirs. More than an operator
 /// sets up at once with a wrong key.
 const REFUSED_CALLERS: usize = 32;
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// Where links come from.
+    pub endpoint: Endpoint,
+    /// Addresses that are dialed at first.
+    pub join: Vec<PeerAddress>,
+    /// Sends by the links.
+    pub router: Arc<Router>,
+    /// Hears of links that come and go.
+    pub membership: MembershipHandle,
+    /// Measures new links.
+    pub capabilities: CapabilitiesHandle,
+    /// What each peer's actor needs.
+    pub peer: peer::Deps,
+}
 
 /// Speaks to links.
 #[derive(Debug, Clone)]
@@ -80,7 +103,7 @@ pub struct LinksActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     dialing: Dialing,
     peers: BTreeMap<NodeId, Connected>,
     /// By where they come from and what is wrong with them.
@@ -99,15 +122,15 @@ struct Connected {
 impl Actor for LinksActor {
     type Msg = LinksMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<LinksMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         let mut tasks = JoinSet::new();
-        let endpoint = context.endpoint.clone();
+        let endpoint = deps.endpoint.clone();
         let inbox = myself.clone();
         let essential = Essential::to(myself.get_cell());
         tasks.spawn(async move {
@@ -123,10 +146,10 @@ impl Actor for LinksActor {
             }
         });
         myself.send_interval(TICK, || LinksMessage::Tick);
-        let seeds = context.settings.join.clone();
-        let dialing = Dialing::new(context.me.node, context.endpoint.local_addr().ip(), seeds);
+        let seeds = deps.join.clone();
+        let dialing = Dialing::new(deps.me.node, deps.endpoint.local_addr().ip(), seeds);
         let refusals = RareLogs::new(REFUSED_CALLERS);
-        Ok(State { context, dialing, peers: BTreeMap::new(), refusals, tasks })
+        Ok(State { deps, dialing, peers: BTreeMap::new(), refusals, tasks })
     }
 
     async fn handle(
@@ -203,7 +226,7 @@ impl State {
     fn dial_due(&mut self, myself: &ActorRef<LinksMessage>) {
         while self.tasks.try_join_next().is_some() {}
         for target in self.dialing.due(Instant::now()) {
-            let endpoint = self.context.endpoint.clone();
+            let endpoint = self.deps.endpoint.clone();
             let inbox = myself.clone();
             self.tasks.spawn(async move {
                 let message = match dial(&endpoint, &target).await {
@@ -222,7 +245,7 @@ impl State {
         target: Option<Target>,
         link: Link,
     ) {
-        let me = self.context.me;
+        let me = self.deps.me;
         let incarnation = link.peer().incarnation;
         if let Some(target) = &target {
             self.dialing.reached(target, incarnation.node);
@@ -239,7 +262,7 @@ impl State {
             sender.close(reason);
             return;
         }
-        let args = PeerArgs { context: Arc::clone(&self.context), link: sender.clone(), receiver };
+        let args = PeerArgs { deps: self.deps.peer.clone(), link: sender.clone(), receiver };
         let peer = match Actor::spawn_linked(None, PeerActor, args, myself.get_cell()).await {
             Ok((peer, _)) => peer,
             Err(error) => {
@@ -264,13 +287,13 @@ impl State {
             // Two that dialed each other at once have told each other nothing that matters yet. But whoever
             // dials again later has lost the link that there was, and with it what was on its way.
             if former != incarnation || old.since.elapsed() > LINGER {
-                self.context.handles.membership.link_down(former);
+                self.deps.membership.link_down(former);
             }
         }
         self.dialing.linked(Instant::now(), incarnation, sender.address());
-        self.context.router.add_link(sender.clone());
-        self.context.handles.membership.link_up(sender);
-        self.context.handles.capabilities.link_up();
+        self.deps.router.add_link(sender.clone());
+        self.deps.membership.link_up(sender);
+        self.deps.capabilities.link_up();
     }
 
     /// Closes a link that another one replaces, once what is on its way has arrived.
@@ -297,8 +320,8 @@ impl State {
         let incarnation = connected.link.peer().incarnation;
         connected.link.close("its actor ended");
         self.dialing.unlinked(Instant::now(), incarnation.node);
-        self.context.router.remove_link(&connected.link);
-        self.context.handles.membership.link_down(incarnation);
+        self.deps.router.remove_link(&connected.link);
+        self.deps.membership.link_down(incarnation);
     }
 }
 

@@ -3,31 +3,38 @@
 //! Parent: root. Children: none. Others tell it what changed on this node; it tells peers at
 //! once, and again every second. When it dies, peers answer and report again within a second.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
+use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
 use planaria_control::membership::swim::{self, Swim};
 use planaria_control::membership::{Event, Members, View};
+use planaria_control::supervision::Tally;
 use planaria_protocol::capabilities::Capabilities;
 use planaria_protocol::desired::DesiredMap;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::{NodeState, SequenceCounts};
 use planaria_protocol::wire::features::{Features, ensure};
 use planaria_protocol::wire::{Control, HeldModel, Report, ShardReport};
-use planaria_telemetry::metrics::Suspicion;
+use planaria_telemetry::metrics::{Metrics, Suspicion};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use crate::alarm::Alarm;
-use crate::context::Context;
-use crate::router::Undeliverable;
+use crate::capabilities::CapabilitiesHandle;
+use crate::desired::DesiredHandle;
+use crate::inventory::Inventory;
+use crate::links::LinksHandle;
+use crate::router::{Router, Undeliverable};
+use crate::scheduler::SchedulerHandle;
+use crate::sequence::{RunningSequences, SequencesHandle};
 use crate::slot::Slot;
 use crate::watchdog::at_work;
+use crate::worker::WorkersHandle;
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
 /// far too seldom to matter to a network.
@@ -40,6 +47,49 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How long a node that leaves waits for its farewell to be sent: a datagram is gone in a fraction
 /// of it.
 const FAREWELL: Duration = Duration::from_millis(50);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// Its name.
+    pub name: String,
+    /// The layers that its settings pin it to.
+    pub pins: BTreeMap<ModelName, LayerRange>,
+    /// Where it takes links.
+    pub listen: SocketAddr,
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// Memory that it offers, in bytes.
+    pub memory_bytes: u64,
+    /// The models on its disk.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// What it is to serve.
+    pub wanted: watch::Receiver<DesiredMap>,
+    /// The members, which this actor keeps.
+    pub view: watch::Sender<View>,
+    /// The sequences of its clients.
+    pub running: Arc<RunningSequences>,
+    /// How often its parts were started again.
+    pub restarts: Arc<Tally>,
+    /// Counts suspicions; knows how many tokens were given.
+    pub metrics: Arc<Metrics>,
+    /// The links to peers.
+    pub router: Arc<Router>,
+    /// Dial whom others know.
+    pub links: LinksHandle,
+    /// Hears what its shards do.
+    pub capabilities: CapabilitiesHandle,
+    /// Hears what peers want served.
+    pub desired: DesiredHandle,
+    /// Hears of members.
+    pub scheduler: SchedulerHandle,
+    /// Hears of members.
+    pub workers: WorkersHandle,
+    /// Hears of members.
+    pub sequences: SequencesHandle,
+}
 
 /// Speaks to membership.
 #[derive(Debug, Clone)]
@@ -168,7 +218,7 @@ pub struct MembershipActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     swim: Swim,
     /// Wakes SWIM.
     alarm: Alarm,
@@ -183,30 +233,30 @@ pub struct State {
 impl Actor for MembershipActor {
     type Msg = MembershipMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<MembershipMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        let address = context.endpoint.local_addr();
-        let inventory = context.inventory.borrow().clone();
-        let desired = context.desired.borrow().clone();
+        let address = deps.listen;
+        let inventory = deps.inventory.borrow().clone();
+        let desired = deps.wanted.borrow().clone();
         let mut state = State {
             gathers: None,
             refused: BTreeSet::new(),
-            swim: Swim::new(Instant::now(), context.me, rand::random()),
+            swim: Swim::new(Instant::now(), deps.me, rand::random()),
             alarm: Alarm::default(),
-            members: Members::new(context.me, address),
+            members: Members::new(deps.me, address),
             own: Report {
-                name: context.settings.name.clone(),
+                name: deps.name.clone(),
                 features: Features::understood(),
                 pid: std::process::id(),
                 port: address.port(),
-                api: Some(context.api),
-                memory_bytes: context.memory_bytes,
-                pins: context.settings.pins.iter().cloned().collect(),
+                api: Some(deps.api),
+                memory_bytes: deps.memory_bytes,
+                pins: deps.pins.clone(),
                 desired,
                 models: inventory.held(),
                 unusable: inventory.unusable(),
@@ -217,14 +267,14 @@ impl Actor for MembershipActor {
                 neighbours: Vec::new(),
                 capabilities: Capabilities::default(),
                 leaving: false,
-                restarts: context.restarts.all(),
-                generated_tokens: context.metrics.generated_tokens(),
-                running: Some(context.running.all()),
+                restarts: deps.restarts.all(),
+                generated_tokens: deps.metrics.generated_tokens(),
+                running: Some(deps.running.all()),
             },
-            context,
+            deps,
         };
         // After a restart of this actor alone, links are still up.
-        for link in state.context.router.links() {
+        for link in state.deps.router.links() {
             state.linked(&myself, &link);
         }
         state.take([Event::Own(state.own.clone())]);
@@ -264,20 +314,20 @@ impl Actor for MembershipActor {
             MembershipMessage::Reported(from, report) => {
                 // It may have moved and taken the link along, and this actor may have started too
                 // late to be told of the link.
-                let link = state.context.router.link(from.node);
+                let link = state.deps.router.link(from.node);
                 if let Some(link) = link.filter(|link| link.peer().incarnation == from) {
                     state.linked(&myself, &link);
                 }
-                let was_alive = state.context.view.borrow().is_alive(from);
+                let was_alive = state.deps.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
                 state.take([Event::Reported(from, report)]);
-                if !was_alive && state.context.view.borrow().is_alive(from) {
+                if !was_alive && state.deps.view.borrow().is_alive(from) {
                     // So that those who know this node learn of each other at once.
                     state.tell_everybody();
                 }
             }
             MembershipMessage::OwnShards(shards) => {
-                state.context.handles.capabilities.own_shards(shards.clone());
+                state.deps.capabilities.own_shards(shards.clone());
                 state.own.shards = shards;
                 match &mut state.gathers {
                     Some(changed) => *changed = true,
@@ -326,8 +376,8 @@ impl Actor for MembershipActor {
                 state.take([Event::Tick]);
                 state.catch_up_on_links(&myself);
                 state.leave_overtaken();
-                state.own.restarts = state.context.restarts.all();
-                state.own.generated_tokens = state.context.metrics.generated_tokens();
+                state.own.restarts = state.deps.restarts.all();
+                state.own.generated_tokens = state.deps.metrics.generated_tokens();
                 state.tell_everybody();
             }
         }
@@ -345,7 +395,7 @@ impl State {
 
     /// What links tell while this actor starts may be lost.
     fn catch_up_on_links(&mut self, myself: &ActorRef<MembershipMessage>) {
-        let links = self.context.router.links();
+        let links = self.deps.router.links();
         for link in &links {
             if !self.members.is_linked(link.peer().incarnation) {
                 self.linked(myself, link);
@@ -361,7 +411,7 @@ impl State {
     /// Makes room for links to the later lives.
     fn leave_overtaken(&self) {
         for life in self.members.overtaken() {
-            let link = self.context.router.link(life.node);
+            let link = self.deps.router.link(life.node);
             if let Some(link) = link.filter(|link| link.peer().incarnation == life) {
                 link.close(
                     "a later life of this node is a member: it was started again, or its data \
@@ -383,7 +433,7 @@ impl State {
             match action {
                 swim::Action::Send { to, datagram } => self.send(to, datagram),
                 swim::Action::Doubt(node) => {
-                    if let Some(link) = self.context.router.link(node) {
+                    if let Some(link) = self.deps.router.link(node) {
                         link.doubt();
                     }
                 }
@@ -399,7 +449,7 @@ impl State {
     }
 
     fn send(&self, to: NodeId, datagram: Bytes) {
-        let Some(link) = self.context.router.link(to) else {
+        let Some(link) = self.deps.router.link(to) else {
             return;
         };
         if let Err(error) = link.try_send_datagram(datagram) {
@@ -418,8 +468,8 @@ impl State {
             return;
         };
         match member.state {
-            NodeState::Alive => self.context.metrics.suspicion(Suspicion::Dispelled),
-            NodeState::Down => self.context.metrics.suspicion(Suspicion::Confirmed),
+            NodeState::Alive => self.deps.metrics.suspicion(Suspicion::Dispelled),
+            NodeState::Down => self.deps.metrics.suspicion(Suspicion::Confirmed),
             NodeState::Suspect | NodeState::Left => {}
         }
     }
@@ -438,27 +488,26 @@ impl State {
             return;
         };
         for member in view.all() {
-            let before = self.context.view.borrow().state_of(member.incarnation.node);
+            let before = self.deps.view.borrow().state_of(member.incarnation.node);
             if before != Some((member.incarnation, member.state)) {
                 self.count_suspicion(before, member);
                 tracing::info!(peer = %member.incarnation, name = view.name(member.incarnation.node),
                     address = %member.address, state = ?member.state, "member");
             }
         }
-        self.context.router.members(&view);
-        self.context.view.send_replace(view.clone());
-        let handles = &self.context.handles;
-        handles.links.learn(addresses(&view, self.context.me.node));
-        handles.scheduler.members(view.clone());
-        handles.workers.members(view.clone());
-        handles.sequences.members(view);
+        self.deps.router.members(&view);
+        self.deps.view.send_replace(view.clone());
+        self.deps.links.learn(addresses(&view, self.deps.me.node));
+        self.deps.scheduler.members(view.clone());
+        self.deps.workers.members(view.clone());
+        self.deps.sequences.members(view);
     }
 
     /// Passes on what a peer wants served, or refuses it.
     fn hear_desired(&mut self, from: Incarnation, mut report: Report) -> Report {
         match report.desired.check() {
             Ok(()) if report.desired != self.own.desired => {
-                self.context.handles.desired.heard(report.desired.clone());
+                self.deps.desired.heard(report.desired.clone());
             }
             Ok(()) => {}
             Err(reason) => {
@@ -472,15 +521,15 @@ impl State {
     }
 
     fn tell_everybody(&mut self) {
-        let view = self.context.view.borrow().clone();
-        self.own.running = Some(self.context.running.all());
+        let view = self.deps.view.borrow().clone();
+        self.own.running = Some(self.deps.running.all());
         self.own.neighbours = view
             .alive()
-            .filter(|member| member.incarnation != self.context.me)
+            .filter(|member| member.incarnation != self.deps.me)
             .map(|member| (member.incarnation.node, member.address))
             .collect();
         self.take([Event::Own(self.own.clone())]);
-        self.report_to(&self.context.router.links());
+        self.report_to(&self.deps.router.links());
     }
 
     fn report_to(&self, links: &[LinkSender]) {

@@ -13,7 +13,6 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
 use crate::capabilities::CapabilitiesActor;
-use crate::context::Context;
 use crate::desired::DesiredActor;
 use crate::discovery::DiscoveryActor;
 use crate::gateway_actor::{GatewayActor, GatewayArgs};
@@ -21,6 +20,7 @@ use crate::inventory::InventoryActor;
 use crate::ledger::LedgerActor;
 use crate::links::LinksActor;
 use crate::membership::MembershipActor;
+use crate::parts::Parts;
 use crate::scheduler::SchedulerActor;
 use crate::sequence::SequencesActor;
 use crate::worker::WorkersActor;
@@ -46,8 +46,8 @@ pub enum Outcome {
 
 /// What a node starts from.
 pub struct NodeArgs {
-    /// Everything its parts share.
-    pub context: Arc<Context>,
+    /// All of it.
+    pub parts: Arc<Parts>,
     /// Where the API listens.
     pub api: TcpListener,
     /// What the API needs.
@@ -178,56 +178,67 @@ impl RootState {
             return Ok(());
         };
         let root = myself.get_cell();
-        let context = Arc::clone(&self.args.context);
-        let handles = context.handles.clone();
+        let parts = Arc::clone(&self.args.parts);
+        let handles = &parts.handles;
         let cell = match child.row.actor {
             "ledger" => {
-                let (actor, _) = Actor::spawn_linked(None, LedgerActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, LedgerActor, parts.for_ledger(), root).await?;
                 handles.ledger.0.fill(actor.clone());
                 actor.get_cell()
             }
             "links" => {
-                let (actor, _) = Actor::spawn_linked(None, LinksActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, LinksActor, parts.for_links(), root).await?;
                 handles.links.0.fill(actor.clone());
                 actor.get_cell()
             }
             "discovery" => {
-                let (actor, _) = Actor::spawn_linked(None, DiscoveryActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, DiscoveryActor, parts.for_discovery(), root).await?;
                 actor.get_cell()
             }
             "membership" => {
-                let (actor, _) = Actor::spawn_linked(None, MembershipActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, MembershipActor, parts.for_membership(), root)
+                        .await?;
                 handles.membership.0.fill(actor.clone());
                 actor.get_cell()
             }
             "capabilities" => {
                 let (actor, _) =
-                    Actor::spawn_linked(None, CapabilitiesActor, context, root).await?;
+                    Actor::spawn_linked(None, CapabilitiesActor, parts.for_capabilities(), root)
+                        .await?;
                 handles.capabilities.0.fill(actor.clone());
                 actor.get_cell()
             }
             "scheduler" => {
-                let (actor, _) = Actor::spawn_linked(None, SchedulerActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, SchedulerActor, parts.for_scheduler(), root).await?;
                 handles.scheduler.0.fill(actor.clone());
                 actor.get_cell()
             }
             "workers" => {
-                let (actor, _) = Actor::spawn_linked(None, WorkersActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, WorkersActor, parts.for_workers(), root).await?;
                 handles.workers.0.fill(actor.clone());
                 actor.get_cell()
             }
             "sequences" => {
-                let (actor, _) = Actor::spawn_linked(None, SequencesActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, SequencesActor, parts.for_sequences(), root).await?;
                 handles.sequences.0.fill(actor.clone());
                 actor.get_cell()
             }
             "inventory" => {
-                let (actor, _) = Actor::spawn_linked(None, InventoryActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, InventoryActor, parts.for_inventory(), root).await?;
                 handles.inventory.0.fill(actor.clone());
                 actor.get_cell()
             }
             "desired" => {
-                let (actor, _) = Actor::spawn_linked(None, DesiredActor, context, root).await?;
+                let (actor, _) =
+                    Actor::spawn_linked(None, DesiredActor, parts.for_desired(), root).await?;
                 handles.desired.0.fill(actor.clone());
                 actor.get_cell()
             }
@@ -253,7 +264,7 @@ impl RootState {
         tracing::error!(actor = dead.actor, how, lost = dead.lost, "a part of the node died");
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
-                self.args.context.restarts.count(dead);
+                self.args.parts.restarts.count(dead);
                 let down = restart_range(dead.policy, index, self.children.len());
                 self.stop(down.clone()).await;
                 myself.send_after(wait, move || RootMessage::StartFrom(down.start));
@@ -281,9 +292,9 @@ impl RootState {
         // Those who need others stop first; then the others are told, while there are links.
         let membership = self.children.iter().position(|child| child.row.actor == "membership");
         self.stop(membership.map_or(0, |at| at + 1)..self.children.len()).await;
-        self.args.context.handles.membership.leave().await;
+        self.args.parts.handles.membership.leave().await;
         self.stop(0..self.children.len()).await;
-        self.args.context.endpoint.close("the node is shutting down").await;
+        self.args.parts.endpoint.close("the node is shutting down").await;
         if let Some(tell) = self.outcome.take() {
             // Whoever started the node may not care how it ends.
             drop(tell.send(outcome));

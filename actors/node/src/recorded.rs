@@ -12,12 +12,6 @@ use std::path::PathBuf;
 use planaria_config::{NodeId, SequenceId, Strategy};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::speed::{Accelerator, Device, Kernels};
-use planaria_storage::Store;
-use planaria_transport::{decode_message, encode_message};
-use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
-
-use crate::ledger::{self, Memory};
 use planaria_gateway::stored_answers::{Outcome, StoredAnswers};
 use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
 use planaria_protocol::generation::{FinishReason, GenerationError};
@@ -25,6 +19,12 @@ use planaria_protocol::plan::Plan;
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::features::Features;
 use planaria_protocol::wire::{Bulk, Control, DataHeader, NotPrepared};
+use planaria_storage::Store;
+use planaria_transport::{decode_message, encode_message};
+use serde::de::{DeserializeOwned, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::ledger::{self, Memory};
 
 /// Any message, as it lies in its bytes.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,27 +6,57 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, NodeId};
-use planaria_control::cluster_view::{ClusterView, assemble};
+use planaria_config::{Epoch, Incarnation, NodeId, Settings};
+use planaria_control::cluster_view::{ClusterView, RecoveryView, assemble};
 use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
 use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_control::scheduler::placement::Sizing;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::NotPrepared;
+use planaria_storage::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 
-use crate::context::Context;
-use crate::ledger;
-use crate::membership::send_control;
-use crate::router::Undeliverable;
+use crate::ledger::{self, LedgerHandle};
+use crate::membership::{MembershipHandle, send_control};
+use crate::router::{Router, Undeliverable};
 use crate::slot::Slot;
 use crate::watchdog::at_work;
+use crate::worker::WorkersHandle;
 
 /// How often deadlines are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
 /// What is in force is told when all events that wait are taken in, and at the latest after this time.
 const PUBLISH: Duration = Duration::from_millis(50);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// How this node plans.
+    pub settings: Arc<Settings>,
+    /// The plans that it followed in a former life.
+    pub store: Store,
+    /// The members.
+    pub view: watch::Receiver<View>,
+    /// What its sequences have been through.
+    pub recoveries: watch::Receiver<Vec<RecoveryView>>,
+    /// The plans in force, which this actor keeps.
+    pub plans: watch::Sender<PlanTable>,
+    /// The cluster as clients see it, which this actor keeps.
+    pub cluster: watch::Sender<Arc<ClusterView>>,
+    /// Lets frames travel under plans.
+    pub router: Arc<Router>,
+    /// Writes down plans.
+    pub ledger: LedgerHandle,
+    /// Tells peers of plans.
+    pub membership: MembershipHandle,
+    /// Load what plans ask for.
+    pub workers: WorkersHandle,
+}
 
 /// Speaks to the scheduler.
 #[derive(Debug, Clone)]
@@ -88,7 +118,7 @@ pub struct SchedulerActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     scheduler: Scheduler,
     view: View,
     /// What the other parts were last told: the plans in force, and the highest epoch.
@@ -103,24 +133,23 @@ pub struct State {
 impl Actor for SchedulerActor {
     type Msg = SchedulerMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<SchedulerMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        let settings = &context.settings;
+        let settings = &deps.settings;
         let sizing = Sizing::of(settings);
         // The worker gives up first and says why; the scheduler waits longer, for nodes that say nothing.
         let load = settings.load_timeout + Duration::from_secs(5);
         let patience = Patience::with(load, settings.replan_after);
-        let scheduler =
-            Scheduler::new(context.me.node, sizing, patience, &ledger::plans(&context.store));
-        let view = context.view.borrow().clone();
+        let scheduler = Scheduler::new(deps.me.node, sizing, patience, &ledger::plans(&deps.store));
+        let view = deps.view.borrow().clone();
         let known = (Vec::new(), None);
         let mut state = State {
-            context,
+            deps,
             scheduler,
             view: View::default(),
             known,
@@ -175,26 +204,26 @@ impl State {
                     let plan = Arc::new(*plan);
                     tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
                     // Frames under this plan can come before the news that it is in force.
-                    self.context.router.prepare(&plan);
-                    self.context.handles.workers.load(plan);
+                    self.deps.router.prepare(&plan);
+                    self.deps.workers.load(plan);
                 }
                 Action::Abandon(epoch) => {
                     tracing::info!(%epoch, "what was prepared is not needed");
-                    self.context.router.abort(epoch);
-                    self.context.handles.workers.abort(epoch);
+                    self.deps.router.abort(epoch);
+                    self.deps.workers.abort(epoch);
                 }
                 Action::Adopt(plan) => {
                     tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
-                    self.context.handles.ledger.remember_plan(Arc::new(*plan));
+                    self.deps.ledger.remember_plan(Arc::new(*plan));
                 }
                 Action::Foresee(foresight) => {
                     let inbox = myself.clone();
-                    let context = Arc::clone(&self.context);
+                    let deps = self.deps.clone();
                     tokio::task::spawn_blocking(move || {
                         let (number, failovers) = (foresight.number, foresight.failovers());
-                        if context.settings.standby {
-                            let shards = foresight.standby(context.me.node, &failovers);
-                            context.handles.workers.standby(shards);
+                        if deps.settings.standby {
+                            let shards = foresight.standby(deps.me.node, &failovers);
+                            deps.workers.standby(shards);
                         }
                         // Without an inbox the node is ending.
                         let foreseen = Event::Foreseen { number, failovers };
@@ -207,7 +236,7 @@ impl State {
     }
 
     fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
-        if to == self.context.me.node {
+        if to == self.deps.me.node {
             let event = match message {
                 Message::Prepare(plan) => Event::Prepare { from: to, plan: Box::new(plan) },
                 Message::Prepared(epoch, result) => Event::Prepared { from: to, epoch, result },
@@ -218,7 +247,7 @@ impl State {
             drop(myself.cast(SchedulerMessage::Event(event)));
             return;
         }
-        let sent = match self.context.router.link(to) {
+        let sent = match self.deps.router.link(to) {
             Some(link) => send_control(&link, &message.into()),
             None => Err(Undeliverable::NoLink(to)),
         };
@@ -236,13 +265,13 @@ impl State {
     fn follow(&mut self) {
         let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
         // Always: a node that was lost for a moment may be back, or the news came before its first report.
-        self.context.router.follow(in_force.iter());
+        self.deps.router.follow(in_force.iter());
         let known = (in_force, Some(self.scheduler.highest()));
         if known.0 != self.known.0 {
-            self.context.handles.workers.in_force(known.0.clone());
+            self.deps.workers.in_force(known.0.clone());
         }
         if known != self.known {
-            self.context.handles.membership.own_plans(known.0.clone(), known.1);
+            self.deps.membership.own_plans(known.0.clone(), known.1);
             self.known = known;
         }
     }
@@ -250,11 +279,11 @@ impl State {
     fn publish(&mut self) {
         self.unpublished = None;
         let table = self.scheduler.plan_table();
-        let Context { me, settings, recoveries, .. } = &*self.context;
+        let Deps { me, settings, recoveries, .. } = &self.deps;
         let recoveries = recoveries.borrow().clone();
         let cluster: ClusterView = assemble(*me, settings, &self.view, &table, recoveries);
-        self.context.plans.send_if_modified(|known| replace(known, table));
-        self.context.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
+        self.deps.plans.send_if_modified(|known| replace(known, table));
+        self.deps.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
     }
 }
 

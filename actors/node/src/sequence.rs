@@ -8,6 +8,7 @@ mod actor;
 mod client;
 mod places;
 
+pub use actor::Deps as SequenceDeps;
 pub use places::RunningSequences;
 
 use std::collections::BTreeMap;
@@ -16,7 +17,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use planaria_config::{ModelName, SequenceId};
+use planaria_control::cluster_view::RecoveryView;
 use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
 use planaria_gateway::generation::{Generation, Generator};
 use planaria_pipeline::sequence::admission::{Admission, Admitted, Requests};
 use planaria_pipeline::sequence::machine::Event;
@@ -26,12 +29,12 @@ use planaria_protocol::generation::{Event as Told, GenerationError, Request, Sub
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::{ModelState, SequenceCounts};
 use planaria_protocol::wire::DataHeader;
-use planaria_telemetry::metrics::RecoveryTimes;
+use planaria_telemetry::metrics::{Metrics, RecoveryTimes};
 use planaria_telemetry::wall_clock::unix_millis;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use crate::context::Context;
+use crate::membership::MembershipHandle;
 use crate::sequence::actor::{SequenceActor, SequenceArgs};
 use crate::sequence::client::Client;
 use crate::slot::Slot;
@@ -43,6 +46,25 @@ const CLIENT_EVENTS: usize = 4096;
 
 /// Admission is a look at a few numbers; a node that cannot answer that in time is not well.
 const ADMISSION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Requests that may wait.
+    pub max_queued: u32,
+    /// Whether the node was asked to stop.
+    pub leaving: watch::Receiver<bool>,
+    /// The plans in force.
+    pub plans: watch::Receiver<PlanTable>,
+    /// What its sequences have been through, which this actor keeps.
+    pub recoveries: watch::Sender<Vec<RecoveryView>>,
+    /// Counts recoveries.
+    pub metrics: Arc<Metrics>,
+    /// Tells peers how many there are.
+    pub membership: MembershipHandle,
+    /// What each sequence needs.
+    pub sequence: actor::Deps,
+}
 
 /// Speaks to sequences.
 #[derive(Debug, Clone)]
@@ -125,7 +147,7 @@ pub struct SequencesActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     admission: Admission<Waiting>,
     running: BTreeMap<SequenceId, Running>,
     recoveries: Recoveries,
@@ -167,21 +189,21 @@ struct Running {
 impl Actor for SequencesActor {
     type Msg = SequencesMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         _: ActorRef<SequencesMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        let admission = Admission::new(context.settings.max_queued);
-        let refuses = *context.leaving.borrow();
+        let admission = Admission::new(deps.max_queued);
+        let refuses = *deps.leaving.borrow();
         Ok(State {
             admission,
             running: BTreeMap::new(),
             recoveries: Recoveries::default(),
             refuses,
-            context,
+            deps,
         })
     }
 
@@ -216,8 +238,8 @@ impl Actor for SequencesActor {
             }
             SequencesMessage::Recovered(recovered, planned, same_bits) => {
                 state.recoveries.take(unix_millis(), &recovered, planned, same_bits);
-                state.context.metrics.recovered(times(&recovered, planned));
-                state.context.recoveries.send_replace(state.recoveries.all());
+                state.deps.metrics.recovered(times(&recovered, planned));
+                state.deps.recoveries.send_replace(state.recoveries.all());
             }
             SequencesMessage::Refuse(reply) => {
                 state.refuses = true;
@@ -301,7 +323,7 @@ impl State {
 
     /// The plan in force for a request's model, if it could answer now.
     fn plan_for(&self, request: &Request) -> Result<Arc<Plan>, SubmitError> {
-        let table = self.context.plans.borrow();
+        let table = self.deps.plans.borrow();
         let model = table
             .models
             .get(&request.model)
@@ -320,7 +342,7 @@ impl State {
     async fn run(&mut self, myself: &ActorRef<SequencesMessage>, waiting: Waiting) {
         let Waiting { id, request, plan, client } = waiting;
         let model = request.model.clone();
-        let args = SequenceArgs { context: Arc::clone(&self.context), id, request, plan, client };
+        let args = SequenceArgs { deps: self.deps.sequence.clone(), id, request, plan, client };
         match Actor::spawn_linked(None, SequenceActor, args, myself.get_cell()).await {
             Ok((actor, _)) => {
                 self.running.insert(id, Running { actor, model, waits: false });
@@ -362,7 +384,7 @@ impl State {
     fn members(&self, view: &View) {
         for (id, running) in &self.running {
             // One that is about to end has no plan any more.
-            let plan = self.context.running.plan(*id);
+            let plan = self.deps.sequence.running.plan(*id);
             for lost in plan.iter().flat_map(|plan| Event::losses(view, plan)) {
                 drop(running.actor.cast(lost));
             }
@@ -378,6 +400,6 @@ impl State {
     }
 
     fn tell_counts(&self) {
-        self.context.handles.membership.own_sequences(self.counts());
+        self.deps.membership.own_sequences(self.counts());
     }
 }

@@ -15,21 +15,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, LayerRange, LayerSet, ModelName, NodeId};
+use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId};
 use planaria_control::membership::View;
-use planaria_control::supervision::{Restarts, Retries, Verdict, row};
+use planaria_control::scheduler::PlanTable;
+use planaria_control::supervision::{Restarts, Retries, Tally, Verdict, row};
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::ShardReport;
 use planaria_telemetry::wall_clock::time_of_day_after;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::watch;
 
-use crate::context::Context;
+use crate::inventory::{Inventory, InventoryHandle};
+use crate::membership::MembershipHandle;
+use crate::router::Router;
+use crate::scheduler::SchedulerHandle;
 use crate::slot::Slot;
 use crate::watchdog::at_work;
 use crate::worker::pinned::PinnedFiles;
-pub use host::{HostActor, WorkerHandle};
 use host::{HostArgs, HostMessage};
+
+pub use host::{Deps as HostDeps, HostActor, WorkerHandle};
 
 /// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
 /// frame that was sent under the last plan can be on its way.
@@ -41,6 +47,33 @@ const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// How often unwanted shards are looked for.
 const TICK: Duration = Duration::from_millis(500);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// The time that a load may take.
+    pub load_timeout: Duration,
+    /// The plans in force.
+    pub plans: watch::Receiver<PlanTable>,
+    /// The models on its disk.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// Whether sequences pass through its layers, which this actor keeps.
+    pub busy: watch::Sender<bool>,
+    /// Hands frames to workers.
+    pub router: Arc<Router>,
+    /// How often its parts were started again.
+    pub restarts: Arc<Tally>,
+    /// Tells peers of shards.
+    pub membership: MembershipHandle,
+    /// Hears of layers that were loaded, or could not be.
+    pub scheduler: SchedulerHandle,
+    /// Looks for files that are not there.
+    pub inventory_actor: InventoryHandle,
+    /// What each host needs.
+    pub host: host::Deps,
+}
 
 /// Speaks to workers.
 #[derive(Debug, Clone)]
@@ -117,7 +150,7 @@ pub struct WorkersActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     workers: BTreeMap<WorkerKey, Held>,
     /// Plans whose loading the scheduler waits for.
     awaited: Vec<Arc<Plan>>,
@@ -157,27 +190,27 @@ impl Held {
 impl Actor for WorkersActor {
     type Msg = WorkersMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<WorkersMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
-        context.router.remove_workers();
+        deps.router.remove_workers();
         // After a restart of this actor the plans in force want their shards again.
-        let table = context.plans.borrow().clone();
+        let table = deps.plans.borrow().clone();
         let in_force: Vec<_> = table.models.into_values().filter_map(|model| model.plan).collect();
         let plans = in_force.iter().map(|plan| Plan::clone(plan)).collect();
         myself.cast(WorkersMessage::InForce(plans))?;
         for plan in in_force {
-            if ShardKey::of(&plan, context.me.node).is_some() {
+            if ShardKey::of(&plan, deps.me.node).is_some() {
                 myself.cast(WorkersMessage::Load(plan))?;
             }
         }
         myself.send_interval(TICK, || WorkersMessage::Tick);
         Ok(State {
-            context,
+            deps,
             workers: BTreeMap::new(),
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
@@ -267,16 +300,15 @@ impl Actor for WorkersActor {
         _: ActorRef<WorkersMessage>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.context.router.remove_workers();
+        state.deps.router.remove_workers();
         Ok(())
     }
 }
 
 impl State {
     async fn load(&mut self, myself: &ActorRef<WorkersMessage>, plan: Arc<Plan>) {
-        let Some(key) = ShardKey::of(&plan, self.context.me.node) else {
-            self.context
-                .handles
+        let Some(key) = ShardKey::of(&plan, self.deps.me.node) else {
+            self.deps
                 .scheduler
                 .shards_loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
             return;
@@ -290,8 +322,8 @@ impl State {
             self.stop(&key.worker);
         }
         if let Err(reason) = self.suit(&key.worker, &plan) {
-            self.context.handles.inventory.look();
-            self.context.handles.scheduler.shards_loaded(plan.epoch(), Err(reason));
+            self.deps.inventory_actor.look();
+            self.deps.scheduler.shards_loaded(plan.epoch(), Err(reason));
             return;
         }
         let planner = (plan.model().clone(), plan.epoch().planner);
@@ -308,7 +340,7 @@ impl State {
 
     /// Sees to it that what a worker has loaded, or would load, is what a plan was made for.
     fn suit(&mut self, key: &WorkerKey, plan: &Plan) -> Result<(), String> {
-        let inventory = self.context.inventory.borrow().clone();
+        let inventory = self.deps.inventory.borrow().clone();
         let files = self.workers.get_mut(key).and_then(|worker| worker.files.as_mut());
         let Some(files) = files else {
             return PinnedFiles::now(&inventory, key)?.suit(plan);
@@ -325,7 +357,7 @@ impl State {
     /// What each worker is to hold: first what plans in force need, then what was prepared, then what
     /// may be needed.
     fn wants(&self) -> BTreeMap<WorkerKey, Vec<LayerRange>> {
-        let me = self.context.me.node;
+        let me = self.deps.me.node;
         let prepared = self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me));
         let mut wants: BTreeMap<WorkerKey, Vec<LayerRange>> = BTreeMap::new();
         let all = self.wanted.iter().cloned().chain(prepared).chain(self.standby.iter().cloned());
@@ -379,7 +411,7 @@ impl State {
     async fn start(&mut self, myself: &ActorRef<WorkersMessage>, key: WorkerKey) {
         let layers = self.workers.get(&key).map(Held::layers).unwrap_or_default();
         let pinned = self.workers.get(&key).and_then(|worker| worker.files.clone());
-        let now = || PinnedFiles::now(&self.context.inventory.borrow(), &key);
+        let now = || PinnedFiles::now(&self.deps.inventory.borrow(), &key);
         let files = match pinned.map_or_else(now, Ok) {
             Ok(files) => files,
             Err(reason) => {
@@ -394,7 +426,7 @@ impl State {
         if let Some(worker) = self.workers.get_mut(&key) {
             worker.files = Some(files.clone());
         }
-        let args = HostArgs { context: Arc::clone(&self.context), key: key.clone(), layers, files };
+        let args = HostArgs { deps: self.deps.host.clone(), key: key.clone(), layers, files };
         match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
             Ok((host, _)) => {
                 self.adopt_host(key, host);
@@ -411,7 +443,7 @@ impl State {
             worker.host = Some(cell);
             worker.handle = Some(handle.clone());
         }
-        self.context.router.add_worker(key, handle);
+        self.deps.router.add_worker(key, handle);
     }
 
     /// What was prepared for a model that was removed since will never be in force. (For one that
@@ -436,7 +468,7 @@ impl State {
     }
 
     async fn in_force(&mut self, myself: &ActorRef<WorkersMessage>, plans: &[Plan]) {
-        let me = self.context.me;
+        let me = self.deps.me;
         // A plan of a former life asks for nothing any more.
         let is_mine =
             |plan: &&Plan| plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
@@ -450,8 +482,8 @@ impl State {
 
     /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
     fn answer(&mut self) {
-        let me = self.context.me.node;
-        let scheduler = &self.context.handles.scheduler;
+        let me = self.deps.me.node;
+        let scheduler = &self.deps.scheduler;
         let workers = &self.workers;
         self.awaited.retain(|plan| {
             let known = ShardKey::of(plan, me)
@@ -477,10 +509,10 @@ impl State {
         worker.busy = false;
         worker.report.pid = None;
         worker.report.held = LayerSet::EMPTY;
-        self.context.router.remove_worker(key);
+        self.deps.router.remove_worker(key);
         match worker.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
-                self.context.restarts.count(row("worker"));
+                self.deps.restarts.count(row("worker"));
                 tracing::error!(model = %key.model, how, "a host died");
                 worker.report.state = ShardState::Restarting;
                 let key = key.clone();
@@ -502,7 +534,7 @@ impl State {
     }
 
     fn give_up_on_plans(&mut self) {
-        let given_up = self.context.settings.load_timeout + GIVEN_UP;
+        let given_up = self.deps.load_timeout + GIVEN_UP;
         self.prepared.retain(|_, (_, since)| since.elapsed() < given_up);
     }
 
@@ -528,7 +560,7 @@ impl State {
     }
 
     fn stop(&mut self, key: &WorkerKey) {
-        self.context.router.remove_worker(key);
+        self.deps.router.remove_worker(key);
         if let Some(host) = self.workers.remove(key).and_then(|worker| worker.host) {
             host.stop(None);
         }
@@ -536,12 +568,12 @@ impl State {
 
     fn tell_busy(&self) {
         let busy = self.workers.values().any(|worker| worker.busy);
-        self.context.busy.send_if_modified(|known| std::mem::replace(known, busy) != busy);
+        self.deps.busy.send_if_modified(|known| std::mem::replace(known, busy) != busy);
     }
 
     fn tell(&self) {
         self.tell_busy();
         let reports = self.workers.values().map(|worker| worker.report.clone()).collect();
-        self.context.handles.membership.own_shards(reports);
+        self.deps.membership.own_shards(reports);
     }
 }

@@ -25,8 +25,9 @@ use crate::plan::Plan;
 use crate::resume::{Course, Kept};
 use crate::state::{SequenceCounts, ShardState};
 use crate::trace_context::{self, TraceContext};
-pub use envelope::Envelope;
 use features::{Feature, Features};
+
+pub use envelope::Envelope;
 
 /// A message on a link's control stream.
 #[derive(Debug, Clone, Serialize, Deserialize)]

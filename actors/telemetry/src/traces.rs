@@ -33,23 +33,25 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry::trace::TracerProvider as _;
 use opentelemetry::trace::{
     SpanContext, SpanId, Status, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    TracerProvider as _,
 };
 use opentelemetry::{KeyValue, Value};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use planaria_config::Settings;
-pub use planaria_protocol::trace_context::TraceContext;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-pub use self::export::TraceError;
 use self::export::{Outlet, Services};
 use self::spans::Span;
+
+pub use planaria_protocol::trace_context::TraceContext;
+
+pub use self::export::TraceError;
 
 /// The target of spans that are exported; log lines have others. Their level is that of the lines that are
 /// logged anyway: a lower one would have every callsite of every library look whether it is meant.

@@ -11,7 +11,7 @@ use planaria_config::{ClusterKey, ClusterKeyError, ModelName, Settings};
 use planaria_engine::processor::{self, Processor};
 use planaria_engine::speed::Probed;
 use planaria_node::inventory::Inventory;
-use planaria_node::ledger;
+use planaria_node::{ledger, worker};
 use planaria_storage::{OpenError, SledBackend, Store};
 use planaria_telemetry::wall_clock::unix_seconds;
 use planaria_worker::machine;
@@ -23,7 +23,6 @@ use tokio::time::timeout;
 
 use super::seen::{Folder, KeySeen, Lock, Model, ModelsSeen, NodeSeen, Port, Seen, StoreSeen};
 use crate::{node_api, serve};
-use planaria_node::worker;
 
 /// Longest wait for a node, or a server of names, to answer.
 const PATIENCE: Duration = Duration::from_secs(5);

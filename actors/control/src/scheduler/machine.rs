@@ -21,12 +21,11 @@ use planaria_protocol::plan::{Plan, PlanParts};
 use planaria_protocol::state::{ModelState, ShardState};
 use planaria_protocol::wire::{Control, NotPrepared};
 
-use failures::Failures;
-
 use super::agreement::Agreement;
 use super::foresight::{Failovers, Foresight};
 use super::placement::{Layout, Placed, Settled, Situation, Sizing, place_all};
 use crate::membership::View;
+use failures::Failures;
 
 /// What the scheduler is told.
 #[derive(Debug, Clone)]

@@ -13,13 +13,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::ModelName;
+use planaria_control::membership::View;
 use planaria_engine::model_dir::{ModelDir, ModelError, Stamp, Stamps, TensorSum};
+use planaria_gateway::served::ServedModels;
+use planaria_storage::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Inventory, Sums};
-use crate::context::Context;
-use crate::ledger;
+use crate::ledger::{self, LedgerHandle};
+use crate::membership::MembershipHandle;
 use crate::slot::Slot;
 use crate::watchdog::{PULSE, at_work};
 
@@ -30,6 +34,25 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Headers of a new model on a slow disk are read in a few seconds. Whoever waits goes on with
 /// what was known before.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Where it looks for models.
+    pub models_dir: PathBuf,
+    /// What it knows of files from a former life.
+    pub store: Store,
+    /// The members, who say what is to be served.
+    pub view: watch::Receiver<View>,
+    /// The models on its disk, which this actor keeps.
+    pub inventory: watch::Sender<Arc<Inventory>>,
+    /// Tokenizers and templates of those models.
+    pub served: Arc<ServedModels>,
+    /// Tells peers of models.
+    pub membership: MembershipHandle,
+    /// Writes down what files sum up to.
+    pub ledger: LedgerHandle,
+}
 
 /// Speaks to the inventory.
 #[derive(Debug, Clone)]
@@ -90,7 +113,7 @@ pub struct InventoryActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     /// Those who wait for the look that is under way, if one is.
     looking: Option<Vec<RpcReplyPort<()>>>,
     /// Since when, and whether it was said that this takes long.
@@ -110,21 +133,21 @@ pub struct State {
 impl Actor for InventoryActor {
     type Msg = InventoryMessage;
     type State = State;
-    type Arguments = Arc<Context>;
+    type Arguments = Deps;
 
     async fn pre_start(
         &self,
         myself: ActorRef<InventoryMessage>,
-        context: Arc<Context>,
+        deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(LOOK_EVERY, || InventoryMessage::Look(None));
         myself.send_interval(PULSE, || InventoryMessage::Pulse);
         myself.cast(InventoryMessage::Look(None))?;
-        let sums = ledger::sums(&context.store);
+        let sums = ledger::sums(&deps.store);
         let since = (Instant::now(), false);
         let (is_summing, in_vain) = (false, BTreeSet::new());
         let (looking, next, reading_ahead) = (None, None, None);
-        Ok(State { context, looking, since, next, sums, is_summing, in_vain, reading_ahead })
+        Ok(State { deps, looking, since, next, sums, is_summing, in_vain, reading_ahead })
     }
 
     async fn handle(
@@ -168,8 +191,8 @@ impl Actor for InventoryActor {
 
 impl State {
     fn look(&mut self, myself: &ActorRef<InventoryMessage>) {
-        let models_dir = self.context.settings.models_dir.clone();
-        let before = self.context.inventory.borrow().clone();
+        let models_dir = self.deps.models_dir.clone();
+        let before = self.deps.inventory.borrow().clone();
         let in_use = self.in_use();
         let myself = myself.clone();
         self.since = (Instant::now(), false);
@@ -186,7 +209,7 @@ impl State {
 
     /// The models that the cluster is to serve.
     fn in_use(&self) -> BTreeSet<ModelName> {
-        self.context.view.borrow().desired().keys().cloned().collect()
+        self.deps.view.borrow().desired().keys().cloned().collect()
     }
 
     /// Has the words read of all models that are to be served and whose files are here, unless that is
@@ -196,9 +219,9 @@ impl State {
             return;
         }
         let mut models = self.in_use();
-        let inventory = self.context.inventory.borrow().clone();
+        let inventory = self.deps.inventory.borrow().clone();
         models.retain(|model| inventory.get(model).is_some());
-        let served = Arc::clone(&self.context.served);
+        let served = Arc::clone(&self.deps.served);
         self.reading_ahead =
             Some(tokio::spawn(
                 async move { served.read_ahead(models.into_iter().collect()).await },
@@ -210,20 +233,20 @@ impl State {
         let (since, is_said) = self.since;
         if self.looking.is_some() && !is_said && since.elapsed() > PATIENCE {
             self.since.1 = true;
-            let folder = self.context.settings.models_dir.display();
+            let folder = self.deps.models_dir.display();
             tracing::warn!(%folder, "the models folder does not answer; what was known of it holds until it does");
         }
     }
 
     fn publish(&self, mut found: Inventory) {
         found.complete(&self.sums);
-        let before = self.context.inventory.borrow().clone();
+        let before = self.deps.inventory.borrow().clone();
         if found == *before {
             return;
         }
         for model in found.changed_since(&before) {
             tracing::info!(%model, usable = found.get(model).is_some(), "model files changed");
-            self.context.served.forget(model);
+            self.deps.served.forget(model);
         }
         for (model, away) in found.come_or_gone(&before) {
             match away {
@@ -236,19 +259,19 @@ impl State {
         }
         let (held, unusable) = (found.held(), found.unusable());
         // Whoever hears of a model looks here for its files.
-        self.context.inventory.send_replace(Arc::new(found));
-        self.context.handles.membership.own_models(held, unusable);
+        self.deps.inventory.send_replace(Arc::new(found));
+        self.deps.membership.own_models(held, unusable);
     }
 
     /// Has the next file read that was not, of `model` if that has one.
     fn sum_up(&mut self, myself: &ActorRef<InventoryMessage>, model: Option<Arc<Opened>>) {
-        let inventory = self.context.inventory.borrow().clone();
+        let inventory = self.deps.inventory.borrow().clone();
         let unread = inventory.unread(&self.sums, &self.in_use(), &self.in_vain);
         let Some((name, stamps, file)) = unread.filter(|_| !self.is_summing) else {
             return;
         };
         self.is_summing = true;
-        let folder = self.context.model_dir(&name);
+        let folder = self.deps.models_dir.join(name.as_str());
         let (inbox, stamp) = (myself.clone(), stamps.get(&file).copied());
         let work = move || {
             lower_priority();
@@ -289,9 +312,9 @@ impl State {
         match sum {
             Ok(sum) => {
                 self.sums.insert(stamp.place(), (stamp, sum));
-                let inventory = self.context.inventory.borrow().clone();
+                let inventory = self.deps.inventory.borrow().clone();
                 let gone = inventory.forget_others(&mut self.sums);
-                self.context.handles.ledger.remember_sum(stamp, sum, gone);
+                self.deps.ledger.remember_sum(stamp, sum, gone);
                 self.publish(Inventory::clone(&inventory));
             }
             Err(error) => {

@@ -18,19 +18,36 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::received::{self, Received};
-use crate::context::Context;
+use crate::capabilities::CapabilitiesHandle;
 use crate::essential::Essential;
-use crate::membership::send_control;
+use crate::membership::{MembershipHandle, send_control};
+use crate::router::Router;
+use crate::scheduler::SchedulerHandle;
 use crate::watchdog::{PULSE, at_work, starting};
 
 /// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
 /// there. A healthy peer sends fewer in a second.
 const DATAGRAMS: usize = 64;
 
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// Takes data frames.
+    pub router: Arc<Router>,
+    /// Counts what is not understood.
+    pub metrics: Arc<Metrics>,
+    /// Takes reports and datagrams.
+    pub membership: MembershipHandle,
+    /// Takes what is said of plans.
+    pub scheduler: SchedulerHandle,
+    /// Takes how long samples took.
+    pub capabilities: CapabilitiesHandle,
+}
+
 /// What a peer starts from.
 #[derive(Debug)]
 pub(super) struct PeerArgs {
-    pub(super) context: Arc<Context>,
+    pub(super) deps: Deps,
     pub(super) link: LinkSender,
     pub(super) receiver: LinkReceiver,
 }
@@ -64,15 +81,15 @@ impl Actor for PeerActor {
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
         let _at_work = starting("peer");
-        let PeerArgs { context, link, receiver } = args;
+        let PeerArgs { deps, link, receiver } = args;
         let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
         // A link of which a part is not taken any more would be worse than none.
         let cell = || myself.get_cell();
-        tasks.spawn(needed(cell(), take_control(Arc::clone(&context), link.clone(), control)));
-        tasks.spawn(needed(cell(), take_data(Arc::clone(&context), link.clone(), activation)));
-        tasks.spawn(needed(cell(), take_datagrams(Arc::clone(&context), link.clone(), datagrams)));
-        tasks.spawn(needed(cell(), take_bulk(context, link.clone(), bulk)));
+        tasks.spawn(needed(cell(), take_control(deps.clone(), link.clone(), control)));
+        tasks.spawn(needed(cell(), take_data(deps.clone(), link.clone(), activation)));
+        tasks.spawn(needed(cell(), take_datagrams(deps.clone(), link.clone(), datagrams)));
+        tasks.spawn(needed(cell(), take_bulk(deps, link.clone(), bulk)));
         myself.send_interval(PULSE, || PeerMessage::Pulse);
         let watched = link.clone();
         tasks.spawn(async move {
@@ -112,13 +129,13 @@ struct Unread {
 }
 
 impl Unread {
-    fn new(lane: Lane, context: &Context, from: Incarnation) -> Self {
+    fn new(lane: Lane, deps: &Deps, from: Incarnation) -> Self {
         let class = match lane {
             Lane::Control => "control",
             Lane::Activation(_) => "data",
             Lane::Bulk => "bulk",
         };
-        Self { class, metrics: Arc::clone(&context.metrics), from, log: RareLog::default() }
+        Self { class, metrics: Arc::clone(&deps.metrics), from, log: RareLog::default() }
     }
 
     fn another(&mut self, reason: &str) {
@@ -130,21 +147,21 @@ impl Unread {
     }
 }
 
-async fn take_control(context: Arc<Context>, link: LinkSender, mut control: LaneReceiver) {
+async fn take_control(deps: Deps, link: LinkSender, mut control: LaneReceiver) {
     let from = link.peer().incarnation;
-    let mut unread = Unread::new(Lane::Control, &context, from);
+    let mut unread = Unread::new(Lane::Control, &deps, from);
     while let Some(inbound) = control.recv().await {
-        let handles = &context.handles;
+        let Deps { membership, scheduler, capabilities, .. } = &deps;
         match received::read(&inbound.frame.header) {
-            Received::Known(Control::Report(report)) => handles.membership.reported(from, report),
-            Received::Known(Control::Prepare(plan)) => handles.scheduler.prepare(from.node, plan),
+            Received::Known(Control::Report(report)) => membership.reported(from, report),
+            Received::Known(Control::Prepare(plan)) => scheduler.prepare(from.node, plan),
             Received::Known(Control::Prepared { epoch, result }) => {
-                handles.scheduler.prepared(from.node, epoch, result);
+                scheduler.prepared(from.node, epoch, result);
             }
-            Received::Known(Control::Commit(plan)) => handles.scheduler.commit(plan),
-            Received::Known(Control::Abort { epoch }) => handles.scheduler.abort(from.node, epoch),
+            Received::Known(Control::Commit(plan)) => scheduler.commit(plan),
+            Received::Known(Control::Abort { epoch }) => scheduler.abort(from.node, epoch),
             Received::Known(Control::Arrived { bytes, micros }) => {
-                handles.capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
+                capabilities.arrived(from.node, bytes, Duration::from_micros(micros));
             }
             Received::Unknown(reason) => unread.another(&reason),
             Received::Garbage(reason) => {
@@ -155,7 +172,7 @@ async fn take_control(context: Arc<Context>, link: LinkSender, mut control: Lane
     }
 }
 
-async fn take_datagrams(context: Arc<Context>, link: LinkSender, mut datagrams: DatagramReceiver) {
+async fn take_datagrams(deps: Deps, link: LinkSender, mut datagrams: DatagramReceiver) {
     let from = link.peer().incarnation;
     let room = Arc::new(Semaphore::new(DATAGRAMS));
     while let Some(datagram) = datagrams.recv().await {
@@ -163,20 +180,20 @@ async fn take_datagrams(context: Arc<Context>, link: LinkSender, mut datagrams: 
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
             return;
         };
-        context.handles.membership.datagram(from, datagram, permit);
+        deps.membership.datagram(from, datagram, permit);
     }
 }
 
-async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: LaneReceiver) {
-    let mut unread = Unread::new(Lane::Activation(0), &context, link.peer().incarnation);
+async fn take_data(deps: Deps, link: LinkSender, mut activation: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Activation(0), &deps, link.peer().incarnation);
     while let Some(inbound) = activation.recv().await {
         let header = &inbound.frame.header;
         match received::read::<DataHeader>(header) {
-            Received::Known(header) => context.router.deliver(header, inbound.frame.payload),
+            Received::Known(header) => deps.router.deliver(header, inbound.frame.payload),
             Received::Unknown(reason) => {
                 unread.another(&reason);
                 if let Ok(envelope) = decode_message::<Envelope>(header) {
-                    context.router.unread(&envelope);
+                    deps.router.unread(&envelope);
                 }
             }
             Received::Garbage(reason) => {
@@ -188,8 +205,8 @@ async fn take_data(context: Arc<Context>, link: LinkSender, mut activation: Lane
 }
 
 /// Answers samples with how long they took.
-async fn take_bulk(context: Arc<Context>, link: LinkSender, mut bulk: LaneReceiver) {
-    let mut unread = Unread::new(Lane::Bulk, &context, link.peer().incarnation);
+async fn take_bulk(deps: Deps, link: LinkSender, mut bulk: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Bulk, &deps, link.peer().incarnation);
     let mut first: Option<Instant> = None;
     let mut bytes = 0_u64;
     while let Some(inbound) = bulk.recv().await {

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use planaria_config::SequenceId;
+use planaria_config::{Incarnation, SequenceId, Settings};
 use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
 use planaria_pipeline::sequence::arithmetic::Arithmetic;
 use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
 use planaria_pipeline::sequence::recovery::{Offer, Recovered};
@@ -17,22 +18,52 @@ use planaria_protocol::generation::{Event as Told, GenerationError, Request};
 use planaria_protocol::pipe::tokens_to_bytes;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::DataHeader;
+use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::timeline::Timeline;
+use planaria_telemetry::traces::Traces;
 use planaria_telemetry::traces::spans::Span;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::places::Places;
 use crate::alarm::Alarm;
-use crate::context::Context;
+use crate::membership::MembershipHandle;
+use crate::router::Router;
+use crate::sequence::SequencesHandle;
+use crate::sequence::places::RunningSequences;
 use crate::watchdog::{at_work, starting};
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// This life of this node.
+    pub me: Incarnation,
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// The members.
+    pub view: watch::Receiver<View>,
+    /// The plans in force.
+    pub plans: watch::Receiver<PlanTable>,
+    /// The sequences of its clients.
+    pub running: Arc<RunningSequences>,
+    /// Sends frames to stages.
+    pub router: Arc<Router>,
+    /// Counts lost tokens.
+    pub metrics: Arc<Metrics>,
+    /// Where spans go.
+    pub traces: Traces,
+    /// Supervises the sequence.
+    pub sequences: SequencesHandle,
+    /// Hears hints that a node may be lost.
+    pub membership: MembershipHandle,
+}
 
 /// What a sequence starts from.
 #[derive(Debug)]
 pub(super) struct SequenceArgs {
-    pub context: Arc<Context>,
+    pub deps: Deps,
     pub id: SequenceId,
     pub request: Request,
     /// The plan in force, or the last one that was.
@@ -45,7 +76,7 @@ pub(super) struct SequenceActor;
 
 #[derive(Debug)]
 pub(super) struct State {
-    context: Arc<Context>,
+    deps: Deps,
     id: SequenceId,
     sequence: Sequence,
     /// Of all who have computed for it.
@@ -83,26 +114,26 @@ impl Actor for SequenceActor {
         args: SequenceArgs,
     ) -> Result<State, ActorProcessingErr> {
         let _at_work = starting("sequence");
-        let SequenceArgs { context, id, request, plan, client } = args;
+        let SequenceArgs { deps, id, request, plan, client } = args;
         let inbox = myself.clone();
         // Without an inbox the sequence has ended.
         let client = client.watched_by(move || drop(inbox.cast(Event::ClientGone)));
         let pace = Pace {
-            prefill_chunk: context.settings.prefill_chunk,
-            step_timeout: context.settings.step_timeout,
-            recovery_timeout: context.settings.load_timeout + context.settings.step_timeout,
-            waits: context.settings.max_queued > 0,
+            prefill_chunk: deps.settings.prefill_chunk,
+            step_timeout: deps.settings.step_timeout,
+            recovery_timeout: deps.settings.load_timeout + deps.settings.step_timeout,
+            waits: deps.settings.max_queued > 0,
         };
-        let owner = context.me;
-        let places = Some(Places::take(Arc::clone(&context), id, Arc::clone(&plan)));
+        let owner = deps.me;
+        let places = Some(Places::take(deps.clone(), id, Arc::clone(&plan)));
         let timeline =
             request.trace.map(|request| Timeline::new(SystemTime::now(), request, id.to_string()));
         let mut arithmetic = Arithmetic::default();
-        arithmetic.goes_on(&plan, &context.view.borrow());
+        arithmetic.goes_on(&plan, &deps.view.borrow());
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
         let (alarm, watching) = (Alarm::default(), None);
         let mut state =
-            State { context, id, sequence, arithmetic, places, client, alarm, watching, timeline };
+            State { deps, id, sequence, arithmetic, places, client, alarm, watching, timeline };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         Ok(state)
@@ -153,7 +184,7 @@ impl State {
                 }
                 Action::Seek => {
                     self.watch_plans(myself);
-                    let view = self.context.view.borrow().clone();
+                    let view = self.deps.view.borrow().clone();
                     // It may go on before it would be told, and not know why it broke.
                     for lost in Event::losses(&view, self.sequence.plan()) {
                         drop(myself.cast(lost));
@@ -161,7 +192,7 @@ impl State {
                     drop(myself.cast(Event::Offer(self.offer(&view))));
                 }
                 Action::Moved(plan, attempt) => {
-                    self.arithmetic.goes_on(&plan, &self.context.view.borrow());
+                    self.arithmetic.goes_on(&plan, &self.deps.view.borrow());
                     if let Some(task) = self.watching.take() {
                         task.abort();
                     }
@@ -169,10 +200,10 @@ impl State {
                         places.moved(&plan, attempt);
                     }
                 }
-                Action::Waits(waits) => self.context.handles.sequences.waits(self.id, waits),
+                Action::Waits(waits) => self.deps.sequences.waits(self.id, waits),
                 Action::Suspect(nodes) => {
                     for node in nodes {
-                        self.context.handles.membership.hint(node);
+                        self.deps.membership.hint(node);
                     }
                 }
                 Action::Recovered(recovered) => {
@@ -183,7 +214,7 @@ impl State {
                         replayed = recovered.replayed, rebuilt = recovered.rebuilt,
                         "a generation goes on");
                     let same_bits = self.arithmetic.is_same();
-                    self.context.handles.sequences.recovered(recovered, planned, same_bits);
+                    self.deps.sequences.recovered(recovered, planned, same_bits);
                 }
                 Action::Tell(told) => {
                     if let Told::Failed(error) = &told {
@@ -191,7 +222,7 @@ impl State {
                     }
                     if let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) {
                         if matches!(told, Told::Token(_)) {
-                            self.context.metrics.lost_token();
+                            self.deps.metrics.lost_token();
                         }
                         drop(myself.cast(Event::ClientTooSlow));
                     }
@@ -211,8 +242,8 @@ impl State {
 
     fn trace(&self, spans: Vec<Span>) {
         for span in spans {
-            let node = self.context.settings.name.clone();
-            self.context.traces.take(span.with("node", node));
+            let node = self.deps.settings.name.clone();
+            self.deps.traces.take(span.with("node", node));
         }
     }
 
@@ -229,7 +260,7 @@ impl State {
             return true;
         };
         let node = assigned.incarnation.node;
-        let sent = self.context.router.send(node, header, payload);
+        let sent = self.deps.router.send(node, header, payload);
         if let Err(error) = &sent {
             tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
             drop(myself.cast(Event::Unreachable(stage, error.to_string())));
@@ -239,7 +270,7 @@ impl State {
 
     /// What there is for the sequence's model now.
     fn offer(&self, view: &View) -> Offer {
-        Offer::of(self.sequence.plan().model(), &self.context.plans.borrow(), view)
+        Offer::of(self.sequence.plan().model(), &self.deps.plans.borrow(), view)
     }
 
     /// How long it took from the notice of a break that has just been mended until this node heard of the
@@ -247,7 +278,7 @@ impl State {
     fn planned(&self, recovered: &Recovered) -> Option<Duration> {
         let Recovered { from, to, ready, rebuild, .. } = recovered;
         let noticed = Instant::now().checked_sub(*ready + *rebuild)?;
-        let heard = self.context.router.heard_of(*to).filter(|_| from != to)?;
+        let heard = self.deps.router.heard_of(*to).filter(|_| from != to)?;
         // Others may have noticed sooner.
         Some(heard.saturating_duration_since(noticed).min(*ready))
     }
@@ -257,7 +288,7 @@ impl State {
         if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        let (mut plans, inbox) = (self.context.plans.subscribe(), myself.clone());
+        let (mut plans, inbox) = (self.deps.plans.clone(), myself.clone());
         self.watching = Some(tokio::spawn(async move {
             while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
         }));

@@ -12,7 +12,7 @@ use planaria_config::{NodeId, SequenceId};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::{DataBody, DataHeader, RunningReport};
 
-use crate::context::Context;
+use crate::sequence::actor::Deps;
 
 /// The sequences of this node's clients, and the plan under which each of them runs.
 #[derive(Debug, Default)]
@@ -43,21 +43,21 @@ impl RunningSequences {
 /// The places of one sequence.
 #[derive(Debug)]
 pub(super) struct Places {
-    context: Arc<Context>,
+    deps: Deps,
     sequence: SequenceId,
 }
 
 impl Places {
     /// From here on stages may hold something of the sequence.
-    pub(super) fn take(context: Arc<Context>, sequence: SequenceId, plan: Arc<Plan>) -> Self {
-        context.running.lock().insert(sequence, plan);
-        Self { context, sequence }
+    pub(super) fn take(deps: Deps, sequence: SequenceId, plan: Arc<Plan>) -> Self {
+        deps.running.lock().insert(sequence, plan);
+        Self { deps, sequence }
     }
 
     /// From this attempt on the sequence runs under this plan: nodes that are not in it any more forget
     /// what came before.
     pub(super) fn moved(&self, plan: &Arc<Plan>, attempt: u16) {
-        let former = self.context.running.lock().insert(self.sequence, Arc::clone(plan));
+        let former = self.deps.running.lock().insert(self.sequence, Arc::clone(plan));
         let stays = |node| plan.stage_of(node).is_some();
         if let Some(former) = former {
             self.free(&former, attempt.saturating_sub(1), stays);
@@ -75,14 +75,14 @@ impl Places {
             let header = DataHeader {
                 epoch: plan.epoch(),
                 sequence: self.sequence,
-                owner: self.context.me,
+                owner: self.deps.me,
                 attempt,
                 position: 0,
                 trace: None,
                 sent: None,
                 body: DataBody::Release { stage },
             };
-            if let Err(error) = self.context.router.send(node, header, Bytes::new()) {
+            if let Err(error) = self.deps.router.send(node, header, Bytes::new()) {
                 // It finds out from this node's reports once there is a link.
                 tracing::debug!(peer = ?node, sequence = %self.sequence, %error,
                     "a release was not sent");
@@ -93,7 +93,7 @@ impl Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        let plan = self.context.running.lock().remove(&self.sequence);
+        let plan = self.deps.running.lock().remove(&self.sequence);
         if let Some(plan) = plan {
             self.free(&plan, u16::MAX, |_| false);
         }

@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use planaria_config::{LayerRange, LayerSet, NodeId, SequenceId};
+use planaria_config::{LayerRange, LayerSet, NodeId, SequenceId, Settings};
 use planaria_control::membership::View;
-use planaria_control::supervision::{Restarts, Retries, Verdict, row};
+use planaria_control::supervision::{Restarts, Retries, Tally, Verdict, row};
+use planaria_engine::processor::Processor;
 use planaria_engine::stage::MemoryUse;
 use planaria_pipeline::stage::adoption::Adoption;
 use planaria_pipeline::stage::sequences::{Orphan, Sequences, Taken};
@@ -23,16 +24,48 @@ use planaria_protocol::pipe::{Command, Computed, Event, Status};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport, ShardWork};
+use planaria_telemetry::metrics::Metrics;
+use planaria_telemetry::traces::Traces;
 use planaria_telemetry::wall_clock::time_of_day_after;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::sync::watch;
 
 use super::pinned::PinnedFiles;
 use super::process::{self, Heard, Worker};
-use crate::context::Context;
+use crate::inventory::{Inventory, InventoryHandle};
+use crate::router::Router;
 use crate::watchdog::{at_work, starting};
+use crate::worker::WorkersHandle;
 
 /// How often the host looks whether the worker is stuck.
 const TICK: Duration = Duration::from_millis(250);
+
+/// The parts of the node that it needs.
+#[derive(Debug, Clone)]
+pub struct Deps {
+    /// The node.
+    pub me: NodeId,
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// How its workers compute on a processor.
+    pub processor: Processor,
+    /// The models on its disk.
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    /// The members.
+    pub view: watch::Receiver<View>,
+    /// Sends frames on.
+    pub router: Arc<Router>,
+    /// How often its parts were started again.
+    pub restarts: Arc<Tally>,
+    /// Counts steps.
+    pub metrics: Arc<Metrics>,
+    /// Where spans go.
+    pub traces: Traces,
+    /// Supervises the host.
+    pub workers: WorkersHandle,
+    /// Looks for files that are not there.
+    pub inventory_actor: InventoryHandle,
+}
 
 /// Speaks to a host.
 #[derive(Debug, Clone)]
@@ -102,7 +135,7 @@ pub struct HeardFromWorker(Heard);
 #[derive(Debug)]
 pub struct HostArgs {
     /// The node.
-    pub context: Arc<Context>,
+    pub deps: Deps,
     /// The model.
     pub key: WorkerKey,
     /// The layers that are to be held at first, those first that are needed first.
@@ -118,7 +151,7 @@ pub struct HostActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
-    context: Arc<Context>,
+    deps: Deps,
     key: WorkerKey,
     files: PinnedFiles,
     /// The layers that are wanted, those first that are needed first.
@@ -153,13 +186,13 @@ impl Actor for HostActor {
     async fn pre_start(
         &self,
         myself: ActorRef<HostMessage>,
-        HostArgs { context, key, layers, files }: HostArgs,
+        HostArgs { deps, key, layers, files }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
         let _at_work = starting("worker");
         let report = ShardReport::starting(&key.model);
-        let log_bytes = usize::try_from(context.settings.boundary_logs.0).unwrap_or(usize::MAX);
+        let log_bytes = usize::try_from(deps.settings.boundary_logs.0).unwrap_or(usize::MAX);
         let mut state = State {
-            sequences: Sequences::new(context.me.node, log_bytes),
+            sequences: Sequences::new(deps.me, log_bytes),
             wanted: layers,
             told_to_hold: Vec::new(),
             adoption: Adoption::default(),
@@ -172,7 +205,7 @@ impl Actor for HostActor {
             life: 0,
             worker: None,
             started: Instant::now(),
-            context,
+            deps,
             key,
             files,
             report,
@@ -238,7 +271,7 @@ impl Actor for HostActor {
     ) -> Result<(), ActorProcessingErr> {
         state.fail_all("its shard was given up");
         state.dismiss("its shard was given up");
-        state.context.metrics.kv_cache_usage(state.key.model.as_str(), None);
+        state.deps.metrics.kv_cache_usage(state.key.model.as_str(), None);
         Ok(())
     }
 }
@@ -253,13 +286,13 @@ impl State {
             // Without an inbox the host is gone, and this worker is being killed.
             drop(inbox.cast(HostMessage::Heard(life, HeardFromWorker(heard))));
         };
-        match Worker::start(&self.context.settings, self.context.processor, hear) {
+        match Worker::start(&self.deps.settings, self.deps.processor, hear) {
             Ok(worker) => {
                 self.report.pid = worker.pid();
                 tracing::info!(model = %self.key.model, pid = worker.pid(), "worker started");
-                let model_dir = self.context.model_dir(&self.key.model);
+                let model_dir = self.deps.settings.models_dir.join(self.key.model.as_str());
                 // The same bytes may lie in other files by now.
-                self.files.follow(&self.context.inventory.borrow());
+                self.files.follow(&self.deps.inventory.borrow());
                 let files = Box::new(self.files.of(self.key.digest));
                 worker.send(Command::Open(model_dir, files), Bytes::new());
                 self.worker = Some(worker);
@@ -297,10 +330,10 @@ impl State {
     }
 
     fn take(&mut self, came: Instant, plan: &Arc<Plan>, header: &DataHeader, payload: Bytes) {
-        let Some((_, stage)) = plan.stage_of(self.context.me.node) else {
+        let Some((_, stage)) = plan.stage_of(self.deps.me) else {
             return;
         };
-        if self.context.view.borrow().is_dead(header.owner) {
+        if self.deps.view.borrow().is_dead(header.owner) {
             // Nobody would ever release it.
             tracing::debug!(sequence = %header.sequence, owner = ?header.owner, "dropped a ghost's");
             return;
@@ -336,7 +369,7 @@ impl State {
 
     /// Sends a frame without a payload to another stage.
     fn pass(&self, header: &DataHeader, next: NodeId, frame: DataHeader) {
-        if let Err(error) = self.context.router.send(next, frame, Bytes::new()) {
+        if let Err(error) = self.deps.router.send(next, frame, Bytes::new()) {
             self.refuse(header, &format!("the next stage cannot be reached: {error}"));
         }
     }
@@ -350,13 +383,13 @@ impl State {
         let Some(next) = stage.map(|stage| stage.incarnation.node) else {
             return;
         };
-        let (context, header) = (Arc::clone(&self.context), header.clone());
+        let (router, header) = (Arc::clone(&self.deps.router), header.clone());
         let (node, layers, _) = self.words(header.sequence, "");
         tokio::spawn(async move {
-            if let Err(error) = context.router.send_all(next, kept).await {
+            if let Err(error) = router.send_all(next, kept).await {
                 let reason = format!("the next stage cannot be reached: {error}");
                 let error = GenerationError::NotReady { node, layers, reason };
-                context.router.send_to_owner(to_owner(&header, DataBody::Failed(error)));
+                router.send_to_owner(to_owner(&header, DataBody::Failed(error)));
             }
         });
     }
@@ -375,7 +408,7 @@ impl State {
     fn kv_bytes(&self, plan: &Plan, layers: LayerRange) -> u64 {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
         let tokens = u64::from(context) * u64::from(sequences);
-        let inventory = self.context.inventory.borrow();
+        let inventory = self.deps.inventory.borrow();
         let held = inventory.get(&self.key.model);
         held.map_or(0, |held| held.geometry.kv_bytes(layers, tokens))
     }
@@ -384,7 +417,7 @@ impl State {
     fn predicted_bytes(&self, plan: &Plan) -> Option<u64> {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
         let all = self.told_to_hold.iter().copied().collect();
-        let inventory = self.context.inventory.borrow();
+        let inventory = self.deps.inventory.borrow();
         let held = inventory.get(&self.key.model)?;
         Some(held.geometry.peak_bytes_of(&all, context, sequences))
     }
@@ -416,7 +449,7 @@ impl State {
                 tracing::error!(model = %self.key.model, reason, "a layer cannot be loaded");
                 self.give_up(&reason);
                 // Its files may have changed, and others want to know.
-                self.context.handles.inventory.look();
+                self.deps.inventory_actor.look();
             }
             // Nobody asked it to measure.
             Event::Probed(_) | Event::Opened => {}
@@ -424,11 +457,11 @@ impl State {
                 tracing::error!(model = %self.key.model, reason, "the model cannot be opened");
                 self.gone = true;
                 self.give_up(&reason);
-                self.context.handles.inventory.look();
+                self.deps.inventory_actor.look();
             }
             Event::Recalled { sequence, attempt, progress } => {
                 if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
-                    self.context.router.send_to_owner(header);
+                    self.deps.router.send_to_owner(header);
                 }
             }
             Event::Status(status) => self.status(status),
@@ -481,21 +514,21 @@ impl State {
             return;
         };
         let came = follows.of.trace.map(|_| SystemTime::now());
-        self.context.metrics.stage_forward(self.key.model.as_str(), follows.took);
+        self.deps.metrics.stage_forward(self.key.model.as_str(), follows.took);
         for (to, frame) in std::mem::take(&mut follows.frames) {
             if let DataBody::Failed(error) = &frame.body {
                 tracing::warn!(sequence = %frame.sequence, epoch = %frame.epoch, %error,
                     "a segment was rejected");
             }
-            if let Err(error) = self.context.router.send(to, frame, payload.clone()) {
+            if let Err(error) = self.deps.router.send(to, frame, payload.clone()) {
                 // It can be tried for as long as the owner likes: no work kills anybody here.
                 self.refuse(&follows.of, &format!("the next stage cannot be reached: {error}"));
             }
         }
         if let Some(came) = came {
             // The next stage does not wait for this.
-            let spans = spans::of_result(&self.context.settings.name, came, &follows);
-            spans.for_each(|span| self.context.traces.take(span));
+            let spans = spans::of_result(&self.deps.settings.name, came, &follows);
+            spans.for_each(|span| self.deps.traces.take(span));
         }
     }
 
@@ -515,7 +548,7 @@ impl State {
         }
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
-                self.context.restarts.count(row("worker"));
+                self.deps.restarts.count(row("worker"));
                 self.tell_state(ShardState::Restarting, how.to_owned());
                 myself.send_after(wait, || HostMessage::Start);
             }
@@ -530,7 +563,7 @@ impl State {
         // What cannot be computed keeps its turn until it can be.
         if self.worker.is_some() && !self.report.held.is_empty() {
             for header in self.sequences.grants(Instant::now()) {
-                self.context.router.send_to_owner(header);
+                self.deps.router.send_to_owner(header);
             }
         }
         if self.told_busy == self.sequences.is_empty() {
@@ -581,7 +614,7 @@ impl State {
     }
 
     fn look_for_stuck_worker(&mut self) {
-        let settings = &self.context.settings;
+        let settings = &self.deps.settings;
         let (step_timeout, load_timeout) = (settings.step_timeout, settings.load_timeout);
         let waited = self.sequences.longest_wait(Instant::now());
         if waited > self.sequences.patience(step_timeout) {
@@ -600,10 +633,10 @@ impl State {
     /// Lets go of sequences that nobody will go on with: their owners do not report them any more, or
     /// report nothing of the kind and must have lost patience.
     fn forget_given_up(&mut self) {
-        let settings = &self.context.settings;
+        let settings = &self.deps.settings;
         let patience = settings.load_timeout + 2 * settings.step_timeout;
         let now = Instant::now();
-        let view = self.context.view.borrow().clone();
+        let view = self.deps.view.borrow().clone();
         let mut over = self.sequences.disowned(now, &view);
         over.extend(self.sequences.given_up(now, patience));
         for header in over {
@@ -627,9 +660,9 @@ impl State {
 
     fn fail_all(&mut self, reason: &str) {
         let pieces = self.sequences.pieces(Instant::now());
-        let name = &self.context.settings.name;
+        let name = &self.deps.settings.name;
         let spans = spans::of_unfinished(name, SystemTime::now(), reason, pieces);
-        spans.for_each(|span| self.context.traces.take(span));
+        spans.for_each(|span| self.deps.traces.take(span));
         for header in self.sequences.interrupt_all() {
             self.fail(&header, reason);
         }
@@ -652,7 +685,7 @@ impl State {
     /// Where something goes wrong: this node, the layers that a sequence passes or else all that are
     /// wanted, and why.
     fn words(&self, sequence: SequenceId, reason: &str) -> (String, String, String) {
-        let node = self.context.settings.name.clone();
+        let node = self.deps.settings.name.clone();
         let layers = match self.sequences.stage_of(sequence) {
             Some((_, layers)) => layers.to_string(),
             None => LayerSet::from(self.wanted.clone()).to_string(),
@@ -661,14 +694,14 @@ impl State {
     }
 
     fn tell_owner(&self, header: &DataHeader, body: DataBody) {
-        self.context.router.send_to_owner(to_owner(header, body));
+        self.deps.router.send_to_owner(to_owner(header, body));
     }
 
     fn tell_state(&mut self, state: ShardState, reason: String) {
         self.report.state = state;
         self.report.reason = reason;
         self.told = self.report.clone();
-        self.context.handles.workers.changed(self.key.clone(), self.report.clone());
+        self.deps.workers.changed(self.key.clone(), self.report.clone());
     }
 
     fn status(&mut self, status: Status) {
@@ -678,7 +711,7 @@ impl State {
         if kv_bytes > 0 {
             #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
             let ratio = kv as f64 / kv_bytes as f64;
-            self.context.metrics.kv_cache_usage(self.key.model.as_str(), Some(ratio));
+            self.deps.metrics.kv_cache_usage(self.key.model.as_str(), Some(ratio));
         }
         self.report.work = ShardWork {
             predicted_bytes: self.report.work.predicted_bytes,
@@ -702,7 +735,7 @@ impl State {
 
     fn tell_busy(&mut self) {
         self.told_busy = !self.sequences.is_empty();
-        self.context.handles.workers.busy(self.key.clone(), !self.sequences.is_empty());
+        self.deps.workers.busy(self.key.clone(), !self.sequences.is_empty());
     }
 }
 

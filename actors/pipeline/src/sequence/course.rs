@@ -8,6 +8,7 @@
 
 use planaria_config::LayerRange;
 use planaria_engine::stage::Progress;
+
 pub use planaria_protocol::resume::{Course, Kept, Part};
 
 /// How far a stage is with a sequence.

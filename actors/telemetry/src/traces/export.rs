@@ -1,11 +1,10 @@
 //! The way of spans to the collector: a queue that never waits, a thread that takes from it, a runtime of
 //! its own. What goes wrong there is said once, and counted.
 
-use std::fmt;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+use std::{fmt, io};
 
 use opentelemetry::Context;
 use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportConfig as _};

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use opentelemetry::trace::{Link, SpanContext, SpanKind, Status, TraceState};
-use opentelemetry::trace::{SpanId, TraceFlags, TraceId};
+use opentelemetry::trace::{
+    Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState,
+};
 use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use planaria_config::{LayerRange, NodeId};
-
 use planaria_protocol::trace_context::{FORWARD, HOP, TraceContext, piece_number};
 use planaria_protocol::wire::{DataHeader, Forward};
 

@@ -9,8 +9,8 @@ use planaria_transport::{Frame, encode_message, memory_pair};
 use serde::Serialize;
 
 use super::*;
-use crate::context::testing;
 use crate::membership::send_control;
+use crate::parts::{Parts, testing};
 
 /// What a build of tomorrow says.
 #[derive(Serialize)]
@@ -35,20 +35,20 @@ fn sing() -> Bytes {
 }
 
 /// A node with a link to a peer; the peer's end of it.
-async fn linked() -> (Arc<Context>, LinkSender, LinkReceiver) {
-    let context = testing::context("here", 1);
-    let ends = memory_pair(testing::peer(context.me.node, &[]), testing::peer(PEER, &[]));
+async fn linked() -> (Parts, LinkSender, LinkReceiver) {
+    let node = testing::parts("here", 1);
+    let ends = memory_pair(testing::peer(node.me.node, &[]), testing::peer(PEER, &[]));
     let (link, receiver) = ends.0.split();
-    context.router.add_link(link.clone());
-    let args = PeerArgs { context: Arc::clone(&context), link, receiver };
+    node.router.add_link(link.clone());
+    let args = PeerArgs { deps: node.for_peer(), link, receiver };
     Actor::spawn(None, PeerActor, args).await.unwrap();
     let (sender, receiver) = ends.1.split();
-    (context, sender, receiver)
+    (node, sender, receiver)
 }
 
 /// So many messages of each class were left unread.
-async fn unread(context: &Context, expected: [u64; 3]) {
-    let found = || ["control", "data", "bulk"].map(|class| context.metrics.unread(class));
+async fn unread(node: &Parts, expected: [u64; 3]) {
+    let found = || ["control", "data", "bulk"].map(|class| node.metrics.unread(class));
     let deadline = Instant::now() + Duration::from_secs(30);
     while found() != expected {
         assert!(Instant::now() < deadline, "{:?}, not {expected:?}", found());
@@ -58,13 +58,13 @@ async fn unread(context: &Context, expected: [u64; 3]) {
 
 #[tokio::test]
 async fn messages_of_another_build_are_left_unread_and_the_link_stays() {
-    let (context, peer, mut from_node) = linked().await;
+    let (node, peer, mut from_node) = linked().await;
     for lane in [Lane::Control, Lane::Activation(5), Lane::Bulk] {
         for _ in 0..3 {
             peer.try_send(lane, Frame::message(sing())).unwrap();
         }
     }
-    unread(&context, [3, 3, 3]).await;
+    unread(&node, [3, 3, 3]).await;
     // What it does know it goes on to answer.
     for left in [1, 0] {
         let sample = encode_message(&Bulk::Sample { left }).unwrap();
@@ -83,7 +83,7 @@ async fn messages_of_another_build_are_left_unread_and_the_link_stays() {
 
 #[tokio::test]
 async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
-    let (context, peer, mut from_node) = linked().await;
+    let (node, peer, mut from_node) = linked().await;
     let owner = Incarnation { node: PEER, generation: 1 };
     let plan = |counter, incarnation| {
         let layers = LayerRange::inclusive(0, 1).unwrap();
@@ -100,8 +100,8 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
         })
     };
     // In the second it is no stage, and its owner does not wait for it.
-    context.router.prepare(&Arc::new(plan(4, context.me).unwrap()));
-    context.router.prepare(&Arc::new(plan(5, owner).unwrap()));
+    node.router.prepare(&Arc::new(plan(4, node.me).unwrap()));
+    node.router.prepare(&Arc::new(plan(5, owner).unwrap()));
     for counter in [5, 4] {
         let header = Header {
             epoch: Epoch { counter, planner: PEER },
@@ -124,17 +124,17 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
         panic!("{told:?}");
     };
     assert!(layers == "0-1" && reason.contains("another build"), "{layers}: {reason}");
-    unread(&context, [0, 2, 0]).await;
+    unread(&node, [0, 2, 0]).await;
     assert!(send_control(&peer, &Control::Arrived { bytes: 1, micros: 1 }).is_ok());
 }
 
 #[tokio::test]
 async fn a_peer_of_an_older_build_is_sent_nothing_that_it_does_not_know() {
-    let context = testing::context("here", 1);
+    let node = testing::parts("here", 1);
     let abort = Control::Abort { epoch: Epoch { counter: 1, planner: PEER } };
     let ends = |features| {
         let (near, far) =
-            memory_pair(testing::peer(context.me.node, &[]), testing::peer(PEER, features));
+            memory_pair(testing::peer(node.me.node, &[]), testing::peer(PEER, features));
         (near.split(), far.split().1)
     };
     // The left end's peer is the right one.

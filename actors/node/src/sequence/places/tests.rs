@@ -12,7 +12,8 @@ use ractor::Actor as _;
 use tokio::time::timeout;
 
 use super::*;
-use crate::context::testing::{context, peer};
+use crate::parts::Parts;
+use crate::parts::testing::{parts, peer};
 use crate::sequence::SequencesActor;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -42,10 +43,10 @@ fn plan(counter: u64, byte: u8) -> Arc<Plan> {
 }
 
 /// Links a node to another one, which receives.
-fn link(context: &Arc<Context>, byte: u8) -> (LinkReceiver, LinkReceiver) {
-    let (here, there) = memory_pair(peer(context.me.node, &[]), peer(node(byte), &[]));
+fn link(owner: &Parts, byte: u8) -> (LinkReceiver, LinkReceiver) {
+    let (here, there) = memory_pair(peer(owner.me.node, &[]), peer(node(byte), &[]));
     let (sender, keep) = here.split();
-    context.router.add_link(sender);
+    owner.router.add_link(sender);
     (there.split().1, keep)
 }
 
@@ -63,8 +64,8 @@ async fn released(receiver: &mut LinkReceiver) -> DataHeader {
     }
 }
 
-fn in_force(context: &Context, plan: &Arc<Plan>) {
-    context.router.follow([&**plan].into_iter());
+fn in_force(node: &Parts, plan: &Arc<Plan>) {
+    node.router.follow([&**plan].into_iter());
     let of_model = ModelPlan {
         plan: Some(Arc::clone(plan)),
         state: ModelState::Ready,
@@ -77,39 +78,39 @@ fn in_force(context: &Context, plan: &Arc<Plan>) {
         failovers: Vec::new(),
     };
     let models = [(plan.model().clone(), of_model)].into();
-    context.plans.send_replace(PlanTable { models });
+    node.plans.send_replace(PlanTable { models });
 }
 
 #[tokio::test]
 async fn places_are_freed_by_the_plan_that_a_sequence_ran_under_last() {
-    let context = context("owner", 1);
-    let (mut first, _keep_first) = link(&context, 2);
-    let (mut second, _keep_second) = link(&context, 3);
+    let owner = parts("owner", 1);
+    let (mut first, _keep_first) = link(&owner, 2);
+    let (mut second, _keep_second) = link(&owner, 3);
     let [old, new] = [plan(1, 2), plan(2, 3)];
     let sequence = SequenceId::from_bits(7);
-    let places = Places::take(Arc::clone(&context), sequence, Arc::clone(&old));
+    let places = Places::take(owner.for_sequence(), sequence, Arc::clone(&old));
     let named = RunningReport { sequence, epoch: old.epoch() };
-    assert_eq!(context.running.all(), [named]);
+    assert_eq!(owner.running.all(), [named]);
     places.moved(&new, 3);
     let former = next(&mut first).await;
     assert_eq!((former.epoch, former.attempt), (old.epoch(), 2));
-    assert_eq!(context.running.all()[0].epoch, new.epoch());
+    assert_eq!(owner.running.all()[0].epoch, new.epoch());
     drop(places);
     let last = next(&mut second).await;
     assert_eq!((last.epoch, last.attempt, last.sequence), (new.epoch(), u16::MAX, sequence));
-    assert!(context.running.all().is_empty());
+    assert!(owner.running.all().is_empty());
 }
 
 #[tokio::test]
 async fn a_sequence_that_moves_and_ends_at_once_leaves_nothing_anywhere() {
-    let context = context("owner", 1);
-    let (mut first, _keep_first) = link(&context, 2);
-    let (mut second, _keep_second) = link(&context, 3);
+    let owner = parts("owner", 1);
+    let (mut first, _keep_first) = link(&owner, 2);
+    let (mut second, _keep_second) = link(&owner, 3);
     let [old, new] = [plan(1, 2), plan(2, 3)];
-    in_force(&context, &old);
-    let args = Arc::clone(&context);
+    in_force(&owner, &old);
+    let args = owner.for_sequences();
     let (actor, _) = SequencesActor::spawn(None, SequencesActor, args).await.unwrap();
-    context.handles.sequences.0.fill(actor.clone());
+    owner.handles.sequences.0.fill(actor.clone());
     let request = Request {
         model: old.model().clone(),
         prompt: vec![1, 2, 3],
@@ -118,15 +119,15 @@ async fn a_sequence_that_moves_and_ends_at_once_leaves_nothing_anywhere() {
         until: Until { eos: Vec::new(), max_tokens: 9 },
         trace: None,
     };
-    let generation = context.handles.sequences.submit(request).await.unwrap();
+    let generation = owner.handles.sequences.submit(request).await.unwrap();
     let opening = next(&mut first).await;
-    in_force(&context, &new);
+    in_force(&owner, &new);
     let error = GenerationError::NotReady {
         node: "first".to_owned(),
         layers: "0-3".to_owned(),
         reason: "its worker restarts".to_owned(),
     };
-    context.router.deliver(DataHeader { body: DataBody::Failed(error), ..opening }, Bytes::new());
+    owner.router.deliver(DataHeader { body: DataBody::Failed(error), ..opening }, Bytes::new());
     let recall = next(&mut second).await;
     assert!(matches!(recall.body, DataBody::Recall { .. }), "{recall:?}");
     // The client leaves.
@@ -138,13 +139,13 @@ async fn a_sequence_that_moves_and_ends_at_once_leaves_nothing_anywhere() {
 
 #[tokio::test]
 async fn what_runs_is_freed_when_whoever_supervises_it_is_killed() {
-    let context = context("owner", 1);
-    let (mut first, _keep_first) = link(&context, 2);
+    let owner = parts("owner", 1);
+    let (mut first, _keep_first) = link(&owner, 2);
     let plan = plan(1, 2);
-    in_force(&context, &plan);
-    let args = Arc::clone(&context);
+    in_force(&owner, &plan);
+    let args = owner.for_sequences();
     let (actor, _) = SequencesActor::spawn(None, SequencesActor, args).await.unwrap();
-    context.handles.sequences.0.fill(actor.clone());
+    owner.handles.sequences.0.fill(actor.clone());
     let request = Request {
         model: plan.model().clone(),
         prompt: vec![1, 2, 3],
@@ -153,7 +154,7 @@ async fn what_runs_is_freed_when_whoever_supervises_it_is_killed() {
         until: Until { eos: Vec::new(), max_tokens: 9 },
         trace: None,
     };
-    let _generation = context.handles.sequences.submit(request).await.unwrap();
+    let _generation = owner.handles.sequences.submit(request).await.unwrap();
     next(&mut first).await;
     actor.kill();
     assert_eq!(released(&mut first).await.epoch, plan.epoch());

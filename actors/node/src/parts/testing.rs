@@ -7,7 +7,6 @@ use planaria_control::cluster_view::{ClusterView, ThisNode};
 use planaria_control::discovery::AnnouncementKey;
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_control::supervision::Tally;
 use planaria_engine::processor::Processor;
 use planaria_gateway::served::ServedModels;
 use planaria_protocol::desired::DesiredMap;
@@ -21,12 +20,11 @@ use planaria_transport::{
 };
 use tokio::sync::watch;
 
-use super::{Context, Handles};
+use super::{Handles, Parts};
 use crate::inventory::Inventory;
 use crate::router::Router;
-use crate::sequence::RunningSequences;
 
-/// The key of the cluster that [`context`] is of.
+/// The key of the cluster that [`parts`] is of.
 pub(crate) fn cluster_key() -> ClusterKey {
     ClusterKey::from_bytes([7; 32])
 }
@@ -35,13 +33,13 @@ pub(crate) fn cluster_key() -> ClusterKey {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub(crate) fn context(name: &str, generation: u64) -> Arc<Context> {
+pub(crate) fn parts(name: &str, generation: u64) -> Parts {
     let identity = Identity::generate().unwrap();
-    context_of(name, &identity, generation)
+    parts_of(name, &identity, generation)
 }
 
 /// The same, of this identity.
-pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Arc<Context> {
+pub(crate) fn parts_of(name: &str, identity: &Identity, generation: u64) -> Parts {
     let flags = [("listen", "127.0.0.1:0"), ("api", "127.0.0.1:0"), ("models-dir", "nowhere")];
     let flags = flags.into_iter().map(|(key, value)| (key, vec![value.to_owned()])).collect();
     let machine = Machine { name, kernels: &[] };
@@ -58,9 +56,9 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
     let handles = Handles::vacant();
     let metrics = Arc::new(Metrics::new().unwrap());
     let sequences = handles.sequences.clone();
-    Arc::new(Context {
-        router: Router::new(me.node, sequences, Traces::off(), Arc::clone(&metrics)),
-        running: RunningSequences::default(),
+    Parts {
+        router: Arc::new(Router::new(me.node, sequences, Traces::off(), Arc::clone(&metrics))),
+        running: Arc::default(),
         traces: Traces::off(),
         me,
         api: settings.api,
@@ -84,11 +82,11 @@ pub(crate) fn context_of(name: &str, identity: &Identity, generation: u64) -> Ar
         recoveries: watch::Sender::default(),
         leaving: watch::Sender::new(false),
         busy: watch::Sender::new(false),
-        restarts: Tally::default(),
+        restarts: Arc::default(),
         metrics,
         handles,
-        settings,
-    })
+        settings: Arc::new(settings),
+    }
 }
 
 /// A peer for links within the process, that lists these features.
