@@ -10,25 +10,16 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use planaria_config::{ClusterKey, ClusterKeyError, Settings};
-use planaria_control::cluster_view::{ClusterView, ModelView, ThisNode};
 use planaria_control::discovery::AnnouncementKey;
-use planaria_control::membership::View;
-use planaria_control::scheduler::PlanTable;
-use planaria_control::scheduler::placement::Sizing;
 use planaria_engine::processor::Processor;
 use planaria_gateway::ApiKey;
-use planaria_gateway::backups::Backups;
-use planaria_gateway::previewer::Previewer;
-use planaria_gateway::served::ServedModels;
 use planaria_gateway::stored_answers::StoredAnswers;
 use planaria_node::drain::drain;
 use planaria_node::inventory::Inventory;
 use planaria_node::ledger::Memory;
 use planaria_node::node::{Node, NodeArgs, Outcome};
-use planaria_node::parts::{Handles, Parts};
-use planaria_node::router::Router;
+use planaria_node::parts::{Made, Parts};
 use planaria_node::{descriptors, watchdog};
-use planaria_protocol::state::SequenceCounts;
 use planaria_protocol::wire::features::Features;
 use planaria_storage::Store;
 use planaria_telemetry::metrics::Metrics;
@@ -38,7 +29,6 @@ use planaria_transport::{Credentials, Endpoint, EndpointConfig, Limits, LocalHel
 use planaria_worker::machine;
 use rustix::process::Signal;
 use tokio::signal::unix::{Signal as Signalled, SignalKind, signal};
-use tokio::sync::watch;
 
 use super::flags::SettingFlags;
 use super::{EXIT_MELTED, logging, node_api, service};
@@ -103,79 +93,24 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let processor = Processor::new(settings.threads, settings.kernels)?;
 
     let me = memory.incarnation;
-    let handles = Handles::vacant();
-    let (cluster, cluster_seen) = watch::channel(Arc::new(ClusterView {
-        node: ThisNode { id: me.node, name: settings.name.clone(), incarnation: me.generation },
-        nodes: Vec::new(),
-        // Not ready until the scheduler says so.
-        models: memory
-            .desired
-            .wanted()
-            .map(|(name, wanted)| {
-                ModelView::starting(name, wanted.strategy.unwrap_or(settings.strategy))
-            })
-            .collect(),
-        sequences: SequenceCounts::default(),
-        recoveries: Vec::new(),
-    }));
     let api_address = api.local_addr()?;
     tracing::info!(node = %me, name = settings.name, api = %api_address,
         listen = %endpoint.local_addr(), memory = limit, models = inventory.held().len(), "planaria serves");
-    let metrics = Arc::new(Metrics::new()?);
-    let sequences = handles.sequences.clone();
-    let parts = Arc::new(Parts {
-        router: Arc::new(Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics))),
-        running: Arc::default(),
-        traces,
+    let parts = Arc::new(Parts::of(Made {
+        settings,
         me,
+        desired: memory.desired,
         api: api_address,
         memory_bytes: limit,
         processor,
-        served: Arc::new(ServedModels::new(settings.models_dir.clone())),
-        settings: Arc::new(settings),
-        inventory: watch::Sender::new(Arc::new(inventory)),
-        desired: watch::Sender::new(memory.desired),
+        inventory,
         endpoint,
         announcing,
         store,
-        view: watch::Sender::new(View::default()),
-        plans: watch::Sender::new(PlanTable::default()),
-        cluster,
-        recoveries: watch::Sender::default(),
-        leaving: watch::Sender::new(false),
-        busy: watch::Sender::new(false),
-        restarts: Arc::default(),
-        metrics,
-        handles,
-    });
-    let settings = &parts.settings;
-    let previewer = Previewer {
-        view: parts.view.subscribe(),
-        plans: parts.plans.subscribe(),
-        sizing: Sizing::of(settings),
-    };
-    let gateway = planaria_gateway::State {
-        generator: Arc::new(parts.handles.sequences.clone()),
-        view: cluster_seen,
-        catalog: Arc::new(parts.catalog()),
-        previewer,
-        backups: Backups::of(parts.store.clone(), &settings.data_dir),
-        stored,
-        metrics: Arc::clone(&parts.metrics),
-        traces: parts.traces.clone(),
-        models: Arc::clone(&parts.served),
-        api_key,
-        allowed_hosts: settings.allowed_hosts.clone(),
-        cors_origins: settings.cors_origins.clone(),
-        context: settings.context,
-        leaving: parts.leaving.subscribe(),
-        limits: planaria_gateway::Limits {
-            connections: planaria_gateway::Limits::default()
-                .connections
-                .min(descriptors::for_connections(open_files)),
-            ..planaria_gateway::Limits::default()
-        },
-    };
+        metrics: Metrics::new()?,
+        traces,
+    }));
+    let gateway = parts.for_gateway(stored, api_key, descriptors::for_connections(open_files));
     let args = NodeArgs { parts: Arc::clone(&parts), api, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let mut signals = Signals::listen()?;

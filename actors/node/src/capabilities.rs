@@ -287,3 +287,6 @@ fn path_speed(path: Path) -> PathSpeed {
         bytes_per_second: path.bytes_per_second,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -163,3 +163,6 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

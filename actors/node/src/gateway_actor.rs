@@ -96,3 +96,6 @@ impl Drop for State {
         self.server.abort();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 //! has every byte of the weights summed up behind that.
 
 mod actor;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

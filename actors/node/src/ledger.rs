@@ -111,6 +111,14 @@ pub fn measured(store: &Store) -> Measured {
     read(MEASURED.get(store, ONLY)).flatten().unwrap_or_default()
 }
 
+/// Has a store hold what a probe found, for tests of who reads it.
+#[cfg(test)]
+pub(crate) fn write_measured(store: &Store, measured: &Measured) {
+    let mut batch = Batch::new();
+    batch.put(&MEASURED, ONLY, measured);
+    store.commit(batch).unwrap();
+}
+
 /// What files of weights sum up to, as far as that can be read.
 #[must_use]
 pub fn sums(store: &Store) -> Sums {
@@ -379,9 +387,12 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use planaria_protocol::desired::{Stamp, Wanted};
 
     use super::*;
+    use crate::parts::testing;
 
     const NOON: u64 = 1_800_000_000_000;
 
@@ -450,5 +461,46 @@ mod tests {
         assert_eq!(sums(&store), Sums::from([(stamp.place(), (stamp, sum))]));
         begin_after_restore(&store, 1).unwrap();
         assert_eq!(sums(&store), Sums::new());
+    }
+
+    /// Waits for something that the store is to hold.
+    async fn holds(store: &Store, holds: impl Fn(&Store) -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds(store) {
+            assert!(Instant::now() < deadline, "it is not written");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn plan() -> Arc<Plan> {
+        let me = Incarnation { node: planaria_config::NodeId::from_bytes([1; 32]), generation: 1 };
+        testing::plan(3, &[(me, 0, 3)])
+    }
+
+    #[tokio::test]
+    async fn what_is_told_is_on_disk_soon() {
+        let store = Store::in_memory();
+        let (actor, _) =
+            Actor::spawn(None, LedgerActor, Deps { store: store.clone() }).await.unwrap();
+        let ledger = LedgerHandle::vacant();
+        ledger.0.fill(actor.clone());
+        ledger.remember_plan(plan());
+        holds(&store, |store| plans(store) == [(*plan()).clone()]).await;
+        actor.stop(None);
+    }
+
+    #[tokio::test]
+    async fn what_a_full_disk_refused_is_written_when_there_is_room() {
+        let (store, is_full) = testing::filling_store();
+        let (actor, _) =
+            Actor::spawn(None, LedgerActor, Deps { store: store.clone() }).await.unwrap();
+        let ledger = LedgerHandle::vacant();
+        ledger.0.fill(actor.clone());
+        is_full.store(true, std::sync::atomic::Ordering::Relaxed);
+        ledger.remember_plan(plan());
+        holds(&store, |store| store.closed().is_some()).await;
+        is_full.store(false, std::sync::atomic::Ordering::Relaxed);
+        holds(&store, |store| plans(store).len() == 1).await;
+        actor.stop(None);
     }
 }

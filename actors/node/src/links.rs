@@ -4,8 +4,8 @@
 //! dialed again from here). Which addresses to dial and when is decided by [`planaria_control::dialing`], which is
 //! pure. When this actor dies all links close and are made anew.
 
-mod peer;
-mod received;
+pub(crate) mod peer;
+pub(crate) mod received;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -350,3 +350,6 @@ async fn resolve(seed: &PeerAddress) -> Result<Vec<SocketAddr>, String> {
 fn dialed(link: &LinkSender) -> Dialed {
     Dialed { peer: link.peer().incarnation, by_us: link.dialed_by_us() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -574,3 +574,6 @@ fn addresses(view: &View, me: NodeId) -> Vec<(NodeId, SocketAddr)> {
     let linked = view.listed().map(|member| (member.incarnation.node, member.address));
     linked.chain(reported).filter(|(node, _)| *node != me).collect()
 }
+
+#[cfg(test)]
+mod tests;

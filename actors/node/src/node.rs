@@ -302,3 +302,6 @@ impl RootState {
         myself.stop(None);
     }
 }
+
+#[cfg(test)]
+mod tests;

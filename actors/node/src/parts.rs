@@ -5,15 +5,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use planaria_config::{Incarnation, Settings};
-use planaria_control::cluster_view::{ClusterView, RecoveryView};
+use planaria_config::{Incarnation, ModelName, Settings};
+use planaria_control::cluster_view::{ClusterView, ModelView, RecoveryView, ThisNode};
 use planaria_control::discovery::AnnouncementKey;
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
+use planaria_control::scheduler::placement::Sizing;
 use planaria_control::supervision::Tally;
 use planaria_engine::processor::Processor;
+use planaria_gateway::backups::Backups;
+use planaria_gateway::previewer::Previewer;
 use planaria_gateway::served::ServedModels;
-use planaria_protocol::desired::DesiredMap;
+use planaria_gateway::stored_answers::StoredAnswers;
+use planaria_gateway::{ApiKey, Limits};
+use planaria_protocol::desired::{DesiredMap, Wanted};
+use planaria_protocol::state::SequenceCounts;
 use planaria_storage::Store;
 use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::traces::Traces;
@@ -32,6 +38,35 @@ use crate::router::Router;
 use crate::scheduler::{self, SchedulerHandle};
 use crate::sequence::{self, RunningSequences, SequencesHandle};
 use crate::worker::{self, WorkersHandle};
+
+/// What the parts of a node are made of.
+#[derive(Debug)]
+pub struct Made {
+    /// Its settings.
+    pub settings: Settings,
+    /// Which life of which node.
+    pub me: Incarnation,
+    /// What the cluster is to serve, as it lies on disk.
+    pub desired: DesiredMap,
+    /// Where its API listens.
+    pub api: SocketAddr,
+    /// Memory that it offers, in bytes.
+    pub memory_bytes: u64,
+    /// How its workers compute on a processor.
+    pub processor: Processor,
+    /// The models that it has on disk.
+    pub inventory: Inventory,
+    /// Its QUIC endpoint.
+    pub endpoint: Endpoint,
+    /// What its announcements are tagged with.
+    pub announcing: AnnouncementKey,
+    /// Its store.
+    pub store: Store,
+    /// What it counts.
+    pub metrics: Metrics,
+    /// Where spans go.
+    pub traces: Traces,
+}
 
 /// All parts of one node.
 #[derive(Debug)]
@@ -129,6 +164,87 @@ impl Handles {
 pub(crate) mod testing;
 
 impl Parts {
+    /// The parts of a node whose actors have yet to start.
+    #[must_use]
+    pub fn of(made: Made) -> Self {
+        let Made { settings, me, desired, api, memory_bytes, processor, inventory, .. } = made;
+        let Made { endpoint, announcing, store, metrics, traces, .. } = made;
+        let handles = Handles::vacant();
+        let metrics = Arc::new(metrics);
+        let sequences = handles.sequences.clone();
+        let router = Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics));
+        // Not ready until the scheduler says so.
+        let starting = |(name, wanted): (&ModelName, &Wanted)| {
+            ModelView::starting(name, wanted.strategy.unwrap_or(settings.strategy))
+        };
+        let name = settings.name.clone();
+        let cluster = ClusterView {
+            node: ThisNode { id: me.node, name, incarnation: me.generation },
+            nodes: Vec::new(),
+            models: desired.wanted().map(starting).collect(),
+            sequences: SequenceCounts::default(),
+            recoveries: Vec::new(),
+        };
+        Self {
+            me,
+            api,
+            memory_bytes,
+            processor,
+            inventory: watch::Sender::new(Arc::new(inventory)),
+            served: Arc::new(ServedModels::new(settings.models_dir.clone())),
+            endpoint,
+            announcing,
+            store,
+            router: Arc::new(router),
+            desired: watch::Sender::new(desired),
+            view: watch::Sender::default(),
+            plans: watch::Sender::default(),
+            cluster: watch::Sender::new(Arc::new(cluster)),
+            recoveries: watch::Sender::default(),
+            leaving: watch::Sender::new(false),
+            busy: watch::Sender::new(false),
+            running: Arc::default(),
+            restarts: Arc::default(),
+            metrics,
+            traces,
+            handles,
+            settings: Arc::new(settings),
+        }
+    }
+
+    /// What the gateway needs, which takes up to so many connections.
+    #[must_use]
+    pub fn for_gateway(
+        &self,
+        stored: StoredAnswers,
+        api_key: Option<ApiKey>,
+        connections: usize,
+    ) -> planaria_gateway::State {
+        let settings = &self.settings;
+        let usual = Limits::default();
+        planaria_gateway::State {
+            generator: Arc::new(self.handles.sequences.clone()),
+            view: self.cluster.subscribe(),
+            catalog: Arc::new(self.catalog()),
+            previewer: Previewer {
+                view: self.view.subscribe(),
+                plans: self.plans.subscribe(),
+                sizing: Sizing::of(settings),
+            },
+            backups: Backups::of(self.store.clone(), &settings.data_dir),
+            stored,
+            metrics: Arc::clone(&self.metrics),
+            traces: self.traces.clone(),
+            models: Arc::clone(&self.served),
+            api_key,
+            allowed_hosts: settings.allowed_hosts.clone(),
+            cors_origins: settings.cors_origins.clone(),
+            context: settings.context,
+            leaving: self.leaving.subscribe(),
+            limits: Limits { connections: usual.connections.min(connections), ..usual },
+        }
+    }
+
     pub(crate) fn for_ledger(&self) -> ledger::Deps {
         ledger::Deps { store: self.store.clone() }
     }
@@ -301,9 +417,7 @@ impl Parts {
         }
     }
 
-    /// The catalog of models, for the gateway.
-    #[must_use]
-    pub fn catalog(&self) -> NodeCatalog {
+    fn catalog(&self) -> NodeCatalog {
         NodeCatalog {
             me: self.me.node,
             models_dir: self.settings.models_dir.clone(),

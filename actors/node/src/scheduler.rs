@@ -294,3 +294,6 @@ fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {
     }
     changed
 }
+
+#[cfg(test)]
+mod tests;

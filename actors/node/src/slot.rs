@@ -62,7 +62,8 @@ impl<M: Message> Slot<M> {
         }
     }
 
-    fn get(&self) -> Option<ActorRef<M>> {
+    /// Who is in office.
+    pub(crate) fn get(&self) -> Option<ActorRef<M>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -577,3 +577,6 @@ impl State {
         self.deps.membership.own_shards(reports);
     }
 }
+
+#[cfg(test)]
+mod tests;

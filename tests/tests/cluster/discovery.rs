@@ -12,7 +12,7 @@ use crate::{binary, demo_models};
 /// A node without models that looks for others by mDNS.
 fn node(name: &str, machine: &Machine) -> NodeSpec {
     let spec = NodeSpec::new(name, "256MiB").on(machine).by_mdns();
-    spec.with_env("PLANARIA_LOG", "info,planaria_control::discovery=debug")
+    spec.with_env("PLANARIA_LOG", "info,planaria_node::discovery=debug")
 }
 
 async fn cluster() -> Result<Cluster> {

@@ -334,3 +334,6 @@ fn lower_priority() {
         tracing::debug!(%error, "the priority stays as it is");
     }
 }
+
+#[cfg(test)]
+mod tests;

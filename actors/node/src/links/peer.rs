@@ -46,15 +46,15 @@ pub struct Deps {
 
 /// What a peer starts from.
 #[derive(Debug)]
-pub(super) struct PeerArgs {
-    pub(super) deps: Deps,
-    pub(super) link: LinkSender,
-    pub(super) receiver: LinkReceiver,
+pub(crate) struct PeerArgs {
+    pub(crate) deps: Deps,
+    pub(crate) link: LinkSender,
+    pub(crate) receiver: LinkReceiver,
 }
 
 /// What a peer is told.
 #[derive(Debug)]
-pub(super) enum PeerMessage {
+pub(crate) enum PeerMessage {
     /// The link is gone.
     Gone(String),
     /// Time passed.
@@ -62,10 +62,10 @@ pub(super) enum PeerMessage {
 }
 
 #[derive(Debug)]
-pub(super) struct PeerActor;
+pub(crate) struct PeerActor;
 
 #[derive(Debug)]
-pub(super) struct State {
+pub(crate) struct State {
     link: LinkSender,
     _tasks: JoinSet<()>,
 }

@@ -9,7 +9,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// A message, or why there is none.
 #[derive(Debug)]
-pub(super) enum Received<T> {
+pub(crate) enum Received<T> {
     /// It is one that this build knows.
     Known(T),
     /// It is one of another build; in words, what this one stumbled over.
@@ -20,7 +20,7 @@ pub(super) enum Received<T> {
 
 /// Reads a message.
 #[must_use]
-pub(super) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Received<T> {
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Received<T> {
     match decode_message(bytes) {
         Ok(message) => Received::Known(message),
         Err(error) if decode_message::<IgnoredAny>(bytes).is_ok() => {

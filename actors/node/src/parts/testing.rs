@@ -1,28 +1,32 @@
 //! A node without its tree, for tests of one actor.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use planaria_config::{ClusterKey, Incarnation, Machine, NodeId, Settings};
-use planaria_control::cluster_view::{ClusterView, ThisNode};
+use planaria_config::{
+    ClusterKey, Epoch, Incarnation, LayerRange, Machine, NodeId, Settings, Strategy,
+};
 use planaria_control::discovery::AnnouncementKey;
-use planaria_control::membership::View;
-use planaria_control::scheduler::PlanTable;
+use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::processor::Processor;
-use planaria_gateway::served::ServedModels;
 use planaria_protocol::desired::DesiredMap;
-use planaria_protocol::state::SequenceCounts;
+use planaria_protocol::plan::{Assignment, Plan, PlanParts};
 use planaria_protocol::wire::features::Features;
-use planaria_storage::Store;
+use planaria_storage::{Backend, BackendError, Change, MemoryBackend, Row, Store};
 use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::traces::Traces;
 use planaria_transport::{
     Credentials, Endpoint, EndpointConfig, Identity, Limits, LocalHello, Peer,
 };
-use tokio::sync::watch;
+use ractor::{Actor, ActorProcessingErr, ActorRef, Message};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::timeout;
 
-use super::{Handles, Parts};
+use super::{Made, Parts};
 use crate::inventory::Inventory;
-use crate::router::Router;
+use crate::slot::Slot;
 
 /// The key of the cluster that [`parts`] is of.
 pub(crate) fn cluster_key() -> ClusterKey {
@@ -53,40 +57,20 @@ pub(crate) fn parts_of(name: &str, identity: &Identity, generation: u64) -> Part
         features: Features::understood().words(),
     };
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
-    let handles = Handles::vacant();
-    let metrics = Arc::new(Metrics::new().unwrap());
-    let sequences = handles.sequences.clone();
-    Parts {
-        router: Arc::new(Router::new(me.node, sequences, Traces::off(), Arc::clone(&metrics))),
-        running: Arc::default(),
-        traces: Traces::off(),
+    Parts::of(Made {
         me,
+        desired: DesiredMap::default(),
         api: settings.api,
         memory_bytes: 1 << 30,
         processor: Processor::new(None, None).unwrap(),
-        served: Arc::new(ServedModels::new(settings.models_dir.clone())),
-        inventory: watch::Sender::new(Arc::new(Inventory::default())),
-        desired: watch::Sender::new(DesiredMap::default()),
+        inventory: Inventory::default(),
         endpoint: Endpoint::bind(&credentials, config).unwrap(),
         announcing: AnnouncementKey::derive(&cluster_key()).unwrap(),
         store: Store::in_memory(),
-        view: watch::Sender::new(View::default()),
-        plans: watch::Sender::new(PlanTable::default()),
-        cluster: watch::Sender::new(Arc::new(ClusterView {
-            node: ThisNode { id: me.node, name: name.to_owned(), incarnation: generation },
-            nodes: Vec::new(),
-            models: Vec::new(),
-            sequences: SequenceCounts::default(),
-            recoveries: Vec::new(),
-        })),
-        recoveries: watch::Sender::default(),
-        leaving: watch::Sender::new(false),
-        busy: watch::Sender::new(false),
-        restarts: Arc::default(),
-        metrics,
-        handles,
-        settings: Arc::new(settings),
-    }
+        metrics: Metrics::new().unwrap(),
+        traces: Traces::off(),
+        settings,
+    })
 }
 
 /// A peer for links within the process, that lists these features.
@@ -99,4 +83,120 @@ pub(crate) fn peer(node: NodeId, features: &[&str]) -> Peer {
         process: None,
         address: ([127, 0, 0, 1], 1).into(),
     }
+}
+
+/// Stands in for an actor that a test does not start: passes on all that it is told.
+struct Recorder<M>(PhantomData<fn(M)>);
+
+impl<M: Message> Actor for Recorder<M> {
+    type Msg = M;
+    type State = UnboundedSender<M>;
+    type Arguments = UnboundedSender<M>;
+
+    async fn pre_start(
+        &self,
+        _: ActorRef<M>,
+        heard: UnboundedSender<M>,
+    ) -> Result<UnboundedSender<M>, ActorProcessingErr> {
+        Ok(heard)
+    }
+
+    async fn handle(
+        &self,
+        _: ActorRef<M>,
+        message: M,
+        heard: &mut UnboundedSender<M>,
+    ) -> Result<(), ActorProcessingErr> {
+        // A test that has ended does not listen any more.
+        drop(heard.send(message));
+        Ok(())
+    }
+}
+
+/// Fills a slot with somebody who passes on all that is told there.
+pub(crate) async fn recorded<M: Message>(slot: &Slot<M>) -> UnboundedReceiver<M> {
+    let (sender, heard) = unbounded_channel();
+    let (actor, _) = Actor::spawn(None, Recorder(PhantomData), sender).await.unwrap();
+    slot.fill(actor);
+    heard
+}
+
+/// The first of the messages to come of which `pick` makes something.
+///
+/// # Panics
+/// When none comes for half a minute.
+pub(crate) async fn told<M, T>(
+    heard: &mut UnboundedReceiver<M>,
+    mut pick: impl FnMut(M) -> Option<T>,
+) -> T {
+    let told = async {
+        loop {
+            let message = heard.recv().await.expect("somebody tells something");
+            if let Some(picked) = pick(message) {
+                return picked;
+            }
+        }
+    };
+    timeout(Duration::from_secs(30), told).await.expect("it is told in time")
+}
+
+/// A store on a disk that is full while the flag is set.
+pub(crate) fn filling_store() -> (Store, Arc<AtomicBool>) {
+    #[derive(Default)]
+    struct Filling {
+        rows: MemoryBackend,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl Backend for Filling {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
+            self.rows.get(key)
+        }
+
+        fn scan(&self, prefix: &[u8]) -> Result<Vec<Row>, BackendError> {
+            self.rows.scan(prefix)
+        }
+
+        fn commit(&self, changes: &[Change]) -> Result<(), BackendError> {
+            if self.is_full.load(Ordering::Relaxed) {
+                return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+            }
+            self.rows.commit(changes)
+        }
+    }
+
+    let backend = Arc::new(Filling::default());
+    let is_full = Arc::clone(&backend.is_full);
+    let store = Store::on_each(move || Ok(Arc::clone(&backend) as Arc<dyn Backend>)).unwrap();
+    (store, is_full)
+}
+
+/// A plan of this epoch for some model `m`, with these layers of it.
+pub(crate) fn plan(counter: u64, stages: &[(Incarnation, u32, u32)]) -> Arc<Plan> {
+    plan_of(counter, stages, "00".repeat(32).parse().unwrap())
+}
+
+/// The same, for the model `m` of these files.
+pub(crate) fn plan_of(
+    counter: u64,
+    stages: &[(Incarnation, u32, u32)],
+    digest: ModelDigest,
+) -> Arc<Plan> {
+    let assignment = |(incarnation, first, last): &(Incarnation, u32, u32)| Assignment {
+        incarnation: *incarnation,
+        layers: LayerRange::inclusive(*first, *last).unwrap(),
+    };
+    let layers = stages.iter().map(|(_, _, last)| last + 1).max().unwrap();
+    let parts = PlanParts {
+        epoch: Epoch { counter, planner: stages[0].0.node },
+        model: "m".parse().unwrap(),
+        digest,
+        layers,
+        strategy: Strategy::RingMemoryWeighted,
+        context: 64,
+        max_sequences: 2,
+        stages: stages.iter().map(assignment).collect(),
+        content: None,
+    };
+    Arc::new(Plan::new(parts).unwrap())
 }

@@ -75,45 +75,27 @@ impl PinnedFiles {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-    use std::fs;
-
     use super::*;
-    use crate::inventory::Sums;
+    use crate::inventory::testing::fake_model;
 
     fn key(inventory: &Inventory) -> WorkerKey {
         let model: ModelName = "m".parse().unwrap();
         WorkerKey { digest: inventory.get(&model).unwrap().digest, model }
     }
 
-    /// A made-up model, which has no weights, and so all of them known.
-    fn put(models: &tempfile::TempDir, layers: u32) -> Inventory {
-        let folder = models.path().join("m");
-        fs::create_dir_all(&folder).unwrap();
-        let config = format!(
-            r#"{{"model_type": "planaria_fake", "num_hidden_layers": {layers}, "hidden_size": 8,
-                "vocab_size": 100, "max_position_embeddings": 32}}"#
-        );
-        fs::write(folder.join("config.json.part"), config).unwrap();
-        fs::rename(folder.join("config.json.part"), folder.join("config.json")).unwrap();
-        let mut found = Inventory::look(models.path(), &Inventory::default(), &BTreeSet::new());
-        found.complete(&Sums::new());
-        found
-    }
-
     #[test]
     fn files_are_followed_to_where_the_same_bytes_lie_and_no_further() {
         let models = tempfile::tempdir().unwrap();
-        let first = put(&models, 4);
+        let first = fake_model(models.path(), 4);
         let pinned = PinnedFiles::now(&first, &key(&first)).unwrap();
         let mut followed = pinned.clone();
 
-        let copied = put(&models, 4);
+        let copied = fake_model(models.path(), 4);
         followed.follow(&copied);
         assert_ne!(followed, pinned);
         assert_eq!(followed, PinnedFiles::now(&copied, &key(&copied)).unwrap());
 
-        let other = put(&models, 5);
+        let other = fake_model(models.path(), 5);
         let before = followed.clone();
         followed.follow(&other);
         assert_eq!(followed, before, "these are others");
