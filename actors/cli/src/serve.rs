@@ -41,7 +41,7 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let traces = Traces::start(&settings)?;
     logging::start(&settings, &traces);
     watchdog::watch(|actor| {
-        tracing::error!(actor, "the node gives up: a part of it does not go on");
+        tracing::error!(actor = actor.name(), "the node gives up: a part of it does not go on");
         std::process::exit(EXIT_MELTED.into());
     })?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -52,7 +52,7 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     Ok(match outcome {
         Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::MeltedDown(actor) => {
-            tracing::error!(actor, "the node gives up: parts of it keep dying");
+            tracing::error!(actor = actor.name(), "the node gives up: parts of it keep dying");
             ExitCode::from(EXIT_MELTED)
         }
     })

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use planaria_config::{NodeId, Settings};
 use planaria_control::capabilities::{Measured, Measures, micros};
 use planaria_control::membership::View;
-use planaria_control::supervision::Retries;
+use planaria_control::supervision::{ActorKind, Retries};
 use planaria_engine::processor::Processor;
 use planaria_engine::speed::{Device, Probed};
 use planaria_protocol::capabilities::PathSpeed;
@@ -31,7 +31,7 @@ use crate::ledger::{self, LedgerHandle};
 use crate::membership::MembershipHandle;
 use crate::router::{Router, Undeliverable};
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 use crate::worker::probe;
 
 /// How often round trips are looked at. QUIC measures them with every packet.
@@ -119,6 +119,7 @@ pub struct CapabilitiesActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     measures: Measures,
     /// Peers to which a sample was sent, and by which way.
@@ -146,7 +147,8 @@ impl Actor for CapabilitiesActor {
         myself.send_interval(LOOK, || CapabilitiesMessage::Look);
         myself.send_interval(SAMPLE_EVERY, || CapabilitiesMessage::Sample);
         let (sampled, retries) = (BTreeMap::new(), Retries::default());
-        let mut state = State { deps, measures, sampled, retries };
+        let mut state =
+            State { watch: Watch::new(ActorKind::Capabilities), deps, measures, sampled, retries };
         // After a restart of this actor alone, links are still up.
         state.look();
         state.tell();
@@ -159,7 +161,7 @@ impl Actor for CapabilitiesActor {
         message: CapabilitiesMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("capabilities");
+        let _handling = state.watch.handling();
         let news = match message {
             CapabilitiesMessage::LinkUp | CapabilitiesMessage::Look => state.look(),
             CapabilitiesMessage::Arrived(node, bytes, within) => {

@@ -11,6 +11,7 @@ use std::time::Duration;
 use planaria_config::{ModelName, NodeId};
 use planaria_control::desired::{Action, ChangeError, Desired, Event};
 use planaria_control::scheduler::PlanTable;
+use planaria_control::supervision::ActorKind;
 use planaria_protocol::desired::map::{DesiredMap, Entry, Wanted};
 use planaria_protocol::state::ModelState;
 use planaria_storage::Store;
@@ -22,7 +23,7 @@ use crate::inventory::InventoryHandle;
 use crate::ledger;
 use crate::membership::MembershipHandle;
 use crate::slot::Slot;
-use crate::watchdog::{PULSE, at_work};
+use crate::watchdog::{PULSE, Watch};
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
 /// asked should hear of it.
@@ -98,6 +99,7 @@ pub struct DesiredActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     desired: Desired,
     waiting: BTreeMap<u64, RpcReplyPort<Result<Entry, ChangeError>>>,
@@ -120,6 +122,7 @@ impl Actor for DesiredActor {
         let map = deps.wanted.borrow().clone();
         let desired = Desired::new(deps.me, unix_millis(), map);
         Ok(State {
+            watch: Watch::new(ActorKind::Desired),
             deps,
             desired,
             waiting: BTreeMap::new(),
@@ -134,7 +137,7 @@ impl Actor for DesiredActor {
         message: DesiredMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("desired");
+        let _handling = state.watch.handling();
         let event = match message {
             DesiredMessage::Change(model, wanted, reply) => {
                 state.tickets += 1;

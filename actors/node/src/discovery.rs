@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use planaria_config::Incarnation;
 use planaria_control::discovery::{Action, AnnouncementKey, Discovery, Event};
+use planaria_control::supervision::ActorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use crate::discovery::mdns::Mdns;
 use crate::links::LinksHandle;
-use crate::watchdog::{PULSE, at_work};
+use crate::watchdog::{PULSE, Watch};
 
 /// The wait before mDNS that ended is started again: whatever the system had against it will not
 /// have changed sooner.
@@ -59,6 +60,7 @@ pub struct DiscoveryActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     discovery: Discovery,
     mdns: Option<Mdns>,
@@ -80,7 +82,13 @@ impl Actor for DiscoveryActor {
         }
         myself.send_interval(PULSE, || DiscoveryMessage::Pulse);
         let discovery = Discovery::new(deps.me, deps.listen, deps.announcing.clone());
-        Ok(State { deps, discovery, mdns: None, tasks: JoinSet::new() })
+        Ok(State {
+            watch: Watch::new(ActorKind::Discovery),
+            deps,
+            discovery,
+            mdns: None,
+            tasks: JoinSet::new(),
+        })
     }
 
     async fn handle(
@@ -89,7 +97,7 @@ impl Actor for DiscoveryActor {
         message: DiscoveryMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("discovery");
+        let _handling = state.watch.handling();
         match message {
             DiscoveryMessage::Start => state.start(&myself),
             DiscoveryMessage::Pulse => {}

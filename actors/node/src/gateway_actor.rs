@@ -6,12 +6,13 @@
 
 use std::net::TcpListener;
 
+use planaria_control::supervision::ActorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::essential::Essential;
-use crate::watchdog::{PULSE, at_work};
+use crate::watchdog::{PULSE, Watch};
 
 /// What the gateway starts from.
 pub(crate) struct GatewayArgs {
@@ -37,6 +38,7 @@ pub(crate) struct GatewayActor;
 /// What it keeps.
 #[derive(Debug)]
 pub(crate) struct State {
+    watch: Watch,
     server: JoinHandle<()>,
     shut_down: Option<oneshot::Sender<()>>,
 }
@@ -64,16 +66,16 @@ impl Actor for GatewayActor {
             let how = format!("{:?}", ended.await);
             drop(myself.cast(GatewayMessage::Ended(how)));
         });
-        Ok(State { server, shut_down: Some(shut_down) })
+        Ok(State { watch: Watch::new(ActorKind::Gateway), server, shut_down: Some(shut_down) })
     }
 
     async fn handle(
         &self,
         _: ActorRef<GatewayMessage>,
         message: GatewayMessage,
-        _: &mut State,
+        state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("gateway");
+        let _handling = state.watch.handling();
         match message {
             GatewayMessage::Ended(how) => Err(format!("the HTTP server ended: {how}").into()),
             GatewayMessage::Pulse => Ok(()),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use planaria_config::{Incarnation, ModelName};
 use planaria_control::capabilities::Measured;
 use planaria_control::desired::settings::assert;
+use planaria_control::supervision::ActorKind;
 use planaria_engine::model_dir::{Stamp as FileStamp, TensorSum};
 use planaria_protocol::desired::{DesiredMap, Entry};
 use planaria_protocol::plan::Plan;
@@ -21,7 +22,7 @@ use thiserror::Error;
 
 use crate::inventory::Sums;
 use crate::slot::Slot;
-use crate::watchdog::{PULSE, at_work};
+use crate::watchdog::{PULSE, Watch};
 
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
 const GENERATION: Table<str, u64> = Table::new("generation");
@@ -282,6 +283,7 @@ pub struct LedgerActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     /// The newest of what it was told to remember: a plan of each model.
     plans: BTreeMap<ModelName, Arc<Plan>>,
@@ -302,7 +304,13 @@ impl Actor for LedgerActor {
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(PULSE, || LedgerMessage::Pulse);
         let (plans, refused) = (BTreeMap::new(), BTreeSet::new());
-        Ok(State { deps, plans, measured: Measured::default(), refused })
+        Ok(State {
+            watch: Watch::new(ActorKind::Ledger),
+            deps,
+            plans,
+            measured: Measured::default(),
+            refused,
+        })
     }
 
     async fn handle(
@@ -311,7 +319,7 @@ impl Actor for LedgerActor {
         message: LedgerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("ledger");
+        let _handling = state.watch.handling();
         match message {
             LedgerMessage::Pulse => {}
             LedgerMessage::Plan(plan) => {

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use planaria_config::{Incarnation, NodeId, PeerAddress};
 use planaria_control::dialing::{Dialed, Dialing, Target, keep_new};
+use planaria_control::supervision::ActorKind;
 use planaria_telemetry::rare_log::RareLogs;
 use planaria_transport::{DialError, Endpoint, Link, LinkSender, Refused};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -24,7 +25,7 @@ use crate::essential::Essential;
 use crate::membership::MembershipHandle;
 use crate::router::Router;
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 use peer::{PeerActor, PeerArgs};
 
 pub use peer::Deps as PeerDeps;
@@ -103,6 +104,7 @@ pub struct LinksActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     dialing: Dialing,
     peers: BTreeMap<NodeId, Connected>,
@@ -149,7 +151,14 @@ impl Actor for LinksActor {
         let seeds = deps.join.clone();
         let dialing = Dialing::new(deps.me.node, deps.endpoint.local_addr().ip(), seeds);
         let refusals = RareLogs::new(REFUSED_CALLERS);
-        Ok(State { deps, dialing, peers: BTreeMap::new(), refusals, tasks })
+        Ok(State {
+            watch: Watch::new(ActorKind::Links),
+            deps,
+            dialing,
+            peers: BTreeMap::new(),
+            refusals,
+            tasks,
+        })
     }
 
     async fn handle(
@@ -158,7 +167,7 @@ impl Actor for LinksActor {
         message: LinksMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("links");
+        let _handling = state.watch.handling();
         match message {
             LinksMessage::Learn(addresses) => {
                 state.dialing.learn(Instant::now(), addresses);

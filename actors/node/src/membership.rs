@@ -12,7 +12,7 @@ use bytes::Bytes;
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
 use planaria_control::membership::swim::{self, Swim};
 use planaria_control::membership::{Event, Members, View};
-use planaria_control::supervision::Tally;
+use planaria_control::supervision::{ActorKind, Tally};
 use planaria_protocol::capabilities::Capabilities;
 use planaria_protocol::desired::DesiredMap;
 use planaria_protocol::plan::Plan;
@@ -33,7 +33,7 @@ use crate::router::{Router, Undeliverable};
 use crate::scheduler::SchedulerHandle;
 use crate::sequence::{RunningSequences, SequencesHandle};
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
 /// How often a node describes itself when nothing changes: often enough for people who watch,
@@ -218,6 +218,7 @@ pub struct MembershipActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     swim: Swim,
     /// Wakes SWIM.
@@ -271,6 +272,7 @@ impl Actor for MembershipActor {
                 generated_tokens: deps.metrics.generated_tokens(),
                 running: Some(deps.running.all()),
             },
+            watch: Watch::new(ActorKind::Membership),
             deps,
         };
         // After a restart of this actor alone, links are still up.
@@ -289,7 +291,7 @@ impl Actor for MembershipActor {
         message: MembershipMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("membership");
+        let _handling = state.watch.handling();
         match message {
             MembershipMessage::LinkUp(link) => {
                 state.linked(&myself, &link);

@@ -1,6 +1,6 @@
 //! Actor: the root of a node's supervision tree, and how a node starts and ends.
 //!
-//! Children, in the order of [`TABLE`]: ledger, links, discovery, membership, capabilities, scheduler,
+//! Children, in the order of [`PARTS`]: ledger, links, discovery, membership, capabilities, scheduler,
 //! workers, sequences, inventory, desired, gateway. Rest-for-one: when one dies, it and all that were
 //! started after it are stopped and started again. Too many deaths melt the node down.
 
@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_control::supervision::{Restarts, Row, TABLE, Verdict, restart_range, row};
+use planaria_control::supervision::{ActorKind, PARTS, Restarts, Verdict, restart_range};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 
@@ -41,7 +41,7 @@ pub enum Outcome {
     /// It was asked to stop, and did.
     Stopped,
     /// Parts of it kept dying; the last one is named.
-    MeltedDown(String),
+    MeltedDown(ActorKind),
 }
 
 /// What a node starts from.
@@ -73,7 +73,7 @@ impl Node {
     /// Resolves when the node has ended.
     pub async fn ended(&mut self) -> Outcome {
         let outcome = (&mut self.outcome).await;
-        outcome.unwrap_or_else(|_| Outcome::MeltedDown("root".to_owned()))
+        outcome.unwrap_or(Outcome::MeltedDown(ActorKind::Root))
     }
 }
 
@@ -97,7 +97,7 @@ struct RootState {
 }
 
 struct Child {
-    row: Row,
+    actor: ActorKind,
     cell: Option<ActorCell>,
 }
 
@@ -111,11 +111,10 @@ impl Actor for RootActor {
         myself: ActorRef<RootMessage>,
         (args, outcome): Self::Arguments,
     ) -> Result<RootState, ActorProcessingErr> {
-        let rows = TABLE.iter().filter(|row| row.parent == "root");
         let mut state = RootState {
             args,
-            children: rows.map(|row| Child { row: *row, cell: None }).collect(),
-            restarts: Restarts::new(row("ledger").intensity),
+            children: PARTS.map(|actor| Child { actor, cell: None }).into(),
+            restarts: Restarts::new(ActorKind::Ledger.row().intensity),
             outcome: Some(outcome),
         };
         for index in 0..state.children.len() {
@@ -180,75 +179,78 @@ impl RootState {
         let root = myself.get_cell();
         let parts = Arc::clone(&self.args.parts);
         let handles = &parts.handles;
-        let cell = match child.row.actor {
-            "ledger" => {
+        let cell = match child.actor {
+            ActorKind::Ledger => {
                 let (actor, _) =
                     Actor::spawn_linked(None, LedgerActor, parts.for_ledger(), root).await?;
                 handles.ledger.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "links" => {
+            ActorKind::Links => {
                 let (actor, _) =
                     Actor::spawn_linked(None, LinksActor, parts.for_links(), root).await?;
                 handles.links.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "discovery" => {
+            ActorKind::Discovery => {
                 let (actor, _) =
                     Actor::spawn_linked(None, DiscoveryActor, parts.for_discovery(), root).await?;
                 actor.get_cell()
             }
-            "membership" => {
+            ActorKind::Membership => {
                 let (actor, _) =
                     Actor::spawn_linked(None, MembershipActor, parts.for_membership(), root)
                         .await?;
                 handles.membership.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "capabilities" => {
+            ActorKind::Capabilities => {
                 let (actor, _) =
                     Actor::spawn_linked(None, CapabilitiesActor, parts.for_capabilities(), root)
                         .await?;
                 handles.capabilities.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "scheduler" => {
+            ActorKind::Scheduler => {
                 let (actor, _) =
                     Actor::spawn_linked(None, SchedulerActor, parts.for_scheduler(), root).await?;
                 handles.scheduler.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "workers" => {
+            ActorKind::Workers => {
                 let (actor, _) =
                     Actor::spawn_linked(None, WorkersActor, parts.for_workers(), root).await?;
                 handles.workers.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "sequences" => {
+            ActorKind::Sequences => {
                 let (actor, _) =
                     Actor::spawn_linked(None, SequencesActor, parts.for_sequences(), root).await?;
                 handles.sequences.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "inventory" => {
+            ActorKind::Inventory => {
                 let (actor, _) =
                     Actor::spawn_linked(None, InventoryActor, parts.for_inventory(), root).await?;
                 handles.inventory.0.fill(actor.clone());
                 actor.get_cell()
             }
-            "desired" => {
+            ActorKind::Desired => {
                 let (actor, _) =
                     Actor::spawn_linked(None, DesiredActor, parts.for_desired(), root).await?;
                 handles.desired.0.fill(actor.clone());
                 actor.get_cell()
             }
-            _ => {
+            ActorKind::Gateway => {
                 let args = GatewayArgs {
                     listener: self.args.api.try_clone()?,
                     state: self.args.gateway.clone(),
                 };
                 let (actor, _) = Actor::spawn_linked(None, GatewayActor, args, root).await?;
                 actor.get_cell()
+            }
+            ActorKind::Root | ActorKind::Peer | ActorKind::Worker | ActorKind::Sequence => {
+                return Err(format!("{} is no part of the node", child.actor).into());
             }
         };
         child.cell = Some(cell);
@@ -260,17 +262,18 @@ impl RootState {
             return;
         };
         dead.cell = None;
-        let dead = dead.row;
-        tracing::error!(actor = dead.actor, how, lost = dead.lost, "a part of the node died");
+        let dead = dead.actor;
+        let row = dead.row();
+        tracing::error!(actor = dead.name(), how, lost = row.lost, "a part of the node died");
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
                 self.args.parts.restarts.count(dead);
-                let down = restart_range(dead.policy, index, self.children.len());
+                let down = restart_range(row.policy, index, self.children.len());
                 self.stop(down.clone()).await;
                 myself.send_after(wait, move || RootMessage::StartFrom(down.start));
             }
             Verdict::GiveUp => {
-                self.end(myself, Outcome::MeltedDown(dead.actor.to_owned())).await;
+                self.end(myself, Outcome::MeltedDown(dead)).await;
             }
         }
     }
@@ -282,7 +285,7 @@ impl RootState {
                 continue;
             };
             if cell.stop_and_wait(None, Some(STOP_PATIENCE)).await.is_err() {
-                tracing::warn!(actor = child.row.actor, "did not stop in time and is killed");
+                tracing::warn!(actor = child.actor.name(), "did not stop in time and is killed");
                 cell.kill();
             }
         }
@@ -290,7 +293,8 @@ impl RootState {
 
     async fn end(&mut self, myself: &ActorRef<RootMessage>, outcome: Outcome) {
         // Those who need others stop first; then the others are told, while there are links.
-        let membership = self.children.iter().position(|child| child.row.actor == "membership");
+        let membership =
+            self.children.iter().position(|child| child.actor == ActorKind::Membership);
         self.stop(membership.map_or(0, |at| at + 1)..self.children.len()).await;
         self.args.parts.handles.membership.leave().await;
         self.stop(0..self.children.len()).await;

@@ -12,6 +12,7 @@ use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
 use planaria_control::scheduler::placement::Sizing;
+use planaria_control::supervision::ActorKind;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::NotPrepared;
 use planaria_storage::Store;
@@ -22,7 +23,7 @@ use crate::ledger::{self, LedgerHandle};
 use crate::membership::{MembershipHandle, send_control};
 use crate::router::{Router, Undeliverable};
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
 /// How often deadlines are looked at.
@@ -118,6 +119,7 @@ pub struct SchedulerActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     scheduler: Scheduler,
     view: View,
@@ -149,6 +151,7 @@ impl Actor for SchedulerActor {
         let view = deps.view.borrow().clone();
         let known = (Vec::new(), None);
         let mut state = State {
+            watch: Watch::new(ActorKind::Scheduler),
             deps,
             scheduler,
             view: View::default(),
@@ -168,7 +171,7 @@ impl Actor for SchedulerActor {
         message: SchedulerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("scheduler");
+        let _handling = state.watch.handling();
         let SchedulerMessage::Event(event) = message else {
             state.publishing = false;
             if state.unpublished.is_some() {

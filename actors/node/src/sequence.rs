@@ -20,6 +20,7 @@ use planaria_config::{ModelName, SequenceId};
 use planaria_control::cluster_view::RecoveryView;
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
+use planaria_control::supervision::ActorKind;
 use planaria_gateway::generation::{Generation, Generator};
 use planaria_pipeline::sequence::admission::{Admission, Admitted, Requests};
 use planaria_pipeline::sequence::machine::Event;
@@ -38,7 +39,7 @@ use crate::membership::MembershipHandle;
 use crate::sequence::actor::{SequenceActor, SequenceArgs};
 use crate::sequence::client::Client;
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 
 /// Tokens that may wait for a client that does not read: more than any answer is long in the time
 /// a healthy client may stall, little enough memory to grant it to everybody.
@@ -147,6 +148,7 @@ pub struct SequencesActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     admission: Admission<Waiting>,
     running: BTreeMap<SequenceId, Running>,
@@ -203,6 +205,7 @@ impl Actor for SequencesActor {
             running: BTreeMap::new(),
             recoveries: Recoveries::default(),
             refuses,
+            watch: Watch::new(ActorKind::Sequences),
             deps,
         })
     }
@@ -213,7 +216,7 @@ impl Actor for SequencesActor {
         message: SequencesMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("sequences");
+        let _handling = state.watch.handling();
         match message {
             SequencesMessage::Submit(request, reply) => {
                 let answer = state.submit(&myself, *request).await;

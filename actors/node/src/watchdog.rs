@@ -8,10 +8,12 @@
 //! Time is counted in looks of the watchdog's own thread, so what the whole process was kept from running
 //! (it was frozen, the machine slept) counts once.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
+
+use planaria_control::supervision::ActorKind;
 
 /// The watchdog looks so often.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,44 +29,74 @@ const LATE: u64 = PATIENCE / 2;
 /// nobody needs it.
 pub(crate) const PULSE: Duration = Duration::from_secs(1);
 
-static HANDLERS: Mutex<Handlers> = Mutex::new(Handlers::new());
+/// Looks that the watchdog has made. The first has number 1, so that 0 can say "no handler runs".
+static LOOKS: AtomicU64 = AtomicU64::new(1);
 
-/// While a handler runs; end it by dropping this.
+/// All actors that there are.
+static WATCHED: Mutex<Vec<(ActorKind, Weak<AtomicU64>)>> = Mutex::new(Vec::new());
+
+/// What an actor tells the watchdog: since which look a handler of it runs, or 0.
 #[derive(Debug)]
-#[must_use = "the handler ends when this is dropped"]
-pub(crate) struct AtWork(u64);
-
-/// A handler of this actor begins.
-pub(crate) fn at_work(actor: &'static str) -> AtWork {
-    let at_work = AtWork(handlers().begin(actor));
-    #[cfg(feature = "failpoints")]
-    fail::fail_point!(actor);
-    at_work
+pub(crate) struct Watch {
+    actor: ActorKind,
+    since: Arc<AtomicU64>,
 }
 
-/// An actor begins, which its supervisor waits for.
-pub(crate) fn starting(actor: &'static str) -> AtWork {
-    let at_work = AtWork(handlers().begin(actor));
-    #[cfg(feature = "failpoints")]
-    fail::fail_point!(&format!("{actor}.start"));
-    at_work
-}
+impl Watch {
+    /// For an actor of this kind, for as long as this is kept.
+    pub(crate) fn new(actor: ActorKind) -> Self {
+        let since = Arc::new(AtomicU64::new(0));
+        let mut watched = watched();
+        watched.retain(|(_, since)| since.strong_count() > 0);
+        watched.push((actor, Arc::downgrade(&since)));
+        Self { actor, since }
+    }
 
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        handlers().end(self.0);
+    /// A handler begins.
+    pub(crate) fn handling(&self) -> HandlerGuard {
+        let guard = HandlerGuard::begin(&self.since);
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(self.actor.name());
+        guard
+    }
+
+    /// The actor begins, which its supervisor waits for.
+    pub(crate) fn starting(&self) -> HandlerGuard {
+        let guard = HandlerGuard::begin(&self.since);
+        #[cfg(feature = "failpoints")]
+        fail::fail_point!(&format!("{}.start", self.actor));
+        guard
     }
 }
 
-/// Calls `stuck` with the name of an actor of which a handler does not end, once.
+/// Held while a handler runs.
+#[derive(Debug)]
+#[must_use = "the handler ends when this is dropped"]
+pub(crate) struct HandlerGuard(Arc<AtomicU64>);
+
+impl HandlerGuard {
+    fn begin(since: &Arc<AtomicU64>) -> Self {
+        since.store(LOOKS.load(Ordering::Relaxed), Ordering::Relaxed);
+        Self(Arc::clone(since))
+    }
+}
+
+impl Drop for HandlerGuard {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Calls `stuck` with an actor of which a handler does not end, once.
 ///
 /// # Errors
 /// When the system has no thread to give.
-pub fn watch(stuck: impl FnOnce(&'static str) + Send + 'static) -> std::io::Result<()> {
+pub fn watch(stuck: impl FnOnce(ActorKind) + Send + 'static) -> std::io::Result<()> {
     let look = move || {
         let actor = loop {
             thread::sleep(LOOK);
-            if let Some(actor) = handlers().look() {
+            let now = LOOKS.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(actor) = longest(&watched(), now, PATIENCE) {
                 break actor;
             }
         };
@@ -75,53 +107,20 @@ pub fn watch(stuck: impl FnOnce(&'static str) + Send + 'static) -> std::io::Resu
 
 /// Whether no handler is on its way to being stuck.
 pub fn all_go_on() -> bool {
-    !handlers().is_any_late()
+    longest(&watched(), LOOKS.load(Ordering::Relaxed), LATE).is_none()
 }
 
-fn handlers() -> MutexGuard<'static, Handlers> {
-    HANDLERS.lock().unwrap_or_else(PoisonError::into_inner)
+fn watched() -> MutexGuard<'static, Vec<(ActorKind, Weak<AtomicU64>)>> {
+    WATCHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The handlers that run.
-#[derive(Debug)]
-struct Handlers {
-    looks: u64,
-    begun: u64,
-    /// Since which look.
-    running: BTreeMap<u64, (&'static str, u64)>,
-}
-
-impl Handlers {
-    const fn new() -> Self {
-        Self { looks: 0, begun: 0, running: BTreeMap::new() }
-    }
-
-    fn begin(&mut self, actor: &'static str) -> u64 {
-        self.begun += 1;
-        self.running.insert(self.begun, (actor, self.looks));
-        self.begun
-    }
-
-    fn end(&mut self, number: u64) {
-        self.running.remove(&number);
-    }
-
-    fn look(&mut self) -> Option<&'static str> {
-        self.looks += 1;
-        let (actor, looks) = self.longest()?;
-        (looks > PATIENCE).then_some(actor)
-    }
-
-    fn is_any_late(&self) -> bool {
-        self.longest().is_some_and(|(_, looks)| looks > LATE)
-    }
-
-    /// The handler that has run the longest, and for how many looks.
-    fn longest(&self) -> Option<(&'static str, u64)> {
-        // Numbers rise, so it is the first.
-        let (actor, since) = self.running.values().next()?;
-        Some((actor, self.looks - since))
-    }
+/// The actor whose handler has run for the most looks, if these are more than `patience`.
+fn longest(watched: &[(ActorKind, Weak<AtomicU64>)], now: u64, patience: u64) -> Option<ActorKind> {
+    let running = watched.iter().filter_map(|(actor, since)| {
+        let since = since.upgrade()?.load(Ordering::Relaxed);
+        (since > 0).then(|| (now.saturating_sub(since), *actor))
+    });
+    running.filter(|(looks, _)| *looks > patience).max().map(|(_, actor)| actor)
 }
 
 #[cfg(test)]
@@ -130,22 +129,44 @@ mod tests {
 
     #[test]
     fn only_a_handler_that_does_not_end_is_stuck() {
-        let mut handlers = Handlers::new();
-        for _ in 0..100 {
-            let short = handlers.begin("short");
-            assert_eq!(handlers.look(), None);
-            handlers.end(short);
+        let [short, stuck, late] = [ActorKind::Ledger, ActorKind::Links, ActorKind::Worker]
+            .map(|actor| Watch { actor, since: Arc::default() });
+        let all = [&short, &stuck, &late];
+        let all = all.map(|watch| (watch.actor, Arc::downgrade(&watch.since)));
+        let begin = |watch: &Watch, now| watch.since.store(now, Ordering::Relaxed);
+        for now in 1..100 {
+            begin(&short, now);
+            assert_eq!(longest(&all, now + 1, PATIENCE), None);
+            drop(HandlerGuard(Arc::clone(&short.since)));
         }
-        let stuck = handlers.begin("stuck");
-        for look in 1..=PATIENCE {
-            let short = handlers.begin("short");
-            assert_eq!(handlers.look(), None);
-            handlers.end(short);
-            assert_eq!(handlers.is_any_late(), look > LATE);
+        begin(&stuck, 100);
+        for looks in 1..=PATIENCE {
+            begin(&short, 100 + looks);
+            assert_eq!(longest(&all, 100 + looks, PATIENCE), None);
+            assert_eq!(longest(&all, 100 + looks, LATE).is_some(), looks > LATE);
         }
-        handlers.begin("late");
-        assert_eq!(handlers.look(), Some("stuck"));
-        handlers.end(stuck);
-        assert_eq!(handlers.look(), None);
+        begin(&late, 101);
+        assert_eq!(longest(&all, 102 + PATIENCE, PATIENCE), Some(ActorKind::Links));
+        drop(HandlerGuard(Arc::clone(&stuck.since)));
+        drop(late);
+        assert_eq!(longest(&all, 1000, PATIENCE), Some(ActorKind::Ledger), "it began last");
+        drop(short);
+        assert_eq!(longest(&all, 1000, PATIENCE), None, "who has ended has no handlers");
+    }
+
+    #[test]
+    fn an_actor_is_known_for_as_long_as_it_lives() {
+        let watch = Watch::new(ActorKind::Discovery);
+        let since = Arc::downgrade(&watch.since);
+        let is_known = || watched().iter().any(|(_, known)| known.ptr_eq(&since));
+        assert!(is_known());
+        let handling = watch.handling();
+        assert_ne!(watch.since.load(Ordering::Relaxed), 0);
+        drop(handling);
+        assert_eq!(watch.since.load(Ordering::Relaxed), 0);
+        drop(watch);
+        // Whoever comes next forgets it.
+        let _next = Watch::new(ActorKind::Discovery);
+        assert!(!is_known());
     }
 }

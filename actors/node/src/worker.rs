@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_control::supervision::{Restarts, Retries, Tally, Verdict, row};
+use planaria_control::supervision::{ActorKind, Restarts, Retries, Tally, Verdict};
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::ShardReport;
@@ -31,7 +31,7 @@ use crate::membership::MembershipHandle;
 use crate::router::Router;
 use crate::scheduler::SchedulerHandle;
 use crate::slot::Slot;
-use crate::watchdog::at_work;
+use crate::watchdog::Watch;
 use crate::worker::pinned::PinnedFiles;
 use host::{HostArgs, HostMessage};
 
@@ -150,6 +150,7 @@ pub struct WorkersActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     workers: BTreeMap<WorkerKey, Held>,
     /// Plans whose loading the scheduler waits for.
@@ -210,6 +211,7 @@ impl Actor for WorkersActor {
         }
         myself.send_interval(TICK, || WorkersMessage::Tick);
         Ok(State {
+            watch: Watch::new(ActorKind::Workers),
             deps,
             workers: BTreeMap::new(),
             awaited: Vec::new(),
@@ -226,7 +228,7 @@ impl Actor for WorkersActor {
         message: WorkersMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("workers");
+        let _handling = state.watch.handling();
         match message {
             WorkersMessage::Load(plan) => state.load(&myself, plan).await,
             WorkersMessage::Abort(epoch) => {
@@ -384,7 +386,7 @@ impl State {
                 report,
                 busy: false,
                 idle_since: now,
-                restarts: Restarts::new(row("worker").intensity),
+                restarts: Restarts::new(ActorKind::Worker.row().intensity),
                 retries: Retries::default(),
             });
             let before = worker.layers();
@@ -512,7 +514,7 @@ impl State {
         self.deps.router.remove_worker(key);
         match worker.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
-                self.deps.restarts.count(row("worker"));
+                self.deps.restarts.count(ActorKind::Worker);
                 tracing::error!(model = %key.model, how, "a host died");
                 worker.report.state = ShardState::Restarting;
                 let key = key.clone();

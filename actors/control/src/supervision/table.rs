@@ -1,16 +1,136 @@
-//! The one table of all actors.
+//! The one table of all actors: who supervises them, and what their death costs.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::{Intensity, Policy};
 
+/// The kinds of actors that a node has, in the order in which the children of the root start, then those of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ActorKind {
+    /// Supervises the parts of the node.
+    Root,
+    /// Writes what the node must remember.
+    Ledger,
+    /// Keeps links to peers.
+    Links,
+    /// Finds nodes by mDNS.
+    Discovery,
+    /// Knows who is there.
+    Membership,
+    /// Measures this node and its links.
+    Capabilities,
+    /// Makes and follows plans.
+    Scheduler,
+    /// Keeps the worker processes.
+    Workers,
+    /// Runs the generations of this node's clients.
+    Sequences,
+    /// Looks for models on the disk.
+    Inventory,
+    /// Keeps what the cluster is to serve.
+    Desired,
+    /// Keeps the HTTP API open.
+    Gateway,
+    /// One link to a peer.
+    Peer,
+    /// The host of one worker process.
+    Worker,
+    /// One generation.
+    Sequence,
+}
+
+impl ActorKind {
+    /// Its name in logs, metrics and `/cluster`, and of its failpoint.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Ledger => "ledger",
+            Self::Links => "links",
+            Self::Discovery => "discovery",
+            Self::Membership => "membership",
+            Self::Capabilities => "capabilities",
+            Self::Scheduler => "scheduler",
+            Self::Workers => "workers",
+            Self::Sequences => "sequences",
+            Self::Inventory => "inventory",
+            Self::Desired => "desired",
+            Self::Gateway => "gateway",
+            Self::Peer => "peer",
+            Self::Worker => "worker",
+            Self::Sequence => "sequence",
+        }
+    }
+
+    /// How it is supervised. The root has none: when it ends, the node does.
+    #[must_use]
+    pub const fn row(self) -> Row {
+        match self {
+            Self::Root => Row {
+                actor: self,
+                parent: self,
+                policy: Policy::Temporary,
+                intensity: NEVER,
+                lost: "the node",
+            },
+            Self::Ledger => part(self, "nothing: every acknowledged write is on disk"),
+            Self::Links => part(self, "all links, which are dialled again"),
+            Self::Discovery => part(self, "nothing: what others announce is asked for again"),
+            Self::Membership => {
+                part(self, "who lives and what peers reported, both known again within a second")
+            }
+            Self::Capabilities => part(self, "nothing that is not measured again"),
+            Self::Scheduler => part(
+                self,
+                "a plan in preparation; plans in force come back from the ledger and peers",
+            ),
+            Self::Workers => part(self, "the worker processes and with them the KV caches"),
+            Self::Sequences => part(self, "the running sequences: their clients get an error"),
+            Self::Inventory => part(self, "nothing: the models folder is read again"),
+            Self::Desired => part(
+                self,
+                "changes that were not acknowledged yet; the map is on disk and at the peers",
+            ),
+            Self::Gateway => part(self, "open HTTP connections"),
+            Self::Peer => Row {
+                actor: self,
+                parent: Self::Links,
+                policy: Policy::Temporary,
+                intensity: NEVER,
+                lost: "one link; links dials it again",
+            },
+            Self::Worker => Row {
+                actor: self,
+                parent: Self::Workers,
+                policy: Policy::OneForOne,
+                intensity: WORKER,
+                lost: "one shard's KV cache: sequences that pass through it compute it again",
+            },
+            Self::Sequence => Row {
+                actor: self,
+                parent: Self::Sequences,
+                policy: Policy::Temporary,
+                intensity: NEVER,
+                lost: "one sequence: its client gets an error",
+            },
+        }
+    }
+}
+
+impl fmt::Display for ActorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// How an actor is supervised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
-    /// Its name, also in logs.
-    pub actor: &'static str,
+    /// The actor.
+    pub actor: ActorKind,
     /// Who supervises it.
-    pub parent: &'static str,
+    pub parent: ActorKind,
     /// What its death takes along.
     pub policy: Policy,
     /// How often it may die.
@@ -45,49 +165,21 @@ const NEVER: Intensity = Intensity {
     backoff_limit: Duration::ZERO,
 };
 
-const fn part(actor: &'static str, lost: &'static str) -> Row {
-    Row { actor, parent: "root", policy: Policy::RestForOne, intensity: PART, lost }
+const fn part(actor: ActorKind, lost: &'static str) -> Row {
+    Row { actor, parent: ActorKind::Root, policy: Policy::RestForOne, intensity: PART, lost }
 }
 
-/// Every actor of a node. The children of `root` stand in the order in which they start; they
-/// stop in reverse.
-pub const TABLE: &[Row] = &[
-    part("ledger", "nothing: every acknowledged write is on disk"),
-    part("links", "all links, which are dialled again"),
-    part("discovery", "nothing: what others announce is asked for again"),
-    part("membership", "who lives and what peers reported, both known again within a second"),
-    part("capabilities", "nothing that is not measured again"),
-    part("scheduler", "a plan in preparation; plans in force come back from the ledger and peers"),
-    part("workers", "the worker processes and with them the KV caches"),
-    part("sequences", "the running sequences: their clients get an error"),
-    part("inventory", "nothing: the models folder is read again"),
-    part("desired", "changes that were not acknowledged yet; the map is on disk and at the peers"),
-    part("gateway", "open HTTP connections"),
-    Row {
-        actor: "peer",
-        parent: "links",
-        policy: Policy::Temporary,
-        intensity: NEVER,
-        lost: "one link; links dials it again",
-    },
-    Row {
-        actor: "worker",
-        parent: "workers",
-        policy: Policy::OneForOne,
-        intensity: WORKER,
-        lost: "one shard's KV cache: sequences that pass through it compute it again",
-    },
-    Row {
-        actor: "sequence",
-        parent: "sequences",
-        policy: Policy::Temporary,
-        intensity: NEVER,
-        lost: "one sequence: its client gets an error",
-    },
+/// The children of the root, in the order in which they start; they stop in reverse.
+pub const PARTS: [ActorKind; 11] = [
+    ActorKind::Ledger,
+    ActorKind::Links,
+    ActorKind::Discovery,
+    ActorKind::Membership,
+    ActorKind::Capabilities,
+    ActorKind::Scheduler,
+    ActorKind::Workers,
+    ActorKind::Sequences,
+    ActorKind::Inventory,
+    ActorKind::Desired,
+    ActorKind::Gateway,
 ];
-
-/// The row of `actor`; an actor without a row is supervised as a part of the node.
-#[must_use]
-pub fn row(actor: &str) -> Row {
-    TABLE.iter().find(|row| row.actor == actor).copied().unwrap_or(part("unknown", "unknown"))
-}

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use planaria_config::ModelName;
 use planaria_control::membership::View;
+use planaria_control::supervision::ActorKind;
 use planaria_engine::model_dir::{ModelDir, ModelError, Stamp, Stamps, TensorSum};
 use planaria_gateway::served::ServedModels;
 use planaria_storage::Store;
@@ -25,7 +26,7 @@ use super::{Inventory, Sums};
 use crate::ledger::{self, LedgerHandle};
 use crate::membership::MembershipHandle;
 use crate::slot::Slot;
-use crate::watchdog::{PULSE, at_work};
+use crate::watchdog::{PULSE, Watch};
 
 /// How often the folder is looked into when nobody asks: soon enough for a person who has copied a
 /// model and wonders, and a few hundred file names are read in a millisecond.
@@ -113,6 +114,7 @@ pub struct InventoryActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     /// Those who wait for the look that is under way, if one is.
     looking: Option<Vec<RpcReplyPort<()>>>,
@@ -147,7 +149,17 @@ impl Actor for InventoryActor {
         let since = (Instant::now(), false);
         let (is_summing, in_vain) = (false, BTreeSet::new());
         let (looking, next, reading_ahead) = (None, None, None);
-        Ok(State { deps, looking, since, next, sums, is_summing, in_vain, reading_ahead })
+        Ok(State {
+            watch: Watch::new(ActorKind::Inventory),
+            deps,
+            looking,
+            since,
+            next,
+            sums,
+            is_summing,
+            in_vain,
+            reading_ahead,
+        })
     }
 
     async fn handle(
@@ -156,7 +168,7 @@ impl Actor for InventoryActor {
         message: InventoryMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("inventory");
+        let _handling = state.watch.handling();
         match message {
             InventoryMessage::Pulse => {}
             InventoryMessage::Look(waiting) => {

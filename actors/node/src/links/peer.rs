@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use planaria_config::Incarnation;
+use planaria_control::supervision::ActorKind;
 use planaria_protocol::wire::{Bulk, Control, DataHeader, Envelope};
 use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::rare_log::RareLog;
@@ -23,7 +24,7 @@ use crate::essential::Essential;
 use crate::membership::{MembershipHandle, send_control};
 use crate::router::Router;
 use crate::scheduler::SchedulerHandle;
-use crate::watchdog::{PULSE, at_work, starting};
+use crate::watchdog::{PULSE, Watch};
 
 /// Datagrams of one peer that may wait for membership; more wait with the link, and are dropped
 /// there. A healthy peer sends fewer in a second.
@@ -66,6 +67,7 @@ pub(crate) struct PeerActor;
 
 #[derive(Debug)]
 pub(crate) struct State {
+    watch: Watch,
     link: LinkSender,
     _tasks: JoinSet<()>,
 }
@@ -80,7 +82,8 @@ impl Actor for PeerActor {
         myself: ActorRef<PeerMessage>,
         args: PeerArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let _at_work = starting("peer");
+        let watch = Watch::new(ActorKind::Peer);
+        let _handling = watch.starting();
         let PeerArgs { deps, link, receiver } = args;
         let LinkReceiver { control, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
@@ -96,7 +99,7 @@ impl Actor for PeerActor {
             let reason = watched.closed().await;
             drop(myself.cast(PeerMessage::Gone(reason.to_string())));
         });
-        Ok(State { link, _tasks: tasks })
+        Ok(State { watch, link, _tasks: tasks })
     }
 
     async fn handle(
@@ -105,7 +108,7 @@ impl Actor for PeerActor {
         message: PeerMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("peer");
+        let _handling = state.watch.handling();
         if let PeerMessage::Gone(reason) = message {
             tracing::info!(peer = %state.link.peer().incarnation, reason, "link lost");
             myself.stop(None);

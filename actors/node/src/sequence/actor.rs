@@ -11,6 +11,7 @@ use bytes::Bytes;
 use planaria_config::{Incarnation, SequenceId, Settings};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
+use planaria_control::supervision::ActorKind;
 use planaria_pipeline::sequence::arithmetic::Arithmetic;
 use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
 use planaria_pipeline::sequence::recovery::{Offer, Recovered};
@@ -33,7 +34,7 @@ use crate::membership::MembershipHandle;
 use crate::router::Router;
 use crate::sequence::SequencesHandle;
 use crate::sequence::places::RunningSequences;
-use crate::watchdog::{at_work, starting};
+use crate::watchdog::Watch;
 
 /// The parts of the node that it needs.
 #[derive(Debug, Clone)]
@@ -76,6 +77,7 @@ pub(super) struct SequenceActor;
 
 #[derive(Debug)]
 pub(super) struct State {
+    watch: Watch,
     deps: Deps,
     id: SequenceId,
     sequence: Sequence,
@@ -113,7 +115,8 @@ impl Actor for SequenceActor {
         myself: ActorRef<Event>,
         args: SequenceArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let _at_work = starting("sequence");
+        let watch = Watch::new(ActorKind::Sequence);
+        let _handling = watch.starting();
         let SequenceArgs { deps, id, request, plan, client } = args;
         let inbox = myself.clone();
         // Without an inbox the sequence has ended.
@@ -132,8 +135,18 @@ impl Actor for SequenceActor {
         arithmetic.goes_on(&plan, &deps.view.borrow());
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
         let (alarm, watching) = (Alarm::default(), None);
-        let mut state =
-            State { deps, id, sequence, arithmetic, places, client, alarm, watching, timeline };
+        let mut state = State {
+            watch,
+            deps,
+            id,
+            sequence,
+            arithmetic,
+            places,
+            client,
+            alarm,
+            watching,
+            timeline,
+        };
         state.act(&myself, actions);
         state.wake_in_time(&myself);
         Ok(state)
@@ -145,7 +158,7 @@ impl Actor for SequenceActor {
         event: Event,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("sequence");
+        let _handling = state.watch.handling();
         if matches!(event, Event::Tick) {
             state.alarm.rang();
         }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, NodeId, SequenceId, Settings};
 use planaria_control::membership::View;
-use planaria_control::supervision::{Restarts, Retries, Tally, Verdict, row};
+use planaria_control::supervision::{ActorKind, Restarts, Retries, Tally, Verdict};
 use planaria_engine::processor::Processor;
 use planaria_engine::stage::MemoryUse;
 use planaria_pipeline::stage::adoption::Adoption;
@@ -34,7 +34,7 @@ use super::pinned::PinnedFiles;
 use super::process::{self, Heard, Worker};
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::router::Router;
-use crate::watchdog::{at_work, starting};
+use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
 /// How often the host looks whether the worker is stuck.
@@ -151,6 +151,7 @@ pub struct HostActor;
 /// What it keeps.
 #[derive(Debug)]
 pub struct State {
+    watch: Watch,
     deps: Deps,
     key: WorkerKey,
     files: PinnedFiles,
@@ -188,7 +189,8 @@ impl Actor for HostActor {
         myself: ActorRef<HostMessage>,
         HostArgs { deps, key, layers, files }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let _at_work = starting("worker");
+        let watch = Watch::new(ActorKind::Worker);
+        let _handling = watch.starting();
         let report = ShardReport::starting(&key.model);
         let log_bytes = usize::try_from(deps.settings.boundary_logs.0).unwrap_or(usize::MAX);
         let mut state = State {
@@ -201,10 +203,11 @@ impl Actor for HostActor {
             retries: Retries::default(),
             retry_at: None,
             told: report.clone(),
-            restarts: Restarts::new(row("worker").intensity),
+            restarts: Restarts::new(ActorKind::Worker.row().intensity),
             life: 0,
             worker: None,
             started: Instant::now(),
+            watch,
             deps,
             key,
             files,
@@ -221,7 +224,7 @@ impl Actor for HostActor {
         message: HostMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let _at_work = at_work("worker");
+        let _handling = state.watch.handling();
         match message {
             HostMessage::Frame(came, plan, header, payload) => {
                 state.take(came, &plan, &header, payload);
@@ -548,7 +551,7 @@ impl State {
         }
         match self.restarts.on_death(Instant::now()) {
             Verdict::RestartAfter(wait) => {
-                self.deps.restarts.count(row("worker"));
+                self.deps.restarts.count(ActorKind::Worker);
                 self.tell_state(ShardState::Restarting, how.to_owned());
                 myself.send_after(wait, || HostMessage::Start);
             }
