@@ -5,10 +5,10 @@
 //! a plan would be.
 
 pub mod agreement;
-pub mod foresight;
 pub mod machine;
 pub mod placement;
 mod plan_table;
 pub mod preview;
+pub mod problem;
 
 pub use plan_table::{ModelPlan, PlanTable};

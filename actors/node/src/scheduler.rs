@@ -19,6 +19,7 @@ use planaria_storage::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
+use crate::essential::Essential;
 use crate::ledger::{self, LedgerHandle};
 use crate::membership::{MembershipHandle, send_control};
 use crate::router::{Router, Undeliverable};
@@ -219,18 +220,21 @@ impl State {
                     tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
                     self.deps.ledger.remember_plan(Arc::new(*plan));
                 }
-                Action::Foresee(foresight) => {
-                    let inbox = myself.clone();
-                    let deps = self.deps.clone();
-                    tokio::task::spawn_blocking(move || {
-                        let (number, failovers) = (foresight.number, foresight.failovers());
-                        if deps.settings.standby {
-                            let shards = foresight.standby(deps.me.node, &failovers);
-                            deps.workers.standby(shards);
+                Action::Place(problem) => {
+                    work_out(myself, move || {
+                        let (number, placed) = (problem.number, problem.place());
+                        Event::Placed { number, placed }
+                    });
+                }
+                Action::PlanFailovers(problem) => {
+                    let (me, workers) = (self.deps.me.node, self.deps.workers.clone());
+                    let holds_more = self.deps.settings.standby;
+                    work_out(myself, move || {
+                        let (number, failovers) = (problem.number, problem.failovers());
+                        if holds_more {
+                            workers.standby(problem.standby(me, &failovers));
                         }
-                        // Without an inbox the node is ending.
-                        let foreseen = Event::Foreseen { number, failovers };
-                        drop(inbox.cast(SchedulerMessage::Event(foreseen)));
+                        Event::FailoversPlanned { number, failovers }
                     });
                 }
             }
@@ -288,6 +292,16 @@ impl State {
         self.deps.plans.send_if_modified(|known| replace(known, table));
         self.deps.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
     }
+}
+
+/// Has a thread of its own find out what takes long. If it panics, so does the scheduler, which would wait for ever.
+fn work_out(myself: &ActorRef<SchedulerMessage>, work: impl FnOnce() -> Event + Send + 'static) {
+    let (inbox, essential) = (myself.clone(), Essential::to(myself.get_cell()));
+    tokio::task::spawn_blocking(move || {
+        let _essential = essential;
+        // Without an inbox the node is ending.
+        drop(inbox.cast(SchedulerMessage::Event(work())));
+    });
 }
 
 fn replace<T: PartialEq>(known: &mut T, new: T) -> bool {

@@ -337,9 +337,13 @@ impl World {
                         node.stored = vec![*plan];
                     }
                 }
-                Planned::Foresee(foresight) => {
-                    let (number, failovers) = (foresight.number, foresight.failovers());
-                    self.plan(me, Plans::Foreseen { number, failovers });
+                Planned::Place(problem) => {
+                    let (number, placed) = (problem.number, problem.place());
+                    self.plan(me, Plans::Placed { number, placed });
+                }
+                Planned::PlanFailovers(problem) => {
+                    let (number, failovers) = (problem.number, problem.failovers());
+                    self.plan(me, Plans::FailoversPlanned { number, failovers });
                 }
             }
         }

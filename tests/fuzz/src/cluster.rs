@@ -113,9 +113,13 @@ pub(crate) fn run(input: &[u8]) {
         let mut actions = scheduler.on(now, event);
         // This node answers itself at once.
         while let Some(action) = actions.pop() {
-            if let Action::Foresee(foresight) = &action {
-                let (number, failovers) = (foresight.number, foresight.failovers());
-                actions.extend(scheduler.on(now, Event::Foreseen { number, failovers }));
+            if let Action::Place(problem) = &action {
+                let (number, placed) = (problem.number, problem.place());
+                actions.extend(scheduler.on(now, Event::Placed { number, placed }));
+            }
+            if let Action::PlanFailovers(problem) = &action {
+                let (number, failovers) = (problem.number, problem.failovers());
+                actions.extend(scheduler.on(now, Event::FailoversPlanned { number, failovers }));
             }
             if let Action::Send { message, .. } = &action
                 && let Message::Prepare(plan) = &**message

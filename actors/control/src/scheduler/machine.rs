@@ -22,8 +22,8 @@ use planaria_protocol::state::{ModelState, ShardState};
 use planaria_protocol::wire::{Control, NotPrepared};
 
 use super::agreement::Agreement;
-use super::foresight::{Failovers, Foresight};
-use super::placement::{Layout, Placed, Settled, Situation, Sizing, place_all};
+use super::placement::{Layout, Placed, Settled, Sizing};
+use super::problem::{Failovers, PlacementProblem};
 use crate::membership::View;
 use failures::Failures;
 
@@ -64,8 +64,15 @@ pub enum Event {
         /// The plan's epoch.
         epoch: Epoch,
     },
-    /// What was to be foreseen.
-    Foreseen {
+    /// Layouts were found, or not.
+    Placed {
+        /// Which problem they solve.
+        number: u64,
+        /// A layout for each desired model, or why there is none.
+        placed: Placements,
+    },
+    /// What to do if a node dies was worked out.
+    FailoversPlanned {
         /// The number of the question.
         number: u64,
         /// The answer.
@@ -91,8 +98,10 @@ pub enum Action {
     Abandon(Epoch),
     /// Route by this plan from now on and remember it.
     Adopt(Box<Plan>),
-    /// Work out what to do if a node dies, then tell `Foreseen`.
-    Foresee(Box<Foresight>),
+    /// Find layouts for all desired models, then tell `Placed`.
+    Place(Box<PlacementProblem>),
+    /// Work out what to do if a node dies, then tell `FailoversPlanned`.
+    PlanFailovers(Box<PlacementProblem>),
 }
 
 /// The part of the control protocol that the scheduler speaks.
@@ -159,6 +168,9 @@ impl Patience {
     }
 }
 
+/// A layout for each desired model, or why there is none.
+pub type Placements = BTreeMap<ModelName, Result<Placed, String>>;
+
 /// The state.
 #[derive(Debug)]
 pub struct Scheduler {
@@ -193,7 +205,11 @@ pub struct Scheduler {
     /// What to do if a node dies.
     failovers: Failovers,
     /// What that was worked out from, or is being.
-    foreseen: Option<Box<Foresight>>,
+    failover_problem: Option<Box<PlacementProblem>>,
+    /// What layouts are being found for.
+    placing: Option<Box<PlacementProblem>>,
+    /// Problems that there were.
+    problems: u64,
 }
 
 #[derive(Debug)]
@@ -228,7 +244,9 @@ impl Scheduler {
             appraise_at: None,
             better_since: BTreeMap::new(),
             failovers: Failovers::new(),
-            foreseen: None,
+            failover_problem: None,
+            placing: None,
+            problems: 0,
         }
     }
 
@@ -252,20 +270,21 @@ impl Scheduler {
                 }
             }
             Event::Abort { .. } => {}
-            Event::Foreseen { number, failovers } => {
-                if self.foreseen.as_ref().is_some_and(|asked| asked.number == number) {
+            Event::FailoversPlanned { number, failovers } => {
+                if self.failover_problem.as_ref().is_some_and(|asked| asked.number == number) {
                     self.failovers = failovers;
                 }
             }
+            Event::Placed { number, placed } => self.on_placed(now, number, placed, &mut actions),
             Event::Tick => {}
         }
         self.give_up_waiting(now, &mut actions);
         self.ask_again(now, &mut actions);
         if self.planning_is_due(now) {
-            self.plan_at = None;
-            self.appraise_at = None;
-            self.plan_anew(now, &mut actions);
-            actions.extend(self.foresee());
+            (self.plan_at, self.appraise_at) = (None, None);
+            let problem = Box::new(self.problem());
+            self.placing = Some(problem.clone());
+            actions.push(Action::Place(problem));
         }
         actions
     }
@@ -275,7 +294,9 @@ impl Scheduler {
     pub fn wake_at(&self) -> Option<Instant> {
         let deadlines = self.preparing.values().map(|p| p.deadline.min(p.ask_again));
         let forgiven = self.failures.wake_at();
-        deadlines.chain(forgiven).chain(self.plan_at).chain(self.appraise_at).min()
+        let planning = self.plan_at.into_iter().chain(self.appraise_at);
+        let planning = planning.filter(|_| self.placing.is_none());
+        deadlines.chain(forgiven).chain(planning).min()
     }
 
     /// The models that are wanted.
@@ -306,7 +327,9 @@ impl Scheduler {
     }
 
     fn planning_is_due(&self, now: Instant) -> bool {
-        [self.plan_at, self.appraise_at].into_iter().flatten().any(|at| at <= now)
+        let due = [self.plan_at, self.appraise_at].into_iter().flatten().any(|at| at <= now);
+        // One after the other: what has changed meanwhile is looked at when the answer is there.
+        due && self.placing.is_none()
     }
 
     /// What is foreseen for a model, for each node that holds layers of it: its layout without that
@@ -623,20 +646,29 @@ impl Scheduler {
         }
     }
 
+    /// Layouts were found for what there was to place. If that is not what there is now, they are of no use.
+    fn on_placed(
+        &mut self,
+        now: Instant,
+        number: u64,
+        placed: Placements,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(asked) = self.placing.take_if(|asked| asked.number == number) else {
+            return;
+        };
+        if asked.is_same_as(&self.problem()) {
+            self.plan_anew(now, placed, actions);
+            actions.extend(self.plan_failovers());
+        } else {
+            self.plan_at = Some(now);
+        }
+    }
+
     /// Makes plans for all models whose layout should differ from what is in force.
-    fn plan_anew(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn plan_anew(&mut self, now: Instant, placed: Placements, actions: &mut Vec<Action>) {
         self.obstacles.clear();
         self.unpinned.clear();
-        let unfit = self.failures.unfit();
-        let settled = self.settled();
-        let situation = Situation {
-            view: &self.view,
-            sizing: self.sizing,
-            unfit: &unfit,
-            in_force: &self.plans,
-            settled: &settled,
-        };
-        let placed = place_all(situation);
         let unwanted: Vec<ModelName> =
             self.preparing.keys().filter(|model| !placed.contains_key(model)).cloned().collect();
         for model in unwanted {

@@ -1,15 +1,14 @@
 //! What is chosen of what could be: a division that was found, one that was foreseen, or the one that
 //! there is.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use planaria_config::{ModelName, Strategy};
 use planaria_protocol::plan::Plan;
 
 use super::{Action, Scheduler};
-use crate::scheduler::foresight::Foresight;
 use crate::scheduler::placement::{Layout, Placed};
+use crate::scheduler::problem::PlacementProblem;
 
 /// A division is better if a token takes less than this part of the time.
 const BETTER: f64 = 0.85;
@@ -35,7 +34,7 @@ impl Scheduler {
         let has_failed = self.plans.get(model).is_some_and(|plan| self.has_failed(plan));
         let Some(in_force) = placed.in_force.filter(|_| !is_otherwise && !has_failed) else {
             self.better_since.remove(model);
-            return Some(self.foreseen_layout(model).unwrap_or(placed.layout));
+            return Some(self.failover_layout(model).unwrap_or(placed.layout));
         };
         let is_better = match strategy {
             Strategy::Latency => placed.cost.objective < BETTER * in_force.objective,
@@ -62,7 +61,7 @@ impl Scheduler {
     }
 
     /// What was worked out for the loss of the one node that the plan in force has lost.
-    pub(super) fn foreseen_layout(&self, model: &ModelName) -> Option<Layout> {
+    pub(super) fn failover_layout(&self, model: &ModelName) -> Option<Layout> {
         let plan = self.plans.get(model)?;
         let mut lost = plan.stages().iter().filter(|s| !self.view.is_alive(s.incarnation));
         let (Some(lost), None) = (lost.next(), lost.next()) else {
@@ -80,23 +79,25 @@ impl Scheduler {
     }
 
     /// Has the loss of each node thought through, if what that depends on has changed.
-    pub(super) fn foresee(&mut self) -> Option<Action> {
-        let in_force: BTreeMap<_, _> =
-            self.plans().map(|plan| (plan.model().clone(), plan.clone())).collect();
-        let unfit = self.failures.unfit();
-        let former = self.foreseen.as_ref();
-        let is_known = former.is_some_and(|known| {
-            known.in_force == in_force
-                && known.unfit == unfit
-                && known.view.placement_facts() == self.view.placement_facts()
-        });
-        if is_known {
+    pub(super) fn plan_failovers(&mut self) -> Option<Action> {
+        let problem = self.problem();
+        if self.failover_problem.as_ref().is_some_and(|known| known.is_same_as(&problem)) {
             return None;
         }
-        let number = former.map_or(0, |former| former.number + 1);
-        let (view, sizing, settled) = (self.view.clone(), self.sizing, self.settled());
-        let foresight = Box::new(Foresight { number, view, sizing, unfit, in_force, settled });
-        self.foreseen = Some(foresight.clone());
-        Some(Action::Foresee(foresight))
+        self.failover_problem = Some(Box::new(problem.clone()));
+        Some(Action::PlanFailovers(Box::new(problem)))
+    }
+
+    /// What there is to place now, under a number of its own.
+    pub(super) fn problem(&mut self) -> PlacementProblem {
+        self.problems += 1;
+        PlacementProblem {
+            number: self.problems,
+            view: self.view.clone(),
+            sizing: self.sizing,
+            unfit: self.failures.unfit(),
+            in_force: self.plans.clone(),
+            settled: self.settled(),
+        }
     }
 }

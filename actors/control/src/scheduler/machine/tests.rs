@@ -96,9 +96,13 @@ impl Cluster {
                 }
                 Action::Abandon(epoch) => self.abandoned.push((node, epoch)),
                 Action::Adopt(plan) => self.adopted.push((node, *plan)),
-                Action::Foresee(foresight) => {
-                    let (number, failovers) = (foresight.number, foresight.failovers());
-                    self.tell(node, Event::Foreseen { number, failovers });
+                Action::Place(problem) => {
+                    let (number, placed) = (problem.number, problem.place());
+                    self.tell(node, Event::Placed { number, placed });
+                }
+                Action::PlanFailovers(problem) => {
+                    let (number, failovers) = (problem.number, problem.failovers());
+                    self.tell(node, Event::FailoversPlanned { number, failovers });
                 }
             }
         }

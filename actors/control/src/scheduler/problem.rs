@@ -1,4 +1,4 @@
-//! What the cluster would do if a node died: worked out while all are well.
+//! What is to be placed, and what would be if a node died: asked by the scheduler, worked out elsewhere.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,13 @@ use planaria_config::{LayerSet, ModelName, NodeId};
 use planaria_engine::partition::usable;
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 
-use super::placement::{Layout, Settled, Situation, Sizing, Unfit, place_all, sizings};
+use super::placement::{Layout, Placed, Settled, Situation, Sizing, Unfit, place_all, sizings};
 use crate::membership::View;
 
-/// What there is to foresee, and from what. It takes as long as a plan for each node, so it is not
-/// worked out by an actor.
+/// All that a division of layers depends on. To solve it takes as long as a search for one, so that is not done by
+/// an actor.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Foresight {
+pub struct PlacementProblem {
     /// Tells the answers to different questions apart.
     pub number: u64,
     /// The members.
@@ -30,8 +30,14 @@ pub struct Foresight {
 /// For each node that holds layers: the layout of every model without it, `None` where there is none.
 pub type Failovers = BTreeMap<NodeId, BTreeMap<ModelName, Option<Layout>>>;
 
-impl Foresight {
-    /// The answer.
+impl PlacementProblem {
+    /// A layout for each desired model, or why there is none.
+    #[must_use]
+    pub fn place(&self) -> BTreeMap<ModelName, Result<Placed, String>> {
+        self.place_for(&self.view)
+    }
+
+    /// The layouts without each of the nodes that hold layers now.
     #[must_use]
     pub fn failovers(&self) -> Failovers {
         let nodes = self.in_force.values().flat_map(Plan::nodes);
@@ -43,20 +49,29 @@ impl Foresight {
     }
 
     fn without(&self, node: NodeId) -> BTreeMap<ModelName, Option<Layout>> {
-        let view = self.view.without(node);
-        let situation = Situation {
-            view: &view,
+        let placed = self.place_for(&self.view.without(node)).into_iter();
+        placed.map(|(model, placed)| (model, placed.ok().map(|placed| placed.layout))).collect()
+    }
+
+    fn place_for(&self, view: &View) -> BTreeMap<ModelName, Result<Placed, String>> {
+        place_all(Situation {
+            view,
             sizing: self.sizing,
             unfit: &self.unfit,
             in_force: &self.in_force,
             settled: &self.settled,
-        };
-        let placed = place_all(situation).into_iter();
-        placed.map(|(model, placed)| (model, placed.ok().map(|placed| placed.layout))).collect()
+        })
     }
-}
 
-impl Foresight {
+    /// Whether another problem has the same answer, but for what was measured meanwhile.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.in_force == other.in_force
+            && self.unfit == other.unfit
+            && self.settled == other.settled
+            && self.view.placement_facts() == other.view.placement_facts()
+    }
+
     /// The shards that `me` would need without one of the others and can hold besides those that it has:
     /// those that serve most losses first, then the smallest.
     #[must_use]
