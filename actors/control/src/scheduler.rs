@@ -10,5 +10,6 @@ pub mod placement;
 mod plan_table;
 pub mod preview;
 pub mod problem;
+pub mod runtime;
 
 pub use plan_table::{ModelPlan, PlanTable};

@@ -10,8 +10,10 @@ use planaria_config::{Epoch, Incarnation, NodeId, Settings};
 use planaria_control::cluster_view::{ClusterView, RecoveryView, assemble};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
+use planaria_control::scheduler::machine::{Event, Message, Patience, Scheduler};
 use planaria_control::scheduler::placement::Sizing;
+use planaria_control::scheduler::problem::PlacementProblem;
+use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
 use planaria_control::supervision::ActorKind;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::NotPrepared;
@@ -121,16 +123,23 @@ pub struct SchedulerActor;
 #[derive(Debug)]
 pub struct State {
     watch: Watch,
-    deps: Deps,
     scheduler: Scheduler,
     view: View,
-    /// What the other parts were last told: the plans in force, and the highest epoch.
-    known: (Vec<Plan>, Option<Epoch>),
+    around: Around,
     /// Since when something has happened that the other parts were not told of. With many models events come
     /// faster than all could be told what follows from each.
     unpublished: Option<Instant>,
     /// Whether `Publish` is on its way.
     publishing: bool,
+}
+
+/// The node around the scheduler.
+#[derive(Debug)]
+struct Around {
+    inbox: ActorRef<SchedulerMessage>,
+    deps: Deps,
+    /// What the other parts were last told: the plans in force, and the highest epoch.
+    known: (Vec<Plan>, Option<Epoch>),
 }
 
 impl Actor for SchedulerActor {
@@ -150,17 +159,16 @@ impl Actor for SchedulerActor {
         let patience = Patience::with(load, settings.replan_after);
         let scheduler = Scheduler::new(deps.me.node, sizing, patience, &ledger::plans(&deps.store));
         let view = deps.view.borrow().clone();
-        let known = (Vec::new(), None);
+        let around = Around { inbox: myself.clone(), deps, known: (Vec::new(), None) };
         let mut state = State {
             watch: Watch::new(ActorKind::Scheduler),
-            deps,
             scheduler,
             view: View::default(),
-            known,
+            around,
             unpublished: None,
             publishing: false,
         };
-        state.take(&myself, Event::Members(view));
+        state.take(Event::Members(view));
         state.publish();
         myself.send_interval(TICK, || SchedulerMessage::Event(Event::Tick));
         Ok(state)
@@ -183,7 +191,7 @@ impl Actor for SchedulerActor {
         let idle = matches!(event, Event::Tick)
             && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
         if !idle {
-            state.take(&myself, event);
+            state.take(event);
             let since = *state.unpublished.get_or_insert_with(Instant::now);
             if since.elapsed() > PUBLISH {
                 state.publish();
@@ -197,63 +205,34 @@ impl Actor for SchedulerActor {
 }
 
 impl State {
-    fn take(&mut self, myself: &ActorRef<SchedulerMessage>, event: Event) {
+    fn take(&mut self, event: Event) {
         if let Event::Members(view) = &event {
             self.view = view.clone();
         }
-        for action in self.scheduler.on(Instant::now(), event) {
-            match action {
-                Action::Send { to, message } => self.send(myself, to, *message),
-                Action::LoadShards(plan) => {
-                    let plan = Arc::new(*plan);
-                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
-                    // Frames under this plan can come before the news that it is in force.
-                    self.deps.router.prepare(&plan);
-                    self.deps.workers.load(plan);
-                }
-                Action::Abandon(epoch) => {
-                    tracing::info!(%epoch, "what was prepared is not needed");
-                    self.deps.router.abort(epoch);
-                    self.deps.workers.abort(epoch);
-                }
-                Action::Adopt(plan) => {
-                    tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
-                    self.deps.ledger.remember_plan(Arc::new(*plan));
-                }
-                Action::Place(problem) => {
-                    work_out(myself, move || {
-                        let (number, placed) = (problem.number, problem.place());
-                        Event::Placed { number, placed }
-                    });
-                }
-                Action::PlanFailovers(problem) => {
-                    let (me, workers) = (self.deps.me.node, self.deps.workers.clone());
-                    let holds_more = self.deps.settings.standby;
-                    work_out(myself, move || {
-                        let (number, failovers) = (problem.number, problem.failovers());
-                        if holds_more {
-                            workers.standby(problem.standby(me, &failovers));
-                        }
-                        Event::FailoversPlanned { number, failovers }
-                    });
-                }
-            }
-        }
-        self.follow();
+        let actions = self.scheduler.on(Instant::now(), event);
+        carry_out(self.around.deps.me.node, actions, &mut self.around);
+        let in_force = self.scheduler.plans().cloned().collect();
+        self.around.follow(in_force, self.scheduler.highest());
     }
 
-    fn send(&self, myself: &ActorRef<SchedulerMessage>, to: NodeId, message: Message) {
-        if to == self.deps.me.node {
-            let event = match message {
-                Message::Prepare(plan) => Event::Prepare { from: to, plan: Box::new(plan) },
-                Message::Prepared(epoch, result) => Event::Prepared { from: to, epoch, result },
-                Message::Commit(plan) => Event::Commit(Box::new(plan)),
-                Message::Abort(epoch) => Event::Abort { from: to, epoch },
-            };
-            // The only way this fails is that this actor ends.
-            drop(myself.cast(SchedulerMessage::Event(event)));
-            return;
-        }
+    fn publish(&mut self) {
+        self.unpublished = None;
+        let table = self.scheduler.plan_table();
+        let Deps { me, settings, recoveries, .. } = &self.around.deps;
+        let recoveries = recoveries.borrow().clone();
+        let cluster: ClusterView = assemble(*me, settings, &self.view, &table, recoveries);
+        self.around.deps.plans.send_if_modified(|known| replace(known, table));
+        self.around.deps.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
+    }
+}
+
+impl SchedulerRuntime for Around {
+    fn cast(&mut self, event: Event) {
+        // The only way this fails is that this actor ends.
+        drop(self.inbox.cast(SchedulerMessage::Event(event)));
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
         let sent = match self.deps.router.link(to) {
             Some(link) => send_control(&link, &message.into()),
             None => Err(Undeliverable::NoLink(to)),
@@ -268,12 +247,50 @@ impl State {
         }
     }
 
+    fn prepare(&mut self, plan: Arc<Plan>) {
+        tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "preparing");
+        // Frames under this plan can come before the news that it is in force.
+        self.deps.router.prepare(&plan);
+        self.deps.workers.load(plan);
+    }
+
+    fn abandon(&mut self, epoch: Epoch) {
+        tracing::info!(%epoch, "what was prepared is not needed");
+        self.deps.router.abort(epoch);
+        self.deps.workers.abort(epoch);
+    }
+
+    fn adopt(&mut self, plan: Plan) {
+        tracing::info!(model = %plan.model(), epoch = %plan.epoch(), %plan, "in force");
+        self.deps.ledger.remember_plan(Arc::new(plan));
+    }
+
+    fn place(&mut self, problem: Box<PlacementProblem>) {
+        work_out(&self.inbox, move || {
+            let (number, placed) = (problem.number, problem.place());
+            Event::Placed { number, placed }
+        });
+    }
+
+    fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
+        let (me, workers) = (self.deps.me.node, self.deps.workers.clone());
+        let holds_more = self.deps.settings.standby;
+        work_out(&self.inbox, move || {
+            let (number, failovers) = (problem.number, problem.failovers());
+            if holds_more {
+                workers.standby(problem.standby(me, &failovers));
+            }
+            Event::FailoversPlanned { number, failovers }
+        });
+    }
+}
+
+impl Around {
     /// Has the other parts of the node keep to the plans in force.
-    fn follow(&mut self) {
-        let in_force: Vec<Plan> = self.scheduler.plans().cloned().collect();
+    fn follow(&mut self, in_force: Vec<Plan>, highest: Epoch) {
         // Always: a node that was lost for a moment may be back, or the news came before its first report.
         self.deps.router.follow(in_force.iter());
-        let known = (in_force, Some(self.scheduler.highest()));
+        let known = (in_force, Some(highest));
         if known.0 != self.known.0 {
             self.deps.workers.in_force(known.0.clone());
         }
@@ -281,16 +298,6 @@ impl State {
             self.deps.membership.own_plans(known.0.clone(), known.1);
             self.known = known;
         }
-    }
-
-    fn publish(&mut self) {
-        self.unpublished = None;
-        let table = self.scheduler.plan_table();
-        let Deps { me, settings, recoveries, .. } = &self.deps;
-        let recoveries = recoveries.borrow().clone();
-        let cluster: ClusterView = assemble(*me, settings, &self.view, &table, recoveries);
-        self.deps.plans.send_if_modified(|known| replace(known, table));
-        self.deps.cluster.send_if_modified(|known| replace(known, Arc::new(cluster)));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The generations of a node's clients.
 //!
 //! [`machine`] decides, [`recovery`] says by which plan a sequence goes on after a loss and [`course`] from where,
-//! [`admission`] counts, [`phases`] names the spans of a trace, [`arithmetic`] says whether what is computed again has the
+//! [`runtime`] carries out what it decides, [`admission`] counts, [`phases`] names the spans of a trace, [`arithmetic`] says whether what is computed again has the
 //! same bits, and [`recoveries`] remembers for people.
 
 pub mod admission;
@@ -11,3 +11,4 @@ pub mod machine;
 pub mod phases;
 pub mod recoveries;
 pub mod recovery;
+pub mod runtime;

@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId, Strategy};
-use planaria_control::scheduler::machine::Message;
+use planaria_control::scheduler::machine::{Event as Plans, Message};
+use planaria_pipeline::sequence::machine::Event;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::{DataBody, DataHeader, Report};
 use rand::rngs::SmallRng;
@@ -80,6 +81,10 @@ enum Happening {
     Turn(Incarnation, u64),
     StartWorker(Incarnation, u64),
     Wake(Incarnation, SequenceId),
+    /// What a scheduler is told.
+    Plan(Incarnation, Box<Plans>),
+    /// What a sequence is told.
+    Tell(Incarnation, SequenceId, Box<Event>),
     /// A node takes another for dead.
     Down(NodeId, Incarnation),
     Start(NodeId),
@@ -280,6 +285,16 @@ impl World {
             }
             Happening::Wake(life, sequence) => {
                 self.defer_or(life, |world| world.wake(life, sequence));
+            }
+            Happening::Plan(life, event) if self.alive(life).is_some() => self.plan(life, *event),
+            Happening::Tell(life, id, event) if self.alive(life).is_some() => {
+                self.tell(life, id, *event);
+            }
+            Happening::Plan(life, _) | Happening::Tell(life, ..) => {
+                // It waits in the actor's inbox.
+                if self.nodes.get(&life.node).is_some_and(|node| node.life() == Some(life)) {
+                    self.after(10 * MS, happening);
+                }
             }
             Happening::Down(who, lost) => self.take_for_dead(who, lost),
             Happening::Start(node) => self.start(node),

@@ -11,10 +11,10 @@ use planaria_config::{
     ByteSize, Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy,
 };
 use planaria_control::membership::{Member, View};
-use planaria_control::scheduler::machine::{
-    Action as Planned, Event as Plans, Message, Patience, Scheduler,
-};
+use planaria_control::scheduler::machine::{Event as Plans, Message, Patience, Scheduler};
 use planaria_control::scheduler::placement::Sizing;
+use planaria_control::scheduler::problem::PlacementProblem;
+use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_pipeline::routes::{Routes, Way};
 use planaria_pipeline::sequence::machine::Event;
@@ -75,6 +75,11 @@ impl Node {
     /// Its incarnation, if it lives.
     pub(super) fn life(&self) -> Option<Incarnation> {
         self.life.as_ref().map(|life| life.me)
+    }
+
+    /// What it does in this life.
+    pub(super) fn life_of(&self, me: Incarnation) -> Option<&Life> {
+        self.life.as_ref().filter(|life| life.me == me)
     }
 
     /// The requests of its clients.
@@ -318,35 +323,8 @@ impl World {
         let time = self.time();
         let Some(life) = self.life(me) else { return };
         let before = life.scheduler.plan_table();
-        for action in life.scheduler.on(time, event) {
-            match action {
-                Planned::Send { to, message } => self.send_plan(me, to, *message),
-                Planned::LoadShards(plan) => self.load(me, Arc::new(*plan)),
-                Planned::Abandon(epoch) => {
-                    if let Some(life) = self.life(me) {
-                        life.routes.abort(epoch);
-                        life.awaited.retain(|plan| plan.epoch() != epoch);
-                        life.prepared.take_if(|plan| plan.epoch() == epoch);
-                    }
-                    self.hold(me);
-                }
-                Planned::Adopt(plan) => {
-                    self.oracle.in_force(&plan);
-                    self.note(|| format!("{me:?} has in force {plan}"));
-                    if let Some(node) = self.nodes.get_mut(&me.node) {
-                        node.stored = vec![*plan];
-                    }
-                }
-                Planned::Place(problem) => {
-                    let (number, placed) = (problem.number, problem.place());
-                    self.plan(me, Plans::Placed { number, placed });
-                }
-                Planned::PlanFailovers(problem) => {
-                    let (number, failovers) = (problem.number, problem.failovers());
-                    self.plan(me, Plans::FailoversPlanned { number, failovers });
-                }
-            }
-        }
+        let actions = life.scheduler.on(time, event);
+        carry_out(me.node, actions, &mut Around { world: self, me });
         let Some(life) = self.life(me) else { return };
         let in_force: Vec<Plan> = life.scheduler.plans().cloned().collect();
         life.routes.follow(time, in_force.iter());
@@ -360,15 +338,6 @@ impl World {
         for id in owners {
             self.tell(me, id, Event::PlansChanged);
         }
-    }
-
-    pub(super) fn send_plan(&mut self, me: Incarnation, to: NodeId, message: Message) {
-        if let Message::Commit(plan) = &message {
-            let view = self.life(me).map(|life| life.view.clone()).unwrap_or_default();
-            let wrong = check_plan(plan, all_layers().count(), |life| view.is_dead(life));
-            wrong.into_iter().for_each(|wrong| self.oracle.violate(wrong));
-        }
-        drop(self.send(me, to, Packet::Control(message)));
     }
 
     pub(super) fn load(&mut self, me: Incarnation, plan: Arc<Plan>) {
@@ -404,16 +373,7 @@ impl World {
                 self.see(to, Member { incarnation: from, state, address: any(), report });
             }
             Packet::Control(message) => {
-                let from = from.node;
-                self.plan(
-                    to,
-                    match message {
-                        Message::Prepare(plan) => Plans::Prepare { from, plan: Box::new(plan) },
-                        Message::Prepared(epoch, result) => Plans::Prepared { from, epoch, result },
-                        Message::Commit(plan) => Plans::Commit(Box::new(plan)),
-                        Message::Abort(epoch) => Plans::Abort { from, epoch },
-                    },
-                );
+                self.plan(to, message.event_from(from.node));
             }
             Packet::Data(header, payload) => self.deliver(to, header, payload),
         }
@@ -482,4 +442,73 @@ impl World {
 
 fn any() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1))
+}
+
+/// The node around a scheduler.
+struct Around<'a> {
+    world: &'a mut World,
+    me: Incarnation,
+}
+
+impl SchedulerRuntime for Around<'_> {
+    fn cast(&mut self, event: Plans) {
+        if let Plans::Commit(plan) = &event {
+            self.check(plan);
+        }
+        self.world.after(Duration::ZERO, Happening::Plan(self.me, Box::new(event)));
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        if let Message::Commit(plan) = &message {
+            self.check(plan);
+        }
+        drop(self.world.send(self.me, to, Packet::Control(message)));
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>) {
+        self.world.load(self.me, plan);
+    }
+
+    fn abandon(&mut self, epoch: Epoch) {
+        if let Some(life) = self.world.life(self.me) {
+            life.routes.abort(epoch);
+            life.awaited.retain(|plan| plan.epoch() != epoch);
+            life.prepared.take_if(|plan| plan.epoch() == epoch);
+        }
+        self.world.hold(self.me);
+    }
+
+    fn adopt(&mut self, plan: Plan) {
+        let me = self.me;
+        self.world.oracle.in_force(&plan);
+        self.world.note(|| format!("{me:?} has in force {plan}"));
+        if let Some(node) = self.world.nodes.get_mut(&me.node) {
+            node.stored = vec![plan];
+        }
+    }
+
+    fn place(&mut self, problem: Box<PlacementProblem>) {
+        let (number, placed) = (problem.number, problem.place());
+        self.think(Plans::Placed { number, placed });
+    }
+
+    fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
+        let (number, failovers) = (problem.number, problem.failovers());
+        self.think(Plans::FailoversPlanned { number, failovers });
+    }
+}
+
+impl Around<'_> {
+    /// A plan that this node made comes into force.
+    fn check(&mut self, plan: &Plan) {
+        let view = self.world.life(self.me).map(|life| life.view.clone()).unwrap_or_default();
+        let wrong = check_plan(plan, all_layers().count(), |life| view.is_dead(life));
+        wrong.into_iter().for_each(|wrong| self.world.oracle.violate(wrong));
+    }
+
+    /// What was worked out is there after a while.
+    fn think(&mut self, event: Plans) {
+        let thinking = self.world.pick(0, 40);
+        self.world.after(thinking, Happening::Plan(self.me, Box::new(event)));
+    }
 }

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId};
+use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
 use planaria_engine::sampler::SamplingParams;
 use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
-use planaria_protocol::generation::{Request, Until};
-use planaria_protocol::pipe::tokens_to_bytes;
+use planaria_pipeline::sequence::recovery::Recovered;
+use planaria_pipeline::sequence::runtime::{SequenceRuntime, carry_out, releases};
+use planaria_protocol::generation::{Event as Told, Request, Until};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader};
 use rand::RngExt as _;
 
-use super::node::model;
+use super::node::{Life, model};
 use super::{Bug, Happening, MS, Packet, World};
 
 pub(super) const PACE: Pace = Pace {
@@ -77,7 +80,7 @@ impl World {
         if life.owners.get(&id).is_some_and(|owner| owner.sequence.is_done())
             && let Some(owner) = life.owners.remove(&id)
         {
-            self.release_all(me, id, &owner.plan, u16::MAX, |_| false);
+            self.free(&owner.plan, (me, id, u16::MAX), |_| false);
             return;
         }
         self.sleep(me, id);
@@ -101,88 +104,92 @@ impl World {
     }
 
     pub(super) fn act(&mut self, me: Incarnation, id: SequenceId, actions: Vec<Action>) {
-        for action in actions {
-            let Some(owner) = self.life(me).and_then(|life| life.owners.get(&id)) else { return };
-            let (request, plan) = (owner.request, Arc::clone(owner.sequence.plan()));
-            match action {
-                Action::Forward(mut header) => {
-                    if self.setup.bug == Some(Bug::ReplayToken) {
-                        replay(&mut header);
-                    }
-                    let Some(first) = plan.stage(0).map(|stage| stage.incarnation.node) else {
-                        continue;
-                    };
-                    let packet = Packet::Data(header, Bytes::new());
-                    if let Err(error) = self.send(me, first, packet) {
-                        self.tell(me, id, Event::Unreachable(0, error));
-                        return;
-                    }
-                }
-                Action::All(headers, log) => {
-                    let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
-                    for (number, (mut header, stage)) in
-                        (0..).zip(headers.into_iter().zip(plan.stages()))
-                    {
-                        if self.setup.bug == Some(Bug::ForgetLayer) {
-                            forget_layer(&mut header);
-                        }
-                        let packet = Packet::Data(header, payload.clone());
-                        if let Err(error) = self.send(me, stage.incarnation.node, packet) {
-                            self.tell(me, id, Event::Unreachable(number, error));
-                            return;
-                        }
-                    }
-                }
-                Action::Seek => {
-                    let offer = self.life(me).map(|life| life.offer());
-                    if let Some(offer) = offer {
-                        self.tell(me, id, Event::Offer(offer));
-                    }
-                }
-                Action::Moved(plan, attempt) => {
-                    let owner = self.life(me).and_then(|life| life.owners.get_mut(&id));
-                    let Some(owner) = owner else { continue };
-                    let former = std::mem::replace(&mut owner.plan, Arc::clone(&plan));
-                    let stays = |node| plan.stage_of(node).is_some();
-                    self.release_all(me, id, &former, attempt.saturating_sub(1), stays);
-                }
-                Action::Suspect(_) | Action::Waits(_) => {}
-                Action::Recovered(recovered) => {
-                    self.oracle.recoveries += 1;
-                    if recovered.cause.starts_with("no token came") {
-                        let what = format!("request {request}: nobody noticed that it stood still");
-                        self.oracle.violate(what);
-                    }
-                    self.note(|| format!("request {request} goes on: {recovered:?}"));
-                }
-                Action::Tell(told) => {
-                    let now = self.now;
-                    self.oracle.told(now, request, told);
-                }
-            }
-        }
+        let Some(owner) = self.life(me).and_then(|life| life.owners.get(&id)) else { return };
+        let (request, plan) = (owner.request, Arc::clone(owner.sequence.plan()));
+        carry_out(&plan, actions, &mut Around { world: self, me, id, request });
     }
 
-    pub(super) fn release_all(
+    /// Has the stages of a plan forget a sequence up to and with this attempt, except on nodes that keep it.
+    pub(super) fn free(
         &mut self,
-        me: Incarnation,
-        sequence: SequenceId,
         plan: &Plan,
-        attempt: u16,
+        (me, id, attempt): (Incarnation, SequenceId, u16),
         keeps: impl Fn(NodeId) -> bool,
     ) {
-        for (stage, assigned) in (0_u16..).zip(plan.stages()) {
-            let node = assigned.incarnation.node;
-            if keeps(node) {
-                continue;
-            }
-            let body = DataBody::Release { stage };
-            let (epoch, owner, position) = (plan.epoch(), me, 0);
-            let (trace, sent) = (None, None);
-            let header =
-                DataHeader { epoch, sequence, owner, attempt, position, trace, sent, body };
+        for (node, header) in releases(plan, (me, id, attempt), keeps) {
             drop(self.send(me, node, Packet::Data(header, Bytes::new())));
         }
+    }
+}
+
+/// The node around a sequence.
+struct Around<'a> {
+    world: &'a mut World,
+    me: Incarnation,
+    id: SequenceId,
+    request: u32,
+}
+
+impl SequenceRuntime for Around<'_> {
+    fn begins(&mut self, _: &Action) {}
+
+    fn send(&mut self, to: NodeId, mut header: DataHeader, payload: Bytes) -> Result<(), String> {
+        match self.world.setup.bug {
+            Some(Bug::ReplayToken) => replay(&mut header),
+            Some(Bug::ForgetLayer) => forget_layer(&mut header),
+            _ => {}
+        }
+        self.world.send(self.me, to, Packet::Data(header, payload))
+    }
+
+    fn cast(&mut self, event: Event) {
+        let told = Happening::Tell(self.me, self.id, Box::new(event));
+        self.world.after(Duration::ZERO, told);
+    }
+
+    fn view(&self) -> View {
+        self.life().map(|life| life.view.clone()).unwrap_or_default()
+    }
+
+    fn plans(&self) -> PlanTable {
+        self.life().map(|life| life.scheduler.plan_table()).unwrap_or_default()
+    }
+
+    /// Every sequence always hears of them.
+    fn watch_plans(&mut self) {}
+
+    fn moved(&mut self, plan: &Arc<Plan>, attempt: u16) {
+        let life = self.world.life(self.me);
+        let Some(owner) = life.and_then(|life| life.owners.get_mut(&self.id)) else { return };
+        let former = std::mem::replace(&mut owner.plan, Arc::clone(plan));
+        let stays = |node| plan.stage_of(node).is_some();
+        self.world.free(&former, (self.me, self.id, attempt.saturating_sub(1)), stays);
+    }
+
+    fn waits(&mut self, _: bool) {}
+
+    fn suspect(&mut self, _: NodeId) {}
+
+    fn recovered(&mut self, recovered: Recovered) {
+        let request = self.request;
+        self.world.oracle.recoveries += 1;
+        if recovered.cause.starts_with("no token came") {
+            let what = format!("request {request}: nobody noticed that it stood still");
+            self.world.oracle.violate(what);
+        }
+        self.world.note(|| format!("request {request} goes on: {recovered:?}"));
+    }
+
+    fn tell(&mut self, told: Told) -> bool {
+        let now = self.world.now;
+        self.world.oracle.told(now, self.request, told);
+        true
+    }
+}
+
+impl Around<'_> {
+    fn life(&self) -> Option<&Life> {
+        self.world.nodes.get(&self.me.node)?.life_of(self.me)
     }
 }
 

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, SequenceId, Settings};
+use planaria_config::{Incarnation, ModelName, NodeId, SequenceId, Settings};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
 use planaria_pipeline::sequence::arithmetic::Arithmetic;
 use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
-use planaria_pipeline::sequence::recovery::{Offer, Recovered};
-use planaria_protocol::generation::{Event as Told, GenerationError, Request};
-use planaria_protocol::pipe::tokens_to_bytes;
+use planaria_pipeline::sequence::recovery::Recovered;
+use planaria_pipeline::sequence::runtime::{SequenceRuntime, carry_out};
+use planaria_protocol::generation::{Event as Told, Request};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::DataHeader;
 use planaria_telemetry::metrics::Metrics;
@@ -78,23 +78,31 @@ pub(super) struct SequenceActor;
 #[derive(Debug)]
 pub(super) struct State {
     watch: Watch,
+    sequence: Sequence,
+    /// When it is woken next, and by what.
+    alarm: Alarm,
+    around: Around,
+}
+
+/// The node around the sequence.
+#[derive(Debug)]
+struct Around {
+    inbox: ActorRef<Event>,
     deps: Deps,
     id: SequenceId,
-    sequence: Sequence,
+    model: ModelName,
     /// Of all who have computed for it.
     arithmetic: Arithmetic,
     /// Until it has ended.
     places: Option<Places>,
     client: Client,
-    /// When it is woken next, and by what.
-    alarm: Alarm,
     /// Watches for plans, while it seeks one.
     watching: Option<JoinHandle<()>>,
     /// If it is traced.
     timeline: Option<Timeline>,
 }
 
-impl Drop for State {
+impl Drop for Around {
     fn drop(&mut self) {
         if let Some(task) = &self.watching {
             task.abort();
@@ -134,20 +142,19 @@ impl Actor for SequenceActor {
         let mut arithmetic = Arithmetic::default();
         arithmetic.goes_on(&plan, &deps.view.borrow());
         let (sequence, actions) = Sequence::start(Instant::now(), id, owner, request, plan, pace);
-        let (alarm, watching) = (Alarm::default(), None);
-        let mut state = State {
-            watch,
+        let around = Around {
+            inbox: myself.clone(),
             deps,
             id,
-            sequence,
+            model: sequence.plan().model().clone(),
             arithmetic,
             places,
             client,
-            alarm,
-            watching,
+            watching: None,
             timeline,
         };
-        state.act(&myself, actions);
+        let mut state = State { watch, sequence, alarm: Alarm::default(), around };
+        state.act(actions);
         state.wake_in_time(&myself);
         Ok(state)
     }
@@ -163,9 +170,9 @@ impl Actor for SequenceActor {
             state.alarm.rang();
         }
         let actions = state.sequence.on(Instant::now(), event);
-        state.act(&myself, actions);
+        state.act(actions);
         if state.sequence.is_done() {
-            state.places = None;
+            state.around.places = None;
             myself.stop(None);
         }
         state.wake_in_time(&myself);
@@ -174,116 +181,108 @@ impl Actor for SequenceActor {
 }
 
 impl State {
-    fn act(&mut self, myself: &ActorRef<Event>, actions: Vec<Action>) {
-        for action in actions {
-            let planned = match &action {
-                Action::Recovered(recovered) => self.planned(recovered),
-                _ => None,
-            };
-            self.tell_timeline(&action, planned);
-            match action {
-                Action::Forward(header) => {
-                    if !self.send(myself, 0, header, Bytes::new()) {
-                        return;
-                    }
-                }
-                Action::All(headers, log) => {
-                    let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
-                    for (stage, header) in (0..).zip(headers) {
-                        if !self.send(myself, stage, header, payload.clone()) {
-                            return;
-                        }
-                    }
-                }
-                Action::Seek => {
-                    self.watch_plans(myself);
-                    let view = self.deps.view.borrow().clone();
-                    // It may go on before it would be told, and not know why it broke.
-                    for lost in Event::losses(&view, self.sequence.plan()) {
-                        drop(myself.cast(lost));
-                    }
-                    drop(myself.cast(Event::Offer(self.offer(&view))));
-                }
-                Action::Moved(plan, attempt) => {
-                    self.arithmetic.goes_on(&plan, &self.deps.view.borrow());
-                    if let Some(task) = self.watching.take() {
-                        task.abort();
-                    }
-                    if let Some(places) = &self.places {
-                        places.moved(&plan, attempt);
-                    }
-                }
-                Action::Waits(waits) => self.deps.sequences.waits(self.id, waits),
-                Action::Suspect(nodes) => {
-                    for node in nodes {
-                        self.deps.membership.hint(node);
-                    }
-                }
-                Action::Recovered(recovered) => {
-                    tracing::info!(sequence = %self.id, model = %recovered.model,
-                        cause = recovered.cause, from_epoch = %recovered.from,
-                        epoch = %recovered.to, detect = ?recovered.detect,
-                        ready = ?recovered.ready, rebuild = ?recovered.rebuild,
-                        replayed = recovered.replayed, rebuilt = recovered.rebuilt,
-                        "a generation goes on");
-                    let same_bits = self.arithmetic.is_same();
-                    self.deps.sequences.recovered(recovered, planned, same_bits);
-                }
-                Action::Tell(told) => {
-                    if let Told::Failed(error) = &told {
-                        log_failure(error, self.id, &self.sequence);
-                    }
-                    if let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) {
-                        if matches!(told, Told::Token(_)) {
-                            self.deps.metrics.lost_token();
-                        }
-                        drop(myself.cast(Event::ClientTooSlow));
-                    }
-                }
-            }
+    fn act(&mut self, actions: Vec<Action>) {
+        carry_out(self.sequence.plan(), actions, &mut self.around);
+    }
+
+    fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
+        if let Some(at) = self.sequence.wake_at(Instant::now()) {
+            self.alarm.set(at, myself, || Event::Tick);
         }
     }
 }
 
-impl State {
-    fn tell_timeline(&mut self, action: &Action, planned: Option<Duration>) {
+impl SequenceRuntime for Around {
+    fn begins(&mut self, action: &Action) {
+        let planned = match action {
+            Action::Recovered(recovered) => self.planned(recovered),
+            _ => None,
+        };
         if let Some(timeline) = &mut self.timeline {
             let spans = timeline.on(SystemTime::now(), action, planned);
             self.trace(spans);
         }
     }
 
+    fn send(&mut self, to: NodeId, header: DataHeader, payload: Bytes) -> Result<(), String> {
+        self.deps.router.send(to, header, payload).map_err(|error| {
+            tracing::warn!(peer = ?to, %error, "a stage cannot be reached");
+            error.to_string()
+        })
+    }
+
+    fn cast(&mut self, event: Event) {
+        // Without an inbox the sequence has ended.
+        drop(self.inbox.cast(event));
+    }
+
+    fn view(&self) -> View {
+        self.deps.view.borrow().clone()
+    }
+
+    fn plans(&self) -> PlanTable {
+        self.deps.plans.borrow().clone()
+    }
+
+    fn watch_plans(&mut self) {
+        if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        let (mut plans, inbox) = (self.deps.plans.clone(), self.inbox.clone());
+        self.watching = Some(tokio::spawn(async move {
+            while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
+        }));
+    }
+
+    fn moved(&mut self, plan: &Arc<Plan>, attempt: u16) {
+        self.arithmetic.goes_on(plan, &self.deps.view.borrow());
+        if let Some(task) = self.watching.take() {
+            task.abort();
+        }
+        if let Some(places) = &self.places {
+            places.moved(plan, attempt);
+        }
+    }
+
+    fn waits(&mut self, waits: bool) {
+        self.deps.sequences.waits(self.id, waits);
+    }
+
+    fn suspect(&mut self, node: NodeId) {
+        self.deps.membership.hint(node);
+    }
+
+    fn recovered(&mut self, recovered: Recovered) {
+        tracing::info!(sequence = %self.id, model = %recovered.model,
+            cause = recovered.cause, from_epoch = %recovered.from,
+            epoch = %recovered.to, detect = ?recovered.detect,
+            ready = ?recovered.ready, rebuild = ?recovered.rebuild,
+            replayed = recovered.replayed, rebuilt = recovered.rebuilt,
+            "a generation goes on");
+        let planned = self.planned(&recovered);
+        self.deps.sequences.recovered(recovered, planned, self.arithmetic.is_same());
+    }
+
+    fn tell(&mut self, told: Told) -> bool {
+        if let Told::Failed(error) = &told {
+            tracing::warn!(sequence = %self.id, model = %self.model, %error, "a generation failed");
+        }
+        let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) else {
+            return true;
+        };
+        if matches!(told, Told::Token(_)) {
+            self.deps.metrics.lost_token();
+        }
+        false
+    }
+}
+
+impl Around {
     fn trace(&self, spans: Vec<Span>) {
         for span in spans {
             let node = self.deps.settings.name.clone();
             self.deps.traces.take(span.with("node", node));
         }
-    }
-
-    /// Sends a frame to a stage of the plan. If it cannot be sent the machine hears of it, and `false`
-    /// comes back.
-    fn send(
-        &self,
-        myself: &ActorRef<Event>,
-        stage: u16,
-        header: DataHeader,
-        payload: Bytes,
-    ) -> bool {
-        let Some(assigned) = self.sequence.plan().stage(stage) else {
-            return true;
-        };
-        let node = assigned.incarnation.node;
-        let sent = self.deps.router.send(node, header, payload);
-        if let Err(error) = &sent {
-            tracing::warn!(peer = ?node, %error, "a stage cannot be reached");
-            drop(myself.cast(Event::Unreachable(stage, error.to_string())));
-        }
-        sent.is_ok()
-    }
-
-    /// What there is for the sequence's model now.
-    fn offer(&self, view: &View) -> Offer {
-        Offer::of(self.sequence.plan().model(), &self.deps.plans.borrow(), view)
     }
 
     /// How long it took from the notice of a break that has just been mended until this node heard of the
@@ -295,26 +294,4 @@ impl State {
         // Others may have noticed sooner.
         Some(heard.saturating_duration_since(noticed).min(*ready))
     }
-
-    /// Has it look again whenever the plans change, until it moves.
-    fn watch_plans(&mut self, myself: &ActorRef<Event>) {
-        if self.watching.as_ref().is_some_and(|task| !task.is_finished()) {
-            return;
-        }
-        let (mut plans, inbox) = (self.deps.plans.clone(), myself.clone());
-        self.watching = Some(tokio::spawn(async move {
-            while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
-        }));
-    }
-
-    fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
-        if let Some(at) = self.sequence.wake_at(Instant::now()) {
-            self.alarm.set(at, myself, || Event::Tick);
-        }
-    }
-}
-
-fn log_failure(error: &GenerationError, id: SequenceId, sequence: &Sequence) {
-    tracing::warn!(sequence = %id, model = %sequence.plan().model(), epoch = %sequence.plan().epoch(), %error,
-        "a generation failed");
 }

@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use planaria_config::{NodeId, SequenceId};
+use planaria_pipeline::sequence::runtime::releases;
 use planaria_protocol::plan::Plan;
-use planaria_protocol::wire::{DataBody, DataHeader, RunningReport};
+use planaria_protocol::wire::RunningReport;
 
 use crate::sequence::actor::Deps;
 
@@ -67,21 +68,7 @@ impl Places {
     /// Has the stages of a plan forget the sequence up to and with this attempt, except on nodes that keep
     /// it.
     fn free(&self, plan: &Plan, attempt: u16, keeps: impl Fn(NodeId) -> bool) {
-        for (stage, assignment) in (0_u16..).zip(plan.stages()) {
-            let node = assignment.incarnation.node;
-            if keeps(node) {
-                continue;
-            }
-            let header = DataHeader {
-                epoch: plan.epoch(),
-                sequence: self.sequence,
-                owner: self.deps.me,
-                attempt,
-                position: 0,
-                trace: None,
-                sent: None,
-                body: DataBody::Release { stage },
-            };
+        for (node, header) in releases(plan, (self.deps.me, self.sequence, attempt), keeps) {
             if let Err(error) = self.deps.router.send(node, header, Bytes::new()) {
                 // It finds out from this node's reports once there is a link.
                 tracing::debug!(peer = ?node, sequence = %self.sequence, %error,

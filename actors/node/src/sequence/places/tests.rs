@@ -7,6 +7,7 @@ use planaria_gateway::generation::Generator as _;
 use planaria_protocol::generation::{GenerationError, Request, Until};
 use planaria_protocol::plan::{Assignment, PlanParts};
 use planaria_protocol::state::ModelState;
+use planaria_protocol::wire::{DataBody, DataHeader};
 use planaria_transport::{LinkReceiver, decode_message, memory_pair};
 use ractor::Actor as _;
 use tokio::time::timeout;

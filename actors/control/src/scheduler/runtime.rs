@@ -1,0 +1,62 @@
+//! What the effects of the scheduler are: one interpreter of them, for nodes and for simulated ones.
+
+use std::sync::Arc;
+
+use planaria_config::{Epoch, NodeId};
+use planaria_protocol::plan::Plan;
+
+use super::machine::{Action, Event, Message};
+use super::problem::PlacementProblem;
+
+/// The node around a scheduler.
+pub trait SchedulerRuntime {
+    /// Has the scheduler take in an event, behind those that wait already.
+    fn cast(&mut self, event: Event);
+
+    /// Tells another node's scheduler something, if it can be reached.
+    fn send(&mut self, to: NodeId, message: Message);
+
+    /// Lets frames travel under a plan that is being prepared, and has workers load what it asks for; then the
+    /// scheduler is told `ShardsLoaded`.
+    fn prepare(&mut self, plan: Arc<Plan>);
+
+    /// What was prepared under this epoch is not needed.
+    fn abandon(&mut self, epoch: Epoch);
+
+    /// A plan is in force, and is to be remembered.
+    fn adopt(&mut self, plan: Plan);
+
+    /// Has a problem solved, which takes long; then the scheduler is told `Placed`.
+    fn place(&mut self, problem: Box<PlacementProblem>);
+
+    /// Has the loss of each node thought through, which takes longer; then it is told `FailoversPlanned`.
+    fn plan_failovers(&mut self, problem: Box<PlacementProblem>);
+}
+
+/// Carries out the effects of the scheduler of the node `me`.
+pub fn carry_out(me: NodeId, actions: Vec<Action>, runtime: &mut impl SchedulerRuntime) {
+    for action in actions {
+        match action {
+            Action::Send { to, message } if to == me => runtime.cast(message.event_from(me)),
+            Action::Send { to, message } => runtime.send(to, *message),
+            Action::LoadShards(plan) => runtime.prepare(Arc::new(*plan)),
+            Action::Abandon(epoch) => runtime.abandon(epoch),
+            Action::Adopt(plan) => runtime.adopt(*plan),
+            Action::Place(problem) => runtime.place(problem),
+            Action::PlanFailovers(problem) => runtime.plan_failovers(problem),
+        }
+    }
+}
+
+impl Message {
+    /// What it is for the scheduler that it was sent to.
+    #[must_use]
+    pub fn event_from(self, from: NodeId) -> Event {
+        match self {
+            Self::Prepare(plan) => Event::Prepare { from, plan: Box::new(plan) },
+            Self::Prepared(epoch, result) => Event::Prepared { from, epoch, result },
+            Self::Commit(plan) => Event::Commit(Box::new(plan)),
+            Self::Abort(epoch) => Event::Abort { from, epoch },
+        }
+    }
+}
