@@ -38,6 +38,7 @@ static WATCHED: Mutex<Vec<(ActorKind, Weak<AtomicU64>)>> = Mutex::new(Vec::new()
 /// What an actor tells the watchdog: since which look a handler of it runs, or 0.
 #[derive(Debug)]
 pub(crate) struct Watch {
+    #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "names its failpoint"))]
     actor: ActorKind,
     since: Arc<AtomicU64>,
 }

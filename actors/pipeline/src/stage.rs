@@ -2,6 +2,7 @@
 
 pub mod adoption;
 mod boundary_log;
+pub mod host;
 mod places;
 mod released;
 mod resumed;

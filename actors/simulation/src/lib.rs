@@ -32,6 +32,7 @@ use planaria_protocol::wire::{DataBody, DataHeader, Report};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use self::host::Disk;
 use self::node::Node;
 use self::oracle::Oracle;
 
@@ -79,7 +80,16 @@ enum Happening {
     Tick(Incarnation),
     /// The worker of this life takes what came, and computes.
     Turn(Incarnation, u64),
-    StartWorker(Incarnation, u64),
+    StartWorker(Incarnation),
+    StartHost(Incarnation),
+    /// That worker has ended.
+    Exited(Incarnation, u64),
+    /// The shard of a node is in another state.
+    Changed(Incarnation),
+    /// A disk is as it should be.
+    Mend(NodeId),
+    /// A client leaves.
+    Leave(u32),
     Wake(Incarnation, SequenceId),
     /// What a scheduler is told.
     Plan(Incarnation, Box<Plans>),
@@ -108,10 +118,14 @@ enum Fault {
     /// Taken for dead by mistake.
     Slander,
     Cut,
+    /// For a while nothing can be loaded.
+    BreakDisk,
+    /// For a while a layer takes long.
+    SlowDisk,
 }
 
 /// The kinds of faults, the likelier ones more than once.
-const FAULTS: [Fault; 10] = [
+const FAULTS: [Fault; 12] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -122,6 +136,8 @@ const FAULTS: [Fault; 10] = [
     Fault::Zombie,
     Fault::Slander,
     Fault::Cut,
+    Fault::BreakDisk,
+    Fault::SlowDisk,
 ];
 
 /// Where frames that must stay in order travel: from, to, and what tells streams apart.
@@ -141,6 +157,8 @@ struct World {
     busy_until: BTreeMap<Edge, Duration>,
     /// Nodes that are dead, frozen, or about to be another.
     away: BTreeSet<NodeId>,
+    /// Nodes whose disk was broken.
+    spoiled: BTreeSet<NodeId>,
     oracle: Oracle,
     log: Vec<String>,
 }
@@ -178,6 +196,7 @@ impl World {
             cut: BTreeSet::new(),
             busy_until: BTreeMap::new(),
             away: BTreeSet::new(),
+            spoiled: BTreeSet::new(),
             oracle: Oracle::default(),
             log: Vec::new(),
         };
@@ -280,22 +299,28 @@ impl World {
                 }
             }
             Happening::Turn(life, worker) => self.defer_or(life, |world| world.turn(life, worker)),
-            Happening::StartWorker(life, worker) => {
-                self.defer_or(life, |world| world.start_worker(life, worker));
-            }
             Happening::Wake(life, sequence) => {
                 self.defer_or(life, |world| world.wake(life, sequence));
             }
-            Happening::Plan(life, event) if self.alive(life).is_some() => self.plan(life, *event),
-            Happening::Tell(life, id, event) if self.alive(life).is_some() => {
-                self.tell(life, id, *event);
-            }
-            Happening::Plan(life, _) | Happening::Tell(life, ..) => {
-                // It waits in the actor's inbox.
-                if self.nodes.get(&life.node).is_some_and(|node| node.life() == Some(life)) {
+            Happening::Plan(life, _)
+            | Happening::Tell(life, ..)
+            | Happening::StartWorker(life)
+            | Happening::StartHost(life)
+            | Happening::Exited(life, _)
+            | Happening::Changed(life) => {
+                if self.alive(life).is_some() {
+                    self.receive(happening);
+                } else if self.nodes.get(&life.node).is_some_and(|n| n.life() == Some(life)) {
+                    // It is frozen, and this waits in the inbox of an actor.
                     self.after(10 * MS, happening);
                 }
             }
+            Happening::Mend(node) => {
+                if let Some(node) = self.nodes.get_mut(&node) {
+                    node.disk = Disk::Well;
+                }
+            }
+            Happening::Leave(request) => self.leave(request),
             Happening::Down(who, lost) => self.take_for_dead(who, lost),
             Happening::Start(node) => self.start(node),
             Happening::Heal(a, b) => {
@@ -305,6 +330,19 @@ impl World {
             Happening::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
             Happening::Ask(request) => self.ask(request),
             Happening::Fault => self.fault(),
+        }
+    }
+
+    /// An actor takes in what it was told.
+    fn receive(&mut self, happening: Happening) {
+        match happening {
+            Happening::Plan(life, event) => self.plan(life, *event),
+            Happening::Tell(life, id, event) => self.tell(life, id, *event),
+            Happening::StartWorker(life) => self.start_worker(life),
+            Happening::StartHost(life) => self.start_host(life),
+            Happening::Exited(life, worker) => self.worker_exited(life, worker),
+            Happening::Changed(life) => self.changed(life),
+            _ => {}
         }
     }
 
@@ -335,9 +373,13 @@ impl World {
             self.nodes.keys().filter(|node| !self.away.contains(node)).copied().collect();
         let victim = present.get(self.rng.random_range(0..present.len().max(1))).copied();
         let (Some(victim), Some(fault)) = (victim, FAULTS.get(kind).copied()) else { return };
-        let takes_away = matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander);
-        // Two can hold the model, and whoever plans has to be heard by them.
-        if takes_away && (present.len() <= 2 || !self.cut.is_empty()) {
+        let takes_away =
+            matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander | Fault::BreakDisk);
+        // Two can hold the model, and whoever plans has to be heard by them. Who could not load is left out for longer
+        // than a request waits.
+        let able = present.iter().filter(|node| !self.spoiled.contains(node)).count();
+        let is_needed = !self.spoiled.contains(&victim) && able <= 2;
+        if takes_away && (is_needed || !self.cut.is_empty()) {
             return;
         }
         self.note(|| format!("{fault:?} {victim:?}"));
@@ -366,6 +408,17 @@ impl World {
                 self.spread_death(victim);
                 let moment = self.pick(300, 900);
                 self.after(moment, Happening::Thaw(victim, true));
+            }
+            Fault::BreakDisk | Fault::SlowDisk => {
+                let lasting = self.pick(200, 3000);
+                if let Some(node) = self.nodes.get_mut(&victim) {
+                    let is_slow = matches!(fault, Fault::SlowDisk);
+                    node.disk = if is_slow { Disk::Slow } else { Disk::Broken };
+                    if !is_slow {
+                        self.spoiled.insert(victim);
+                    }
+                }
+                self.after(lasting, Happening::Mend(victim));
             }
             Fault::Cut => {
                 let others: Vec<NodeId> = present.into_iter().filter(|n| *n != victim).collect();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{
@@ -19,15 +19,15 @@ use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_pipeline::routes::{Routes, Way};
 use planaria_pipeline::sequence::machine::Event;
 use planaria_pipeline::sequence::recovery::Offer;
-use planaria_pipeline::stage::sequences::Orphan;
+use planaria_pipeline::stage::host::{Host, Timeouts};
 use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
 use planaria_protocol::desired::DesiredMap;
-use planaria_protocol::plan::Plan;
+use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::state::{NodeState, SequenceCounts, ShardState};
 use planaria_protocol::wire::features::Features;
 use planaria_protocol::wire::{DataHeader, HeldModel, Report, RunningReport, ShardReport};
 
-use super::host::Host;
+use super::host::{Disk, SimulatedWorker};
 use super::oracle::{all_layers, model_config};
 use super::owner::{Owner, PACE};
 use super::{Bug, Happening, MS, Packet, World, check_plan};
@@ -42,11 +42,36 @@ pub(super) fn model() -> ModelName {
     "m".parse().unwrap()
 }
 
+/// The sizes of the model.
+pub(super) fn geometry() -> Geometry {
+    let config = model_config();
+    let layers = all_layers().count() as usize;
+    Geometry {
+        bytes_per_layer: vec![config.bytes_per_layer; layers],
+        embed_bytes: 0,
+        head_bytes: 0,
+        tied: false,
+        kv_bytes_per_token_per_layer: 8,
+        hidden_bytes: 8,
+        max_context: 256,
+        vocab: config.vocab_size,
+        working: WorkingSet::default(),
+    }
+}
+
+/// A host that is to hold these layers.
+pub(super) fn new_host(now: Instant, me: Incarnation, wanted: Vec<LayerRange>) -> Host {
+    let key = WorkerKey { model: model(), digest: "11".repeat(32).parse().unwrap() };
+    let timeouts = Timeouts { step: PACE.step_timeout, load: PACE.recovery_timeout };
+    Host::new(now, (me.node, me.node.short()), &key, wanted, timeouts, 1 << 20)
+}
+
 /// What is there after `kill -9`, and a life.
 pub(super) struct Node {
     id: NodeId,
     generation: u64,
     stored: Vec<Plan>,
+    pub(super) disk: Disk,
     /// What came while it was frozen.
     pub(super) frozen: Option<Vec<(Incarnation, Packet)>>,
     life: Option<Life>,
@@ -60,7 +85,15 @@ pub(super) struct Life {
     pub(super) routes: Routes,
     /// All plans that it ever routed by; for [`Bug::SkipEpochCheck`].
     pub(super) ever: BTreeMap<Epoch, Arc<Plan>>,
-    pub(super) host: Host,
+    /// While it is not being started again, or takes something in.
+    pub(super) host: Option<Host>,
+    pub(super) worker: Option<SimulatedWorker>,
+    /// How many it has had.
+    pub(super) workers: u64,
+    /// What is known of its shard.
+    pub(super) shard: ShardReport,
+    /// The layers that its host was told to hold.
+    pub(super) wants: Vec<LayerRange>,
     /// Plans whose layers the scheduler waits for, and the newest that was prepared.
     pub(super) awaited: Vec<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Plan>>,
@@ -69,7 +102,7 @@ pub(super) struct Life {
 
 impl Node {
     pub(super) fn new(id: NodeId) -> Self {
-        Self { id, generation: 0, stored: Vec::new(), frozen: None, life: None }
+        Self { id, generation: 0, stored: Vec::new(), disk: Disk::Well, frozen: None, life: None }
     }
 
     /// Its incarnation, if it lives.
@@ -112,11 +145,11 @@ impl Node {
     /// What is left of requests that are over.
     pub(super) fn leftovers(&self) -> Option<String> {
         let life = self.life.as_ref()?;
-        let kv = life.host.kv();
-        let open = life.host.sequences.len();
-        let which = &life.host.sequences;
-        (open > 0 || kv > 0 || !which.is_empty())
-            .then(|| format!("{:?} keeps {kv} bytes and {which:?}", self.id))
+        let kv = life.worker.as_ref().map_or(0, SimulatedWorker::kv);
+        let open = life.host.as_ref().map(Host::sequences).filter(|open| !open.is_empty());
+        let owners: Vec<&SequenceId> = life.owners.keys().collect();
+        (open.is_some() || kv > 0 || !owners.is_empty())
+            .then(|| format!("{:?} keeps {kv} bytes, {open:?}, and {owners:?}", self.id))
     }
 }
 
@@ -129,7 +162,11 @@ impl Life {
             scheduler: Scheduler::new(me.node, sizing, PATIENCE, stored),
             routes: Routes::new(me.node),
             ever: BTreeMap::new(),
-            host: Host::new(me.node),
+            host: None,
+            worker: None,
+            workers: 0,
+            shard: ShardReport::starting(&model()),
+            wants: Vec::new(),
             awaited: Vec::new(),
             prepared: None,
             owners: BTreeMap::new(),
@@ -137,19 +174,6 @@ impl Life {
     }
 
     fn report(&self) -> Report {
-        let config = model_config();
-        let layers = all_layers().count() as usize;
-        let geometry = Geometry {
-            bytes_per_layer: vec![config.bytes_per_layer; layers],
-            embed_bytes: 0,
-            head_bytes: 0,
-            tied: false,
-            kv_bytes_per_token_per_layer: 8,
-            hidden_bytes: 8,
-            max_context: 256,
-            vocab: config.vocab_size,
-            working: WorkingSet::default(),
-        };
         let digest = "11".repeat(32).parse().unwrap();
         let byte = self.me.node.as_bytes().first().copied().unwrap_or_default();
         // Two of them can hold all layers, one cannot.
@@ -159,12 +183,6 @@ impl Life {
         let link = LinkSpeed { rtt_micros: 200, bytes_per_second: None };
         let others = self.members.keys().filter(|node| **node != self.me.node);
         capabilities.links = others.map(|node| (*node, link)).collect();
-        let mut shard = ShardReport::starting(&model());
-        shard.held.clone_from(&self.host.held);
-        shard.state = match &self.host.worker {
-            None => ShardState::Restarting,
-            Some(_) => ShardState::Ready,
-        };
         Report {
             name: format!("node-{byte}"),
             features: Features::understood(),
@@ -177,12 +195,12 @@ impl Life {
             models: vec![HeldModel {
                 name: model(),
                 digest,
-                geometry,
+                geometry: geometry(),
                 content: None,
                 unreadable: None,
             }],
             unusable: Vec::new(),
-            shards: vec![shard],
+            shards: vec![self.shard.clone()],
             plans: self.scheduler.plans().cloned().collect(),
             highest_epoch: Some(self.scheduler.highest()),
             sequences: SequenceCounts::default(),
@@ -238,7 +256,7 @@ impl World {
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
         self.after(Duration::ZERO, Happening::Tick(me));
-        self.after(MS, Happening::StartWorker(me, 1));
+        self.after(MS, Happening::StartHost(me));
     }
 
     pub(super) fn life(&mut self, me: Incarnation) -> Option<&mut Life> {
@@ -254,16 +272,7 @@ impl World {
             drop(self.send(me, other, Packet::Report(Box::new(report.clone()))));
         }
         let time = self.time();
-        let over = self.life(me).map(|life| {
-            let mut over = life.host.sequences.disowned(time, &life.view);
-            let patience = PACE.recovery_timeout + 2 * PACE.step_timeout;
-            over.extend(life.host.sequences.given_up(time, patience));
-            over
-        });
-        for header in over.unwrap_or_default() {
-            self.release(me, &header);
-        }
-        self.grant(me);
+        self.host(me, |host, around| host.tick(time, around));
     }
 
     pub(super) fn see_itself(&mut self, me: Incarnation) {
@@ -288,13 +297,7 @@ impl World {
         let view = View::of(life.members.values().cloned());
         life.view = view.clone();
         life.routes.look(time, &view);
-        let orphans = life.host.sequences.orphans(&view);
-        for Orphan { header, lost, is_over } in orphans {
-            self.refuse(me, &header, &format!("it has lost {lost:?}"));
-            if is_over {
-                self.release(me, &header);
-            }
-        }
+        self.host(me, |host, around| host.members(time, &view, around));
         self.plan(me, Plans::Members(view.clone()));
         let Some(life) = self.life(me) else { return };
         let lost = life.owners.iter().flat_map(|(id, owner)| {
@@ -351,18 +354,28 @@ impl World {
         self.answer(me);
     }
 
+    /// Tells the scheduler of layers that are loaded, or cannot be.
     pub(super) fn answer(&mut self, me: Incarnation) {
         let Some(life) = self.life(me) else { return };
-        let held = life.host.held.clone();
-        let is_loaded = |plan: &Arc<Plan>| {
-            plan.stage_of(me.node).is_none_or(|(_, stage)| held.covers(stage.layers))
-        };
-        let (loaded, awaited) = life.awaited.drain(..).partition(is_loaded);
-        life.awaited = awaited;
-        let loaded: Vec<Arc<Plan>> = loaded;
-        for plan in loaded {
-            self.plan(me, Plans::ShardsLoaded { epoch: plan.epoch(), result: Ok(()) });
-        }
+        let shard = life.shard.clone();
+        let mut answers = Vec::new();
+        life.awaited.retain(|plan| {
+            let layers = plan.stage_of(me.node).map(|(_, stage)| stage.layers);
+            let result = match shard.state {
+                _ if layers.is_none_or(|layers| shard.held.covers(layers)) => Ok(()),
+                ShardState::Failed => Err(shard.reason.clone()),
+                _ => return true,
+            };
+            answers.push(Plans::ShardsLoaded { epoch: plan.epoch(), result });
+            false
+        });
+        answers.into_iter().for_each(|answer| self.plan(me, answer));
+    }
+
+    /// The shard of a node is in another state.
+    pub(super) fn changed(&mut self, me: Incarnation) {
+        self.see_itself(me);
+        self.answer(me);
     }
 
     pub(super) fn take_packet(&mut self, from: Incarnation, to: Incarnation, packet: Packet) {
@@ -402,16 +415,12 @@ impl World {
 
     pub(super) fn resume(&mut self, me: Incarnation) {
         let Some(life) = self.life(me) else { return };
-        let number = life.host.number;
-        let has_worker = life.host.worker.is_some();
+        let number = life.worker.as_ref().map(|worker| worker.number);
         let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
         owners.iter().for_each(|id| self.sleep(me, *id));
-        let next = if has_worker {
-            Happening::Turn(me, number)
-        } else {
-            Happening::StartWorker(me, number + 1)
-        };
-        self.after(MS, next);
+        if let Some(number) = number {
+            self.after(MS, Happening::Turn(me, number));
+        }
     }
 
     pub(super) fn is_quiet(&self) -> bool {

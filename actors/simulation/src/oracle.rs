@@ -34,6 +34,8 @@ struct Asked {
     expected: Vec<u32>,
     told: usize,
     is_over: bool,
+    /// Its client has left, and hears nothing.
+    has_left: bool,
 }
 
 pub(super) fn model_config() -> FakeConfig {
@@ -66,12 +68,15 @@ impl Oracle {
         most: u32,
     ) {
         let expected = undisturbed(prompt, params, most);
-        self.requests.insert(request, Asked { expected, told: 0, is_over: false });
+        self.requests.insert(request, Asked { expected, told: 0, is_over: false, has_left: false });
     }
 
     /// A client is told something.
     pub(super) fn told(&mut self, now: Duration, request: u32, told: Told) {
         let Some(asked) = self.requests.get_mut(&request) else { return };
+        if asked.has_left {
+            return;
+        }
         if asked.is_over {
             self.violate(format!("request {request} goes on after its end: {told:?}"));
             return;
@@ -105,6 +110,14 @@ impl Oracle {
         self.ended_at = now;
         if let Some(asked) = self.requests.get_mut(&request) {
             asked.is_over = true;
+        }
+    }
+
+    /// The client of a request does not listen any more.
+    pub(super) fn left(&mut self, now: Duration, request: u32) {
+        self.over(now, request);
+        if let Some(asked) = self.requests.get_mut(&request) {
+            asked.has_left = true;
         }
     }
 

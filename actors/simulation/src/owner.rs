@@ -17,7 +17,7 @@ use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader};
 use rand::RngExt as _;
 
-use super::node::{Life, model};
+use super::node::{Life, Node, model};
 use super::{Bug, Happening, MS, Packet, World};
 
 pub(super) const PACE: Pace = Pace {
@@ -69,6 +69,20 @@ impl World {
         }
         self.act(me, id, actions);
         self.sleep(me, id);
+        if self.rng.random_ratio(1, 4) {
+            let after = self.pick(0, 2500);
+            self.after(after, Happening::Leave(request));
+        }
+    }
+
+    /// A client leaves, whatever its answer is at.
+    pub(super) fn leave(&mut self, request: u32) {
+        let id = SequenceId::from_bits(u128::from(request) + 1);
+        let owns = |node: &&Node| node.requests().contains(&request);
+        let Some(me) = self.nodes.values().find(owns).and_then(Node::life) else { return };
+        self.oracle.left(self.now, request);
+        self.note(|| format!("the client of request {request} leaves"));
+        self.after(Duration::ZERO, Happening::Tell(me, id, Box::new(Event::ClientGone)));
     }
 
     pub(super) fn tell(&mut self, me: Incarnation, id: SequenceId, event: Event) {

@@ -152,7 +152,13 @@ impl<W: Write> Worker<W> {
         Self { stage, wanted, queue, output, clock, status, said: status, said_at }
     }
 
-    /// What its stage holds.
+    /// The layers that its stage holds.
+    #[must_use]
+    pub fn held(&self) -> &LayerSet {
+        self.stage.held()
+    }
+
+    /// What its stage takes.
     #[must_use]
     pub fn memory(&self) -> planaria_engine::stage::MemoryUse {
         self.stage.memory()

@@ -423,6 +423,12 @@ impl Scheduler {
         for plan in seen {
             self.adopt(now, plan, actions);
         }
+        // At once: until there are other layouts, the answers that it waits for would bring it into force.
+        let broken = self.preparing.iter().filter(|(_, p)| !self.view.is_alive_plan(&p.plan));
+        let broken: Vec<ModelName> = broken.map(|(model, _)| model.clone()).collect();
+        for model in broken {
+            self.call_off(&model, actions);
+        }
         self.abandon_orphans(actions);
         self.learn_contents();
         let broken = self.note_failed_shards(now);

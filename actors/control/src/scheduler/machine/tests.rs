@@ -171,6 +171,65 @@ fn a_death_leads_to_a_plan_at_once() {
     assert!(cluster.adopted.windows(2).all(|pair| pair[0].1.epoch() <= pair[1].1.epoch()));
 }
 
+/// A planner with another member, the epoch of the plan that it has both prepare, and the time.
+fn preparing(both: &[Member; 2]) -> (Scheduler, Epoch, Instant) {
+    let mut now = Instant::now();
+    let mut scheduler = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    scheduler.on(now, Event::Members(View::of(both.clone())));
+    now += PATIENCE.settle;
+    let asked = scheduler.on(now, Event::Tick);
+    let [Action::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
+    let (number, placed) = (problem.number, problem.place());
+    let actions = scheduler.on(now, Event::Placed { number, placed });
+    let epoch = actions.iter().find_map(|action| match action {
+        Action::Send { message, .. } => match &**message {
+            Message::Prepare(plan) => Some(plan.epoch()),
+            _ => None,
+        },
+        _ => None,
+    });
+    (scheduler, epoch.unwrap(), now)
+}
+
+#[test]
+fn an_answer_that_comes_after_a_death_brings_no_plan_into_force() {
+    let both = [member(1, 1, 100), member(2, 1, 100)];
+    let (mut scheduler, epoch, now) = preparing(&both);
+    let loaded = |byte| Event::Prepared { from: id(byte), epoch, result: Ok(()) };
+    scheduler.on(now, loaded(1));
+    let [alive, dead] = both;
+    let view = View::of([alive, Member { state: NodeState::Down, ..dead }]);
+    let actions = scheduler.on(now, Event::Members(view));
+    let aborts = |action: &Action| {
+        matches!(action, Action::Send { to, message }
+            if *to == id(1) && matches!(**message, Message::Abort(called) if called == epoch))
+    };
+    assert!(actions.iter().any(aborts), "{actions:?}");
+    let commits = |action: &Action| matches!(action, Action::Send { message, .. } if matches!(**message, Message::Commit(_)));
+    // It was on its way when its sender died, and other layouts are still being found.
+    let actions = scheduler.on(now, loaded(2));
+    assert!(!actions.iter().any(commits), "{actions:?}");
+}
+
+#[test]
+fn layouts_for_what_is_no_longer_so_are_found_anew() {
+    let both = [member(1, 1, 200), member(2, 1, 100)];
+    let (mut scheduler, _, mut now) = preparing(&both);
+    let [first, second] = both;
+    let third = member(3, 1, 300);
+    let three = View::of([first.clone(), second, third.clone()]);
+    scheduler.on(now, Event::Members(three));
+    now += PATIENCE.settle;
+    let asked = scheduler.on(now, Event::Tick);
+    let [Action::Place(stale)] = asked.as_slice() else { panic!("{asked:?}") };
+    let (number, placed) = (stale.number, stale.place());
+    scheduler.on(now, Event::Members(View::of([first, third])));
+    let actions = scheduler.on(now, Event::Placed { number, placed });
+    let [.., Action::Place(again)] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!(again.view.alive().count(), 2);
+    assert!(scheduler.on(now, Event::Placed { number, placed: Placements::new() }).is_empty());
+}
+
 #[test]
 fn a_restarted_node_is_another_one() {
     let mut cluster = Cluster::new(&[1, 2]);

@@ -1,0 +1,679 @@
+//! What the host of a worker does: the sequences that pass through its layers, what the worker is to hold, and what becomes
+//! of both when it ends.
+//!
+//! A worker that ended is started again after a wait, and given up when it ends too often; then it is tried again after
+//! a longer one. What it cannot compute meanwhile is refused in words, and what it had is failed. Pure: the actor
+//! around it, or a simulation, is its [`HostRuntime`].
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use planaria_config::{Incarnation, LayerRange, LayerSet, NodeId, SequenceId};
+use planaria_control::membership::View;
+use planaria_control::supervision::{ActorKind, Restarts, Retries, Verdict};
+use planaria_engine::geometry::Geometry;
+use planaria_engine::stage::MemoryUse;
+use planaria_protocol::generation::GenerationError;
+use planaria_protocol::pipe::{Command, Computed, Event, Status};
+use planaria_protocol::plan::{Plan, WorkerKey};
+use planaria_protocol::state::ShardState;
+use planaria_protocol::wire::{DataBody, DataHeader, ShardReport, ShardWork};
+
+use super::adoption::Adoption;
+use super::sequences::{Follows, Orphan, Sequences, Taken};
+
+/// The node around a host, and its worker.
+pub trait HostRuntime {
+    /// Starts a worker process, which opens the model; its id, if the system tells.
+    ///
+    /// # Errors
+    /// In words.
+    fn start_worker(&mut self) -> Result<Option<u32>, String>;
+
+    /// Kills the worker, for this reason. That it ended is heard like any other end.
+    fn kill_worker(&mut self, why: &str);
+
+    /// Tells the worker something; `false` if it has not taken its commands for so long that there is no room.
+    fn command(&mut self, command: Command, payload: Bytes) -> bool;
+
+    /// Has the host start its worker after this long ([`Host::start`]).
+    fn start_after(&mut self, wait: Duration);
+
+    /// Sends a frame to a node, or says why it cannot be sent.
+    ///
+    /// # Errors
+    /// In words.
+    fn send(&mut self, to: NodeId, header: DataHeader, payload: Bytes) -> Result<(), String>;
+
+    /// Sends frames to a node one after the other, as fast as the link takes them; if one cannot be sent the owner of
+    /// their sequence is sent what `failed` makes of the reason.
+    fn send_all(
+        &mut self,
+        to: NodeId,
+        frames: Vec<(DataHeader, Bytes)>,
+        failed: impl FnOnce(String) -> DataHeader + Send + 'static,
+    );
+
+    /// Sends a frame to its sequence's owner. If even that fails, the owner has noticed the same loss.
+    fn send_to_owner(&mut self, header: DataHeader);
+
+    /// Whether nothing more can be expected of this life of a node.
+    fn is_dead(&self, life: Incarnation) -> bool;
+
+    /// The members.
+    fn view(&self) -> View;
+
+    /// The sizes of the model, while its files are known.
+    fn geometry(&self) -> Option<Geometry>;
+
+    /// The shard is in another state, or has done something.
+    fn changed(&mut self, report: &ShardReport);
+
+    /// Sequences pass through the worker, or none do any more.
+    fn busy(&mut self, busy: bool);
+
+    /// The worker is started again.
+    fn restarted(&mut self);
+
+    /// The model's files are to be looked at: they may not be what they were.
+    fn look_for_files(&mut self);
+
+    /// When it is after this long, for people.
+    fn time_after(&self, wait: Duration) -> String;
+
+    /// The worker computed a piece of a sequence.
+    fn computed(&mut self, follows: &Follows);
+
+    /// The worker ended, for this reason, while it had these pieces.
+    fn unfinished<'a>(
+        &mut self,
+        reason: &str,
+        pieces: impl Iterator<Item = (&'a DataHeader, LayerRange, std::ops::Range<u32>, Duration)>,
+    );
+
+    /// So much of what is set aside for KV is used.
+    fn kv_usage(&mut self, ratio: f64);
+}
+
+/// How long a worker may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For a step.
+    pub step: Duration,
+    /// For loading what it is to hold.
+    pub load: Duration,
+}
+
+/// The state.
+#[derive(Debug)]
+pub struct Host {
+    me: NodeId,
+    /// The node's name, for owners.
+    name: String,
+    timeouts: Timeouts,
+    /// The layers that are wanted, those first that are needed first.
+    wanted: Vec<LayerRange>,
+    /// What the worker was told to hold.
+    told_to_hold: Vec<LayerRange>,
+    has_worker: bool,
+    /// Since when the worker starts, or loads.
+    started: Instant,
+    restarts: Restarts,
+    sequences: Sequences,
+    /// The plan that the worker goes by.
+    adoption: Adoption,
+    /// What the supervisor knows of whether there are sequences.
+    told_busy: bool,
+    /// Whether the worker is not to be started again before it is time to.
+    gone: bool,
+    /// When what was given up is tried again.
+    retries: Retries,
+    retry_at: Option<Instant>,
+    report: ShardReport,
+    /// What the supervisor knows of the report.
+    told: ShardReport,
+}
+
+impl Host {
+    /// A host on the node `me` without a worker, which is to hold `wanted`. Rows for boundary logs take at most
+    /// `log_bytes`.
+    #[must_use]
+    pub fn new(
+        now: Instant,
+        (me, name): (NodeId, String),
+        key: &WorkerKey,
+        wanted: Vec<LayerRange>,
+        timeouts: Timeouts,
+        log_bytes: usize,
+    ) -> Self {
+        let report = ShardReport::starting(&key.model);
+        Self {
+            me,
+            name,
+            timeouts,
+            wanted,
+            told_to_hold: Vec::new(),
+            has_worker: false,
+            started: now,
+            restarts: Restarts::new(ActorKind::Worker.row().intensity),
+            sequences: Sequences::new(me, log_bytes),
+            adoption: Adoption::default(),
+            told_busy: false,
+            gone: false,
+            retries: Retries::default(),
+            retry_at: None,
+            told: report.clone(),
+            report,
+        }
+    }
+
+    /// What the node tells of it.
+    #[must_use]
+    pub const fn report(&self) -> &ShardReport {
+        &self.report
+    }
+
+    /// The sequences that pass through its layers.
+    #[must_use]
+    pub const fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    /// Starts the worker.
+    pub fn start(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        self.sequences.forget_history();
+        self.started = now;
+        match runtime.start_worker() {
+            Ok(pid) => {
+                self.has_worker = true;
+                self.report.pid = pid;
+                self.told_to_hold.clear();
+                self.hold(now, runtime);
+                self.tell_state(self.report.state, String::new(), runtime);
+            }
+            Err(error) => self.ended(now, &format!("it could not be started: {error}"), runtime),
+        }
+        self.after_all(now, runtime);
+    }
+
+    /// These layers are wanted from now on.
+    pub fn want(&mut self, now: Instant, layers: Vec<LayerRange>, runtime: &mut impl HostRuntime) {
+        self.wanted = layers;
+        // Files may have changed since it was given up.
+        self.try_again(now, runtime);
+        self.hold(now, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// What was given up is worth another try.
+    pub fn retry(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        self.try_again(now, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// The cluster changed.
+    pub fn members(&mut self, now: Instant, view: &View, runtime: &mut impl HostRuntime) {
+        for Orphan { header, lost, is_over } in self.sequences.orphans(view) {
+            // The owner may still be linked to whom this node has lost.
+            self.refuse(&header, &format!("it has lost {}", view.name(lost)), runtime);
+            if is_over {
+                self.let_go(header.sequence, header.attempt, runtime);
+            }
+        }
+        self.after_all(now, runtime);
+    }
+
+    /// A frame came for a stage of this plan.
+    pub fn take(
+        &mut self,
+        (came, now): (Instant, Instant),
+        plan: &Arc<Plan>,
+        header: &DataHeader,
+        payload: Bytes,
+        runtime: &mut impl HostRuntime,
+    ) {
+        self.take_frame(came, plan, header, payload, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// A sequence is over, up to and with this attempt.
+    pub fn release(
+        &mut self,
+        now: Instant,
+        sequence: SequenceId,
+        attempt: u16,
+        runtime: &mut impl HostRuntime,
+    ) {
+        self.let_go(sequence, attempt, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// The worker said something.
+    pub fn hear(
+        &mut self,
+        now: Instant,
+        event: Event,
+        payload: &Bytes,
+        runtime: &mut impl HostRuntime,
+    ) {
+        self.on_event(now, event, payload, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// The worker ended.
+    pub fn worker_ended(&mut self, now: Instant, how: &str, runtime: &mut impl HostRuntime) {
+        self.ended(now, how, runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.try_again(now, runtime);
+        }
+        self.look_for_stuck_worker(now, runtime);
+        self.forget_given_up(now, runtime);
+        self.hold(now, runtime);
+        self.report.work.queue = self.sequences.under_way();
+        self.tell_changes(runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// The shard is given up: nobody will compute for what passes through it.
+    pub fn end(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        self.fail_all(now, "its shard was given up", runtime);
+        self.dismiss("its shard was given up", runtime);
+    }
+
+    /// Lets those begin that waited, where places are free.
+    fn after_all(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        // What cannot be computed keeps its turn until it can be.
+        if self.has_worker && !self.report.held.is_empty() {
+            for header in self.sequences.grants(now) {
+                runtime.send_to_owner(header);
+            }
+        }
+        if self.told_busy == self.sequences.is_empty() {
+            self.told_busy = !self.sequences.is_empty();
+            runtime.busy(self.told_busy);
+        }
+    }
+
+    /// Tells the worker what to hold, if that is something else than before: what is wanted, and what
+    /// open sequences pass through.
+    fn hold(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        let mut layers = self.wanted.clone();
+        layers.extend(self.sequences.layers().iter().filter(|used| !self.wanted.contains(used)));
+        if layers == self.told_to_hold || !self.has_worker {
+            return;
+        }
+        let told: LayerSet = layers.iter().copied().collect();
+        // What is to go cannot be counted on from here on.
+        self.report.held = self.report.held.within(&told);
+        if self.report.held == told {
+            self.report.state = ShardState::Ready;
+        } else if !told.without(&self.report.held).is_empty() {
+            if self.report.state != ShardState::Restarting {
+                self.report.state = ShardState::Loading;
+                self.report.reason.clear();
+            }
+            self.started = now;
+        }
+        self.told_to_hold.clone_from(&layers);
+        self.send(Command::Hold(layers), Bytes::new(), runtime);
+        self.tell_changes(runtime);
+    }
+
+    fn take_frame(
+        &mut self,
+        came: Instant,
+        plan: &Arc<Plan>,
+        header: &DataHeader,
+        payload: Bytes,
+        runtime: &mut impl HostRuntime,
+    ) {
+        let Some((_, stage)) = plan.stage_of(self.me) else {
+            return;
+        };
+        if runtime.is_dead(header.owner) {
+            // Nobody would ever release it.
+            return;
+        }
+        if !self.report.held.covers(stage.layers) {
+            let reason = match self.report.state {
+                ShardState::Loading | ShardState::Ready => "its layers are still being loaded",
+                _ => "its worker is being restarted",
+            };
+            self.refuse(header, reason, runtime);
+            return;
+        }
+        match self.sequences.take(came, Arc::clone(plan), header, payload) {
+            Taken::Do { commands, kept } => {
+                if !self.adoption.goes_by(plan.epoch()) {
+                    let kv_bytes = kv_bytes(plan, stage.layers, runtime);
+                    self.adoption.under(plan, stage.layers, kv_bytes);
+                    self.adopt(runtime);
+                    let predicted = self.predicted_bytes(plan, runtime);
+                    self.report.work.predicted_bytes = predicted.unwrap_or_default();
+                }
+                for (command, payload) in commands {
+                    self.send(command, payload, runtime);
+                }
+                self.send_kept(plan, header, kept, runtime);
+            }
+            Taken::Pass(next, frame) => {
+                if let Err(error) = runtime.send(next, frame, Bytes::new()) {
+                    let reason = format!("the next stage cannot be reached: {error}");
+                    self.refuse(header, &reason, runtime);
+                }
+            }
+            Taken::Drop => {}
+            Taken::Tell(body) => runtime.send_to_owner(to_owner(header, body)),
+            Taken::Refuse(error) => {
+                runtime.send_to_owner(to_owner(header, DataBody::Failed(error)));
+            }
+            Taken::Unknown(reason) => self.refuse(header, &reason, runtime),
+        }
+    }
+
+    /// Sends what was kept to the next stage.
+    fn send_kept(
+        &self,
+        plan: &Plan,
+        header: &DataHeader,
+        kept: Vec<(DataHeader, Bytes)>,
+        runtime: &mut impl HostRuntime,
+    ) {
+        let stage = kept.first().and_then(|(header, _)| match &header.body {
+            DataBody::Forward(forward) => plan.stage(forward.stage),
+            _ => None,
+        });
+        let Some(next) = stage.map(|stage| stage.incarnation.node) else {
+            return;
+        };
+        let (node, layers) = self.place(header.sequence);
+        let header = header.clone();
+        runtime.send_all(next, kept, move |error| {
+            let reason = format!("the next stage cannot be reached: {error}");
+            let error = GenerationError::NotReady { node, layers, reason };
+            to_owner(&header, DataBody::Failed(error))
+        });
+    }
+
+    /// Tells the worker what it needs to know of plans, if it does not know it.
+    fn adopt(&mut self, runtime: &mut impl HostRuntime) {
+        let open = self.sequences.plans().map(|(plan, layers)| kv_bytes(plan, layers, runtime));
+        let most = open.max().unwrap_or_default();
+        if let Some(adopt) = self.adoption.tell(most) {
+            self.send(adopt, Bytes::new(), runtime);
+        }
+    }
+
+    /// What the worker was to take at most, with what it holds.
+    fn predicted_bytes(&self, plan: &Plan, runtime: &impl HostRuntime) -> Option<u64> {
+        let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+        let all = self.told_to_hold.iter().copied().collect();
+        Some(runtime.geometry()?.peak_bytes_of(&all, context, sequences))
+    }
+
+    fn send(&mut self, command: Command, payload: Bytes, runtime: &mut impl HostRuntime) {
+        if !self.has_worker || !runtime.command(command, payload) {
+            runtime.kill_worker("it does not take commands any more");
+        }
+    }
+
+    fn on_event(
+        &mut self,
+        now: Instant,
+        event: Event,
+        payload: &Bytes,
+        runtime: &mut impl HostRuntime,
+    ) {
+        match event {
+            Event::Holds { layers, memory } => self.holds(&layers, memory, runtime),
+            Event::HoldFailed(reason) => {
+                self.give_up(now, &reason, runtime);
+                // Its files may have changed, and others want to know.
+                runtime.look_for_files();
+            }
+            // Nobody asked it to measure.
+            Event::Probed(_) | Event::Opened | Event::Loading { .. } => {}
+            Event::OpenFailed(reason) => {
+                self.gone = true;
+                self.give_up(now, &reason, runtime);
+                runtime.look_for_files();
+            }
+            Event::Recalled { sequence, attempt, progress } => {
+                if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
+                    runtime.send_to_owner(header);
+                }
+            }
+            Event::Status(status) => self.status(status, runtime),
+            Event::Failed(reason) => self.fail_all(now, &reason, runtime),
+            Event::Computed(computed) => self.computed(now, computed, payload, runtime),
+        }
+    }
+
+    /// How much memory its worker takes now.
+    const fn takes(&mut self, memory: MemoryUse) {
+        let MemoryUse { weights, mapped, kv, prefixes, .. } = memory;
+        self.report.memory_bytes = weights + kv + prefixes;
+        self.report.mapped_bytes = mapped;
+    }
+
+    /// What the worker holds now.
+    fn holds(&mut self, layers: &LayerSet, memory: MemoryUse, runtime: &mut impl HostRuntime) {
+        let told: LayerSet = self.told_to_hold.iter().copied().collect();
+        let lacks = told.without(layers);
+        self.takes(memory);
+        // It may have said so before it heard what it is to hold now.
+        let held = layers.within(&told);
+        let before = std::mem::replace(&mut self.report.held, held);
+        let is_whole =
+            |range: &LayerRange| self.report.held.covers(*range) && !before.covers(*range);
+        // Layer by layer it is told with what changes often.
+        let is_news = lacks.is_empty() || self.told_to_hold.iter().any(is_whole);
+        match self.report.state {
+            // It said why.
+            ShardState::Failed => {
+                self.tell_state(ShardState::Failed, self.report.reason.clone(), runtime);
+            }
+            _ if lacks.is_empty() => self.tell_state(ShardState::Ready, String::new(), runtime),
+            state if is_news => self.tell_state(state, self.report.reason.clone(), runtime),
+            _ => {}
+        }
+    }
+
+    fn computed(
+        &mut self,
+        now: Instant,
+        computed: Computed,
+        payload: &Bytes,
+        runtime: &mut impl HostRuntime,
+    ) {
+        let Some(mut follows) = self.sequences.computed(now, computed, payload) else {
+            return;
+        };
+        for (to, frame) in std::mem::take(&mut follows.frames) {
+            if let Err(error) = runtime.send(to, frame, payload.clone()) {
+                // It can be tried for as long as the owner likes: no work kills anybody here.
+                let reason = format!("the next stage cannot be reached: {error}");
+                self.refuse(&follows.of, &reason, runtime);
+            }
+        }
+        // The next stage does not wait for this.
+        runtime.computed(&follows);
+    }
+
+    fn ended(&mut self, now: Instant, how: &str, runtime: &mut impl HostRuntime) {
+        self.has_worker = false;
+        self.adoption.forget();
+        self.report.pid = None;
+        self.takes(MemoryUse::default());
+        self.report.held = LayerSet::EMPTY;
+        self.fail_all(now, &format!("its worker process ended: {how}"), runtime);
+        if self.gone {
+            // It said why; starting it again at once would only make it say so again.
+            self.tell_state(ShardState::Failed, self.report.reason.clone(), runtime);
+            return;
+        }
+        match self.restarts.on_death(now) {
+            Verdict::RestartAfter(wait) => {
+                runtime.restarted();
+                self.tell_state(ShardState::Restarting, how.to_owned(), runtime);
+                runtime.start_after(wait);
+            }
+            Verdict::GiveUp => {
+                self.give_up(now, &format!("its worker keeps dying: {how}"), runtime);
+            }
+        }
+    }
+
+    /// Those that wait for a place are to look for one elsewhere.
+    fn dismiss(&mut self, reason: &str, runtime: &mut impl HostRuntime) {
+        for header in self.sequences.dismiss() {
+            self.refuse(&header, reason, runtime);
+        }
+    }
+
+    /// Cannot serve its layers until it is tried again.
+    fn give_up(&mut self, now: Instant, reason: &str, runtime: &mut impl HostRuntime) {
+        let wait = self.retries.given_up(now);
+        self.retry_at = Some(now + wait);
+        let at = runtime.time_after(wait);
+        self.dismiss(reason, runtime);
+        let reason = format!("{reason}; it is tried again at {at}");
+        self.tell_state(ShardState::Failed, reason, runtime);
+    }
+
+    /// Tries again what was given up; nothing else is touched.
+    fn try_again(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        if self.report.state != ShardState::Failed {
+            return;
+        }
+        if self.gone && self.has_worker {
+            // Once it has ended.
+            runtime.kill_worker("it is to be started anew");
+            self.retry_at = Some(now);
+            return;
+        }
+        (self.retry_at, self.gone) = (None, false);
+        self.told_to_hold.clear();
+        if self.has_worker {
+            self.report.state = ShardState::Loading;
+            self.hold(now, runtime);
+        } else {
+            self.report.state = ShardState::Restarting;
+            self.start(now, runtime);
+        }
+    }
+
+    fn look_for_stuck_worker(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        let waited = self.sequences.longest_wait(now);
+        if waited > self.sequences.patience(self.timeouts.step) {
+            runtime.kill_worker(&format!("no step came back for {waited:?}"));
+        }
+        let state = self.report.state;
+        let loads = matches!(state, ShardState::Loading | ShardState::Restarting);
+        let loads_for = now.saturating_duration_since(self.started);
+        if loads && self.has_worker && loads_for > self.timeouts.load {
+            self.gone = true;
+            self.give_up(now, "its layers were not loaded in time", runtime);
+            runtime.kill_worker("loading took too long");
+        }
+    }
+
+    /// Lets go of sequences that nobody will go on with: their owners do not report them any more, or
+    /// report nothing of the kind and must have lost patience.
+    fn forget_given_up(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        let patience = self.timeouts.load + 2 * self.timeouts.step;
+        let mut over = self.sequences.disowned(now, &runtime.view());
+        over.extend(self.sequences.given_up(now, patience));
+        for header in over {
+            self.let_go(header.sequence, header.attempt, runtime);
+        }
+    }
+
+    fn let_go(&mut self, sequence: SequenceId, attempt: u16, runtime: &mut impl HostRuntime) {
+        if self.sequences.release(sequence, attempt) && self.has_worker {
+            self.send(Command::Release(sequence), Bytes::new(), runtime);
+            self.adopt(runtime);
+        }
+    }
+
+    fn fail_all(&mut self, now: Instant, reason: &str, runtime: &mut impl HostRuntime) {
+        runtime.unfinished(reason, self.sequences.pieces(now));
+        for header in self.sequences.interrupt_all() {
+            let (node, layers) = self.place(header.sequence);
+            let stage = self.sequences.stage_of(header.sequence).map(|(stage, _)| stage);
+            let reason = reason.to_owned();
+            let error = GenerationError::StageFailed { node, layers, reason, stage };
+            runtime.send_to_owner(to_owner(&header, DataBody::Failed(error)));
+        }
+    }
+
+    /// Cannot compute for now.
+    fn refuse(&self, header: &DataHeader, reason: &str, runtime: &mut impl HostRuntime) {
+        let (node, layers) = self.place(header.sequence);
+        let error = GenerationError::NotReady { node, layers, reason: reason.to_owned() };
+        runtime.send_to_owner(to_owner(header, DataBody::Failed(error)));
+    }
+
+    /// Where something goes wrong, in words: this node, and the layers that a sequence passes or else all that are
+    /// wanted.
+    fn place(&self, sequence: SequenceId) -> (String, String) {
+        let layers = match self.sequences.stage_of(sequence) {
+            Some((_, layers)) => layers.to_string(),
+            None => LayerSet::from(self.wanted.clone()).to_string(),
+        };
+        (self.name.clone(), layers)
+    }
+
+    fn tell_state(&mut self, state: ShardState, reason: String, runtime: &mut impl HostRuntime) {
+        self.report.state = state;
+        self.report.reason = reason;
+        self.told = self.report.clone();
+        runtime.changed(&self.report);
+    }
+
+    fn status(&mut self, status: Status, runtime: &mut impl HostRuntime) {
+        let kv = status.memory.kv;
+        self.takes(status.memory);
+        let kv_bytes = self.adoption.kv_bytes();
+        if kv_bytes > 0 {
+            #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+            let ratio = kv as f64 / kv_bytes as f64;
+            runtime.kv_usage(ratio);
+        }
+        self.report.work = ShardWork {
+            predicted_bytes: self.report.work.predicted_bytes,
+            peak_bytes: status.peak_bytes,
+            busy_micros: status.busy_micros,
+            steps: status.steps,
+            prompt_tokens: status.prompt_positions,
+            reused_tokens: status.reused_positions,
+            step_micros: status.step_micros,
+            step_layers: status.step_layers,
+            queue: self.report.work.queue,
+        };
+    }
+
+    /// What changes often is told now and then.
+    fn tell_changes(&mut self, runtime: &mut impl HostRuntime) {
+        if self.report != self.told {
+            self.tell_state(self.report.state, self.report.reason.clone(), runtime);
+        }
+    }
+}
+
+/// What a plan that gives these layers to this node sets aside for KV.
+fn kv_bytes(plan: &Plan, layers: LayerRange, runtime: &impl HostRuntime) -> u64 {
+    let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+    let tokens = u64::from(context) * u64::from(sequences);
+    runtime.geometry().map_or(0, |geometry| geometry.kv_bytes(layers, tokens))
+}
+
+fn to_owner(header: &DataHeader, body: DataBody) -> DataHeader {
+    DataHeader { body, ..header.clone() }
+}
