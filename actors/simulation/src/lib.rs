@@ -49,7 +49,23 @@ enum Bug {
     ForgetLayer,
     /// A plan that was said to be stored is not.
     LoseWrite,
+    /// A client hears nothing of the end of the actor that answers it.
+    DeafClient,
+    /// A stage does not obey a release by a plan of which a node is over.
+    FencedRelease,
+    /// Whatever is prepared takes the plan in force out of the routes.
+    RetireInForce,
+    /// A node that is asked to stop cuts the answers of its clients, without a word.
+    CutAnswers,
+    /// A sequence that has moved is released by the plan that it began under.
+    StaleRelease,
 }
+
+/// Within this a node that is asked to stop has handed its layers over, and its answers have ended.
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// So long after a release nothing may be left of a sequence on any stage that could hear it.
+const FORGOTTEN: Duration = Duration::from_millis(1500);
 
 /// What one run is made of.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +106,12 @@ enum Happening {
     Mend(NodeId),
     /// A client leaves.
     Leave(u32),
+    /// A node says goodbye to another one.
+    Farewell(NodeId, Incarnation),
+    /// A node that was asked to stop should have.
+    Drained(Incarnation),
+    /// A sequence of this owner is over, and began then: nothing is left of it.
+    Forgotten(Incarnation, SequenceId, Duration),
     Wake(Incarnation, SequenceId),
     /// What a scheduler is told.
     Plan(Incarnation, Box<Plans>),
@@ -122,10 +144,14 @@ enum Fault {
     BreakDisk,
     /// For a while a layer takes long.
     SlowDisk,
+    /// The actor of a sequence panics.
+    LoseSequence,
+    /// A node is asked to stop.
+    Terminate,
 }
 
 /// The kinds of faults, the likelier ones more than once.
-const FAULTS: [Fault; 12] = [
+const FAULTS: [Fault; 15] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
@@ -138,6 +164,9 @@ const FAULTS: [Fault; 12] = [
     Fault::Cut,
     Fault::BreakDisk,
     Fault::SlowDisk,
+    Fault::LoseSequence,
+    Fault::Terminate,
+    Fault::Terminate,
 ];
 
 /// Where frames that must stay in order travel: from, to, and what tells streams apart.
@@ -153,6 +182,8 @@ struct World {
     nodes: BTreeMap<NodeId, Node>,
     /// Pairs that do not hear each other.
     cut: BTreeSet<(NodeId, NodeId)>,
+    /// When pairs were cut or healed last.
+    last_cut: BTreeMap<(NodeId, NodeId), Duration>,
     /// When the last frame on an edge arrives.
     busy_until: BTreeMap<Edge, Duration>,
     /// Nodes that are dead, frozen, or about to be another.
@@ -194,6 +225,7 @@ impl World {
             queued: 0,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            last_cut: BTreeMap::new(),
             busy_until: BTreeMap::new(),
             away: BTreeSet::new(),
             spoiled: BTreeSet::new(),
@@ -202,8 +234,19 @@ impl World {
         };
         for byte in 1..=setup.nodes {
             let node = NodeId::from_bytes([byte; 32]);
-            let after = world.pick(0, 300);
-            world.nodes.insert(node, Node::new(node));
+            // One of four or more may join late: two can hold the model.
+            let is_late = byte > 3 && world.rng.random_ratio(1, 3);
+            let after = if is_late { world.pick(800, 4000) } else { world.pick(0, 300) };
+            let mut joining = Node::new(node);
+            if is_late {
+                world.away.insert(node);
+                // Perhaps it can never load anything.
+                if world.rng.random_bool(0.5) {
+                    joining.disk = Disk::Broken;
+                    world.spoiled.insert(node);
+                }
+            }
+            world.nodes.insert(node, joining);
             world.after(after, Happening::Start(node));
         }
         for request in 0..setup.requests {
@@ -321,11 +364,20 @@ impl World {
                 }
             }
             Happening::Leave(request) => self.leave(request),
+            Happening::Farewell(who, left) => self.hear_farewell(who, left),
+            Happening::Drained(life) => {
+                if self.nodes.get(&life.node).is_some_and(|node| node.life() == Some(life)) {
+                    self.oracle.violate(format!("{life:?} was asked to stop and cannot"));
+                }
+            }
+            Happening::Forgotten(owner, id, began) => self.check_forgotten(owner, id, began),
             Happening::Down(who, lost) => self.take_for_dead(who, lost),
             Happening::Start(node) => self.start(node),
             Happening::Heal(a, b) => {
                 self.note(|| format!("{a:?} and {b:?} hear each other again"));
-                self.cut.remove(&(a.min(b), a.max(b)));
+                let pair = (a.min(b), a.max(b));
+                self.cut.remove(&pair);
+                self.last_cut.insert(pair, self.now);
             }
             Happening::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
             Happening::Ask(request) => self.ask(request),
@@ -374,7 +426,8 @@ impl World {
         let victim = present.get(self.rng.random_range(0..present.len().max(1))).copied();
         let (Some(victim), Some(fault)) = (victim, FAULTS.get(kind).copied()) else { return };
         let takes_away =
-            matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander | Fault::BreakDisk);
+            matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander | Fault::BreakDisk)
+                || matches!(fault, Fault::Terminate);
         // Two can hold the model, and whoever plans has to be heard by them. Who could not load is left out for longer
         // than a request waits.
         let able = present.iter().filter(|node| !self.spoiled.contains(node)).count();
@@ -390,6 +443,8 @@ impl World {
                 self.after(back, Happening::Start(victim));
             }
             Fault::KillWorker => self.kill_worker(victim),
+            Fault::LoseSequence => self.lose_sequence(victim),
+            Fault::Terminate => self.terminate(victim),
             Fault::LoseHost => self.lose_host(victim),
             Fault::Freeze => {
                 self.freeze(victim);
@@ -427,7 +482,9 @@ impl World {
                 }
                 let other = others.get(self.rng.random_range(0..others.len()));
                 if let Some(other) = other.copied() {
-                    self.cut.insert((victim.min(other), victim.max(other)));
+                    let pair = (victim.min(other), victim.max(other));
+                    self.cut.insert(pair);
+                    self.last_cut.insert(pair, self.now);
                     let moment = self.pick(20, 600);
                     self.after(moment, Happening::Heal(victim, other));
                 }
@@ -457,12 +514,16 @@ impl World {
     fn freeze(&mut self, victim: NodeId) {
         if let Some(node) = self.nodes.get_mut(&victim) {
             node.frozen.get_or_insert_default();
+            node.was_frozen = self.now;
         }
     }
 
     /// A node goes on; as a zombie it says what it has to say, and is then another.
     fn thaw(&mut self, node: NodeId, is_zombie: bool) {
         let Some((life, kept)) = self.nodes.get_mut(&node).and_then(Node::thaw) else { return };
+        if let Some(node) = self.nodes.get_mut(&node) {
+            node.was_frozen = self.now;
+        }
         for (from, packet) in kept {
             self.arrive(from, life, packet);
         }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use planaria_config::{
     ByteSize, Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy,
 };
+use planaria_control::drain::{Holds, holds};
 use planaria_control::membership::{Member, View};
 use planaria_control::scheduler::machine::{Event as Plans, Message, Patience, Scheduler};
 use planaria_control::scheduler::placement::Sizing;
@@ -72,6 +73,8 @@ pub(super) struct Node {
     generation: u64,
     stored: Vec<Plan>,
     pub(super) disk: Disk,
+    /// When it was frozen or went on last.
+    pub(super) was_frozen: Duration,
     /// What came while it was frozen.
     pub(super) frozen: Option<Vec<(Incarnation, Packet)>>,
     life: Option<Life>,
@@ -98,11 +101,21 @@ pub(super) struct Life {
     pub(super) awaited: Vec<Arc<Plan>>,
     pub(super) prepared: Option<Arc<Plan>>,
     pub(super) owners: BTreeMap<SequenceId, Owner>,
+    /// Whether it was asked to stop.
+    leaving: bool,
 }
 
 impl Node {
     pub(super) fn new(id: NodeId) -> Self {
-        Self { id, generation: 0, stored: Vec::new(), disk: Disk::Well, frozen: None, life: None }
+        Self {
+            id,
+            generation: 0,
+            stored: Vec::new(),
+            disk: Disk::Well,
+            was_frozen: Duration::ZERO,
+            frozen: None,
+            life: None,
+        }
     }
 
     /// Its incarnation, if it lives.
@@ -170,6 +183,7 @@ impl Life {
             awaited: Vec::new(),
             prepared: None,
             owners: BTreeMap::new(),
+            leaving: false,
         }
     }
 
@@ -183,6 +197,7 @@ impl Life {
         let link = LinkSpeed { rtt_micros: 200, bytes_per_second: None };
         let others = self.members.keys().filter(|node| **node != self.me.node);
         capabilities.links = others.map(|node| (*node, link)).collect();
+        let running = u32::try_from(self.owners.len()).unwrap();
         Report {
             name: format!("node-{byte}"),
             features: Features::understood(),
@@ -200,17 +215,23 @@ impl Life {
                 unreadable: None,
             }],
             unusable: Vec::new(),
-            shards: vec![self.shard.clone()],
+            shards: self.is_used().then(|| self.shard.clone()).into_iter().collect(),
             plans: self.scheduler.plans().cloned().collect(),
             highest_epoch: Some(self.scheduler.highest()),
-            sequences: SequenceCounts::default(),
+            sequences: SequenceCounts { running, ..SequenceCounts::default() },
             neighbours: Vec::new(),
             capabilities,
-            leaving: false,
+            leaving: self.leaving,
             restarts: BTreeMap::new(),
             generated_tokens: 0,
             running: Some(self.running()),
         }
+    }
+
+    /// Whether its worker is wanted, or sequences pass through it: else its supervisor lets go of it.
+    fn is_used(&self) -> bool {
+        let is_open = |host: &Host| !host.sequences().is_empty();
+        !self.wanted().is_empty() || self.host.as_ref().is_some_and(is_open)
     }
 
     fn running(&self) -> Vec<RunningReport> {
@@ -230,7 +251,10 @@ impl Life {
     pub(super) fn wanted(&self) -> Vec<LayerRange> {
         let own =
             |plan: &Plan| plan.stage_of(self.me.node).filter(|(_, s)| s.incarnation == self.me);
-        let plans = self.scheduler.plans().chain(self.prepared.as_deref());
+        let is_newer =
+            |plan: &&Plan| self.scheduler.plans().all(|in_force| in_force.epoch() < plan.epoch());
+        let prepared = self.prepared.as_deref().filter(is_newer);
+        let plans = self.scheduler.plans().chain(prepared);
         let mut wanted = Vec::new();
         for (_, stage) in plans.filter_map(own) {
             if !wanted.contains(&stage.layers) {
@@ -273,6 +297,73 @@ impl World {
         }
         let time = self.time();
         self.host(me, |host, around| host.tick(time, around));
+        self.leave_if_drained(me);
+    }
+
+    /// A node is asked to stop.
+    pub(super) fn terminate(&mut self, id: NodeId) {
+        let Some(me) = self.nodes.get(&id).and_then(Node::life) else { return };
+        self.away.insert(id);
+        let Some(life) = self.life(me) else { return };
+        life.leaving = true;
+        if self.setup.bug == Some(Bug::CutAnswers) {
+            self.stop(me);
+            return;
+        }
+        self.after(super::DRAIN, Happening::Drained(me));
+    }
+
+    /// It stops once nothing depends on it any more.
+    fn leave_if_drained(&mut self, me: Incarnation) {
+        let Some(life) = self.life(me).filter(|life| life.leaving) else { return };
+        let held = holds(me.node, &life.scheduler.plan_table(), &life.view);
+        if held != Holds::Layers && life.owners.is_empty() {
+            self.note(|| format!("{me:?} stops: {held:?}"));
+            self.stop(me);
+        }
+    }
+
+    /// A node ends in order: the others hear of it at once.
+    fn stop(&mut self, me: Incarnation) {
+        let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
+        for other in others {
+            let soon = self.pick(0, 20);
+            self.after(soon, Happening::Farewell(other, me));
+        }
+        if let Some(node) = self.nodes.get_mut(&me.node) {
+            node.end();
+        }
+        let back = self.pick(300, 2500);
+        self.after(back, Happening::Start(me.node));
+    }
+
+    pub(super) fn hear_farewell(&mut self, who: NodeId, left: Incarnation) {
+        let Some(me) = self.nodes.get(&who).and_then(Node::life) else { return };
+        if self.nodes.get(&who).is_some_and(|node| node.frozen.is_some()) {
+            self.after(50 * MS, Happening::Farewell(who, left));
+            return;
+        }
+        let known = self.life(me).and_then(|life| life.members.get(&left.node).cloned());
+        if let Some(member) = known.filter(|member| member.incarnation == left) {
+            self.see(me, Member { state: NodeState::Left, ..member });
+        }
+    }
+
+    /// Nothing is left of a sequence that is over, on any stage that could hear so all the time.
+    pub(super) fn check_forgotten(&mut self, owner: Incarnation, id: SequenceId, began: Duration) {
+        let keeps = |node: &Node| {
+            let life = node.life.as_ref()?;
+            let pair = (owner.node.min(node.id), owner.node.max(node.id));
+            let was_cut = self.last_cut.get(&pair).is_some_and(|at| *at >= began);
+            let could_hear = !was_cut && node.frozen.is_none() && node.was_frozen < began;
+            let host = life.host.as_ref().filter(|_| could_hear)?;
+            host.sequences().stage_of(id).map(|_| life.me)
+        };
+        let owner_lives = self.nodes.get(&owner.node).is_some_and(|n| n.life() == Some(owner));
+        let kept = self.nodes.values().filter(|_| owner_lives).find_map(keeps);
+        if let Some(who) = kept {
+            self.oracle.violate(format!("{who:?} keeps {id} after its end on {owner:?}"));
+        }
     }
 
     pub(super) fn see_itself(&mut self, me: Incarnation) {
@@ -395,12 +486,22 @@ impl World {
     pub(super) fn deliver(&mut self, me: Incarnation, header: DataHeader, payload: Bytes) {
         let bug = self.setup.bug;
         let Some(life) = self.life(me) else { return };
+        let newest = life.ever.keys().next_back().copied();
+        let is_retired =
+            bug == Some(Bug::RetireInForce) && newest.is_some_and(|newest| newest > header.epoch);
         match life.routes.way(&header) {
+            Way::Stage(_) if is_retired => {
+                if let Some(refusal) = life.routes.refusal(&header, 0, None) {
+                    self.send_to_owner(me, refusal);
+                }
+            }
             Way::Owner => {
                 let id = header.sequence;
                 self.tell(me, id, Event::Frame(header));
             }
             Way::Stage(plan) => self.take(me, &plan, &header, payload),
+            Way::Holder(Some(plan))
+                if bug == Some(Bug::FencedRelease) && life.view.has_lost(&plan) => {}
             Way::Holder(_) => self.release(me, &header),
             Way::Nowhere(stage, layers) => {
                 let old = life.ever.get(&header.epoch).cloned();

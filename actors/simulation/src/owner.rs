@@ -31,8 +31,10 @@ pub(super) const PACE: Pace = Pace {
 pub(super) struct Owner {
     pub(super) request: u32,
     pub(super) sequence: Sequence,
-    /// The plan whose stages know of it.
+    /// The plan whose stages know of it, and the one that it began under.
     pub(super) plan: Arc<Plan>,
+    first: Arc<Plan>,
+    began: Duration,
     /// When it is woken.
     pub(super) alarm: Option<Instant>,
 }
@@ -63,9 +65,11 @@ impl World {
         let asked = Request { model: model(), prompt, begun: Vec::new(), sampling, until, trace };
         let id = SequenceId::from_bits(u128::from(request) + 1);
         self.note(|| format!("request {request} of {prompt_tokens} for {max_tokens} to {me:?}"));
+        let began = self.now;
         let (sequence, actions) = Sequence::start(time, id, me, asked, Arc::clone(&plan), PACE);
         if let Some(life) = self.life(me) {
-            life.owners.insert(id, Owner { request, sequence, plan, alarm: None });
+            let first = Arc::clone(&plan);
+            life.owners.insert(id, Owner { request, sequence, plan, first, began, alarm: None });
         }
         self.act(me, id, actions);
         self.sleep(me, id);
@@ -94,10 +98,29 @@ impl World {
         if life.owners.get(&id).is_some_and(|owner| owner.sequence.is_done())
             && let Some(owner) = life.owners.remove(&id)
         {
-            self.free(&owner.plan, (me, id, u16::MAX), |_| false);
+            self.ended(me, id, &owner);
             return;
         }
         self.sleep(me, id);
+    }
+
+    /// The stages of a sequence that has ended, however it has, are told so.
+    fn ended(&mut self, me: Incarnation, id: SequenceId, owner: &Owner) {
+        let is_wrong = self.setup.bug == Some(Bug::StaleRelease);
+        let plan = if is_wrong { &owner.first } else { &owner.plan };
+        self.free(plan, (me, id, u16::MAX), |_| false);
+        self.after(super::FORGOTTEN, Happening::Forgotten(me, id, owner.began));
+    }
+
+    /// The actor of a sequence panics. Its client's channel closes, and its places are freed.
+    pub(super) fn lose_sequence(&mut self, node: NodeId) {
+        let Some(me) = self.nodes.get(&node).and_then(Node::life) else { return };
+        let lost = self.life(me).and_then(|life| life.owners.pop_first());
+        let Some((id, owner)) = lost else { return };
+        if self.setup.bug != Some(Bug::DeafClient) {
+            self.oracle.owner_died(vec![owner.request]);
+        }
+        self.ended(me, id, &owner);
     }
 
     pub(super) fn sleep(&mut self, me: Incarnation, id: SequenceId) {

@@ -62,7 +62,17 @@ fn a_seed_is_one_run() {
 
 #[test]
 fn every_planted_mistake_is_found() {
-    for bug in [Bug::SkipEpochCheck, Bug::ReplayToken, Bug::ForgetLayer, Bug::LoseWrite] {
+    for bug in [
+        Bug::SkipEpochCheck,
+        Bug::ReplayToken,
+        Bug::ForgetLayer,
+        Bug::LoseWrite,
+        Bug::DeafClient,
+        Bug::FencedRelease,
+        Bug::RetireInForce,
+        Bug::CutAnswers,
+        Bug::StaleRelease,
+    ] {
         let (found, ..) = violated(0..1000, |seed| Setup { bug: Some(bug), ..setup(seed) });
         let (seed, outcome) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
         println!("{bug:?}: seed {seed}: {}", outcome.violation.unwrap_or_default());
