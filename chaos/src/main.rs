@@ -140,8 +140,8 @@ async fn mixed(flags: &MixedFlags) -> Result<ExitCode> {
 
 fn list() -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
-    for Scenario { name, fault, about, .. } in SCENARIOS {
-        writeln!(out, "{fault:>2}  {name:<20} {about}")?;
+    for Scenario { name, number, about, .. } in SCENARIOS {
+        writeln!(out, "{number:>2}  {name:<20} {about}")?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -56,7 +56,7 @@ pub struct Report {
     /// Its name.
     pub scenario: &'static str,
     /// Its number in the table of faults.
-    pub fault: u8,
+    pub number: u8,
     /// What everything was drawn from.
     pub seed: u64,
     /// Nodes.
@@ -85,7 +85,7 @@ pub struct Report {
     pub whole: Times,
     /// What does not hold.
     pub failures: Vec<Failure>,
-    /// How each harm was seen to be done.
+    /// How each fault was seen to be done.
     pub proofs: Vec<String>,
 }
 
@@ -108,7 +108,7 @@ impl Report {
         let after = after.into_iter().map(|violation| Failure { round: count, violation });
         Self {
             scenario: scenario.name,
-            fault: scenario.fault,
+            number: scenario.number,
             seed,
             nodes,
             rounds: count,
@@ -157,9 +157,9 @@ pub fn table(reports: &[Report]) -> String {
             _ => times.p50.to_string(),
         };
         table.add_row([
-            match report.fault {
+            match report.number {
                 0 => report.scenario.to_owned(),
-                fault => format!("{fault} {}", report.scenario),
+                number => format!("{number} {}", report.scenario),
             },
             report.rounds.to_string(),
             report.streams.to_string(),

@@ -19,13 +19,13 @@ pub struct Scenario {
     /// What it is called.
     pub name: &'static str,
     /// Its number in the table of faults; 0 for none at all.
-    pub fault: u8,
+    pub number: u8,
     /// What happens.
     pub about: &'static str,
     /// Nodes that it needs, if not told otherwise.
     pub nodes: usize,
     /// What is done.
-    pub harm: Harm,
+    pub fault: Fault,
     /// What is left to chance.
     pub range: Range,
     /// What the cluster is like.
@@ -48,7 +48,7 @@ pub enum World {
 
 /// What is done to the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub enum Harm {
+pub enum Fault {
     /// `kill -9` of a node.
     KillNode,
     /// Of the node whose clients wait.
@@ -86,7 +86,7 @@ pub enum Harm {
     /// A part of the network is cut for a while.
     Cut(Cut),
     /// The whole network is bad, for as long as answers run.
-    Bad(Weather),
+    Bad(NetworkProfile),
     /// A node is killed, and what it has stored is damaged before it starts again.
     DamageStore,
     /// A node can write nothing to its disk any more, and a plan that it should remember changes.
@@ -143,7 +143,7 @@ pub enum Cut {
 
 /// How the network is bad.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Weather {
+pub enum NetworkProfile {
     /// Everything takes between 5 and 50 ms.
     Slow,
     /// A tenth is lost.
@@ -158,7 +158,7 @@ pub enum Weather {
     Narrow,
 }
 
-impl Weather {
+impl NetworkProfile {
     /// As a rule of the network.
     #[must_use]
     pub fn rule(self) -> Rule {
@@ -185,13 +185,13 @@ impl Scenario {
     /// Whether nodes have to be connected by a [`Network`](crate::network::Network).
     #[must_use]
     pub const fn needs_network(&self) -> bool {
-        matches!(self.harm, Harm::Cut(_) | Harm::Bad(_))
+        matches!(self.fault, Fault::Cut(_) | Fault::Bad(_))
     }
 
     /// Whether nodes have to send traces to a [`Collector`](crate::collector::Collector).
     #[must_use]
     pub const fn needs_collector(&self) -> bool {
-        matches!(self.harm, Harm::Collector(_))
+        matches!(self.fault, Fault::Collector(_))
     }
 }
 
@@ -205,8 +205,8 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), SCENARIOS.len());
-        for fault in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 17] {
-            assert!(SCENARIOS.iter().any(|scenario| scenario.fault == fault), "{fault}");
+        for number in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 16, 17] {
+            assert!(SCENARIOS.iter().any(|scenario| scenario.number == number), "{number}");
         }
         assert!(SCENARIOS.iter().all(|scenario| !scenario.range.phases.is_empty()));
     }

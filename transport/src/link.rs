@@ -199,7 +199,7 @@ impl LinkSender {
         self.core.set_alternates(addresses);
     }
 
-    /// The ways to the peer that [`set_alternates`](Self::set_alternates) told of and the one by which
+    /// The paths to the peer that [`set_alternates`](Self::set_alternates) told of and the one by which
     /// the link was made, each measured every few seconds; none if there is only one. The node that
     /// dialed has both use another once that was clearly better for a while.
     #[must_use]
@@ -210,8 +210,8 @@ impl LinkSender {
     /// The peer should have answered by now: until it is heard where it was last heard from, it is
     /// tried at its other addresses as well. Nobody need ask for this; whoever waits for an answer
     /// knows sooner than the link that it is late.
-    pub fn doubt(&self) {
-        self.core.doubt();
+    pub fn probe_all_paths(&self) {
+        self.core.probe_all_paths();
     }
 
     /// Where the peer is now: a node that dialed and then gets another address keeps its links.

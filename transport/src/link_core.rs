@@ -33,10 +33,10 @@ pub(crate) trait Carrier: Send + Sync {
     fn heard(&self) -> u64;
     /// The peer can be reached at these addresses as well.
     fn set_alternates(&self, addresses: &[SocketAddr]);
-    /// The ways to the other side, if there are several.
+    /// The paths to the other side, if there are several.
     fn paths(&self) -> Vec<Path>;
     /// The other side may have lost the way in use.
-    fn doubt(&self);
+    fn probe_all_paths(&self);
     /// Where the other side is now, if that can change.
     fn address(&self) -> Option<SocketAddr>;
 }
@@ -144,8 +144,8 @@ impl Core {
         self.carrier.paths()
     }
 
-    pub(crate) fn doubt(&self) {
-        self.carrier.doubt();
+    pub(crate) fn probe_all_paths(&self) {
+        self.carrier.probe_all_paths();
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -344,7 +344,7 @@ mod tests {
         fn paths(&self) -> Vec<Path> {
             Vec::new()
         }
-        fn doubt(&self) {}
+        fn probe_all_paths(&self) {}
         fn address(&self) -> Option<SocketAddr> {
             None
         }

@@ -96,7 +96,7 @@ impl Carrier for Arc<Side> {
         Vec::new()
     }
 
-    fn doubt(&self) {}
+    fn probe_all_paths(&self) {}
 
     fn address(&self) -> Option<SocketAddr> {
         None

@@ -1,4 +1,4 @@
-//! The UDP socket under QUIC, which knows that a peer may have several addresses, and measures the ways
+//! The UDP socket under QUIC, which knows that a peer may have several addresses, and measures the paths
 //! to it.
 
 use std::io::{self, IoSliceMut};
@@ -33,7 +33,7 @@ pub(crate) struct PathSocket {
 }
 
 impl PathSocket {
-    /// Asks by all ways to peers that have several, again and again until the socket is gone.
+    /// Asks by all paths to peers that have several, again and again until the socket is gone.
     pub(crate) async fn measure(socket: Weak<Self>, every: Duration) {
         let random = ring::rand::SystemRandom::new();
         loop {

@@ -1,4 +1,4 @@
-//! Several ways to one peer. Pure.
+//! Several paths to one peer. Pure.
 //!
 //! QUIC knows a peer by one address, the *primary*. Where the peer can be reached by others as well and
 //! does not answer for a while, or is doubted for another reason, it is tried by all of them, and what it
@@ -6,24 +6,24 @@
 //! outlives the loss of a path, and QUIC sends again what was lost with it. Who sent a datagram is proved
 //! by its contents, not by its address: a wrong address here costs datagrams, never secrets.
 //!
-//! One of the ways is *preferred*, at first the primary. While another is in use, a copy of a datagram
-//! goes there now and then; both sides return to it once it was heard often enough. All ways are measured
-//! ([`gauge`]), and the side that dialed prefers another once that is clearly better; it says so in what
+//! One of the paths is *preferred*, at first the primary. While another is in use, a copy of a datagram
+//! goes there now and then; both sides return to it once it was heard often enough. All paths are measured
+//! ([`probe`]), and the side that dialed prefers another once that is clearly better; it says so in what
 //! it measures with, and the other side follows.
 
-mod gauge;
+mod path_probe;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use self::gauge::{Gauge, Questions};
+use self::path_probe::{PathProbe, Questions};
 use crate::handshake::canonical;
 
-/// As many ways to a peer as are kept, besides the primary.
+/// As many paths to a peer as are kept, besides the primary.
 pub(crate) const MOST_ALTERNATES: usize = 8;
 
-/// A peer that has not answered for so long may be tried by all ways: longer than between two proofs
+/// A peer that has not answered for so long may be tried by all paths: longer than between two proofs
 /// that a quiet link lives, short enough for a client not to notice.
 const SILENCE: Duration = Duration::from_millis(300);
 
@@ -54,7 +54,7 @@ const STEADY: u32 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct Paths {
     /// By primary, in its canonical form.
-    peers: HashMap<SocketAddr, Ways>,
+    peers: HashMap<SocketAddr, PeerPaths>,
     /// The primary that an alternate stands for; both in their canonical form.
     primaries: HashMap<SocketAddr, SocketAddr>,
 }
@@ -64,12 +64,12 @@ pub(crate) struct Paths {
 struct Way {
     /// As the socket knows it.
     address: SocketAddr,
-    gauge: Gauge,
+    probe: PathProbe,
 }
 
-/// The ways to one peer.
+/// The paths to one peer.
 #[derive(Debug)]
-struct Ways {
+struct PeerPaths {
     /// As QUIC knows it.
     primary: SocketAddr,
     /// The primary among them.
@@ -93,7 +93,7 @@ struct Ways {
     preferred_count: u32,
     /// The first datagram since then.
     unanswered_since: Option<Instant>,
-    /// Whether all ways are tried until the one in use answers.
+    /// Whether all paths are tried until the one in use answers.
     in_doubt: bool,
     /// How long it usually takes to answer.
     usual: Duration,
@@ -170,10 +170,10 @@ impl Paths {
         // It was an alternate of somebody until now.
         self.primaries.remove(&key);
         self.primaries.extend(usable.iter().map(|address| (*address, key)));
-        let ways = self.peers.entry(key).or_insert_with(|| Ways::to(primary));
-        (ways.chooses, ways.has_moved) = (chooses, has_moved);
+        let paths = self.peers.entry(key).or_insert_with(|| PeerPaths::to(primary));
+        (paths.chooses, paths.has_moved) = (chooses, has_moved);
         let alternates = usable.iter().filter_map(|address| like(primary, *address));
-        ways.keep(std::iter::once(primary).chain(alternates).collect());
+        paths.keep(std::iter::once(primary).chain(alternates).collect());
     }
 
     /// The link to the peer is gone.
@@ -182,82 +182,82 @@ impl Paths {
     }
 
     /// The peer does not answer somebody who would have heard by now.
-    pub(crate) fn doubt(&mut self, primary: SocketAddr) {
-        if let Some(ways) = self.peers.get_mut(&canonical(primary)) {
-            ways.in_doubt = true;
+    pub(crate) fn probe_all_paths(&mut self, primary: SocketAddr) {
+        if let Some(paths) = self.peers.get_mut(&canonical(primary)) {
+            paths.in_doubt = true;
         }
     }
 
     /// Where the peer that QUIC knows by this address was last reached.
     pub(crate) fn current(&self, primary: SocketAddr) -> SocketAddr {
-        self.peers.get(&canonical(primary)).map_or(primary, |ways| ways.current)
+        self.peers.get(&canonical(primary)).map_or(primary, |paths| paths.current)
     }
 
-    /// The ways to the peer that QUIC knows by this address; none if there is but one.
+    /// The paths to the peer that QUIC knows by this address; none if there is but one.
     pub(crate) fn all(&self, primary: SocketAddr) -> Vec<Path> {
-        let ways = self.peers.get(&canonical(primary));
-        let all = ways.into_iter().flat_map(|ways| ways.all.iter().map(move |way| (ways, way)));
-        let paths = all.map(|(ways, way)| Path {
+        let paths = self.peers.get(&canonical(primary));
+        let all = paths.into_iter().flat_map(|paths| paths.all.iter().map(move |way| (paths, way)));
+        let paths = all.map(|(paths, way)| Path {
             address: canonical(way.address),
-            in_use: way.address == ways.current,
-            rtt: way.gauge.rtt(),
-            bytes_per_second: way.gauge.bytes_per_second(),
+            in_use: way.address == paths.current,
+            rtt: way.probe.rtt(),
+            bytes_per_second: way.probe.bytes_per_second(),
         });
         paths.collect()
     }
 
     /// Where to send a datagram for the peer that QUIC knows by this address.
     pub(crate) fn route(&mut self, primary: SocketAddr, now: Instant) -> Route {
-        let Some(ways) = self.peers.get_mut(&canonical(primary)) else {
+        let Some(paths) = self.peers.get_mut(&canonical(primary)) else {
             return Route { to: primary, copies: Vec::new(), from_anywhere: false };
         };
-        let since = *ways.unanswered_since.get_or_insert(now);
+        let since = *paths.unanswered_since.get_or_insert(now);
         let silence = now.saturating_duration_since(since);
-        let is_lost = ways.in_doubt || silence > SILENCE.max(ways.usual * PATIENCE);
-        let all = ways.all.iter().map(|way| way.address);
+        let is_lost = paths.in_doubt || silence > SILENCE.max(paths.usual * PATIENCE);
+        let all = paths.all.iter().map(|way| way.address);
         let mut copies: Vec<SocketAddr> =
-            all.filter(|address| is_lost && *address != ways.current).collect();
-        let is_due = ways.tried_preferred.is_none_or(|at| now.duration_since(at) >= TRY_PREFERRED);
-        if ways.current != ways.preferred && copies.is_empty() && is_due {
-            ways.tried_preferred = Some(now);
-            copies.push(ways.preferred);
+            all.filter(|address| is_lost && *address != paths.current).collect();
+        let is_due = paths.tried_preferred.is_none_or(|at| now.duration_since(at) >= TRY_PREFERRED);
+        if paths.current != paths.preferred && copies.is_empty() && is_due {
+            paths.tried_preferred = Some(now);
+            copies.push(paths.preferred);
         }
-        Route { to: ways.current, copies, from_anywhere: ways.has_moved }
+        Route { to: paths.current, copies, from_anywhere: paths.has_moved }
     }
 
     /// The address by which QUIC knows who sent a datagram from `source`.
     pub(crate) fn heard(&mut self, source: SocketAddr, now: Instant) -> SocketAddr {
-        let Some(ways) = self.behind(source) else {
+        let Some(paths) = self.behind(source) else {
             return source;
         };
-        let silence = ways.heard_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
-        if ways.current == source {
-            if let Some(since) = ways.unanswered_since.take() {
+        let silence = paths.heard_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if paths.current == source {
+            if let Some(since) = paths.unanswered_since.take() {
                 // A silence is not a habit.
                 let took = now.saturating_duration_since(since).min(SILENCE);
-                ways.usual = (ways.usual * 3 + took) / 4;
+                paths.usual = (paths.usual * 3 + took) / 4;
             }
-            ways.in_doubt = false;
-            ways.heard_at = Some(now);
-        } else if silence > SILENCE || ways.is_preferred_well(source, now) {
-            tracing::info!(peer = %ways.primary, from = %ways.current, to = %source, "another path");
+            paths.in_doubt = false;
+            paths.heard_at = Some(now);
+        } else if silence > SILENCE || paths.is_preferred_well(source, now) {
+            tracing::info!(peer = %paths.primary, from = %paths.current, to = %source, "another path");
             let grace = if silence > SILENCE { Duration::ZERO } else { FOLLOW };
-            ways.go_by(source);
-            ways.heard_at = Some(now + grace);
+            paths.go_by(source);
+            paths.heard_at = Some(now + grace);
         } else if silence > HESITATION {
-            ways.in_doubt = true;
+            paths.in_doubt = true;
         }
-        ways.primary
+        paths.primary
     }
 
-    /// Compares the ways to every peer, and asks by each of them. `nonce` gives a new number each time.
+    /// Compares the paths to every peer, and asks by each of them. `nonce` gives a new number each time.
     pub(crate) fn inquire(&mut self, now: Instant, mut nonce: impl FnMut() -> u64) -> Vec<Inquiry> {
         let mut inquiries = Vec::new();
-        for ways in self.peers.values_mut() {
-            ways.compare();
-            let says = ways.chooses.then_some(ways.preferred);
-            for way in &mut ways.all {
-                let questions = way.gauge.ask(now, nonce());
+        for paths in self.peers.values_mut() {
+            paths.compare();
+            let says = paths.chooses.then_some(paths.preferred);
+            for way in &mut paths.all {
+                let questions = way.probe.ask(now, nonce());
                 inquiries.push(Inquiry::of(way.address, questions, says));
             }
         }
@@ -267,11 +267,11 @@ impl Paths {
     /// A question came from `source`. Whether it is to be answered: it is to peers that have several
     /// addresses.
     pub(crate) fn asked(&mut self, source: SocketAddr, preferred: bool) -> bool {
-        let Some(ways) = self.behind(source) else {
+        let Some(paths) = self.behind(source) else {
             return false;
         };
-        if preferred && !ways.chooses {
-            ways.prefer(source);
+        if preferred && !paths.chooses {
+            paths.prefer(source);
         }
         true
     }
@@ -284,14 +284,14 @@ impl Paths {
         nonce: u64,
         index: u8,
     ) -> Option<Inquiry> {
-        let ways = self.behind(source)?;
-        let says = ways.chooses.then_some(ways.preferred);
-        let way = ways.all.iter_mut().find(|way| way.address == source)?;
-        let questions = way.gauge.answered(now, nonce, index)?;
+        let paths = self.behind(source)?;
+        let says = paths.chooses.then_some(paths.preferred);
+        let way = paths.all.iter_mut().find(|way| way.address == source)?;
+        let questions = way.probe.answered(now, nonce, index)?;
         Some(Inquiry::of(source, questions, says))
     }
 
-    fn behind(&mut self, source: SocketAddr) -> Option<&mut Ways> {
+    fn behind(&mut self, source: SocketAddr) -> Option<&mut PeerPaths> {
         let key = canonical(source);
         let key = self.primaries.get(&key).copied().unwrap_or(key);
         self.peers.get_mut(&key)
@@ -305,7 +305,7 @@ impl Inquiry {
     }
 }
 
-impl Ways {
+impl PeerPaths {
     fn to(primary: SocketAddr) -> Self {
         Self {
             primary,
@@ -328,12 +328,12 @@ impl Ways {
     /// There are these, the primary among them, and no others.
     fn keep(&mut self, addresses: Vec<SocketAddr>) {
         let known = std::mem::take(&mut self.all);
-        let mut known: HashMap<SocketAddr, Gauge> =
-            known.into_iter().map(|way| (way.address, way.gauge)).collect();
-        let ways = addresses
+        let mut known: HashMap<SocketAddr, PathProbe> =
+            known.into_iter().map(|way| (way.address, way.probe)).collect();
+        let paths = addresses
             .into_iter()
-            .map(|address| Way { address, gauge: known.remove(&address).unwrap_or_default() });
-        self.all = ways.collect();
+            .map(|address| Way { address, probe: known.remove(&address).unwrap_or_default() });
+        self.all = paths.collect();
         let is_gone =
             [self.preferred, self.current].map(|way| self.all.iter().all(|w| w.address != way));
         let [preferred_is_gone, current_is_gone] = is_gone;
@@ -382,10 +382,10 @@ impl Ways {
     /// lost, so that traffic will return to it, than the one in use.
     fn compare(&mut self) {
         let cost = |address: SocketAddr| {
-            self.all.iter().find(|way| way.address == address).and_then(|way| way.gauge.cost())
+            self.all.iter().find(|way| way.address == address).and_then(|way| way.probe.cost())
         };
         let known = cost(self.preferred).or_else(|| cost(self.current));
-        let costs = self.all.iter().filter_map(|way| Some((way.address, way.gauge.cost()?)));
+        let costs = self.all.iter().filter_map(|way| Some((way.address, way.probe.cost()?)));
         let best = costs.min_by(|(_, a), (_, b)| a.total_cmp(b));
         let better = known.zip(best).filter(|(known, (_, best))| *best < BETTER * known);
         let better = better.map(|(_, (address, _))| address).filter(|_| self.chooses);

@@ -24,7 +24,7 @@ pub struct Limits {
     /// How long dialing and greeting may take, on either side. Default 5 s: a lost first packet
     /// is sent again after 0.3, 0.9 and 2.1 s, and that should still succeed.
     pub handshake: Duration,
-    /// How often the ways to a peer that has several are measured: a packet by each of them, and a train
+    /// How often the paths to a peer that has several are measured: a packet by each of them, and a train
     /// of up to 38 kB every sixth time. Default 5 s; a better way is used after four times as long.
     pub measure: Duration,
 }

@@ -156,9 +156,9 @@ impl Carrier for QuicCarrier {
         self.paths.lock().all(primary)
     }
 
-    fn doubt(&self) {
+    fn probe_all_paths(&self) {
         let primary = self.connection.remote_address();
-        self.paths.lock().doubt(primary);
+        self.paths.lock().probe_all_paths(primary);
     }
 
     fn address(&self) -> Option<SocketAddr> {

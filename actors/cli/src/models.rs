@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use planaria_config::{ByteSize, ModelName};
 use planaria_engine::model_dir::ModelDir;
 use planaria_gateway::model_list::{CatalogModel, Changed, ModelList};
-use planaria_protocol::desired::Wanted;
+use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::state::ModelState;
 use planaria_telemetry::wall_clock::unix_millis;
 use serde_json::json;
@@ -274,7 +274,7 @@ fn describe(model: &CatalogModel, now: u64) -> String {
     text
 }
 
-fn describe_wanted(wanted: &Wanted) -> String {
+fn describe_wanted(wanted: &DesiredSpec) -> String {
     let open = || "default".to_owned();
     let number = |number: Option<u32>| number.map_or_else(open, |number| number.to_string());
     format!(

@@ -1,15 +1,15 @@
 //! `planaria run`: talk to a model from the terminal.
 //!
-//! [`pursuit`] decides which node is asked, what of its answer is new and when to give up, by what [`nodes`]
+//! [`failover_client`] decides which node is asked, what of its answer is new and when to give up, by what [`nodes`]
 //! and [`shown`] know; [`asking`] carries that out. [`conversation`] is what was said so far, [`voice`] shows
 //! it. What people type is kept in memory alone.
 
-mod asking;
+mod console;
 mod conversation;
+mod failover_client;
+mod http_client;
 mod nodes;
-mod pursuit;
 mod shown;
-mod voice;
 
 use std::io::{self, IsTerminal as _, Read as _};
 use std::path::PathBuf;
@@ -23,11 +23,11 @@ use rustyline::history::MemHistory;
 use rustyline::{Behavior, Config, Editor};
 use serde_json::{Value, json};
 
-use self::asking::{Answered, Client};
+use self::console::Console;
 use self::conversation::{Conversation, HELP, Line};
+use self::failover_client::{Ended, FailoverClient};
+use self::http_client::{Answered, Client};
 use self::nodes::Nodes;
-use self::pursuit::{Ended, Pursuit};
-use self::voice::Voice;
 use super::{node_api, output};
 
 /// Ended by Ctrl-C, as shells say it.
@@ -74,10 +74,10 @@ pub(super) fn run(flags: &RunFlags) -> anyhow::Result<ExitCode> {
     let nodes = if flags.only_these { nodes.only() } else { nodes };
     let mut talk = Talk {
         runtime: tokio::runtime::Builder::new_current_thread().enable_all().build()?,
-        client: Client::new(key)?,
-        pursuit: Pursuit::new(nodes, Instant::now()),
+        http: Client::new(key)?,
+        client: FailoverClient::new(nodes, Instant::now()),
         conversation: Conversation::new(&flags.model, flags.system.as_deref(), options(flags)),
-        voice: Voice::new(),
+        console: Console::new(),
         seed: flags.seed,
     };
     let ended = match prompt(flags)? {
@@ -113,10 +113,10 @@ fn prompt(flags: &RunFlags) -> anyhow::Result<Option<String>> {
 /// Everything that talking takes.
 struct Talk {
     runtime: tokio::runtime::Runtime,
-    client: Client,
-    pursuit: Pursuit,
+    http: Client,
+    client: FailoverClient,
     conversation: Conversation,
-    voice: Voice,
+    console: Console,
     seed: Option<u64>,
 }
 
@@ -136,7 +136,7 @@ impl Talk {
         let config =
             Config::builder().behavior(Behavior::PreferTerm).auto_add_history(true).build();
         let mut editor = Editor::<(), MemHistory>::with_history(config, MemHistory::new())?;
-        self.voice.say("Type a message, or /help; Ctrl-D ends.")?;
+        self.console.say("Type a message, or /help; Ctrl-D ends.")?;
         loop {
             let line = match editor.readline("> ") {
                 Ok(line) => line,
@@ -148,12 +148,14 @@ impl Talk {
             match Line::of(&line) {
                 Line::Blank => {}
                 Line::Quit => return Ok(ExitCode::SUCCESS),
-                Line::Help => self.voice.say(HELP)?,
+                Line::Help => self.console.say(HELP)?,
                 Line::Clear => self.conversation.clear(),
-                Line::Unknown(word) => self.voice.say(&format!("no command {word}; see /help"))?,
+                Line::Unknown(word) => {
+                    self.console.say(&format!("no command {word}; see /help"))?;
+                }
                 Line::Prompt(prompt) => {
                     if let Answered::Ended(Ended::Failed(why)) = self.answer(&prompt)? {
-                        self.voice.say(&why)?;
+                        self.console.say(&why)?;
                     }
                 }
             }
@@ -163,14 +165,14 @@ impl Talk {
     /// Has the model answer, and remembers what it said.
     fn answer(&mut self, prompt: &str) -> anyhow::Result<Answered> {
         let body = self.conversation.ask(prompt, self.seed.unwrap_or_else(rand::random));
-        let answer = self.client.answer(&mut self.pursuit, &body, &mut self.voice);
+        let answer = self.http.answer(&mut self.client, &body, &mut self.console);
         let answered = self.runtime.block_on(answer)?;
-        self.voice.end()?;
-        self.conversation.answered(self.pursuit.text());
+        self.console.end()?;
+        self.conversation.answered(self.client.text());
         if let Answered::Ended(Ended::Whole(Some(reason))) = &answered
             && reason == "length"
         {
-            self.voice.say("(the answer ends here because it may not be longer)")?;
+            self.console.say("(the answer ends here because it may not be longer)")?;
         }
         Ok(answered)
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use planaria_config::{ModelName, NodeId};
 use planaria_protocol::desired::clock::Clock;
-use planaria_protocol::desired::map::{DesiredMap, Entry, MOST_WANTED, Wanted};
+use planaria_protocol::desired::map::{DesiredMap, DesiredSpec, Entry, MOST_WANTED};
 use thiserror::Error;
 
 /// What the machine is told. Times are milliseconds since 1970.
@@ -23,7 +23,7 @@ pub enum Event {
         /// The model.
         model: ModelName,
         /// How.
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
         /// Whether to say it again if it holds already: the model does not answer, and all who have given it
         /// up are to try again.
         again: bool,
@@ -155,7 +155,7 @@ impl Desired {
         now: u64,
         ticket: u64,
         model: &ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
         again: bool,
     ) -> Result<Option<Entry>, ChangeError> {
         let storing = self.storing.values().filter(|(name, _)| name == model);

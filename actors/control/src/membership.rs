@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use planaria_config::{Incarnation, LayerRange, ModelName, NodeId};
 use planaria_protocol::desired::clock::Stamp;
-use planaria_protocol::desired::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{HeldModel, Report, ShardReport};
@@ -30,7 +30,7 @@ pub use members::{CUT_OFF, Event, FORGET, MAX_OVER, Members};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct View {
     members: Arc<BTreeMap<NodeId, Member>>,
-    desired: Arc<BTreeMap<ModelName, Wanted>>,
+    desired: Arc<BTreeMap<ModelName, DesiredSpec>>,
     /// When each of them was asked for last, and by whom, where somebody did.
     asked: Arc<BTreeMap<ModelName, Stamp>>,
     /// Members that are not over and have no link to this node, and whether that has been so for
@@ -87,7 +87,7 @@ pub type MemberFacts<'a> =
 
 /// What placement depends on: each member, and what is to be served.
 pub type PlacementFacts<'a> =
-    (BTreeMap<(NodeState, Incarnation), MemberFacts<'a>>, &'a BTreeMap<ModelName, Wanted>);
+    (BTreeMap<(NodeState, Incarnation), MemberFacts<'a>>, &'a BTreeMap<ModelName, DesiredSpec>);
 
 impl View {
     /// A view of these members.
@@ -231,7 +231,7 @@ impl View {
 
     /// The models that the cluster is to serve, by name.
     #[must_use]
-    pub fn desired(&self) -> &BTreeMap<ModelName, Wanted> {
+    pub fn desired(&self) -> &BTreeMap<ModelName, DesiredSpec> {
         &self.desired
     }
 

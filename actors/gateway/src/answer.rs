@@ -6,7 +6,7 @@ use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::sampler::Logprobs;
 use planaria_engine::stop::StopStrings;
 use planaria_engine::tokenizer::{Tokenizer, TokenizerError};
-use planaria_protocol::generation::{Event, FinishReason, Token};
+use planaria_protocol::generation::{ClientEvent, FinishReason, Token};
 
 use super::error::ApiError;
 
@@ -41,16 +41,16 @@ impl Answer {
 
     /// Takes the next event; `None` when there are no more. Gives nothing for an event that a client
     /// does not see.
-    pub(super) fn on(&mut self, event: Option<Event>) -> Option<Progress> {
+    pub(super) fn on(&mut self, event: Option<ClientEvent>) -> Option<Progress> {
         let progress = match event {
-            Some(Event::Reused(tokens)) => {
+            Some(ClientEvent::Reused(tokens)) => {
                 self.reused = tokens;
                 return None;
             }
-            Some(Event::Recovering) => Ok(Progress::Recovering),
-            Some(Event::Token(token)) => self.token(token),
-            Some(Event::Finished(reason)) => self.finished(reason),
-            Some(Event::Failed(error)) => Ok(Progress::Failed(ApiError::ended_early(&error))),
+            Some(ClientEvent::Recovering) => Ok(Progress::Recovering),
+            Some(ClientEvent::Token(token)) => self.token(token),
+            Some(ClientEvent::Finished(reason)) => self.finished(reason),
+            Some(ClientEvent::Failed(error)) => Ok(Progress::Failed(ApiError::ended_early(&error))),
             None => Ok(Progress::Failed(ApiError::broken_off())),
         };
         Some(progress.unwrap_or_else(|e| Progress::Failed(ApiError::internal(e.to_string()))))

@@ -8,7 +8,7 @@ use axum::http::StatusCode;
 use axum::{Extension, Json};
 use planaria_config::{CONTEXT_TOKENS, ModelName, SEQUENCES, Strategy};
 use planaria_control::desired::ChangeError;
-use planaria_protocol::desired::Wanted;
+use planaria_protocol::desired::DesiredSpec;
 use serde::Deserialize;
 
 use super::Shared;
@@ -74,9 +74,9 @@ fn model_name(name: Result<Path<String>, PathRejection>) -> Result<ModelName, Ap
 }
 
 /// Nothing at all means: as the settings have it.
-fn parse(body: &[u8]) -> Result<Wanted, ApiError> {
+fn parse(body: &[u8]) -> Result<DesiredSpec, ApiError> {
     if body.trim_ascii().is_empty() {
-        return Ok(Wanted::default());
+        return Ok(DesiredSpec::default());
     }
     let asked: Asked = serde_json::from_slice(body).map_err(|error| {
         ApiError::malformed(format!(
@@ -85,7 +85,7 @@ fn parse(body: &[u8]) -> Result<Wanted, ApiError> {
         ))
     })?;
     let strategy = asked.strategy.as_deref().map(str::parse::<Strategy>).transpose();
-    Ok(Wanted {
+    Ok(DesiredSpec {
         strategy: strategy.map_err(|problem| ApiError::invalid("strategy", problem))?,
         context: within("context", asked.context, CONTEXT_TOKENS)?,
         max_sequences: within("max_sequences", asked.max_sequences, SEQUENCES)?,

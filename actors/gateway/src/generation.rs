@@ -5,7 +5,7 @@ use planaria_config::SequenceId;
 use tokio::sync::mpsc;
 
 pub use planaria_protocol::generation::{
-    Event, FinishReason, GenerationError, Request, SubmitError, Token, Until,
+    ClientEvent, FinishReason, GenerationError, Request, SubmitError, Token, Until,
 };
 
 /// Whoever can run a generation: the cluster, or a double in tests.
@@ -21,5 +21,5 @@ pub struct Generation {
     pub id: SequenceId,
     /// What happens, ending with `Finished` or `Failed`. Closed without either, the node itself
     /// broke.
-    pub events: mpsc::Receiver<Event>,
+    pub events: mpsc::Receiver<ClientEvent>,
 }

@@ -10,7 +10,7 @@ use planaria_control::cluster_view::ClusterView;
 use planaria_control::desired::ChangeError;
 use planaria_control::membership::View;
 use planaria_engine::model_dir::{ModelDigest, PassedOver};
-use planaria_protocol::desired::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::state::ModelState;
 use planaria_protocol::wire::HeldModel;
 use serde::{Deserialize, Serialize};
@@ -42,7 +42,7 @@ pub struct CatalogModel {
     /// Its name.
     pub name: ModelName,
     /// How it is to be served; `null` when it is not to be.
-    pub wanted: Option<Wanted>,
+    pub wanted: Option<DesiredSpec>,
     /// Who changed that last; `null` when nobody has spoken of it for a month.
     pub changed: Option<Changed>,
     /// Whether it can answer; `null` when it is not to.
@@ -108,7 +108,7 @@ pub trait Catalog: Send + Sync {
     fn change(
         &self,
         model: ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
     ) -> BoxFuture<'_, Result<(), ChangeError>>;
 }
 

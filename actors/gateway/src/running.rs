@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use planaria_config::SequenceId;
-use planaria_protocol::generation::{Event, GenerationError};
+use planaria_protocol::generation::{ClientEvent, GenerationError};
 use planaria_telemetry::metrics::{Ended, Metrics};
 
 use super::answer::{Answer, Counts, Progress};
@@ -78,8 +78,9 @@ impl Running {
                 None => None,
             };
             // It is this node that ends then, or a part of it.
-            may_go_on |= matches!(event, None | Some(Event::Failed(GenerationError::ShuttingDown)));
-            if let Some(Event::Token(token)) = &event {
+            may_go_on |=
+                matches!(event, None | Some(ClientEvent::Failed(GenerationError::ShuttingDown)));
+            if let Some(ClientEvent::Token(token)) = &event {
                 self.count_token();
                 if let Some(recorder) = &self.recorder {
                     recorder.token(token);

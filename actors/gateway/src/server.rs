@@ -6,8 +6,8 @@
 //! hyper serves each connection in a task of its own; all of them end with the future of
 //! [`serve`]. A client that leaves drops the task's response, and with it the generation.
 
-mod impatient;
 mod seats;
+mod write_timeout;
 
 use std::future::Future;
 use std::io;
@@ -28,8 +28,8 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use self::impatient::Impatient;
 use self::seats::{SeatId, Seats};
+use self::write_timeout::WriteTimeout;
 use super::host::LocalAddress;
 use super::places::Address;
 use super::{Limits, State, resume, routes, share};
@@ -193,7 +193,7 @@ async fn connection(
             answer
         }
     });
-    let stream = TokioIo::new(Impatient::new(stream, limits.write_timeout));
+    let stream = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
     let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

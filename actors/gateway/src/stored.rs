@@ -9,7 +9,7 @@ use axum::response::Response;
 use planaria_config::SequenceId;
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::stop::StopStrings;
-use planaria_protocol::generation::{Event, FinishReason};
+use planaria_protocol::generation::{ClientEvent, FinishReason};
 use planaria_storage::CommitError;
 use serde_json::{Value, json};
 
@@ -101,7 +101,7 @@ impl Again {
     ) -> Result<Self, ApiError> {
         let tokens = stored.tokens.clone();
         let finished = match stored.record.outcome {
-            Some(Outcome::Finished(reason)) => Some(Event::Finished(reason)),
+            Some(Outcome::Finished(reason)) => Some(ClientEvent::Finished(reason)),
             _ => None,
         };
         let stop = StopStrings::new(stored.record.stop.clone());
@@ -110,7 +110,7 @@ impl Again {
             let detokenizer = Detokenizer::new(Arc::clone(&tokenizer));
             let mut answer = Answer::new(tokenizer, detokenizer, stop);
             let mut piece = Piece::default();
-            for event in tokens.into_iter().map(Event::Token).chain(finished) {
+            for event in tokens.into_iter().map(ClientEvent::Token).chain(finished) {
                 match answer.on(Some(event)) {
                     Some(Progress::More(more)) => piece.append(more),
                     Some(Progress::Last(last, reason)) => {

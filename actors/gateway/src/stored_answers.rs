@@ -7,7 +7,7 @@
 //! it is full.
 
 mod recorder;
-mod shelf;
+mod retention_index;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use self::recorder::Writing;
-use self::shelf::{Place, Shelf, Standing};
+use self::retention_index::{Place, RetentionIndex, Standing};
 
 pub use self::recorder::Recorder;
 
@@ -131,7 +131,7 @@ pub struct StoredAnswers(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    shelf: Mutex<Shelf>,
+    shelf: Mutex<RetentionIndex>,
     /// Who writes what grows, until all of it is on disk.
     writing: Mutex<BTreeMap<SequenceId, Weak<Writing>>>,
     /// Changes when an answer was interrupted.
@@ -147,7 +147,7 @@ impl StoredAnswers {
     /// # Errors
     /// When the store itself cannot be read.
     pub fn open(store: Store, room: u64) -> Result<Self, ReadError> {
-        let mut shelf = Shelf::new(room);
+        let mut shelf = RetentionIndex::new(room);
         for row in ANSWERS.rows(&store)? {
             let found = row.and_then(|(key, row)| {
                 let bits = u128::from_be_bytes(key);
@@ -325,7 +325,7 @@ impl StoredAnswers {
         self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    fn shelf(&self) -> MutexGuard<'_, RetentionIndex> {
         self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

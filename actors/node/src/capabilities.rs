@@ -28,9 +28,9 @@ use tokio::sync::watch;
 
 use crate::inventory::Inventory;
 use crate::ledger::{self, LedgerHandle};
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
 use crate::router::{Router, Undeliverable};
-use crate::slot::Slot;
 use crate::watchdog::Watch;
 use crate::worker::probe;
 
@@ -70,11 +70,11 @@ pub struct Deps {
 
 /// Speaks to capabilities.
 #[derive(Debug, Clone)]
-pub struct CapabilitiesHandle(pub(crate) Slot<CapabilitiesMessage>);
+pub struct CapabilitiesHandle(pub(crate) Mailbox<CapabilitiesMessage>);
 
 impl CapabilitiesHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// A link to a peer is up.

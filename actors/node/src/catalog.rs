@@ -11,7 +11,7 @@ use planaria_control::cluster_view::ClusterView;
 use planaria_control::desired::ChangeError;
 use planaria_control::membership::View;
 use planaria_gateway::model_list::{Catalog, Ignored, Known, ModelList};
-use planaria_protocol::desired::{DesiredMap, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -68,7 +68,7 @@ impl Catalog for NodeCatalog {
     fn change(
         &self,
         model: ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
     ) -> BoxFuture<'_, Result<(), ChangeError>> {
         async move {
             let mut seen = self.cluster.clone();

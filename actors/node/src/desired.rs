@@ -12,7 +12,7 @@ use planaria_config::{ModelName, NodeId};
 use planaria_control::desired::{Action, ChangeError, Desired, Event};
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
-use planaria_protocol::desired::map::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::map::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::state::ModelState;
 use planaria_storage::Store;
 use planaria_telemetry::wall_clock::unix_millis;
@@ -21,8 +21,8 @@ use tokio::sync::watch;
 
 use crate::inventory::InventoryHandle;
 use crate::ledger;
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
-use crate::slot::Slot;
 use crate::watchdog::{PULSE, Watch};
 
 /// A change waits for one write to the disk. A disk that takes longer is not well, and whoever
@@ -48,11 +48,11 @@ pub struct Deps {
 
 /// Speaks to the desired state.
 #[derive(Debug, Clone)]
-pub struct DesiredHandle(pub(crate) Slot<DesiredMessage>);
+pub struct DesiredHandle(pub(crate) Mailbox<DesiredMessage>);
 
 impl DesiredHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// Has the cluster serve a model, or (`None`) serve it no longer. On return the change is on
@@ -63,7 +63,7 @@ impl DesiredHandle {
     pub async fn change(
         &self,
         model: ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
     ) -> Result<Entry, ChangeError> {
         let asked = self.0.ask(PATIENCE, |reply| DesiredMessage::Change(model, wanted, reply));
         asked.await.unwrap_or(Err(ChangeError::Unanswered))
@@ -79,7 +79,7 @@ impl DesiredHandle {
 #[derive(Debug)]
 pub enum DesiredMessage {
     /// Somebody asks for a change.
-    Change(ModelName, Option<Wanted>, RpcReplyPort<Result<Entry, ChangeError>>),
+    Change(ModelName, Option<DesiredSpec>, RpcReplyPort<Result<Entry, ChangeError>>),
     /// A change is on disk, or is not.
     Stored(u64, Result<(), String>),
     /// Of these models, what was to be on disk is not.

@@ -21,7 +21,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use thiserror::Error;
 
 use crate::inventory::Sums;
-use crate::slot::Slot;
+use crate::mailbox::Mailbox;
 use crate::watchdog::{PULSE, Watch};
 
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
@@ -227,11 +227,11 @@ pub struct Deps {
 
 /// Speaks to the ledger.
 #[derive(Debug, Clone)]
-pub struct LedgerHandle(pub(crate) Slot<LedgerMessage>);
+pub struct LedgerHandle(pub(crate) Mailbox<LedgerMessage>);
 
 impl LedgerHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// Remembers the plan that is in force for its model.
@@ -397,7 +397,7 @@ impl State {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use planaria_protocol::desired::{Stamp, Wanted};
+    use planaria_protocol::desired::{DesiredSpec, Stamp};
 
     use super::*;
     use crate::parts::testing;
@@ -454,7 +454,7 @@ mod tests {
         Memory::recall(&store, &[], NOON).unwrap();
         let back = Memory::recall(&store, &named(), NOON + 1).unwrap().desired;
         let entry = back.get(&model).unwrap();
-        assert_eq!(entry.wanted, Some(Wanted::default()));
+        assert_eq!(entry.wanted, Some(DesiredSpec::default()));
         assert!(entry.stamp > stamp && entry.stamp != Stamp::unsaid(first.incarnation.node));
     }
 

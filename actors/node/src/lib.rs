@@ -3,7 +3,6 @@
 //! Decisions come from the pure machines of `planaria-control` and `planaria-pipeline`; the actors here receive, ask them,
 //! and act. Each says in its `//!` what it is for.
 
-mod alarm;
 pub mod capabilities;
 pub mod catalog;
 pub mod descriptors;
@@ -15,6 +14,7 @@ mod gateway_actor;
 pub mod inventory;
 pub mod ledger;
 pub mod links;
+mod mailbox;
 pub mod membership;
 pub mod node;
 pub mod parts;
@@ -23,6 +23,6 @@ mod recorded;
 pub mod router;
 pub mod scheduler;
 pub mod sequence;
-mod slot;
+mod timer;
 pub mod watchdog;
 pub mod worker;

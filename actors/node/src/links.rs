@@ -22,9 +22,9 @@ use tokio::task::JoinSet;
 
 use crate::capabilities::CapabilitiesHandle;
 use crate::essential::Essential;
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
 use crate::router::Router;
-use crate::slot::Slot;
 use crate::watchdog::Watch;
 use peer::{PeerActor, PeerArgs};
 
@@ -62,11 +62,11 @@ pub struct Deps {
 
 /// Speaks to links.
 #[derive(Debug, Clone)]
-pub struct LinksHandle(pub(crate) Slot<LinksMessage>);
+pub struct LinksHandle(pub(crate) Mailbox<LinksMessage>);
 
 impl LinksHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// Members say that nodes are, or were, at these addresses.
@@ -224,7 +224,7 @@ impl Actor for LinksActor {
 }
 
 impl State {
-    /// Links outlive the loss of a path to a peer that has others. Told again and again: two links may
+    /// Links outlive the loss of a path to a peer that has others. ClientEvent again and again: two links may
     /// lead to the same address, and what the one says of it holds for the other.
     fn tell_ways(&self) {
         for (node, connected) in &self.peers {

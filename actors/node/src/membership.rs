@@ -24,15 +24,15 @@ use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use crate::alarm::Alarm;
 use crate::capabilities::CapabilitiesHandle;
 use crate::desired::DesiredHandle;
 use crate::inventory::Inventory;
 use crate::links::LinksHandle;
+use crate::mailbox::Mailbox;
 use crate::router::{Router, Undeliverable};
 use crate::scheduler::SchedulerHandle;
 use crate::sequence::{RunningSequences, SequencesHandle};
-use crate::slot::Slot;
+use crate::timer::Timer;
 use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
@@ -93,11 +93,11 @@ pub struct Deps {
 
 /// Speaks to membership.
 #[derive(Debug, Clone)]
-pub struct MembershipHandle(pub(crate) Slot<MembershipMessage>);
+pub struct MembershipHandle(pub(crate) Mailbox<MembershipMessage>);
 
 impl MembershipHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// A link to a peer is up.
@@ -222,7 +222,7 @@ pub struct State {
     deps: Deps,
     swim: Swim,
     /// Wakes SWIM.
-    alarm: Alarm,
+    timer: Timer,
     members: Members,
     own: Report,
     /// While changes of this node's shards are gathered: whether there are any.
@@ -248,7 +248,7 @@ impl Actor for MembershipActor {
             gathers: None,
             refused: BTreeSet::new(),
             swim: Swim::new(Instant::now(), deps.me, rand::random()),
-            alarm: Alarm::default(),
+            timer: Timer::default(),
             members: Members::new(deps.me, address),
             own: Report {
                 name: deps.name.clone(),
@@ -305,7 +305,7 @@ impl Actor for MembershipActor {
                 state.swim(&myself, swim::Event::Datagram(from, datagram));
             }
             MembershipMessage::Wake => {
-                state.alarm.rang();
+                state.timer.rang();
                 state.swim(&myself, swim::Event::Tick);
             }
             MembershipMessage::Leave(reply) => {
@@ -434,9 +434,9 @@ impl State {
         for action in self.swim.on(Instant::now(), event) {
             match action {
                 swim::Action::Send { to, datagram } => self.send(to, datagram),
-                swim::Action::Doubt(node) => {
+                swim::Action::ProbeAllPaths(node) => {
                     if let Some(link) = self.deps.router.link(node) {
-                        link.doubt();
+                        link.probe_all_paths();
                     }
                 }
                 swim::Action::Became(life, state) => news.push(Event::Became(life, state)),
@@ -479,7 +479,7 @@ impl State {
     /// Has SWIM woken when it wants to be.
     fn wake_in_time(&mut self, myself: &ActorRef<MembershipMessage>) {
         if let Some(at) = self.swim.wake_at() {
-            self.alarm.set(at, myself, || MembershipMessage::Wake);
+            self.timer.set(at, myself, || MembershipMessage::Wake);
         }
     }
 

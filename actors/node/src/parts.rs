@@ -18,7 +18,7 @@ use planaria_gateway::previewer::Previewer;
 use planaria_gateway::served::ServedModels;
 use planaria_gateway::stored_answers::StoredAnswers;
 use planaria_gateway::{ApiKey, Limits};
-use planaria_protocol::desired::{DesiredMap, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec};
 use planaria_protocol::state::SequenceCounts;
 use planaria_storage::Store;
 use planaria_telemetry::metrics::Metrics;
@@ -174,7 +174,7 @@ impl Parts {
         let sequences = handles.sequences.clone();
         let router = Router::new(me.node, sequences, traces.clone(), Arc::clone(&metrics));
         // Not ready until the scheduler says so.
-        let starting = |(name, wanted): (&ModelName, &Wanted)| {
+        let starting = |(name, wanted): (&ModelName, &DesiredSpec)| {
             ModelView::starting(name, wanted.strategy.unwrap_or(settings.strategy))
         };
         let name = settings.name.clone();

@@ -226,7 +226,7 @@ fn what_is_enumerated_within_messages_is_what_the_first_build_knew() {
         }
     };
     let _of_answers = |why: NotPrepared| match why {
-        NotPrepared::Overtaken(_) | NotPrepared::Unable(_) => {}
+        NotPrepared::StaleEpoch(_) | NotPrepared::Unable(_) => {}
     };
 }
 

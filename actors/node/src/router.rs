@@ -328,12 +328,12 @@ fn lane(header: &DataHeader, plan: Option<&Arc<Plan>>) -> Lane {
     let to_stage = match &header.body {
         DataBody::Forward(_)
         | DataBody::Release { .. }
-        | DataBody::Recall { .. }
+        | DataBody::StateQuery { .. }
         | DataBody::Resume { .. }
         | DataBody::Check { .. } => true,
         DataBody::Absorbed { .. }
         | DataBody::Accepted { .. }
-        | DataBody::Recalled { .. }
+        | DataBody::StageProgress { .. }
         | DataBody::PrefixGone
         | DataBody::Waits
         | DataBody::Granted

@@ -10,7 +10,7 @@ use planaria_config::{Epoch, Incarnation, NodeId, Settings};
 use planaria_control::cluster_view::{ClusterView, RecoveryView, assemble};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_control::scheduler::machine::{Event, Message, Patience, Scheduler};
+use planaria_control::scheduler::machine::{Message, Scheduler, SchedulerEvent, Timeouts};
 use planaria_control::scheduler::placement::Sizing;
 use planaria_control::scheduler::problem::PlacementProblem;
 use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
@@ -23,9 +23,9 @@ use tokio::sync::watch;
 
 use crate::essential::Essential;
 use crate::ledger::{self, LedgerHandle};
+use crate::mailbox::Mailbox;
 use crate::membership::{MembershipHandle, send_control};
 use crate::router::{Router, Undeliverable};
-use crate::slot::Slot;
 use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
@@ -64,44 +64,44 @@ pub struct Deps {
 
 /// Speaks to the scheduler.
 #[derive(Debug, Clone)]
-pub struct SchedulerHandle(pub(crate) Slot<SchedulerMessage>);
+pub struct SchedulerHandle(pub(crate) Mailbox<SchedulerMessage>);
 
 impl SchedulerHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// The cluster changed.
     pub fn members(&self, view: View) {
-        self.tell(Event::Members(view));
+        self.tell(SchedulerEvent::Members(view));
     }
 
     /// A planner wants layers loaded.
     pub fn prepare(&self, from: NodeId, plan: Box<Plan>) {
-        self.tell(Event::Prepare { from, plan });
+        self.tell(SchedulerEvent::Prepare { from, plan });
     }
 
     /// A node answered.
     pub fn prepared(&self, from: NodeId, epoch: Epoch, result: Result<(), NotPrepared>) {
-        self.tell(Event::Prepared { from, epoch, result });
+        self.tell(SchedulerEvent::Prepared { from, epoch, result });
     }
 
     /// A plan is in force.
     pub fn commit(&self, plan: Box<Plan>) {
-        self.tell(Event::Commit(plan));
+        self.tell(SchedulerEvent::Commit(plan));
     }
 
     /// A planner gives up what it had prepared.
     pub fn abort(&self, from: NodeId, epoch: Epoch) {
-        self.tell(Event::Abort { from, epoch });
+        self.tell(SchedulerEvent::Abort { from, epoch });
     }
 
     /// This node's shards for a plan are loaded, or cannot be.
     pub fn shards_loaded(&self, epoch: Epoch, result: Result<(), String>) {
-        self.tell(Event::ShardsLoaded { epoch, result });
+        self.tell(SchedulerEvent::ShardsLoaded { epoch, result });
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: SchedulerEvent) {
         self.0.tell(SchedulerMessage::Event(event));
     }
 }
@@ -110,7 +110,7 @@ impl SchedulerHandle {
 #[derive(Debug)]
 pub enum SchedulerMessage {
     /// Something happened.
-    Event(Event),
+    Event(SchedulerEvent),
     /// All that had happened when this was asked for is taken in.
     Publish,
 }
@@ -156,7 +156,7 @@ impl Actor for SchedulerActor {
         let sizing = Sizing::of(settings);
         // The worker gives up first and says why; the scheduler waits longer, for nodes that say nothing.
         let load = settings.load_timeout + Duration::from_secs(5);
-        let patience = Patience::with(load, settings.replan_after);
+        let patience = Timeouts::with(load, settings.replan_after);
         let scheduler = Scheduler::new(deps.me.node, sizing, patience, &ledger::plans(&deps.store));
         let view = deps.view.borrow().clone();
         let around = Around { inbox: myself.clone(), deps, known: (Vec::new(), None) };
@@ -168,9 +168,9 @@ impl Actor for SchedulerActor {
             unpublished: None,
             publishing: false,
         };
-        state.take(Event::Members(view));
+        state.take(SchedulerEvent::Members(view));
         state.publish();
-        myself.send_interval(TICK, || SchedulerMessage::Event(Event::Tick));
+        myself.send_interval(TICK, || SchedulerMessage::Event(SchedulerEvent::Tick));
         Ok(state)
     }
 
@@ -188,7 +188,7 @@ impl Actor for SchedulerActor {
             }
             return Ok(());
         };
-        let idle = matches!(event, Event::Tick)
+        let idle = matches!(event, SchedulerEvent::Tick)
             && state.scheduler.wake_at().is_none_or(|at| at > Instant::now());
         if !idle {
             state.take(event);
@@ -205,8 +205,8 @@ impl Actor for SchedulerActor {
 }
 
 impl State {
-    fn take(&mut self, event: Event) {
-        if let Event::Members(view) = &event {
+    fn take(&mut self, event: SchedulerEvent) {
+        if let SchedulerEvent::Members(view) = &event {
             self.view = view.clone();
         }
         let actions = self.scheduler.on(Instant::now(), event);
@@ -227,7 +227,7 @@ impl State {
 }
 
 impl SchedulerRuntime for Around {
-    fn cast(&mut self, event: Event) {
+    fn cast(&mut self, event: SchedulerEvent) {
         // The only way this fails is that this actor ends.
         drop(self.inbox.cast(SchedulerMessage::Event(event)));
     }
@@ -268,7 +268,7 @@ impl SchedulerRuntime for Around {
     fn place(&mut self, problem: Box<PlacementProblem>) {
         work_out(&self.inbox, move || {
             let (number, placed) = (problem.number, problem.place());
-            Event::Placed { number, placed }
+            SchedulerEvent::Placed { number, placed }
         });
     }
 
@@ -280,7 +280,7 @@ impl SchedulerRuntime for Around {
             if holds_more {
                 workers.standby(problem.standby(me, &failovers));
             }
-            Event::FailoversPlanned { number, failovers }
+            SchedulerEvent::FailoversPlanned { number, failovers }
         });
     }
 }
@@ -302,7 +302,10 @@ impl Around {
 }
 
 /// Has a thread of its own find out what takes long. If it panics, so does the scheduler, which would wait for ever.
-fn work_out(myself: &ActorRef<SchedulerMessage>, work: impl FnOnce() -> Event + Send + 'static) {
+fn work_out(
+    myself: &ActorRef<SchedulerMessage>,
+    work: impl FnOnce() -> SchedulerEvent + Send + 'static,
+) {
     let (inbox, essential) = (myself.clone(), Essential::to(myself.get_cell()));
     tokio::task::spawn_blocking(move || {
         let _essential = essential;

@@ -23,10 +23,10 @@ use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
 use planaria_gateway::generation::{Generation, Generator};
 use planaria_pipeline::sequence::admission::{Admission, Admitted, Requests};
-use planaria_pipeline::sequence::machine::Event;
+use planaria_pipeline::sequence::machine::SequenceEvent;
 use planaria_pipeline::sequence::recoveries::Recoveries;
 use planaria_pipeline::sequence::recovery::Recovered;
-use planaria_protocol::generation::{Event as Told, GenerationError, Request, SubmitError};
+use planaria_protocol::generation::{ClientEvent, GenerationError, Request, SubmitError};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::{ModelState, SequenceCounts};
 use planaria_protocol::wire::DataHeader;
@@ -35,10 +35,10 @@ use planaria_telemetry::wall_clock::unix_millis;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
 use tokio::sync::{mpsc, watch};
 
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
 use crate::sequence::actor::{SequenceActor, SequenceArgs};
 use crate::sequence::client::Client;
-use crate::slot::Slot;
 use crate::watchdog::Watch;
 
 /// Tokens that may wait for a client that does not read: more than any answer is long in the time
@@ -69,11 +69,11 @@ pub struct Deps {
 
 /// Speaks to sequences.
 #[derive(Debug, Clone)]
-pub struct SequencesHandle(pub(crate) Slot<SequencesMessage>);
+pub struct SequencesHandle(pub(crate) Mailbox<SequencesMessage>);
 
 impl SequencesHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// A frame for the owner of a sequence came.
@@ -182,7 +182,7 @@ impl Requests for Waiting {
 
 #[derive(Debug)]
 struct Running {
-    actor: ActorRef<Event>,
+    actor: ActorRef<SequenceEvent>,
     model: ModelName,
     /// Whether it waits for a place at its first stage.
     waits: bool,
@@ -225,7 +225,7 @@ impl Actor for SequencesActor {
             }
             SequencesMessage::Frame(header) => {
                 if let Some(running) = state.running.get(&header.sequence) {
-                    drop(running.actor.cast(Event::Frame(*header)));
+                    drop(running.actor.cast(SequenceEvent::Frame(*header)));
                 }
             }
             SequencesMessage::Left => {
@@ -252,10 +252,10 @@ impl Actor for SequencesActor {
                 state.refuses = true;
                 for waiting in state.admission.drain() {
                     // A client that left does not need to know.
-                    drop(waiting.client.tell(Told::Failed(GenerationError::ShuttingDown)));
+                    drop(waiting.client.tell(ClientEvent::Failed(GenerationError::ShuttingDown)));
                 }
                 for running in state.running.values() {
-                    drop(running.actor.cast(Event::ShuttingDown));
+                    drop(running.actor.cast(SequenceEvent::ShuttingDown));
                 }
             }
         }
@@ -372,7 +372,7 @@ impl State {
                     let reason = "it is not served any more".to_owned();
                     let lost = GenerationError::PlanLost { model: model.clone(), reason };
                     // A client that left does not need to know.
-                    drop(waiting.client.tell(Told::Failed(lost)));
+                    drop(waiting.client.tell(ClientEvent::Failed(lost)));
                     self.admission.ended(&model);
                     continue;
                 }
@@ -388,7 +388,7 @@ impl State {
         for (id, running) in &self.running {
             // One that is about to end has no plan any more.
             let plan = self.deps.sequence.running.plan(*id);
-            for lost in plan.iter().flat_map(|plan| Event::losses(view, plan)) {
+            for lost in plan.iter().flat_map(|plan| SequenceEvent::losses(view, plan)) {
                 drop(running.actor.cast(lost));
             }
         }

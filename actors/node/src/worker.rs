@@ -27,10 +27,10 @@ use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::watch;
 
 use crate::inventory::{Inventory, InventoryHandle};
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
 use crate::router::Router;
 use crate::scheduler::SchedulerHandle;
-use crate::slot::Slot;
 use crate::watchdog::Watch;
 use crate::worker::pinned::PinnedFiles;
 use host::{HostArgs, HostMessage};
@@ -77,11 +77,11 @@ pub struct Deps {
 
 /// Speaks to workers.
 #[derive(Debug, Clone)]
-pub struct WorkersHandle(pub(crate) Slot<WorkersMessage>);
+pub struct WorkersHandle(pub(crate) Mailbox<WorkersMessage>);
 
 impl WorkersHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// Load this node's part of a plan, then tell the scheduler.

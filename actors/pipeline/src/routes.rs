@@ -6,7 +6,7 @@
 //! goes at once: nothing can have run under it.
 //!
 //! A plan with an incarnation that is over is fenced. What computes under it is refused; what is about a
-//! sequence and its attempt (`Release`, `Check`, `Recall`) is obeyed all the same, since whoever holds
+//! sequence and its attempt (`Release`, `Check`, `StateQuery`) is obeyed all the same, since whoever holds
 //! the sequence has to hear of it.
 
 use std::collections::BTreeMap;
@@ -156,11 +156,11 @@ impl Routes {
         let (stage, plan) = match &header.body {
             DataBody::Forward(forward) => (forward.stage, self.plan(header.epoch).map(|p| p.0)),
             DataBody::Resume { stage, .. } => (*stage, self.plan(header.epoch).map(|p| p.0)),
-            DataBody::Recall { stage, .. } | DataBody::Check { stage, .. } => (*stage, known),
+            DataBody::StateQuery { stage, .. } | DataBody::Check { stage, .. } => (*stage, known),
             DataBody::Release { .. } => return Way::Holder(known.cloned()),
             DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
-            | DataBody::Recalled { .. }
+            | DataBody::StageProgress { .. }
             | DataBody::PrefixGone
             | DataBody::Waits
             | DataBody::Granted

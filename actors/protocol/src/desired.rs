@@ -4,4 +4,4 @@ pub mod clock;
 pub mod map;
 
 pub use clock::Stamp;
-pub use map::{DesiredMap, Entry, Wanted};
+pub use map::{DesiredMap, DesiredSpec, Entry};

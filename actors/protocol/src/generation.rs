@@ -145,7 +145,7 @@ pub struct Request {
 
 /// Something that happened to a generation.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
+pub enum ClientEvent {
     /// So many tokens of the prompt needed no computing, because a former one began alike. Comes
     /// before the first token, if at all.
     Reused(u32),

@@ -40,7 +40,7 @@ pub enum Command {
     Compute(Compute),
     /// Take up a sequence whose log is the payload (see [`tokens_to_bytes`]), and forget what waits of
     /// it.
-    Recall {
+    StateQuery {
         /// The sequence.
         sequence: SequenceId,
         /// The attempt at it that begins.
@@ -140,7 +140,7 @@ pub enum Event {
     /// It cannot open the model; the process ends.
     OpenFailed(String),
     /// How far the layers are with a sequence that was recalled.
-    Recalled {
+    StageProgress {
         /// The sequence.
         sequence: SequenceId,
         /// The attempt.

@@ -16,7 +16,7 @@ pub struct Kept {
 
 /// Where some layers go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
+pub struct LayerSpan {
     /// The layers.
     pub layers: LayerRange,
     /// The first position that they compute.
@@ -25,19 +25,20 @@ pub struct Part {
 
 /// Where every layer of a model goes on with a sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Course {
-    /// All layers, in order; neighbours that go on from the same position are in the same part if they
+pub struct ResumePlan {
+    /// All layers, in order; neighbours that go on from the same position are in the same span if they
     /// are in the same stage.
-    pub parts: Vec<Part>,
+    #[serde(rename = "parts")]
+    pub spans: Vec<LayerSpan>,
     /// What is taken from boundary logs.
     pub from_logs: Vec<Kept>,
 }
 
-impl Course {
+impl ResumePlan {
     /// The first position that a layer computes; `None` if there is no such layer.
     #[must_use]
     pub fn from(&self, layer: u32) -> Option<u32> {
-        self.parts.iter().find(|part| part.layers.contains(layer)).map(|part| part.from)
+        self.spans.iter().find(|span| span.layers.contains(layer)).map(|span| span.from)
     }
 
     /// Positions that are computed again, counted once for each layer; the last one, which would be
@@ -45,23 +46,29 @@ impl Course {
     #[must_use]
     pub fn rebuilt(&self, length: u32) -> u64 {
         let last = length.saturating_sub(1);
-        let again =
-            |part: &Part| u64::from(last - part.from.min(last)) * u64::from(part.layers.count());
-        self.parts.iter().map(again).sum()
+        let again = |span: &LayerSpan| {
+            u64::from(last - span.from.min(last)) * u64::from(span.layers.count())
+        };
+        self.spans.iter().map(again).sum()
     }
 
     /// Positions of which anything is computed again.
     #[must_use]
     pub fn replayed(&self, length: u32) -> u32 {
         let last = length.saturating_sub(1);
-        let first = self.parts.iter().map(|part| part.from).min().unwrap_or(last);
+        let first = self.spans.iter().map(|span| span.from).min().unwrap_or(last);
         last.saturating_sub(first)
     }
 
     /// The layers that `position` passes from `first` on, within `stage`, and whether the layer behind
     /// the stage computes it as well. `None` if `first` does not.
     #[must_use]
-    pub fn way(&self, first: u32, stage: LayerRange, position: u32) -> Option<(LayerRange, bool)> {
+    pub fn route(
+        &self,
+        first: u32,
+        stage: LayerRange,
+        position: u32,
+    ) -> Option<(LayerRange, bool)> {
         let computes = |layer: u32| self.from(layer).is_some_and(|from| from <= position);
         let passed = (first..=stage.last()).take_while(|layer| computes(*layer)).last()?;
         let goes_on = passed == stage.last() && computes(passed + 1);
@@ -69,7 +76,7 @@ impl Course {
     }
 
     /// Cuts positions where some layer from `first` on, within `stage` or right behind it, begins to
-    /// compute: each piece takes one way.
+    /// compute: each piece takes one route.
     #[must_use]
     pub fn pieces(
         &self,

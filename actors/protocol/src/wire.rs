@@ -22,7 +22,7 @@ use crate::capabilities::Capabilities;
 use crate::desired::DesiredMap;
 use crate::generation::{FinishReason, GenerationError, Until};
 use crate::plan::Plan;
-use crate::resume::{Course, Kept};
+use crate::resume::{Kept, ResumePlan};
 use crate::state::{SequenceCounts, ShardState};
 use crate::trace_context::{self, TraceContext};
 use features::{Feature, Features};
@@ -80,7 +80,8 @@ impl Control {
 pub enum NotPrepared {
     /// It knows of another plan for the model with this epoch, which is not lower. The planner does
     /// not: it has restarted, or was restored from a backup, or was cut off.
-    Overtaken(Epoch),
+    #[serde(rename = "Overtaken")]
+    StaleEpoch(Epoch),
     /// It cannot, for this reason.
     Unable(String),
 }
@@ -321,14 +322,16 @@ pub enum DataBody {
     },
     /// From the owner to every stage: an attempt begins at a sequence that was interrupted. The payload
     /// holds its log.
-    Recall {
+    #[serde(rename = "Recall")]
+    StateQuery {
         /// The stage.
         stage: u16,
         /// What every stage must know of it.
         open: Box<Opening>,
     },
     /// To the owner: how far a stage is with a sequence.
-    Recalled {
+    #[serde(rename = "Recalled")]
+    StageProgress {
         /// The stage.
         stage: u16,
         /// Of all layers that the node holds.
@@ -341,7 +344,8 @@ pub enum DataBody {
         /// The stage.
         stage: u16,
         /// The same for all stages.
-        course: Course,
+        #[serde(rename = "course")]
+        resume_plan: ResumePlan,
     },
     /// From the owner, when it heard nothing for longer than usual; it has sent everything before the
     /// frame's position. Goes from stage to stage, behind all that goes there, twice round, and ends at the
@@ -388,8 +392,8 @@ impl DataBody {
             Self::Forward(_)
             | Self::Release { .. }
             | Self::Absorbed { .. }
-            | Self::Recall { .. }
-            | Self::Recalled { .. }
+            | Self::StateQuery { .. }
+            | Self::StageProgress { .. }
             | Self::Resume { .. }
             | Self::Check { .. }
             | Self::Accepted { .. }

@@ -14,7 +14,7 @@ use planaria_control::membership::View;
 use planaria_engine::fake::FakeStage;
 use planaria_engine::geometry::Geometry;
 use planaria_pipeline::stage::host::{Host, HostRuntime};
-use planaria_pipeline::stage::sequences::Follows;
+use planaria_pipeline::stage::sequences::StepEffects;
 use planaria_protocol::pipe::{Command, Event as Heard, FRAME_CAP};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::ShardState;
@@ -24,7 +24,7 @@ use planaria_worker::child::Worker;
 
 use super::node::{Life, Node, geometry, model, new_host};
 use super::oracle::model_config;
-use super::{Happening, MS, Packet, World, now};
+use super::{MS, Packet, SimEvent, World, now};
 
 pub(super) struct SimulatedWorker {
     worker: Worker<Pipe>,
@@ -162,7 +162,7 @@ impl World {
                 Disk::Slow if has_loaded => self.pick(300, 1500),
                 _ => self.pick(0, 6),
             };
-            self.after(wait, Happening::Turn(me, number));
+            self.after(wait, SimEvent::Turn(me, number));
         }
         let time = self.time();
         for (event, payload) in heard {
@@ -178,7 +178,7 @@ impl World {
     /// The worker ends, which the host hears of.
     fn end_worker(&mut self, me: Incarnation) {
         let Some(worker) = self.life(me).and_then(|life| life.worker.take()) else { return };
-        self.after(MS, Happening::Exited(me, worker.number));
+        self.after(MS, SimEvent::Exited(me, worker.number));
     }
 
     pub(super) fn worker_exited(&mut self, me: Incarnation, number: u64) {
@@ -196,8 +196,8 @@ impl World {
         (life.host, life.worker) = (None, None);
         life.shard =
             ShardReport { state: ShardState::Restarting, ..ShardReport::starting(&model()) };
-        self.after(Duration::ZERO, Happening::Changed(me));
-        self.after(wait, Happening::StartHost(me));
+        self.after(Duration::ZERO, SimEvent::Changed(me));
+        self.after(wait, SimEvent::StartHost(me));
     }
 
     pub(super) fn start_host(&mut self, me: Incarnation) {
@@ -257,13 +257,13 @@ impl HostRuntime for Around<'_> {
         let number = worker.number;
         worker.inbox.push_back((command, payload));
         if !std::mem::replace(&mut worker.is_turning, true) {
-            self.world.after(wait, Happening::Turn(self.me, number));
+            self.world.after(wait, SimEvent::Turn(self.me, number));
         }
         true
     }
 
     fn start_after(&mut self, wait: Duration) {
-        self.world.after(wait, Happening::StartWorker(self.me));
+        self.world.after(wait, SimEvent::StartWorker(self.me));
     }
 
     fn send(&mut self, to: NodeId, header: DataHeader, payload: Bytes) -> Result<(), String> {
@@ -308,7 +308,7 @@ impl HostRuntime for Around<'_> {
         if let Some(life) = self.world.life(self.me) {
             life.shard.clone_from(report);
         }
-        self.world.after(Duration::ZERO, Happening::Changed(self.me));
+        self.world.after(Duration::ZERO, SimEvent::Changed(self.me));
     }
 
     fn busy(&mut self, _: bool) {}
@@ -321,7 +321,7 @@ impl HostRuntime for Around<'_> {
         format!("{:?}", self.world.now + wait)
     }
 
-    fn computed(&mut self, _: &Follows) {}
+    fn computed(&mut self, _: &StepEffects) {}
 
     fn unfinished<'a>(
         &mut self,

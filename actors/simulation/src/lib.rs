@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId, Strategy};
-use planaria_control::scheduler::machine::{Event as Plans, Message};
-use planaria_pipeline::sequence::machine::Event;
+use planaria_control::scheduler::machine::{Message, SchedulerEvent};
+use planaria_pipeline::sequence::machine::SequenceEvent;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::{DataBody, DataHeader, Report};
 use rand::rngs::SmallRng;
@@ -87,7 +87,7 @@ enum Packet {
 
 /// What happens next.
 #[derive(Debug)]
-enum Happening {
+enum SimEvent {
     Arrival {
         from: Incarnation,
         to: Incarnation,
@@ -114,9 +114,9 @@ enum Happening {
     Forgotten(Incarnation, SequenceId, Duration),
     Wake(Incarnation, SequenceId),
     /// What a scheduler is told.
-    Plan(Incarnation, Box<Plans>),
+    Plan(Incarnation, Box<SchedulerEvent>),
     /// What a sequence is told.
-    Tell(Incarnation, SequenceId, Box<Event>),
+    Tell(Incarnation, SequenceId, Box<SequenceEvent>),
     /// A node takes another for dead.
     Down(NodeId, Incarnation),
     Start(NodeId),
@@ -138,7 +138,7 @@ enum Fault {
     /// Until it is taken for dead; it comes back as a zombie and is then another.
     Zombie,
     /// Taken for dead by mistake.
-    Slander,
+    FalseSuspicion,
     Cut,
     /// For a while nothing can be loaded.
     BreakDisk,
@@ -160,7 +160,7 @@ const FAULTS: [Fault; 15] = [
     Fault::LoseHost,
     Fault::Freeze,
     Fault::Zombie,
-    Fault::Slander,
+    Fault::FalseSuspicion,
     Fault::Cut,
     Fault::BreakDisk,
     Fault::SlowDisk,
@@ -177,7 +177,7 @@ struct World {
     rng: SmallRng,
     start: Instant,
     now: Duration,
-    queue: BTreeMap<(Duration, u64), Happening>,
+    queue: BTreeMap<(Duration, u64), SimEvent>,
     queued: u64,
     nodes: BTreeMap<NodeId, Node>,
     /// Pairs that do not hear each other.
@@ -247,24 +247,24 @@ impl World {
                 }
             }
             world.nodes.insert(node, joining);
-            world.after(after, Happening::Start(node));
+            world.after(after, SimEvent::Start(node));
         }
         for request in 0..setup.requests {
             let after = world.pick(1500, 4000);
-            world.after(after, Happening::Ask(request));
+            world.after(after, SimEvent::Ask(request));
         }
         for _ in 0..setup.faults {
             let after = world.pick(1000, 5000);
-            world.after(after, Happening::Fault);
+            world.after(after, SimEvent::Fault);
         }
         while world.oracle.violation.is_none() {
-            let Some(((at, _), happening)) = world.queue.pop_first() else { break };
+            let Some(((at, _), event)) = world.queue.pop_first() else { break };
             if at > oracle::DEADLINE || (at > oracle::LAST_FAULT && world.is_quiet()) {
                 break;
             }
             world.now = at;
             NOW.set(Some(world.time()));
-            world.happen(happening);
+            world.happen(event);
         }
         world.check_end();
         let Oracle { violation, recoveries, tokens, .. } = world.oracle;
@@ -280,9 +280,9 @@ impl World {
         Duration::from_micros(self.rng.random_range(least * 1000..=most * 1000))
     }
 
-    fn after(&mut self, wait: Duration, happening: Happening) {
+    fn after(&mut self, wait: Duration, event: SimEvent) {
         self.queued += 1;
-        self.queue.insert((self.now + wait, self.queued), happening);
+        self.queue.insert((self.now + wait, self.queued), event);
     }
 
     fn note(&mut self, what: impl FnOnce() -> String) {
@@ -321,79 +321,79 @@ impl World {
         let twice = from.node != to && lane.is_some() && self.rng.random_ratio(1, 400);
         if twice {
             let packet = packet.clone();
-            let again = Happening::Arrival { from, to: receiver, packet: Box::new(packet) };
+            let again = SimEvent::Arrival { from, to: receiver, packet: Box::new(packet) };
             self.after(at - self.now + 3 * MS, again);
         }
-        let arrival = Happening::Arrival { from, to: receiver, packet: Box::new(packet) };
+        let arrival = SimEvent::Arrival { from, to: receiver, packet: Box::new(packet) };
         self.after(at - self.now, arrival);
         Ok(())
     }
 
-    fn happen(&mut self, happening: Happening) {
-        match happening {
-            Happening::Arrival { from, to, packet } => self.arrive(from, to, *packet),
-            Happening::Tick(life) => {
+    fn happen(&mut self, event: SimEvent) {
+        match event {
+            SimEvent::Arrival { from, to, packet } => self.arrive(from, to, *packet),
+            SimEvent::Tick(life) => {
                 let frozen = self.nodes.get(&life.node).is_some_and(|n| n.frozen.is_some());
                 if self.alive(life).is_some() {
                     self.tick(life);
                 }
                 if frozen || self.alive(life).is_some() {
-                    self.after(100 * MS, Happening::Tick(life));
+                    self.after(100 * MS, SimEvent::Tick(life));
                 }
             }
-            Happening::Turn(life, worker) => self.defer_or(life, |world| world.turn(life, worker)),
-            Happening::Wake(life, sequence) => {
+            SimEvent::Turn(life, worker) => self.defer_or(life, |world| world.turn(life, worker)),
+            SimEvent::Wake(life, sequence) => {
                 self.defer_or(life, |world| world.wake(life, sequence));
             }
-            Happening::Plan(life, _)
-            | Happening::Tell(life, ..)
-            | Happening::StartWorker(life)
-            | Happening::StartHost(life)
-            | Happening::Exited(life, _)
-            | Happening::Changed(life) => {
+            SimEvent::Plan(life, _)
+            | SimEvent::Tell(life, ..)
+            | SimEvent::StartWorker(life)
+            | SimEvent::StartHost(life)
+            | SimEvent::Exited(life, _)
+            | SimEvent::Changed(life) => {
                 if self.alive(life).is_some() {
-                    self.receive(happening);
+                    self.receive(event);
                 } else if self.nodes.get(&life.node).is_some_and(|n| n.life() == Some(life)) {
                     // It is frozen, and this waits in the inbox of an actor.
-                    self.after(10 * MS, happening);
+                    self.after(10 * MS, event);
                 }
             }
-            Happening::Mend(node) => {
+            SimEvent::Mend(node) => {
                 if let Some(node) = self.nodes.get_mut(&node) {
                     node.disk = Disk::Well;
                 }
             }
-            Happening::Leave(request) => self.leave(request),
-            Happening::Farewell(who, left) => self.hear_farewell(who, left),
-            Happening::Drained(life) => {
+            SimEvent::Leave(request) => self.leave(request),
+            SimEvent::Farewell(who, left) => self.hear_farewell(who, left),
+            SimEvent::Drained(life) => {
                 if self.nodes.get(&life.node).is_some_and(|node| node.life() == Some(life)) {
                     self.oracle.violate(format!("{life:?} was asked to stop and cannot"));
                 }
             }
-            Happening::Forgotten(owner, id, began) => self.check_forgotten(owner, id, began),
-            Happening::Down(who, lost) => self.take_for_dead(who, lost),
-            Happening::Start(node) => self.start(node),
-            Happening::Heal(a, b) => {
+            SimEvent::Forgotten(owner, id, began) => self.check_forgotten(owner, id, began),
+            SimEvent::Down(who, lost) => self.take_for_dead(who, lost),
+            SimEvent::Start(node) => self.start(node),
+            SimEvent::Heal(a, b) => {
                 self.note(|| format!("{a:?} and {b:?} hear each other again"));
                 let pair = (a.min(b), a.max(b));
                 self.cut.remove(&pair);
                 self.last_cut.insert(pair, self.now);
             }
-            Happening::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
-            Happening::Ask(request) => self.ask(request),
-            Happening::Fault => self.fault(),
+            SimEvent::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
+            SimEvent::Ask(request) => self.ask(request),
+            SimEvent::Fault => self.fault(),
         }
     }
 
     /// An actor takes in what it was told.
-    fn receive(&mut self, happening: Happening) {
-        match happening {
-            Happening::Plan(life, event) => self.plan(life, *event),
-            Happening::Tell(life, id, event) => self.tell(life, id, *event),
-            Happening::StartWorker(life) => self.start_worker(life),
-            Happening::StartHost(life) => self.start_host(life),
-            Happening::Exited(life, worker) => self.worker_exited(life, worker),
-            Happening::Changed(life) => self.changed(life),
+    fn receive(&mut self, event: SimEvent) {
+        match event {
+            SimEvent::Plan(life, event) => self.plan(life, *event),
+            SimEvent::Tell(life, id, event) => self.tell(life, id, *event),
+            SimEvent::StartWorker(life) => self.start_worker(life),
+            SimEvent::StartHost(life) => self.start_host(life),
+            SimEvent::Exited(life, worker) => self.worker_exited(life, worker),
+            SimEvent::Changed(life) => self.changed(life),
             _ => {}
         }
     }
@@ -426,7 +426,7 @@ impl World {
         let victim = present.get(self.rng.random_range(0..present.len().max(1))).copied();
         let (Some(victim), Some(fault)) = (victim, FAULTS.get(kind).copied()) else { return };
         let takes_away =
-            matches!(fault, Fault::Kill | Fault::Zombie | Fault::Slander | Fault::BreakDisk)
+            matches!(fault, Fault::Kill | Fault::Zombie | Fault::FalseSuspicion | Fault::BreakDisk)
                 || matches!(fault, Fault::Terminate);
         // Two can hold the model, and whoever plans has to be heard by them. Who could not load is left out for longer
         // than a request waits.
@@ -440,7 +440,7 @@ impl World {
             Fault::Kill => {
                 self.end(victim);
                 let back = self.pick(300, 2500);
-                self.after(back, Happening::Start(victim));
+                self.after(back, SimEvent::Start(victim));
             }
             Fault::KillWorker => self.kill_worker(victim),
             Fault::LoseSequence => self.lose_sequence(victim),
@@ -449,20 +449,20 @@ impl World {
             Fault::Freeze => {
                 self.freeze(victim);
                 let moment = self.pick(5, 150);
-                self.after(moment, Happening::Thaw(victim, false));
+                self.after(moment, SimEvent::Thaw(victim, false));
             }
             Fault::Zombie => {
                 self.away.insert(victim);
                 self.freeze(victim);
                 self.spread_death(victim);
                 let moment = self.pick(800, 2500);
-                self.after(moment, Happening::Thaw(victim, true));
+                self.after(moment, SimEvent::Thaw(victim, true));
             }
-            Fault::Slander => {
+            Fault::FalseSuspicion => {
                 self.away.insert(victim);
                 self.spread_death(victim);
                 let moment = self.pick(300, 900);
-                self.after(moment, Happening::Thaw(victim, true));
+                self.after(moment, SimEvent::Thaw(victim, true));
             }
             Fault::BreakDisk | Fault::SlowDisk => {
                 let lasting = self.pick(200, 3000);
@@ -473,7 +473,7 @@ impl World {
                         self.spoiled.insert(victim);
                     }
                 }
-                self.after(lasting, Happening::Mend(victim));
+                self.after(lasting, SimEvent::Mend(victim));
             }
             Fault::Cut => {
                 let others: Vec<NodeId> = present.into_iter().filter(|n| *n != victim).collect();
@@ -486,7 +486,7 @@ impl World {
                     self.cut.insert(pair);
                     self.last_cut.insert(pair, self.now);
                     let moment = self.pick(20, 600);
-                    self.after(moment, Happening::Heal(victim, other));
+                    self.after(moment, SimEvent::Heal(victim, other));
                 }
             }
         }
@@ -498,7 +498,7 @@ impl World {
         let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != victim).copied().collect();
         for other in others {
             let noticed = self.pick(200, 600);
-            self.after(noticed, Happening::Down(other, lost));
+            self.after(noticed, SimEvent::Down(other, lost));
         }
     }
 
@@ -530,7 +530,7 @@ impl World {
         self.resume(life);
         if is_zombie {
             let soon = self.pick(20, 200);
-            self.after(soon, Happening::Start(node));
+            self.after(soon, SimEvent::Start(node));
         }
     }
 }
@@ -539,7 +539,7 @@ fn stage_of(header: &DataHeader) -> Option<u16> {
     match &header.body {
         DataBody::Forward(forward) => Some(forward.stage),
         DataBody::Release { stage }
-        | DataBody::Recall { stage, .. }
+        | DataBody::StateQuery { stage, .. }
         | DataBody::Resume { stage, .. }
         | DataBody::Check { stage, .. } => Some(*stage),
         _ => None,

@@ -12,15 +12,15 @@ use planaria_config::{
 };
 use planaria_control::drain::{Holds, holds};
 use planaria_control::membership::{Member, View};
-use planaria_control::scheduler::machine::{Event as Plans, Message, Patience, Scheduler};
+use planaria_control::scheduler::machine::{Message, Scheduler, SchedulerEvent, Timeouts};
 use planaria_control::scheduler::placement::Sizing;
 use planaria_control::scheduler::problem::PlacementProblem;
 use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_pipeline::routes::{Routes, Way};
-use planaria_pipeline::sequence::machine::Event;
+use planaria_pipeline::sequence::machine::SequenceEvent;
 use planaria_pipeline::sequence::recovery::Offer;
-use planaria_pipeline::stage::host::{Host, Timeouts};
+use planaria_pipeline::stage::host::{Host, WorkerTimeouts};
 use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
 use planaria_protocol::desired::DesiredMap;
 use planaria_protocol::plan::{Plan, WorkerKey};
@@ -31,10 +31,10 @@ use planaria_protocol::wire::{DataHeader, HeldModel, Report, RunningReport, Shar
 use super::host::{Disk, SimulatedWorker};
 use super::oracle::{all_layers, model_config};
 use super::owner::{Owner, PACE};
-use super::{Bug, Happening, MS, Packet, World, check_plan};
+use super::{Bug, MS, Packet, SimEvent, World, check_plan};
 
 /// As nodes with the usual settings are, but for the time that a load may take.
-const PATIENCE: Patience = Patience::with(Duration::from_secs(60), Duration::from_secs(20));
+const PATIENCE: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
 
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 800, max_sequences: 2, streams: 1 };
@@ -63,7 +63,7 @@ pub(super) fn geometry() -> Geometry {
 /// A host that is to hold these layers.
 pub(super) fn new_host(now: Instant, me: Incarnation, wanted: Vec<LayerRange>) -> Host {
     let key = WorkerKey { model: model(), digest: "11".repeat(32).parse().unwrap() };
-    let timeouts = Timeouts { step: PACE.step_timeout, load: PACE.recovery_timeout };
+    let timeouts = WorkerTimeouts { step: PACE.step_timeout, load: PACE.recovery_timeout };
     Host::new(now, (me.node, me.node.short()), &key, wanted, timeouts, 1 << 20)
 }
 
@@ -279,8 +279,8 @@ impl World {
         self.away.remove(&id);
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
-        self.after(Duration::ZERO, Happening::Tick(me));
-        self.after(MS, Happening::StartHost(me));
+        self.after(Duration::ZERO, SimEvent::Tick(me));
+        self.after(MS, SimEvent::StartHost(me));
     }
 
     pub(super) fn life(&mut self, me: Incarnation) -> Option<&mut Life> {
@@ -289,7 +289,7 @@ impl World {
 
     pub(super) fn tick(&mut self, me: Incarnation) {
         self.see_itself(me);
-        self.plan(me, Plans::Tick);
+        self.plan(me, SchedulerEvent::Tick);
         let Some(report) = self.life(me).map(|life| life.report()) else { return };
         let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
         for other in others {
@@ -310,7 +310,7 @@ impl World {
             self.stop(me);
             return;
         }
-        self.after(super::DRAIN, Happening::Drained(me));
+        self.after(super::DRAIN, SimEvent::Drained(me));
     }
 
     /// It stops once nothing depends on it any more.
@@ -328,19 +328,19 @@ impl World {
         let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
         for other in others {
             let soon = self.pick(0, 20);
-            self.after(soon, Happening::Farewell(other, me));
+            self.after(soon, SimEvent::Farewell(other, me));
         }
         if let Some(node) = self.nodes.get_mut(&me.node) {
             node.end();
         }
         let back = self.pick(300, 2500);
-        self.after(back, Happening::Start(me.node));
+        self.after(back, SimEvent::Start(me.node));
     }
 
     pub(super) fn hear_farewell(&mut self, who: NodeId, left: Incarnation) {
         let Some(me) = self.nodes.get(&who).and_then(Node::life) else { return };
         if self.nodes.get(&who).is_some_and(|node| node.frozen.is_some()) {
-            self.after(50 * MS, Happening::Farewell(who, left));
+            self.after(50 * MS, SimEvent::Farewell(who, left));
             return;
         }
         let known = self.life(me).and_then(|life| life.members.get(&left.node).cloned());
@@ -389,21 +389,21 @@ impl World {
         life.view = view.clone();
         life.routes.look(time, &view);
         self.host(me, |host, around| host.members(time, &view, around));
-        self.plan(me, Plans::Members(view.clone()));
+        self.plan(me, SchedulerEvent::Members(view.clone()));
         let Some(life) = self.life(me) else { return };
         let lost = life.owners.iter().flat_map(|(id, owner)| {
             view.losses(owner.sequence.plan()).map(|lost| (*id, lost)).collect::<Vec<_>>()
         });
         for (id, lost) in lost.collect::<Vec<_>>() {
             let name = format!("{lost:?}");
-            self.tell(me, id, Event::NodeLost { life: lost, name });
+            self.tell(me, id, SequenceEvent::NodeLost { life: lost, name });
         }
     }
 
     pub(super) fn take_for_dead(&mut self, who: NodeId, lost: Incarnation) {
         let Some(me) = self.nodes.get(&who).and_then(Node::life) else { return };
         if self.nodes.get(&who).is_some_and(|node| node.frozen.is_some()) {
-            self.after(50 * MS, Happening::Down(who, lost));
+            self.after(50 * MS, SimEvent::Down(who, lost));
             return;
         }
         let known = self.life(me).and_then(|life| life.members.get(&lost.node).cloned());
@@ -413,7 +413,7 @@ impl World {
         }
     }
 
-    pub(super) fn plan(&mut self, me: Incarnation, event: Plans) {
+    pub(super) fn plan(&mut self, me: Incarnation, event: SchedulerEvent) {
         let time = self.time();
         let Some(life) = self.life(me) else { return };
         let before = life.scheduler.plan_table();
@@ -430,7 +430,7 @@ impl World {
         self.hold(me);
         self.see_itself(me);
         for id in owners {
-            self.tell(me, id, Event::PlansChanged);
+            self.tell(me, id, SequenceEvent::PlansChanged);
         }
     }
 
@@ -457,7 +457,7 @@ impl World {
                 ShardState::Failed => Err(shard.reason.clone()),
                 _ => return true,
             };
-            answers.push(Plans::ShardsLoaded { epoch: plan.epoch(), result });
+            answers.push(SchedulerEvent::ShardsLoaded { epoch: plan.epoch(), result });
             false
         });
         answers.into_iter().for_each(|answer| self.plan(me, answer));
@@ -497,7 +497,7 @@ impl World {
             }
             Way::Owner => {
                 let id = header.sequence;
-                self.tell(me, id, Event::Frame(header));
+                self.tell(me, id, SequenceEvent::Frame(header));
             }
             Way::Stage(plan) => self.take(me, &plan, &header, payload),
             Way::Holder(Some(plan))
@@ -520,7 +520,7 @@ impl World {
         let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
         owners.iter().for_each(|id| self.sleep(me, *id));
         if let Some(number) = number {
-            self.after(MS, Happening::Turn(me, number));
+            self.after(MS, SimEvent::Turn(me, number));
         }
     }
 
@@ -561,11 +561,11 @@ struct Around<'a> {
 }
 
 impl SchedulerRuntime for Around<'_> {
-    fn cast(&mut self, event: Plans) {
-        if let Plans::Commit(plan) = &event {
+    fn cast(&mut self, event: SchedulerEvent) {
+        if let SchedulerEvent::Commit(plan) = &event {
             self.check(plan);
         }
-        self.world.after(Duration::ZERO, Happening::Plan(self.me, Box::new(event)));
+        self.world.after(Duration::ZERO, SimEvent::Plan(self.me, Box::new(event)));
     }
 
     fn send(&mut self, to: NodeId, message: Message) {
@@ -599,12 +599,12 @@ impl SchedulerRuntime for Around<'_> {
 
     fn place(&mut self, problem: Box<PlacementProblem>) {
         let (number, placed) = (problem.number, problem.place());
-        self.think(Plans::Placed { number, placed });
+        self.think(SchedulerEvent::Placed { number, placed });
     }
 
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
         let (number, failovers) = (problem.number, problem.failovers());
-        self.think(Plans::FailoversPlanned { number, failovers });
+        self.think(SchedulerEvent::FailoversPlanned { number, failovers });
     }
 }
 
@@ -617,8 +617,8 @@ impl Around<'_> {
     }
 
     /// What was worked out is there after a while.
-    fn think(&mut self, event: Plans) {
+    fn think(&mut self, event: SchedulerEvent) {
         let thinking = self.world.pick(0, 40);
-        self.world.after(thinking, Happening::Plan(self.me, Box::new(event)));
+        self.world.after(thinking, SimEvent::Plan(self.me, Box::new(event)));
     }
 }

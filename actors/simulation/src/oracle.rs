@@ -8,7 +8,7 @@ use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage as _, Step};
-use planaria_protocol::generation::{Event as Told, FinishReason};
+use planaria_protocol::generation::{ClientEvent, FinishReason};
 use planaria_protocol::plan::Plan;
 
 /// After this nothing goes wrong any more.
@@ -72,7 +72,7 @@ impl Oracle {
     }
 
     /// A client is told something.
-    pub(super) fn told(&mut self, now: Duration, request: u32, told: Told) {
+    pub(super) fn told(&mut self, now: Duration, request: u32, told: ClientEvent) {
         let Some(asked) = self.requests.get_mut(&request) else { return };
         if asked.has_left {
             return;
@@ -83,8 +83,8 @@ impl Oracle {
         }
         let left = asked.expected.len() - asked.told;
         match told {
-            Told::Reused(_) | Told::Recovering => {}
-            Told::Token(token) => {
+            ClientEvent::Reused(_) | ClientEvent::Recovering => {}
+            ClientEvent::Token(token) => {
                 let expected = asked.expected.get(asked.told).copied();
                 asked.told += 1;
                 self.tokens += 1;
@@ -96,13 +96,15 @@ impl Oracle {
                     ));
                 }
             }
-            Told::Finished(FinishReason::Length) if left == 0 => self.over(now, request),
-            Told::Finished(reason) => {
+            ClientEvent::Finished(FinishReason::Length) if left == 0 => self.over(now, request),
+            ClientEvent::Finished(reason) => {
                 self.violate(format!(
                     "request {request} ends ({reason:?}) with {left} tokens to come"
                 ));
             }
-            Told::Failed(error) => self.violate(format!("request {request} failed: {error}")),
+            ClientEvent::Failed(error) => {
+                self.violate(format!("request {request} failed: {error}"));
+            }
         }
     }
 
@@ -152,7 +154,7 @@ impl Oracle {
     }
 }
 
-/// What follows a prompt when nothing goes wrong.
+/// What effects a prompt when nothing goes wrong.
 fn undisturbed(prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
     let mut stage = FakeStage::new(&model_config(), all_layers()).unwrap();
     let (mut start, mut tokens, mut answer) = (0, prompt.to_vec(), Vec::new());

@@ -8,17 +8,17 @@ use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_engine::sampler::SamplingParams;
-use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
+use planaria_pipeline::sequence::machine::{Pace, Sequence, SequenceAction, SequenceEvent};
 use planaria_pipeline::sequence::recovery::Recovered;
 use planaria_pipeline::sequence::runtime::{SequenceRuntime, carry_out, releases};
-use planaria_protocol::generation::{Event as Told, Request, Until};
+use planaria_protocol::generation::{ClientEvent, Request, Until};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader};
 use rand::RngExt as _;
 
 use super::node::{Life, Node, model};
-use super::{Bug, Happening, MS, Packet, World};
+use super::{Bug, MS, Packet, SimEvent, World};
 
 pub(super) const PACE: Pace = Pace {
     prefill_chunk: 16,
@@ -48,7 +48,7 @@ impl World {
         let me = node.and_then(|node| self.nodes.get(&node)?.life());
         let plan = node.and_then(|node| self.nodes.get(&node)?.ready());
         let (Some(me), Some(plan)) = (me.filter(|me| self.alive(*me).is_some()), plan) else {
-            self.after(50 * MS, Happening::Ask(request));
+            self.after(50 * MS, SimEvent::Ask(request));
             return;
         };
         let prompt: Vec<u32> =
@@ -75,7 +75,7 @@ impl World {
         self.sleep(me, id);
         if self.rng.random_ratio(1, 4) {
             let after = self.pick(0, 2500);
-            self.after(after, Happening::Leave(request));
+            self.after(after, SimEvent::Leave(request));
         }
     }
 
@@ -86,10 +86,10 @@ impl World {
         let Some(me) = self.nodes.values().find(owns).and_then(Node::life) else { return };
         self.oracle.left(self.now, request);
         self.note(|| format!("the client of request {request} leaves"));
-        self.after(Duration::ZERO, Happening::Tell(me, id, Box::new(Event::ClientGone)));
+        self.after(Duration::ZERO, SimEvent::Tell(me, id, Box::new(SequenceEvent::ClientGone)));
     }
 
-    pub(super) fn tell(&mut self, me: Incarnation, id: SequenceId, event: Event) {
+    pub(super) fn tell(&mut self, me: Incarnation, id: SequenceId, event: SequenceEvent) {
         let time = self.time();
         let Some(owner) = self.life(me).and_then(|life| life.owners.get_mut(&id)) else { return };
         let actions = owner.sequence.on(time, event);
@@ -109,7 +109,7 @@ impl World {
         let is_wrong = self.setup.bug == Some(Bug::StaleRelease);
         let plan = if is_wrong { &owner.first } else { &owner.plan };
         self.free(plan, (me, id, u16::MAX), |_| false);
-        self.after(super::FORGOTTEN, Happening::Forgotten(me, id, owner.began));
+        self.after(super::FORGOTTEN, SimEvent::Forgotten(me, id, owner.began));
     }
 
     /// The actor of a sequence panics. Its client's channel closes, and its places are freed.
@@ -128,7 +128,7 @@ impl World {
         let Some(owner) = self.life(me).and_then(|life| life.owners.get_mut(&id)) else { return };
         owner.alarm = owner.sequence.wake_at(time);
         if let Some(at) = owner.alarm {
-            self.after(at.saturating_duration_since(time), Happening::Wake(me, id));
+            self.after(at.saturating_duration_since(time), SimEvent::Wake(me, id));
         }
     }
 
@@ -136,11 +136,11 @@ impl World {
         let time = self.time();
         let Some(owner) = self.life(me).and_then(|life| life.owners.get_mut(&id)) else { return };
         if owner.alarm.take_if(|at| *at <= time).is_some() {
-            self.tell(me, id, Event::Tick);
+            self.tell(me, id, SequenceEvent::Tick);
         }
     }
 
-    pub(super) fn act(&mut self, me: Incarnation, id: SequenceId, actions: Vec<Action>) {
+    pub(super) fn act(&mut self, me: Incarnation, id: SequenceId, actions: Vec<SequenceAction>) {
         let Some(owner) = self.life(me).and_then(|life| life.owners.get(&id)) else { return };
         let (request, plan) = (owner.request, Arc::clone(owner.sequence.plan()));
         carry_out(&plan, actions, &mut Around { world: self, me, id, request });
@@ -168,7 +168,7 @@ struct Around<'a> {
 }
 
 impl SequenceRuntime for Around<'_> {
-    fn begins(&mut self, _: &Action) {}
+    fn begins(&mut self, _: &SequenceAction) {}
 
     fn send(&mut self, to: NodeId, mut header: DataHeader, payload: Bytes) -> Result<(), String> {
         match self.world.setup.bug {
@@ -179,8 +179,8 @@ impl SequenceRuntime for Around<'_> {
         self.world.send(self.me, to, Packet::Data(header, payload))
     }
 
-    fn cast(&mut self, event: Event) {
-        let told = Happening::Tell(self.me, self.id, Box::new(event));
+    fn cast(&mut self, event: SequenceEvent) {
+        let told = SimEvent::Tell(self.me, self.id, Box::new(event));
         self.world.after(Duration::ZERO, told);
     }
 
@@ -217,7 +217,7 @@ impl SequenceRuntime for Around<'_> {
         self.world.note(|| format!("request {request} goes on: {recovered:?}"));
     }
 
-    fn tell(&mut self, told: Told) -> bool {
+    fn tell(&mut self, told: ClientEvent) -> bool {
         let now = self.world.now;
         self.world.oracle.told(now, self.request, told);
         true
@@ -243,9 +243,9 @@ fn replay(header: &mut DataHeader) {
 
 /// Takes the first of the layers that have lost something for one that has not.
 fn forget_layer(header: &mut DataHeader) {
-    let DataBody::Resume { course, .. } = &mut header.body else { return };
-    let last = course.parts.iter().map(|part| part.from).max().unwrap_or(0);
-    if let Some(part) = course.parts.iter_mut().find(|part| part.from < last) {
+    let DataBody::Resume { resume_plan, .. } = &mut header.body else { return };
+    let last = resume_plan.spans.iter().map(|part| part.from).max().unwrap_or(0);
+    if let Some(part) = resume_plan.spans.iter_mut().find(|part| part.from < last) {
         part.from = last;
     }
 }

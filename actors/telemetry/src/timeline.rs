@@ -3,10 +3,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use planaria_pipeline::sequence::machine::Action;
+use planaria_pipeline::sequence::machine::SequenceAction;
 use planaria_pipeline::sequence::phases::Phases;
 use planaria_pipeline::sequence::recovery::Recovered;
-use planaria_protocol::generation::Event as Told;
+use planaria_protocol::generation::ClientEvent;
 use planaria_protocol::trace_context::TraceContext;
 
 use crate::traces::spans::Span;
@@ -44,28 +44,34 @@ impl Timeline {
     }
 
     /// Takes in what the owner does. `planned` is how long it took until there was the plan that mended it.
-    pub fn on(&mut self, now: SystemTime, action: &Action, planned: Option<Duration>) -> Vec<Span> {
+    pub fn on(
+        &mut self,
+        now: SystemTime,
+        action: &SequenceAction,
+        planned: Option<Duration>,
+    ) -> Vec<Span> {
         match action {
-            Action::Tell(Told::Token(_) | Told::Finished(_)) => {
-                self.tokens += i64::from(matches!(action, Action::Tell(Told::Token(_))));
+            SequenceAction::Tell(ClientEvent::Token(_) | ClientEvent::Finished(_)) => {
+                self.tokens +=
+                    i64::from(matches!(action, SequenceAction::Tell(ClientEvent::Token(_))));
                 if self.first.is_some() {
                     return Vec::new();
                 }
                 self.first = Some(now);
                 vec![self.span("prefill", (self.began, now))]
             }
-            Action::Tell(Told::Recovering) => {
+            SequenceAction::Tell(ClientEvent::Recovering) => {
                 if self.broken.is_none() {
                     self.broken = Some(now);
                     self.phases.broken();
                 }
                 Vec::new()
             }
-            Action::Tell(Told::Failed(error)) => {
+            SequenceAction::Tell(ClientEvent::Failed(error)) => {
                 self.error = Some(error.to_string());
                 Vec::new()
             }
-            Action::Recovered(recovered) => {
+            SequenceAction::Recovered(recovered) => {
                 self.broken = None;
                 self.recoveries += 1;
                 self.recovery(now, recovered, planned)
@@ -153,8 +159,8 @@ mod tests {
         UNIX_EPOCH + Duration::from_millis(millis)
     }
 
-    fn token() -> Action {
-        Action::Tell(Told::Token(Token { id: 1, logprobs: None }))
+    fn token() -> SequenceAction {
+        SequenceAction::Tell(ClientEvent::Token(Token { id: 1, logprobs: None }))
     }
 
     fn times(spans: &[Span]) -> Vec<(&'static str, u64, u64)> {
@@ -174,7 +180,7 @@ mod tests {
         let (request, mut timeline) = timeline();
         let mut spans = timeline.on(at(1300), &token(), None);
         spans.extend(timeline.on(at(1400), &token(), None));
-        let done = Action::Tell(Told::Finished(FinishReason::Stop));
+        let done = SequenceAction::Tell(ClientEvent::Finished(FinishReason::Stop));
         spans.extend(timeline.on(at(1500), &done, None));
         spans.extend(timeline.end(at(1501)));
         assert_eq!(
@@ -192,10 +198,11 @@ mod tests {
     fn a_recovery_has_the_phases_that_its_owner_measured_and_a_link_to_what_died() {
         let (request, mut timeline) = timeline();
         timeline.on(at(1300), &token(), None);
-        timeline.on(at(1800), &Action::Tell(Told::Recovering), None);
-        timeline.on(at(4800), &Action::Tell(Told::Recovering), None);
+        timeline.on(at(1800), &SequenceAction::Tell(ClientEvent::Recovering), None);
+        timeline.on(at(4800), &SequenceAction::Tell(ClientEvent::Recovering), None);
         let planned = Some(Duration::from_millis(30));
-        let spans = timeline.on(at(1940), &Action::Recovered(Recovered::example()), planned);
+        let spans =
+            timeline.on(at(1940), &SequenceAction::Recovered(Recovered::example()), planned);
         assert_eq!(
             times(&spans),
             [
@@ -220,9 +227,9 @@ mod tests {
     #[test]
     fn what_nobody_mends_ends_with_the_reason() {
         let (_, mut timeline) = timeline();
-        timeline.on(at(1100), &Action::Tell(Told::Recovering), None);
+        timeline.on(at(1100), &SequenceAction::Tell(ClientEvent::Recovering), None);
         let error = GenerationError::TimedOut { seconds: 3 };
-        timeline.on(at(1200), &Action::Tell(Told::Failed(error)), None);
+        timeline.on(at(1200), &SequenceAction::Tell(ClientEvent::Failed(error)), None);
         let spans = timeline.end(at(1200));
         assert_eq!(
             times(&spans),

@@ -248,11 +248,11 @@ impl<W: Write> Worker<W> {
                 self.queue.release(sequence);
                 self.stage.release(sequence);
             }
-            Command::Recall { sequence, attempt, params } => {
+            Command::StateQuery { sequence, attempt, params } => {
                 self.queue.release(sequence);
                 let tokens = tokens_from_bytes(&payload);
                 let progress = self.stage.recall(sequence, &tokens, &params);
-                let event = Event::Recalled { sequence, attempt, progress };
+                let event = Event::StageProgress { sequence, attempt, progress };
                 say(&mut self.output, &event, Bytes::new())?;
             }
             Command::Rewind { sequence, to } => {

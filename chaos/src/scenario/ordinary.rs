@@ -1,4 +1,4 @@
-//! The harm of ordinary life: what happens to clusters in which nobody dies, or somebody does in bad company.
+//! The fault of ordinary life: what happens to clusters in which nobody dies, or somebody does in bad company.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! One round: answers begin, harm is done, and what follows is checked.
+//! One round: answers begin, fault is done, and what follows is checked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::{Cut, Harm, Leaving, Scenario};
+use super::{Cut, Fault, Leaving, Scenario};
 use crate::api::Api;
 use crate::arena::Arena;
 use crate::check::{
@@ -57,7 +57,7 @@ const ACTORS: &[&str] = &[
 pub struct Round {
     /// What was drawn.
     pub drawn: Drawn,
-    /// How it was seen that the harm was done.
+    /// How it was seen that the fault was done.
     pub proof: String,
     /// Tokens that were compared.
     pub tokens: usize,
@@ -121,7 +121,7 @@ impl Streams {
                     Ok((under_way || !self.are_running()).then_some(()))
                 })
                 .await?;
-                ensure!(self.are_running(), "all answers ended before the harm was done");
+                ensure!(self.are_running(), "all answers ended before the fault was done");
                 let least = self.counts().min().unwrap_or(0);
                 Ok(format!("every answer had {least} tokens or more"))
             }
@@ -141,12 +141,12 @@ impl Streams {
 /// Plays a round on a cluster that is whole, and makes it whole again.
 ///
 /// # Errors
-/// When the harm could not be done, so that nothing was tried.
+/// When the fault could not be done, so that nothing was tried.
 pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Result<Round> {
     let nodes = arena.len();
     let victim = arena.who(drawn.role).await?;
-    let asked = match scenario.harm {
-        Harm::KillOwner | Harm::PanicSequence => victim,
+    let asked = match scenario.fault {
+        Fault::KillOwner | Fault::PanicSequence => victim,
         _ => (victim + 1 + drawn.choice % (nodes - 1)) % nodes,
     };
     let api = arena.api(asked)?;
@@ -157,27 +157,27 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let mut scene =
         Scene { arena, drawn: &drawn, victim, asked, dead: Vec::new(), found: Vec::new() };
     let (streams, when) = if drawn.phase == Phase::Idle {
-        let proof = scene.harm(scenario.harm, None).await?;
+        let proof = scene.fault(scenario.fault, None).await?;
         (Streams::begin(&api, &drawn), proof)
     } else {
         let streams = Streams::begin(&api, &drawn);
         let when = streams.reach(&drawn, &api).await?;
-        let proof = scene.harm(scenario.harm, Some(&streams)).await?;
+        let proof = scene.fault(scenario.fault, Some(&streams)).await?;
         (streams, format!("{when}; {proof}"))
     };
     let heard = streams.end().await;
     let dead = scene.mend()?;
     let mut violations = std::mem::take(&mut scene.found);
-    violations.extend(judge(scenario.harm, &expected, &heard));
+    violations.extend(judge(scenario.fault, &expected, &heard));
     // Nobody is to feel a collector's trouble, either.
-    if scenario.harm == Harm::Nothing || scenario.needs_collector() {
+    if scenario.fault == Fault::Nothing || scenario.needs_collector() {
         let lines = arena.logs();
         let new = lines.iter().zip(&logged).flat_map(|(now, before)| now.iter().skip(before.len()));
         violations.extend(nobody_suspected(new.map(String::as_str)));
     }
     let recoveries = match api.view().await {
         Ok(view) => {
-            if scenario.harm == Harm::Blink {
+            if scenario.fault == Fault::Blink {
                 violations.extend(nobody_removed(&before, &view));
             }
             let new = view.recoveries.into_iter();
@@ -192,7 +192,7 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     let (whole, found) = arena.whole().await;
     violations.extend(found);
     violations.extend(arena.ready_everywhere().await);
-    if scenario.harm == Harm::FullDisk {
+    if scenario.fault == Fault::FullDisk {
         let lines = arena.cluster.node(victim)?.process.log();
         violations.extend(nothing_set_aside(lines.iter().map(String::as_str)));
     }
@@ -207,14 +207,14 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     })
 }
 
-fn judge(harm: Harm, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
+fn judge(fault: Fault, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
     let pairs = expected.iter().zip(heard);
     let found = pairs.flat_map(|(expected, heard)| {
-        let mut found = match harm {
+        let mut found = match fault {
             // Whoever speaks to a node that dies hears no more. What he has heard was right.
-            Harm::KillOwner => same_as_far(expected, heard).into_iter().collect(),
+            Fault::KillOwner => same_as_far(expected, heard).into_iter().collect(),
             // So does the client of a sequence that dies, in words.
-            Harm::PanicSequence if heard.error.is_some() => {
+            Fault::PanicSequence if heard.error.is_some() => {
                 same_as_far(expected, heard).into_iter().collect()
             }
             _ => same_answer(expected, heard),
@@ -225,7 +225,7 @@ fn judge(harm: Harm, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
     found.collect()
 }
 
-/// Where harm is done.
+/// Where fault is done.
 pub(super) struct Scene<'a> {
     pub(super) arena: &'a mut Arena,
     pub(super) drawn: &'a Drawn,
@@ -233,37 +233,37 @@ pub(super) struct Scene<'a> {
     pub(super) asked: usize,
     /// Nodes to be started again when the answers are over.
     pub(super) dead: Vec<usize>,
-    /// What did not hold while harm was done.
+    /// What did not hold while fault was done.
     pub(super) found: Vec<Violation>,
 }
 
 impl Scene<'_> {
     /// Does it, and says how that was seen.
-    async fn harm(&mut self, harm: Harm, streams: Option<&Streams>) -> Result<String> {
+    async fn fault(&mut self, fault: Fault, streams: Option<&Streams>) -> Result<String> {
         let Drawn { lasts, choice, .. } = *self.drawn;
         let victim = self.victim;
-        match harm {
-            Harm::KillNode | Harm::KillOwner => self.kill(victim).await,
-            Harm::KillTwo => {
+        match fault {
+            Fault::KillNode | Fault::KillOwner => self.kill(victim).await,
+            Fault::KillTwo => {
                 let other = self.another(choice);
                 let first = self.kill(victim).await?;
                 Ok(format!("{first}; {}", self.kill(other).await?))
             }
-            Harm::KillInRecovery => {
+            Fault::KillInRecovery => {
                 let other = self.another(choice);
                 let pid = self.arena.pid(victim)?;
                 let first = self.kill(victim).await?;
                 self.noticed(pid).await?;
                 Ok(format!("{first}, which was noticed; {}", self.kill(other).await?))
             }
-            Harm::KillWhileLoading => {
+            Fault::KillWhileLoading => {
                 self.kill(victim).await?;
                 self.arena.restart(victim).await?;
                 tokio::time::sleep(lasts).await;
                 self.dead.clear();
                 Ok(format!("{} after it had come back", self.kill(victim).await?))
             }
-            Harm::Flap => {
+            Fault::Flap => {
                 for _ in 0..FLAPS {
                     self.kill(victim).await?;
                     tokio::time::sleep(lasts).await;
@@ -273,26 +273,26 @@ impl Scene<'_> {
                 }
                 Ok(format!("it was killed and started {FLAPS} times"))
             }
-            Harm::KillWorker => self.hit_worker(Signal::KILL).await,
-            Harm::KillWorkerAgain => {
+            Fault::KillWorker => self.hit_worker(Signal::KILL).await,
+            Fault::KillWorkerAgain => {
                 let first = self.hit_worker(Signal::KILL).await?;
                 Ok(format!("{first}; {}", self.hit_worker(Signal::KILL).await?))
             }
-            Harm::AbortWorker => self.hit_worker(Signal::ABORT).await,
-            Harm::StopWorker => {
+            Fault::AbortWorker => self.hit_worker(Signal::ABORT).await,
+            Fault::StopWorker => {
                 let worker = self.arena.worker(victim).await?;
                 signal(worker, Signal::STOP)?;
                 let stands = async || Ok(is_stopped(worker).then_some(()));
                 wait_for("the worker to stand still", stands).await?;
                 Ok(format!("worker {worker} stands still"))
             }
-            Harm::PanicActor => self.panic(choice).await,
-            Harm::PanicSequence => {
+            Fault::PanicActor => self.panic(choice).await,
+            Fault::PanicSequence => {
                 self.panics("sequence").await?;
                 Ok("a sequence panicked".to_owned())
             }
-            Harm::HangActor => self.hang(choice).await,
-            Harm::Freeze | Harm::Blink => {
+            Fault::HangActor => self.hang(choice).await,
+            Fault::Freeze | Fault::Blink => {
                 let pid = self.arena.pid(victim)?;
                 signal(pid, Signal::STOP)?;
                 tokio::time::sleep(lasts).await;
@@ -302,11 +302,11 @@ impl Scene<'_> {
                 ensure!(stands, "process {pid} went on");
                 Ok(format!("process {pid} stood still for {lasts:?}"))
             }
-            Harm::Drain => {
+            Fault::Drain => {
                 self.drain(victim).await?;
                 Ok("it ended in order".to_owned())
             }
-            Harm::RollingRestart => {
+            Fault::RollingRestart => {
                 // The one that clients speak to lets their answers end before it goes.
                 for index in 0..self.arena.len() {
                     self.drain(index).await?;
@@ -317,19 +317,19 @@ impl Scene<'_> {
                 }
                 Ok("all ended in order and came back".to_owned())
             }
-            Harm::Cut(cut) => self.cut(cut, lasts).await,
-            Harm::Bad(weather) => {
+            Fault::Cut(cut) => self.cut(cut, lasts).await,
+            Fault::Bad(profile) => {
                 let network = self.arena.network.as_ref().context("there is no network")?;
                 let before = network.deeds().total();
-                network.rule_all(weather.rule());
+                network.rule_all(profile.rule());
                 let felt = async || Ok((network.deeds().total() > before).then_some(()));
-                wait_for("the bad weather to be felt", felt).await?;
+                wait_for("the bad profile to be felt", felt).await?;
                 over(streams).await;
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }
-            Harm::Collector(trouble) => self.trouble(trouble, streams).await,
-            Harm::Nothing => self.load(lasts).await,
-            Harm::FullDisk => {
+            Fault::Collector(trouble) => self.trouble(trouble, streams).await,
+            Fault::Nothing => self.load(lasts).await,
+            Fault::FullDisk => {
                 forbid_writing(self.arena.pid(victim)?)?;
                 let killed = self.kill(self.another(choice)).await?;
                 let process = &mut self.arena.cluster.node(victim)?.process;
@@ -339,24 +339,24 @@ impl Scene<'_> {
                 ensure!(why, "the disk failed for another reason: {told}");
                 Ok(format!("{killed}; the disk of another node took nothing"))
             }
-            Harm::DamageStore => {
+            Fault::DamageStore => {
                 let killed = self.kill(victim).await?;
                 let name = self.arena.cluster.node(victim)?.spec.name.clone();
                 let store = self.arena.cluster.data_dir(&name).join("store");
                 Ok(format!("{killed}; {}", damage(&store, choice)?))
             }
-            Harm::StopAsked => self.stop_asked().await,
-            Harm::KillAmongMany => self.kill_among_many().await,
-            Harm::JoinUnable => self.join_unable().await,
-            Harm::DiskReturns => self.disk_returns().await,
-            Harm::FewDescriptors => self.few_descriptors().await,
-            Harm::Wipe => self.wipe().await,
-            Harm::Leave(Leaving::Anywhere) => self.leave(streams).await,
-            Harm::Leave(Leaving::InRecovery) => self.leave_in_recovery().await,
-            Harm::KillWorkerOften => self.kill_worker_often().await,
-            Harm::HideModels => self.hide_models().await,
-            Harm::IdleConnections => self.idle_connections().await,
-            Harm::CopyFolder => self.copy_folder().await,
+            Fault::StopAsked => self.stop_asked().await,
+            Fault::KillAmongMany => self.kill_among_many().await,
+            Fault::JoinUnable => self.join_unable().await,
+            Fault::DiskReturns => self.disk_returns().await,
+            Fault::FewDescriptors => self.few_descriptors().await,
+            Fault::Wipe => self.wipe().await,
+            Fault::Leave(Leaving::Anywhere) => self.leave(streams).await,
+            Fault::Leave(Leaving::InRecovery) => self.leave_in_recovery().await,
+            Fault::KillWorkerOften => self.kill_worker_often().await,
+            Fault::HideModels => self.hide_models().await,
+            Fault::IdleConnections => self.idle_connections().await,
+            Fault::CopyFolder => self.copy_folder().await,
         }
     }
 

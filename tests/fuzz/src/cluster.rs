@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy};
 use planaria_control::membership::{self, Members};
-use planaria_control::scheduler::machine::{Action, Event, Message, Patience, Scheduler};
+use planaria_control::scheduler::machine::{
+    Message, Scheduler, SchedulerAction, SchedulerEvent, Timeouts,
+};
 use planaria_control::scheduler::placement::Sizing;
 use planaria_engine::geometry::{Geometry, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use planaria_engine::speed::{Accelerator, Device, Kernels, Speed};
 use planaria_engine::stage::Progress;
-use planaria_pipeline::sequence::course;
+use planaria_pipeline::sequence::resume_plan;
 use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState};
 use planaria_protocol::desired::clock::Clock;
-use planaria_protocol::desired::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::generation::{FinishReason, GenerationError, Until};
 use planaria_protocol::plan::{Assignment, Plan, PlanParts};
 use planaria_protocol::resume::Kept;
@@ -63,11 +65,11 @@ pub(crate) fn digest() -> ModelDigest {
 
 pub(crate) fn run(input: &[u8]) {
     let mut decisions = Decisions::new(input);
-    let patience = Patience {
+    let patience = Timeouts {
         settle: Duration::from_secs(1),
         resend: Duration::from_secs(1),
         load: Duration::from_secs(60),
-        unfit: Duration::from_secs(30),
+        excluded: Duration::from_secs(30),
         dwell: Duration::from_secs(10),
         appraise: Duration::from_secs(5),
     };
@@ -94,18 +96,18 @@ pub(crate) fn run(input: &[u8]) {
                 members.on(now, membership::Event::Became(peer, state));
                 let report = report(&mut decisions);
                 let said = membership::Event::Reported(peer, report);
-                members.on(now, said).map(Event::Members)
+                members.on(now, said).map(SchedulerEvent::Members)
             }
-            1 => {
-                members.on(now, membership::Event::Own(report(&mut decisions))).map(Event::Members)
-            }
+            1 => members
+                .on(now, membership::Event::Own(report(&mut decisions)))
+                .map(SchedulerEvent::Members),
             2 => members
                 .on(now, membership::Event::LinkDown(incarnation(&mut decisions)))
-                .map(Event::Members),
-            3 => any_plan(&mut decisions).map(|plan| Event::Commit(Box::new(plan))),
+                .map(SchedulerEvent::Members),
+            3 => any_plan(&mut decisions).map(|plan| SchedulerEvent::Commit(Box::new(plan))),
             4 => any_plan(&mut decisions)
-                .map(|plan| Event::Prepare { from: node(1), plan: Box::new(plan) }),
-            _ => Some(Event::Tick),
+                .map(|plan| SchedulerEvent::Prepare { from: node(1), plan: Box::new(plan) }),
+            _ => Some(SchedulerEvent::Tick),
         };
         let Some(event) = event else {
             continue;
@@ -113,22 +115,25 @@ pub(crate) fn run(input: &[u8]) {
         let mut actions = scheduler.on(now, event);
         // This node answers itself at once.
         while let Some(action) = actions.pop() {
-            if let Action::Place(problem) = &action {
+            if let SchedulerAction::Place(problem) = &action {
                 let (number, placed) = (problem.number, problem.place());
-                actions.extend(scheduler.on(now, Event::Placed { number, placed }));
+                actions.extend(scheduler.on(now, SchedulerEvent::Placed { number, placed }));
             }
-            if let Action::PlanFailovers(problem) = &action {
+            if let SchedulerAction::PlanFailovers(problem) = &action {
                 let (number, failovers) = (problem.number, problem.failovers());
-                actions.extend(scheduler.on(now, Event::FailoversPlanned { number, failovers }));
+                actions.extend(
+                    scheduler.on(now, SchedulerEvent::FailoversPlanned { number, failovers }),
+                );
             }
-            if let Action::Send { message, .. } = &action
+            if let SchedulerAction::Send { message, .. } = &action
                 && let Message::Prepare(plan) = &**message
             {
                 let refusal =
-                    [NotPrepared::Unable("no".to_owned()), NotPrepared::Overtaken(plan.epoch())];
+                    [NotPrepared::Unable("no".to_owned()), NotPrepared::StaleEpoch(plan.epoch())];
                 let refusal = decisions.one_of(&refusal).clone();
                 let result = if decisions.rarely(4) { Err(refusal) } else { Ok(()) };
-                let answer = Event::Prepared { from: me.node, epoch: plan.epoch(), result };
+                let answer =
+                    SchedulerEvent::Prepared { from: me.node, epoch: plan.epoch(), result };
                 actions.extend(scheduler.on(now, answer));
             }
             assert!(actions.len() < 10_000, "decisions that do not end");
@@ -272,7 +277,8 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
 fn desired(decisions: &mut Decisions<'_>) -> DesiredMap {
     let mut number = |most| (!decisions.rarely(2)).then(|| decisions.number32() % most);
     let (context, max_sequences) = (number(u32::MAX), number(u32::MAX));
-    let wanted = Wanted { strategy: Some(Strategy::RingMemoryWeighted), context, max_sequences };
+    let wanted =
+        DesiredSpec { strategy: Some(Strategy::RingMemoryWeighted), context, max_sequences };
     let models = (0..decisions.up_to(2)).map(|_| {
         let stamp = Clock::new(node(1)).tick(decisions.number(), None);
         let wanted = (!decisions.rarely(4)).then_some(wanted);
@@ -317,7 +323,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
         Control::Prepare(Box::new(plan(1))),
         Control::Prepared {
             epoch: plan(1).epoch(),
-            result: Err(NotPrepared::Overtaken(plan(2).epoch())),
+            result: Err(NotPrepared::StaleEpoch(plan(2).epoch())),
         },
         Control::Commit(Box::new(plan(2))),
         Control::Arrived { bytes: 1, micros: 0 },
@@ -327,9 +333,9 @@ pub(crate) fn messages() -> Vec<Bytes> {
         DataBody::Forward(forward),
         DataBody::Release { stage: 1 },
         DataBody::Absorbed { end: 4, from_log: true },
-        DataBody::Recall { stage: 1, open: opening },
-        DataBody::Recalled { stage: 1, progress: vec![progress], kept: vec![kept] },
-        DataBody::Resume { stage: 1, course: course::plan(9, &[]) },
+        DataBody::StateQuery { stage: 1, open: opening },
+        DataBody::StageProgress { stage: 1, progress: vec![progress], kept: vec![kept] },
+        DataBody::Resume { stage: 1, resume_plan: resume_plan::work_out(9, &[]) },
         DataBody::Check { number: 1, stage: 1, round: 1 },
         DataBody::Accepted {
             token: 1,

@@ -23,8 +23,10 @@ use planaria_gateway::previewer::Previewer;
 use planaria_gateway::served::ServedModels;
 use planaria_gateway::stored_answers::StoredAnswers;
 use planaria_gateway::{Limits, State};
-use planaria_protocol::desired::Wanted;
-use planaria_protocol::generation::{Event, FinishReason, Request as Asked, SubmitError, Token};
+use planaria_protocol::desired::DesiredSpec;
+use planaria_protocol::generation::{
+    ClientEvent, FinishReason, Request as Asked, SubmitError, Token,
+};
 use planaria_protocol::state::{ModelState, SequenceCounts};
 use planaria_storage::Store;
 use planaria_telemetry::metrics::Metrics;
@@ -108,7 +110,7 @@ impl Catalog for Empty {
     fn change(
         &self,
         _: ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
     ) -> BoxFuture<'_, Result<(), ChangeError>> {
         let context = wanted.and_then(|wanted| wanted.context);
         assert!(context.is_none_or(|tokens| tokens >= 16), "{context:?} was let through");
@@ -134,9 +136,9 @@ impl Generator for Echo {
                 chosen: -1.0,
                 top: (0..u32::from(top)).map(|id| (id, -1.0)).collect(),
             });
-            sender.try_send(Event::Token(Token { id: *id, logprobs })).unwrap();
+            sender.try_send(ClientEvent::Token(Token { id: *id, logprobs })).unwrap();
         }
-        sender.try_send(Event::Finished(FinishReason::Length)).unwrap();
+        sender.try_send(ClientEvent::Finished(FinishReason::Length)).unwrap();
         let id = SequenceId::from_bits(1);
         async move { Ok(Generation { id, events }) }.boxed()
     }

@@ -34,7 +34,7 @@ pub(crate) fn run(mut input: &[u8]) {
                     let holds = stage.hold(&layers, &mut |_| ()).is_ok();
                     assert_eq!(stage.held(), if holds { &layers } else { &held });
                 }
-                Command::Recall { sequence, params, .. } => {
+                Command::StateQuery { sequence, params, .. } => {
                     let tokens = tokens_from_bytes(&frame.payload);
                     let progress = stage.recall(sequence, &tokens, &params).unwrap_or_default();
                     assert!(progress.iter().all(|p| (p.positions as usize) < tokens.len()));
@@ -128,7 +128,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         (compute(0, true), 24),
         (compute(3, false), 0),
         (compute(3, false), 24),
-        (Command::Recall { sequence, attempt: 1, params }, 8),
+        (Command::StateQuery { sequence, attempt: 1, params }, 8),
         (Command::Rewind { sequence, to: vec![(layers, 1)] }, 0),
         (Command::Release(sequence), 0),
     ] {

@@ -169,11 +169,11 @@ async fn an_answer_goes_on_with_the_weights_that_it_began_with() -> Result<()> {
     let question = chat(0.0, 0, 300);
     let expected = undisturbed(&api, &question).await?;
     let worker = worker_of(&view, "other")?;
-    let harm = async || {
+    let fault = async || {
         replace_weights(&other.join("demo"))?;
         signal(worker, Signal::KILL)
     };
-    let streamed = disturbed(&api, &question, harm).await?;
+    let streamed = disturbed(&api, &question, fault).await?;
     ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
     ensure!(odd_one(&api).await? == ("other".to_owned(), vec!["weights".to_owned()]));
     let after = cluster.ready("demo", 1).await?;
@@ -181,9 +181,9 @@ async fn an_answer_goes_on_with_the_weights_that_it_began_with() -> Result<()> {
     Ok(())
 }
 
-/// An answer of two nodes with models folders of their own goes on when `harm` comes to the weights of one, which its
+/// An answer of two nodes with models folders of their own goes on when `fault` comes to the weights of one, which its
 /// worker has mapped; that node's log says why.
-async fn goes_on_when_weights(harm: fn(&Path) -> Result<()>, said: &str) -> Result<()> {
+async fn goes_on_when_weights(fault: fn(&Path) -> Result<()>, said: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let (mut cluster, view, other) = usual_and_other(folder.path()).await?;
     let api = cluster.node(0)?.api.clone();
@@ -193,7 +193,7 @@ async fn goes_on_when_weights(harm: fn(&Path) -> Result<()>, said: &str) -> Resu
     let question = chat(0.0, 0, 300);
     let expected = undisturbed(&api, &question).await?;
     let file = other.join("demo/model.safetensors");
-    let streamed = disturbed(&api, &question, async || harm(&file)).await?;
+    let streamed = disturbed(&api, &question, async || fault(&file)).await?;
     ensure_same(&streamed, &expected).with_context(|| cluster.logs())?;
     for words in ["worker ended", said] {
         cluster.node(1)?.process.logged(words).await?;
@@ -236,11 +236,11 @@ async fn an_answer_ends_in_words_when_nobody_has_its_weights_any_more() -> Resul
     let question = chat(0.0, 0, 300);
     let expected = undisturbed(&api, &question).await?;
     let worker = worker_of(&view, "alone")?;
-    let harm = async || {
+    let fault = async || {
         replace_weights(&usual.join("demo"))?;
         signal(worker, Signal::KILL)
     };
-    let streamed = disturbed(&api, &question, harm).await?;
+    let streamed = disturbed(&api, &question, fault).await?;
     let (text, whole) = (streamed.chat_text(), expected.chat_text());
     ensure!(whole.starts_with(&text), "{text:?} is not how {whole:?} begins");
     let error = streamed.error.with_context(|| format!("no error; {}", cluster.logs()))?;

@@ -63,27 +63,27 @@ pub(crate) fn ensure_same(disturbed: &Streamed, expected: &Streamed) -> Result<(
 /// How many chunks with text an answer must have had before something dies.
 pub(crate) const UNDER_WAY: usize = 20;
 
-/// Streams `chat`, and does `harm` once when the answer is under way.
+/// Streams `chat`, and does `fault` once when the answer is under way.
 pub(crate) async fn disturbed(
     api: &Api,
     chat: &Value,
-    harm: impl AsyncFnOnce() -> Result<()>,
+    fault: impl AsyncFnOnce() -> Result<()>,
 ) -> Result<Streamed> {
     let mut seen = 0;
-    let mut harm = Some(harm);
+    let mut fault = Some(fault);
     let streamed = api
         .stream(CHAT, chat, async |chunk| {
             let text = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str);
             seen += usize::from(text.is_some_and(|text| !text.is_empty()));
             if seen >= UNDER_WAY
-                && let Some(harm) = harm.take()
+                && let Some(fault) = fault.take()
             {
-                harm().await?;
+                fault().await?;
             }
             Ok(())
         })
         .await?;
-    ensure!(harm.is_none(), "the answer ended before anything died");
+    ensure!(fault.is_none(), "the answer ended before anything died");
     Ok(streamed)
 }
 

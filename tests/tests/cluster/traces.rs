@@ -207,23 +207,23 @@ async fn recovery_counted(api: &Api) -> Result<BTreeMap<&'static str, f64>> {
         .collect()
 }
 
-/// An answer in the middle of which `harm` is done once; and the same, undisturbed.
-async fn disturbed(api: &Api, harm: impl AsyncFnOnce() -> Result<()>) -> Result<Streamed> {
+/// An answer in the middle of which `fault` is done once; and the same, undisturbed.
+async fn disturbed(api: &Api, fault: impl AsyncFnOnce() -> Result<()>) -> Result<Streamed> {
     let long = chat(0.0, 0, 150);
     let expected = undisturbed(api, &long).await?;
-    let (mut seen, mut harm) = (0, Some(harm));
+    let (mut seen, mut fault) = (0, Some(fault));
     let streamed = api
         .stream(CHAT, &long, async |_| {
             seen += 1;
             if seen > UNDER_WAY
-                && let Some(harm) = harm.take()
+                && let Some(fault) = fault.take()
             {
-                harm().await?;
+                fault().await?;
             }
             Ok(())
         })
         .await?;
-    ensure!(streamed.done && harm.is_none(), "{:?}", streamed.error);
+    ensure!(streamed.done && fault.is_none(), "{:?}", streamed.error);
     ensure!(streamed.chat_text() == expected.chat_text());
     Ok(streamed)
 }

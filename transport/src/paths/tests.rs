@@ -52,7 +52,7 @@ fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
     let (mut paths, first, second) = two_ways();
     let start = Instant::now();
     paths.heard(first, start);
-    paths.doubt(first);
+    paths.probe_all_paths(first);
     assert_eq!(paths.route(first, start + 60 * MS).copies, [second]);
     // What comes by another is no proof of this one.
     paths.heard(second, start + 61 * MS);
@@ -61,7 +61,7 @@ fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
     paths.heard(first, start + 63 * MS);
     assert_eq!(paths.route(first, start + 64 * MS).copies, []);
     // Nobody is doubted whose other addresses are not known.
-    paths.doubt(at("10.0.0.9:8421"));
+    paths.probe_all_paths(at("10.0.0.9:8421"));
     assert_eq!(paths.route(at("10.0.0.9:8421"), start).copies, []);
 }
 
@@ -191,7 +191,7 @@ fn a_peer_cannot_have_any_number_of_addresses() {
     assert_eq!(paths.primaries.len(), MOST_ALTERNATES);
 }
 
-/// Both sides of a peer with two ways, one round of measuring after another. `way` says how long a packet
+/// Both sides of a peer with two paths, one round of measuring after another. `way` says how long a packet
 /// takes there and back by a way, and each of a train; `None` where it is lost.
 fn measure(
     paths: &mut Paths,

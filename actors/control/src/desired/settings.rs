@@ -19,7 +19,7 @@ use std::collections::BTreeSet;
 
 use planaria_config::{ModelName, NodeId};
 use planaria_protocol::desired::clock::{Clock, Stamp};
-use planaria_protocol::desired::map::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::map::{DesiredMap, DesiredSpec, Entry};
 
 /// What a start changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,11 +53,11 @@ pub fn assert(
             (true, Some(entry)) => assertion.overruled.push((model.clone(), entry)),
             (false, Some(entry)) => {
                 let stamp = clock.tick(now, Some(entry.stamp));
-                let wanted = Some(Wanted::default());
+                let wanted = Some(DesiredSpec::default());
                 assertion.put.push((model.clone(), Entry { stamp, wanted }));
             }
             (false, None) if known.is_none() => {
-                let wanted = Some(Wanted::default());
+                let wanted = Some(DesiredSpec::default());
                 let entry = Entry { stamp: Stamp::unsaid(me), wanted };
                 assertion.put.push((model.clone(), entry));
             }
@@ -93,7 +93,7 @@ mod tests {
         "m".parse().unwrap()
     }
 
-    fn said(wanted: Option<Wanted>) -> DesiredMap {
+    fn said(wanted: Option<DesiredSpec>) -> DesiredMap {
         let stamp = Clock::new(other()).tick(NOON, None);
         DesiredMap::from_iter([(model(), Entry { stamp, wanted })])
     }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_model_that_nobody_spoke_of_is_taken_for_granted() {
         let first = assert(me(), NOON, &DesiredMap::default(), &BTreeSet::new(), &[model()]);
-        let entry = Entry { stamp: Stamp::unsaid(me()), wanted: Some(Wanted::default()) };
+        let entry = Entry { stamp: Stamp::unsaid(me()), wanted: Some(DesiredSpec::default()) };
         assert_eq!((first.put, first.asserted), (vec![(model(), entry)], vec![model()]));
         let mut map = said(None);
         assert!(!map.put(&model(), entry), "a removal holds against it");
@@ -115,7 +115,8 @@ mod tests {
     fn a_wish_that_is_read_again_is_not_a_new_one() {
         let again = assert(me(), NOON + 1, &said(None), &asserted(), &[model()]);
         assert_eq!((again.put, again.asserted, again.overruled.len()), (vec![], vec![], 1));
-        let kept = assert(me(), NOON + 1, &said(Some(Wanted::default())), &asserted(), &[model()]);
+        let kept =
+            assert(me(), NOON + 1, &said(Some(DesiredSpec::default())), &asserted(), &[model()]);
         assert_eq!(kept, Assertion::default());
     }
 
@@ -130,14 +131,14 @@ mod tests {
 
     #[test]
     fn settings_that_begin_to_name_a_wanted_model_leave_it_as_it_is() {
-        let wanted = Wanted { context: Some(99), ..Wanted::default() };
+        let wanted = DesiredSpec { context: Some(99), ..DesiredSpec::default() };
         let first = assert(me(), NOON + 1, &said(Some(wanted)), &BTreeSet::new(), &[model()]);
         assert_eq!((first.put, first.asserted), (vec![], vec![model()]));
     }
 
     #[test]
     fn settings_that_no_longer_name_a_model_withdraw_what_nobody_else_asked_for() {
-        let now = assert(me(), NOON, &said(Some(Wanted::default())), &asserted(), &[]);
+        let now = assert(me(), NOON, &said(Some(DesiredSpec::default())), &asserted(), &[]);
         assert_eq!((now.put, now.dropped), (vec![], vec![(model(), false)]));
         let granted = DesiredMap::granted(other(), [model()]);
         let now = assert(me(), NOON, &granted, &asserted(), &[]);

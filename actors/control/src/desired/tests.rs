@@ -16,8 +16,8 @@ fn name(text: &str) -> ModelName {
     text.parse().unwrap()
 }
 
-fn context(tokens: u32) -> Option<Wanted> {
-    Some(Wanted { context: Some(tokens), ..Wanted::default() })
+fn context(tokens: u32) -> Option<DesiredSpec> {
+    Some(DesiredSpec { context: Some(tokens), ..DesiredSpec::default() })
 }
 
 fn fresh(byte: u8) -> Desired {
@@ -29,7 +29,7 @@ fn change(
     node: &mut Desired,
     now: u64,
     model: &str,
-    wanted: Option<Wanted>,
+    wanted: Option<DesiredSpec>,
 ) -> Result<Entry, ChangeError> {
     let mut waiting =
         node.on(now, Event::Change { ticket: 0, model: name(model), wanted, again: false });
@@ -151,7 +151,7 @@ fn the_same_wish_twice_is_one_change() {
     assert!(put[0].1.stamp > known.stamp && put[0].1.wanted == known.wanted);
     // What settings took for granted is another matter once somebody says it.
     let mut node = Desired::new(id(1), NOON, DesiredMap::granted(id(1), [name("m")]));
-    let said = change(&mut node, NOON, "m", Some(Wanted::default())).unwrap();
+    let said = change(&mut node, NOON, "m", Some(DesiredSpec::default())).unwrap();
     assert_eq!(said.stamp.at(), Some(NOON));
 }
 

@@ -87,7 +87,7 @@ pub enum Action {
     },
     /// This node should have answered by now: the way to it may be lost. The question that follows
     /// goes by all ways.
-    Doubt(NodeId),
+    ProbeAllPaths(NodeId),
     /// This is what the cluster thinks of this incarnation now.
     Became(Incarnation, NodeState),
     /// Nothing is remembered of this node any more.
@@ -394,7 +394,7 @@ impl Swim {
             questions.push((helper, Message::PingReq { target: identity, probe_number: number }));
         }
         self.answers.entry(node).or_default().ask(local, number);
-        actions.push(Action::Doubt(node));
+        actions.push(Action::ProbeAllPaths(node));
         for (to, message) in questions {
             if let Some(datagram) = packet::question(me, to, message, news)
                 && is_linked(&self.links, &to)
@@ -415,7 +415,7 @@ impl Swim {
         if is_linked(&self.links, &identity)
             && let Some(datagram) = packet::question(me, identity, Message::Ping(number), None)
         {
-            actions.push(Action::Doubt(identity.life.node));
+            actions.push(Action::ProbeAllPaths(identity.life.node));
             actions.push(Action::Send { to: identity.life.node, datagram });
         }
     }

@@ -29,7 +29,7 @@ use failures::Failures;
 
 /// What the scheduler is told.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum SchedulerEvent {
     /// Somebody came, went, or reported something new.
     Members(View),
     /// A planner wants layers loaded.
@@ -84,7 +84,7 @@ pub enum Event {
 
 /// What the scheduler wants done.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub enum SchedulerAction {
     /// Tell a member, possibly this one.
     Send {
         /// Whom.
@@ -137,14 +137,14 @@ const SETTLE: Duration = Duration::from_millis(400);
 const RESEND: Duration = Duration::from_secs(1);
 
 /// How long a node that could not load a model is left out of it, unless it restarts.
-const UNFIT: Duration = Duration::from_secs(30);
+const EXCLUDED: Duration = Duration::from_secs(30);
 
 /// How often what was measured is looked at again.
 const APPRAISE: Duration = Duration::from_secs(5);
 
 /// How patient the scheduler is.
 #[derive(Debug, Clone, Copy)]
-pub struct Patience {
+pub struct Timeouts {
     /// Wait this long after a member came before planning, so that nodes that start together
     /// are planned for together.
     pub settle: Duration,
@@ -153,18 +153,18 @@ pub struct Patience {
     /// A node that has not loaded its layers by then is left out.
     pub load: Duration,
     /// A node that failed is left out of that model for this long, then for twice as long, and so on.
-    pub unfit: Duration,
+    pub excluded: Duration,
     /// A division must be better than the one in force for so long before it is adopted.
     pub dwell: Duration,
     /// What was measured is looked at again after this long.
     pub appraise: Duration,
 }
 
-impl Patience {
+impl Timeouts {
     /// As nodes are, but for what their settings say.
     #[must_use]
     pub const fn with(load: Duration, dwell: Duration) -> Self {
-        Self { settle: SETTLE, resend: RESEND, load, unfit: UNFIT, dwell, appraise: APPRAISE }
+        Self { settle: SETTLE, resend: RESEND, load, excluded: EXCLUDED, dwell, appraise: APPRAISE }
     }
 }
 
@@ -176,7 +176,7 @@ pub type Placements = BTreeMap<ModelName, Result<Placed, String>>;
 pub struct Scheduler {
     me: NodeId,
     sizing: Sizing,
-    patience: Patience,
+    timeouts: Timeouts,
     view: View,
     /// The highest epoch seen anywhere.
     highest: Epoch,
@@ -224,12 +224,12 @@ impl Scheduler {
     /// Begins with the plans that the node remembers. They are not in force: the incarnations
     /// that they name are gone. Their epochs count, so that new ones are higher.
     #[must_use]
-    pub fn new(me: NodeId, sizing: Sizing, patience: Patience, remembered: &[Plan]) -> Self {
+    pub fn new(me: NodeId, sizing: Sizing, timeouts: Timeouts, remembered: &[Plan]) -> Self {
         let highest = remembered.iter().map(Plan::epoch).max();
         Self {
             me,
             sizing,
-            patience,
+            timeouts,
             view: View::default(),
             highest: highest.unwrap_or(Epoch { counter: 0, planner: me }),
             plans: BTreeMap::new(),
@@ -237,7 +237,7 @@ impl Scheduler {
             begun: BTreeMap::new(),
             prepared: BTreeMap::new(),
             preparing: BTreeMap::new(),
-            failures: Failures::new(patience.unfit),
+            failures: Failures::new(timeouts.excluded),
             obstacles: BTreeMap::new(),
             unpinned: BTreeMap::new(),
             plan_at: None,
@@ -251,32 +251,34 @@ impl Scheduler {
     }
 
     /// Takes in an event.
-    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub fn on(&mut self, now: Instant, event: SchedulerEvent) -> Vec<SchedulerAction> {
         let mut actions = Vec::new();
         match event {
-            Event::Members(view) => self.on_members(now, view, &mut actions),
-            Event::Prepare { from, plan } => self.on_prepare(from, *plan, &mut actions),
-            Event::ShardsLoaded { epoch, result } => actions.push(Action::Send {
+            SchedulerEvent::Members(view) => self.on_members(now, view, &mut actions),
+            SchedulerEvent::Prepare { from, plan } => self.on_prepare(from, *plan, &mut actions),
+            SchedulerEvent::ShardsLoaded { epoch, result } => actions.push(SchedulerAction::Send {
                 to: epoch.planner,
                 message: Box::new(Message::Prepared(epoch, result.map_err(NotPrepared::Unable))),
             }),
-            Event::Prepared { from, epoch, result } => {
+            SchedulerEvent::Prepared { from, epoch, result } => {
                 self.on_prepared(now, from, epoch, result, &mut actions);
             }
-            Event::Commit(plan) => self.adopt(now, *plan, &mut actions),
-            Event::Abort { from, epoch } if from == epoch.planner => {
+            SchedulerEvent::Commit(plan) => self.adopt(now, *plan, &mut actions),
+            SchedulerEvent::Abort { from, epoch } if from == epoch.planner => {
                 if self.prepared.remove(&epoch).is_some() {
-                    actions.push(Action::Abandon(epoch));
+                    actions.push(SchedulerAction::Abandon(epoch));
                 }
             }
-            Event::Abort { .. } => {}
-            Event::FailoversPlanned { number, failovers } => {
+            SchedulerEvent::Abort { .. } => {}
+            SchedulerEvent::FailoversPlanned { number, failovers } => {
                 if self.failover_problem.as_ref().is_some_and(|asked| asked.number == number) {
                     self.failovers = failovers;
                 }
             }
-            Event::Placed { number, placed } => self.on_placed(now, number, placed, &mut actions),
-            Event::Tick => {}
+            SchedulerEvent::Placed { number, placed } => {
+                self.on_placed(now, number, placed, &mut actions);
+            }
+            SchedulerEvent::Tick => {}
         }
         self.give_up_waiting(now, &mut actions);
         self.ask_again(now, &mut actions);
@@ -284,7 +286,7 @@ impl Scheduler {
             (self.plan_at, self.appraise_at) = (None, None);
             let problem = Box::new(self.problem());
             self.placing = Some(problem.clone());
-            actions.push(Action::Place(problem));
+            actions.push(SchedulerAction::Place(problem));
         }
         actions
     }
@@ -405,7 +407,7 @@ impl Scheduler {
         }
     }
 
-    fn on_members(&mut self, now: Instant, view: View, actions: &mut Vec<Action>) {
+    fn on_members(&mut self, now: Instant, view: View, actions: &mut Vec<SchedulerAction>) {
         let epochs = view.alive().filter_map(|member| member.report.highest_epoch);
         self.highest = epochs.fold(self.highest, Epoch::max);
         let seen: Vec<Plan> =
@@ -436,10 +438,10 @@ impl Scheduler {
         if lost || broken || repaired {
             self.plan_at = Some(now);
         } else if changed || !self.obstacles.is_empty() {
-            let settled = now + self.patience.settle;
+            let settled = now + self.timeouts.settle;
             self.plan_at = Some(self.plan_at.map_or(settled, |at| at.min(settled)));
         } else if self.appraise_at.is_none() && self.is_planner() {
-            self.appraise_at = Some(now + self.patience.appraise);
+            self.appraise_at = Some(now + self.timeouts.appraise);
         }
     }
 
@@ -494,7 +496,7 @@ impl Scheduler {
     }
 
     /// Lets go of what was prepared for planners that are over: nobody will say that it is in force.
-    fn abandon_orphans(&mut self, actions: &mut Vec<Action>) {
+    fn abandon_orphans(&mut self, actions: &mut Vec<SchedulerAction>) {
         let is_over = |planner: Incarnation| {
             let seen = self.view.state_of(planner.node);
             seen.is_some_and(|(seen, state)| seen > planner || state.is_over())
@@ -503,11 +505,11 @@ impl Scheduler {
         let orphans: Vec<Epoch> = orphans.map(|(epoch, _)| *epoch).collect();
         for epoch in orphans {
             self.prepared.remove(&epoch);
-            actions.push(Action::Abandon(epoch));
+            actions.push(SchedulerAction::Abandon(epoch));
         }
     }
 
-    fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<Action>) {
+    fn on_prepare(&mut self, from: NodeId, plan: Plan, actions: &mut Vec<SchedulerAction>) {
         self.highest = self.highest.max(plan.epoch());
         let known = [&self.plans, &self.begun].map(|plans| plans.get(plan.model()));
         let known = known.into_iter().flatten().max_by_key(|known| known.epoch());
@@ -515,8 +517,8 @@ impl Scheduler {
         if let Some(known) = known.filter(|known| known.epoch() >= plan.epoch() && **known != plan)
         {
             let answer =
-                Message::Prepared(plan.epoch(), Err(NotPrepared::Overtaken(known.epoch())));
-            actions.push(Action::Send { to: from, message: Box::new(answer) });
+                Message::Prepared(plan.epoch(), Err(NotPrepared::StaleEpoch(known.epoch())));
+            actions.push(SchedulerAction::Send { to: from, message: Box::new(answer) });
             return;
         }
         // Its planner has yet to hear that one of its nodes is over. It asks again, or plans anew.
@@ -530,7 +532,7 @@ impl Scheduler {
         {
             self.prepared.insert(plan.epoch(), (plan.model().clone(), life));
         }
-        actions.push(Action::LoadShards(Box::new(plan)));
+        actions.push(SchedulerAction::LoadShards(Box::new(plan)));
     }
 
     fn on_prepared(
@@ -539,7 +541,7 @@ impl Scheduler {
         from: NodeId,
         epoch: Epoch,
         result: Result<(), NotPrepared>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<SchedulerAction>,
     ) {
         let Some((model, preparing)) =
             self.preparing.iter_mut().find(|(_, preparing)| preparing.plan.epoch() == epoch)
@@ -557,13 +559,13 @@ impl Scheduler {
                     && let Some(ready) = self.preparing.remove(&model)
                 {
                     let everybody = self.view.alive().map(|member| member.incarnation.node);
-                    actions.extend(everybody.map(|to| Action::Send {
+                    actions.extend(everybody.map(|to| SchedulerAction::Send {
                         to,
                         message: Box::new(Message::Commit(ready.plan.clone())),
                     }));
                 }
             }
-            Err(NotPrepared::Overtaken(epoch)) => {
+            Err(NotPrepared::StaleEpoch(epoch)) => {
                 self.highest = self.highest.max(epoch);
                 self.call_off(&model, actions);
                 self.plan_at = Some(now);
@@ -578,7 +580,7 @@ impl Scheduler {
         }
     }
 
-    fn adopt(&mut self, now: Instant, plan: Plan, actions: &mut Vec<Action>) {
+    fn adopt(&mut self, now: Instant, plan: Plan, actions: &mut Vec<SchedulerAction>) {
         self.highest = self.highest.max(plan.epoch());
         if !self.view.desired().contains_key(plan.model()) {
             // Removed, or the wish for it comes with the report that names the plan again.
@@ -602,14 +604,14 @@ impl Scheduler {
             // would otherwise overtake each other's plans as fast as they can. Of one's own several may come
             // into force one after the other.
             let is_last = plan.epoch().planner == self.me && self.preparing.is_empty();
-            let again = if is_last { now } else { now + self.patience.settle };
+            let again = if is_last { now } else { now + self.timeouts.settle };
             self.plan_at = Some(self.plan_at.map_or(again, |at| at.min(again)));
-            actions.push(Action::Adopt(Box::new(plan)));
+            actions.push(SchedulerAction::Adopt(Box::new(plan)));
         }
     }
 
     /// Leaves out nodes that did not load in time, and lets those in again whose time is over.
-    fn give_up_waiting(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn give_up_waiting(&mut self, now: Instant, actions: &mut Vec<SchedulerAction>) {
         let late: Vec<ModelName> = self
             .preparing
             .iter()
@@ -634,18 +636,22 @@ impl Scheduler {
     }
 
     /// Gives up what this planner has others prepare for a model.
-    fn call_off(&mut self, model: &ModelName, actions: &mut Vec<Action>) -> Option<Preparing> {
+    fn call_off(
+        &mut self,
+        model: &ModelName,
+        actions: &mut Vec<SchedulerAction>,
+    ) -> Option<Preparing> {
         let preparing = self.preparing.remove(model)?;
         let epoch = preparing.plan.epoch();
-        let abort = |to| Action::Send { to, message: Box::new(Message::Abort(epoch)) };
+        let abort = |to| SchedulerAction::Send { to, message: Box::new(Message::Abort(epoch)) };
         actions.extend(preparing.plan.nodes().map(abort));
         Some(preparing)
     }
 
-    fn ask_again(&mut self, now: Instant, actions: &mut Vec<Action>) {
+    fn ask_again(&mut self, now: Instant, actions: &mut Vec<SchedulerAction>) {
         for preparing in self.preparing.values_mut() {
             if preparing.ask_again <= now {
-                preparing.ask_again = now + self.patience.resend;
+                preparing.ask_again = now + self.timeouts.resend;
                 let Preparing { plan, waiting, .. } = &*preparing;
                 actions.extend(waiting.iter().map(|to| prepare(*to, plan)));
             }
@@ -658,7 +664,7 @@ impl Scheduler {
         now: Instant,
         number: u64,
         placed: Placements,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<SchedulerAction>,
     ) {
         let Some(asked) = self.placing.take_if(|asked| asked.number == number) else {
             return;
@@ -672,7 +678,7 @@ impl Scheduler {
     }
 
     /// Makes plans for all models whose layout should differ from what is in force.
-    fn plan_anew(&mut self, now: Instant, placed: Placements, actions: &mut Vec<Action>) {
+    fn plan_anew(&mut self, now: Instant, placed: Placements, actions: &mut Vec<SchedulerAction>) {
         self.obstacles.clear();
         self.unpinned.clear();
         let unwanted: Vec<ModelName> =
@@ -735,7 +741,7 @@ impl Scheduler {
         model: ModelName,
         layout: Layout,
         settled: Option<Settled>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<SchedulerAction>,
     ) {
         let epoch = self.highest.next(self.me);
         let plan = Plan::new(PlanParts {
@@ -783,8 +789,8 @@ impl Scheduler {
             Preparing {
                 plan,
                 waiting,
-                ask_again: now + self.patience.resend,
-                deadline: now + self.patience.load,
+                ask_again: now + self.timeouts.resend,
+                deadline: now + self.timeouts.load,
             },
         );
     }
@@ -794,8 +800,8 @@ impl Scheduler {
     /// Who is left out of a model, and why.
     #[must_use]
     pub fn left_out(&self, model: &ModelName) -> Vec<String> {
-        let unfit = self.failures.unfit().into_iter().filter(|((_, of), _)| of == model);
-        unfit.map(|((life, _), why)| format!("{}: {why}", self.view.name(life.node))).collect()
+        let excluded = self.failures.excluded().into_iter().filter(|((_, of), _)| of == model);
+        excluded.map(|((life, _), why)| format!("{}: {why}", self.view.name(life.node))).collect()
     }
 
     /// Whether a node has given up its layers of a plan in force: prepared anew, it tries again.
@@ -810,9 +816,9 @@ impl Scheduler {
     }
 }
 
-fn prepare(to: NodeId, plan: &Plan) -> Action {
+fn prepare(to: NodeId, plan: &Plan) -> SchedulerAction {
     let message = Box::new(Message::Prepare(plan.clone()));
-    Action::Send { to, message }
+    SchedulerAction::Send { to, message }
 }
 
 #[cfg(test)]

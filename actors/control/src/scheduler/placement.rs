@@ -14,7 +14,7 @@ use planaria_engine::partition::latency::{
 };
 use planaria_engine::partition::pins::Conflict;
 use planaria_engine::partition::{self, Member};
-use planaria_protocol::desired::Wanted;
+use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::plan::{Assignment, Plan, PlanParts};
 
 use super::agreement::Agreement;
@@ -48,7 +48,7 @@ impl Sizing {
 
     /// The same with what a model is wanted with.
     #[must_use]
-    pub fn with(self, wanted: &Wanted) -> Self {
+    pub fn with(self, wanted: &DesiredSpec) -> Self {
         Self {
             strategy: wanted.strategy.unwrap_or(self.strategy),
             context: wanted.context.unwrap_or(self.context),
@@ -59,7 +59,7 @@ impl Sizing {
 }
 
 /// Which member must not hold which model, and why.
-pub type Unfit = BTreeMap<(Incarnation, ModelName), String>;
+pub type Excluded = BTreeMap<(Incarnation, ModelName), String>;
 
 /// A member that a model's layers are dealt out among.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub struct Situation<'a> {
     /// What is to be placed, and how.
     pub sizing: Sizing,
     /// Who is left out.
-    pub unfit: &'a Unfit,
+    pub excluded: &'a Excluded,
     /// The plans in force: what their nodes hold need not be loaded.
     pub in_force: &'a BTreeMap<ModelName, Plan>,
     /// What there is already, as far as it was dealt out by who plans now.
@@ -306,7 +306,7 @@ fn candidates(
             left_out.push(format!("{name} cannot read its files: {reason}"));
         } else if report.leaving {
             left_out.push(format!("{name} is leaving"));
-        } else if let Some(reason) = situation.unfit.get(&(incarnation, model.clone())) {
+        } else if let Some(reason) = situation.excluded.get(&(incarnation, model.clone())) {
             left_out.push(format!("{name}: {reason}"));
         } else {
             let (memory_bytes, pinned) = (report.memory_bytes, report.pins.get(model).copied());

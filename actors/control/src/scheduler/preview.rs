@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::PlanTable;
-use super::placement::{Placed, Situation, Sizing, Unfit, place_models, sizings};
+use super::placement::{Excluded, Placed, Situation, Sizing, place_models, sizings};
 use crate::membership::View;
 
 /// A question to be answered by a [`Preview`].
@@ -127,13 +127,13 @@ pub fn preview(
         let sizing = models.entry(model.clone()).or_insert(own);
         sizing.strategy = question.strategy.unwrap_or(sizing.strategy);
         let sizing = *sizing;
-        let unfit = Unfit::new();
+        let excluded = Excluded::new();
         // What it would be if all were dealt out anew.
         let settled = BTreeMap::new();
         let situation = Situation {
             view: &view,
             sizing,
-            unfit: &unfit,
+            excluded: &excluded,
             in_force: &in_force,
             settled: &settled,
         };

@@ -6,7 +6,7 @@ use planaria_config::{LayerSet, ModelName, NodeId};
 use planaria_engine::partition::usable;
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 
-use super::placement::{Layout, Placed, Settled, Situation, Sizing, Unfit, place_all, sizings};
+use super::placement::{Excluded, Layout, Placed, Settled, Situation, Sizing, place_all, sizings};
 use crate::membership::View;
 
 /// All that a division of layers depends on. To solve it takes as long as a search for one, so that is not done by
@@ -20,7 +20,7 @@ pub struct PlacementProblem {
     /// What is to be placed.
     pub sizing: Sizing,
     /// Who is left out.
-    pub unfit: Unfit,
+    pub excluded: Excluded,
     /// The plans in force.
     pub in_force: BTreeMap<ModelName, Plan>,
     /// What its planner has dealt out already.
@@ -57,7 +57,7 @@ impl PlacementProblem {
         place_all(Situation {
             view,
             sizing: self.sizing,
-            unfit: &self.unfit,
+            excluded: &self.excluded,
             in_force: &self.in_force,
             settled: &self.settled,
         })
@@ -67,7 +67,7 @@ impl PlacementProblem {
     #[must_use]
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.in_force == other.in_force
-            && self.unfit == other.unfit
+            && self.excluded == other.excluded
             && self.settled == other.settled
             && self.view.placement_facts() == other.view.placement_facts()
     }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use planaria_config::{Epoch, NodeId};
 use planaria_protocol::plan::Plan;
 
-use super::machine::{Action, Event, Message};
+use super::machine::{Message, SchedulerAction, SchedulerEvent};
 use super::problem::PlacementProblem;
 
 /// The node around a scheduler.
 pub trait SchedulerRuntime {
     /// Has the scheduler take in an event, behind those that wait already.
-    fn cast(&mut self, event: Event);
+    fn cast(&mut self, event: SchedulerEvent);
 
     /// Tells another node's scheduler something, if it can be reached.
     fn send(&mut self, to: NodeId, message: Message);
@@ -34,16 +34,18 @@ pub trait SchedulerRuntime {
 }
 
 /// Carries out the effects of the scheduler of the node `me`.
-pub fn carry_out(me: NodeId, actions: Vec<Action>, runtime: &mut impl SchedulerRuntime) {
+pub fn carry_out(me: NodeId, actions: Vec<SchedulerAction>, runtime: &mut impl SchedulerRuntime) {
     for action in actions {
         match action {
-            Action::Send { to, message } if to == me => runtime.cast(message.event_from(me)),
-            Action::Send { to, message } => runtime.send(to, *message),
-            Action::LoadShards(plan) => runtime.prepare(Arc::new(*plan)),
-            Action::Abandon(epoch) => runtime.abandon(epoch),
-            Action::Adopt(plan) => runtime.adopt(*plan),
-            Action::Place(problem) => runtime.place(problem),
-            Action::PlanFailovers(problem) => runtime.plan_failovers(problem),
+            SchedulerAction::Send { to, message } if to == me => {
+                runtime.cast(message.event_from(me));
+            }
+            SchedulerAction::Send { to, message } => runtime.send(to, *message),
+            SchedulerAction::LoadShards(plan) => runtime.prepare(Arc::new(*plan)),
+            SchedulerAction::Abandon(epoch) => runtime.abandon(epoch),
+            SchedulerAction::Adopt(plan) => runtime.adopt(*plan),
+            SchedulerAction::Place(problem) => runtime.place(problem),
+            SchedulerAction::PlanFailovers(problem) => runtime.plan_failovers(problem),
         }
     }
 }
@@ -51,12 +53,12 @@ pub fn carry_out(me: NodeId, actions: Vec<Action>, runtime: &mut impl SchedulerR
 impl Message {
     /// What it is for the scheduler that it was sent to.
     #[must_use]
-    pub fn event_from(self, from: NodeId) -> Event {
+    pub fn event_from(self, from: NodeId) -> SchedulerEvent {
         match self {
-            Self::Prepare(plan) => Event::Prepare { from, plan: Box::new(plan) },
-            Self::Prepared(epoch, result) => Event::Prepared { from, epoch, result },
-            Self::Commit(plan) => Event::Commit(Box::new(plan)),
-            Self::Abort(epoch) => Event::Abort { from, epoch },
+            Self::Prepare(plan) => SchedulerEvent::Prepare { from, plan: Box::new(plan) },
+            Self::Prepared(epoch, result) => SchedulerEvent::Prepared { from, epoch, result },
+            Self::Commit(plan) => SchedulerEvent::Commit(Box::new(plan)),
+            Self::Abort(epoch) => SchedulerEvent::Abort { from, epoch },
         }
     }
 }

@@ -14,7 +14,7 @@ use planaria_storage::{Batch, CommitError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::shelf::Standing;
+use super::retention_index::Standing;
 use super::{
     ANSWERS, Outcome, PROMPT_ROW, PROMPTS, Record, Row, StoredAnswers, TOKEN_ROW, TOKENS, row_key,
     token_bytes,

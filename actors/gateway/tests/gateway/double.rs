@@ -12,9 +12,9 @@ use planaria_control::desired::ChangeError;
 use planaria_engine::sampler::Logprobs;
 use planaria_gateway::generation::{Generation, Generator};
 use planaria_gateway::model_list::{Catalog, CatalogModel, ModelList};
-use planaria_protocol::desired::Wanted;
+use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::generation::{
-    Event, FinishReason, GenerationError, Request, SubmitError, Token,
+    ClientEvent, FinishReason, GenerationError, Request, SubmitError, Token,
 };
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
@@ -149,8 +149,8 @@ impl Generator for Double {
     }
 }
 
-async fn play(steps: Vec<Step>, sender: mpsc::Sender<Event>, cancelled: Guard) {
-    let token = |id, logprobs| Event::Token(Token { id, logprobs });
+async fn play(steps: Vec<Step>, sender: mpsc::Sender<ClientEvent>, cancelled: Guard) {
+    let token = |id, logprobs| ClientEvent::Token(Token { id, logprobs });
     for step in steps {
         let event = match step {
             Step::Token(id) => token(id, None),
@@ -168,12 +168,12 @@ async fn play(steps: Vec<Step>, sender: mpsc::Sender<Event>, cancelled: Guard) {
             Step::BreakOff => return cancelled.disarm(),
             Step::Finish(reason) => {
                 cancelled.disarm();
-                drop(sender.send(Event::Finished(reason)).await);
+                drop(sender.send(ClientEvent::Finished(reason)).await);
                 return;
             }
             Step::Fail(error) => {
                 cancelled.disarm();
-                drop(sender.send(Event::Failed(error)).await);
+                drop(sender.send(ClientEvent::Failed(error)).await);
                 return;
             }
         };
@@ -229,7 +229,7 @@ impl Catalog for CatalogDouble {
     fn change(
         &self,
         model: ModelName,
-        wanted: Option<Wanted>,
+        wanted: Option<DesiredSpec>,
     ) -> BoxFuture<'_, Result<(), ChangeError>> {
         let models = &mut self.list.lock().unwrap().models;
         let known = models.iter_mut().find(|known| known.name == model);

@@ -11,7 +11,8 @@ async fn a_change_is_on_disk_before_it_is_acknowledged_and_peers_hear_of_it() {
     let (actor, _) = Actor::spawn(None, DesiredActor, node.for_desired()).await.unwrap();
     node.handles.desired.0.fill(actor.clone());
     let model: ModelName = "m".parse().unwrap();
-    let entry = node.handles.desired.change(model.clone(), Some(Wanted::default())).await.unwrap();
+    let entry =
+        node.handles.desired.change(model.clone(), Some(DesiredSpec::default())).await.unwrap();
     assert_eq!(ledger::wanted(&node.store).iter().collect::<Vec<_>>(), [&model]);
     let told = told(&mut membership, |message| match message {
         MembershipMessage::OwnDesired(map) => Some(map),
@@ -31,7 +32,7 @@ async fn a_change_that_the_disk_refuses_is_refused_and_nobody_hears_of_it() {
     node.handles.desired.0.fill(actor.clone());
     is_full.store(true, Ordering::Relaxed);
     let model: ModelName = "m".parse().unwrap();
-    let refused = node.handles.desired.change(model.clone(), Some(Wanted::default())).await;
+    let refused = node.handles.desired.change(model.clone(), Some(DesiredSpec::default())).await;
     assert!(matches!(refused, Err(ChangeError::NotStored(_))), "{refused:?}");
     assert_eq!(node.desired.borrow().get(&model), None);
     actor.stop(None);

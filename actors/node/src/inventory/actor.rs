@@ -24,8 +24,8 @@ use tokio::task::JoinHandle;
 
 use super::{Inventory, Sums};
 use crate::ledger::{self, LedgerHandle};
+use crate::mailbox::Mailbox;
 use crate::membership::MembershipHandle;
-use crate::slot::Slot;
 use crate::watchdog::{PULSE, Watch};
 
 /// How often the folder is looked into when nobody asks: soon enough for a person who has copied a
@@ -57,11 +57,11 @@ pub struct Deps {
 
 /// Speaks to the inventory.
 #[derive(Debug, Clone)]
-pub struct InventoryHandle(pub(crate) Slot<InventoryMessage>);
+pub struct InventoryHandle(pub(crate) Mailbox<InventoryMessage>);
 
 impl InventoryHandle {
     pub(crate) fn vacant() -> Self {
-        Self(Slot::vacant())
+        Self(Mailbox::vacant())
     }
 
     /// Something may have changed.

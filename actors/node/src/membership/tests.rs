@@ -38,7 +38,7 @@ async fn a_peer_that_answers_and_reports_is_a_member_until_its_link_is_lost() {
 
     let mut view = async |is_so: fn(&View, Incarnation) -> bool| {
         told(&mut scheduler, |message| match message {
-            SchedulerMessage::Event(machine::Event::Members(view)) => {
+            SchedulerMessage::Event(machine::SchedulerEvent::Members(view)) => {
                 is_so(&view, life).then_some(view)
             }
             _ => None,

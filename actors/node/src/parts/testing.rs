@@ -26,7 +26,7 @@ use tokio::time::timeout;
 
 use super::{Made, Parts};
 use crate::inventory::Inventory;
-use crate::slot::Slot;
+use crate::mailbox::Mailbox;
 
 /// The key of the cluster that [`parts`] is of.
 pub(crate) fn cluster_key() -> ClusterKey {
@@ -114,10 +114,10 @@ impl<M: Message> Actor for Recorder<M> {
 }
 
 /// Fills a slot with somebody who passes on all that is told there.
-pub(crate) async fn recorded<M: Message>(slot: &Slot<M>) -> UnboundedReceiver<M> {
+pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
     let (sender, heard) = unbounded_channel();
     let (actor, _) = Actor::spawn(None, Recorder(PhantomData), sender).await.unwrap();
-    slot.fill(actor);
+    mailbox.fill(actor);
     heard
 }
 

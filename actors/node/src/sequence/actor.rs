@@ -13,10 +13,10 @@ use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
 use planaria_pipeline::sequence::arithmetic::Arithmetic;
-use planaria_pipeline::sequence::machine::{Action, Event, Pace, Sequence};
+use planaria_pipeline::sequence::machine::{Pace, Sequence, SequenceAction, SequenceEvent};
 use planaria_pipeline::sequence::recovery::Recovered;
 use planaria_pipeline::sequence::runtime::{SequenceRuntime, carry_out};
-use planaria_protocol::generation::{Event as Told, Request};
+use planaria_protocol::generation::{ClientEvent, Request};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::DataHeader;
 use planaria_telemetry::metrics::Metrics;
@@ -29,11 +29,11 @@ use tokio::task::JoinHandle;
 
 use super::client::Client;
 use super::places::Places;
-use crate::alarm::Alarm;
 use crate::membership::MembershipHandle;
 use crate::router::Router;
 use crate::sequence::SequencesHandle;
 use crate::sequence::places::RunningSequences;
+use crate::timer::Timer;
 use crate::watchdog::Watch;
 
 /// The parts of the node that it needs.
@@ -80,14 +80,14 @@ pub(super) struct State {
     watch: Watch,
     sequence: Sequence,
     /// When it is woken next, and by what.
-    alarm: Alarm,
+    timer: Timer,
     around: Around,
 }
 
 /// The node around the sequence.
 #[derive(Debug)]
 struct Around {
-    inbox: ActorRef<Event>,
+    inbox: ActorRef<SequenceEvent>,
     deps: Deps,
     id: SequenceId,
     model: ModelName,
@@ -114,13 +114,13 @@ impl Drop for Around {
 }
 
 impl Actor for SequenceActor {
-    type Msg = Event;
+    type Msg = SequenceEvent;
     type State = State;
     type Arguments = SequenceArgs;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<Event>,
+        myself: ActorRef<SequenceEvent>,
         args: SequenceArgs,
     ) -> Result<State, ActorProcessingErr> {
         let watch = Watch::new(ActorKind::Sequence);
@@ -128,7 +128,7 @@ impl Actor for SequenceActor {
         let SequenceArgs { deps, id, request, plan, client } = args;
         let inbox = myself.clone();
         // Without an inbox the sequence has ended.
-        let client = client.watched_by(move || drop(inbox.cast(Event::ClientGone)));
+        let client = client.watched_by(move || drop(inbox.cast(SequenceEvent::ClientGone)));
         let pace = Pace {
             prefill_chunk: deps.settings.prefill_chunk,
             step_timeout: deps.settings.step_timeout,
@@ -153,7 +153,7 @@ impl Actor for SequenceActor {
             watching: None,
             timeline,
         };
-        let mut state = State { watch, sequence, alarm: Alarm::default(), around };
+        let mut state = State { watch, sequence, timer: Timer::default(), around };
         state.act(actions);
         state.wake_in_time(&myself);
         Ok(state)
@@ -161,13 +161,13 @@ impl Actor for SequenceActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<Event>,
-        event: Event,
+        myself: ActorRef<SequenceEvent>,
+        event: SequenceEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = state.watch.handling();
-        if matches!(event, Event::Tick) {
-            state.alarm.rang();
+        if matches!(event, SequenceEvent::Tick) {
+            state.timer.rang();
         }
         let actions = state.sequence.on(Instant::now(), event);
         state.act(actions);
@@ -181,21 +181,21 @@ impl Actor for SequenceActor {
 }
 
 impl State {
-    fn act(&mut self, actions: Vec<Action>) {
+    fn act(&mut self, actions: Vec<SequenceAction>) {
         carry_out(self.sequence.plan(), actions, &mut self.around);
     }
 
-    fn wake_in_time(&mut self, myself: &ActorRef<Event>) {
+    fn wake_in_time(&mut self, myself: &ActorRef<SequenceEvent>) {
         if let Some(at) = self.sequence.wake_at(Instant::now()) {
-            self.alarm.set(at, myself, || Event::Tick);
+            self.timer.set(at, myself, || SequenceEvent::Tick);
         }
     }
 }
 
 impl SequenceRuntime for Around {
-    fn begins(&mut self, action: &Action) {
+    fn begins(&mut self, action: &SequenceAction) {
         let planned = match action {
-            Action::Recovered(recovered) => self.planned(recovered),
+            SequenceAction::Recovered(recovered) => self.planned(recovered),
             _ => None,
         };
         if let Some(timeline) = &mut self.timeline {
@@ -211,7 +211,7 @@ impl SequenceRuntime for Around {
         })
     }
 
-    fn cast(&mut self, event: Event) {
+    fn cast(&mut self, event: SequenceEvent) {
         // Without an inbox the sequence has ended.
         drop(self.inbox.cast(event));
     }
@@ -230,7 +230,8 @@ impl SequenceRuntime for Around {
         }
         let (mut plans, inbox) = (self.deps.plans.clone(), self.inbox.clone());
         self.watching = Some(tokio::spawn(async move {
-            while plans.changed().await.is_ok() && inbox.cast(Event::PlansChanged).is_ok() {}
+            while plans.changed().await.is_ok() && inbox.cast(SequenceEvent::PlansChanged).is_ok() {
+            }
         }));
     }
 
@@ -263,14 +264,14 @@ impl SequenceRuntime for Around {
         self.deps.sequences.recovered(recovered, planned, self.arithmetic.is_same());
     }
 
-    fn tell(&mut self, told: Told) -> bool {
-        if let Told::Failed(error) = &told {
+    fn tell(&mut self, told: ClientEvent) -> bool {
+        if let ClientEvent::Failed(error) = &told {
             tracing::warn!(sequence = %self.id, model = %self.model, %error, "a generation failed");
         }
         let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) else {
             return true;
         };
-        if matches!(told, Told::Token(_)) {
+        if matches!(told, ClientEvent::Token(_)) {
             self.deps.metrics.lost_token();
         }
         false

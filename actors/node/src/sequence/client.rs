@@ -1,6 +1,6 @@
 //! The client of a sequence: what it is told, and the notice that it has left.
 
-use planaria_protocol::generation::Event;
+use planaria_protocol::generation::ClientEvent;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::task::JoinSet;
@@ -9,14 +9,17 @@ use tokio::task::JoinSet;
 /// channel: without last words, which tells the client that this node broke.
 #[derive(Debug)]
 pub(super) struct Client {
-    events: Sender<Event>,
+    events: Sender<ClientEvent>,
     /// Holds a sender as well, so it must not outlive this.
     _watch: JoinSet<()>,
 }
 
 impl Client {
     /// Calls `left` once the client has left, unless this is dropped before.
-    pub(super) fn watched(events: Sender<Event>, left: impl FnOnce() + Send + 'static) -> Self {
+    pub(super) fn watched(
+        events: Sender<ClientEvent>,
+        left: impl FnOnce() + Send + 'static,
+    ) -> Self {
         let (mut watch, watched) = (JoinSet::new(), events.clone());
         watch.spawn(async move {
             watched.closed().await;
@@ -31,7 +34,7 @@ impl Client {
     }
 
     /// Tells it something, if it has read enough of what came before.
-    pub(super) fn tell(&self, event: Event) -> Result<(), TrySendError<Event>> {
+    pub(super) fn tell(&self, event: ClientEvent) -> Result<(), TrySendError<ClientEvent>> {
         self.events.try_send(event)
     }
 
@@ -84,14 +87,14 @@ mod tests {
         for end in ["panic", "kill", "stop"] {
             let (sender, mut events) = mpsc::channel(8);
             let client = Client::watched(sender, || ());
-            client.tell(Event::Recovering).unwrap();
+            client.tell(ClientEvent::Recovering).unwrap();
             let (holder, _) = Actor::spawn(None, Holder, client).await.unwrap();
             match end {
                 "panic" => holder.cast(()).unwrap(),
                 "kill" => holder.kill(),
                 _ => holder.stop(None),
             }
-            assert_eq!(events.recv().await, Some(Event::Recovering), "{end}");
+            assert_eq!(events.recv().await, Some(ClientEvent::Recovering), "{end}");
             assert_eq!(timeout(LONG, events.recv()).await, Ok(None), "{end}");
         }
     }

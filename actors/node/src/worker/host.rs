@@ -18,8 +18,8 @@ use planaria_control::membership::View;
 use planaria_control::supervision::{ActorKind, Tally};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::processor::Processor;
-use planaria_pipeline::stage::host::{Host, HostRuntime, Timeouts};
-use planaria_pipeline::stage::sequences::Follows;
+use planaria_pipeline::stage::host::{Host, HostRuntime, WorkerTimeouts};
+use planaria_pipeline::stage::sequences::StepEffects;
 use planaria_protocol::pipe::{Command, Event};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::state::ShardState;
@@ -187,7 +187,7 @@ impl Actor for HostActor {
         let _handling = watch.starting();
         let settings = &deps.settings;
         let log_bytes = usize::try_from(settings.boundary_logs.0).unwrap_or(usize::MAX);
-        let timeouts = Timeouts { step: settings.step_timeout, load: settings.load_timeout };
+        let timeouts = WorkerTimeouts { step: settings.step_timeout, load: settings.load_timeout };
         let (now, named) = (Instant::now(), (deps.me, settings.name.clone()));
         let host = Host::new(now, named, &key, layers, timeouts, log_bytes);
         let report = host.report().clone();
@@ -366,10 +366,10 @@ impl HostRuntime for Around {
         time_of_day_after(wait)
     }
 
-    fn computed(&mut self, follows: &Follows) {
-        self.deps.metrics.stage_forward(self.key.model.as_str(), follows.took);
-        if follows.of.trace.is_some() {
-            let spans = spans::of_result(&self.deps.settings.name, self.heard_at, follows);
+    fn computed(&mut self, effects: &StepEffects) {
+        self.deps.metrics.stage_forward(self.key.model.as_str(), effects.took);
+        if effects.of.trace.is_some() {
+            let spans = spans::of_result(&self.deps.settings.name, self.heard_at, effects);
             spans.for_each(|span| self.deps.traces.take(span));
         }
     }

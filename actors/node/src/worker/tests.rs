@@ -19,9 +19,9 @@ async fn started() -> (Parts, ActorRef<WorkersMessage>, UnboundedReceiver<Schedu
 
 /// Whether the layers of a plan were loaded, and if not, why.
 async fn loaded(heard: &mut UnboundedReceiver<SchedulerMessage>) -> Result<(), String> {
-    use planaria_control::scheduler::machine::Event;
+    use planaria_control::scheduler::machine::SchedulerEvent;
     told(heard, |message| match message {
-        SchedulerMessage::Event(Event::ShardsLoaded { result, .. }) => Some(result),
+        SchedulerMessage::Event(SchedulerEvent::ShardsLoaded { result, .. }) => Some(result),
         _ => None,
     })
     .await

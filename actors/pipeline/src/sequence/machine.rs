@@ -10,7 +10,7 @@
 //!
 //! The owner keeps the token log. When something on the way breaks it begins another attempt, on the
 //! same stages or by another plan (see [`recovery`](super::recovery)): it tells all of them the log, hears
-//! how far each layer is with it, and says from where each goes on (see [`course`]). From
+//! how far each layer is with it, and says from where each goes on (see [`resume_plan`]). From
 //! there on the log is sent as a prompt is.
 
 use std::sync::Arc;
@@ -20,21 +20,21 @@ use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 use planaria_protocol::generation::{
-    Event as Told, FinishReason, GenerationError, Request, Token, Until,
+    ClientEvent, FinishReason, GenerationError, Request, Token, Until,
 };
 use planaria_protocol::plan::{Assignment, Plan};
-use planaria_protocol::resume::Course;
+use planaria_protocol::resume::ResumePlan;
 use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader, Forward, Opening};
 
-use super::course::{self, Recalled};
 use super::phases::{Phases, Piece};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
+use super::resume_plan::{self, StageProgress};
 
 /// What the owner learns about its sequence.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// A frame for the owner: `Absorbed`, `Accepted`, `Recalled`, `PrefixGone`, `Waits`, `Granted` or `Failed`.
+pub enum SequenceEvent {
+    /// A frame for the owner: `Absorbed`, `Accepted`, `StageProgress`, `PrefixGone`, `Waits`, `Granted` or `Failed`.
     Frame(DataHeader),
     /// What the cluster can offer, after `Seek`.
     Offer(Offer),
@@ -59,7 +59,7 @@ pub enum Event {
     Tick,
 }
 
-impl Event {
+impl SequenceEvent {
     /// What is lost of a plan.
     pub fn losses(view: &View, plan: &Plan) -> impl Iterator<Item = Self> {
         let lost = |life: Incarnation| Self::NodeLost { life, name: view.name(life.node) };
@@ -69,7 +69,7 @@ impl Event {
 
 /// What the owner does.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub enum SequenceAction {
     /// Send this frame to stage 0.
     Forward(DataHeader),
     /// Send this frame to every stage, with the token log if it is to recall it.
@@ -86,7 +86,7 @@ pub enum Action {
     /// A break is mended.
     Recovered(Recovered),
     /// Tell the client.
-    Tell(Told),
+    Tell(ClientEvent),
 }
 
 /// How an owner paces a sequence.
@@ -132,9 +132,9 @@ pub struct Sequence {
     reuse: bool,
     /// How far each stage is, by number, until all have said it; of an attempt that takes up what
     /// there is.
-    recalling: Option<Vec<Option<Recalled>>>,
+    recalling: Option<Vec<Option<StageProgress>>>,
     /// From where each layer goes on then.
-    course: Option<Course>,
+    resume_plan: Option<ResumePlan>,
     /// Positions of the log at the beginning of the attempt, which are sent as a prompt.
     given: u32,
     /// How many of them were sent to stage 0.
@@ -173,7 +173,7 @@ impl Sequence {
         request: Request,
         plan: Arc<Plan>,
         pace: Pace,
-    ) -> (Self, Vec<Action>) {
+    ) -> (Self, Vec<SequenceAction>) {
         let room = plan.parts().context.saturating_sub(length(&request.prompt));
         let log = [request.prompt.as_slice(), &request.begun].concat();
         let max_tokens = request.until.max_tokens.min(room);
@@ -191,7 +191,7 @@ impl Sequence {
             attempt: 0,
             reuse: true,
             recalling: None,
-            course: None,
+            resume_plan: None,
             sent: 0,
             absorbed: 0,
             deadline: now + pace.step_timeout,
@@ -241,23 +241,25 @@ impl Sequence {
     }
 
     /// Takes in an event.
-    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub fn on(&mut self, now: Instant, event: SequenceEvent) -> Vec<SequenceAction> {
         if self.done {
             return Vec::new();
         }
         match event {
-            Event::Frame(header) => self.on_frame(now, header),
-            Event::Offer(offer) => self.on_offer(now, offer),
-            Event::PlansChanged if self.seeking.is_some() || self.waiting => vec![Action::Seek],
-            Event::PlansChanged => Vec::new(),
-            Event::Unreachable(stage, reason) if self.seeking.is_none() => {
+            SequenceEvent::Frame(header) => self.on_frame(now, header),
+            SequenceEvent::Offer(offer) => self.on_offer(now, offer),
+            SequenceEvent::PlansChanged if self.seeking.is_some() || self.waiting => {
+                vec![SequenceAction::Seek]
+            }
+            SequenceEvent::PlansChanged => Vec::new(),
+            SequenceEvent::Unreachable(stage, reason) if self.seeking.is_none() => {
                 let stage = self.plan.stage(stage);
                 let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
                 let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
                 self.broken(now, GenerationError::NotReady { node, layers, reason }, stage)
             }
-            Event::Unreachable(..) => Vec::new(),
-            Event::NodeLost { life, name } => {
+            SequenceEvent::Unreachable(..) => Vec::new(),
+            SequenceEvent::NodeLost { life, name } => {
                 let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
                 let Some(stage) = stage.copied() else {
                     return Vec::new();
@@ -272,22 +274,22 @@ impl Sequence {
                 }
                 Vec::new()
             }
-            Event::ClientGone => self.end(None),
-            Event::ClientTooSlow => self.fail(GenerationError::ClientTooSlow),
-            Event::ShuttingDown => self.fail(GenerationError::ShuttingDown),
-            Event::Tick => self.on_tick(now),
+            SequenceEvent::ClientGone => self.end(None),
+            SequenceEvent::ClientTooSlow => self.fail(GenerationError::ClientTooSlow),
+            SequenceEvent::ShuttingDown => self.fail(GenerationError::ShuttingDown),
+            SequenceEvent::Tick => self.on_tick(now),
         }
     }
 
-    fn on_tick(&mut self, now: Instant) -> Vec<Action> {
+    fn on_tick(&mut self, now: Instant) -> Vec<SequenceAction> {
         if let Some(seeking) = &mut self.seeking {
             let mut actions = Vec::new();
             if seeking.is_sign_due(now) {
-                actions.push(Action::Tell(Told::Recovering));
+                actions.push(SequenceAction::Tell(ClientEvent::Recovering));
             }
             match seeking.tick(now, &self.request.model, self.pace.recovery_timeout) {
                 Due::GiveUp(error) => return self.fail(error),
-                Due::Ask => actions.push(Action::Seek),
+                Due::Ask => actions.push(SequenceAction::Seek),
                 Due::Nothing => {}
             }
             return actions;
@@ -301,13 +303,13 @@ impl Sequence {
             if self.waiting {
                 self.checks = self.checks.wrapping_add(1);
                 let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
-                return vec![Action::Forward(self.header(0, check))];
+                return vec![SequenceAction::Forward(self.header(0, check))];
             }
             let others = self.plan.nodes().filter(|node| *node != self.owner.node);
             self.checks = self.checks.wrapping_add(1);
             let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
             let check = self.header(self.sent, check);
-            return vec![Action::Suspect(others.collect()), Action::Forward(check)];
+            return vec![SequenceAction::Suspect(others.collect()), SequenceAction::Forward(check)];
         }
         Vec::new()
     }
@@ -340,7 +342,7 @@ impl Sequence {
         now: Instant,
         error: GenerationError,
         at: Option<Assignment>,
-    ) -> Vec<Action> {
+    ) -> Vec<SequenceAction> {
         let has_begun = self.log.len() > self.began || self.mending.is_some();
         let may_go_on =
             self.troubles.may_go_on(now, &error, has_begun) && self.attempt < u16::MAX - 1;
@@ -368,9 +370,9 @@ impl Sequence {
             if let Some(phases) = &mut self.phases {
                 phases.broken();
             }
-            actions.push(Action::Tell(Told::Recovering));
+            actions.push(SequenceAction::Tell(ClientEvent::Recovering));
         }
-        actions.push(Action::Seek);
+        actions.push(SequenceAction::Seek);
         actions
     }
 
@@ -393,7 +395,7 @@ impl Sequence {
             .collect()
     }
 
-    fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<Action> {
+    fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<SequenceAction> {
         let length = length(&self.log);
         let Some(seeking) = &mut self.seeking else {
             return match offer {
@@ -414,7 +416,7 @@ impl Sequence {
                 self.mending = Some((broken, now));
                 let mut actions = Vec::new();
                 if plan.epoch() != self.plan.epoch() {
-                    actions.push(Action::Moved(Arc::clone(&plan), self.attempt));
+                    actions.push(SequenceAction::Moved(Arc::clone(&plan), self.attempt));
                 }
                 self.plan = plan;
                 self.begin(now);
@@ -425,7 +427,7 @@ impl Sequence {
     }
 
     /// The first stage has no place for it yet.
-    fn waits(&mut self, now: Instant) -> Vec<Action> {
+    fn waits(&mut self, now: Instant) -> Vec<SequenceAction> {
         self.heard_at = now;
         self.asked_at = None;
         self.deadline = now + self.pace.step_timeout;
@@ -433,11 +435,11 @@ impl Sequence {
             return Vec::new();
         }
         // There may be another plan meanwhile, with places that are free.
-        vec![Action::Waits(true), Action::Seek]
+        vec![SequenceAction::Waits(true), SequenceAction::Seek]
     }
 
     /// There is a place for it.
-    fn granted(&mut self, now: Instant) -> Vec<Action> {
+    fn granted(&mut self, now: Instant) -> Vec<SequenceAction> {
         let mut actions = self.waits_no_more();
         if actions.is_empty() {
             self.stray += 1;
@@ -449,8 +451,8 @@ impl Sequence {
         if self.recalling.is_some() {
             // The others have heard it.
             let open = Box::new(self.opening(false));
-            let recall = self.header(0, DataBody::Recall { stage: 0, open });
-            actions.push(Action::All(vec![recall], Some(self.log.as_slice().into())));
+            let recall = self.header(0, DataBody::StateQuery { stage: 0, open });
+            actions.push(SequenceAction::All(vec![recall], Some(self.log.as_slice().into())));
         } else {
             (self.sent, self.absorbed) = (0, 0);
             actions.extend(self.send_chunks());
@@ -458,13 +460,18 @@ impl Sequence {
         actions
     }
 
-    fn waits_no_more(&mut self) -> Vec<Action> {
+    fn waits_no_more(&mut self) -> Vec<SequenceAction> {
         let waited = std::mem::take(&mut self.waiting);
-        waited.then_some(Action::Waits(false)).into_iter().collect()
+        waited.then_some(SequenceAction::Waits(false)).into_iter().collect()
     }
 
     /// It has not begun under its plan, so it follows to a later one.
-    fn wait_elsewhere(&mut self, now: Instant, plan: Arc<Plan>, length: u32) -> Vec<Action> {
+    fn wait_elsewhere(
+        &mut self,
+        now: Instant,
+        plan: Arc<Plan>,
+        length: u32,
+    ) -> Vec<SequenceAction> {
         let (old, new) = (self.plan.parts(), plan.parts());
         let is_better = new.epoch > old.epoch && new.digest == old.digest && length < new.context;
         if !is_better || self.attempt >= u16::MAX - 1 {
@@ -472,7 +479,7 @@ impl Sequence {
         }
         let mut actions = self.waits_no_more();
         self.attempt += 1;
-        actions.push(Action::Moved(Arc::clone(&plan), self.attempt));
+        actions.push(SequenceAction::Moved(Arc::clone(&plan), self.attempt));
         let has_recalled = self.recalling.is_some();
         self.plan = plan;
         self.begin(now);
@@ -485,11 +492,11 @@ impl Sequence {
     }
 
     /// Asks all stages how far they are.
-    fn recall(&mut self) -> Action {
+    fn recall(&mut self) -> SequenceAction {
         self.recalling = Some(vec![None; self.plan.stages().len()]);
         let opening = self.opening(false);
-        let body = |stage| DataBody::Recall { stage, open: Box::new(opening.clone()) };
-        Action::All(self.to_all(body), Some(self.log.as_slice().into()))
+        let body = |stage| DataBody::StateQuery { stage, open: Box::new(opening.clone()) };
+        SequenceAction::All(self.to_all(body), Some(self.log.as_slice().into()))
     }
 
     /// What every stage must know of it.
@@ -505,7 +512,12 @@ impl Sequence {
     }
 
     /// A stage has said how far it is.
-    fn recalled(&mut self, now: Instant, stage: u16, recalled: Recalled) -> Vec<Action> {
+    fn recalled(
+        &mut self,
+        now: Instant,
+        stage: u16,
+        recalled: StageProgress,
+    ) -> Vec<SequenceAction> {
         let Some(answers) = &mut self.recalling else {
             self.stray += 1;
             return Vec::new();
@@ -516,15 +528,15 @@ impl Sequence {
         let Some(all) = answers.iter().cloned().collect::<Option<Vec<_>>>() else {
             return Vec::new();
         };
-        let course = course::plan(self.given, &all);
+        let resume_plan = resume_plan::work_out(self.given, &all);
         self.recalling = None;
-        self.sent = course.from(0).unwrap_or(0);
+        self.sent = resume_plan.from(0).unwrap_or(0);
         self.absorbed = self.sent;
         self.heard_at = now;
         self.deadline = now + self.pace.step_timeout;
-        let body = |stage| DataBody::Resume { stage, course: course.clone() };
-        let mut actions = vec![Action::All(self.to_all(body), None)];
-        self.course = Some(course);
+        let body = |stage| DataBody::Resume { stage, resume_plan: resume_plan.clone() };
+        let mut actions = vec![SequenceAction::All(self.to_all(body), None)];
+        self.resume_plan = Some(resume_plan);
         actions.extend(self.send_chunks());
         actions
     }
@@ -553,7 +565,7 @@ impl Sequence {
     fn begin(&mut self, now: Instant) {
         self.given = length(&self.log);
         (self.sent, self.absorbed) = (0, 0);
-        (self.recalling, self.course) = (None, None);
+        (self.recalling, self.resume_plan) = (None, None);
         self.heard_at = now;
         self.asked_at = None;
         // It takes longer than the next token does.
@@ -561,7 +573,7 @@ impl Sequence {
         self.deadline = now + self.pace.step_timeout;
     }
 
-    fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<Action> {
+    fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<SequenceAction> {
         let is_mine = header.epoch == self.plan.epoch() && header.sequence == self.id;
         if !is_mine || header.attempt != self.attempt {
             self.stray += 1;
@@ -579,21 +591,21 @@ impl Sequence {
                 self.heard(now);
                 self.send_chunks()
             }
-            DataBody::Recalled { stage, progress, kept } => {
+            DataBody::StageProgress { stage, progress, kept } => {
                 let Some(layers) = self.plan.stage(stage).map(|stage| stage.layers) else {
                     self.stray += 1;
                     return Vec::new();
                 };
-                self.recalled(now, stage, Recalled { layers, progress, kept })
+                self.recalled(now, stage, StageProgress { layers, progress, kept })
             }
             DataBody::Accepted { token, logprobs, finish, reused }
                 if header.position == length(&self.log) =>
             {
                 let mut actions = Vec::new();
                 if reused > 0 && self.log.len() == self.began {
-                    actions.push(Action::Tell(Told::Reused(reused)));
+                    actions.push(SequenceAction::Tell(ClientEvent::Reused(reused)));
                 }
-                actions.extend(self.mended(now).map(Action::Recovered));
+                actions.extend(self.mended(now).map(SequenceAction::Recovered));
                 self.log.push(token);
                 self.heard(now);
                 let answer = self.log.len() - self.request.prompt.len();
@@ -603,10 +615,13 @@ impl Sequence {
                     return self.fail(GenerationError::PlanLost { model, reason });
                 }
                 if finish != Some(FinishReason::Stop) {
-                    actions.push(Action::Tell(Told::Token(Token { id: token, logprobs })));
+                    actions.push(SequenceAction::Tell(ClientEvent::Token(Token {
+                        id: token,
+                        logprobs,
+                    })));
                 }
                 if let Some(reason) = finish {
-                    actions.extend(self.end(Some(Told::Finished(reason))));
+                    actions.extend(self.end(Some(ClientEvent::Finished(reason))));
                 }
                 actions
             }
@@ -626,7 +641,7 @@ impl Sequence {
             | DataBody::Absorbed { .. }
             | DataBody::Accepted { .. }
             | DataBody::Forward(_)
-            | DataBody::Recall { .. }
+            | DataBody::StateQuery { .. }
             | DataBody::Resume { .. }
             | DataBody::Check { .. }
             | DataBody::Release { .. } => {
@@ -638,7 +653,7 @@ impl Sequence {
 
     /// Keeps one chunk more in the pipeline than it has stages, and enough for stage 0 to tell
     /// whether the prompt begins like a former one.
-    fn send_chunks(&mut self) -> Vec<Action> {
+    fn send_chunks(&mut self) -> Vec<SequenceAction> {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
         let chunk = self.pace.prefill_chunk;
         let window = chunk.saturating_mul(stages.saturating_add(1)).max(BLOCK_TOKENS);
@@ -650,13 +665,13 @@ impl Sequence {
             let forward = Forward {
                 stage: 0,
                 tokens: chunk.unwrap_or_default().to_vec(),
-                open: (self.sent == 0 && self.course.is_none())
+                open: (self.sent == 0 && self.resume_plan.is_none())
                     .then(|| Box::new(self.opening(self.reuse))),
                 sample: end == length,
                 more: false,
             };
             let header = self.header(self.sent, DataBody::Forward(forward));
-            actions.push(Action::Forward(header));
+            actions.push(SequenceAction::Forward(header));
             self.sent = end;
         }
         actions
@@ -675,8 +690,14 @@ impl Sequence {
             detect: broken.detect,
             ready: ready.saturating_duration_since(broken.at),
             rebuild: now.saturating_duration_since(ready),
-            replayed: self.course.as_ref().map_or(0, |course| course.replayed(self.given)),
-            rebuilt: self.course.as_ref().map_or(0, |course| course.rebuilt(self.given)),
+            replayed: self
+                .resume_plan
+                .as_ref()
+                .map_or(0, |resume_plan| resume_plan.replayed(self.given)),
+            rebuilt: self
+                .resume_plan
+                .as_ref()
+                .map_or(0, |resume_plan| resume_plan.rebuilt(self.given)),
             died: broken.died(),
         })
     }
@@ -694,13 +715,13 @@ impl Sequence {
         }
     }
 
-    fn fail(&mut self, error: GenerationError) -> Vec<Action> {
-        self.end(Some(Told::Failed(error)))
+    fn fail(&mut self, error: GenerationError) -> Vec<SequenceAction> {
+        self.end(Some(ClientEvent::Failed(error)))
     }
 
-    fn end(&mut self, last_words: Option<Told>) -> Vec<Action> {
+    fn end(&mut self, last_words: Option<ClientEvent>) -> Vec<SequenceAction> {
         self.done = true;
-        last_words.map(Action::Tell).into_iter().collect()
+        last_words.map(SequenceAction::Tell).into_iter().collect()
     }
 }
 

@@ -6,18 +6,18 @@ use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_protocol::generation::Event as Told;
+use planaria_protocol::generation::ClientEvent;
 use planaria_protocol::pipe::tokens_to_bytes;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::wire::{DataBody, DataHeader};
 
-use super::machine::{Action, Event};
+use super::machine::{SequenceAction, SequenceEvent};
 use super::recovery::{Offer, Recovered};
 
 /// The node around a sequence.
 pub trait SequenceRuntime {
     /// This is about to be carried out.
-    fn begins(&mut self, action: &Action);
+    fn begins(&mut self, action: &SequenceAction);
 
     /// Sends a frame to a node, or says why it cannot be sent.
     ///
@@ -26,7 +26,7 @@ pub trait SequenceRuntime {
     fn send(&mut self, to: NodeId, header: DataHeader, payload: Bytes) -> Result<(), String>;
 
     /// Has the sequence take in an event, behind those that wait already.
-    fn cast(&mut self, event: Event);
+    fn cast(&mut self, event: SequenceEvent);
 
     /// The members.
     fn view(&self) -> View;
@@ -50,21 +50,21 @@ pub trait SequenceRuntime {
     fn recovered(&mut self, recovered: Recovered);
 
     /// Tells the client something; `false` if it has not read enough of what came before.
-    fn tell(&mut self, told: Told) -> bool;
+    fn tell(&mut self, told: ClientEvent) -> bool;
 }
 
 /// Carries out the effects of a sequence that runs under this plan. What comes behind a frame that cannot be sent is
 /// not carried out: the sequence hears of the stage, and begins anew.
-pub fn carry_out(plan: &Plan, actions: Vec<Action>, runtime: &mut impl SequenceRuntime) {
+pub fn carry_out(plan: &Plan, actions: Vec<SequenceAction>, runtime: &mut impl SequenceRuntime) {
     for action in actions {
         runtime.begins(&action);
         match action {
-            Action::Forward(header) => {
+            SequenceAction::Forward(header) => {
                 if !send(plan, 0, header, Bytes::new(), runtime) {
                     return;
                 }
             }
-            Action::All(headers, log) => {
+            SequenceAction::All(headers, log) => {
                 let payload = log.map(|log| tokens_to_bytes(&log)).unwrap_or_default();
                 for (stage, header) in (0..).zip(headers) {
                     if !send(plan, stage, header, payload.clone(), runtime) {
@@ -72,23 +72,25 @@ pub fn carry_out(plan: &Plan, actions: Vec<Action>, runtime: &mut impl SequenceR
                     }
                 }
             }
-            Action::Seek => {
+            SequenceAction::Seek => {
                 runtime.watch_plans();
                 let view = runtime.view();
                 // It may go on before it would be told, and not know why it broke.
-                for lost in Event::losses(&view, plan) {
+                for lost in SequenceEvent::losses(&view, plan) {
                     runtime.cast(lost);
                 }
                 let offer = Offer::of(plan.model(), &runtime.plans(), &view);
-                runtime.cast(Event::Offer(offer));
+                runtime.cast(SequenceEvent::Offer(offer));
             }
-            Action::Moved(plan, attempt) => runtime.moved(&plan, attempt),
-            Action::Waits(waits) => runtime.waits(waits),
-            Action::Suspect(nodes) => nodes.into_iter().for_each(|node| runtime.suspect(node)),
-            Action::Recovered(recovered) => runtime.recovered(recovered),
-            Action::Tell(told) => {
+            SequenceAction::Moved(plan, attempt) => runtime.moved(&plan, attempt),
+            SequenceAction::Waits(waits) => runtime.waits(waits),
+            SequenceAction::Suspect(nodes) => {
+                nodes.into_iter().for_each(|node| runtime.suspect(node));
+            }
+            SequenceAction::Recovered(recovered) => runtime.recovered(recovered),
+            SequenceAction::Tell(told) => {
                 if !runtime.tell(told) {
-                    runtime.cast(Event::ClientTooSlow);
+                    runtime.cast(SequenceEvent::ClientTooSlow);
                 }
             }
         }
@@ -108,7 +110,7 @@ fn send(
     };
     let sent = runtime.send(assigned.incarnation.node, header, payload);
     if let Err(reason) = &sent {
-        runtime.cast(Event::Unreachable(stage, reason.clone()));
+        runtime.cast(SequenceEvent::Unreachable(stage, reason.clone()));
     }
     sent.is_ok()
 }

@@ -21,7 +21,7 @@ use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 
 use super::adoption::Adoption;
-use super::sequences::{Follows, Orphan, Sequences, Taken};
+use super::sequences::{FrameOutcome, Orphan, Sequences, StepEffects};
 
 /// The node around a host, and its worker.
 pub trait HostRuntime {
@@ -83,7 +83,7 @@ pub trait HostRuntime {
     fn time_after(&self, wait: Duration) -> String;
 
     /// The worker computed a piece of a sequence.
-    fn computed(&mut self, follows: &Follows);
+    fn computed(&mut self, effects: &StepEffects);
 
     /// The worker ended, for this reason, while it had these pieces.
     fn unfinished<'a>(
@@ -98,7 +98,7 @@ pub trait HostRuntime {
 
 /// How long a worker may take.
 #[derive(Debug, Clone, Copy)]
-pub struct Timeouts {
+pub struct WorkerTimeouts {
     /// For a step.
     pub step: Duration,
     /// For loading what it is to hold.
@@ -111,7 +111,7 @@ pub struct Host {
     me: NodeId,
     /// The node's name, for owners.
     name: String,
-    timeouts: Timeouts,
+    timeouts: WorkerTimeouts,
     /// The layers that are wanted, those first that are needed first.
     wanted: Vec<LayerRange>,
     /// What the worker was told to hold.
@@ -144,7 +144,7 @@ impl Host {
         (me, name): (NodeId, String),
         key: &WorkerKey,
         wanted: Vec<LayerRange>,
-        timeouts: Timeouts,
+        timeouts: WorkerTimeouts,
         log_bytes: usize,
     ) -> Self {
         let report = ShardReport::starting(&key.model);
@@ -349,7 +349,7 @@ impl Host {
             return;
         }
         match self.sequences.take(came, Arc::clone(plan), header, payload) {
-            Taken::Do { commands, kept } => {
+            FrameOutcome::Do { commands, kept } => {
                 if !self.adoption.goes_by(plan.epoch()) {
                     let kv_bytes = kv_bytes(plan, stage.layers, runtime);
                     self.adoption.under(plan, stage.layers, kv_bytes);
@@ -362,18 +362,18 @@ impl Host {
                 }
                 self.send_kept(plan, header, kept, runtime);
             }
-            Taken::Pass(next, frame) => {
+            FrameOutcome::Pass(next, frame) => {
                 if let Err(error) = runtime.send(next, frame, Bytes::new()) {
                     let reason = format!("the next stage cannot be reached: {error}");
                     self.refuse(header, &reason, runtime);
                 }
             }
-            Taken::Drop => {}
-            Taken::Tell(body) => runtime.send_to_owner(to_owner(header, body)),
-            Taken::Refuse(error) => {
+            FrameOutcome::Drop => {}
+            FrameOutcome::Tell(body) => runtime.send_to_owner(to_owner(header, body)),
+            FrameOutcome::Refuse(error) => {
                 runtime.send_to_owner(to_owner(header, DataBody::Failed(error)));
             }
-            Taken::Unknown(reason) => self.refuse(header, &reason, runtime),
+            FrameOutcome::Unknown(reason) => self.refuse(header, &reason, runtime),
         }
     }
 
@@ -444,7 +444,7 @@ impl Host {
                 self.give_up(now, &reason, runtime);
                 runtime.look_for_files();
             }
-            Event::Recalled { sequence, attempt, progress } => {
+            Event::StageProgress { sequence, attempt, progress } => {
                 if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
                     runtime.send_to_owner(header);
                 }
@@ -492,18 +492,18 @@ impl Host {
         payload: &Bytes,
         runtime: &mut impl HostRuntime,
     ) {
-        let Some(mut follows) = self.sequences.computed(now, computed, payload) else {
+        let Some(mut effects) = self.sequences.computed(now, computed, payload) else {
             return;
         };
-        for (to, frame) in std::mem::take(&mut follows.frames) {
+        for (to, frame) in std::mem::take(&mut effects.frames) {
             if let Err(error) = runtime.send(to, frame, payload.clone()) {
                 // It can be tried for as long as the owner likes: no work kills anybody here.
                 let reason = format!("the next stage cannot be reached: {error}");
-                self.refuse(&follows.of, &reason, runtime);
+                self.refuse(&effects.of, &reason, runtime);
             }
         }
         // The next stage does not wait for this.
-        runtime.computed(&follows);
+        runtime.computed(&effects);
     }
 
     fn ended(&mut self, now: Instant, how: &str, runtime: &mut impl HostRuntime) {

@@ -1,7 +1,7 @@
 //! A sequence that was interrupted, on a stage that takes it up again. Pure.
 //!
-//! What comes is cut by the [`Course`]: each piece passes the layers that lack it and no others. What
-//! was handed on before comes out of the node's boundary logs. Frames may come before the course does,
+//! What comes is cut by the [`ResumePlan`]: each piece passes the layers that lack it and no others. What
+//! was handed on before comes out of the node's boundary logs. Frames may come before the resume plan does,
 //! from its owner, and live ones before those from the former stage's log: they wait for their turn.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use planaria_config::LayerRange;
 use planaria_engine::geometry::STEP_TOKENS;
 use planaria_protocol::plan::Plan;
-use planaria_protocol::resume::{Course, Kept};
+use planaria_protocol::resume::{Kept, ResumePlan};
 use planaria_protocol::wire::{DataBody, DataHeader, Forward};
 
 use super::sequences::Part;
@@ -20,7 +20,7 @@ pub(super) struct Resumed {
     /// The log as its owner knew it when the attempt began.
     tokens: Vec<u32>,
     /// `None` until the owner has said it.
-    course: Option<Course>,
+    resume_plan: Option<ResumePlan>,
     /// The position of the frame whose turn it is.
     next: u32,
     /// Frames whose turn has not come, by position.
@@ -40,12 +40,12 @@ pub(super) struct Begun {
 
 impl Resumed {
     pub(super) const fn new(tokens: Vec<u32>) -> Self {
-        Self { tokens, course: None, next: 0, early: BTreeMap::new() }
+        Self { tokens, resume_plan: None, next: 0, early: BTreeMap::new() }
     }
 
     /// Whether it is known where it goes on.
     pub(super) const fn is_under_way(&self) -> bool {
-        self.course.is_some()
+        self.resume_plan.is_some()
     }
 
     /// The position of the frame whose turn it is.
@@ -60,30 +60,30 @@ impl Resumed {
         header: &DataHeader,
         rows: Bytes,
     ) -> Vec<Part> {
-        if self.course.is_none() || header.position >= self.next {
+        if self.resume_plan.is_none() || header.position >= self.next {
             self.early.insert(header.position, (header.clone(), rows));
         }
         self.take_early(layers)
     }
 
-    /// Goes on as `course` says: `rows` gives what was kept. `header` is that of the owner's frame.
+    /// Goes on as `resume_plan` says: `rows` gives what was kept. `header` is that of the owner's frame.
     /// `None` if something is not kept any more.
     pub(super) fn begin(
         &mut self,
         layers: LayerRange,
         plan: &Plan,
         header: &DataHeader,
-        course: &Course,
+        resume_plan: &ResumePlan,
         rows: impl Fn(Kept) -> Option<Bytes>,
     ) -> Option<Begun> {
-        let own = course.parts.iter().filter(|part| layers.contains(part.layers.first()));
+        let own = resume_plan.spans.iter().filter(|part| layers.contains(part.layers.first()));
         let rewind: Vec<_> = own.map(|part| (part.layers, part.from)).collect();
         let (stage, _) = plan.stages().iter().zip(0_u16..).find_map(|(assigned, stage)| {
             (assigned.layers == layers).then_some((stage, assigned))
         })?;
         let (mut parts, mut to_next) = (Vec::new(), Vec::new());
         // What goes into the last layers first: behind it comes what passes the layers before.
-        for kept in course.from_logs.iter().rev().filter(|kept| layers.contains(kept.behind)) {
+        for kept in resume_plan.from_logs.iter().rev().filter(|kept| layers.contains(kept.behind)) {
             let rows = rows(*kept)?;
             let is_last = kept.behind == layers.last();
             let stage = if is_last { stage + 1 } else { stage };
@@ -91,12 +91,12 @@ impl Resumed {
                 if is_last {
                     to_next.push((header, rows));
                 } else {
-                    parts.extend(cut(course, kept.behind + 1, layers, &header, &rows, true));
+                    parts.extend(cut(resume_plan, kept.behind + 1, layers, &header, &rows, true));
                 }
             }
         }
-        self.next = course.from(layers.first())?;
-        self.course = Some(course.clone());
+        self.next = resume_plan.from(layers.first())?;
+        self.resume_plan = Some(resume_plan.clone());
         parts.extend(self.take_early(layers));
         Some(Begun { rewind, parts, kept: to_next })
     }
@@ -126,14 +126,14 @@ impl Resumed {
     /// The frames whose turn it is.
     fn take_early(&mut self, layers: LayerRange) -> Vec<Part> {
         let mut parts = Vec::new();
-        let Some(course) = &self.course else {
+        let Some(resume_plan) = &self.resume_plan else {
             return parts;
         };
         while let Some((header, rows)) = self.early.remove(&self.next) {
             if let DataBody::Forward(forward) = &header.body {
                 let count = u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX);
                 self.next = self.next.saturating_add(count);
-                parts.extend(cut(course, layers.first(), layers, &header, &rows, false));
+                parts.extend(cut(resume_plan, layers.first(), layers, &header, &rows, false));
             }
         }
         parts
@@ -142,7 +142,7 @@ impl Resumed {
 
 /// The parts of a frame that enters a stage at layer `first`, each with the layers that it passes.
 fn cut(
-    course: &Course,
+    resume_plan: &ResumePlan,
     first: u32,
     layers: LayerRange,
     header: &DataHeader,
@@ -155,9 +155,9 @@ fn cut(
     let start = header.position;
     let end = start.saturating_add(u32::try_from(forward.tokens.len()).unwrap_or(u32::MAX));
     let row = rows.len() / forward.tokens.len().max(1);
-    let last_layer = course.parts.last().map(|part| part.layers.last());
+    let last_layer = resume_plan.spans.last().map(|part| part.layers.last());
     let part = |piece: std::ops::Range<u32>| {
-        let (passes, goes_on) = course.way(first, layers, piece.start)?;
+        let (passes, goes_on) = resume_plan.route(first, layers, piece.start)?;
         let inner = (piece.start - start) as usize..(piece.end - start) as usize;
         let is_end = piece.end == end;
         let forward = Forward {
@@ -176,7 +176,7 @@ fn cut(
             from_log,
         })
     };
-    course.pieces(first, layers, start..end).into_iter().filter_map(part).collect()
+    resume_plan.pieces(first, layers, start..end).into_iter().filter_map(part).collect()
 }
 
 #[cfg(test)]

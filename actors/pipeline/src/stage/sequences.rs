@@ -16,7 +16,7 @@ use planaria_engine::stage::{Progress, SegmentError};
 use planaria_protocol::generation::GenerationError;
 use planaria_protocol::pipe::{Command, Compute, Computed, Outcome, StepTaken, tokens_from_bytes};
 use planaria_protocol::plan::Plan;
-use planaria_protocol::resume::Course;
+use planaria_protocol::resume::ResumePlan;
 use planaria_protocol::wire::{DataBody, DataHeader, Forward, Opening};
 
 use super::boundary_log::BoundaryLogs;
@@ -114,7 +114,7 @@ pub struct Part {
 
 /// What to do with a frame.
 #[derive(Debug)]
-pub enum Taken {
+pub enum FrameOutcome {
     /// Tell the worker, and send what was kept to the next stage.
     Do {
         /// For the worker, each with its payload.
@@ -134,9 +134,9 @@ pub enum Taken {
     Unknown(String),
 }
 
-/// What follows from a result.
+/// What effects from a result.
 #[derive(Debug)]
-pub struct Follows {
+pub struct StepEffects {
     /// The header of what was computed.
     pub of: DataHeader,
     /// The layers that computed them.
@@ -231,23 +231,23 @@ impl Sequences {
         plan: Arc<Plan>,
         header: &DataHeader,
         payload: Bytes,
-    ) -> Taken {
+    ) -> FrameOutcome {
         let (sequence, attempt) = (header.sequence, header.attempt);
         let Some(layers) = plan.stage_of(self.me).map(|(_, stage)| stage.layers) else {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         };
         if self.released.covers(sequence, attempt) {
             // Whoever asks waits for an answer.
             return match header.body {
-                DataBody::Check { .. } | DataBody::Recall { .. } => {
-                    Taken::Unknown(format!("it has let go of sequence {sequence}"))
+                DataBody::Check { .. } | DataBody::StateQuery { .. } => {
+                    FrameOutcome::Unknown(format!("it has let go of sequence {sequence}"))
                 }
-                _ => Taken::Drop,
+                _ => FrameOutcome::Drop,
             };
         }
         if let DataBody::Check { number, stage, round } = header.body {
             if let Some(standing) = self.places.heard(now, sequence) {
-                return Taken::Tell(standing);
+                return FrameOutcome::Tell(standing);
             }
             return self.take_check(&plan, header, (number, stage, round));
         }
@@ -258,7 +258,7 @@ impl Sequences {
                 || (open.attempt == attempt
                     && (open.is_interrupted || open.plan.epoch() != header.epoch))
         }) {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         }
         let is_new = known.is_none_or(|open| open.attempt < attempt);
         // Every sequence passes the first stage, and memory was set aside for so many.
@@ -274,7 +274,7 @@ impl Sequences {
             DataBody::Forward(forward) if is_new => {
                 let begins = |opening: &Opening| opening.prefix.len() == header.position as usize;
                 let Some(opening) = forward.open.clone().filter(|opening| begins(opening)) else {
-                    return Taken::Unknown(format!("it does not know sequence {sequence}"));
+                    return FrameOutcome::Unknown(format!("it does not know sequence {sequence}"));
                 };
                 let was_known = self.forget(sequence);
                 self.open(now, plan, layers, header, opening, None);
@@ -282,44 +282,51 @@ impl Sequences {
                 if was_known {
                     commands.insert(0, (Command::Release(sequence), Bytes::new()));
                 }
-                Taken::Do { commands, kept: Vec::new() }
+                FrameOutcome::Do { commands, kept: Vec::new() }
             }
             DataBody::Forward(_) => self.take_forward(now, header, payload),
-            DataBody::Recall { open, .. } if is_new => {
+            DataBody::StateQuery { open, .. } if is_new => {
                 let tokens = tokens_from_bytes(&payload);
                 let params = Box::new(open.sampling.clone());
                 self.under_way.retain(|(of, ..), _| *of != sequence);
                 self.logs.keep_common(sequence, &tokens);
                 let resumed = Some(Resumed::new(tokens));
                 self.open(now, plan, layers, header, open.clone(), resumed);
-                let recall = Command::Recall { sequence, attempt, params };
-                Taken::Do { commands: vec![(recall, payload)], kept: Vec::new() }
+                let recall = Command::StateQuery { sequence, attempt, params };
+                FrameOutcome::Do { commands: vec![(recall, payload)], kept: Vec::new() }
             }
-            DataBody::Resume { course, .. } if !is_new => self.take_resume(now, header, course),
+            DataBody::Resume { resume_plan, .. } if !is_new => {
+                self.take_resume(now, header, resume_plan)
+            }
             DataBody::Resume { .. } => {
-                Taken::Unknown(format!("it does not know sequence {sequence}"))
+                FrameOutcome::Unknown(format!("it does not know sequence {sequence}"))
             }
-            _ => Taken::Drop,
+            _ => FrameOutcome::Drop,
         }
     }
 
     /// What becomes of a frame at the first stage, of a sequence that is not open; `None` when it may be opened.
-    fn without_place(&mut self, now: Instant, plan: &Plan, header: &DataHeader) -> Option<Taken> {
+    fn without_place(
+        &mut self,
+        now: Instant,
+        plan: &Plan,
+        header: &DataHeader,
+    ) -> Option<FrameOutcome> {
         let opening = match &header.body {
             DataBody::Forward(forward) => forward.open.as_ref(),
-            DataBody::Recall { open, .. } => Some(open),
+            DataBody::StateQuery { open, .. } => Some(open),
             _ => None,
         };
         let Some(opening) = opening else {
             // Sent before its owner heard that it waits.
-            return self.places.knows(header.sequence).then_some(Taken::Drop);
+            return self.places.knows(header.sequence).then_some(FrameOutcome::Drop);
         };
         let limit = plan.parts().max_sequences;
         let taken = (limit as usize, self.open.len());
         match self.places.ask(now, header, taken, opening.waits) {
             Asked::Begins => None,
-            Asked::Waits => Some(Taken::Tell(DataBody::Waits)),
-            Asked::Refused => Some(Taken::Refuse(GenerationError::NoRoom { limit })),
+            Asked::Waits => Some(FrameOutcome::Tell(DataBody::Waits)),
+            Asked::Refused => Some(FrameOutcome::Refuse(GenerationError::NoRoom { limit })),
         }
     }
 
@@ -333,15 +340,22 @@ impl Sequences {
         let open = self.open.get(&sequence).filter(|open| open.attempt == attempt)?;
         let (stage, _) = open.plan.stage_of(self.me)?;
         let body = match progress {
-            Ok(progress) => DataBody::Recalled { stage, progress, kept: self.logs.kept(sequence) },
+            Ok(progress) => {
+                DataBody::StageProgress { stage, progress, kept: self.logs.kept(sequence) }
+            }
             Err(error) => DataBody::Failed(rejected(self.me, open, &error)),
         };
         Some(DataHeader { body, ..open.header(sequence) })
     }
 
-    /// What follows from a result; nothing when its sequence was released or interrupted meanwhile.
+    /// What effects from a result; nothing when its sequence was released or interrupted meanwhile.
     /// `rows` are the hidden states that came with it.
-    pub fn computed(&mut self, now: Instant, computed: Computed, rows: &[u8]) -> Option<Follows> {
+    pub fn computed(
+        &mut self,
+        now: Instant,
+        computed: Computed,
+        rows: &[u8],
+    ) -> Option<StepEffects> {
         self.slowest = self.slowest.max(self.longest_wait(now));
         self.results += 1;
         self.heard = Some(now);
@@ -393,7 +407,7 @@ impl Sequences {
         }
         let frames = next_frames(self.me, open, &header, forward.stage, piece, outcome);
         let (layers, positions) = (open.layers, start..end);
-        Some(Follows { of: header, layers, positions, took, step, frames })
+        Some(StepEffects { of: header, layers, positions, took, step, frames })
     }
 
     /// Forgets a sequence up to and with this attempt; whether one of them was open.
@@ -545,17 +559,19 @@ impl Sequences {
     }
 
     /// The next part of a sequence that is open.
-    fn take_forward(&mut self, now: Instant, header: &DataHeader, payload: Bytes) -> Taken {
+    fn take_forward(&mut self, now: Instant, header: &DataHeader, payload: Bytes) -> FrameOutcome {
         let Some(open) = self.open.get_mut(&header.sequence) else {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         };
         open.touched = now;
         let parts = match &mut open.resumed {
             // It came twice.
-            None if header.position < open.next => return Taken::Drop,
+            None if header.position < open.next => return FrameOutcome::Drop,
             None if header.position > open.next => {
                 let (sequence, next) = (header.sequence, open.next);
-                return Taken::Unknown(format!("position {next} of sequence {sequence} is lost"));
+                return FrameOutcome::Unknown(format!(
+                    "position {next} of sequence {sequence} is lost"
+                ));
             }
             None => {
                 open.next = end_of(header);
@@ -563,30 +579,35 @@ impl Sequences {
             }
             Some(resumed) => resumed.take(open.layers, header, payload),
         };
-        Taken::Do { commands: self.compute(now, parts), kept: Vec::new() }
+        FrameOutcome::Do { commands: self.compute(now, parts), kept: Vec::new() }
     }
 
-    fn take_resume(&mut self, now: Instant, header: &DataHeader, course: &Course) -> Taken {
+    fn take_resume(
+        &mut self,
+        now: Instant,
+        header: &DataHeader,
+        resume_plan: &ResumePlan,
+    ) -> FrameOutcome {
         let sequence = header.sequence;
         let Some(open) = self.open.get_mut(&sequence) else {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         };
         open.touched = now;
         let (layers, plan) = (open.layers, Arc::clone(&open.plan));
         let Some(resumed) = open.resumed.as_mut().filter(|resumed| !resumed.is_under_way()) else {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         };
         let logs = &self.logs;
         let rows = |kept| logs.rows(sequence, kept);
         let Some(resumed::Begun { rewind, parts, kept }) =
-            resumed.begin(layers, &plan, header, course, rows)
+            resumed.begin(layers, &plan, header, resume_plan, rows)
         else {
-            return Taken::Unknown("what it had kept is gone".to_owned());
+            return FrameOutcome::Unknown("what it had kept is gone".to_owned());
         };
         let rewind = Command::Rewind { sequence, to: rewind };
         let mut commands = vec![(rewind, Bytes::new())];
         commands.extend(self.compute(now, parts));
-        Taken::Do { commands, kept }
+        FrameOutcome::Do { commands, kept }
     }
 
     /// Whether the sequence goes on, as far as this stage knows: at the `stage` of a check with this number,
@@ -596,44 +617,53 @@ impl Sequences {
         plan: &Plan,
         header: &DataHeader,
         (number, stage, round): (u32, u16, u8),
-    ) -> Taken {
+    ) -> FrameOutcome {
         let sequence = header.sequence;
         let known = self.open.get_mut(&sequence).filter(|open| open.attempt >= header.attempt);
         let Some(open) = known else {
-            return Taken::Unknown(format!("it does not know sequence {sequence}"));
+            return FrameOutcome::Unknown(format!("it does not know sequence {sequence}"));
         };
         if open.attempt > header.attempt {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         }
         if open.is_interrupted {
-            return Taken::Unknown(format!("sequence {sequence} was interrupted there"));
+            return FrameOutcome::Unknown(format!("sequence {sequence} was interrupted there"));
         }
         let is_recalled = open.resumed.as_ref().is_some_and(|resumed| !resumed.is_under_way());
         let next = open.resumed.as_ref().map_or(open.next, Resumed::next);
         if !is_recalled && next < header.position {
-            return Taken::Unknown(format!("position {next} of sequence {sequence} is lost"));
+            return FrameOutcome::Unknown(format!(
+                "position {next} of sequence {sequence} is lost"
+            ));
         }
         if is_recalled || self.under_way.keys().any(|(of, ..)| *of == sequence) {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         }
         // What goes round behind a check has passed here when the check comes again.
         let passed = (number, open.results);
         if round == 0 {
             open.checked = Some(passed);
         } else if open.checked != Some(passed) {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         }
         let (stage, round) = match plan.stage(stage + 1) {
             Some(_) => (stage + 1, round),
             None if round == 0 => (0, 1),
             // Whatever was on its way between two stages came before this, or passed meanwhile.
-            None => return Taken::Unknown(format!("nothing of sequence {sequence} is on its way")),
+            None => {
+                return FrameOutcome::Unknown(format!(
+                    "nothing of sequence {sequence} is on its way"
+                ));
+            }
         };
         let Some(next) = plan.stage(stage) else {
-            return Taken::Drop;
+            return FrameOutcome::Drop;
         };
         let body = DataBody::Check { number, stage, round };
-        Taken::Pass(next.incarnation.node, DataHeader { body, position: 0, ..header.clone() })
+        FrameOutcome::Pass(
+            next.incarnation.node,
+            DataHeader { body, position: 0, ..header.clone() },
+        )
     }
 
     /// Has the worker compute these parts, in this order.

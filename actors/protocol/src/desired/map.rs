@@ -36,7 +36,7 @@ const MOST_ENTRIES: usize = 1024;
 /// How a model is to be served. What is `None` is left to the settings of the node that plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Wanted {
+pub struct DesiredSpec {
     /// How its layers are dealt out.
     pub strategy: Option<Strategy>,
     /// Longest sequence to keep memory for, in tokens.
@@ -51,7 +51,7 @@ pub struct Entry {
     /// When it was said, and by whom.
     pub stamp: Stamp,
     /// `None`: the model was removed.
-    pub wanted: Option<Wanted>,
+    pub wanted: Option<DesiredSpec>,
 }
 
 impl Entry {
@@ -89,7 +89,7 @@ pub enum Unacceptable {
 impl DesiredMap {
     /// What is wanted when `node` takes these models for granted.
     pub fn granted(node: NodeId, models: impl IntoIterator<Item = ModelName>) -> Self {
-        let entry = Entry { stamp: Stamp::unsaid(node), wanted: Some(Wanted::default()) };
+        let entry = Entry { stamp: Stamp::unsaid(node), wanted: Some(DesiredSpec::default()) };
         models.into_iter().map(|model| (model, entry)).collect()
     }
 
@@ -105,7 +105,7 @@ impl DesiredMap {
     }
 
     /// What is to be served, by name.
-    pub fn wanted(&self) -> impl Iterator<Item = (&ModelName, &Wanted)> {
+    pub fn wanted(&self) -> impl Iterator<Item = (&ModelName, &DesiredSpec)> {
         self.0.iter().filter_map(|(model, entry)| Some((model, entry.wanted.as_ref()?)))
     }
 
@@ -199,7 +199,7 @@ mod tests {
         let entry =
             (0_u8..3, 0_u64..4, proptest::option::of(0_u32..3)).prop_map(|(node, at, w)| Entry {
                 stamp: stamp(node, at),
-                wanted: w.map(|w| Wanted { context: Some(w), ..Wanted::default() }),
+                wanted: w.map(|w| DesiredSpec { context: Some(w), ..DesiredSpec::default() }),
             });
         btree_map((0_usize..4).prop_map(name), entry, 0..4).prop_map(DesiredMap)
     }
@@ -229,7 +229,7 @@ mod tests {
         let mut map = DesiredMap::granted(id(1), [name(0)]);
         map.put(&name(1), gone(NOON - month - 1));
         map.put(&name(2), gone(NOON - month));
-        map.put(&name(3), Entry { wanted: Some(Wanted::default()), ..gone(1) });
+        map.put(&name(3), Entry { wanted: Some(DesiredSpec::default()), ..gone(1) });
         map.forget_tombstones(NOON);
         let left: Vec<_> = map.entries().map(|(model, _)| model.clone()).collect();
         assert_eq!(left, [name(0), name(2), name(3)]);
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_full_map_fits_into_a_report() {
         let long = |number| format!("{}/{number:0>99}", "a".repeat(100)).parse().unwrap();
-        let wanted = Wanted {
+        let wanted = DesiredSpec {
             strategy: Some(Strategy::RingMemoryWeighted),
             context: Some(u32::MAX),
             max_sequences: Some(u32::MAX),

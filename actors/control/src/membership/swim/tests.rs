@@ -49,7 +49,7 @@ impl Scene {
                         events.push((to, Event::Datagram(from, datagram)));
                     }
                     Action::Became(life, state) => self.told.push((at, life, state)),
-                    Action::Doubt(node) => self.doubts.push((at, node)),
+                    Action::ProbeAllPaths(node) => self.doubts.push((at, node)),
                     Action::Forgot(_) => {}
                 }
             }

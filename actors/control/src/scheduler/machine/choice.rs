@@ -6,7 +6,7 @@ use std::time::Instant;
 use planaria_config::{ModelName, Strategy};
 use planaria_protocol::plan::Plan;
 
-use super::{Action, Scheduler};
+use super::{Scheduler, SchedulerAction};
 use crate::scheduler::placement::{Layout, Placed};
 use crate::scheduler::problem::PlacementProblem;
 
@@ -46,7 +46,7 @@ impl Scheduler {
             self.better_since.remove(model);
             return None;
         }
-        let due = *self.better_since.entry(model.clone()).or_insert(now) + self.patience.dwell;
+        let due = *self.better_since.entry(model.clone()).or_insert(now) + self.timeouts.dwell;
         if due <= now {
             return Some(placed.layout);
         }
@@ -79,13 +79,13 @@ impl Scheduler {
     }
 
     /// Has the loss of each node thought through, if what that depends on has changed.
-    pub(super) fn plan_failovers(&mut self) -> Option<Action> {
+    pub(super) fn plan_failovers(&mut self) -> Option<SchedulerAction> {
         let problem = self.problem();
         if self.failover_problem.as_ref().is_some_and(|known| known.is_same_as(&problem)) {
             return None;
         }
         self.failover_problem = Some(Box::new(problem.clone()));
-        Some(Action::PlanFailovers(Box::new(problem)))
+        Some(SchedulerAction::PlanFailovers(Box::new(problem)))
     }
 
     /// What there is to place now, under a number of its own.
@@ -95,7 +95,7 @@ impl Scheduler {
             number: self.problems,
             view: self.view.clone(),
             sizing: self.sizing,
-            unfit: self.failures.unfit(),
+            excluded: self.failures.excluded(),
             in_force: self.plans.clone(),
             settled: self.settled(),
         }

@@ -11,7 +11,7 @@ use planaria_config::{Incarnation, ModelName};
 use planaria_protocol::wire::HeldModel;
 
 use crate::membership::{Member, View};
-use crate::scheduler::placement::Unfit;
+use crate::scheduler::placement::Excluded;
 
 /// Nobody is left out for longer than this: what a person who has mended something waits for at most. Who
 /// has held its layers for so long fails for the first time when it fails again.
@@ -110,7 +110,7 @@ impl Failures {
     }
 
     /// Who is left out, and why, and until when.
-    pub(super) fn unfit(&self) -> Unfit {
+    pub(super) fn excluded(&self) -> Excluded {
         let all = self.of.iter();
         all.filter_map(|(key, failure)| Some((key.clone(), failure.words()?))).collect()
     }
@@ -148,7 +148,7 @@ mod tests {
         for wait in waits {
             assert!(failures.note(now, &third, &model(), "no disk".to_owned()));
             assert!(!failures.note(now, &third, &model(), "no disk".to_owned()), "known");
-            let words = failures.unfit().into_values().next().unwrap();
+            let words = failures.excluded().into_values().next().unwrap();
             assert_eq!(words, format!("no disk (it is tried again {wait:?} after that)"));
             assert_eq!(failures.wake_at(), Some(now + wait));
             assert!(!failures.pass(now + wait - Duration::from_secs(1)));

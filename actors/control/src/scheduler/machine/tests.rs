@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use planaria_config::Strategy;
 use planaria_protocol::desired::clock::Clock;
-use planaria_protocol::desired::{DesiredMap, Entry, Wanted};
+use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{HeldModel, ShardReport};
 
@@ -15,7 +15,7 @@ mod files;
 mod latency;
 mod pins;
 
-const PATIENCE: Patience = Patience::with(Duration::from_secs(60), Duration::from_secs(20));
+const PATIENCE: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
 
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 16, max_sequences: 1, streams: 1 };
@@ -52,57 +52,57 @@ impl Cluster {
         }
     }
 
-    fn everybody(&mut self, event: &Event) {
+    fn everybody(&mut self, event: &SchedulerEvent) {
         for node in self.schedulers.keys().copied().collect::<Vec<_>>() {
             self.tell(node, event.clone());
         }
     }
 
     fn see(&mut self, members: &[Member]) {
-        self.everybody(&Event::Members(View::of(members.iter().cloned())));
+        self.everybody(&SchedulerEvent::Members(View::of(members.iter().cloned())));
     }
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.everybody(&Event::Tick);
+        self.everybody(&SchedulerEvent::Tick);
     }
 
-    fn tell(&mut self, node: NodeId, event: Event) {
+    fn tell(&mut self, node: NodeId, event: SchedulerEvent) {
         let Some(scheduler) = self.schedulers.get_mut(&node) else {
             return;
         };
         for action in scheduler.on(self.now, event) {
             match action {
-                Action::Send { to, message } => {
+                SchedulerAction::Send { to, message } => {
                     let event = match *message {
                         Message::Prepare(plan) => {
-                            Event::Prepare { from: node, plan: Box::new(plan) }
+                            SchedulerEvent::Prepare { from: node, plan: Box::new(plan) }
                         }
                         Message::Prepared(epoch, result) => {
-                            Event::Prepared { from: node, epoch, result }
+                            SchedulerEvent::Prepared { from: node, epoch, result }
                         }
-                        Message::Commit(plan) => Event::Commit(Box::new(plan)),
-                        Message::Abort(epoch) => Event::Abort { from: node, epoch },
+                        Message::Commit(plan) => SchedulerEvent::Commit(Box::new(plan)),
+                        Message::Abort(epoch) => SchedulerEvent::Abort { from: node, epoch },
                     };
                     self.tell(to, event);
                 }
-                Action::LoadShards(_) if self.silent.contains(&node) => {}
-                Action::LoadShards(plan) => {
+                SchedulerAction::LoadShards(_) if self.silent.contains(&node) => {}
+                SchedulerAction::LoadShards(plan) => {
                     let result = match self.failing.contains(&node) {
                         true => Err("its disk is broken".to_owned()),
                         false => Ok(()),
                     };
-                    self.tell(node, Event::ShardsLoaded { epoch: plan.epoch(), result });
+                    self.tell(node, SchedulerEvent::ShardsLoaded { epoch: plan.epoch(), result });
                 }
-                Action::Abandon(epoch) => self.abandoned.push((node, epoch)),
-                Action::Adopt(plan) => self.adopted.push((node, *plan)),
-                Action::Place(problem) => {
+                SchedulerAction::Abandon(epoch) => self.abandoned.push((node, epoch)),
+                SchedulerAction::Adopt(plan) => self.adopted.push((node, *plan)),
+                SchedulerAction::Place(problem) => {
                     let (number, placed) = (problem.number, problem.place());
-                    self.tell(node, Event::Placed { number, placed });
+                    self.tell(node, SchedulerEvent::Placed { number, placed });
                 }
-                Action::PlanFailovers(problem) => {
+                SchedulerAction::PlanFailovers(problem) => {
                     let (number, failovers) = (problem.number, problem.failovers());
-                    self.tell(node, Event::FailoversPlanned { number, failovers });
+                    self.tell(node, SchedulerEvent::FailoversPlanned { number, failovers });
                 }
             }
         }
@@ -152,7 +152,7 @@ fn news_that_do_not_matter_change_nothing() {
     let mut busy = members.clone();
     Arc::make_mut(&mut busy[0].report).sequences.running = 5;
     cluster.see(&busy);
-    cluster.pass(PATIENCE.unfit * 2);
+    cluster.pass(PATIENCE.excluded * 2);
     assert_eq!(cluster.adopted.len(), adopted);
 }
 
@@ -175,14 +175,14 @@ fn a_death_leads_to_a_plan_at_once() {
 fn preparing(both: &[Member; 2]) -> (Scheduler, Epoch, Instant) {
     let mut now = Instant::now();
     let mut scheduler = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
-    scheduler.on(now, Event::Members(View::of(both.clone())));
+    scheduler.on(now, SchedulerEvent::Members(View::of(both.clone())));
     now += PATIENCE.settle;
-    let asked = scheduler.on(now, Event::Tick);
-    let [Action::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
+    let asked = scheduler.on(now, SchedulerEvent::Tick);
+    let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
     let (number, placed) = (problem.number, problem.place());
-    let actions = scheduler.on(now, Event::Placed { number, placed });
+    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
     let epoch = actions.iter().find_map(|action| match action {
-        Action::Send { message, .. } => match &**message {
+        SchedulerAction::Send { message, .. } => match &**message {
             Message::Prepare(plan) => Some(plan.epoch()),
             _ => None,
         },
@@ -195,17 +195,17 @@ fn preparing(both: &[Member; 2]) -> (Scheduler, Epoch, Instant) {
 fn an_answer_that_comes_after_a_death_brings_no_plan_into_force() {
     let both = [member(1, 1, 100), member(2, 1, 100)];
     let (mut scheduler, epoch, now) = preparing(&both);
-    let loaded = |byte| Event::Prepared { from: id(byte), epoch, result: Ok(()) };
+    let loaded = |byte| SchedulerEvent::Prepared { from: id(byte), epoch, result: Ok(()) };
     scheduler.on(now, loaded(1));
     let [alive, dead] = both;
     let view = View::of([alive, Member { state: NodeState::Down, ..dead }]);
-    let actions = scheduler.on(now, Event::Members(view));
-    let aborts = |action: &Action| {
-        matches!(action, Action::Send { to, message }
+    let actions = scheduler.on(now, SchedulerEvent::Members(view));
+    let aborts = |action: &SchedulerAction| {
+        matches!(action, SchedulerAction::Send { to, message }
             if *to == id(1) && matches!(**message, Message::Abort(called) if called == epoch))
     };
     assert!(actions.iter().any(aborts), "{actions:?}");
-    let commits = |action: &Action| matches!(action, Action::Send { message, .. } if matches!(**message, Message::Commit(_)));
+    let commits = |action: &SchedulerAction| matches!(action, SchedulerAction::Send { message, .. } if matches!(**message, Message::Commit(_)));
     // It was on its way when its sender died, and other layouts are still being found.
     let actions = scheduler.on(now, loaded(2));
     assert!(!actions.iter().any(commits), "{actions:?}");
@@ -218,16 +218,18 @@ fn layouts_for_what_is_no_longer_so_are_found_anew() {
     let [first, second] = both;
     let third = member(3, 1, 300);
     let three = View::of([first.clone(), second, third.clone()]);
-    scheduler.on(now, Event::Members(three));
+    scheduler.on(now, SchedulerEvent::Members(three));
     now += PATIENCE.settle;
-    let asked = scheduler.on(now, Event::Tick);
-    let [Action::Place(stale)] = asked.as_slice() else { panic!("{asked:?}") };
+    let asked = scheduler.on(now, SchedulerEvent::Tick);
+    let [SchedulerAction::Place(stale)] = asked.as_slice() else { panic!("{asked:?}") };
     let (number, placed) = (stale.number, stale.place());
-    scheduler.on(now, Event::Members(View::of([first, third])));
-    let actions = scheduler.on(now, Event::Placed { number, placed });
-    let [.., Action::Place(again)] = actions.as_slice() else { panic!("{actions:?}") };
+    scheduler.on(now, SchedulerEvent::Members(View::of([first, third])));
+    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
+    let [.., SchedulerAction::Place(again)] = actions.as_slice() else { panic!("{actions:?}") };
     assert_eq!(again.view.alive().count(), 2);
-    assert!(scheduler.on(now, Event::Placed { number, placed: Placements::new() }).is_empty());
+    assert!(
+        scheduler.on(now, SchedulerEvent::Placed { number, placed: Placements::new() }).is_empty()
+    );
 }
 
 #[test]
@@ -250,7 +252,7 @@ fn who_cannot_load_is_left_out_for_a_while() {
     cluster.pass(PATIENCE.settle);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
     cluster.failing.clear();
-    cluster.pass(PATIENCE.unfit);
+    cluster.pass(PATIENCE.excluded);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -287,7 +289,7 @@ fn what_a_planner_gives_up_it_calls_off_everywhere() {
     let begun = Epoch { counter: 1, planner: id(1) };
     assert!(cluster.abandoned.is_empty());
     // Nobody else can call it off.
-    cluster.tell(id(2), Event::Abort { from: id(3), epoch: begun });
+    cluster.tell(id(2), SchedulerEvent::Abort { from: id(3), epoch: begun });
     assert!(cluster.abandoned.is_empty());
     cluster.pass(PATIENCE.load);
     let told: BTreeSet<_> = cluster.abandoned.iter().copied().collect();
@@ -405,11 +407,12 @@ fn old_plans_are_not_adopted() {
     parts.epoch.counter -= 1;
     let adopted = cluster.adopted.len();
     let old = Plan::new(parts).unwrap();
-    cluster.tell(id(2), Event::Commit(Box::new(old.clone())));
+    cluster.tell(id(2), SchedulerEvent::Commit(Box::new(old.clone())));
     assert_eq!(cluster.adopted.len(), adopted);
     let scheduler = cluster.schedulers.get_mut(&id(2)).unwrap();
-    let answer = scheduler.on(cluster.now, Event::Prepare { from: id(1), plan: Box::new(old) });
-    let [Action::Send { message, .. }] = answer.as_slice() else { panic!("{answer:?}") };
+    let answer =
+        scheduler.on(cluster.now, SchedulerEvent::Prepare { from: id(1), plan: Box::new(old) });
+    let [SchedulerAction::Send { message, .. }] = answer.as_slice() else { panic!("{answer:?}") };
     assert!(matches!(**message, Message::Prepared(_, Err(_))), "{message:?}");
 }
 
@@ -426,7 +429,7 @@ fn a_new_planner_replans_what_the_former_one_commits_late() {
     cluster.see(&members);
     cluster.tell(
         id(2),
-        Event::Prepared {
+        SchedulerEvent::Prepared {
             from: id(3),
             epoch: Epoch { counter: 1, planner: id(2) },
             result: Ok(()),
@@ -449,8 +452,8 @@ fn a_plan_in_a_report_is_adopted_by_who_missed_its_commit() {
     let mut telling = members.clone();
     Arc::make_mut(&mut telling[0].report).plans.push(plan.clone());
     let view = View::of(telling.into_iter().chain([member(3, 1, 100)]));
-    let actions = late.on(cluster.now, Event::Members(view));
-    assert_eq!(actions.first(), Some(&Action::Adopt(Box::new(plan))));
+    let actions = late.on(cluster.now, SchedulerEvent::Members(view));
+    assert_eq!(actions.first(), Some(&SchedulerAction::Adopt(Box::new(plan))));
 }
 
 /// A member has given up its layers of a plan in force.
@@ -487,7 +490,7 @@ fn who_asks_for_a_model_again_has_it_tried_again_at_once() {
     cluster.pass(PATIENCE.settle);
     assert_eq!(cluster.schedulers[&id(1)].state(&model()).0, ModelState::Unavailable);
     cluster.failing.clear();
-    say(&mut members, 1, Some(Wanted::default()));
+    say(&mut members, 1, Some(DesiredSpec::default()));
     cluster.see(&members);
     cluster.pass(PATIENCE.settle);
     assert_eq!(cluster.layout().len(), 2, "{:?}", cluster.schedulers[&id(1)].state(&model()));
@@ -503,7 +506,7 @@ fn who_fails_again_and_again_is_tried_later_and_later() {
         let until = cluster.schedulers[&id(1)].failures.wake_at().unwrap();
         let wait = until - cluster.now;
         cluster.pass(wait);
-        (wait, PATIENCE.unfit * times)
+        (wait, PATIENCE.excluded * times)
     });
     assert!(waits.iter().all(|(wait, expected)| wait == expected), "{waits:?}");
 }
@@ -537,12 +540,12 @@ fn a_planner_that_forgot_its_epochs_uses_none_twice() {
     let (_, plan) = cluster.adopted.last().unwrap().clone();
     assert!(plan.epoch() > former.epoch(), "{plan} after {former}");
     assert!(cluster.schedulers.values().all(|s| s.plan(&model()) == Some(&plan)));
-    assert!(cluster.schedulers[&id(1)].failures.unfit().is_empty(), "nobody is to blame");
+    assert!(cluster.schedulers[&id(1)].failures.excluded().is_empty(), "nobody is to blame");
     // It is enough that somebody has seen the epoch.
     let mut newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
     let mut seer = member(2, 1, 100);
     Arc::make_mut(&mut seer.report).highest_epoch = Some(plan.epoch());
-    newcomer.on(cluster.now, Event::Members(View::of([member(1, 3, 100), seer])));
+    newcomer.on(cluster.now, SchedulerEvent::Members(View::of([member(1, 3, 100), seer])));
     assert_eq!(newcomer.highest(), plan.epoch());
 }
 
@@ -569,7 +572,7 @@ fn after_the_last_epoch_there_is_none_newer() {
 }
 
 /// Has members say of the model, `at` a time, how it is wanted.
-fn say(members: &mut [Member], at: u64, wanted: Option<Wanted>) {
+fn say(members: &mut [Member], at: u64, wanted: Option<DesiredSpec>) {
     let stamp = Clock::new(id(1)).tick(at, None);
     for member in members {
         Arc::make_mut(&mut member.report).desired.put(&model(), Entry { stamp, wanted });
@@ -580,14 +583,14 @@ fn say(members: &mut [Member], at: u64, wanted: Option<Wanted>) {
 fn a_model_is_sized_as_it_is_wanted_and_else_as_the_settings_have_it() {
     let mut cluster = Cluster::new(&[1, 2]);
     let mut members = [member(1, 1, 100), member(2, 1, 100)];
-    let wanted = Wanted { context: Some(64), ..Wanted::default() };
+    let wanted = DesiredSpec { context: Some(64), ..DesiredSpec::default() };
     // One member has heard of it.
     say(&mut members[1..], 1, Some(wanted));
     cluster.see(&members);
     cluster.pass(PATIENCE.settle);
     let parts = cluster.adopted.last().unwrap().1.parts().clone();
     assert_eq!((parts.context, parts.max_sequences), (64, SIZING.max_sequences));
-    say(&mut members, 2, Some(Wanted { max_sequences: Some(3), ..Wanted::default() }));
+    say(&mut members, 2, Some(DesiredSpec { max_sequences: Some(3), ..DesiredSpec::default() }));
     cluster.see(&members);
     cluster.pass(PATIENCE.settle);
     let parts = cluster.adopted.last().unwrap().1.parts().clone();
@@ -607,11 +610,11 @@ fn a_removed_model_is_let_go_and_loaded_anew_when_it_is_wanted_again() {
     cluster.see(&members);
     assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
     cluster.pass(PATIENCE.settle);
-    cluster.tell(id(2), Event::Commit(Box::new(former.clone())));
+    cluster.tell(id(2), SchedulerEvent::Commit(Box::new(former.clone())));
     assert!(cluster.layout().is_empty());
 
     Arc::make_mut(&mut members[1].report).plans.clear();
-    say(&mut members, 2, Some(Wanted::default()));
+    say(&mut members, 2, Some(DesiredSpec::default()));
     cluster.see(&members);
     cluster.pass(PATIENCE.settle);
     assert_eq!(cluster.layout().len(), 2);
@@ -648,7 +651,7 @@ fn two_planners_that_do_not_see_each_other_yet_do_not_overtake_each_other_all_th
             (2, [former(1), second.clone(), third.clone()]),
             (3, [first.clone(), second.clone(), third.clone()]),
         ] {
-            cluster.tell(id(byte), Event::Members(View::of(seen)));
+            cluster.tell(id(byte), SchedulerEvent::Members(View::of(seen)));
         }
         cluster.pass(Duration::from_millis(20));
     }

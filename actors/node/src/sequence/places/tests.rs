@@ -130,7 +130,7 @@ async fn a_sequence_that_moves_and_ends_at_once_leaves_nothing_anywhere() {
     };
     owner.router.deliver(DataHeader { body: DataBody::Failed(error), ..opening }, Bytes::new());
     let recall = next(&mut second).await;
-    assert!(matches!(recall.body, DataBody::Recall { .. }), "{recall:?}");
+    assert!(matches!(recall.body, DataBody::StateQuery { .. }), "{recall:?}");
     // The client leaves.
     drop(generation);
     assert_eq!(released(&mut first).await.epoch, old.epoch());

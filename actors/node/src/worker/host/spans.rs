@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use planaria_config::LayerRange;
-use planaria_pipeline::stage::sequences::Follows;
+use planaria_pipeline::stage::sequences::StepEffects;
 use planaria_protocol::wire::DataHeader;
 use planaria_telemetry::traces::spans::{Span, stage_compute, stage_forward};
 
@@ -13,9 +13,9 @@ use planaria_telemetry::traces::spans::{Span, stage_compute, stage_forward};
 pub(super) fn of_result(
     node: &str,
     now: SystemTime,
-    follows: &Follows,
+    effects: &StepEffects,
 ) -> impl Iterator<Item = Span> + use<> {
-    let Follows { of, layers, positions, took, step, .. } = follows;
+    let StepEffects { of, layers, positions, took, step, .. } = effects;
     let began = now.checked_sub(*took).unwrap_or(now);
     let forward = stage_forward(of, *layers, positions.clone(), (began, now));
     let compute = forward.as_ref().filter(|_| step.segments > 0).map(|forward| {

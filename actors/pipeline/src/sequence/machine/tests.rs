@@ -49,7 +49,7 @@ pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
     )
 }
 
-fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
+fn start(prompt: usize) -> (Sequence, Vec<SequenceAction>, Instant) {
     let now = Instant::now();
     let request = Request {
         begun: Vec::new(),
@@ -64,8 +64,8 @@ fn start(prompt: usize) -> (Sequence, Vec<Action>, Instant) {
     (sequence, actions, now)
 }
 
-fn frame(sequence: &Sequence, position: u32, body: DataBody) -> Event {
-    Event::Frame(DataHeader {
+fn frame(sequence: &Sequence, position: u32, body: DataBody) -> SequenceEvent {
+    SequenceEvent::Frame(DataHeader {
         epoch: sequence.plan.epoch(),
         sequence: sequence.id,
         owner: OWNER,
@@ -92,14 +92,14 @@ fn recalled(stage: u16, layers: &[(u32, u32, u32)], kept: &[Kept]) -> DataBody {
         positions: *positions,
         rewinds_to: 0,
     });
-    DataBody::Recalled { stage, progress: progress.collect(), kept: kept.to_vec() }
+    DataBody::StageProgress { stage, progress: progress.collect(), kept: kept.to_vec() }
 }
 
 /// The stages that are asked to recall this log.
-fn asked(actions: &[Action]) -> Option<(usize, Vec<u32>)> {
+fn asked(actions: &[SequenceAction]) -> Option<(usize, Vec<u32>)> {
     actions.iter().find_map(|action| match action {
-        Action::All(headers, Some(log)) => {
-            let recalls = |h: &&DataHeader| matches!(h.body, DataBody::Recall { .. });
+        SequenceAction::All(headers, Some(log)) => {
+            let recalls = |h: &&DataHeader| matches!(h.body, DataBody::StateQuery { .. });
             Some((headers.iter().filter(recalls).count(), log.to_vec()))
         }
         _ => None,
@@ -107,13 +107,13 @@ fn asked(actions: &[Action]) -> Option<(usize, Vec<u32>)> {
 }
 
 /// The chunks among the actions, as (position, length, opens, samples).
-fn chunks(actions: &[Action]) -> Vec<(u32, usize, bool, bool)> {
+fn chunks(actions: &[SequenceAction]) -> Vec<(u32, usize, bool, bool)> {
     actions
         .iter()
         .filter_map(|action| match action {
-            Action::Forward(DataHeader { position, body: DataBody::Forward(f), .. }) => {
-                Some((*position, f.tokens.len(), f.open.is_some(), f.sample))
-            }
+            SequenceAction::Forward(DataHeader {
+                position, body: DataBody::Forward(f), ..
+            }) => Some((*position, f.tokens.len(), f.open.is_some(), f.sample)),
             _ => None,
         })
         .collect()
@@ -154,14 +154,16 @@ fn small_chunks_are_sent_until_stage_0_can_tell_a_beginning() {
 fn tokens_come_once_and_in_order() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(20, None));
-    let told = Action::Tell(Told::Token(Token { id: 20, logprobs: None }));
+    let told = SequenceAction::Tell(ClientEvent::Token(Token { id: 20, logprobs: None }));
     assert_eq!(sequence.on(now, event.clone()), [told]);
     assert_eq!(sequence.on(now, event), [], "the same again");
     let event = frame(&sequence, 5, accepted(22, None));
     assert_eq!(sequence.on(now, event), [], "one too early");
-    let Event::Frame(mut old) = frame(&sequence, 4, accepted(21, None)) else { unreachable!() };
+    let SequenceEvent::Frame(mut old) = frame(&sequence, 4, accepted(21, None)) else {
+        unreachable!()
+    };
     old.epoch.counter -= 1;
-    assert_eq!(sequence.on(now, Event::Frame(old)), [], "of an old epoch");
+    assert_eq!(sequence.on(now, SequenceEvent::Frame(old)), [], "of an old epoch");
     assert_eq!(sequence.stray(), 3);
 }
 
@@ -169,7 +171,7 @@ fn tokens_come_once_and_in_order() {
 fn the_end_of_sequence_token_is_not_told() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(9, Some(FinishReason::Stop)));
-    let end = [Action::Tell(Told::Finished(FinishReason::Stop))];
+    let end = [SequenceAction::Tell(ClientEvent::Finished(FinishReason::Stop))];
     assert_eq!(sequence.on(now, event), end);
     assert!(sequence.is_done());
 }
@@ -193,8 +195,8 @@ fn silence_is_a_break_and_progress_puts_it_off() {
     let event = frame(&sequence, 3, accepted(20, None));
     sequence.on(now + PACE.step_timeout / 2, event);
     // Somebody is suspected long before that, once.
-    assert_eq!(sequence.on(later, Event::Tick), []);
-    assert_eq!(sequence.on(later + PACE.step_timeout, Event::Tick), BREAK);
+    assert_eq!(sequence.on(later, SequenceEvent::Tick), []);
+    assert_eq!(sequence.on(later + PACE.step_timeout, SequenceEvent::Tick), BREAK);
     assert_eq!(sequence.attempt, 1);
 }
 
@@ -206,11 +208,12 @@ fn a_lost_node_matters_only_if_it_holds_layers() {
     assert_eq!(sequence.on(now, lost(1)), [], "it seeks another plan already");
 }
 
-const BREAK: [Action; 2] = [Action::Tell(Told::Recovering), Action::Seek];
+const BREAK: [SequenceAction; 2] =
+    [SequenceAction::Tell(ClientEvent::Recovering), SequenceAction::Seek];
 
-fn lost(byte: u8) -> Event {
+fn lost(byte: u8) -> SequenceEvent {
     let life = Incarnation { node: node(byte), generation: 1 };
-    Event::NodeLost { life, name: "mini".to_owned() }
+    SequenceEvent::NodeLost { life, name: "mini".to_owned() }
 }
 
 fn stage_failed() -> DataBody {
@@ -232,9 +235,11 @@ fn answering() -> (Sequence, Instant) {
     (sequence, now)
 }
 
-fn tokens(actions: &[Action]) -> Vec<u32> {
+fn tokens(actions: &[SequenceAction]) -> Vec<u32> {
     let forwards = actions.iter().filter_map(|action| match action {
-        Action::Forward(DataHeader { body: DataBody::Forward(forward), .. }) => Some(forward),
+        SequenceAction::Forward(DataHeader { body: DataBody::Forward(forward), .. }) => {
+            Some(forward)
+        }
         _ => None,
     });
     forwards.flat_map(|forward| forward.tokens.clone()).collect()
@@ -246,10 +251,10 @@ fn after_a_loss_the_log_goes_to_the_next_plan_and_the_tokens_go_on() {
     let old = frame(&sequence, 5, accepted(99, None));
     assert_eq!(sequence.on(now, lost(2)), BREAK);
     assert_eq!(sequence.on(now, old), [], "of the attempt that broke");
-    let offer = |plan: &Arc<Plan>| Event::Offer(Offer::Ready(Arc::clone(plan)));
+    let offer = |plan: &Arc<Plan>| SequenceEvent::Offer(Offer::Ready(Arc::clone(plan)));
     let next = plan_of(4, &[(1, 0, 5), (3, 6, 7)]);
     let actions = sequence.on(now + 60 * MS, offer(&next));
-    assert_eq!(actions[0], Action::Moved(Arc::clone(&next), 1));
+    assert_eq!(actions[0], SequenceAction::Moved(Arc::clone(&next), 1));
     assert_eq!(asked(&actions), Some((2, vec![0, 1, 2, 20, 21])), "the whole log");
     assert!(tokens(&actions).is_empty(), "nobody has said yet how far it is");
     // The first stage has what it had, and kept what it handed on; the second is new.
@@ -258,18 +263,25 @@ fn after_a_loss_the_log_goes_to_the_next_plan_and_the_tokens_go_on() {
     assert_eq!(sequence.on(now + 70 * MS, first), []);
     let second = frame(&sequence, 0, recalled(1, &[], &[]));
     let actions = sequence.on(now + 70 * MS, second.clone());
-    let [Action::All(resumes, None), ..] = actions.as_slice() else { panic!("{actions:?}") };
-    let DataBody::Resume { stage: 1, course } = &resumes[1].body else { panic!("{resumes:?}") };
-    assert_eq!(course.from_logs, [kept]);
+    let [SequenceAction::All(resumes, None), ..] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
+    let DataBody::Resume { stage: 1, resume_plan } = &resumes[1].body else {
+        panic!("{resumes:?}")
+    };
+    assert_eq!(resume_plan.from_logs, [kept]);
     assert_eq!(chunks(&actions), [(4, 1, false, true)], "only the last token is new to layer 0");
     assert_eq!(sequence.on(now + 71 * MS, second), [], "the same again");
     let event = frame(&sequence, 5, accepted(22, None));
     let actions = sequence.on(now + 90 * MS, event);
-    let Action::Recovered(recovered) = &actions[0] else { panic!("{actions:?}") };
+    let SequenceAction::Recovered(recovered) = &actions[0] else { panic!("{actions:?}") };
     assert_eq!((recovered.from, recovered.to), (plan().epoch(), next.epoch()));
     assert_eq!((recovered.ready, recovered.rebuild), (60 * MS, 30 * MS));
     assert_eq!((recovered.replayed, recovered.rebuilt), (4, 4 * 4));
-    assert_eq!(actions[1], Action::Tell(Told::Token(Token { id: 22, logprobs: None })));
+    assert_eq!(
+        actions[1],
+        SequenceAction::Tell(ClientEvent::Token(Token { id: 22, logprobs: None }))
+    );
 }
 
 fn not_ready() -> DataBody {
@@ -282,14 +294,14 @@ fn not_ready() -> DataBody {
 
 /// The recovery of a sequence that is broken, under this plan.
 fn recovered(sequence: &mut Sequence, now: Instant, next: &Arc<Plan>) -> Recovered {
-    sequence.on(now, Event::Offer(Offer::Ready(Arc::clone(next))));
+    sequence.on(now, SequenceEvent::Offer(Offer::Ready(Arc::clone(next))));
     for stage in 0..u16::try_from(next.stages().len()).unwrap() {
         let event = frame(sequence, 0, recalled(stage, &[], &[]));
         sequence.on(now, event);
     }
     let event = frame(sequence, 5, accepted(22, None));
     let actions = sequence.on(now, event);
-    let Some(Action::Recovered(recovered)) = actions.first() else { panic!("{actions:?}") };
+    let Some(SequenceAction::Recovered(recovered)) = actions.first() else { panic!("{actions:?}") };
     recovered.clone()
 }
 
@@ -369,12 +381,12 @@ fn a_stage_that_is_never_ready_though_its_plan_is_costs_seconds() {
     let error = loop {
         let event = frame(&sequence, 5, not_ready());
         let actions = sequence.on(now, event);
-        if let Some(Action::Tell(Told::Failed(error))) = actions.last() {
+        if let Some(SequenceAction::Tell(ClientEvent::Failed(error))) = actions.last() {
             break error.clone();
         }
         now += 600 * MS;
-        sequence.on(now, Event::Tick);
-        sequence.on(now, Event::Offer(Offer::Ready(plan())));
+        sequence.on(now, SequenceEvent::Tick);
+        sequence.on(now, SequenceEvent::Offer(Offer::Ready(plan())));
         assert!(now < start + Duration::from_secs(12), "still trying");
     };
     assert!(now >= start + Duration::from_secs(10), "given up after {:?}", now - start);
@@ -389,8 +401,8 @@ fn a_stage_that_is_never_ready_though_its_plan_is_costs_seconds() {
         let now = start + Duration::from_secs(second);
         let event = frame(&sequence, 5, not_ready());
         assert!(!sequence.on(now, event).is_empty(), "after {second} seconds");
-        sequence.on(now, Event::Offer(Offer::NotYet("it loads".to_owned())));
-        sequence.on(now + 600 * MS, Event::Offer(Offer::Ready(plan())));
+        sequence.on(now, SequenceEvent::Offer(Offer::NotYet("it loads".to_owned())));
+        sequence.on(now + 600 * MS, SequenceEvent::Offer(Offer::Ready(plan())));
     }
     assert!(!sequence.is_done());
 }
@@ -400,13 +412,13 @@ fn a_worker_that_is_started_again_in_place_is_used_again() {
     let (mut sequence, now) = answering();
     let event = frame(&sequence, 0, stage_failed());
     assert_eq!(sequence.on(now, event), BREAK);
-    let offer = Event::Offer(Offer::Ready(plan()));
+    let offer = SequenceEvent::Offer(Offer::Ready(plan()));
     assert_eq!(sequence.on(now, offer.clone()), [], "it can hardly be ready");
     assert!(sequence.wake_at(now).unwrap() <= now + 20 * MS);
-    assert_eq!(sequence.on(now + 20 * MS, Event::Tick), [Action::Seek]);
+    assert_eq!(sequence.on(now + 20 * MS, SequenceEvent::Tick), [SequenceAction::Seek]);
     let actions = sequence.on(now + 20 * MS, offer);
     assert_eq!(asked(&actions), Some((2, vec![0, 1, 2, 20, 21])));
-    assert!(!actions.iter().any(|action| matches!(action, Action::Moved(..))));
+    assert!(!actions.iter().any(|action| matches!(action, SequenceAction::Moved(..))));
 }
 
 #[test]
@@ -420,7 +432,7 @@ fn who_breaks_every_attempt_is_given_up() {
             return;
         }
         now += 1000 * MS;
-        sequence.on(now, Event::Offer(Offer::Ready(plan())));
+        sequence.on(now, SequenceEvent::Offer(Offer::Ready(plan())));
     }
     panic!("it never ends");
 }
@@ -431,7 +443,7 @@ fn what_cannot_be_computed_at_all_is_not_tried_again() {
     let (node, layers, reason) = ("mini".to_owned(), "4-7".to_owned(), "no such id".to_owned());
     let error = GenerationError::Rejected { node, layers, reason };
     let event = frame(&sequence, 0, DataBody::Failed(error.clone()));
-    assert_eq!(sequence.on(now, event), [Action::Tell(Told::Failed(error))]);
+    assert_eq!(sequence.on(now, event), [SequenceAction::Tell(ClientEvent::Failed(error))]);
 }
 
 #[test]
@@ -439,14 +451,16 @@ fn a_model_that_cannot_be_served_any_more_is_waited_for_and_then_given_up_with_t
     let (mut sequence, now) = answering();
     sequence.on(now, lost(2));
     let reason = "2 members offer 1 GiB".to_owned();
-    let impossible = Event::Offer(Offer::Impossible(reason.clone()));
+    let impossible = SequenceEvent::Offer(Offer::Impossible(reason.clone()));
     assert_eq!(sequence.on(now, impossible), []);
     let later = now + Duration::from_secs(9);
-    let actions = sequence.on(later, Event::Tick);
+    let actions = sequence.on(later, SequenceEvent::Tick);
     assert_eq!(actions, BREAK, "the client hears that it goes on");
     assert!(sequence.wake_at(later).unwrap() <= later + 100 * MS, "it looks again and again");
-    let actions = sequence.on(now + Duration::from_secs(10), Event::Tick);
-    let [Action::Tell(Told::Failed(error))] = actions.as_slice() else { panic!("{actions:?}") };
+    let actions = sequence.on(now + Duration::from_secs(10), SequenceEvent::Tick);
+    let [SequenceAction::Tell(ClientEvent::Failed(error))] = actions.as_slice() else {
+        panic!("{actions:?}")
+    };
     let said = error.to_string();
     assert!(said.contains("mini") && said.contains(&reason), "{said}");
 }
@@ -461,8 +475,11 @@ fn a_plan_of_other_files_or_too_short_a_context_is_no_way_on() {
         let mut parts = plan_of(4, &[(1, 0, 7)]).parts().clone();
         change(&mut parts);
         let offered = Arc::new(Plan::new(parts).unwrap());
-        let actions = sequence.on(now, Event::Offer(Offer::Ready(offered)));
-        assert!(matches!(actions[..], [Action::Tell(Told::Failed(_))]), "{actions:?}");
+        let actions = sequence.on(now, SequenceEvent::Offer(Offer::Ready(offered)));
+        assert!(
+            matches!(actions[..], [SequenceAction::Tell(ClientEvent::Failed(_))]),
+            "{actions:?}"
+        );
     }
 }
 
@@ -476,8 +493,8 @@ fn an_unusual_silence_has_nodes_and_stages_asked() {
     }
     let at = sequence.wake_at(now).unwrap();
     assert!(at <= now + 150 * MS, "{:?}", at - now);
-    let is_asked = |actions: &[Action]| match actions {
-        [Action::Suspect(nodes), Action::Forward(check)] => {
+    let is_asked = |actions: &[SequenceAction]| match actions {
+        [SequenceAction::Suspect(nodes), SequenceAction::Forward(check)] => {
             assert_eq!(*nodes, [node(1), node(2)]);
             assert!(matches!(check.body, DataBody::Check { stage: 0, round: 0, .. }));
             true
@@ -485,11 +502,11 @@ fn an_unusual_silence_has_nodes_and_stages_asked() {
         [] => false,
         other => panic!("{other:?}"),
     };
-    assert!(is_asked(&sequence.on(at, Event::Tick)));
-    assert!(!is_asked(&sequence.on(at + 10 * MS, Event::Tick)));
+    assert!(is_asked(&sequence.on(at, SequenceEvent::Tick)));
+    assert!(!is_asked(&sequence.on(at + 10 * MS, SequenceEvent::Tick)));
     let again = sequence.wake_at(at).unwrap();
     assert!((500..3000).contains(&(again - at).as_millis()), "{:?}", again - at);
-    assert!(is_asked(&sequence.on(again, Event::Tick)));
+    assert!(is_asked(&sequence.on(again, SequenceEvent::Tick)));
 }
 
 #[test]
@@ -497,13 +514,16 @@ fn a_silence_before_the_first_frame_is_asked_about_too() {
     let (mut sequence, _, now) = start(3);
     let at = sequence.wake_at(now).unwrap();
     assert!((500..3000).contains(&(at - now).as_millis()), "{:?}", at - now);
-    assert!(matches!(sequence.on(at, Event::Tick)[..], [Action::Suspect(_), Action::Forward(_)]));
+    assert!(matches!(
+        sequence.on(at, SequenceEvent::Tick)[..],
+        [SequenceAction::Suspect(_), SequenceAction::Forward(_)]
+    ));
 }
 
 #[test]
 fn a_client_that_leaves_is_told_nothing() {
     let (mut sequence, _, now) = start(3);
-    assert_eq!(sequence.on(now, Event::ClientGone), []);
+    assert_eq!(sequence.on(now, SequenceEvent::ClientGone), []);
     assert!(sequence.is_done());
 }
 
@@ -526,17 +546,17 @@ fn what_stage_0_had_counts_as_taken_in_whoever_tells_first() {
 fn reused_tokens_are_told_once_before_the_first_token() {
     let (mut sequence, _, now) = start(3);
     let reused = |token| DataBody::Accepted { token, logprobs: None, finish: None, reused: 2 };
-    let token = |id| Action::Tell(Told::Token(Token { id, logprobs: None }));
+    let token = |id| SequenceAction::Tell(ClientEvent::Token(Token { id, logprobs: None }));
     let event = frame(&sequence, 3, reused(20));
-    assert_eq!(sequence.on(now, event), [Action::Tell(Told::Reused(2)), token(20)]);
+    assert_eq!(sequence.on(now, event), [SequenceAction::Tell(ClientEvent::Reused(2)), token(20)]);
     let event = frame(&sequence, 4, reused(21));
     assert_eq!(sequence.on(now, event), [token(21)]);
 }
 
 #[test]
 fn without_the_prefix_it_begins_anew_once() {
-    let reuses = |actions: &[Action]| match &actions[0] {
-        Action::Forward(DataHeader { attempt, body: DataBody::Forward(f), .. }) => {
+    let reuses = |actions: &[SequenceAction]| match &actions[0] {
+        SequenceAction::Forward(DataHeader { attempt, body: DataBody::Forward(f), .. }) => {
             (*attempt, f.open.as_ref().unwrap().reuse)
         }
         other => panic!("{other:?}"),

@@ -2,8 +2,8 @@ use planaria_config::{Epoch, Incarnation, NodeId, SequenceId};
 use planaria_engine::stage::Progress;
 
 use super::*;
-use crate::sequence::course::{self, Recalled};
 use crate::sequence::machine::tests::plan_of as plan;
+use crate::sequence::resume_plan::{self, StageProgress};
 
 const HEADER: DataHeader = DataHeader {
     epoch: Epoch { counter: 1, planner: NodeId::from_bytes([0; 32]) },
@@ -42,19 +42,19 @@ fn shown(parts: &[Part]) -> Vec<(String, Vec<u8>, bool, bool)> {
 }
 
 /// Ten tokens; the second stage has 4-5 and lacks 6-7, and kept what layer 5 gave.
-fn course() -> Course {
+fn resume_plan() -> ResumePlan {
     let has = |layers, positions| Progress { layers, positions, rewinds_to: 0 };
-    let first = Recalled {
+    let first = StageProgress {
         layers: range(0, 3),
         progress: vec![has(range(0, 3), 9)],
         kept: vec![Kept { behind: 3, start: 0, end: 9 }],
     };
-    let second = Recalled {
+    let second = StageProgress {
         layers: range(4, 7),
         progress: vec![has(range(4, 5), 7)],
         kept: vec![Kept { behind: 5, start: 0, end: 7 }],
     };
-    course::plan(10, &[first, second])
+    resume_plan::work_out(10, &[first, second])
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn what_was_kept_goes_in_before_what_comes_and_frames_wait_for_their_turn() {
         assert_eq!(kept, Kept { behind: 5, start: 0, end: 7 });
         Some((0..7).collect())
     };
-    let begun = resumed.begin(layers, &plan, &HEADER, &course(), kept).unwrap();
+    let begun = resumed.begin(layers, &plan, &HEADER, &resume_plan(), kept).unwrap();
     assert_eq!(begun.rewind, [(range(4, 5), 7), (range(6, 7), 0)]);
     let fed = ("6-7".to_owned(), (0..7).collect(), false, false);
     assert_eq!(shown(&begun.parts), [fed]);
@@ -89,25 +89,25 @@ fn a_stage_sends_what_it_kept_for_the_next_one() {
     let (layers, plan) = (range(0, 3), plan(2, &[(1, 0, 3), (2, 4, 7)]));
     let mut resumed = Resumed::new((0..10).collect());
     let kept = |kept: Kept| Some((7..9).collect()).filter(|_| kept.start == 7 && kept.end == 9);
-    let begun = resumed.begin(layers, &plan, &HEADER, &course(), kept).unwrap();
+    let begun = resumed.begin(layers, &plan, &HEADER, &resume_plan(), kept).unwrap();
     assert_eq!((begun.rewind, begun.parts), (vec![(range(0, 3), 9)], vec![]));
     let [(header, rows)] = begun.kept.as_slice() else { panic!("{:?}", begun.kept) };
     assert_eq!((header, rows), (&frame(7..9, false).0, &frame(7..9, false).1));
     // It was kept when the owner asked, and made room since.
     let mut resumed = Resumed::new((0..10).collect());
-    assert_eq!(resumed.begin(layers, &plan, &HEADER, &course(), |_| None), None);
+    assert_eq!(resumed.begin(layers, &plan, &HEADER, &resume_plan(), |_| None), None);
 }
 
 #[test]
 fn what_the_layers_behind_have_is_absorbed_before_them() {
     let has = |layers, positions| Progress { layers, positions, rewinds_to: 0 };
     let progress = vec![has(range(6, 7), 9)];
-    let second = Recalled { layers: range(4, 7), progress, kept: vec![] };
-    let first = Recalled { layers: range(0, 3), progress: vec![], kept: vec![] };
-    let course = course::plan(10, &[first, second]);
+    let second = StageProgress { layers: range(4, 7), progress, kept: vec![] };
+    let first = StageProgress { layers: range(0, 3), progress: vec![], kept: vec![] };
+    let resume_plan = resume_plan::work_out(10, &[first, second]);
     let (layers, plan) = (range(4, 7), plan(2, &[(1, 0, 3), (2, 4, 7)]));
     let mut resumed = Resumed::new((0..10).collect());
-    resumed.begin(layers, &plan, &HEADER, &course, |_| None).unwrap();
+    resumed.begin(layers, &plan, &HEADER, &resume_plan, |_| None).unwrap();
     let (all, rows) = frame(0..10, true);
     let parts = resumed.take(layers, &all, rows);
     let absorbed = ("4-5".to_owned(), (0..9).collect(), true, false);

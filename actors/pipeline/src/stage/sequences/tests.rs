@@ -6,8 +6,8 @@ use planaria_protocol::resume::Kept;
 use planaria_protocol::wire::RunningReport;
 
 use super::*;
-use crate::sequence::course::{self, Recalled};
 use crate::sequence::machine::tests::{node, plan_of as plan};
+use crate::sequence::resume_plan::{self, StageProgress};
 
 const ONE: SequenceId = SequenceId::from_bits(1);
 
@@ -29,13 +29,13 @@ fn forward(stage: u16, tokens: &[u32], opens: bool) -> DataBody {
 }
 
 /// What the worker is told, in short.
-fn told(taken: &Taken) -> Vec<String> {
-    let Taken::Do { commands, .. } = taken else { return vec![format!("{taken:?}")] };
+fn told(taken: &FrameOutcome) -> Vec<String> {
+    let FrameOutcome::Do { commands, .. } = taken else { return vec![format!("{taken:?}")] };
     let show = |(command, _): &(Command, Bytes)| match command {
         Command::Compute(c) => {
             format!("compute {} at {} of {}", c.tokens.len(), c.start, c.attempt)
         }
-        Command::Recall { attempt, .. } => format!("recall for {attempt}"),
+        Command::StateQuery { attempt, .. } => format!("recall for {attempt}"),
         Command::Rewind { to, .. } => {
             to.iter().map(|(layers, at)| format!("rewind {layers} to {at} ")).collect()
         }
@@ -57,8 +57,8 @@ fn running(now: Instant, plan: &Arc<Plan>) -> Sequences {
     let begin = header(plan, 0, 0, forward(0, &[7, 8, 9, 10], true));
     let taken = sequences.take(now, Arc::clone(plan), &begin, Bytes::new());
     assert_eq!(told(&taken), ["compute 4 at 0 of 0"]);
-    let follows = sequences.computed(now, hidden(0, 0, 4), &[1, 2, 3, 4]).unwrap();
-    assert_eq!(follows.frames[0].0, node(2));
+    let effects = sequences.computed(now, hidden(0, 0, 4), &[1, 2, 3, 4]).unwrap();
+    assert_eq!(effects.frames[0].0, node(2));
     sequences
 }
 
@@ -72,11 +72,11 @@ fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
     assert_eq!(sequences.interrupt_all().len(), 1);
     assert!(sequences.computed(now, hidden(0, 4, 1), &[5]).is_none(), "it does not count any more");
     let again = sequences.take(now, Arc::clone(&before), &late, Bytes::new());
-    assert!(matches!(again, Taken::Drop), "{again:?}");
+    assert!(matches!(again, FrameOutcome::Drop), "{again:?}");
     assert_eq!((sequences.len(), sequences.interrupt_all().len()), (1, 0), "told once");
 
     let after = plan(2, &[(1, 0, 3), (3, 4, 7)]);
-    let recall = header(&after, 1, 0, DataBody::Recall { stage: 0, open: opening() });
+    let recall = header(&after, 1, 0, DataBody::StateQuery { stage: 0, open: opening() });
     let log = planaria_protocol::pipe::tokens_to_bytes(&[7, 8, 9, 10, 11]);
     let taken = sequences.take(now, Arc::clone(&after), &recall, log);
     assert_eq!(told(&taken), ["recall for 1"]);
@@ -84,19 +84,20 @@ fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
     let progress = vec![Progress { layers, positions: 4, rewinds_to: 0 }];
     let answer = sequences.recalled(ONE, 1, Ok(progress.clone())).unwrap();
     let kept = vec![Kept { behind: 3, start: 0, end: 4 }];
-    let recalled = DataBody::Recalled { stage: 0, progress: progress.clone(), kept: kept.clone() };
+    let recalled =
+        DataBody::StageProgress { stage: 0, progress: progress.clone(), kept: kept.clone() };
     assert_eq!((answer.epoch, answer.body), (after.epoch(), recalled));
 
     let second = LayerRange::inclusive(4, 7).unwrap();
     let stages = [
-        Recalled { layers, progress, kept },
-        Recalled { layers: second, progress: vec![], kept: vec![] },
+        StageProgress { layers, progress, kept },
+        StageProgress { layers: second, progress: vec![], kept: vec![] },
     ];
-    let course = course::plan(5, &stages);
-    let resume = header(&after, 1, 0, DataBody::Resume { stage: 0, course });
+    let resume_plan = resume_plan::work_out(5, &stages);
+    let resume = header(&after, 1, 0, DataBody::Resume { stage: 0, resume_plan });
     let taken = sequences.take(now, Arc::clone(&after), &resume, Bytes::new());
     assert_eq!(told(&taken), ["rewind 0-3 to 4 "]);
-    let Taken::Do { kept, .. } = taken else { unreachable!() };
+    let FrameOutcome::Do { kept, .. } = taken else { unreachable!() };
     let [(frame, rows)] = kept.as_slice() else { panic!("{kept:?}") };
     assert_eq!((frame.position, &rows[..]), (0, &[1, 2, 3, 4][..]));
     let last = header(&after, 1, 4, forward(0, &[11], false));
@@ -159,11 +160,11 @@ fn who_asks_for_what_was_let_go_of_is_answered() {
     sequences.release(ONE, 0);
     for body in [
         DataBody::Check { number: 1, stage: 0, round: 0 },
-        DataBody::Recall { stage: 0, open: opening() },
+        DataBody::StateQuery { stage: 0, open: opening() },
     ] {
         let asked = header(&stages, 0, 0, body);
         let taken = sequences.take(now, Arc::clone(&stages), &asked, Bytes::new());
-        assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+        assert!(matches!(taken, FrameOutcome::Unknown(_)), "{taken:?}");
     }
 }
 
@@ -175,14 +176,15 @@ fn a_new_beginning_forgets_the_old_one() {
     let anew = header(&plan, 1, 0, forward(0, &[7], true));
     let taken = sequences.take(now, Arc::clone(&plan), &anew, Bytes::new());
     assert_eq!(told(&taken), ["release", "compute 1 at 0 of 1"]);
-    // A course for an attempt that recalled nothing.
-    let course = course::plan(1, &[]);
-    let resume = header(&plan, 1, 0, DataBody::Resume { stage: 0, course: course.clone() });
+    // A resume plan for an attempt that recalled nothing.
+    let resume_plan = resume_plan::work_out(1, &[]);
+    let resume =
+        header(&plan, 1, 0, DataBody::Resume { stage: 0, resume_plan: resume_plan.clone() });
     let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
-    assert!(matches!(taken, Taken::Drop), "{taken:?}");
-    let resume = header(&plan, 2, 0, DataBody::Resume { stage: 0, course });
+    assert!(matches!(taken, FrameOutcome::Drop), "{taken:?}");
+    let resume = header(&plan, 2, 0, DataBody::Resume { stage: 0, resume_plan });
     let taken = sequences.take(now, Arc::clone(&plan), &resume, Bytes::new());
-    assert!(matches!(taken, Taken::Unknown(_)), "{taken:?}");
+    assert!(matches!(taken, FrameOutcome::Unknown(_)), "{taken:?}");
 }
 
 #[test]
@@ -198,27 +200,27 @@ fn a_check_goes_round_until_somebody_computes_or_has_lost_the_sequence() {
     let mut first = running(now, &stages);
     for round in [0, 1] {
         let taken = take(&mut first, check(0, 1, 0, round));
-        let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
+        let FrameOutcome::Pass(to, passed) = taken else { panic!("{taken:?}") };
         assert_eq!((to, passed), (node(2), check(0, 1, 1, round)));
     }
     // It computes.
     take(&mut first, header(&stages, 0, 4, forward(0, &[11], false)));
-    assert!(matches!(take(&mut first, check(0, 2, 0, 0)), Taken::Drop));
+    assert!(matches!(take(&mut first, check(0, 2, 0, 0)), FrameOutcome::Drop));
     // It has computed since the first round.
     first.computed(now, hidden(0, 4, 1), &[5]).unwrap();
-    assert!(matches!(take(&mut first, check(0, 1, 0, 1)), Taken::Drop));
+    assert!(matches!(take(&mut first, check(0, 1, 0, 1)), FrameOutcome::Drop));
     // The last stage has it go round once more.
     let mut last = Sequences::new(node(2), 1000);
-    let unknown = |taken: Taken| matches!(taken, Taken::Unknown(_));
+    let unknown = |taken: FrameOutcome| matches!(taken, FrameOutcome::Unknown(_));
     assert!(unknown(take(&mut last, check(0, 1, 1, 0))), "it was started again");
     take(&mut last, header(&stages, 0, 0, forward(1, &[7], true)));
-    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "it computes");
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), FrameOutcome::Drop), "it computes");
     let computed = Computed { layer: 4, outcome: Outcome::Absorbed, ..hidden(0, 0, 1) };
     last.computed(now, computed, &[]).unwrap();
     let taken = take(&mut last, check(0, 2, 1, 0));
-    let Taken::Pass(to, passed) = taken else { panic!("{taken:?}") };
+    let FrameOutcome::Pass(to, passed) = taken else { panic!("{taken:?}") };
     assert_eq!((to, passed), (node(1), check(0, 2, 0, 1)));
-    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), Taken::Drop), "an older one");
+    assert!(matches!(take(&mut last, check(0, 1, 1, 1)), FrameOutcome::Drop), "an older one");
     assert!(unknown(take(&mut last, check(0, 2, 1, 1))), "nothing is on its way");
     // Of another attempt, and of one that does not count any more.
     assert!(unknown(take(&mut last, check(1, 1, 1, 0))));
@@ -261,29 +263,35 @@ fn who_finds_no_place_waits_and_begins_when_another_ends() {
     let opens = |sequence| of(sequence, forward(0, &[7], true));
     let mut sequences = Sequences::new(node(1), 1000);
     for sequence in 0..limit {
-        assert!(matches!(take(&mut sequences, &opens(sequence)), Taken::Do { .. }));
+        assert!(matches!(take(&mut sequences, &opens(sequence)), FrameOutcome::Do { .. }));
     }
     let (late, check) = (opens(limit), DataBody::Check { number: 1, stage: 0, round: 0 });
-    assert!(matches!(take(&mut sequences, &late), Taken::Tell(DataBody::Waits)));
+    assert!(matches!(take(&mut sequences, &late), FrameOutcome::Tell(DataBody::Waits)));
     // What was sent before the owner could know is no mistake.
     let more = DataHeader { position: 1, ..of(limit, forward(0, &[8], false)) };
-    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
+    assert!(matches!(take(&mut sequences, &more), FrameOutcome::Drop));
     let checked = take(&mut sequences, &of(limit, check.clone()));
-    assert!(matches!(checked, Taken::Tell(DataBody::Waits)), "{checked:?}");
+    assert!(matches!(checked, FrameOutcome::Tell(DataBody::Waits)), "{checked:?}");
     assert!(sequences.grants(now).is_empty());
     // An owner of an older build does not know how to wait.
     let mut old = opens(limit + 1);
     if let DataBody::Forward(Forward { open: Some(open), .. }) = &mut old.body {
         open.waits = false;
     }
-    assert!(matches!(take(&mut sequences, &old), Taken::Refuse(GenerationError::NoRoom { .. })));
+    assert!(matches!(
+        take(&mut sequences, &old),
+        FrameOutcome::Refuse(GenerationError::NoRoom { .. })
+    ));
 
     assert!(sequences.release(SequenceId::from_bits(0), 0));
     let [granted] = sequences.grants(now).try_into().unwrap();
     assert_eq!((granted.sequence, &granted.body), (late.sequence, &DataBody::Granted));
-    assert!(matches!(take(&mut sequences, &more), Taken::Drop));
-    assert!(matches!(take(&mut sequences, &of(limit, check)), Taken::Tell(DataBody::Granted)));
-    assert!(matches!(take(&mut sequences, &late), Taken::Do { .. }));
+    assert!(matches!(take(&mut sequences, &more), FrameOutcome::Drop));
+    assert!(matches!(
+        take(&mut sequences, &of(limit, check)),
+        FrameOutcome::Tell(DataBody::Granted)
+    ));
+    assert!(matches!(take(&mut sequences, &late), FrameOutcome::Do { .. }));
     for sequence in 1..=limit {
         sequences.release(SequenceId::from_bits(sequence), 0);
     }

@@ -257,7 +257,7 @@ impl Simulation {
                     }
                 }
                 // One way is all there is here.
-                Action::Doubt(_) => {}
+                Action::ProbeAllPaths(_) => {}
                 Action::Forgot(node) => drop(self.nodes[at].view.remove(&node)),
                 Action::Became(life, state) => {
                     self.news += 1;

@@ -17,7 +17,7 @@ fn name(number: usize) -> ModelName {
     format!("m-{number}").parse().unwrap()
 }
 
-fn want(members: &mut [Member], at: u64, number: usize, wanted: Option<Wanted>) {
+fn want(members: &mut [Member], at: u64, number: usize, wanted: Option<DesiredSpec>) {
     let stamp = Clock::new(id(1)).tick(at, None);
     for member in members {
         Arc::make_mut(&mut member.report).desired.put(&name(number), Entry { stamp, wanted });
@@ -42,18 +42,18 @@ fn models_that_come_and_go_leave_the_others_where_they_are() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let mut members = [1, 2, 3].map(|byte| member_of_many(byte, 600, 6, 2));
     for number in 0..5 {
-        want(&mut members, 1, number, Some(Wanted::default()));
+        want(&mut members, 1, number, Some(DesiredSpec::default()));
     }
     cluster.settle(&members);
     let before: Vec<_> = (1..5).map(|number| cluster.epoch(number).unwrap()).collect();
     let others = |cluster: &Cluster| (1..5).map(|n| cluster.epoch(n).unwrap()).collect::<Vec<_>>();
     for round in 1..6 {
         want(&mut members, 2 * round, 0, None);
-        want(&mut members, 2 * round, 5, Some(Wanted::default()));
+        want(&mut members, 2 * round, 5, Some(DesiredSpec::default()));
         cluster.settle(&members);
         assert_eq!(others(&cluster), before, "one was removed, one added");
         assert!(cluster.epoch(0).is_none() && cluster.epoch(5).is_some());
-        want(&mut members, 2 * round + 1, 0, Some(Wanted::default()));
+        want(&mut members, 2 * round + 1, 0, Some(DesiredSpec::default()));
         want(&mut members, 2 * round + 1, 5, None);
         cluster.settle(&members);
         assert_eq!(others(&cluster), before, "and the other way round");
@@ -63,7 +63,7 @@ fn models_that_come_and_go_leave_the_others_where_they_are() {
     let mut all = members.to_vec();
     all.push(member_of_many(4, 600, 6, 2));
     for number in 0..5 {
-        want(&mut all, 100, number, Some(Wanted::default()));
+        want(&mut all, 100, number, Some(DesiredSpec::default()));
     }
     let newcomer = Scheduler::new(id(4), SIZING, PATIENCE, &[]);
     cluster.schedulers.insert(id(4), newcomer);
@@ -96,13 +96,13 @@ fn a_model_that_finds_no_room_beside_the_others_has_them_make_room() {
     let mut cluster = Cluster::new(&[1, 2]);
     // A few KiB of each are for what a sequence needs.
     let mut members = [1, 2].map(|byte| member_of_many(byte, 151, 2, 12));
-    want(&mut members, 1, 1, Some(Wanted::default()));
+    want(&mut members, 1, 1, Some(DesiredSpec::default()));
     Arc::make_mut(&mut members[1].report).models.retain(|held| held.name == name(1));
     cluster.settle(&members);
     let alone = cluster.schedulers[&id(1)].plan(&name(1)).unwrap().clone();
     assert_eq!(alone.stages().len(), 2, "{alone}");
     // Only the first member has its files.
-    want(&mut members, 2, 0, Some(Wanted::default()));
+    want(&mut members, 2, 0, Some(DesiredSpec::default()));
     cluster.settle(&members);
     let plans = [0, 1].map(|n| cluster.schedulers[&id(1)].plan(&name(n)).cloned());
     let [Some(newcomer), Some(other)] = plans else {

@@ -119,7 +119,7 @@ fn who_cannot_read_its_files_keeps_what_it_holds_and_gets_no_more() {
     };
     members.iter_mut().for_each(|member| away(member, Some("its folder is not there")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.unfit * 2);
+    cluster.pass(PATIENCE.excluded * 2);
     assert_eq!(cluster.adopted.len(), adopted, "all goes on");
     assert_eq!(cluster.schedulers[&id(1)].state(&model()).0, ModelState::Ready);
 
@@ -130,7 +130,7 @@ fn who_cannot_read_its_files_keeps_what_it_holds_and_gets_no_more() {
     away(&mut members[1], None);
     cluster.see(&members);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
-    cluster.pass(PATIENCE.unfit * 2);
+    cluster.pass(PATIENCE.excluded * 2);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
     away(&mut members[2], None);
     Arc::make_mut(&mut members[2].report).shards.clear();

@@ -81,12 +81,12 @@ fn nobody_says_that_pins_are_not_followed_by_a_plan_that_follows_them() {
     // has looked for one itself.
     let members = [free(1), pinned(2, 4, 7), free(3)];
     cluster.schedulers.insert(id(3), Scheduler::new(id(3), LATENCY, PATIENCE, &[]));
-    let seen = Event::Members(View::of(members));
+    let seen = SchedulerEvent::Members(View::of(members));
     cluster.tell(id(1), seen.clone());
     cluster.now += PATIENCE.settle;
     cluster.tell(id(2), seen.clone());
     cluster.tell(id(3), seen);
-    cluster.tell(id(1), Event::Tick);
+    cluster.tell(id(1), SchedulerEvent::Tick);
     assert_eq!(layout(&cluster)[1], "2: 4-7");
     for scheduler in cluster.schedulers.values() {
         assert_eq!(scheduler.unpinned(&model()), None);

@@ -6,7 +6,10 @@ use super::*;
 fn waiting() -> (Sequence, Instant) {
     let (mut sequence, _, now) = start(50);
     let waits = frame(&sequence, 0, DataBody::Waits);
-    assert_eq!(sequence.on(now, waits.clone()), [Action::Waits(true), Action::Seek]);
+    assert_eq!(
+        sequence.on(now, waits.clone()),
+        [SequenceAction::Waits(true), SequenceAction::Seek]
+    );
     assert_eq!(sequence.on(now, waits), [], "told again");
     (sequence, now)
 }
@@ -17,7 +20,7 @@ fn who_waits_for_a_place_asks_seldom_and_begins_from_the_beginning() {
     // Far longer than a step may take.
     for _ in 0..50 {
         now = sequence.wake_at(now).unwrap();
-        let [Action::Forward(header)] = &sequence.on(now, Event::Tick)[..] else {
+        let [SequenceAction::Forward(header)] = &sequence.on(now, SequenceEvent::Tick)[..] else {
             panic!("it asks whether it still waits, and nobody is suspected")
         };
         assert!(matches!(header.body, DataBody::Check { stage: 0, round: 0, .. }), "{header:?}");
@@ -27,7 +30,7 @@ fn who_waits_for_a_place_asks_seldom_and_begins_from_the_beginning() {
     }
     let granted = frame(&sequence, 0, DataBody::Granted);
     let actions = sequence.on(now, granted.clone());
-    assert_eq!(actions.first(), Some(&Action::Waits(false)));
+    assert_eq!(actions.first(), Some(&SequenceAction::Waits(false)));
     let sent = [(0, 40, true, false), (40, 10, false, true)];
     assert_eq!(chunks(&actions), sent);
     assert_eq!(sequence.on(now, granted), [], "told twice");
@@ -37,20 +40,23 @@ fn who_waits_for_a_place_asks_seldom_and_begins_from_the_beginning() {
 #[test]
 fn a_first_stage_that_says_nothing_any_more_is_a_break() {
     let (mut sequence, now) = waiting();
-    let actions = sequence.on(now + PACE.step_timeout, Event::Tick);
-    assert_eq!(actions.first(), Some(&Action::Waits(false)));
+    let actions = sequence.on(now + PACE.step_timeout, SequenceEvent::Tick);
+    assert_eq!(actions.first(), Some(&SequenceAction::Waits(false)));
     assert_eq!(actions[1..], BREAK);
 }
 
 #[test]
 fn who_waits_follows_to_a_later_plan() {
     let (mut sequence, now) = waiting();
-    assert_eq!(sequence.on(now, Event::PlansChanged), [Action::Seek]);
-    let offer = |plan: &Arc<Plan>| Event::Offer(Offer::Ready(Arc::clone(plan)));
+    assert_eq!(sequence.on(now, SequenceEvent::PlansChanged), [SequenceAction::Seek]);
+    let offer = |plan: &Arc<Plan>| SequenceEvent::Offer(Offer::Ready(Arc::clone(plan)));
     assert_eq!(sequence.on(now, offer(&plan())), [], "that is its own");
     let next = plan_of(4, &[(2, 0, 7)]);
     let actions = sequence.on(now, offer(&next));
-    assert_eq!(actions[..2], [Action::Waits(false), Action::Moved(Arc::clone(&next), 1)]);
+    assert_eq!(
+        actions[..2],
+        [SequenceAction::Waits(false), SequenceAction::Moved(Arc::clone(&next), 1)]
+    );
     assert_eq!(chunks(&actions)[0], (0, 40, true, false));
     assert_eq!(sequence.on(now, offer(&plan_of(5, &[(1, 0, 7)]))), [], "it runs");
 }
@@ -61,20 +67,19 @@ fn an_answer_that_goes_on_waits_for_its_first_stage_alone() {
     let event = frame(&sequence, 3, accepted(20, None));
     sequence.on(now, event);
     let lost = Incarnation { node: node(2), generation: 1 };
-    sequence.on(now, Event::NodeLost { life: lost, name: "b".to_owned() });
+    sequence.on(now, SequenceEvent::NodeLost { life: lost, name: "b".to_owned() });
     let next = plan_of(4, &[(1, 0, 3), (3, 4, 7)]);
-    let actions = sequence.on(now, Event::Offer(Offer::Ready(Arc::clone(&next))));
+    let actions = sequence.on(now, SequenceEvent::Offer(Offer::Ready(Arc::clone(&next))));
     assert_eq!(asked(&actions), Some((2, vec![0, 1, 2, 20])));
     let answered = frame(&sequence, 0, recalled(1, &[], &[]));
     assert_eq!(sequence.on(now, answered), []);
     let waits = frame(&sequence, 0, DataBody::Waits);
-    assert_eq!(sequence.on(now, waits), [Action::Waits(true), Action::Seek]);
+    assert_eq!(sequence.on(now, waits), [SequenceAction::Waits(true), SequenceAction::Seek]);
     let granted = frame(&sequence, 0, DataBody::Granted);
     let actions = sequence.on(now, granted);
     assert_eq!(asked(&actions), Some((1, vec![0, 1, 2, 20])), "{actions:?}");
     let answered = frame(&sequence, 0, recalled(0, &[(0, 3, 4)], &[]));
     let goes_on = sequence.on(now, answered);
-    let resumes =
-        |action: &Action| matches!(action, Action::All(headers, None) if headers.len() == 2);
+    let resumes = |action: &SequenceAction| matches!(action, SequenceAction::All(headers, None) if headers.len() == 2);
     assert!(goes_on.iter().any(resumes), "{goes_on:?}");
 }

@@ -1,13 +1,13 @@
-//! What a pursuit does about all that can happen to it.
+//! What a client does about all that can happen to it.
 
 use super::*;
 
 const A: &str = "http://a";
 const B: &str = "http://b";
 
-/// A pursuit of nodes at these URLs, and its clock.
+/// A client of nodes at these URLs, and its clock.
 struct Play {
-    pursuit: Pursuit,
+    client: FailoverClient,
     now: Instant,
 }
 
@@ -16,13 +16,13 @@ impl Play {
     fn of(urls: &[&str]) -> Self {
         let urls: Vec<_> = urls.iter().map(ToString::to_string).collect();
         let now = Instant::now();
-        let mut play = Self { pursuit: Pursuit::new(Nodes::given(&urls), now), now };
-        assert_eq!(play.pursuit.begin(now), [ask(&urls[0])]);
+        let mut play = Self { client: FailoverClient::new(Nodes::given(&urls), now), now };
+        assert_eq!(play.client.begin(now), [ask(&urls[0])]);
         play
     }
 
     fn on(&mut self, event: Event) -> Vec<Action> {
-        self.pursuit.on(self.now, event)
+        self.client.on(self.now, event)
     }
 
     /// Of what was answered, all but what the person is told.
@@ -74,7 +74,7 @@ fn an_answer_is_shown_as_it_comes() {
     assert_eq!(play.on(text("there")), [show("there")]);
     let whole = Ended::Whole(Some("stop".to_owned()));
     assert_eq!(play.on(Event::Over(Some("stop".to_owned()))), [Action::End(whole)]);
-    assert_eq!(play.pursuit.text(), "Once there");
+    assert_eq!(play.client.text(), "Once there");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn an_answer_that_breaks_off_goes_on_at_another_node_without_a_word_in_between()
         "{said}"
     );
     // The next answer is asked of the node that was well.
-    assert_eq!(play.pursuit.begin(play.now), [ask(B)]);
+    assert_eq!(play.client.begin(play.now), [ask(B)]);
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn an_answer_that_breaks_off_each_time_is_given_up() {
             play.waits(&actions);
         }
     }
-    assert_eq!(play.pursuit.text(), answer);
+    assert_eq!(play.client.text(), answer);
 }
 
 #[test]

@@ -11,13 +11,13 @@ use tokio::time::{Sleep, sleep};
 
 /// Fails with `TimedOut` once a write has waited for `patience`. Every byte that the client takes
 /// starts the wait anew.
-pub(super) struct Impatient<S> {
+pub(super) struct WriteTimeout<S> {
     stream: S,
     patience: Duration,
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Impatient<S> {
+impl<S> WriteTimeout<S> {
     pub(super) const fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, stalled: None }
     }
@@ -37,7 +37,7 @@ impl<S> Impatient<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for WriteTimeout<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +71,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for WriteTimeout<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -91,7 +91,7 @@ mod tests {
     async fn a_reader_is_waited_for_and_a_statue_is_not() {
         let patience = Duration::from_millis(400);
         let (server, mut client) = duplex(8);
-        let mut server = Impatient::new(server, patience);
+        let mut server = WriteTimeout::new(server, patience);
         let reader = tokio::spawn(async move {
             for _ in 0..4 {
                 sleep(patience / 2).await;

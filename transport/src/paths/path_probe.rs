@@ -34,7 +34,7 @@ const BURDEN: f64 = 65_536.0;
 
 /// A way's measures.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Gauge {
+pub(crate) struct PathProbe {
     asked: Option<Asked>,
     questions: u32,
     unanswered: u32,
@@ -72,7 +72,7 @@ pub(crate) struct Questions {
     pub(crate) count: u8,
 }
 
-impl Gauge {
+impl PathProbe {
     /// A single question; what was not answered before it is given up.
     pub(crate) fn ask(&mut self, now: Instant, nonce: u64) -> Questions {
         match self.asked {
@@ -171,47 +171,47 @@ mod tests {
     const MICRO: Duration = Duration::from_micros(1);
 
     /// A way that takes `rtt` and so many microseconds for each packet.
-    fn measure(gauge: &mut Gauge, now: &mut Instant, rtt: u32, each: u32) {
-        let one = gauge.ask(*now, 100);
+    fn measure(probe: &mut PathProbe, now: &mut Instant, rtt: u32, each: u32) {
+        let one = probe.ask(*now, 100);
         *now += (rtt + each) * MICRO;
-        let Some(train) = gauge.answered(*now, one.nonce, 0) else {
+        let Some(train) = probe.answered(*now, one.nonce, 0) else {
             return;
         };
         *now += rtt * MICRO;
         for index in 0..train.count {
             *now += each * MICRO;
-            assert_eq!(gauge.answered(*now, train.nonce, index), None);
+            assert_eq!(probe.answered(*now, train.nonce, index), None);
         }
     }
 
     #[test]
     fn a_way_is_measured_by_a_packet_and_a_train() {
-        let (mut gauge, mut now) = (Gauge::default(), Instant::now());
-        assert_eq!((gauge.rtt(), gauge.cost()), (None, None));
+        let (mut probe, mut now) = (PathProbe::default(), Instant::now());
+        assert_eq!((probe.rtt(), probe.cost()), (None, None));
         // 12 µs for 1200 bytes are 100 MB/s.
-        measure(&mut gauge, &mut now, 500, 12);
-        assert_eq!(gauge.rtt(), Some(512 * MICRO));
-        let rate = gauge.bytes_per_second().unwrap();
+        measure(&mut probe, &mut now, 500, 12);
+        assert_eq!(probe.rtt(), Some(512 * MICRO));
+        let rate = probe.bytes_per_second().unwrap();
         assert!((99_000_000..101_000_000).contains(&rate), "{rate}");
-        let cost = gauge.cost().unwrap();
+        let cost = probe.cost().unwrap();
         assert!((cost - (256e-6 + 655e-6)).abs() < 10e-6, "{cost}");
         // The next packet has no train behind it.
-        let one = gauge.ask(now, 7);
-        assert_eq!(gauge.answered(now + 500 * MICRO, one.nonce, 0), None);
+        let one = probe.ask(now, 7);
+        assert_eq!(probe.answered(now + 500 * MICRO, one.nonce, 0), None);
     }
 
     #[test]
     fn trains_come_now_and_then_and_are_long_on_fast_lines() {
-        let (mut gauge, mut now) = (Gauge::default(), Instant::now());
-        measure(&mut gauge, &mut now, 500, 12);
+        let (mut probe, mut now) = (PathProbe::default(), Instant::now());
+        measure(&mut probe, &mut now, 500, 12);
         let mut trains = Vec::new();
         for question in 1..=24 {
-            let one = gauge.ask(now, question * 10);
+            let one = probe.ask(now, question * 10);
             now += 500 * MICRO;
-            if let Some(train) = gauge.answered(now, one.nonce, 0) {
+            if let Some(train) = probe.answered(now, one.nonce, 0) {
                 trains.push((question, train.count));
                 for index in 0..train.count {
-                    gauge.answered(now + 600 * MICRO, train.nonce, index);
+                    probe.answered(now + 600 * MICRO, train.nonce, index);
                 }
             }
         }
@@ -220,66 +220,66 @@ mod tests {
 
     #[test]
     fn a_way_that_does_not_answer_is_lost_and_comes_back() {
-        let (mut gauge, mut now) = (Gauge::default(), Instant::now());
-        measure(&mut gauge, &mut now, 500, 12);
+        let (mut probe, mut now) = (PathProbe::default(), Instant::now());
+        measure(&mut probe, &mut now, 500, 12);
         for _ in 0..LOST_AFTER {
-            assert!(gauge.rtt().is_some());
-            gauge.ask(now, 1);
+            assert!(probe.rtt().is_some());
+            probe.ask(now, 1);
         }
-        gauge.ask(now, 1);
-        assert_eq!((gauge.rtt(), gauge.bytes_per_second()), (None, None));
-        measure(&mut gauge, &mut now, 700, 12);
-        assert_eq!(gauge.rtt(), Some(712 * MICRO));
-        assert!(gauge.cost().is_some());
+        probe.ask(now, 1);
+        assert_eq!((probe.rtt(), probe.bytes_per_second()), (None, None));
+        measure(&mut probe, &mut now, 700, 12);
+        assert_eq!(probe.rtt(), Some(712 * MICRO));
+        assert!(probe.cost().is_some());
     }
 
     #[test]
     fn answers_that_nobody_asked_for_or_that_come_twice_change_nothing() {
-        let (mut gauge, now) = (Gauge::default(), Instant::now());
-        assert_eq!(gauge.answered(now, 0, 0), None);
-        let one = gauge.ask(now, 5);
-        assert_eq!(gauge.answered(now, 6, 0), None);
-        let train = gauge.answered(now + 500 * MICRO, one.nonce, 0).unwrap();
-        assert_eq!(gauge.answered(now, one.nonce, 0), None, "the single one again");
+        let (mut probe, now) = (PathProbe::default(), Instant::now());
+        assert_eq!(probe.answered(now, 0, 0), None);
+        let one = probe.ask(now, 5);
+        assert_eq!(probe.answered(now, 6, 0), None);
+        let train = probe.answered(now + 500 * MICRO, one.nonce, 0).unwrap();
+        assert_eq!(probe.answered(now, one.nonce, 0), None, "the single one again");
         for index in [0, 0, 0, 200, train.count, 31] {
-            assert_eq!(gauge.answered(now + 600 * MICRO, train.nonce, index), None);
+            assert_eq!(probe.answered(now + 600 * MICRO, train.nonce, index), None);
         }
-        assert_eq!(gauge.bytes_per_second(), None, "the train is not complete");
+        assert_eq!(probe.bytes_per_second(), None, "the train is not complete");
     }
 
     #[test]
     fn a_train_that_was_torn_says_little_and_is_sent_again() {
-        let (mut gauge, now) = (Gauge::default(), Instant::now());
-        let one = gauge.ask(now, 5);
-        let train = gauge.answered(now, one.nonce, 0).unwrap();
+        let (mut probe, now) = (PathProbe::default(), Instant::now());
+        let one = probe.ask(now, 5);
+        let train = probe.answered(now, one.nonce, 0).unwrap();
         for index in 1..train.count {
-            gauge.answered(now + 500 * MICRO, train.nonce, index);
+            probe.answered(now + 500 * MICRO, train.nonce, index);
         }
         let mut now = now + Duration::from_secs(5);
-        let one = gauge.ask(now, 50);
-        assert_eq!(gauge.bytes_per_second(), Some(7 * 1200 / 5));
-        assert!(gauge.answered(now, one.nonce, 0).is_some());
-        measure(&mut gauge, &mut now, 500, 12);
-        assert!(gauge.bytes_per_second() > Some(FAST));
+        let one = probe.ask(now, 50);
+        assert_eq!(probe.bytes_per_second(), Some(7 * 1200 / 5));
+        assert!(probe.answered(now, one.nonce, 0).is_some());
+        measure(&mut probe, &mut now, 500, 12);
+        assert!(probe.bytes_per_second() > Some(FAST));
     }
 
     #[test]
     fn a_line_is_narrower_once_several_trains_say_so() {
-        let (mut gauge, mut now) = (Gauge::default(), Instant::now());
-        measure(&mut gauge, &mut now, 500, 12);
-        let before = gauge.bytes_per_second().unwrap();
-        gauge.questions = 0;
-        measure(&mut gauge, &mut now, 500, 120);
-        assert_eq!(gauge.bytes_per_second(), Some(before));
+        let (mut probe, mut now) = (PathProbe::default(), Instant::now());
+        measure(&mut probe, &mut now, 500, 12);
+        let before = probe.bytes_per_second().unwrap();
+        probe.questions = 0;
+        measure(&mut probe, &mut now, 500, 120);
+        assert_eq!(probe.bytes_per_second(), Some(before));
         // It is in question, so the next trains come at once.
         for _ in 1..TRAINS {
-            measure(&mut gauge, &mut now, 500, 120);
+            measure(&mut probe, &mut now, 500, 120);
         }
-        let after = gauge.bytes_per_second().unwrap();
+        let after = probe.bytes_per_second().unwrap();
         assert!((9_000_000..11_000_000).contains(&after), "{after}");
         // It can be as wide as it was at any time.
-        gauge.questions = 0;
-        measure(&mut gauge, &mut now, 500, 12);
-        assert_eq!(gauge.bytes_per_second(), Some(before));
+        probe.questions = 0;
+        measure(&mut probe, &mut now, 500, 12);
+        assert_eq!(probe.bytes_per_second(), Some(before));
     }
 }

@@ -85,9 +85,9 @@ pub(super) enum Ended {
     Failed(String),
 }
 
-/// The pursuit of answers, one after the other.
+/// The client of answers, one after the other.
 #[derive(Debug)]
-pub(super) struct Pursuit {
+pub(super) struct FailoverClient {
     nodes: Nodes,
     shown: Shown,
     asked: Option<String>,
@@ -107,7 +107,7 @@ pub(super) struct Pursuit {
     said: String,
 }
 
-impl Pursuit {
+impl FailoverClient {
     pub(super) fn new(nodes: Nodes, now: Instant) -> Self {
         Self {
             nodes,

@@ -7,7 +7,7 @@ use crate::output;
 
 /// Writes to both, so that a note stands on a line of its own.
 #[derive(Debug)]
-pub(super) struct Voice {
+pub(super) struct Console {
     /// Whether the answer's last line has begun and not ended.
     within_line: bool,
     /// Whether the answer is seen on a screen, and the notes are.
@@ -17,7 +17,7 @@ pub(super) struct Voice {
     faint: bool,
 }
 
-impl Voice {
+impl Console {
     pub(super) fn new() -> Self {
         let notes_seen = io::stderr().is_terminal();
         Self {

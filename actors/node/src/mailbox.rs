@@ -11,7 +11,7 @@ use thiserror::Error;
 ///
 /// The base of all typed handles: callers never see an `ActorRef`.
 #[derive(Debug)]
-pub(crate) struct Slot<M>(Arc<RwLock<Option<ActorRef<M>>>>);
+pub(crate) struct Mailbox<M>(Arc<RwLock<Option<ActorRef<M>>>>);
 
 /// The actor did not answer. Whether it did what was asked is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -24,7 +24,7 @@ pub(crate) enum Unanswered {
     Late,
 }
 
-impl<M: Message> Slot<M> {
+impl<M: Message> Mailbox<M> {
     /// A place that nobody fills yet.
     #[must_use]
     pub(crate) fn vacant() -> Self {
@@ -68,7 +68,7 @@ impl<M: Message> Slot<M> {
     }
 }
 
-impl<M> Clone for Slot<M> {
+impl<M> Clone for Mailbox<M> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }

@@ -7,9 +7,9 @@ use tokio::task::JoinHandle;
 
 /// Rings once, not later than it was last set to. Dropped, it does not ring any more.
 #[derive(Debug, Default)]
-pub(crate) struct Alarm(Option<(Instant, JoinHandle<()>)>);
+pub(crate) struct Timer(Option<(Instant, JoinHandle<()>)>);
 
-impl Alarm {
+impl Timer {
     /// Has `actor` told `message` at this time, or sooner if that was asked for before: who is told too
     /// early looks and sets it again, and most of what happens only puts the time off.
     pub(crate) fn set<M: Message>(
@@ -43,7 +43,7 @@ impl Alarm {
     }
 }
 
-impl Drop for Alarm {
+impl Drop for Timer {
     fn drop(&mut self) {
         self.stop();
     }

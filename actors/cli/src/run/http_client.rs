@@ -1,4 +1,4 @@
-//! Carries out what a [`Pursuit`] decides: requests, their streams, and time.
+//! Carries out what a [`FailoverClient`] decides: requests, their streams, and time.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
+use super::console::Console;
+use super::failover_client::{Action, Ended, Event, FailoverClient, Refusal};
 use super::nodes::Neighbours;
-use super::pursuit::{Action, Ended, Event, Pursuit, Refusal};
-use super::voice::Voice;
 use crate::node_api::signed;
 
 /// A node that takes longer to be reached is as good as absent.
@@ -66,9 +66,9 @@ impl Client {
     /// When what comes cannot be shown.
     pub(super) async fn answer(
         &self,
-        pursuit: &mut Pursuit,
+        client: &mut FailoverClient,
         body: &Value,
-        voice: &mut Voice,
+        voice: &mut Console,
     ) -> io::Result<Answered> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (tell, mut heard) = mpsc::channel(EVENTS);
@@ -76,7 +76,7 @@ impl Client {
         let (mut attempt, mut questions) = (JoinSet::new(), JoinSet::new());
         let mut attempts = 0_u32;
         let mut wait = None;
-        let mut actions = VecDeque::from(pursuit.begin(Instant::now()));
+        let mut actions = VecDeque::from(client.begin(Instant::now()));
         loop {
             while let Some(action) = actions.pop_front() {
                 match action {
@@ -123,7 +123,7 @@ impl Client {
                 // An attempt that ended has told how, unless a part of this program failed.
                 Some(Err(error)) = attempt.join_next() => Event::Unreachable(error.to_string()),
             };
-            actions.extend(pursuit.on(Instant::now(), event));
+            actions.extend(client.on(Instant::now(), event));
         }
     }
 

@@ -9,11 +9,11 @@
 use planaria_config::LayerRange;
 use planaria_engine::stage::Progress;
 
-pub use planaria_protocol::resume::{Course, Kept, Part};
+pub use planaria_protocol::resume::{Kept, LayerSpan, ResumePlan};
 
 /// How far a stage is with a sequence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recalled {
+pub struct StageProgress {
     /// The layers that the plan gives to it.
     pub layers: LayerRange,
     /// Of all layers that it holds; one of which nothing is said has nothing.
@@ -22,14 +22,14 @@ pub struct Recalled {
     pub kept: Vec<Kept>,
 }
 
-/// The course for a sequence of `length` tokens, the last of which is to be computed by all layers, and the
+/// The resume plan for a sequence of `length` tokens, the last of which is to be computed by all layers, and the
 /// stages of its plan.
 #[must_use]
-pub fn plan(length: u32, stages: &[Recalled]) -> Course {
+pub fn work_out(length: u32, stages: &[StageProgress]) -> ResumePlan {
     let last = length.saturating_sub(1);
     let mut from_logs = Vec::new();
     // From the last layer to the first, with what the layer behind needs.
-    let mut froms: Vec<Part> = Vec::new();
+    let mut froms: Vec<LayerSpan> = Vec::new();
     let mut needed = last;
     for stage in stages.iter().rev() {
         for layer in stage.layers.range().rev() {
@@ -56,17 +56,18 @@ pub fn plan(length: u32, stages: &[Recalled]) -> Course {
                     part.layers = joined.unwrap_or(part.layers);
                 }
                 _ => froms.extend(
-                    LayerRange::half_open(layer, layer + 1).map(|layers| Part { layers, from }),
+                    LayerRange::half_open(layer, layer + 1)
+                        .map(|layers| LayerSpan { layers, from }),
                 ),
             }
         }
     }
     froms.reverse();
     from_logs.reverse();
-    Course { parts: froms, from_logs }
+    ResumePlan { spans: froms, from_logs }
 }
 
-impl Recalled {
+impl StageProgress {
     fn progress_of(&self, layer: u32) -> (u32, u32) {
         let found = self.progress.iter().find(|progress| progress.layers.contains(layer));
         found.map_or((0, 0), |progress| (progress.positions, progress.rewinds_to))

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use planaria_config::SequenceId;
 
 #[derive(Debug)]
-pub(super) struct Shelf {
+pub(super) struct RetentionIndex {
     /// About so many bytes may be taken.
     room: u64,
     places: BTreeMap<SequenceId, Place>,
@@ -33,7 +33,7 @@ pub(super) enum Standing {
     Over,
 }
 
-impl Shelf {
+impl RetentionIndex {
     pub(super) const fn new(room: u64) -> Self {
         Self { room, places: BTreeMap::new() }
     }
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn the_oldest_that_have_ended_go_first_and_no_more_than_must() {
-        let mut shelf = Shelf::new(25);
+        let mut shelf = RetentionIndex::new(25);
         shelf.put(id(1), place(3, Standing::Over));
         shelf.put(id(2), place(2, Standing::Over));
         assert_eq!(shelf.overflow(), []);
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn what_was_interrupted_is_claimed_once() {
-        let mut shelf = Shelf::new(100);
+        let mut shelf = RetentionIndex::new(100);
         for (bits, standing) in
             [(1, Standing::Over), (2, Standing::Interrupted), (3, Standing::Grows)]
         {
