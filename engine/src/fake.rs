@@ -193,6 +193,7 @@ impl Stage for FakeStage {
         let layers = ranges.iter().map(|layers| layers.count()).sum();
         let pause = Duration::from_micros(u64::from(self.config.step_micros)) * layers;
         if !pause.is_zero() {
+            #[expect(clippy::disallowed_methods, reason = "it stands in for a computation")]
             std::thread::sleep(pause);
         }
         let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);

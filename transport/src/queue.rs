@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 pub(crate) fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let room = Arc::new(Semaphore::new(limit as usize));
+    #[expect(clippy::disallowed_methods, reason = "what it holds is bounded by the permits")]
     let (sender, receiver) = mpsc::unbounded_channel();
     (Sender { room, limit, sender }, Receiver { receiver })
 }

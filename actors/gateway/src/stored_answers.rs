@@ -1,7 +1,7 @@
 //! Answers whose clients asked for them to be stored: on disk as they grow, so that this node can tell
 //! what became of them, and go on with them, whatever it has been through.
 //!
-//! [`StoredAnswers`] knows which there are (`shelf`, pure) and reads them; a [`Recorder`] writes one.
+//! [`StoredAnswers`] knows which there are (`index`, pure) and reads them; a [`Recorder`] writes one.
 //! Nothing waits for the disk. An answer is its request, with what became of it, in one row, its prompt in
 //! some, and its tokens in some, numbered from 0 without a gap; the last row of tokens is written anew until
 //! it is full.
@@ -131,7 +131,7 @@ pub struct StoredAnswers(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    shelf: Mutex<RetentionIndex>,
+    index: Mutex<RetentionIndex>,
     /// Who writes what grows, until all of it is on disk.
     writing: Mutex<BTreeMap<SequenceId, Weak<Writing>>>,
     /// Changes when an answer was interrupted.
@@ -147,20 +147,20 @@ impl StoredAnswers {
     /// # Errors
     /// When the store itself cannot be read.
     pub fn open(store: Store, room: u64) -> Result<Self, ReadError> {
-        let mut shelf = RetentionIndex::new(room);
+        let mut index = RetentionIndex::new(room);
         for row in ANSWERS.rows(&store)? {
             let found = row.and_then(|(key, row)| {
                 let bits = u128::from_be_bytes(key);
                 Ok((SequenceId::from_bits(bits), place_of(&store, &key, &row)?))
             });
             match found {
-                Ok((id, place)) => shelf.put(id, place),
+                Ok((id, place)) => index.put(id, place),
                 Err(error) => tracing::error!(%error, "a stored answer is lost"),
             }
         }
         Ok(Self(Arc::new(Inner {
             store,
-            shelf: Mutex::new(shelf),
+            index: Mutex::new(index),
             writing: Mutex::default(),
             interrupted: watch::Sender::default(),
             is_serving: AtomicBool::new(false),
@@ -170,7 +170,7 @@ impl StoredAnswers {
     /// Whether there is room for any.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.shelf().room() > 0
+        self.index().room() > 0
     }
 
     /// Why the store takes and gives nothing now, in words, with what is done about it.
@@ -204,9 +204,9 @@ impl StoredAnswers {
             bytes,
         };
         let gone = {
-            let mut shelf = self.shelf();
-            shelf.put(id, place);
-            shelf.overflow()
+            let mut index = self.index();
+            index.put(id, place);
+            index.overflow()
         };
         for (old, place) in gone {
             self.remove_later(old, place);
@@ -225,13 +225,13 @@ impl StoredAnswers {
         });
     }
 
-    /// Has an answer that is on the shelf no more removed from the disk. One that the store keeps is on the
-    /// shelf again, and goes next time.
+    /// Has an answer that is on the index no more removed from the disk. One that the store keeps is on the
+    /// index again, and goes next time.
     fn remove_later(&self, id: SequenceId, place: Place) {
         let answers = self.clone();
         self.0.store.commit_then(removal(id, &place), move |result| {
             if result.is_err() {
-                answers.shelf().put(id, place);
+                answers.index().put(id, place);
             }
         });
     }
@@ -239,7 +239,7 @@ impl StoredAnswers {
     /// The answers that were interrupted, of which the caller now takes care.
     #[must_use]
     pub fn claim(&self) -> Vec<Claim> {
-        let ids = self.shelf().claim();
+        let ids = self.index().claim();
         ids.into_iter().map(|id| Claim { answers: self.clone(), id, is_taken: false }).collect()
     }
 
@@ -267,7 +267,7 @@ impl StoredAnswers {
     }
 
     fn read_written(&self, id: SequenceId) -> Result<Option<StoredAnswer>, StoredError> {
-        if !self.shelf().contains(id) {
+        if !self.index().contains(id) {
             return Ok(None);
         }
         let key = id.bits().to_be_bytes();
@@ -293,7 +293,7 @@ impl StoredAnswers {
     /// # Errors
     /// When the disk does not take that.
     pub async fn remove(&self, id: SequenceId) -> Result<bool, CommitError> {
-        let Some(place) = self.shelf().take(id) else {
+        let Some(place) = self.index().take(id) else {
             return Ok(false);
         };
         let batch = removal(id, &place);
@@ -301,7 +301,7 @@ impl StoredAnswers {
         let answers = self.clone();
         self.0.store.commit_then(batch, move |result| {
             if result.is_err() {
-                answers.shelf().put(id, place);
+                answers.index().put(id, place);
             }
             // Nobody may wait any more.
             drop(told.send(result));
@@ -317,7 +317,7 @@ impl StoredAnswers {
 
     /// Nobody takes care of an answer any more.
     fn interrupted(&self, id: SequenceId) {
-        self.shelf().stand(id, Standing::Interrupted);
+        self.index().stand(id, Standing::Interrupted);
         self.0.interrupted.send_replace(());
     }
 
@@ -325,8 +325,8 @@ impl StoredAnswers {
         self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shelf(&self) -> MutexGuard<'_, RetentionIndex> {
-        self.0.shelf.lock().unwrap_or_else(PoisonError::into_inner)
+    fn index(&self) -> MutexGuard<'_, RetentionIndex> {
+        self.0.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -355,7 +355,7 @@ impl Claim {
             return Err(answer.err().unwrap_or(StoredError::Interrupted));
         }
         self.is_taken = true;
-        let answer = answer.inspect_err(|_| self.answers.shelf().stand(self.id, Standing::Over))?;
+        let answer = answer.inspect_err(|_| self.answers.index().stand(self.id, Standing::Over))?;
         Ok(answer.map(|answer| {
             let StoredAnswer { record, tokens, .. } = &answer;
             let recorder = Recorder::new(self.answers.clone(), self.id, record.clone(), tokens);

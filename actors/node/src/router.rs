@@ -5,8 +5,8 @@
 //!
 //! Architecture invariant: a frame that is to be computed reaches a worker only under an epoch that
 //! this node has prepared or adopted, none of whose incarnations is over, at the stage that the plan
-//! gives to this node. Everything else is dropped and counted here. What is about a sequence and its
-//! attempt reaches whoever holds the sequence, whatever epoch it names.
+//! gives to this node. Everything else is dropped and counted here. A `Release` reaches whoever holds the sequence, whatever
+//! epoch it names; `Check` and `StateQuery` pass under a plan that is known, also if a node of it is over.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -95,6 +95,7 @@ impl Drop for HandlerGuard {
 pub fn watch(stuck: impl FnOnce(ActorKind) + Send + 'static) -> std::io::Result<()> {
     let look = move || {
         let actor = loop {
+            #[expect(clippy::disallowed_methods, reason = "this thread does nothing else")]
             thread::sleep(LOOK);
             let now = LOOKS.fetch_add(1, Ordering::Relaxed) + 1;
             if let Some(actor) = longest(&watched(), now, PATIENCE) {

@@ -154,7 +154,7 @@ impl Oracle {
     }
 }
 
-/// What effects a prompt when nothing goes wrong.
+/// What follows a prompt when nothing goes wrong.
 fn undisturbed(prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
     let mut stage = FakeStage::new(&model_config(), all_layers()).unwrap();
     let (mut start, mut tokens, mut answer) = (0, prompt.to_vec(), Vec::new());

@@ -1,4 +1,4 @@
-//! The fault of ordinary life: what happens to clusters in which nobody dies, or somebody does in bad company.
+//! The faults of ordinary life: what happens to clusters in which nobody dies, or somebody does in bad company.
 
 use std::path::Path;
 use std::sync::Arc;

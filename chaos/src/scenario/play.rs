@@ -1,4 +1,4 @@
-//! One round: answers begin, fault is done, and what follows is checked.
+//! One round: answers begin, a fault is done, and what follows is checked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -225,7 +225,7 @@ fn judge(fault: Fault, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
     found.collect()
 }
 
-/// Where fault is done.
+/// Where a fault is done.
 pub(super) struct Scene<'a> {
     pub(super) arena: &'a mut Arena,
     pub(super) drawn: &'a Drawn,
@@ -233,7 +233,7 @@ pub(super) struct Scene<'a> {
     pub(super) asked: usize,
     /// Nodes to be started again when the answers are over.
     pub(super) dead: Vec<usize>,
-    /// What did not hold while fault was done.
+    /// What did not hold while the fault was done.
     pub(super) found: Vec<Violation>,
 }
 
@@ -323,7 +323,7 @@ impl Scene<'_> {
                 let before = network.deeds().total();
                 network.rule_all(profile.rule());
                 let felt = async || Ok((network.deeds().total() > before).then_some(()));
-                wait_for("the bad profile to be felt", felt).await?;
+                wait_for("the bad network to be felt", felt).await?;
                 over(streams).await;
                 Ok(format!("{} datagrams were disturbed", network.deeds().total() - before))
             }

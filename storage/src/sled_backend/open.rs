@@ -119,7 +119,7 @@ fn hold(dir: &Path) -> Result<Directory, OpenError> {
             Ok(None) if start.elapsed() > RELEASE => {
                 return Err(OpenError::InUse { dir: dir.to_owned() });
             }
-            Ok(None) => std::thread::sleep(RELEASE_POLL),
+            Ok(None) => poll_again(),
             Err(source) => return Err(OpenError::Io { dir: dir.to_owned(), source }),
         }
     }
@@ -218,7 +218,7 @@ fn open_sled(path: &Path) -> Result<sled::Db, Refusal> {
                 if start.elapsed() > RELEASE {
                     return Err(Refusal::InUse);
                 }
-                std::thread::sleep(RELEASE_POLL);
+                poll_again();
             }
             result => return Ok(result?),
         }
@@ -264,4 +264,9 @@ fn prove(db: &sled::Db, mark: Mark) -> Result<Option<Seal>, Refusal> {
         return damaged(format!("rows are missing or foreign among its {}", rows.len()));
     }
     Ok(Some(seal))
+}
+
+#[expect(clippy::disallowed_methods, reason = "nobody says when a lock is free")]
+fn poll_again() {
+    std::thread::sleep(RELEASE_POLL);
 }

@@ -1,6 +1,8 @@
 //! What a store promises, checked from outside: the same suite over every backend, processes that
 //! are killed, files that are damaged, disks that are full.
 
+#![allow(clippy::disallowed_methods, reason = "processes are killed at some moment or other")]
+
 #[cfg(test)]
 mod backups;
 #[cfg(test)]

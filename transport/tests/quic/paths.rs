@@ -1,4 +1,4 @@
-//! A link between nodes that can reach each other in two paths outlives the loss of one.
+//! A link between nodes that can reach each other by two paths outlives the loss of one.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{LOOPBACK, config, credentials, frame, next, node, number, soon};
 
-/// A way to a node that can be cut: it passes datagrams on, both paths, for a single caller.
+/// A way to a node that can be cut: it passes datagrams on, both ways, for a single caller.
 struct Way {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -60,7 +60,7 @@ async fn pass(delay: Duration) {
     }
 }
 
-/// Frames that are sent both paths arrive, each once and in order, while `disturb` does its worst.
+/// Frames that are sent both ways arrive, each once and in order, while `disturb` does its worst.
 async fn talk(at_a: Link, at_b: Link, disturb: impl AsyncFnOnce()) {
     const FRAMES: u64 = 2000;
     let (to_b, mut from_b) = at_a.split();

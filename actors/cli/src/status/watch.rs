@@ -41,6 +41,7 @@ pub(super) fn watch(node: &NodeApi, first: ClusterView, links: bool) -> anyhow::
     let asked = node.clone();
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
         loop {
+            #[expect(clippy::disallowed_methods, reason = "this thread does nothing else")]
             thread::sleep(EVERY);
             // Nobody looks any more otherwise.
             if tell.send(view(&asked)).is_err() {

@@ -140,7 +140,7 @@ impl Recorder {
     /// Its client hears that it is not stored.
     pub fn forget(self) {
         let answers = &self.0.answers;
-        let place = answers.shelf().take(self.0.id);
+        let place = answers.index().take(self.0.id);
         if let Some(place) = place {
             answers.forget(self.0.id, place);
         }
@@ -184,7 +184,7 @@ impl Recorder {
     /// Whether it was removed meanwhile.
     #[must_use]
     pub fn is_removed(&self) -> bool {
-        !self.0.answers.shelf().contains(self.0.id)
+        !self.0.answers.index().contains(self.0.id)
     }
 }
 
@@ -192,7 +192,7 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         let answers = &self.0.answers;
         if self.0.progress().record.outcome.is_some() {
-            answers.shelf().stand(self.0.id, Standing::Over);
+            answers.index().stand(self.0.id, Standing::Over);
         } else {
             answers.interrupted(self.0.id);
         }
@@ -247,9 +247,9 @@ impl Writing {
             return None;
         }
         let mut batch = Batch::new();
-        let mut shelf = self.answers.shelf();
+        let mut index = self.answers.index();
         let (commit, left) = if let Some((number, part)) = progress.prompt.last() {
-            let Some(place) = shelf.place(self.id) else {
+            let Some(place) = index.place(self.id) else {
                 return self.is_gone();
             };
             if *number == 0 {
@@ -272,7 +272,7 @@ impl Writing {
                 batch.put(&TOKENS, &row_key(&key, number), &row.to_vec());
                 number += 1;
             }
-            let Some(place) = shelf.grow(self.id, number, bytes) else {
+            let Some(place) = index.grow(self.id, number, bytes) else {
                 return self.is_gone();
             };
             let is_all = progress.pending.is_empty() && progress.has_ended;
@@ -300,7 +300,7 @@ impl Writing {
 
     /// It cannot be stored at all.
     fn cannot(&self, error: &CommitError) {
-        if self.answers.shelf().take(self.id).is_some() {
+        if self.answers.index().take(self.id).is_some() {
             tracing::error!(sequence = %self.id, %error, "an answer cannot be stored");
         }
         self.progress().pending.clear();
@@ -311,7 +311,7 @@ impl Writing {
     fn refused(self: &Arc<Self>, commit: Commit, error: &CommitError) {
         let why = error.to_string();
         let bytes = self.progress().refused(commit);
-        self.answers.shelf().shrink(self.id, bytes);
+        self.answers.index().shrink(self.id, bytes);
         let told = self.written.borrow().told;
         let before = self.written.send_replace(Written { told, refused: Some(why) });
         if before.refused.is_none() {

@@ -128,33 +128,33 @@ mod tests {
 
     #[test]
     fn the_oldest_that_have_ended_go_first_and_no_more_than_must() {
-        let mut shelf = RetentionIndex::new(25);
-        shelf.put(id(1), place(3, Standing::Over));
-        shelf.put(id(2), place(2, Standing::Over));
-        assert_eq!(shelf.overflow(), []);
-        shelf.put(id(3), place(1, Standing::Grows));
-        shelf.put(id(4), place(0, Standing::Interrupted));
-        let gone: Vec<_> = shelf.overflow().into_iter().map(|(id, _)| id).collect();
+        let mut index = RetentionIndex::new(25);
+        index.put(id(1), place(3, Standing::Over));
+        index.put(id(2), place(2, Standing::Over));
+        assert_eq!(index.overflow(), []);
+        index.put(id(3), place(1, Standing::Grows));
+        index.put(id(4), place(0, Standing::Interrupted));
+        let gone: Vec<_> = index.overflow().into_iter().map(|(id, _)| id).collect();
         assert_eq!(gone, [id(2), id(1)]);
         // What has not ended stays, whatever it takes.
-        shelf.put(id(5), Place { bytes: 100, ..place(9, Standing::Grows) });
-        assert_eq!(shelf.overflow(), []);
-        assert_eq!(shelf.grow(id(2), 1, 1), None);
+        index.put(id(5), Place { bytes: 100, ..place(9, Standing::Grows) });
+        assert_eq!(index.overflow(), []);
+        assert_eq!(index.grow(id(2), 1, 1), None);
         let grown = Place { rows: 2, bytes: 14, ..place(1, Standing::Grows) };
-        assert_eq!(shelf.grow(id(3), 2, 4), Some(&grown));
+        assert_eq!(index.grow(id(3), 2, 4), Some(&grown));
     }
 
     #[test]
     fn what_was_interrupted_is_claimed_once() {
-        let mut shelf = RetentionIndex::new(100);
+        let mut index = RetentionIndex::new(100);
         for (bits, standing) in
             [(1, Standing::Over), (2, Standing::Interrupted), (3, Standing::Grows)]
         {
-            shelf.put(id(bits), place(0, standing));
+            index.put(id(bits), place(0, standing));
         }
-        assert_eq!(shelf.claim(), [id(2)]);
-        assert_eq!(shelf.claim(), []);
-        shelf.stand(id(2), Standing::Interrupted);
-        assert_eq!(shelf.claim(), [id(2)]);
+        assert_eq!(index.claim(), [id(2)]);
+        assert_eq!(index.claim(), []);
+        index.stand(id(2), Standing::Interrupted);
+        assert_eq!(index.claim(), [id(2)]);
     }
 }

@@ -233,7 +233,7 @@ async fn what_the_store_refused_of_an_answer_is_there_once_it_is_open_again() {
             let found = answers.read(id(1)).await.unwrap().unwrap();
             assert_eq!((found.tokens, found.prompt), (expected.clone(), prompt.clone()), "{left}");
             assert_eq!(found.record.outcome, Some(Outcome::Finished(FinishReason::Stop)));
-            let place = answers.shelf().place(id(1)).unwrap().clone();
+            let place = answers.index().place(id(1)).unwrap().clone();
             assert_eq!((place.rows, place.prompt_rows, place.standing), (5, 2, Standing::Over));
         }
     }

@@ -113,8 +113,9 @@ impl<M: Message> Actor for Recorder<M> {
     }
 }
 
-/// Fills a slot with somebody who passes on all that is told there.
+/// Fills a mailbox with somebody who passes on all that is told there.
 pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
+    #[expect(clippy::disallowed_methods, reason = "a test hears all that is told")]
     let (sender, heard) = unbounded_channel();
     let (actor, _) = Actor::spawn(None, Recorder(PhantomData), sender).await.unwrap();
     mailbox.fill(actor);

@@ -37,7 +37,7 @@ impl PinnedFiles {
         Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content })
     }
 
-    /// Takes in what has become known of them, and effects them to where they lie now, if these are the
+    /// Takes in what has become known of them, and follows them to where they lie now, if these are the
     /// same bytes: others have other stamps, and are known to hold the same or are not followed.
     pub fn follow(&mut self, inventory: &Inventory) {
         let known = inventory.get(&self.model).zip(inventory.stamps(&self.model));

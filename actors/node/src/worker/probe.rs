@@ -20,6 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// # Errors
 /// In words, when the process could not say.
 pub async fn measure(settings: &Settings, processor: Processor) -> Result<Probed, String> {
+    #[expect(clippy::disallowed_methods, reason = "the process sends a single event")]
     let (tell, mut heard) = mpsc::unbounded_channel();
     // It sends a single event; without a listener it is on its way to be killed.
     let worker = Worker::start(settings, processor, move |said| drop(tell.send(said)));

@@ -97,7 +97,7 @@ impl Worker {
         self.pid
     }
 
-    /// Kills the process; `Exited` effects.
+    /// Kills the process; `Exited` follows.
     pub(super) fn kill(&mut self) {
         if let Some(kill) = self.kill.take() {
             // Nobody waits any more when it has exited already.

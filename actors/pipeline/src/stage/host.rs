@@ -677,3 +677,6 @@ fn kv_bytes(plan: &Plan, layers: LayerRange, runtime: &impl HostRuntime) -> u64 
 fn to_owner(header: &DataHeader, body: DataBody) -> DataHeader {
     DataHeader { body, ..header.clone() }
 }
+
+#[cfg(test)]
+mod tests;

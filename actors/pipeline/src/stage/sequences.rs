@@ -134,7 +134,7 @@ pub enum FrameOutcome {
     Unknown(String),
 }
 
-/// What effects from a result.
+/// What follows from a result.
 #[derive(Debug)]
 pub struct StepEffects {
     /// The header of what was computed.
@@ -348,7 +348,7 @@ impl Sequences {
         Some(DataHeader { body, ..open.header(sequence) })
     }
 
-    /// What effects from a result; nothing when its sequence was released or interrupted meanwhile.
+    /// What follows from a result; nothing when its sequence was released or interrupted meanwhile.
     /// `rows` are the hidden states that came with it.
     pub fn computed(
         &mut self,
