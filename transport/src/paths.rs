@@ -8,7 +8,7 @@
 //!
 //! One of the paths is *preferred*, at first the primary. While another is in use, a copy of a datagram
 //! goes there now and then; both sides return to it once it was heard often enough. All paths are measured
-//! ([`probe`]), and the side that dialed prefers another once that is clearly better; it says so in what
+//! ([`path_probe`]), and the side that dialed prefers another once that is clearly better; it says so in what
 //! it measures with, and the other side follows.
 
 mod path_probe;

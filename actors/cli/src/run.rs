@@ -1,7 +1,7 @@
 //! `planaria run`: talk to a model from the terminal.
 //!
 //! [`failover_client`] decides which node is asked, what of its answer is new and when to give up, by what [`nodes`]
-//! and [`shown`] know; [`asking`] carries that out. [`conversation`] is what was said so far, [`voice`] shows
+//! and [`shown`] know; [`http_client`] carries that out. [`conversation`] is what was said so far, [`console`] shows
 //! it. What people type is kept in memory alone.
 
 mod console;

@@ -224,7 +224,7 @@ impl Actor for LinksActor {
 }
 
 impl State {
-    /// Links outlive the loss of a path to a peer that has others. ClientEvent again and again: two links may
+    /// Links outlive the loss of a path to a peer that has others. They are told again and again: two links may
     /// lead to the same address, and what the one says of it holds for the other.
     fn tell_ways(&self) {
         for (node, connected) in &self.peers {

@@ -36,6 +36,9 @@ use crate::timer::Timer;
 use crate::watchdog::Watch;
 use crate::worker::WorkersHandle;
 
+// What SWIM writes fits into a datagram.
+const _: () = assert!(swim::MAX_PACKET <= planaria_transport::DATAGRAM_CAP);
+
 /// How often a node describes itself when nothing changes: often enough for people who watch,
 /// far too seldom to matter to a network.
 const REPORT_EVERY: Duration = Duration::from_secs(1);

@@ -266,7 +266,12 @@ impl SchedulerRuntime for Around {
     }
 
     fn place(&mut self, problem: Box<PlacementProblem>) {
+        // The scheduler waits for it: a search that panics takes it along, and one that does not end is found.
+        let essential = Essential::to(self.inbox.get_cell());
+        let watch = Watch::new(ActorKind::Scheduler);
         work_out(&self.inbox, move || {
+            let _essential = essential;
+            let _handling = watch.handling();
             let (number, placed) = (problem.number, problem.place());
             SchedulerEvent::Placed { number, placed }
         });
@@ -301,14 +306,13 @@ impl Around {
     }
 }
 
-/// Has a thread of its own find out what takes long. If it panics, so does the scheduler, which would wait for ever.
+/// Has a thread of its own find out what takes long.
 fn work_out(
     myself: &ActorRef<SchedulerMessage>,
     work: impl FnOnce() -> SchedulerEvent + Send + 'static,
 ) {
-    let (inbox, essential) = (myself.clone(), Essential::to(myself.get_cell()));
+    let inbox = myself.clone();
     tokio::task::spawn_blocking(move || {
-        let _essential = essential;
         // Without an inbox the node is ending.
         drop(inbox.cast(SchedulerMessage::Event(work())));
     });

@@ -40,6 +40,7 @@ pub enum Command {
     Compute(Compute),
     /// Take up a sequence whose log is the payload (see [`tokens_to_bytes`]), and forget what waits of
     /// it.
+    #[serde(rename = "Recall")]
     StateQuery {
         /// The sequence.
         sequence: SequenceId,
@@ -140,6 +141,7 @@ pub enum Event {
     /// It cannot open the model; the process ends.
     OpenFailed(String),
     /// How far the layers are with a sequence that was recalled.
+    #[serde(rename = "Recalled")]
     StageProgress {
         /// The sequence.
         sequence: SequenceId,

@@ -76,5 +76,7 @@ fn every_planted_mistake_is_found() {
         let (found, ..) = violated(0..1000, |seed| Setup { bug: Some(bug), ..setup(seed) });
         let (seed, outcome) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));
         println!("{bug:?}: seed {seed}: {}", outcome.violation.unwrap_or_default());
+        let without = World::play(seed, setup(seed));
+        assert_eq!(without.violation, None, "seed {seed} has a mistake of its own");
     }
 }

@@ -142,6 +142,9 @@ const PURE: &[&str] = &[
     "Instant::now",
     "SystemTime::now",
     "rand::rng",
+    "rand::random",
+    "net::TcpStream",
+    "net::UdpSocket",
     "rngs::SysRng",
 ];
 
@@ -234,7 +237,13 @@ fn product<'a>(room: &str, path: &str, code: &'a str) -> &'a str {
     if is_test || !path.starts_with(&format!("{room}/src/")) {
         return "";
     }
-    code.split("#[cfg(test)]\nmod ").next().unwrap_or_default()
+    // A module in a file of its own is looked at there.
+    let tests = code.match_indices("#[cfg(test)]\nmod ").map(|(at, _)| at);
+    let is_body = |at: &usize| {
+        let head = code.get(*at..).unwrap_or_default();
+        head.find('{').is_some_and(|body| head.find(';').is_none_or(|end| body < end))
+    };
+    tests.into_iter().find(is_body).map_or(code, |at| code.get(..at).unwrap_or_default())
 }
 
 /// Whether a line of code names a path such as `std::net`, also within `use std::{fs, net}`.
@@ -334,6 +343,8 @@ mod planted {
         let pure = "let now = Instant::now();\nlet seed = rand::rng();\nstd::env::var(NAME);\n\
             #[cfg(test)]\nmod tests {\n    fn f() { Instant::now(); }\n}";
         assert_eq!(lines(&allowed_names("actors/control/src/dialing.rs", pure)), [1, 2, 3]);
+        let early = "#[cfg(test)]\nmod tests;\nfn f() { Instant::now(); }";
+        assert_eq!(lines(&allowed_names("actors/control/src/dialing.rs", early)), [3]);
         assert_eq!(lines(&allowed_names("actors/control/src/dialing/tests.rs", pure)), []);
         assert_eq!(lines(&allowed_names("actors/node/src/links.rs", pure)), []);
         let manifest = "[dependencies]\ntokio.workspace = true";

@@ -15,6 +15,8 @@
 
 mod identity;
 mod packet;
+
+pub use packet::MAX_PACKET;
 pub mod patience;
 #[cfg(test)]
 mod tests;

@@ -437,6 +437,8 @@ impl Scheduler {
         let repaired = self.failures.look(&self.view, &asked);
         if lost || broken || repaired {
             self.plan_at = Some(now);
+            // What is being found for those who were there is not waited for.
+            self.placing = None;
         } else if changed || !self.obstacles.is_empty() {
             let settled = now + self.timeouts.settle;
             self.plan_at = Some(self.plan_at.map_or(settled, |at| at.min(settled)));
@@ -673,7 +675,8 @@ impl Scheduler {
             self.plan_anew(now, placed, actions);
             actions.extend(self.plan_failovers());
         } else {
-            self.plan_at = Some(now);
+            // Whoever has to settle first has said when.
+            self.plan_at.get_or_insert(now);
         }
     }
 

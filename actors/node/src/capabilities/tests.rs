@@ -16,7 +16,8 @@ fn device(bytes_per_second: u64) -> Device {
 /// A node that remembers a probe.
 fn remembering() -> Parts {
     let node = parts("here", 1);
-    let measured = Measured { device: Some(device(5)), ..Measured::default() };
+    let layer_seconds = [("11".repeat(32).parse().unwrap(), 0.25)].into();
+    let measured = Measured { device: Some(device(5)), kernels: None, layer_seconds };
     ledger::write_measured(&node.store, &measured);
     node
 }
@@ -57,6 +58,8 @@ async fn a_probe_that_fails_costs_nothing_that_is_known() {
     actor.cast(CapabilitiesMessage::Probed(Err(failed))).unwrap();
     let probed = Probed { device: device(9), kernels: None };
     actor.cast(CapabilitiesMessage::Probed(Ok(probed))).unwrap();
-    assert_eq!(said(&mut membership).await.device, Some(device(9)));
+    let said = said(&mut membership).await;
+    assert_eq!(said.device, Some(device(9)));
+    assert_eq!(said.layer_seconds.into_values().collect::<Vec<_>>(), [0.25]);
     actor.stop(None);
 }

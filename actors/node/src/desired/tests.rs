@@ -27,6 +27,7 @@ async fn a_change_is_on_disk_before_it_is_acknowledged_and_peers_hear_of_it() {
 async fn a_change_that_the_disk_refuses_is_refused_and_nobody_hears_of_it() {
     let (store, is_full) = filling_store();
     let node = parts("here", 1);
+    let mut membership = recorded(&node.handles.membership.0).await;
     let deps = Deps { store, ..node.for_desired() };
     let (actor, _) = Actor::spawn(None, DesiredActor, deps).await.unwrap();
     node.handles.desired.0.fill(actor.clone());
@@ -35,5 +36,6 @@ async fn a_change_that_the_disk_refuses_is_refused_and_nobody_hears_of_it() {
     let refused = node.handles.desired.change(model.clone(), Some(DesiredSpec::default())).await;
     assert!(matches!(refused, Err(ChangeError::NotStored(_))), "{refused:?}");
     assert_eq!(node.desired.borrow().get(&model), None);
+    assert!(membership.try_recv().is_err(), "peers hear of what was refused");
     actor.stop(None);
 }

@@ -17,12 +17,12 @@ fn announcement(of: &Deps) -> Announcement {
 
 #[tokio::test]
 async fn links_hear_of_a_member_that_was_found_and_of_nobody_else_though_mdns_ends() {
-    let (node, other) = (parts("here", 1), parts("there", 1));
+    let (node, other, stranger) = (parts("here", 1), parts("there", 1), parts("else", 1));
     let mut links = recorded(&node.handles.links.0).await;
     let deps = Deps { mdns: false, ..node.for_discovery() };
     let (actor, _) = Actor::spawn(None, DiscoveryActor, deps).await.unwrap();
     let member = announcement(&other.for_discovery());
-    let mut forged = member.clone();
+    let mut forged = announcement(&stranger.for_discovery());
     forged.port += 1;
     for found in [forged, member] {
         let heard = DiscoveryMessage::Heard(Event::Resolved(found), None);

@@ -41,7 +41,7 @@ async fn the_api_is_open_and_again_when_the_actor_was_killed() {
 }
 
 #[tokio::test]
-async fn a_server_that_ends_by_itself_takes_its_actor_along() {
+async fn an_actor_ends_when_it_hears_that_its_server_has() {
     let node = parts("here", 1);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, ModelName, NodeId, SequenceId, Settings};
+use planaria_config::{Epoch, Incarnation, ModelName, NodeId, SequenceId, Settings};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
@@ -91,6 +91,8 @@ struct Around {
     deps: Deps,
     id: SequenceId,
     model: ModelName,
+    /// The plan that it runs under.
+    epoch: Epoch,
     /// Of all who have computed for it.
     arithmetic: Arithmetic,
     /// Until it has ended.
@@ -147,6 +149,7 @@ impl Actor for SequenceActor {
             deps,
             id,
             model: sequence.plan().model().clone(),
+            epoch: sequence.plan().epoch(),
             arithmetic,
             places,
             client,
@@ -229,6 +232,8 @@ impl SequenceRuntime for Around {
             return;
         }
         let (mut plans, inbox) = (self.deps.plans.clone(), self.inbox.clone());
+        // It is told of those that there are now anyway.
+        plans.mark_unchanged();
         self.watching = Some(tokio::spawn(async move {
             while plans.changed().await.is_ok() && inbox.cast(SequenceEvent::PlansChanged).is_ok() {
             }
@@ -236,6 +241,7 @@ impl SequenceRuntime for Around {
     }
 
     fn moved(&mut self, plan: &Arc<Plan>, attempt: u16) {
+        self.epoch = plan.epoch();
         self.arithmetic.goes_on(plan, &self.deps.view.borrow());
         if let Some(task) = self.watching.take() {
             task.abort();
@@ -266,7 +272,8 @@ impl SequenceRuntime for Around {
 
     fn tell(&mut self, told: ClientEvent) -> bool {
         if let ClientEvent::Failed(error) = &told {
-            tracing::warn!(sequence = %self.id, model = %self.model, %error, "a generation failed");
+            tracing::warn!(sequence = %self.id, model = %self.model, epoch = %self.epoch, %error,
+                "a generation failed");
         }
         let Err(mpsc::error::TrySendError::Full(told)) = self.client.tell(told) else {
             return true;

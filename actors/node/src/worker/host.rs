@@ -266,7 +266,10 @@ impl HostRuntime for Around {
             drop(inbox.cast(HostMessage::Heard(life, HeardFromWorker(heard))));
         };
         let worker = Worker::start(&self.deps.settings, self.deps.processor, hear);
-        let worker = worker.map_err(|error| error.to_string())?;
+        let worker = worker.map_err(|error| {
+            tracing::error!(model = %self.key.model, %error, "a worker could not be started");
+            error.to_string()
+        })?;
         let pid = worker.pid();
         tracing::info!(model = %self.key.model, pid, "worker started");
         let model_dir = self.deps.settings.models_dir.join(self.key.model.as_str());
@@ -279,9 +282,9 @@ impl HostRuntime for Around {
     }
 
     fn kill_worker(&mut self, why: &str) {
-        tracing::error!(model = %self.key.model, layers = %self.report.held, why, "killing worker");
-        if let Some(worker) = &mut self.worker {
-            worker.kill();
+        if self.worker.as_mut().is_some_and(Worker::kill) {
+            let layers = &self.report.held;
+            tracing::error!(model = %self.key.model, %layers, why, "killing worker");
         }
     }
 
@@ -340,11 +343,14 @@ impl HostRuntime for Around {
         if report.state == ShardState::Ready && (!was_ready || report.held != self.report.held) {
             let took = self.loading_since.elapsed();
             tracing::info!(model = %self.key.model, layers = %report.held, ?took,
-                bytes = report.memory_bytes, "layers loaded");
+                memory = report.memory_bytes, "layers loaded");
         }
         if report.state == ShardState::Failed && report.reason != self.report.reason {
             tracing::error!(model = %self.key.model, reason = report.reason,
                 "given up until it is tried again");
+        }
+        if self.report.state == ShardState::Failed && report.state != ShardState::Failed {
+            tracing::info!(model = %self.key.model, reason = self.report.reason, "trying again");
         }
         self.report.clone_from(report);
         self.deps.workers.changed(self.key.clone(), report.clone());

@@ -97,12 +97,10 @@ impl Worker {
         self.pid
     }
 
-    /// Kills the process; `Exited` follows.
-    pub(super) fn kill(&mut self) {
-        if let Some(kill) = self.kill.take() {
-            // Nobody waits any more when it has exited already.
-            kill.send(()).ok();
-        }
+    /// Kills the process; `Exited` follows. `false` when that was done before.
+    pub(super) fn kill(&mut self) -> bool {
+        // Nobody waits any more when it has exited already.
+        self.kill.take().map(|kill| kill.send(()).ok()).is_some()
     }
 }
 

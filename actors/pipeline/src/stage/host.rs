@@ -85,7 +85,7 @@ pub trait HostRuntime {
     /// The worker computed a piece of a sequence.
     fn computed(&mut self, effects: &StepEffects);
 
-    /// The worker ended, for this reason, while it had these pieces.
+    /// What the worker had, these pieces, will not be finished, for this reason.
     fn unfinished<'a>(
         &mut self,
         reason: &str,

@@ -9,7 +9,7 @@ use planaria_config::NodeId;
 use super::identity::Identity;
 
 /// The longest packet. Fits into any datagram.
-pub(super) const MAX_PACKET: usize = 1024;
+pub const MAX_PACKET: usize = 1024;
 
 /// What a packet says.
 pub(super) struct Packet {

@@ -1,6 +1,7 @@
 //! What is chosen of what could be: a division that was found, one that was foreseen, or the one that
 //! there is.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use planaria_config::{ModelName, Strategy};
@@ -80,7 +81,10 @@ impl Scheduler {
 
     /// Has the loss of each node thought through, if what that depends on has changed.
     pub(super) fn plan_failovers(&mut self) -> Option<SchedulerAction> {
-        let problem = self.problem();
+        // A plan that has lost somebody is on its way out: nothing is to be kept for it.
+        let in_force: BTreeMap<_, _> =
+            self.plans().map(|plan| (plan.model().clone(), plan.clone())).collect();
+        let problem = PlacementProblem { in_force, ..self.problem() };
         if self.failover_problem.as_ref().is_some_and(|known| known.is_same_as(&problem)) {
             return None;
         }

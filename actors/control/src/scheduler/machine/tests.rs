@@ -211,25 +211,46 @@ fn an_answer_that_comes_after_a_death_brings_no_plan_into_force() {
     assert!(!actions.iter().any(commits), "{actions:?}");
 }
 
-#[test]
-fn layouts_for_what_is_no_longer_so_are_found_anew() {
+/// A planner that looks for layouts with a third member, what it asked, the members, and the time.
+fn looking() -> (Scheduler, Box<PlacementProblem>, [Member; 3], Instant) {
     let both = [member(1, 1, 200), member(2, 1, 100)];
     let (mut scheduler, _, mut now) = preparing(&both);
     let [first, second] = both;
-    let third = member(3, 1, 300);
-    let three = View::of([first.clone(), second, third.clone()]);
-    scheduler.on(now, SchedulerEvent::Members(three));
+    let members = [first, second, member(3, 1, 300)];
+    scheduler.on(now, SchedulerEvent::Members(View::of(members.clone())));
     now += PATIENCE.settle;
     let asked = scheduler.on(now, SchedulerEvent::Tick);
-    let [SchedulerAction::Place(stale)] = asked.as_slice() else { panic!("{asked:?}") };
+    let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
+    let problem = problem.clone();
+    assert!(scheduler.wake_at().is_none_or(|at| at > now), "it waits for an answer");
+    (scheduler, problem, members, now)
+}
+
+fn asks(actions: &[SchedulerAction]) -> bool {
+    actions.iter().any(|action| matches!(action, SchedulerAction::Place(_)))
+}
+
+#[test]
+fn a_death_while_layouts_are_found_does_not_wait_for_them() {
+    let (mut scheduler, stale, [first, _, third], now) = looking();
+    let actions = scheduler.on(now, SchedulerEvent::Members(View::of([first, third])));
+    assert!(asks(&actions), "{actions:?}");
     let (number, placed) = (stale.number, stale.place());
-    scheduler.on(now, SchedulerEvent::Members(View::of([first, third])));
     let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
-    let [.., SchedulerAction::Place(again)] = actions.as_slice() else { panic!("{actions:?}") };
-    assert_eq!(again.view.alive().count(), 2);
-    assert!(
-        scheduler.on(now, SchedulerEvent::Placed { number, placed: Placements::new() }).is_empty()
-    );
+    assert!(actions.is_empty(), "{actions:?}");
+}
+
+#[test]
+fn who_comes_while_layouts_are_found_may_settle_first() {
+    let (mut scheduler, stale, [first, second, third], mut now) = looking();
+    let four = View::of([first, second, third, member(4, 1, 300)]);
+    scheduler.on(now, SchedulerEvent::Members(four));
+    let (number, placed) = (stale.number, stale.place());
+    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
+    assert!(actions.is_empty(), "{actions:?}");
+    now += PATIENCE.settle;
+    let actions = scheduler.on(now, SchedulerEvent::Tick);
+    assert!(asks(&actions), "{actions:?}");
 }
 
 #[test]
