@@ -4,10 +4,10 @@
 //! of it, a [`Cluster`] several of them, on loopback, connected by a [`network`] that does what it is told,
 //! or on a [`Lan`] of their own. The scenarios of the integration tests stand on these as well.
 //!
-//! A [`scenario`] is a kind of fault. For each of its rounds everything is drawn beforehand ([`schedule`]):
-//! one seed gives one schedule. A round is played in an [`arena`], a cluster that is whole before and made
-//! whole after it, with a [`collector`] of traces if need be; clients take down what they hear ([`history`]); what must hold is checked ([`check`]);
-//! a [`report`] puts the rounds together.
+//! A [`scenario`] is a kind of fault. For each of its rounds everything is drawn beforehand ([`schedule`]): one seed
+//! gives one schedule. A round is played in an [`arena`], a cluster that is whole before and made whole after it,
+//! with a [`collector`] of traces if need be; clients take down what they hear ([`history`]); what must hold is
+//! checked ([`check`]); a [`report`] puts the rounds together.
 //!
 //! Whatever happens, processes end with who started them: every [`Process`] is killed when dropped, and
 //! its workers end when it does.

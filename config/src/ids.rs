@@ -84,19 +84,20 @@ impl<'de> Deserialize<'de> for NodeId {
     }
 }
 
-/// One life of a node: the generation is stored and grows at each start, so a node that was
+/// One life of a node: the boot count is stored and grows at each start, so a node that was
 /// restarted is a new one, and nothing meant for its former life reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Incarnation {
     /// The node.
     pub node: NodeId,
     /// How often it has started, from 1.
-    pub generation: u64,
+    #[serde(rename = "generation")]
+    pub boot_count: u64,
 }
 
 impl fmt::Display for Incarnation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}#{}", self.node.short(), self.generation)
+        write!(f, "{}#{}", self.node.short(), self.boot_count)
     }
 }
 

@@ -93,7 +93,7 @@ fn node(name: &str) -> Endpoint {
         Credentials::derive(&ClusterKey::from_bytes([1; 32]), &Identity::generate().unwrap())
             .unwrap();
     let (info, features) = (Bytes::new(), Vec::new());
-    let hello = LocalHello { generation: 1, name: name.to_owned(), info, features };
+    let hello = LocalHello { boot_count: 1, name: name.to_owned(), info, features };
     let listen = ([127, 0, 0, 1], 0).into();
     Endpoint::bind(&credentials, EndpointConfig { listen, hello, limits: Limits::default() })
         .unwrap()

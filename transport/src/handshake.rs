@@ -100,7 +100,7 @@ async fn shake(local: &Local, connecting: Connecting, dialing: bool) -> Result<L
     match timeout_at(deadline, greeting).await.unwrap_or_else(|_| Err(late())) {
         Ok((hello, control)) => {
             let peer = Peer {
-                incarnation: Incarnation { node, generation: hello.generation },
+                incarnation: Incarnation { node, boot_count: hello.boot_count },
                 name: hello.name,
                 info: hello.info,
                 features: hello.features,

@@ -24,7 +24,7 @@ pub(crate) const MINOR: u16 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalHello {
     /// Which life of the node this is (see [`Incarnation`](planaria_config::Incarnation)).
-    pub generation: u64,
+    pub boot_count: u64,
     /// What people call it. At most [`MAX_NAME`] bytes, no control characters.
     pub name: String,
     /// For the layer above. At most [`MAX_INFO`] bytes.
@@ -70,7 +70,8 @@ pub(crate) const HELLO_CAP: usize = 64 << 10;
 pub(crate) struct Hello {
     pub(crate) major: u16,
     pub(crate) minor: u16,
-    pub(crate) generation: u64,
+    #[serde(rename = "generation")]
+    pub(crate) boot_count: u64,
     pub(crate) name: String,
     pub(crate) info: Bytes,
     /// Nothing, from a node that was built before there were any.
@@ -107,7 +108,7 @@ impl LocalHello {
         Hello {
             major: MAJOR,
             minor: MINOR,
-            generation: self.generation,
+            boot_count: self.boot_count,
             name: self.name.clone(),
             info: self.info.clone(),
             features: self.features.clone(),
@@ -120,7 +121,7 @@ impl Hello {
     /// Whether it comes from another process than the one that `peer` is, as far as the two say.
     pub(crate) fn is_of_another_process(&self, peer: &Peer) -> bool {
         let differs = self.process.zip(peer.process).is_some_and(|(this, that)| this != that);
-        self.generation != peer.incarnation.generation || differs
+        self.boot_count != peer.incarnation.boot_count || differs
     }
 }
 
@@ -196,7 +197,7 @@ mod tests {
 
     fn hello() -> Hello {
         LocalHello {
-            generation: 3,
+            boot_count: 3,
             name: "mac".to_owned(),
             info: Bytes::from_static(b"i"),
             features: vec!["abort".to_owned()],
@@ -251,7 +252,7 @@ mod tests {
         let read = judge(&Hello { features: features.clone(), ..hello() }).unwrap();
         assert_eq!(read.features, (0..MAX_FEATURES).map(word).collect::<Vec<_>>());
         let local = |features| LocalHello {
-            generation: 1,
+            boot_count: 1,
             name: "mac".to_owned(),
             info: Bytes::new(),
             features,
@@ -270,7 +271,8 @@ mod tests {
         struct Former {
             major: u16,
             minor: u16,
-            generation: u64,
+            #[serde(rename = "generation")]
+            boot_count: u64,
             name: String,
             info: Bytes,
         }
@@ -286,7 +288,7 @@ mod tests {
         let former: Former = decode_message(&encode_message(&hello()).unwrap()).unwrap();
         let name = "mac".to_owned();
         let info = Bytes::from_static(b"i");
-        assert_eq!(former, Former { major: 1, minor: 1, generation: 3, name, info });
+        assert_eq!(former, Former { major: 1, minor: 1, boot_count: 3, name, info });
     }
 
     #[test]
@@ -300,7 +302,7 @@ mod tests {
         let largest = Hello {
             name: "x".repeat(MAX_NAME),
             info: vec![0; MAX_INFO].into(),
-            generation: u64::MAX,
+            boot_count: u64::MAX,
             features: vec!["x".repeat(MAX_FEATURE); MAX_FEATURES],
             ..hello()
         };

@@ -355,7 +355,7 @@ mod tests {
         let kept = Kept::default();
         let opened = Arc::clone(&kept.0);
         let peer = Peer {
-            incarnation: Incarnation { node: NodeId::from_bytes([1; 32]), generation: 1 },
+            incarnation: Incarnation { node: NodeId::from_bytes([1; 32]), boot_count: 1 },
             name: String::new(),
             info: Bytes::new(),
             features: Vec::new(),

@@ -130,7 +130,7 @@ mod tests {
 
     fn peer(byte: u8) -> Peer {
         Peer {
-            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 },
+            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), boot_count: 1 },
             name: format!("node {byte}"),
             info: Bytes::new(),
             features: Vec::new(),

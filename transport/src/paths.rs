@@ -27,24 +27,24 @@ pub(crate) const MOST_ALTERNATES: usize = 8;
 /// that a quiet link lives, short enough for a client not to notice.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// A way that was silent for so long is doubted once the peer is heard by another. The peer may have
+/// A path that was silent for so long is doubted once the peer is heard by another. The peer may have
 /// lost this one, and a copy of what came by it may only be slow.
 const HESITATION: Duration = Duration::from_millis(50);
 
-/// How often the preferred way is tried while another is in use.
+/// How often the preferred path is tried while another is in use.
 const TRY_PREFERRED: Duration = Duration::from_secs(1);
 
-/// Heard so many times on the preferred way, no two of them further apart than two tries, it is well
+/// Heard so many times on the preferred path, no two of them further apart than two tries, it is well
 /// again.
 const WELL: u32 = 4;
 
-/// Who returns to the preferred way gives the other side so long to do the same.
+/// Who returns to the preferred path gives the other side so long to do the same.
 const FOLLOW: Duration = Duration::from_secs(1);
 
 /// So many times the usual wait for an answer is not unusual.
 const PATIENCE: u32 = 4;
 
-/// A way is better if it takes less than this part of the time.
+/// A path is better if it takes less than this part of the time.
 const BETTER: f64 = 2.0 / 3.0;
 
 /// And that so many times in a row.
@@ -59,9 +59,9 @@ pub(crate) struct Paths {
     primaries: HashMap<SocketAddr, SocketAddr>,
 }
 
-/// One way to a peer.
+/// One path to a peer.
 #[derive(Debug)]
-struct Way {
+struct KnownPath {
     /// As the socket knows it.
     address: SocketAddr,
     probe: PathProbe,
@@ -73,20 +73,20 @@ struct PeerPaths {
     /// As QUIC knows it.
     primary: SocketAddr,
     /// The primary among them.
-    all: Vec<Way>,
-    /// The way in use.
+    all: Vec<KnownPath>,
+    /// The path in use.
     current: SocketAddr,
     /// When it was heard there.
     heard_at: Option<Instant>,
-    /// The way that is to be used while it can be.
+    /// The path that is to be used while it can be.
     preferred: SocketAddr,
-    /// Whether this side chooses the preferred way.
+    /// Whether this side chooses the preferred path.
     chooses: bool,
     /// Whether QUIC has followed the peer to another address than that at which the connection began.
     has_moved: bool,
     /// What was better when they were compared last, and how many times in a row.
     better: Option<(SocketAddr, u32)>,
-    /// While another is in use: when a copy went to the preferred way, when it was heard there, and how
+    /// While another is in use: when a copy went to the preferred path, when it was heard there, and how
     /// many times in a row.
     tried_preferred: Option<Instant>,
     preferred_heard: Option<Instant>,
@@ -104,24 +104,24 @@ struct PeerPaths {
 pub(crate) struct Route {
     /// First of all.
     pub(crate) to: SocketAddr,
-    /// Copies, while it is not known which way works.
+    /// Copies, while it is not known which path works.
     pub(crate) copies: Vec<SocketAddr>,
     /// Whether QUIC's idea of the address to send from is out of date: that is where the connection
-    /// began, and the peer would take what comes from there for proof that its way there works.
+    /// began, and the peer would take what comes from there for proof that its path there works.
     pub(crate) from_anywhere: bool,
 }
 
-/// What measures a way, to be sent by it.
+/// What measures a path, to be sent by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inquiry {
     pub(crate) to: SocketAddr,
     pub(crate) nonce: u64,
     pub(crate) count: u8,
-    /// Whether it is the way that this side, which dialed, prefers.
+    /// Whether it is the path that this side, which dialed, prefers.
     pub(crate) preferred: bool,
 }
 
-/// A way to a peer that has several, as it was measured.
+/// A path to a peer that has several, as it was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
     /// Where it leads.
@@ -196,12 +196,13 @@ impl Paths {
     /// The paths to the peer that QUIC knows by this address; none if there is but one.
     pub(crate) fn all(&self, primary: SocketAddr) -> Vec<Path> {
         let paths = self.peers.get(&canonical(primary));
-        let all = paths.into_iter().flat_map(|paths| paths.all.iter().map(move |way| (paths, way)));
-        let paths = all.map(|(paths, way)| Path {
-            address: canonical(way.address),
-            in_use: way.address == paths.current,
-            rtt: way.probe.rtt(),
-            bytes_per_second: way.probe.bytes_per_second(),
+        let all =
+            paths.into_iter().flat_map(|paths| paths.all.iter().map(move |path| (paths, path)));
+        let paths = all.map(|(paths, path)| Path {
+            address: canonical(path.address),
+            in_use: path.address == paths.current,
+            rtt: path.probe.rtt(),
+            bytes_per_second: path.probe.bytes_per_second(),
         });
         paths.collect()
     }
@@ -214,7 +215,7 @@ impl Paths {
         let since = *paths.unanswered_since.get_or_insert(now);
         let silence = now.saturating_duration_since(since);
         let is_lost = paths.in_doubt || silence > SILENCE.max(paths.usual * PATIENCE);
-        let all = paths.all.iter().map(|way| way.address);
+        let all = paths.all.iter().map(|path| path.address);
         let mut copies: Vec<SocketAddr> =
             all.filter(|address| is_lost && *address != paths.current).collect();
         let is_due = paths.tried_preferred.is_none_or(|at| now.duration_since(at) >= TRY_PREFERRED);
@@ -256,9 +257,9 @@ impl Paths {
         for paths in self.peers.values_mut() {
             paths.compare();
             let says = paths.chooses.then_some(paths.preferred);
-            for way in &mut paths.all {
-                let questions = way.probe.ask(now, nonce());
-                inquiries.push(Inquiry::of(way.address, questions, says));
+            for path in &mut paths.all {
+                let questions = path.probe.ask(now, nonce());
+                inquiries.push(Inquiry::of(path.address, questions, says));
             }
         }
         inquiries
@@ -286,8 +287,8 @@ impl Paths {
     ) -> Option<Inquiry> {
         let paths = self.behind(source)?;
         let says = paths.chooses.then_some(paths.preferred);
-        let way = paths.all.iter_mut().find(|way| way.address == source)?;
-        let questions = way.probe.answered(now, nonce, index)?;
+        let path = paths.all.iter_mut().find(|path| path.address == source)?;
+        let questions = path.probe.answered(now, nonce, index)?;
         Some(Inquiry::of(source, questions, says))
     }
 
@@ -329,13 +330,14 @@ impl PeerPaths {
     fn keep(&mut self, addresses: Vec<SocketAddr>) {
         let known = std::mem::take(&mut self.all);
         let mut known: HashMap<SocketAddr, PathProbe> =
-            known.into_iter().map(|way| (way.address, way.probe)).collect();
-        let paths = addresses
-            .into_iter()
-            .map(|address| Way { address, probe: known.remove(&address).unwrap_or_default() });
+            known.into_iter().map(|path| (path.address, path.probe)).collect();
+        let paths = addresses.into_iter().map(|address| KnownPath {
+            address,
+            probe: known.remove(&address).unwrap_or_default(),
+        });
         self.all = paths.collect();
         let is_gone =
-            [self.preferred, self.current].map(|way| self.all.iter().all(|w| w.address != way));
+            [self.preferred, self.current].map(|path| self.all.iter().all(|w| w.address != path));
         let [preferred_is_gone, current_is_gone] = is_gone;
         if preferred_is_gone {
             self.prefer(self.primary);
@@ -345,15 +347,15 @@ impl PeerPaths {
         }
     }
 
-    fn go_by(&mut self, way: SocketAddr) {
-        self.current = way;
+    fn go_by(&mut self, path: SocketAddr) {
+        self.current = path;
         (self.in_doubt, self.unanswered_since) = (false, None);
         self.begin_anew();
     }
 
-    fn prefer(&mut self, way: SocketAddr) {
-        if self.preferred != way {
-            self.preferred = way;
+    fn prefer(&mut self, path: SocketAddr) {
+        if self.preferred != path {
+            self.preferred = path;
             self.begin_anew();
         }
     }
@@ -362,7 +364,7 @@ impl PeerPaths {
         (self.tried_preferred, self.preferred_heard, self.preferred_count) = (None, None, 0);
     }
 
-    /// Takes in that the peer was heard from `source`, which is not the way in use.
+    /// Takes in that the peer was heard from `source`, which is not the path in use.
     fn is_preferred_well(&mut self, source: SocketAddr, now: Instant) -> bool {
         if source != self.preferred {
             return false;
@@ -378,14 +380,14 @@ impl PeerPaths {
         self.preferred_count >= WELL
     }
 
-    /// Prefers another way if it was clearly better for a while: than the preferred one, or where that is
+    /// Prefers another path if it was clearly better for a while: than the preferred one, or where that is
     /// lost, so that traffic will return to it, than the one in use.
     fn compare(&mut self) {
         let cost = |address: SocketAddr| {
-            self.all.iter().find(|way| way.address == address).and_then(|way| way.probe.cost())
+            self.all.iter().find(|path| path.address == address).and_then(|path| path.probe.cost())
         };
         let known = cost(self.preferred).or_else(|| cost(self.current));
-        let costs = self.all.iter().filter_map(|way| Some((way.address, way.probe.cost()?)));
+        let costs = self.all.iter().filter_map(|path| Some((path.address, path.probe.cost()?)));
         let best = costs.min_by(|(_, a), (_, b)| a.total_cmp(b));
         let better = known.zip(best).filter(|(known, (_, best))| *best < BETTER * known);
         let better = better.map(|(_, (address, _))| address).filter(|_| self.chooses);

@@ -77,7 +77,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
     let credentials = Credentials::derive(&key, &memory.identity)?;
     let announcing = AnnouncementKey::derive(&key)?;
     let hello = LocalHello {
-        generation: memory.incarnation.generation,
+        boot_count: memory.incarnation.boot_count,
         name: settings.name.clone(),
         info: Bytes::new(),
         features: Features::understood().words(),

@@ -334,7 +334,7 @@ pub fn assemble(
         node: ThisNode {
             id: me.node,
             name: view.state_of(me.node).map_or_else(|| own.name.clone(), |_| view.name(me.node)),
-            incarnation: me.generation,
+            incarnation: me.boot_count,
         },
         nodes,
         models: models.collect(),

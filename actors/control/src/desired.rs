@@ -15,7 +15,7 @@ use thiserror::Error;
 
 /// What the machine is told. Times are milliseconds since 1970.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum DesiredEvent {
     /// Somebody wants a model served, or (`None`) no longer.
     Change {
         /// Comes back in `Answer`.
@@ -45,7 +45,7 @@ pub enum Event {
 
 /// What the machine wants done.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Action {
+pub enum DesiredAction {
     /// Put it on disk. With a ticket, tell `Stored` then.
     Store {
         /// Of the change that waits for it.
@@ -118,19 +118,19 @@ impl Desired {
         &self.map
     }
 
-    /// Whether the disk is to be asked again, see [`Event::DiskReady`].
+    /// Whether the disk is to be asked again, see [`DesiredEvent::DiskReady`].
     #[must_use]
     pub fn is_behind(&self) -> bool {
         !self.behind.is_empty()
     }
 
     /// Takes in an event.
-    pub fn on(&mut self, now: u64, event: Event) -> Vec<Action> {
+    pub fn on(&mut self, now: u64, event: DesiredEvent) -> Vec<DesiredAction> {
         match event {
-            Event::Change { ticket, model, wanted, again } => {
-                let answer = |result| vec![Action::Answer { ticket, result }];
+            DesiredEvent::Change { ticket, model, wanted, again } => {
+                let answer = |result| vec![DesiredAction::Answer { ticket, result }];
                 match self.change(now, ticket, &model, wanted, again) {
-                    Ok(None) => vec![Action::Store {
+                    Ok(None) => vec![DesiredAction::Store {
                         ticket: Some(ticket),
                         put: self.storing.get(&ticket).cloned().into_iter().collect(),
                         forget: Vec::new(),
@@ -139,13 +139,13 @@ impl Desired {
                     Err(error) => answer(Err(error)),
                 }
             }
-            Event::Stored { ticket, result } => self.stored(now, ticket, result),
-            Event::Refused(models) => {
+            DesiredEvent::Stored { ticket, result } => self.stored(now, ticket, result),
+            DesiredEvent::Refused(models) => {
                 self.behind.extend(models);
                 Vec::new()
             }
-            Event::DiskReady => self.catch_up().into_iter().collect(),
-            Event::Heard(theirs) => self.heard(now, &theirs),
+            DesiredEvent::DiskReady => self.catch_up().into_iter().collect(),
+            DesiredEvent::Heard(theirs) => self.heard(now, &theirs),
         }
     }
 
@@ -180,30 +180,37 @@ impl Desired {
         Ok(None)
     }
 
-    fn stored(&mut self, now: u64, ticket: u64, result: Result<(), String>) -> Vec<Action> {
+    fn stored(&mut self, now: u64, ticket: u64, result: Result<(), String>) -> Vec<DesiredAction> {
         let Some((model, entry)) = self.storing.remove(&ticket) else {
             return Vec::new();
         };
         if let Err(reason) = result {
             // It was refused, and may be on disk all the same.
             self.behind.insert(model);
-            return vec![Action::Answer { ticket, result: Err(ChangeError::NotStored(reason)) }];
+            return vec![DesiredAction::Answer {
+                ticket,
+                result: Err(ChangeError::NotStored(reason)),
+            }];
         }
         let mut actions = Vec::new();
         if self.map.put(&model, entry) {
             let before = self.map.clone();
             self.map.forget_tombstones(now);
             actions.extend(self.store_behind(&before));
-            actions.push(Action::Publish(self.map.clone()));
+            actions.push(DesiredAction::Publish(self.map.clone()));
         } else if let Some(held) = self.map.get(&model) {
             // A later change came from a peer meanwhile, and the disk has the earlier one now.
-            actions.push(Action::Store { ticket: None, put: vec![(model, held)], forget: vec![] });
+            actions.push(DesiredAction::Store {
+                ticket: None,
+                put: vec![(model, held)],
+                forget: vec![],
+            });
         }
-        actions.push(Action::Answer { ticket, result: Ok(entry) });
+        actions.push(DesiredAction::Answer { ticket, result: Ok(entry) });
         actions
     }
 
-    fn heard(&mut self, now: u64, theirs: &DesiredMap) -> Vec<Action> {
+    fn heard(&mut self, now: u64, theirs: &DesiredMap) -> Vec<DesiredAction> {
         let before = self.map.clone();
         self.map.merge(theirs);
         self.map.forget_tombstones(now);
@@ -213,17 +220,17 @@ impl Desired {
         let mut actions = Vec::new();
         for (model, entry) in self.map.entries() {
             if before.get(model) != Some(*entry) && !self.clock.follow(now, entry.stamp) {
-                actions.push(Action::Distrust(model.clone(), *entry));
+                actions.push(DesiredAction::Distrust(model.clone(), *entry));
             }
         }
         actions.extend(self.store_behind(&before));
-        actions.push(Action::Publish(self.map.clone()));
+        actions.push(DesiredAction::Publish(self.map.clone()));
         actions
     }
 
     /// What the disk has to be told of that which it refused. A change that is on its way there would be
     /// overtaken; it is waited for.
-    fn catch_up(&mut self) -> Option<Action> {
+    fn catch_up(&mut self) -> Option<DesiredAction> {
         let on_its_way: BTreeSet<_> = self.storing.values().map(|(model, _)| model).collect();
         let ready: Vec<_> =
             self.behind.iter().filter(|model| !on_its_way.contains(model)).cloned().collect();
@@ -236,11 +243,11 @@ impl Desired {
             }
         }
         let changed = !put.is_empty() || !forget.is_empty();
-        changed.then_some(Action::Store { ticket: None, put, forget })
+        changed.then_some(DesiredAction::Store { ticket: None, put, forget })
     }
 
     /// What the disk has to be told, were it to hold `before`.
-    fn store_behind(&self, before: &DesiredMap) -> Option<Action> {
+    fn store_behind(&self, before: &DesiredMap) -> Option<DesiredAction> {
         let new = |(model, entry): &(&ModelName, &Entry)| before.get(model) != Some(**entry);
         let put: Vec<_> =
             self.map.entries().filter(new).map(|(model, entry)| (model.clone(), *entry)).collect();
@@ -248,7 +255,7 @@ impl Desired {
         let forget: Vec<_> =
             before.entries().map(|(model, _)| model).filter(gone).cloned().collect();
         let changed = !put.is_empty() || !forget.is_empty();
-        changed.then_some(Action::Store { ticket: None, put, forget })
+        changed.then_some(DesiredAction::Store { ticket: None, put, forget })
     }
 }
 

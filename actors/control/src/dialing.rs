@@ -71,7 +71,7 @@ struct Seed {
 #[derive(Debug, Default)]
 struct Known {
     /// The latest life that was heard of; 0 when nobody said which.
-    generation: u64,
+    boot_count: u64,
     /// At most [`MAX_ADDRESSES`].
     addresses: Vec<Address>,
     /// When the next address has its turn.
@@ -120,14 +120,14 @@ impl Attempts {
 impl Known {
     /// Takes note of a life. The addresses of an older one are forgotten; `false` when this is
     /// the older one.
-    fn lives(&mut self, generation: u64) -> bool {
-        if generation > self.generation {
-            if self.generation != 0 {
+    fn lives(&mut self, boot_count: u64) -> bool {
+        if boot_count > self.boot_count {
+            if self.boot_count != 0 {
                 self.addresses.clear();
             }
-            self.generation = generation;
+            self.boot_count = boot_count;
         }
-        generation == self.generation
+        boot_count == self.boot_count
     }
 
     fn address(&mut self, at: SocketAddr) -> Option<&mut Address> {
@@ -213,7 +213,7 @@ impl Dialing {
         let places = addresses.into_iter().filter(|address| self.may_be_at(node, *address));
         let places: Vec<SocketAddr> = places.take(MAX_ADDRESSES).collect();
         let known = self.known(now, node);
-        if known.lives(incarnation.generation) {
+        if known.lives(incarnation.boot_count) {
             known.announce(now, places.into_iter());
         }
     }
@@ -302,7 +302,7 @@ impl Dialing {
 
     /// There is a link to this life of a node, which is at this address.
     pub fn linked(&mut self, now: Instant, incarnation: Incarnation, at: SocketAddr) {
-        self.known(now, incarnation.node).lives(incarnation.generation);
+        self.known(now, incarnation.node).lives(incarnation.boot_count);
         self.linked.insert(incarnation.node, at);
         let others = self.nodes.iter_mut().filter(|(node, _)| **node != incarnation.node);
         others.for_each(|(_, known)| known.addresses.retain(|address| address.at != at));
@@ -352,8 +352,8 @@ pub struct Dialed {
 /// Whether a new link to a node replaces the one there is. Both sides come to the same answer.
 #[must_use]
 pub fn keep_new(me: NodeId, known: Dialed, new: Dialed) -> bool {
-    if known.peer.generation != new.peer.generation {
-        return new.peer.generation > known.peer.generation;
+    if known.peer.boot_count != new.peer.boot_count {
+        return new.peer.boot_count > known.peer.boot_count;
     }
     let by_the_smaller = |link: Dialed| link.by_us == (me < new.peer.node);
     // Of two dialed by the same side the later one counts: that side gave up the earlier.

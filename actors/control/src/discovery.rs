@@ -39,7 +39,7 @@ pub struct Announcement {
 
 /// What discovery is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
+pub enum DiscoveryEvent {
     /// A service was found, or is found with other addresses.
     Resolved(Announcement),
     /// A service said goodbye, or was not heard of for long.
@@ -52,7 +52,7 @@ pub enum Event {
 
 /// What discovery wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum DiscoveryAction {
     /// A node of the cluster is at these addresses.
     Learn(Incarnation, Vec<SocketAddr>),
     /// Nothing follows from an announcement.
@@ -107,7 +107,7 @@ pub struct Discovery {
     me: Incarnation,
     listen: SocketAddr,
     key: AnnouncementKey,
-    /// The latest generation of every node that was found.
+    /// The latest boot count of every node that was found.
     lives: BTreeMap<NodeId, u64>,
     strangers: BTreeSet<String>,
     is_available: bool,
@@ -115,7 +115,7 @@ pub struct Discovery {
 
 const VERSION: &str = "v";
 const NODE: &str = "node";
-const GENERATION: &str = "gen";
+const BOOT_COUNT: &str = "gen";
 const TAG: &str = "tag";
 
 impl Discovery {
@@ -132,42 +132,44 @@ impl Discovery {
         vec![
             (VERSION, PROTOCOL.into()),
             (NODE, self.me.node.to_string().into()),
-            (GENERATION, self.me.generation.to_string().into()),
+            (BOOT_COUNT, self.me.boot_count.to_string().into()),
             (TAG, self.key.tag(self.me, self.listen.port()).into()),
         ]
     }
 
     /// The name under which this life of this node announces itself, unlike any other. A label of
-    /// DNS has at most 63 bytes; this many digits of the id leave room for any generation.
+    /// DNS has at most 63 bytes; this many digits of the id leave room for any boot count.
     #[must_use]
     pub fn label(&self) -> String {
         let id: String = self.me.node.to_string().chars().take(32).collect();
-        format!("{id}-{}", self.me.generation)
+        format!("{id}-{}", self.me.boot_count)
     }
 
     /// Takes in an event.
-    pub fn on(&mut self, event: Event) -> Option<Action> {
+    pub fn on(&mut self, event: DiscoveryEvent) -> Option<DiscoveryAction> {
         match event {
-            Event::Resolved(announcement) => Some(self.resolved(&announcement)),
-            Event::Removed(name) => Some(Action::Ignore(shown(&name), Ignored::Gone)),
-            Event::Advertised => {
-                let was_available = std::mem::replace(&mut self.is_available, true);
-                (!was_available).then_some(Action::TellAvailable)
+            DiscoveryEvent::Resolved(announcement) => Some(self.resolved(&announcement)),
+            DiscoveryEvent::Removed(name) => {
+                Some(DiscoveryAction::Ignore(shown(&name), Ignored::Gone))
             }
-            Event::Unavailable(reason) => {
+            DiscoveryEvent::Advertised => {
+                let was_available = std::mem::replace(&mut self.is_available, true);
+                (!was_available).then_some(DiscoveryAction::TellAvailable)
+            }
+            DiscoveryEvent::Unavailable(reason) => {
                 let was_available = std::mem::replace(&mut self.is_available, false);
-                was_available.then_some(Action::TellUnavailable(reason))
+                was_available.then_some(DiscoveryAction::TellUnavailable(reason))
             }
         }
     }
 
-    fn resolved(&mut self, announcement: &Announcement) -> Action {
+    fn resolved(&mut self, announcement: &Announcement) -> DiscoveryAction {
         match self.member(announcement) {
-            Ok((incarnation, addresses)) => Action::Learn(incarnation, addresses),
+            Ok((incarnation, addresses)) => DiscoveryAction::Learn(incarnation, addresses),
             Err(Ignored::OtherCluster) if self.is_new_stranger(&announcement.name) => {
-                Action::TellOfStranger(shown(&announcement.name))
+                DiscoveryAction::TellOfStranger(shown(&announcement.name))
             }
-            Err(why) => Action::Ignore(shown(&announcement.name), why),
+            Err(why) => DiscoveryAction::Ignore(shown(&announcement.name), why),
         }
     }
 
@@ -181,16 +183,16 @@ impl Discovery {
         announcement: &Announcement,
     ) -> Result<(Incarnation, Vec<SocketAddr>), Ignored> {
         let incarnation = self.claimed(announcement)?;
-        let Incarnation { node, generation } = incarnation;
+        let Incarnation { node, boot_count } = incarnation;
         if node == self.me.node {
             return Err(Ignored::Itself);
         }
         match self.lives.get(&node) {
-            Some(known) if *known > generation => return Err(Ignored::OlderLife),
+            Some(known) if *known > boot_count => return Err(Ignored::OlderLife),
             None if self.lives.len() >= MAX_NODES => return Err(Ignored::TooMany),
             _ => {}
         }
-        self.lives.insert(node, generation);
+        self.lives.insert(node, boot_count);
         let addresses = self.useful(&announcement.addresses);
         if addresses.is_empty() { Err(Ignored::NoAddress) } else { Ok((incarnation, addresses)) }
     }
@@ -209,10 +211,10 @@ impl Discovery {
         }
         let node = text(NODE).and_then(|id| id.parse().ok());
         let node = node.ok_or(Ignored::Garbage("it names no node"))?;
-        let generation = text(GENERATION).and_then(|number| number.parse().ok());
-        let generation = generation.ok_or(Ignored::Garbage("it names no generation"))?;
+        let boot_count = text(BOOT_COUNT).and_then(|number| number.parse().ok());
+        let boot_count = boot_count.ok_or(Ignored::Garbage("it names no boot count"))?;
         let tag = property(TAG).ok_or(Ignored::Garbage("it has no tag"))?;
-        let incarnation = Incarnation { node, generation };
+        let incarnation = Incarnation { node, boot_count };
         if self.key.made(tag, incarnation, announcement.port) {
             Ok(incarnation)
         } else {

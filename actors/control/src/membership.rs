@@ -24,7 +24,7 @@ use planaria_protocol::plan::Plan;
 use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{HeldModel, Report, ShardReport};
 
-pub use members::{CUT_OFF, Event, FORGET, MAX_OVER, Members};
+pub use members::{CUT_OFF, FORGET, MAX_OVER, MemberEvent, Members};
 
 /// The members of the cluster at one moment. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -183,7 +183,7 @@ impl View {
     #[must_use]
     pub fn is_dead(&self, incarnation: Incarnation) -> bool {
         self.state_of(incarnation.node).is_some_and(|(seen, _)| {
-            seen.generation > incarnation.generation
+            seen.boot_count > incarnation.boot_count
                 || (seen == incarnation && self.is_lost(incarnation.node))
         })
     }

@@ -29,7 +29,7 @@ pub fn model() -> ModelName {
 
 /// A member with `memory` MiB of a model whose 12 layers take 10 MiB each.
 #[must_use]
-pub fn member(byte: u8, generation: u64, memory: u64) -> Member {
+pub fn member(byte: u8, boot_count: u64, memory: u64) -> Member {
     let geometry = Geometry {
         bytes_per_layer: vec![ByteSize::mib(10).bytes(); 12],
         embed_bytes: 0,
@@ -70,7 +70,7 @@ pub fn member(byte: u8, generation: u64, memory: u64) -> Member {
         running: Some(Vec::new()),
     };
     Member {
-        incarnation: Incarnation { node: id(byte), generation },
+        incarnation: Incarnation { node: id(byte), boot_count },
         state: NodeState::Alive,
         address: SocketAddr::from(([127, 0, 0, 1], u16::from(byte))),
         report: Arc::new(report),

@@ -1,10 +1,10 @@
 //! `GET /cluster/events`: the cluster as it changes, as server-sent events.
 //!
-//! At first, and whenever something has changed, the whole view as `cluster`, in the shape of
-//! `GET /cluster`; before it what happened since the last one, as `member`, `plan`, `failure` and
-//! `recovery` ([`Change`]). Views come four times a second when only numbers move, at once when something
-//! happened, and in between only the latest is kept: so nothing piles up for a client that reads slowly. A comment shows in silence that the stream lives. It
-//! ends when the node stops.
+//! At first, and whenever something has changed, the whole view as `cluster`, in the shape of `GET /cluster`; before
+//! it what happened since the last one, as `member`, `plan`, `failure` and `recovery` ([`Change`]). Views come four
+//! times a second when only numbers move, at once when something happened, and in between only the latest is kept: so
+//! nothing piles up for a client that reads slowly. A comment shows in silence that the stream lives. It ends when
+//! the node stops.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -9,7 +9,6 @@
 mod seats;
 mod write_timeout;
 
-use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::http::{HeaderValue, Request, header};
+use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
@@ -43,10 +43,19 @@ const HEADER_BYTES: usize = 64 << 10;
 ///
 /// # Errors
 /// When the listener's own address cannot be told. Later failures are logged and survived.
-pub async fn serve(
+pub fn serve(
     listener: TcpListener,
     state: State,
-    shutdown: impl Future<Output = ()> + Send,
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, io::Result<()>> {
+    // A future is compiled where it is first boxed or spawned: all of this here, and not by whoever uses this crate.
+    Box::pin(accept(listener, state, shutdown))
+}
+
+async fn accept(
+    listener: TcpListener,
+    state: State,
+    mut shutdown: BoxFuture<'static, ()>,
 ) -> io::Result<()> {
     let limits = state.limits;
     tracing::info!(address = %listener.local_addr()?, "the API listens");
@@ -59,7 +68,6 @@ pub async fn serve(
     resuming.spawn(resume::all(Arc::clone(&shared)));
     // Dropped first: answers that are cut off by the end of this were not left by their clients.
     let serving = shared.stored.serving();
-    let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,

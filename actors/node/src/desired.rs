@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use planaria_config::{ModelName, NodeId};
-use planaria_control::desired::{Action, ChangeError, Desired, Event};
+use planaria_control::desired::{ChangeError, Desired, DesiredAction, DesiredEvent};
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::ActorKind;
 use planaria_protocol::desired::map::{DesiredMap, DesiredSpec, Entry};
@@ -145,15 +145,15 @@ impl Actor for DesiredActor {
                 let plans = state.deps.plans.borrow();
                 let known = plans.models.get(&model);
                 let again = known.is_some_and(|known| known.state != ModelState::Ready);
-                Event::Change { ticket: state.tickets, model, wanted, again }
+                DesiredEvent::Change { ticket: state.tickets, model, wanted, again }
             }
-            DesiredMessage::Stored(ticket, result) => Event::Stored { ticket, result },
-            DesiredMessage::Refused(models) => Event::Refused(models),
+            DesiredMessage::Stored(ticket, result) => DesiredEvent::Stored { ticket, result },
+            DesiredMessage::Refused(models) => DesiredEvent::Refused(models),
             DesiredMessage::StoreReady => {
                 state.is_waiting_for_the_store = false;
-                Event::DiskReady
+                DesiredEvent::DiskReady
             }
-            DesiredMessage::Heard(map) => Event::Heard(map),
+            DesiredMessage::Heard(map) => DesiredEvent::Heard(map),
             DesiredMessage::Pulse => return Ok(()),
         };
         for action in state.desired.on(unix_millis(), event) {
@@ -165,9 +165,9 @@ impl Actor for DesiredActor {
 }
 
 impl State {
-    fn act(&mut self, myself: &ActorRef<DesiredMessage>, action: Action) {
+    fn act(&mut self, myself: &ActorRef<DesiredMessage>, action: DesiredAction) {
         match action {
-            Action::Store { ticket, put, forget } => {
+            DesiredAction::Store { ticket, put, forget } => {
                 let myself = myself.clone();
                 let models = put.iter().map(|(model, _)| model).chain(&forget).cloned().collect();
                 ledger::store_desired(&self.deps.store, &put, &forget, move |result| {
@@ -188,20 +188,20 @@ impl State {
                     drop(myself.cast(message));
                 });
             }
-            Action::Publish(map) => {
+            DesiredAction::Publish(map) => {
                 self.log(&map);
                 self.deps.wanted.send_replace(map.clone());
                 self.deps.membership.own_desired(map);
                 // A new model may have been put into the folder just now.
                 self.deps.inventory.look();
             }
-            Action::Answer { ticket, result } => {
+            DesiredAction::Answer { ticket, result } => {
                 if let Some(reply) = self.waiting.remove(&ticket) {
                     // Whoever asked may have left.
                     drop(reply.send(result));
                 }
             }
-            Action::Distrust(model, entry) => {
+            DesiredAction::Distrust(model, entry) => {
                 let ahead = entry.stamp.at().unwrap_or(0).saturating_sub(unix_millis()) / 1000;
                 tracing::warn!(%model, peer = ?entry.stamp.node(), seconds = ahead,
                     "a change was made by a machine whose clock is far ahead: it holds, and this \

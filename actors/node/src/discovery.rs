@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use planaria_config::Incarnation;
-use planaria_control::discovery::{Action, AnnouncementKey, Discovery, Event};
+use planaria_control::discovery::{AnnouncementKey, Discovery, DiscoveryAction, DiscoveryEvent};
 use planaria_control::supervision::ActorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::OwnedSemaphorePermit;
@@ -46,7 +46,7 @@ pub enum DiscoveryMessage {
     /// Begin to announce and to listen.
     Start,
     /// Something was heard. The permit is given back when it has been dealt with.
-    Heard(Event, Option<OwnedSemaphorePermit>),
+    Heard(DiscoveryEvent, Option<OwnedSemaphorePermit>),
     /// mDNS ended, for this reason.
     Ended(String),
     /// Time passed.
@@ -141,33 +141,33 @@ impl State {
 
     fn ended(&mut self, myself: &ActorRef<DiscoveryMessage>, reason: String) {
         self.mdns = None;
-        self.take(Event::Unavailable(reason));
+        self.take(DiscoveryEvent::Unavailable(reason));
         myself.send_after(START_AGAIN, || DiscoveryMessage::Start);
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, event: DiscoveryEvent) {
         let Some(action) = self.discovery.on(event) else {
             return;
         };
         match action {
-            Action::Learn(incarnation, addresses) => {
+            DiscoveryAction::Learn(incarnation, addresses) => {
                 tracing::debug!(peer = %incarnation, ?addresses, "found a node by mDNS");
                 self.deps.links.announced(incarnation, addresses);
             }
-            Action::Ignore(name, why) => {
+            DiscoveryAction::Ignore(name, why) => {
                 tracing::debug!(name, %why, "ignored what was announced by mDNS");
             }
-            Action::TellOfStranger(name) => tracing::info!(
+            DiscoveryAction::TellOfStranger(name) => tracing::info!(
                 name,
                 "a node of another cluster announces itself on this network; nodes of one cluster \
                  have the same cluster key"
             ),
-            Action::TellUnavailable(reason) => tracing::warn!(
+            DiscoveryAction::TellUnavailable(reason) => tracing::warn!(
                 reason,
                 "no mDNS: nodes are found by --join and by what members say; --no-mdns silences \
                  this"
             ),
-            Action::TellAvailable => tracing::info!("mDNS works now"),
+            DiscoveryAction::TellAvailable => tracing::info!("mDNS works now"),
         }
     }
 }

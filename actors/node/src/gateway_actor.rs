@@ -6,6 +6,7 @@
 
 use std::net::TcpListener;
 
+use futures::FutureExt as _;
 use planaria_control::supervision::ActorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::oneshot;
@@ -59,11 +60,10 @@ impl Actor for GatewayActor {
         myself.send_interval(PULSE, || GatewayMessage::Pulse);
         let server = tokio::spawn(async move {
             let _essential = essential;
-            let ended = planaria_gateway::serve(listener, state, async move {
-                // Also when the actor is gone.
-                drop(asked.await);
-            });
-            let how = format!("{:?}", ended.await);
+            // Also when the actor is gone.
+            let asked = asked.map(drop).boxed();
+            let ended = planaria_gateway::serve(listener, state, asked).await;
+            let how = format!("{ended:?}");
             drop(myself.cast(GatewayMessage::Ended(how)));
         });
         Ok(State { watch: Watch::new(ActorKind::Gateway), server, shut_down: Some(shut_down) })

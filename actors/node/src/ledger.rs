@@ -25,7 +25,7 @@ use crate::mailbox::Mailbox;
 use crate::watchdog::{PULSE, Watch};
 
 const IDENTITY: Table<str, Vec<u8>> = Table::new("identity");
-const GENERATION: Table<str, u64> = Table::new("generation");
+const BOOT_COUNT: Table<str, u64> = Table::new("generation");
 const PLANS: Table<str, Plan> = Table::new("plan");
 const MEASURED: Table<str, Measured> = Table::new("measured");
 const DESIRED: Table<str, Entry> = Table::new("desired");
@@ -69,7 +69,7 @@ pub enum RecallError {
 }
 
 impl Memory {
-    /// Reads the store, and begins a new life of the node in it: on return the new generation is
+    /// Reads the store, and begins a new life of the node in it: on return the new boot count is
     /// on disk, so no two lives can share one, and so is what the `named` models of the settings
     /// change in the desired state `now` (milliseconds since 1970).
     ///
@@ -89,9 +89,9 @@ impl Memory {
                 identity
             }
         };
-        let generation = GENERATION.get(store, ONLY)?.unwrap_or(0) + 1;
-        batch.put(&GENERATION, ONLY, &generation);
-        let incarnation = Incarnation { node: identity.node_id(), generation };
+        let boot_count = BOOT_COUNT.get(store, ONLY)?.unwrap_or(0) + 1;
+        batch.put(&BOOT_COUNT, ONLY, &boot_count);
+        let incarnation = Incarnation { node: identity.node_id(), boot_count };
         let desired = recall_desired(store, incarnation, named, now, &mut batch)?;
         store.commit(batch)?;
         Ok(Self { identity, incarnation, desired })
@@ -145,16 +145,16 @@ fn read<T>(read: Result<T, ReadError>) -> Option<T> {
 }
 
 /// Makes the next life of a node that was restored from a backup younger than any before: lives since
-/// the backup are not in it, and peers would take a life that they know for a ghost. A generation
-/// counts starts, of which there is less than one each second, so the seconds since 1970 are more
+/// the backup are not in it, and peers would take a life that they know for a ghost. A node starts
+/// less than once each second, so the seconds since 1970 are more
 /// than any former one.
 ///
 /// # Errors
 /// When the store cannot be read or written.
 pub fn begin_after_restore(store: &Store, unix_seconds: u64) -> Result<(), RecallError> {
-    let former = GENERATION.get(store, ONLY)?.unwrap_or(0);
+    let former = BOOT_COUNT.get(store, ONLY)?.unwrap_or(0);
     let mut batch = Batch::new();
-    batch.put(&GENERATION, ONLY, &former.max(unix_seconds));
+    batch.put(&BOOT_COUNT, ONLY, &former.max(unix_seconds));
     // They are about the files of the machine that wrote the backup.
     for (place, _) in SUMS.scan(store)? {
         batch.remove(&SUMS, place.as_str());
@@ -416,7 +416,7 @@ mod tests {
         let second = Memory::recall(&store, &named(), NOON).unwrap();
         assert_eq!(second.desired, first.desired);
         assert_eq!(second.incarnation.node, first.incarnation.node);
-        assert_eq!(second.incarnation.generation, first.incarnation.generation + 1);
+        assert_eq!(second.incarnation.boot_count, first.incarnation.boot_count + 1);
     }
 
     #[test]
@@ -481,7 +481,7 @@ mod tests {
     }
 
     fn plan() -> Arc<Plan> {
-        let me = Incarnation { node: planaria_config::NodeId::from_bytes([1; 32]), generation: 1 };
+        let me = Incarnation { node: planaria_config::NodeId::from_bytes([1; 32]), boot_count: 1 };
         testing::plan(3, &[(me, 0, 3)])
     }
 

@@ -1,7 +1,7 @@
 //! The supervision tree of a node: every actor, and how a node starts and ends.
 //!
-//! Decisions come from the pure machines of `planaria-control` and `planaria-pipeline`; the actors here receive, ask them,
-//! and act. Each says in its `//!` what it is for.
+//! Decisions come from the pure machines of `planaria-control` and `planaria-pipeline`; the actors here receive, ask
+//! them, and act. Each says in its `//!` what it is for.
 
 pub mod capabilities;
 pub mod catalog;

@@ -191,7 +191,7 @@ impl Actor for LinksActor {
             }
             LinksMessage::Tick => {
                 state.dial_due(&myself);
-                state.tell_ways();
+                state.set_alternates();
             }
         }
         Ok(())
@@ -226,7 +226,7 @@ impl Actor for LinksActor {
 impl State {
     /// Links outlive the loss of a path to a peer that has others. They are told again and again: two links may
     /// lead to the same address, and what the one says of it holds for the other.
-    fn tell_ways(&self) {
+    fn set_alternates(&self) {
         for (node, connected) in &self.peers {
             connected.link.set_alternates(&self.dialing.addresses(*node));
         }
@@ -310,7 +310,7 @@ impl State {
         // The peer's addresses are those of the other link now. Kept by this one, they would be no ways
         // for that: a cable pulled before this one is closed would be taken for a death.
         link.set_alternates(&[]);
-        self.tell_ways();
+        self.set_alternates();
         self.tasks.spawn(async move {
             tokio::time::sleep(LINGER).await;
             link.close("replaced by another link");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
 use planaria_control::membership::swim::{self, Swim};
-use planaria_control::membership::{Event, Members, View};
+use planaria_control::membership::{MemberEvent, Members, View};
 use planaria_control::supervision::{ActorKind, Tally};
 use planaria_protocol::capabilities::Capabilities;
 use planaria_protocol::desired::DesiredMap;
@@ -282,7 +282,7 @@ impl Actor for MembershipActor {
         for link in state.deps.router.links() {
             state.linked(&myself, &link);
         }
-        state.take([Event::Own(state.own.clone())]);
+        state.take([MemberEvent::Own(state.own.clone())]);
         state.wake_in_time(&myself);
         myself.send_interval(REPORT_EVERY, || MembershipMessage::Beat);
         Ok(state)
@@ -303,16 +303,16 @@ impl Actor for MembershipActor {
             MembershipMessage::LinkDown(incarnation) => {
                 state.unlinked(&myself, incarnation);
             }
-            MembershipMessage::Hint(node) => state.swim(&myself, swim::Event::Hint(node)),
+            MembershipMessage::Hint(node) => state.swim(&myself, swim::SwimEvent::Hint(node)),
             MembershipMessage::Datagram(from, datagram, _permit) => {
-                state.swim(&myself, swim::Event::Datagram(from, datagram));
+                state.swim(&myself, swim::SwimEvent::Datagram(from, datagram));
             }
             MembershipMessage::Wake => {
                 state.timer.rang();
-                state.swim(&myself, swim::Event::Tick);
+                state.swim(&myself, swim::SwimEvent::Tick);
             }
             MembershipMessage::Leave(reply) => {
-                state.swim(&myself, swim::Event::Leave);
+                state.swim(&myself, swim::SwimEvent::Leave);
                 // Who asked may have given up waiting.
                 drop(reply.send(()));
             }
@@ -325,7 +325,7 @@ impl Actor for MembershipActor {
                 }
                 let was_alive = state.deps.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
-                state.take([Event::Reported(from, report)]);
+                state.take([MemberEvent::Reported(from, report)]);
                 if !was_alive && state.deps.view.borrow().is_alive(from) {
                     // So that those who know this node learn of each other at once.
                     state.tell_everybody();
@@ -375,10 +375,10 @@ impl Actor for MembershipActor {
             // Peers can wait a second for a number.
             MembershipMessage::OwnSequences(counts) => {
                 state.own.sequences = counts;
-                state.take([Event::Own(state.own.clone())]);
+                state.take([MemberEvent::Own(state.own.clone())]);
             }
             MembershipMessage::Beat => {
-                state.take([Event::Tick]);
+                state.take([MemberEvent::Tick]);
                 state.catch_up_on_links(&myself);
                 state.leave_overtaken();
                 state.own.restarts = state.deps.restarts.all();
@@ -394,8 +394,8 @@ impl State {
     /// A link is up, or still is. Members and SWIM always hear of it together.
     fn linked(&mut self, myself: &ActorRef<MembershipMessage>, link: &LinkSender) {
         let incarnation = link.peer().incarnation;
-        self.take([Event::LinkUp(incarnation, link.address())]);
-        self.swim(myself, swim::Event::LinkUp(incarnation, link.rtt()));
+        self.take([MemberEvent::LinkUp(incarnation, link.address())]);
+        self.swim(myself, swim::SwimEvent::LinkUp(incarnation, link.rtt()));
     }
 
     /// What links tell while this actor starts may be lost.
@@ -427,23 +427,25 @@ impl State {
     }
 
     fn unlinked(&mut self, myself: &ActorRef<MembershipMessage>, life: Incarnation) {
-        self.take([Event::LinkDown(life)]);
-        self.swim(myself, swim::Event::LinkDown(life));
+        self.take([MemberEvent::LinkDown(life)]);
+        self.swim(myself, swim::SwimEvent::LinkDown(life));
     }
 
-    fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: swim::Event) {
+    fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: swim::SwimEvent) {
         let refused = self.swim.refused();
         let mut news = Vec::new();
         for action in self.swim.on(Instant::now(), event) {
             match action {
-                swim::Action::Send { to, datagram } => self.send(to, datagram),
-                swim::Action::ProbeAllPaths(node) => {
+                swim::SwimAction::Send { to, datagram } => self.send(to, datagram),
+                swim::SwimAction::ProbeAllPaths(node) => {
                     if let Some(link) = self.deps.router.link(node) {
                         link.probe_all_paths();
                     }
                 }
-                swim::Action::Became(life, state) => news.push(Event::Became(life, state)),
-                swim::Action::Forgot(node) => news.push(Event::Forgotten(node)),
+                swim::SwimAction::Became(life, state) => {
+                    news.push(MemberEvent::Became(life, state));
+                }
+                swim::SwimAction::Forgot(node) => news.push(MemberEvent::Forgotten(node)),
             }
         }
         if self.swim.refused() > refused && self.swim.refused().is_power_of_two() {
@@ -486,7 +488,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, events: impl IntoIterator<Item = Event>) {
+    fn take(&mut self, events: impl IntoIterator<Item = MemberEvent>) {
         let now = Instant::now();
         let views = events.into_iter().filter_map(|event| self.members.on(now, event));
         let Some(view) = views.last() else {
@@ -533,7 +535,7 @@ impl State {
             .filter(|member| member.incarnation != self.deps.me)
             .map(|member| (member.incarnation.node, member.address))
             .collect();
-        self.take([Event::Own(self.own.clone())]);
+        self.take([MemberEvent::Own(self.own.clone())]);
         self.report_to(&self.deps.router.links());
     }
 

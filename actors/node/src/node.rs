@@ -8,6 +8,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use planaria_control::supervision::{ActorKind, PARTS, Restarts, Verdict, restart_range};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
@@ -59,10 +60,13 @@ impl Node {
     ///
     /// # Errors
     /// When a part could not even start once.
-    pub async fn start(args: NodeArgs) -> Result<Self, ractor::SpawnErr> {
-        let (tell, outcome) = oneshot::channel();
-        let (root, _) = Actor::spawn(None, RootActor, (args, tell)).await?;
-        Ok(Self { root, outcome })
+    pub fn start(args: NodeArgs) -> BoxFuture<'static, Result<Self, ractor::SpawnErr>> {
+        // A future is compiled where it is first boxed or spawned: the whole tree here, and not by whoever starts it.
+        Box::pin(async move {
+            let (tell, outcome) = oneshot::channel();
+            let (root, _) = Actor::spawn(None, RootActor, (args, tell)).await?;
+            Ok(Self { root, outcome })
+        })
     }
 
     /// Asks the node to stop: it takes no new requests, lets answers end for a while, and ends.

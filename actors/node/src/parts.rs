@@ -179,7 +179,7 @@ impl Parts {
         };
         let name = settings.name.clone();
         let cluster = ClusterView {
-            node: ThisNode { id: me.node, name, incarnation: me.generation },
+            node: ThisNode { id: me.node, name, incarnation: me.boot_count },
             nodes: Vec::new(),
             models: desired.wanted().map(starting).collect(),
             sequences: SequenceCounts::default(),

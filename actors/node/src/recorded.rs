@@ -265,7 +265,7 @@ async fn a_store_is_read_for_ever() {
     let named = ["org/model".parse().unwrap(), "other".parse().unwrap()];
     let memory = Memory::recall(&store, &named, 1_900_000_000_000).unwrap();
     assert_eq!(memory.incarnation.node.short(), "de92e23508");
-    assert_eq!(memory.incarnation.generation, 4);
+    assert_eq!(memory.incarnation.boot_count, 4);
     assert_eq!(memory.desired.wanted().count(), 3, "the settings had been asserted before");
     let model = memory.desired.get(&named[0]).unwrap().wanted.unwrap();
     assert_eq!((model.context, model.max_sequences), (Some(4096), Some(4)));

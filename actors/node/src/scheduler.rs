@@ -156,8 +156,8 @@ impl Actor for SchedulerActor {
         let sizing = Sizing::of(settings);
         // The worker gives up first and says why; the scheduler waits longer, for nodes that say nothing.
         let load = settings.load_timeout + Duration::from_secs(5);
-        let patience = Timeouts::with(load, settings.replan_after);
-        let scheduler = Scheduler::new(deps.me.node, sizing, patience, &ledger::plans(&deps.store));
+        let timeouts = Timeouts::with(load, settings.replan_after);
+        let scheduler = Scheduler::new(deps.me.node, sizing, timeouts, &ledger::plans(&deps.store));
         let view = deps.view.borrow().clone();
         let around = Around { inbox: myself.clone(), deps, known: (Vec::new(), None) };
         let mut state = State {

@@ -8,19 +8,20 @@ mod host;
 mod pinned;
 pub mod probe;
 mod process;
+mod queue_room;
 
 pub use process::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId};
+use planaria_config::{Epoch, Incarnation, LayerRange};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
-use planaria_control::supervision::{ActorKind, Restarts, Retries, Tally, Verdict};
+use planaria_control::supervision::{ActorKind, Tally};
+use planaria_pipeline::stage::workers::{Files, WorkerNote, Workers, WorkersEvent, WorkersRuntime};
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
-use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::ShardReport;
 use planaria_telemetry::wall_clock::time_of_day_after;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -33,17 +34,10 @@ use crate::router::Router;
 use crate::scheduler::SchedulerHandle;
 use crate::watchdog::Watch;
 use crate::worker::pinned::PinnedFiles;
-use host::{HostArgs, HostMessage};
+use host::HostArgs;
 
-pub use host::{Deps as HostDeps, HostActor, WorkerHandle};
-
-/// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
-/// frame that was sent under the last plan can be on its way.
-const GRACE: Duration = Duration::from_secs(2);
-
-/// A planner of an earlier build gives up on a plan that is not loaded within the load timeout, and says so
-/// to nobody: what was prepared for it is let go so much later.
-const GIVEN_UP: Duration = Duration::from_secs(30);
+pub use host::{Deps as HostDeps, HostActor, HostMessage, WorkerHandle};
+pub(crate) use queue_room::LIMIT as QUEUE_LIMIT;
 
 /// How often unwanted shards are looked for.
 const TICK: Duration = Duration::from_millis(500);
@@ -77,7 +71,7 @@ pub struct Deps {
 
 /// Speaks to workers.
 #[derive(Debug, Clone)]
-pub struct WorkersHandle(pub(crate) Mailbox<WorkersMessage>);
+pub struct WorkersHandle(pub(crate) Mailbox<WorkersEvent>);
 
 impl WorkersHandle {
     pub(crate) fn vacant() -> Self {
@@ -86,61 +80,38 @@ impl WorkersHandle {
 
     /// Load this node's part of a plan, then tell the scheduler.
     pub fn load(&self, plan: Arc<Plan>) {
-        self.0.tell(WorkersMessage::Load(plan));
+        self.0.tell(WorkersEvent::Load(plan));
     }
 
     /// What was prepared under this epoch is not needed.
     pub fn abort(&self, epoch: Epoch) {
-        self.0.tell(WorkersMessage::Abort(epoch));
+        self.0.tell(WorkersEvent::Abort(epoch));
     }
 
     /// These plans, and no others, are in force.
     pub fn in_force(&self, plans: Vec<Plan>) {
-        self.0.tell(WorkersMessage::InForce(plans));
+        self.0.tell(WorkersEvent::InForce(plans));
     }
 
     /// Keep these shards, and no others, for plans that may come.
     pub fn standby(&self, shards: Vec<ShardKey>) {
-        self.0.tell(WorkersMessage::Standby(shards));
+        self.0.tell(WorkersEvent::Standby(shards));
     }
 
     /// The cluster changed.
     pub fn members(&self, view: View) {
-        self.0.tell(WorkersMessage::Members(view));
+        self.0.tell(WorkersEvent::Members(view));
     }
 
     /// A worker's shard is in another state.
     pub fn changed(&self, key: WorkerKey, report: ShardReport) {
-        self.0.tell(WorkersMessage::Changed(key, report));
+        self.0.tell(WorkersEvent::Changed(key, report));
     }
 
     /// Sequences pass through a worker, or none do any more.
     pub fn busy(&self, key: WorkerKey, busy: bool) {
-        self.0.tell(WorkersMessage::Busy(key, busy));
+        self.0.tell(WorkersEvent::Busy(key, busy));
     }
-}
-
-/// What workers is told.
-#[derive(Debug)]
-pub enum WorkersMessage {
-    /// Load this node's part of a plan.
-    Load(Arc<Plan>),
-    /// What was prepared under this epoch is not needed.
-    Abort(Epoch),
-    /// These plans are in force.
-    InForce(Vec<Plan>),
-    /// Keep these shards for plans that may come.
-    Standby(Vec<ShardKey>),
-    /// The cluster changed.
-    Members(View),
-    /// A worker's state changed.
-    Changed(WorkerKey, ShardReport),
-    /// A worker has sequences, or none any more.
-    Busy(WorkerKey, bool),
-    /// Start a host again.
-    Start(WorkerKey),
-    /// Time passed.
-    Tick,
 }
 
 /// The actor.
@@ -151,51 +122,36 @@ pub struct WorkersActor;
 #[derive(Debug)]
 pub struct State {
     watch: Watch,
-    deps: Deps,
-    workers: BTreeMap<WorkerKey, Held>,
-    /// Plans whose loading the scheduler waits for.
-    awaited: Vec<Arc<Plan>>,
-    /// The newest plan that each planner has had prepared for each model, and when, until it or a newer
-    /// one is in force: the planner may wait long for another node. Two may plan while they do not know
-    /// of each other yet, and either plan may be the one that comes into force.
-    prepared: BTreeMap<(ModelName, NodeId), (Arc<Plan>, Instant)>,
-    /// The cluster when it was last told what to serve.
-    desired: View,
-    wanted: Vec<ShardKey>,
-    /// For plans that may come.
-    standby: Vec<ShardKey>,
+    workers: Workers,
+    around: Around,
 }
 
-/// A worker, as it is looked after.
+/// The node around its workers.
 #[derive(Debug)]
-struct Held {
-    host: Option<ActorCell>,
-    handle: Option<WorkerHandle>,
-    /// The layers that it was told to hold, and when each of them was wanted last.
-    told: Vec<(LayerRange, Instant)>,
-    /// What its layers are loaded from, once that is known.
-    files: Option<PinnedFiles>,
-    report: ShardReport,
-    busy: bool,
-    idle_since: Instant,
-    restarts: Restarts,
-    retries: Retries,
+struct Around {
+    inbox: ActorRef<WorkersEvent>,
+    deps: Deps,
+    hosts: BTreeMap<WorkerKey, RunningHost>,
+    /// What the layers of each worker are loaded from, in all lives of its host.
+    files: BTreeMap<WorkerKey, PinnedFiles>,
+    /// Hosts that are to be started, and the layers that they are to hold.
+    to_start: Vec<(WorkerKey, Vec<LayerRange>)>,
 }
 
-impl Held {
-    fn layers(&self) -> Vec<LayerRange> {
-        self.told.iter().map(|(layers, _)| *layers).collect()
-    }
+#[derive(Debug)]
+struct RunningHost {
+    cell: ActorCell,
+    handle: WorkerHandle,
 }
 
 impl Actor for WorkersActor {
-    type Msg = WorkersMessage;
+    type Msg = WorkersEvent;
     type State = State;
     type Arguments = Deps;
 
     async fn pre_start(
         &self,
-        myself: ActorRef<WorkersMessage>,
+        myself: ActorRef<WorkersEvent>,
         deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         deps.router.remove_workers();
@@ -203,81 +159,34 @@ impl Actor for WorkersActor {
         let table = deps.plans.borrow().clone();
         let in_force: Vec<_> = table.models.into_values().filter_map(|model| model.plan).collect();
         let plans = in_force.iter().map(|plan| Plan::clone(plan)).collect();
-        myself.cast(WorkersMessage::InForce(plans))?;
+        myself.cast(WorkersEvent::InForce(plans))?;
         for plan in in_force {
             if ShardKey::of(&plan, deps.me.node).is_some() {
-                myself.cast(WorkersMessage::Load(plan))?;
+                myself.cast(WorkersEvent::Load(plan))?;
             }
         }
-        myself.send_interval(TICK, || WorkersMessage::Tick);
-        Ok(State {
-            watch: Watch::new(ActorKind::Workers),
-            deps,
-            workers: BTreeMap::new(),
-            awaited: Vec::new(),
-            prepared: BTreeMap::new(),
-            desired: View::default(),
-            wanted: Vec::new(),
-            standby: Vec::new(),
-        })
+        myself.send_interval(TICK, || WorkersEvent::Tick);
+        let workers = Workers::new(deps.me, deps.load_timeout);
+        let (hosts, files, to_start) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let around = Around { inbox: myself, deps, hosts, files, to_start };
+        Ok(State { watch: Watch::new(ActorKind::Workers), workers, around })
     }
 
     async fn handle(
         &self,
-        myself: ActorRef<WorkersMessage>,
-        message: WorkersMessage,
+        myself: ActorRef<WorkersEvent>,
+        event: WorkersEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = state.watch.handling();
-        match message {
-            WorkersMessage::Load(plan) => state.load(&myself, plan).await,
-            WorkersMessage::Abort(epoch) => {
-                state.prepared.retain(|_, (plan, _)| plan.epoch() != epoch);
-                state.awaited.retain(|plan| plan.epoch() != epoch);
-            }
-            WorkersMessage::InForce(plans) => state.in_force(&myself, &plans).await,
-            WorkersMessage::Standby(shards) => {
-                state.standby = shards;
-                state.hold(&myself).await;
-            }
-            WorkersMessage::Members(view) => {
-                for worker in state.workers.values().filter_map(|worker| worker.handle.as_ref()) {
-                    worker.members(view.clone());
-                }
-                state.desire(&myself, view).await;
-            }
-            WorkersMessage::Changed(key, report) => {
-                if let Some(worker) = state.workers.get_mut(&key) {
-                    worker.report = report;
-                    state.answer();
-                    state.tell();
-                }
-            }
-            WorkersMessage::Busy(key, busy) => {
-                if let Some(worker) = state.workers.get_mut(&key) {
-                    worker.busy = busy;
-                    worker.idle_since = Instant::now();
-                }
-                state.tell_busy();
-            }
-            WorkersMessage::Start(key) => {
-                // It may have been stopped meanwhile, or tried sooner.
-                if state.workers.get(&key).is_some_and(|worker| worker.host.is_none()) {
-                    state.start(&myself, key).await;
-                }
-            }
-            WorkersMessage::Tick => {
-                state.give_up_on_plans();
-                state.hold(&myself).await;
-                state.stop_unwanted();
-            }
-        }
+        state.workers.on(Instant::now(), event, &mut state.around);
+        state.start_hosts(&myself).await;
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<WorkersMessage>,
+        myself: ActorRef<WorkersEvent>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -288,295 +197,155 @@ impl Actor for WorkersActor {
             SupervisionEvent::ActorFailed(dead, error) => (dead, error.to_string()),
             _ => return Ok(()),
         };
-        let is_dead =
-            |worker: &Held| worker.host.as_ref().is_some_and(|host| host.get_id() == dead.get_id());
-        let found = state.workers.iter().find(|(_, worker)| is_dead(worker));
+        let mut hosts = state.around.hosts.iter();
+        let found = hosts.find(|(_, host)| host.cell.get_id() == dead.get_id());
         if let Some(key) = found.map(|(key, _)| key.clone()) {
-            state.host_lost(&myself, &key, &how);
+            let lost = WorkersEvent::HostLost(key, how);
+            state.workers.on(Instant::now(), lost, &mut state.around);
+            state.start_hosts(&myself).await;
         }
         Ok(())
     }
 
     async fn post_stop(
         &self,
-        _: ActorRef<WorkersMessage>,
+        _: ActorRef<WorkersEvent>,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        state.deps.router.remove_workers();
+        state.around.deps.router.remove_workers();
         Ok(())
     }
 }
 
 impl State {
-    async fn load(&mut self, myself: &ActorRef<WorkersMessage>, plan: Arc<Plan>) {
-        let Some(key) = ShardKey::of(&plan, self.deps.me.node) else {
-            self.deps
-                .scheduler
-                .shards_loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
-            return;
-        };
-        let is_lost = |worker: &Held| {
-            let has_failed = worker.report.state == ShardState::Failed;
-            has_failed && (!worker.busy || worker.report.pid.is_none())
-        };
-        if self.workers.get(&key.worker).is_some_and(is_lost) {
-            // Its files, or what kept it from loading them, may have changed.
-            self.stop(&key.worker);
+    /// Starts the hosts that were decided on.
+    async fn start_hosts(&mut self, myself: &ActorRef<WorkersEvent>) {
+        while let Some((key, layers)) = self.around.to_start.pop() {
+            let deps = self.around.deps.host.clone();
+            let Some(files) = self.around.files.get(&key).cloned() else { continue };
+            let args = HostArgs { deps, key: key.clone(), layers, files };
+            match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
+                Ok((host, _)) => {
+                    let (cell, handle) = (host.get_cell(), WorkerHandle::new(host));
+                    self.around.deps.router.add_worker(key.clone(), handle.clone());
+                    self.around.hosts.insert(key, RunningHost { cell, handle });
+                }
+                Err(error) => {
+                    let lost = WorkersEvent::HostLost(key, error.to_string());
+                    self.workers.on(Instant::now(), lost, &mut self.around);
+                }
+            }
         }
-        if let Err(reason) = self.suit(&key.worker, &plan) {
-            self.deps.inventory_actor.look();
-            self.deps.scheduler.shards_loaded(plan.epoch(), Err(reason));
-            return;
-        }
-        let planner = (plan.model().clone(), plan.epoch().planner);
-        let newest = self.prepared.get(&planner);
-        if newest.is_none_or(|(newest, _)| newest.epoch() <= plan.epoch()) {
-            self.prepared.insert(planner, (Arc::clone(&plan), Instant::now()));
-        }
-        if !self.awaited.contains(&plan) {
-            self.awaited.push(plan);
-        }
-        self.hold(myself).await;
-        self.answer();
     }
+}
 
-    /// Sees to it that what a worker has loaded, or would load, is what a plan was made for.
-    fn suit(&mut self, key: &WorkerKey, plan: &Plan) -> Result<(), String> {
+impl Around {
+    fn host(&self, worker: &WorkerKey) -> Option<&WorkerHandle> {
+        self.hosts.get(worker).map(|host| &host.handle)
+    }
+}
+
+impl WorkersRuntime for Around {
+    fn files_for(&mut self, worker: &WorkerKey, plan: &Plan) -> Result<Files, String> {
         let inventory = self.deps.inventory.borrow().clone();
-        let files = self.workers.get_mut(key).and_then(|worker| worker.files.as_mut());
-        let Some(files) = files else {
-            return PinnedFiles::now(&inventory, key)?.suit(plan);
+        let on_disk = || PinnedFiles::now(&inventory, worker)?.suit(plan);
+        let Some(files) = self.files.get_mut(worker) else {
+            return on_disk().map(|()| Files::Same);
         };
         files.follow(&inventory);
-        if files.suit(plan).is_err() {
-            PinnedFiles::now(&inventory, key)?.suit(plan)?;
-            tracing::info!(model = %key.model, "its files were replaced: what was loaded is let go");
-            self.stop(key);
+        if files.suit(plan).is_ok() {
+            return Ok(Files::Same);
         }
+        on_disk().map(|()| Files::Replaced)
+    }
+
+    fn start_host(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String> {
+        if !self.files.contains_key(worker) {
+            let files = PinnedFiles::now(&self.deps.inventory.borrow(), worker)?;
+            self.files.insert(worker.clone(), files);
+        }
+        self.to_start.push((worker.clone(), layers));
         Ok(())
     }
 
-    /// What each worker is to hold: first what plans in force need, then what was prepared, then what
-    /// may be needed.
-    fn wants(&self) -> BTreeMap<WorkerKey, Vec<LayerRange>> {
-        let me = self.deps.me.node;
-        let prepared = self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me));
-        let mut wants: BTreeMap<WorkerKey, Vec<LayerRange>> = BTreeMap::new();
-        let all = self.wanted.iter().cloned().chain(prepared).chain(self.standby.iter().cloned());
-        for ShardKey { worker, layers } in all {
-            let of_worker = wants.entry(worker).or_default();
-            if !of_worker.contains(&layers) {
-                of_worker.push(layers);
-            }
-        }
-        wants
-    }
-
-    /// Has every worker hold what is wanted now, and for a while what was wanted until now.
-    async fn hold(&mut self, myself: &ActorRef<WorkersMessage>) {
-        let (now, wants) = (Instant::now(), self.wants());
-        for (key, wanted) in wants {
-            let is_new = !self.workers.contains_key(&key);
-            let report = ShardReport::starting(&key.model);
-            let worker = self.workers.entry(key.clone()).or_insert_with(|| Held {
-                host: None,
-                handle: None,
-                told: Vec::new(),
-                files: None,
-                report,
-                busy: false,
-                idle_since: now,
-                restarts: Restarts::new(ActorKind::Worker.row().intensity),
-                retries: Retries::default(),
-            });
-            let before = worker.layers();
-            let kept = worker.told.iter().filter(|(layers, last)| {
-                !wanted.contains(layers) && now.duration_since(*last) <= GRACE
-            });
-            let kept: Vec<_> = kept.copied().collect();
-            worker.told = wanted.into_iter().map(|layers| (layers, now)).chain(kept).collect();
-            let layers = worker.layers();
-            let (old, new): (LayerSet, LayerSet) =
-                (before.into_iter().collect(), layers.iter().copied().collect());
-            if is_new {
-                tracing::info!(model = %key.model, layers = %new, "to be held");
-                self.start(myself, key).await;
-            } else if old != new {
-                tracing::info!(model = %key.model, from = %old, layers = %new, "to be held");
-                if let Some(handle) = &worker.handle {
-                    handle.hold(layers);
-                }
-            }
+    fn stop_host(&mut self, worker: &WorkerKey) {
+        self.deps.router.remove_worker(worker);
+        self.files.remove(worker);
+        if let Some(host) = self.hosts.remove(worker) {
+            host.cell.stop(None);
         }
     }
 
-    async fn start(&mut self, myself: &ActorRef<WorkersMessage>, key: WorkerKey) {
-        let layers = self.workers.get(&key).map(Held::layers).unwrap_or_default();
-        let pinned = self.workers.get(&key).and_then(|worker| worker.files.clone());
-        let now = || PinnedFiles::now(&self.deps.inventory.borrow(), &key);
-        let files = match pinned.map_or_else(now, Ok) {
-            Ok(files) => files,
-            Err(reason) => {
-                if let Some(worker) = self.workers.get_mut(&key) {
-                    worker.report.state = ShardState::Failed;
-                    worker.report.reason = reason;
-                }
-                self.tell();
-                return;
-            }
-        };
-        if let Some(worker) = self.workers.get_mut(&key) {
-            worker.files = Some(files.clone());
-        }
-        let args = HostArgs { deps: self.deps.host.clone(), key: key.clone(), layers, files };
-        match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
-            Ok((host, _)) => {
-                self.adopt_host(key, host);
-                self.tell();
-            }
-            Err(error) => self.host_lost(myself, &key, &error.to_string()),
+    fn forget_host(&mut self, worker: &WorkerKey) {
+        self.deps.router.remove_worker(worker);
+        self.hosts.remove(worker);
+    }
+
+    fn hold(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) {
+        if let Some(host) = self.host(worker) {
+            host.hold(layers);
         }
     }
 
-    fn adopt_host(&mut self, key: WorkerKey, host: ActorRef<HostMessage>) {
-        let cell = host.get_cell();
-        let handle = WorkerHandle::new(host);
-        if let Some(worker) = self.workers.get_mut(&key) {
-            worker.host = Some(cell);
-            worker.handle = Some(handle.clone());
-        }
-        self.deps.router.add_worker(key, handle);
-    }
-
-    /// What was prepared for a model that was removed since will never be in force. (For one that
-    /// this node has yet to hear of, it may.)
-    async fn desire(&mut self, myself: &ActorRef<WorkersMessage>, view: View) {
-        let is_removed = |model: &ModelName| {
-            self.desired.desired().contains_key(model) && !view.desired().contains_key(model)
-        };
-        self.prepared.retain(|(model, _), _| !is_removed(model));
-        let before = std::mem::replace(&mut self.desired, view);
-        let asked: BTreeSet<&ModelName> = self.desired.asked_since(&before).collect();
-        let given_up = self.workers.iter().filter(|(key, worker)| {
-            worker.report.state == ShardState::Failed && asked.contains(&key.model)
-        });
-        let given_up: Vec<WorkerKey> = given_up.map(|(key, _)| key.clone()).collect();
-        for key in given_up {
-            match self.workers.get(&key).and_then(|worker| worker.handle.as_ref()) {
-                Some(host) => host.try_again(),
-                None => self.start(myself, key).await,
-            }
+    fn try_again(&mut self, worker: &WorkerKey) {
+        if let Some(host) = self.host(worker) {
+            host.try_again();
         }
     }
 
-    async fn in_force(&mut self, myself: &ActorRef<WorkersMessage>, plans: &[Plan]) {
-        let me = self.deps.me;
-        // A plan of a former life asks for nothing any more.
-        let is_mine =
-            |plan: &&Plan| plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
-        let mine = plans.iter().filter(is_mine);
-        self.wanted = mine.filter_map(|plan| ShardKey::of(plan, me.node)).collect();
-        self.prepared.retain(|(model, _), (prepared, _)| {
-            !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
-        });
-        self.hold(myself).await;
-    }
-
-    /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
-    fn answer(&mut self) {
-        let me = self.deps.me.node;
-        let scheduler = &self.deps.scheduler;
-        let workers = &self.workers;
-        self.awaited.retain(|plan| {
-            let known = ShardKey::of(plan, me)
-                .and_then(|key| workers.get(&key.worker).map(|worker| (worker, key.layers)));
-            let state = known.map(|(w, layers)| (w.report.state_of(layers), &w.report.reason));
-            let result = match state {
-                Some((ShardState::Ready, _)) => Ok(()),
-                Some((ShardState::Failed, reason)) => Err(reason.clone()),
-                Some((ShardState::Loading | ShardState::Restarting, _)) => return true,
-                None => Err("its layers were given up".to_owned()),
-            };
-            let epoch: Epoch = plan.epoch();
-            scheduler.shards_loaded(epoch, result);
-            false
-        });
-    }
-
-    /// A host died, or could not be started.
-    fn host_lost(&mut self, myself: &ActorRef<WorkersMessage>, key: &WorkerKey, how: &str) {
-        let Some(worker) = self.workers.get_mut(key) else { return };
-        worker.host = None;
-        worker.handle = None;
-        worker.busy = false;
-        worker.report.pid = None;
-        worker.report.held = LayerSet::EMPTY;
-        self.deps.router.remove_worker(key);
-        match worker.restarts.on_death(Instant::now()) {
-            Verdict::RestartAfter(wait) => {
-                self.deps.restarts.count(ActorKind::Worker);
-                tracing::error!(model = %key.model, how, "a host died");
-                worker.report.state = ShardState::Restarting;
-                let key = key.clone();
-                myself.send_after(wait, || WorkersMessage::Start(key));
-            }
-            Verdict::GiveUp => {
-                let wait = worker.retries.given_up(Instant::now());
-                let at = time_of_day_after(wait);
-                tracing::error!(model = %key.model, how, ?wait, "given up until it is tried again");
-                worker.report.state = ShardState::Failed;
-                worker.report.reason =
-                    format!("its host keeps dying: {how}; it is tried again at {at}");
-                let key = key.clone();
-                myself.send_after(wait, || WorkersMessage::Start(key));
-            }
-        }
-        self.answer();
-        self.tell();
-    }
-
-    fn give_up_on_plans(&mut self) {
-        let given_up = self.deps.load_timeout + GIVEN_UP;
-        self.prepared.retain(|_, (_, since)| since.elapsed() < given_up);
-    }
-
-    /// Stops workers of which nothing is wanted.
-    fn stop_unwanted(&mut self) {
-        let wants = self.wants();
-        for (key, worker) in &mut self.workers {
-            if wants.contains_key(key) {
-                // What is wanted now starts its grace anew once it is not.
-                worker.idle_since = Instant::now();
-            }
-        }
-        let is_unwanted = |worker: &Held| !worker.busy && worker.idle_since.elapsed() > GRACE;
-        let unwanted = self.workers.iter().filter(|(_, worker)| is_unwanted(worker));
-        let unwanted: Vec<_> = unwanted.map(|(key, _)| key.clone()).collect();
-        for key in &unwanted {
-            tracing::info!(model = %key.model, "nothing of it is needed any more");
-            self.stop(key);
-        }
-        if !unwanted.is_empty() {
-            self.tell();
+    fn members(&mut self, worker: &WorkerKey, view: &View) {
+        if let Some(host) = self.host(worker) {
+            host.members(view.clone());
         }
     }
 
-    fn stop(&mut self, key: &WorkerKey) {
-        self.deps.router.remove_worker(key);
-        if let Some(host) = self.workers.remove(key).and_then(|worker| worker.host) {
-            host.stop(None);
-        }
+    fn start_after(&mut self, wait: Duration, worker: &WorkerKey) {
+        let worker = worker.clone();
+        self.inbox.send_after(wait, || WorkersEvent::StartAgain(worker));
     }
 
-    fn tell_busy(&self) {
-        let busy = self.workers.values().any(|worker| worker.busy);
+    fn loaded(&mut self, epoch: Epoch, result: Result<(), String>) {
+        self.deps.scheduler.shards_loaded(epoch, result);
+    }
+
+    fn reports(&mut self, shards: Vec<ShardReport>) {
+        self.deps.membership.own_shards(shards);
+    }
+
+    fn busy(&mut self, busy: bool) {
         self.deps.busy.send_if_modified(|known| std::mem::replace(known, busy) != busy);
     }
 
-    fn tell(&self) {
-        self.tell_busy();
-        let reports = self.workers.values().map(|worker| worker.report.clone()).collect();
-        self.deps.membership.own_shards(reports);
+    fn restarted(&mut self) {
+        self.deps.restarts.count(ActorKind::Worker);
+    }
+
+    fn look_for_files(&mut self) {
+        self.deps.inventory_actor.look();
+    }
+
+    fn time_after(&self, wait: Duration) -> String {
+        time_of_day_after(wait)
+    }
+
+    fn note(&mut self, worker: &WorkerKey, note: WorkerNote<'_>) {
+        let model = &worker.model;
+        match note {
+            WorkerNote::Holds { from, layers } if from.is_empty() => {
+                tracing::info!(%model, %layers, "to be held");
+            }
+            WorkerNote::Holds { from, layers } => {
+                tracing::info!(%model, %from, %layers, "to be held");
+            }
+            WorkerNote::FilesReplaced => {
+                tracing::info!(%model, "its files were replaced: what was loaded is let go");
+            }
+            WorkerNote::HostDied(how) => tracing::error!(%model, how, "a host died"),
+            WorkerNote::GivenUp(how, wait) => {
+                tracing::error!(%model, how, ?wait, "given up until it is tried again");
+            }
+            WorkerNote::Unwanted => tracing::info!(%model, "nothing of it is needed any more"),
+        }
     }
 }
 

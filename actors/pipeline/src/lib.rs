@@ -1,5 +1,5 @@
-//! Decisions about answers: how a sequence runs through its stages and goes on after a loss, where its frames go, and what a
-//! stage keeps of it.
+//! Decisions about answers: how a sequence runs through its stages and goes on after a loss, where its frames go, and
+//! what a stage keeps of it.
 //!
 //! Architecture invariant: everything here is pure, as in `planaria-control`.
 

@@ -1,4 +1,4 @@
-//! What the host of a worker knows of the sequences that pass through its layers.
+//! A stage: which workers a node runs, and for each of them its host with the sequences that pass through its layers.
 
 pub mod adoption;
 mod boundary_log;
@@ -7,3 +7,4 @@ mod places;
 mod released;
 mod resumed;
 pub mod sequences;
+pub mod workers;

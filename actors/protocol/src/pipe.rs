@@ -116,7 +116,7 @@ impl Compute {
 
 /// From the worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub enum Event {
+pub enum WorkerEvent {
     /// How fast the device is; the process ends. `Err` says why it is not known.
     Probed(Result<Probed, String>),
     /// It has opened the model, and holds nothing yet.

@@ -252,7 +252,7 @@ mod tests {
 
     fn parts(ranges: &[(u32, u32)], layers: u32) -> PlanParts {
         let stages = (1_u8..).zip(ranges).map(|(byte, (first, last))| Assignment {
-            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 },
+            incarnation: Incarnation { node: NodeId::from_bytes([byte; 32]), boot_count: 1 },
             layers: LayerRange::inclusive(*first, *last).unwrap(),
         });
         PlanParts {

@@ -1,4 +1,4 @@
-//! The worker of a node, and the node around its host.
+//! The workers of a node, and the node around their hosts.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -11,28 +11,51 @@ use std::time::Duration;
 use bytes::Bytes;
 use planaria_config::{Incarnation, LayerRange, NodeId};
 use planaria_control::membership::View;
-use planaria_engine::fake::FakeStage;
 use planaria_engine::geometry::Geometry;
+use planaria_pipeline::routes::Unwilling;
 use planaria_pipeline::stage::host::{Host, HostRuntime};
-use planaria_pipeline::stage::sequences::StepEffects;
-use planaria_protocol::pipe::{Command, Event as Heard, FRAME_CAP};
-use planaria_protocol::plan::Plan;
-use planaria_protocol::state::ShardState;
+use planaria_pipeline::stage::sequences::{Sequences, StepEffects};
+use planaria_pipeline::stage::workers::WorkersEvent;
+use planaria_protocol::pipe::{Command, FRAME_CAP, WorkerEvent};
+use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport};
 use planaria_transport::{Frame, decode_message};
 use planaria_worker::child::Worker;
+use rand::RngExt as _;
 
-use super::node::{Life, Node, geometry, model, new_host};
-use super::oracle::model_config;
+use super::models::{geometry, stage};
+use super::node::{Life, Node};
 use super::{MS, Packet, SimEvent, World, now};
 
-pub(super) struct SimulatedWorker {
+/// A host, and its worker.
+pub(super) struct SimulatedHost {
+    /// While it does not take something in.
+    host: Option<Host>,
+    worker: Option<SimulatedWorker>,
+}
+
+impl SimulatedHost {
+    pub(super) const fn around(host: Host) -> Self {
+        Self { host: Some(host), worker: None }
+    }
+
+    pub(super) fn sequences(&self) -> Option<&Sequences> {
+        self.host.as_ref().map(Host::sequences)
+    }
+
+    /// Bytes of KV that its worker keeps.
+    pub(super) fn kv(&self) -> u64 {
+        self.worker.as_ref().map_or(0, |worker| worker.worker.memory().kv)
+    }
+}
+
+struct SimulatedWorker {
     worker: Worker<Pipe>,
     pipe: Pipe,
     inbox: VecDeque<(Command, Bytes)>,
     is_turning: bool,
     /// Which one of its node's life it is.
-    pub(super) number: u64,
+    number: u64,
 }
 
 /// What a worker has said.
@@ -50,7 +73,7 @@ impl Write for Pipe {
 }
 
 impl Pipe {
-    fn take(&self) -> Vec<(Heard, Bytes)> {
+    fn take(&self) -> Vec<(WorkerEvent, Bytes)> {
         let bytes = self.0.take();
         let mut bytes = bytes.as_slice();
         let mut heard = Vec::new();
@@ -71,20 +94,19 @@ pub(super) enum Disk {
     Slow,
 }
 
-impl SimulatedWorker {
-    /// Bytes of KV that it keeps.
-    pub(super) fn kv(&self) -> u64 {
-        self.worker.memory().kv
-    }
-}
-
 impl World {
-    /// Has the host of a node take something in, if it has one.
-    pub(super) fn host(&mut self, me: Incarnation, act: impl FnOnce(&mut Host, &mut Around<'_>)) {
-        let Some(mut host) = self.life(me).and_then(|life| life.host.take()) else { return };
-        act(&mut host, &mut Around { world: self, me });
-        if let Some(life) = self.life(me) {
-            life.host = Some(host);
+    /// Has a host of a node take something in, if it is there.
+    pub(super) fn host(
+        &mut self,
+        me: Incarnation,
+        key: &WorkerKey,
+        act: impl FnOnce(&mut Host, &mut Around<'_>),
+    ) {
+        let hosted = self.life(me).and_then(|life| life.hosts.get_mut(key));
+        let Some(mut host) = hosted.and_then(|hosted| hosted.host.take()) else { return };
+        act(&mut host, &mut Around { world: self, me, key });
+        if let Some(hosted) = self.life(me).and_then(|life| life.hosts.get_mut(key)) {
+            hosted.host = Some(host);
         }
     }
 
@@ -105,38 +127,43 @@ impl World {
             self.oracle.violate(what);
             return;
         }
-        if life.host.is_none() {
+        let key = WorkerKey::of(plan);
+        if !life.hosts.contains_key(&key) {
             let stage = plan.stage_of(me.node).map(|(stage, assigned)| (stage, assigned.layers));
             let Some((stage, layers)) = stage else { return };
-            if let Some(refusal) = life.routes.refusal(header, stage, Some(layers)) {
+            if let Some(refusal) =
+                life.routes.refusal(header, stage, Some(layers), Unwilling::NotInForce)
+            {
                 self.send_to_owner(me, refusal);
             }
             return;
         }
-        self.host(me, |host, around| host.take((time, time), plan, header, payload, around));
+        self.host(me, &key, |host, around| host.take((time, time), plan, header, payload, around));
     }
 
-    pub(super) fn release(&mut self, me: Incarnation, header: &DataHeader) {
+    /// A sequence is over that ran under this plan, or if that is not known, under any.
+    pub(super) fn release(&mut self, me: Incarnation, header: &DataHeader, plan: Option<&Plan>) {
         let time = self.time();
         let (sequence, attempt) = (header.sequence, header.attempt);
-        self.host(me, |host, around| host.release(time, sequence, attempt, around));
-    }
-
-    /// Has the host hold what plans want of this node.
-    pub(super) fn hold(&mut self, me: Incarnation) {
-        let time = self.time();
-        let Some(life) = self.life(me) else { return };
-        let wanted = life.wanted();
-        if life.host.is_some() && wanted != life.wants {
-            life.wants.clone_from(&wanted);
-            self.host(me, |host, around| host.want(time, wanted, around));
+        for key in self.hosts_of(me) {
+            if plan.is_none_or(|plan| WorkerKey::of(plan) == key) {
+                self.host(me, &key, |host, around| host.release(time, sequence, attempt, around));
+            }
         }
     }
 
-    pub(super) fn turn(&mut self, me: Incarnation, number: u64) {
+    /// The workers of a node.
+    pub(super) fn hosts_of(&mut self, me: Incarnation) -> Vec<WorkerKey> {
+        self.life(me).map(|life| life.hosts.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    fn worker(&mut self, me: Incarnation, key: &WorkerKey) -> Option<&mut SimulatedWorker> {
+        self.life(me)?.hosts.get_mut(key)?.worker.as_mut()
+    }
+
+    pub(super) fn turn(&mut self, me: Incarnation, key: &WorkerKey, number: u64) {
         let disk = self.nodes.get(&me.node).map_or(Disk::Well, |node| node.disk);
-        let Some(life) = self.life(me) else { return };
-        let Some(worker) = life.worker.as_mut().filter(|worker| worker.number == number) else {
+        let Some(worker) = self.worker(me, key).filter(|worker| worker.number == number) else {
             return;
         };
         let mut is_broken = false;
@@ -155,63 +182,72 @@ impl World {
         let (is_turning, mut heard) = (worker.is_turning, worker.pipe.take());
         if is_broken {
             let reason = "the disk cannot be read".to_owned();
-            heard.push((Heard::HoldFailed(reason), Bytes::new()));
+            heard.push((WorkerEvent::HoldFailed(reason), Bytes::new()));
         }
         if is_turning {
             let wait = match disk {
                 Disk::Slow if has_loaded => self.pick(300, 1500),
                 _ => self.pick(0, 6),
             };
-            self.after(wait, SimEvent::Turn(me, number));
+            self.after(wait, SimEvent::Turn(me, key.clone(), number));
         }
         let time = self.time();
         for (event, payload) in heard {
-            self.host(me, |host, around| host.hear(time, event, &payload, around));
+            self.host(me, key, |host, around| host.hear(time, event, &payload, around));
         }
     }
 
+    /// Gives every worker of a node its turn.
+    pub(super) fn turn_all(&mut self, me: Incarnation) {
+        for key in self.hosts_of(me) {
+            if let Some(number) = self.worker(me, &key).map(|worker| worker.number) {
+                self.after(MS, SimEvent::Turn(me, key, number));
+            }
+        }
+    }
+
+    /// One of a node's workers.
+    fn any_worker(&mut self, id: NodeId) -> Option<(Incarnation, WorkerKey)> {
+        let me = self.nodes.get(&id).and_then(Node::life)?;
+        let mut keys = self.hosts_of(me);
+        let any = self.rng.random_range(0..keys.len().max(1));
+        (any < keys.len()).then(|| (me, keys.swap_remove(any)))
+    }
+
     pub(super) fn kill_worker(&mut self, id: NodeId) {
-        let Some(me) = self.nodes.get(&id).and_then(Node::life) else { return };
-        self.end_worker(me);
+        if let Some((me, key)) = self.any_worker(id) {
+            self.end_worker(me, &key);
+        }
     }
 
     /// The worker ends, which the host hears of.
-    fn end_worker(&mut self, me: Incarnation) {
-        let Some(worker) = self.life(me).and_then(|life| life.worker.take()) else { return };
-        self.after(MS, SimEvent::Exited(me, worker.number));
+    fn end_worker(&mut self, me: Incarnation, key: &WorkerKey) {
+        let hosted = self.life(me).and_then(|life| life.hosts.get_mut(key));
+        if let Some(worker) = hosted.and_then(|hosted| hosted.worker.take()) {
+            self.after(MS, SimEvent::Exited(me, key.clone(), worker.number));
+        }
     }
 
-    pub(super) fn worker_exited(&mut self, me: Incarnation, number: u64) {
+    pub(super) fn worker_exited(&mut self, me: Incarnation, key: &WorkerKey, number: u64) {
         let time = self.time();
-        if self.life(me).is_some_and(|life| life.workers == number) {
-            self.host(me, |host, around| host.worker_ended(time, "it was killed", around));
+        if self.life(me).is_some_and(|life| life.was_last(key, number)) {
+            self.host(me, key, |host, around| host.worker_ended(time, "it was killed", around));
         }
     }
 
     /// The host dies with its worker, and has forgotten everything; its supervisor starts another one.
     pub(super) fn lose_host(&mut self, id: NodeId) {
-        let wait = self.pick(20, 150);
-        let Some(me) = self.nodes.get(&id).and_then(Node::life) else { return };
-        let Some(life) = self.life(me) else { return };
-        (life.host, life.worker) = (None, None);
-        life.shard =
-            ShardReport { state: ShardState::Restarting, ..ShardReport::starting(&model()) };
-        self.after(Duration::ZERO, SimEvent::Changed(me));
-        self.after(wait, SimEvent::StartHost(me));
+        let Some((me, key)) = self.any_worker(id) else { return };
+        if let Some(life) = self.life(me) {
+            life.hosts.remove(&key);
+        }
+        self.tell_workers(me, WorkersEvent::HostLost(key, "it panicked".to_owned()));
     }
 
-    pub(super) fn start_host(&mut self, me: Incarnation) {
+    pub(super) fn start_worker(&mut self, me: Incarnation, key: &WorkerKey) {
         let time = self.time();
-        let Some(life) = self.life(me).filter(|life| life.host.is_none()) else { return };
-        life.wants = life.wanted();
-        life.host = Some(new_host(time, me, life.wants.clone()));
-        self.host(me, |host, around| host.start(time, around));
-    }
-
-    pub(super) fn start_worker(&mut self, me: Incarnation) {
-        let time = self.time();
-        if self.life(me).is_some_and(|life| life.worker.is_none()) {
-            self.host(me, |host, around| host.start(time, around));
+        if self.worker(me, key).is_none() {
+            self.host(me, key, |host, around| host.start(time, around));
         }
     }
 
@@ -225,6 +261,7 @@ impl World {
 pub(super) struct Around<'a> {
     world: &'a mut World,
     me: Incarnation,
+    key: &'a WorkerKey,
 }
 
 impl Around<'_> {
@@ -236,34 +273,35 @@ impl Around<'_> {
 impl HostRuntime for Around<'_> {
     fn start_worker(&mut self) -> Result<Option<u32>, String> {
         let pipe = Pipe::default();
-        let stage = Box::new(FakeStage::open(&model_config()));
+        let stage = Box::new(stage(&self.key.model));
         let worker = Worker::new(stage, pipe.clone(), now);
         let life = self.world.life(self.me).ok_or("the node is gone")?;
-        life.workers += 1;
-        let (number, inbox, is_turning) = (life.workers, VecDeque::new(), false);
-        life.worker = Some(SimulatedWorker { worker, pipe, inbox, is_turning, number });
+        let number = life.next_worker(self.key);
+        let (inbox, is_turning) = (VecDeque::new(), false);
+        let hosted = life.hosts.get_mut(self.key).ok_or("the host is gone")?;
+        hosted.worker = Some(SimulatedWorker { worker, pipe, inbox, is_turning, number });
         Ok(Some(1))
     }
 
     fn kill_worker(&mut self, _: &str) {
-        self.world.end_worker(self.me);
+        self.world.end_worker(self.me, self.key);
     }
 
     fn command(&mut self, command: Command, payload: Bytes) -> bool {
         let wait = self.world.pick(0, 3);
         // To a worker that has just died it is lost with everything else.
-        let Some(life) = self.world.life(self.me) else { return true };
-        let Some(worker) = &mut life.worker else { return true };
+        let Some(worker) = self.world.worker(self.me, self.key) else { return true };
         let number = worker.number;
         worker.inbox.push_back((command, payload));
         if !std::mem::replace(&mut worker.is_turning, true) {
-            self.world.after(wait, SimEvent::Turn(self.me, number));
+            let turn = SimEvent::Turn(self.me, self.key.clone(), number);
+            self.world.after(wait, turn);
         }
         true
     }
 
     fn start_after(&mut self, wait: Duration) {
-        self.world.after(wait, SimEvent::StartWorker(self.me));
+        self.world.after(wait, SimEvent::StartWorker(self.me, self.key.clone()));
     }
 
     fn send(&mut self, to: NodeId, header: DataHeader, payload: Bytes) -> Result<(), String> {
@@ -301,17 +339,17 @@ impl HostRuntime for Around<'_> {
     }
 
     fn geometry(&self) -> Option<Geometry> {
-        Some(geometry())
+        Some(geometry(&self.key.model))
     }
 
     fn changed(&mut self, report: &ShardReport) {
-        if let Some(life) = self.world.life(self.me) {
-            life.shard.clone_from(report);
-        }
-        self.world.after(Duration::ZERO, SimEvent::Changed(self.me));
+        let changed = WorkersEvent::Changed(self.key.clone(), report.clone());
+        self.world.tell_workers(self.me, changed);
     }
 
-    fn busy(&mut self, _: bool) {}
+    fn busy(&mut self, busy: bool) {
+        self.world.tell_workers(self.me, WorkersEvent::Busy(self.key.clone(), busy));
+    }
 
     fn restarted(&mut self) {}
 

@@ -1,11 +1,10 @@
 //! A cluster on virtual time: what has to be true always, checked after every event.
 //!
-//! The machines are the real ones: `Scheduler`,
-//! `Sequence`, the routes with their fence, what a host keeps of
-//! sequences, and the worker's loop around the fake stage, through the codec of its pipe. In place of
-//! the actors around them stand `node`, `host` and `owner`, in place of links the `World`: frames in order on each
-//! edge, delayed, sometimes twice, and lost with their link. What the members know of each other comes
-//! late, and may be wrong. (How they find out is simulated in `membership::swim`.)
+//! The machines are the real ones: `Scheduler`, `Sequence`, the routes with their fence, what a host keeps of
+//! sequences, which workers a node has, and the worker's loop around the fake stage, through the codec of its pipe.
+//! In place of the actors around them stand `node`, `workers`, `host` and `owner`, in place of links the `World`:
+//! frames in order on each edge, delayed, sometimes twice, and lost with their link. What the members know of each
+//! other comes late, and may be wrong. (How they find out is simulated in `membership::swim`.)
 //!
 //! One seed is one run. `PLANARIA_SIMULATED_SEEDS` says how many, `PLANARIA_SIMULATED_SEED` which one
 //! to begin with.
@@ -14,10 +13,12 @@
 #![cfg(test)]
 
 mod host;
+mod models;
 mod node;
 mod oracle;
 mod owner;
 mod tests;
+mod workers;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +28,8 @@ use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId, Strategy};
 use planaria_control::scheduler::machine::{Message, SchedulerEvent};
 use planaria_pipeline::sequence::machine::SequenceEvent;
-use planaria_protocol::plan::Plan;
+use planaria_pipeline::stage::workers::WorkersEvent;
+use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::wire::{DataBody, DataHeader, Report};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -73,6 +75,10 @@ struct Setup {
     nodes: u8,
     faults: u32,
     requests: u32,
+    /// How many models are served.
+    models: u8,
+    /// Whether layers are loaded that a loss would ask for.
+    standby: bool,
     strategy: Strategy,
     bug: Option<Bug>,
 }
@@ -94,13 +100,14 @@ enum SimEvent {
         packet: Box<Packet>,
     },
     Tick(Incarnation),
-    /// The worker of this life takes what came, and computes.
-    Turn(Incarnation, u64),
-    StartWorker(Incarnation),
-    StartHost(Incarnation),
+    /// A worker of this life takes what came, and computes.
+    Turn(Incarnation, WorkerKey, u64),
+    StartWorker(Incarnation, WorkerKey),
     /// That worker has ended.
-    Exited(Incarnation, u64),
-    /// The shard of a node is in another state.
+    Exited(Incarnation, WorkerKey, u64),
+    /// What the actor is told that keeps a node's workers.
+    Workers(Incarnation, Box<WorkersEvent>),
+    /// The shards of a node are in another state.
     Changed(Incarnation),
     /// A disk is as it should be.
     Mend(NodeId),
@@ -341,15 +348,17 @@ impl World {
                     self.after(100 * MS, SimEvent::Tick(life));
                 }
             }
-            SimEvent::Turn(life, worker) => self.defer_or(life, |world| world.turn(life, worker)),
+            SimEvent::Turn(life, key, worker) => {
+                self.defer_or(life, |world| world.turn(life, &key, worker));
+            }
             SimEvent::Wake(life, sequence) => {
                 self.defer_or(life, |world| world.wake(life, sequence));
             }
             SimEvent::Plan(life, _)
             | SimEvent::Tell(life, ..)
-            | SimEvent::StartWorker(life)
-            | SimEvent::StartHost(life)
-            | SimEvent::Exited(life, _)
+            | SimEvent::StartWorker(life, _)
+            | SimEvent::Exited(life, ..)
+            | SimEvent::Workers(life, _)
             | SimEvent::Changed(life) => {
                 if self.alive(life).is_some() {
                     self.receive(event);
@@ -390,10 +399,10 @@ impl World {
         match event {
             SimEvent::Plan(life, event) => self.plan(life, *event),
             SimEvent::Tell(life, id, event) => self.tell(life, id, *event),
-            SimEvent::StartWorker(life) => self.start_worker(life),
-            SimEvent::StartHost(life) => self.start_host(life),
-            SimEvent::Exited(life, worker) => self.worker_exited(life, worker),
-            SimEvent::Changed(life) => self.changed(life),
+            SimEvent::StartWorker(life, key) => self.start_worker(life, &key),
+            SimEvent::Exited(life, key, worker) => self.worker_exited(life, &key, worker),
+            SimEvent::Workers(life, event) => self.workers(life, *event),
+            SimEvent::Changed(life) => self.see_itself(life),
             _ => {}
         }
     }

@@ -4,73 +4,42 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
-use planaria_config::{
-    ByteSize, Epoch, Incarnation, LayerRange, ModelName, NodeId, SequenceId, Strategy,
-};
+use planaria_config::{ByteSize, Epoch, Incarnation, ModelName, NodeId, SequenceId, Strategy};
 use planaria_control::drain::{Holds, holds};
 use planaria_control::membership::{Member, View};
 use planaria_control::scheduler::machine::{Message, Scheduler, SchedulerEvent, Timeouts};
 use planaria_control::scheduler::placement::Sizing;
 use planaria_control::scheduler::problem::PlacementProblem;
 use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
-use planaria_engine::geometry::{Geometry, WorkingSet};
-use planaria_pipeline::routes::{Routes, Way};
+use planaria_pipeline::routes::{Routes, Unwilling, Way};
 use planaria_pipeline::sequence::machine::SequenceEvent;
 use planaria_pipeline::sequence::recovery::Offer;
-use planaria_pipeline::stage::host::{Host, WorkerTimeouts};
+use planaria_pipeline::stage::workers::{Workers, WorkersEvent};
 use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
 use planaria_protocol::desired::DesiredMap;
-use planaria_protocol::plan::{Plan, WorkerKey};
-use planaria_protocol::state::{NodeState, SequenceCounts, ShardState};
+use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
+use planaria_protocol::state::{NodeState, SequenceCounts};
 use planaria_protocol::wire::features::Features;
-use planaria_protocol::wire::{DataHeader, HeldModel, Report, RunningReport, ShardReport};
+use planaria_protocol::wire::{DataHeader, Report, RunningReport, ShardReport};
 
-use super::host::{Disk, SimulatedWorker};
-use super::oracle::{all_layers, model_config};
-use super::owner::{Owner, PACE};
+use super::host::{Disk, SimulatedHost};
+use super::models::{all_layers, digest, held, names};
+use super::owner::Owner;
 use super::{Bug, MS, Packet, SimEvent, World, check_plan};
 
 /// As nodes with the usual settings are, but for the time that a load may take.
-const PATIENCE: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
+const TIMEOUTS: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
 
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 800, max_sequences: 2, streams: 1 };
 
-pub(super) fn model() -> ModelName {
-    "m".parse().unwrap()
-}
-
-/// The sizes of the model.
-pub(super) fn geometry() -> Geometry {
-    let config = model_config();
-    let layers = all_layers().count() as usize;
-    Geometry {
-        bytes_per_layer: vec![config.bytes_per_layer; layers],
-        embed_bytes: 0,
-        head_bytes: 0,
-        tied: false,
-        kv_bytes_per_token_per_layer: 8,
-        hidden_bytes: 8,
-        max_context: 256,
-        vocab: config.vocab_size,
-        working: WorkingSet::default(),
-    }
-}
-
-/// A host that is to hold these layers.
-pub(super) fn new_host(now: Instant, me: Incarnation, wanted: Vec<LayerRange>) -> Host {
-    let key = WorkerKey { model: model(), digest: "11".repeat(32).parse().unwrap() };
-    let timeouts = WorkerTimeouts { step: PACE.step_timeout, load: PACE.recovery_timeout };
-    Host::new(now, (me.node, me.node.short()), &key, wanted, timeouts, 1 << 20)
-}
-
 /// What is there after `kill -9`, and a life.
 pub(super) struct Node {
     id: NodeId,
-    generation: u64,
+    boot_count: u64,
     stored: Vec<Plan>,
     pub(super) disk: Disk,
     /// When it was frozen or went on last.
@@ -88,18 +57,17 @@ pub(super) struct Life {
     pub(super) routes: Routes,
     /// All plans that it ever routed by; for [`Bug::SkipEpochCheck`].
     pub(super) ever: BTreeMap<Epoch, Arc<Plan>>,
-    /// While it is not being started again, or takes something in.
-    pub(super) host: Option<Host>,
-    pub(super) worker: Option<SimulatedWorker>,
-    /// How many it has had.
-    pub(super) workers: u64,
-    /// What is known of its shard.
-    pub(super) shard: ShardReport,
-    /// The layers that its host was told to hold.
-    pub(super) wants: Vec<LayerRange>,
-    /// Plans whose layers the scheduler waits for, and the newest that was prepared.
-    pub(super) awaited: Vec<Arc<Plan>>,
-    pub(super) prepared: Option<Arc<Plan>>,
+    /// While they do not take something in.
+    pub(super) workers: Option<Workers>,
+    pub(super) hosts: BTreeMap<WorkerKey, SimulatedHost>,
+    /// How many processes each of them has had.
+    processes: BTreeMap<WorkerKey, u64>,
+    /// What is told of its shards.
+    pub(super) shards: Vec<ShardReport>,
+    /// The plans in force, as its workers know them.
+    known: Vec<Plan>,
+    /// How many models are served.
+    models: u8,
     pub(super) owners: BTreeMap<SequenceId, Owner>,
     /// Whether it was asked to stop.
     leaving: bool,
@@ -109,7 +77,7 @@ impl Node {
     pub(super) fn new(id: NodeId) -> Self {
         Self {
             id,
-            generation: 0,
+            boot_count: 0,
             stored: Vec::new(),
             disk: Disk::Well,
             was_frozen: Duration::ZERO,
@@ -147,9 +115,9 @@ impl Node {
         Some((self.life()?, self.frozen.take().unwrap_or_default()))
     }
 
-    /// The plan that can answer now, if there is one.
-    pub(super) fn ready(&self) -> Option<Arc<Plan>> {
-        match self.life.as_ref()?.offer() {
+    /// The plan of a model that can answer now, if there is one.
+    pub(super) fn ready(&self, model: &ModelName) -> Option<Arc<Plan>> {
+        match self.life.as_ref()?.offer(model) {
             Offer::Ready(plan) => Some(plan),
             _ => None,
         }
@@ -158,42 +126,43 @@ impl Node {
     /// What is left of requests that are over.
     pub(super) fn leftovers(&self) -> Option<String> {
         let life = self.life.as_ref()?;
-        let kv = life.worker.as_ref().map_or(0, SimulatedWorker::kv);
-        let open = life.host.as_ref().map(Host::sequences).filter(|open| !open.is_empty());
+        let kv: u64 = life.hosts.values().map(SimulatedHost::kv).sum();
+        let open = life.hosts.values().filter_map(SimulatedHost::sequences);
+        let open: Vec<_> = open.filter(|open| !open.is_empty()).collect();
         let owners: Vec<&SequenceId> = life.owners.keys().collect();
-        (open.is_some() || kv > 0 || !owners.is_empty())
+        (!open.is_empty() || kv > 0 || !owners.is_empty())
             .then(|| format!("{:?} keeps {kv} bytes, {open:?}, and {owners:?}", self.id))
     }
 }
 
 impl Life {
-    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan]) -> Self {
+    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan], models: u8) -> Self {
         Self {
             me,
             members: BTreeMap::new(),
             view: View::default(),
-            scheduler: Scheduler::new(me.node, sizing, PATIENCE, stored),
+            scheduler: Scheduler::new(me.node, sizing, TIMEOUTS, stored),
             routes: Routes::new(me.node),
             ever: BTreeMap::new(),
-            host: None,
-            worker: None,
-            workers: 0,
-            shard: ShardReport::starting(&model()),
-            wants: Vec::new(),
-            awaited: Vec::new(),
-            prepared: None,
+            workers: Some(Workers::new(me, TIMEOUTS.load)),
+            hosts: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            shards: Vec::new(),
+            known: Vec::new(),
+            models,
             owners: BTreeMap::new(),
             leaving: false,
         }
     }
 
     fn report(&self) -> Report {
-        let digest = "11".repeat(32).parse().unwrap();
         let byte = self.me.node.as_bytes().first().copied().unwrap_or_default();
-        // Two of them can hold all layers, one cannot.
-        let memory = ByteSize::mib(65 + 5 * u64::from(byte));
+        // Two of them can hold all layers of all models, one cannot.
+        let memory = ByteSize::mib((65 + 5 * u64::from(byte)) * u64::from(self.models));
         let mut capabilities = Capabilities::default();
-        capabilities.layer_seconds.insert(digest, 1e-3 * f64::from(byte));
+        for model in names(self.models) {
+            capabilities.layer_seconds.insert(digest(&model), 1e-3 * f64::from(byte));
+        }
         let link = LinkSpeed { rtt_micros: 200, bytes_per_second: None };
         let others = self.members.keys().filter(|node| **node != self.me.node);
         capabilities.links = others.map(|node| (*node, link)).collect();
@@ -206,16 +175,10 @@ impl Life {
             api: None,
             memory_bytes: memory.bytes(),
             pins: BTreeMap::new(),
-            desired: DesiredMap::granted(NodeId::from_bytes([1; 32]), [model()]),
-            models: vec![HeldModel {
-                name: model(),
-                digest,
-                geometry: geometry(),
-                content: None,
-                unreadable: None,
-            }],
+            desired: DesiredMap::granted(NodeId::from_bytes([1; 32]), names(self.models)),
+            models: names(self.models).map(|model| held(&model)).collect(),
             unusable: Vec::new(),
-            shards: self.is_used().then(|| self.shard.clone()).into_iter().collect(),
+            shards: self.shards.clone(),
             plans: self.scheduler.plans().cloned().collect(),
             highest_epoch: Some(self.scheduler.highest()),
             sequences: SequenceCounts { running, ..SequenceCounts::default() },
@@ -228,12 +191,6 @@ impl Life {
         }
     }
 
-    /// Whether its worker is wanted, or sequences pass through it: else its supervisor lets go of it.
-    fn is_used(&self) -> bool {
-        let is_open = |host: &Host| !host.sequences().is_empty();
-        !self.wanted().is_empty() || self.host.as_ref().is_some_and(is_open)
-    }
-
     fn running(&self) -> Vec<RunningReport> {
         let owners = self.owners.iter();
         let report = |(sequence, owner): (&SequenceId, &Owner)| RunningReport {
@@ -243,25 +200,20 @@ impl Life {
         owners.map(report).collect()
     }
 
-    pub(super) fn offer(&self) -> Offer {
-        Offer::of(&model(), &self.scheduler.plan_table(), &self.view)
+    pub(super) fn offer(&self, model: &ModelName) -> Offer {
+        Offer::of(model, &self.scheduler.plan_table(), &self.view)
     }
 
-    /// The layers that plans want of it.
-    pub(super) fn wanted(&self) -> Vec<LayerRange> {
-        let own =
-            |plan: &Plan| plan.stage_of(self.me.node).filter(|(_, s)| s.incarnation == self.me);
-        let is_newer =
-            |plan: &&Plan| self.scheduler.plans().all(|in_force| in_force.epoch() < plan.epoch());
-        let prepared = self.prepared.as_deref().filter(is_newer);
-        let plans = self.scheduler.plans().chain(prepared);
-        let mut wanted = Vec::new();
-        for (_, stage) in plans.filter_map(own) {
-            if !wanted.contains(&stage.layers) {
-                wanted.push(stage.layers);
-            }
-        }
-        wanted
+    /// The number of a worker's next process.
+    pub(super) fn next_worker(&mut self, key: &WorkerKey) -> u64 {
+        let processes = self.processes.entry(key.clone()).or_default();
+        *processes += 1;
+        *processes
+    }
+
+    /// Whether a process was the worker's last.
+    pub(super) fn was_last(&self, key: &WorkerKey, number: u64) -> bool {
+        self.processes.get(key) == Some(&number)
     }
 }
 
@@ -270,17 +222,23 @@ impl World {
         let bug = self.setup.bug;
         let Some(node) = self.nodes.get_mut(&id) else { return };
         self.oracle.owner_died(node.end());
-        if bug != Some(Bug::LoseWrite) || node.generation == 0 {
-            node.generation += 1;
+        if bug != Some(Bug::LoseWrite) || node.boot_count == 0 {
+            node.boot_count += 1;
         }
-        let me = Incarnation { node: id, generation: node.generation };
+        let me = Incarnation { node: id, boot_count: node.boot_count };
         let sizing = Sizing { strategy: self.setup.strategy, ..SIZING };
-        node.life = Some(Life::new(me, sizing, &node.stored));
+        node.life = Some(Life::new(me, sizing, &node.stored, self.setup.models));
         self.away.remove(&id);
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
         self.after(Duration::ZERO, SimEvent::Tick(me));
-        self.after(MS, SimEvent::StartHost(me));
+        // What was in force before is wanted again.
+        let table = self.life(me).map(|life| life.scheduler.plan_table()).unwrap_or_default();
+        for plan in table.models.into_values().filter_map(|model| model.plan) {
+            if ShardKey::of(&plan, id).is_some() {
+                self.tell_workers(me, WorkersEvent::Load(plan));
+            }
+        }
     }
 
     pub(super) fn life(&mut self, me: Incarnation) -> Option<&mut Life> {
@@ -296,7 +254,10 @@ impl World {
             drop(self.send(me, other, Packet::Report(Box::new(report.clone()))));
         }
         let time = self.time();
-        self.host(me, |host, around| host.tick(time, around));
+        self.workers(me, WorkersEvent::Tick);
+        for key in self.hosts_of(me) {
+            self.host(me, &key, |host, around| host.tick(time, around));
+        }
         self.leave_if_drained(me);
     }
 
@@ -356,8 +317,9 @@ impl World {
             let pair = (owner.node.min(node.id), owner.node.max(node.id));
             let was_cut = self.last_cut.get(&pair).is_some_and(|at| *at >= began);
             let could_hear = !was_cut && node.frozen.is_none() && node.was_frozen < began;
-            let host = life.host.as_ref().filter(|_| could_hear)?;
-            host.sequences().stage_of(id).map(|_| life.me)
+            let mut hosts = life.hosts.values().filter_map(SimulatedHost::sequences);
+            let keeps = hosts.any(|open| open.stage_of(id).is_some());
+            (could_hear && keeps).then_some(life.me)
         };
         let owner_lives = self.nodes.get(&owner.node).is_some_and(|n| n.life() == Some(owner));
         let kept = self.nodes.values().filter(|_| owner_lives).find_map(keeps);
@@ -388,7 +350,7 @@ impl World {
         let view = View::of(life.members.values().cloned());
         life.view = view.clone();
         life.routes.look(time, &view);
-        self.host(me, |host, around| host.members(time, &view, around));
+        self.tell_workers(me, WorkersEvent::Members(view.clone()));
         self.plan(me, SchedulerEvent::Members(view.clone()));
         let Some(life) = self.life(me) else { return };
         let lost = life.owners.iter().flat_map(|(id, owner)| {
@@ -422,51 +384,21 @@ impl World {
         let Some(life) = self.life(me) else { return };
         let in_force: Vec<Plan> = life.scheduler.plans().cloned().collect();
         life.routes.follow(time, in_force.iter());
-        life.ever.extend(in_force.into_iter().map(|plan| (plan.epoch(), Arc::new(plan))));
-        if life.scheduler.plan_table() == before {
+        life.ever.extend(in_force.iter().map(|plan| (plan.epoch(), Arc::new(plan.clone()))));
+        let is_new = in_force != life.known;
+        life.known.clone_from(&in_force);
+        let is_known = life.scheduler.plan_table() == before;
+        let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
+        if is_new {
+            self.tell_workers(me, WorkersEvent::InForce(in_force));
+        }
+        if is_known {
             return;
         }
-        let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
-        self.hold(me);
         self.see_itself(me);
         for id in owners {
             self.tell(me, id, SequenceEvent::PlansChanged);
         }
-    }
-
-    pub(super) fn load(&mut self, me: Incarnation, plan: Arc<Plan>) {
-        let time = self.time();
-        let Some(life) = self.life(me) else { return };
-        life.ever.insert(plan.epoch(), Arc::clone(&plan));
-        life.routes.prepare(time, &plan);
-        life.prepared = Some(Arc::clone(&plan));
-        life.awaited.push(plan);
-        self.hold(me);
-        self.answer(me);
-    }
-
-    /// Tells the scheduler of layers that are loaded, or cannot be.
-    pub(super) fn answer(&mut self, me: Incarnation) {
-        let Some(life) = self.life(me) else { return };
-        let shard = life.shard.clone();
-        let mut answers = Vec::new();
-        life.awaited.retain(|plan| {
-            let layers = plan.stage_of(me.node).map(|(_, stage)| stage.layers);
-            let result = match shard.state {
-                _ if layers.is_none_or(|layers| shard.held.covers(layers)) => Ok(()),
-                ShardState::Failed => Err(shard.reason.clone()),
-                _ => return true,
-            };
-            answers.push(SchedulerEvent::ShardsLoaded { epoch: plan.epoch(), result });
-            false
-        });
-        answers.into_iter().for_each(|answer| self.plan(me, answer));
-    }
-
-    /// The shard of a node is in another state.
-    pub(super) fn changed(&mut self, me: Incarnation) {
-        self.see_itself(me);
-        self.answer(me);
     }
 
     pub(super) fn take_packet(&mut self, from: Incarnation, to: Incarnation, packet: Packet) {
@@ -491,7 +423,8 @@ impl World {
             bug == Some(Bug::RetireInForce) && newest.is_some_and(|newest| newest > header.epoch);
         match life.routes.way(&header) {
             Way::Stage(_) if is_retired => {
-                if let Some(refusal) = life.routes.refusal(&header, 0, None) {
+                if let Some(refusal) = life.routes.refusal(&header, 0, None, Unwilling::NotInForce)
+                {
                     self.send_to_owner(me, refusal);
                 }
             }
@@ -502,12 +435,14 @@ impl World {
             Way::Stage(plan) => self.take(me, &plan, &header, payload),
             Way::Holder(Some(plan))
                 if bug == Some(Bug::FencedRelease) && life.view.has_lost(&plan) => {}
-            Way::Holder(_) => self.release(me, &header),
+            Way::Holder(plan) => self.release(me, &header, plan.as_deref()),
             Way::Nowhere(stage, layers) => {
                 let old = life.ever.get(&header.epoch).cloned();
                 if let Some(old) = old.filter(|_| bug == Some(Bug::SkipEpochCheck)) {
                     self.take(me, &old, &header, payload);
-                } else if let Some(refusal) = life.routes.refusal(&header, stage, layers) {
+                } else if let Some(refusal) =
+                    life.routes.refusal(&header, stage, layers, Unwilling::NotInForce)
+                {
                     self.send_to_owner(me, refusal);
                 }
             }
@@ -516,12 +451,9 @@ impl World {
 
     pub(super) fn resume(&mut self, me: Incarnation) {
         let Some(life) = self.life(me) else { return };
-        let number = life.worker.as_ref().map(|worker| worker.number);
         let owners: Vec<SequenceId> = life.owners.keys().copied().collect();
         owners.iter().for_each(|id| self.sleep(me, *id));
-        if let Some(number) = number {
-            self.after(MS, SimEvent::Turn(me, number));
-        }
+        self.turn_all(me);
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -529,19 +461,27 @@ impl World {
         let has_ended = self.away.is_empty() && self.oracle.open_request().is_none();
         has_ended
             && self.now > settled
-            && self.nodes.values().all(|node| node.ready().is_some() && node.leftovers().is_none())
+            && self.nodes.values().all(|node| {
+                let is_ready = |model| node.ready(&model).is_some();
+                names(self.setup.models).all(is_ready) && node.leftovers().is_none()
+            })
     }
 
     pub(super) fn check_end(&mut self) {
         if let Some(request) = self.oracle.open_request() {
             self.oracle.violate(format!("request {request} has not ended"));
         }
-        let ready: Vec<_> = self.nodes.values().map(|n| n.ready().map(|p| p.epoch())).collect();
-        if ready.windows(2).any(|pair| pair.first() != pair.last()) || ready.contains(&None) {
-            let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
-            let obstacles = lives.map(|life| life.scheduler.obstacle(&model()).map(str::to_owned));
-            let obstacles: Vec<_> = obstacles.collect();
-            self.oracle.violate(format!("in the end the nodes serve by {ready:?}: {obstacles:?}"));
+        for model in names(self.setup.models) {
+            let ready = |node: &Node| node.ready(&model).map(|plan| plan.epoch());
+            let ready: Vec<_> = self.nodes.values().map(ready).collect();
+            if ready.windows(2).any(|pair| pair.first() != pair.last()) || ready.contains(&None) {
+                let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
+                let obstacles = lives.map(|life| life.scheduler.obstacle(&model));
+                let obstacles: Vec<_> = obstacles.map(|why| why.map(str::to_owned)).collect();
+                self.oracle.violate(format!(
+                    "in the end the nodes serve `{model}` by {ready:?}: {obstacles:?}"
+                ));
+            }
         }
         let leftovers: Vec<String> = self.nodes.values().filter_map(Node::leftovers).collect();
         for leftover in leftovers {
@@ -576,16 +516,19 @@ impl SchedulerRuntime for Around<'_> {
     }
 
     fn prepare(&mut self, plan: Arc<Plan>) {
-        self.world.load(self.me, plan);
+        let time = self.world.time();
+        if let Some(life) = self.world.life(self.me) {
+            life.ever.insert(plan.epoch(), Arc::clone(&plan));
+            life.routes.prepare(time, &plan);
+        }
+        self.world.tell_workers(self.me, WorkersEvent::Load(plan));
     }
 
     fn abandon(&mut self, epoch: Epoch) {
         if let Some(life) = self.world.life(self.me) {
             life.routes.abort(epoch);
-            life.awaited.retain(|plan| plan.epoch() != epoch);
-            life.prepared.take_if(|plan| plan.epoch() == epoch);
         }
-        self.world.hold(self.me);
+        self.world.tell_workers(self.me, WorkersEvent::Abort(epoch));
     }
 
     fn adopt(&mut self, plan: Plan) {
@@ -593,7 +536,8 @@ impl SchedulerRuntime for Around<'_> {
         self.world.oracle.in_force(&plan);
         self.world.note(|| format!("{me:?} has in force {plan}"));
         if let Some(node) = self.world.nodes.get_mut(&me.node) {
-            node.stored = vec![plan];
+            node.stored.retain(|stored| stored.model() != plan.model());
+            node.stored.push(plan);
         }
     }
 
@@ -604,6 +548,10 @@ impl SchedulerRuntime for Around<'_> {
 
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
         let (number, failovers) = (problem.number, problem.failovers());
+        if self.world.setup.standby {
+            let shards = problem.standby(self.me.node, &failovers);
+            self.world.tell_workers(self.me, WorkersEvent::Standby(shards));
+        }
         self.think(SchedulerEvent::FailoversPlanned { number, failovers });
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use planaria_config::{Epoch, Incarnation, LayerRange, SequenceId};
+use planaria_config::{Epoch, Incarnation, ModelName, SequenceId};
 use planaria_engine::fake::FakeStage;
-use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage as _, Step};
 use planaria_protocol::generation::{ClientEvent, FinishReason};
 use planaria_protocol::plan::Plan;
+
+use super::models::{all_layers, config};
 
 /// After this nothing goes wrong any more.
 pub(super) const LAST_FAULT: Duration = Duration::from_secs(8);
@@ -38,36 +39,21 @@ struct Asked {
     has_left: bool,
 }
 
-pub(super) fn model_config() -> FakeConfig {
-    FakeConfig {
-        num_hidden_layers: 8,
-        hidden_size: 2,
-        vocab_size: 50,
-        max_position_embeddings: 256,
-        step_micros: 0,
-        bytes_per_layer: 10 << 20,
-    }
-}
-
-/// All layers.
-pub(super) fn all_layers() -> LayerRange {
-    LayerRange::half_open(0, model_config().num_hidden_layers).unwrap()
-}
-
 impl Oracle {
     pub(super) fn violate(&mut self, what: String) {
         self.violation.get_or_insert(what);
     }
 
-    /// A request for so many tokens begins.
+    /// A request for so many tokens of a model begins.
     pub(super) fn asked(
         &mut self,
         request: u32,
+        model: &ModelName,
         prompt: &[u32],
         params: &SamplingParams,
         most: u32,
     ) {
-        let expected = undisturbed(prompt, params, most);
+        let expected = undisturbed(model, prompt, params, most);
         self.requests.insert(request, Asked { expected, told: 0, is_over: false, has_left: false });
     }
 
@@ -155,8 +141,8 @@ impl Oracle {
 }
 
 /// What follows a prompt when nothing goes wrong.
-fn undisturbed(prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
-    let mut stage = FakeStage::new(&model_config(), all_layers()).unwrap();
+fn undisturbed(model: &ModelName, prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
+    let mut stage = FakeStage::new(&config(model), all_layers()).unwrap();
     let (mut start, mut tokens, mut answer) = (0, prompt.to_vec(), Vec::new());
     while answer.len() < most as usize {
         let segment = Segment {

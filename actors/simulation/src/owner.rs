@@ -17,7 +17,8 @@ use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader};
 use rand::RngExt as _;
 
-use super::node::{Life, Node, model};
+use super::models::names;
+use super::node::{Life, Node};
 use super::{Bug, MS, Packet, SimEvent, World};
 
 pub(super) const PACE: Pace = Pace {
@@ -36,7 +37,7 @@ pub(super) struct Owner {
     first: Arc<Plan>,
     began: Duration,
     /// When it is woken.
-    pub(super) alarm: Option<Instant>,
+    pub(super) wakes_at: Option<Instant>,
 }
 
 impl World {
@@ -46,7 +47,11 @@ impl World {
             self.nodes.keys().filter(|node| !self.away.contains(node)).copied().collect();
         let node = present.get(self.rng.random_range(0..present.len().max(1))).copied();
         let me = node.and_then(|node| self.nodes.get(&node)?.life());
-        let plan = node.and_then(|node| self.nodes.get(&node)?.ready());
+        let served: Vec<_> = names(self.setup.models).collect();
+        let Some(model) = served.get(self.rng.random_range(0..served.len())).cloned() else {
+            return;
+        };
+        let plan = node.and_then(|node| self.nodes.get(&node)?.ready(&model));
         let (Some(me), Some(plan)) = (me.filter(|me| self.alive(*me).is_some()), plan) else {
             self.after(50 * MS, SimEvent::Ask(request));
             return;
@@ -59,17 +64,17 @@ impl World {
         let sampling =
             SamplingParams { temperature, seed, prompt_tokens, ..SamplingParams::greedy() };
         let max_tokens = self.rng.random_range(3..40);
-        self.oracle.asked(request, &prompt, &sampling, max_tokens);
+        self.oracle.asked(request, &model, &prompt, &sampling, max_tokens);
         let until = Until { eos: Vec::new(), max_tokens };
         let trace = TraceContext::new(u128::from(request) + 1, 1, true);
-        let asked = Request { model: model(), prompt, begun: Vec::new(), sampling, until, trace };
+        let asked = Request { model, prompt, begun: Vec::new(), sampling, until, trace };
         let id = SequenceId::from_bits(u128::from(request) + 1);
         self.note(|| format!("request {request} of {prompt_tokens} for {max_tokens} to {me:?}"));
         let began = self.now;
         let (sequence, actions) = Sequence::start(time, id, me, asked, Arc::clone(&plan), PACE);
         if let Some(life) = self.life(me) {
             let first = Arc::clone(&plan);
-            life.owners.insert(id, Owner { request, sequence, plan, first, began, alarm: None });
+            life.owners.insert(id, Owner { request, sequence, plan, first, began, wakes_at: None });
         }
         self.act(me, id, actions);
         self.sleep(me, id);
@@ -126,8 +131,8 @@ impl World {
     pub(super) fn sleep(&mut self, me: Incarnation, id: SequenceId) {
         let time = self.time();
         let Some(owner) = self.life(me).and_then(|life| life.owners.get_mut(&id)) else { return };
-        owner.alarm = owner.sequence.wake_at(time);
-        if let Some(at) = owner.alarm {
+        owner.wakes_at = owner.sequence.wake_at(time);
+        if let Some(at) = owner.wakes_at {
             self.after(at.saturating_duration_since(time), SimEvent::Wake(me, id));
         }
     }
@@ -135,7 +140,7 @@ impl World {
     pub(super) fn wake(&mut self, me: Incarnation, id: SequenceId) {
         let time = self.time();
         let Some(owner) = self.life(me).and_then(|life| life.owners.get_mut(&id)) else { return };
-        if owner.alarm.take_if(|at| *at <= time).is_some() {
+        if owner.wakes_at.take_if(|at| *at <= time).is_some() {
             self.tell(me, id, SequenceEvent::Tick);
         }
     }
@@ -210,7 +215,7 @@ impl SequenceRuntime for Around<'_> {
     fn recovered(&mut self, recovered: Recovered) {
         let request = self.request;
         self.world.oracle.recoveries += 1;
-        if recovered.cause.starts_with("no token came") {
+        if recovered.kind == "silence" {
             let what = format!("request {request}: nobody noticed that it stood still");
             self.world.oracle.violate(what);
         }

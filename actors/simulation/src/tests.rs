@@ -2,17 +2,25 @@ use planaria_config::Strategy;
 
 use super::*;
 
-const SETUP: Setup =
-    Setup { nodes: 4, faults: 4, requests: 4, strategy: Strategy::RingMemoryWeighted, bug: None };
+const SETUP: Setup = Setup {
+    nodes: 4,
+    faults: 4,
+    requests: 4,
+    models: 1,
+    standby: false,
+    strategy: Strategy::RingMemoryWeighted,
+    bug: None,
+};
 
-/// Three to five nodes, either strategy, and up to seven faults.
+/// Three to five nodes, either strategy, up to seven faults, one or two models, with standby layers or without.
 fn setup(seed: u64) -> Setup {
     let strategy = match seed / 3 % 2 {
         0 => Strategy::RingMemoryWeighted,
         _ => Strategy::Latency,
     };
     let (nodes, faults) = ([3, 4, 5][(seed % 3) as usize], [3, 4, 5, 7][(seed / 6 % 4) as usize]);
-    Setup { nodes, faults, strategy, ..SETUP }
+    let (models, standby) = (1 + u8::from(seed / 24 % 2 == 1), seed / 48 % 2 == 1);
+    Setup { nodes, faults, models, standby, strategy, ..SETUP }
 }
 
 fn number(name: &str, default: u64) -> u64 {

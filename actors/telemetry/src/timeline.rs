@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime};
 
 use planaria_pipeline::sequence::machine::SequenceAction;
-use planaria_pipeline::sequence::phases::Phases;
 use planaria_pipeline::sequence::recovery::Recovered;
+use planaria_pipeline::sequence::spans::SequenceSpans;
 use planaria_protocol::generation::ClientEvent;
 use planaria_protocol::trace_context::TraceContext;
 
@@ -15,7 +15,7 @@ use crate::traces::spans::Span;
 #[derive(Debug)]
 pub struct Timeline {
     request: TraceContext,
-    phases: Phases,
+    spans: SequenceSpans,
     sequence: String,
     began: SystemTime,
     /// When the first token came.
@@ -32,7 +32,7 @@ impl Timeline {
     pub fn new(now: SystemTime, request: TraceContext, sequence: String) -> Self {
         Self {
             request,
-            phases: Phases::within(request),
+            spans: SequenceSpans::within(request),
             sequence,
             began: now,
             first: None,
@@ -63,7 +63,7 @@ impl Timeline {
             SequenceAction::Tell(ClientEvent::Recovering) => {
                 if self.broken.is_none() {
                     self.broken = Some(now);
-                    self.phases.broken();
+                    self.spans.broken();
                 }
                 Vec::new()
             }
@@ -85,9 +85,9 @@ impl Timeline {
         let mut spans = Vec::new();
         if let Some(broken) = self.broken {
             // Nobody mended it.
-            let mut lost = self.below(self.phases.recovery(), "recovery", (broken, now));
+            let mut lost = self.below(self.spans.recovery(), "recovery", (broken, now));
             lost.error.clone_from(&self.error);
-            let rebuild = Span::within(self.phases.recovery(), "rebuild", 0, (broken, now));
+            let rebuild = Span::within(self.spans.recovery(), "rebuild", 0, (broken, now));
             spans.extend([lost, rebuild]);
         }
         match self.first {
@@ -106,7 +106,7 @@ impl Timeline {
     }
 
     fn span(&self, name: &'static str, times: (SystemTime, SystemTime)) -> Span {
-        Span::within(self.phases.sequence(), name, 0, times).with("sequence", self.sequence.clone())
+        Span::within(self.spans.sequence(), name, 0, times).with("sequence", self.sequence.clone())
     }
 
     /// A part of the sequence that is named already.
@@ -126,7 +126,7 @@ impl Timeline {
         let noticed = before(is_ready, ready);
         let began = before(noticed, detect);
         let has_plan = noticed + planned.unwrap_or_default();
-        let at = self.phases.recovery();
+        let at = self.spans.recovery();
         let whole = self
             .below(at, "recovery", (began, now))
             .with("cause", recovered.kind)
@@ -187,7 +187,7 @@ mod tests {
             times(&spans),
             [("prefill", 1000, 1300), ("decode", 1300, 1501), ("sequence", 1000, 1501)]
         );
-        let phases = Phases::within(request);
+        let phases = SequenceSpans::within(request);
         assert_eq!(spans[0].at, phases.prefill());
         assert_eq!(spans[1].at, phases.decode());
         assert_eq!((spans[2].at, spans[2].parent), (phases.sequence(), request));
@@ -214,7 +214,7 @@ mod tests {
                 ("resume", 1400, 1940),
             ]
         );
-        let mut phases = Phases::within(request);
+        let mut phases = SequenceSpans::within(request);
         phases.broken();
         assert_eq!(spans[0].link, Recovered::example().died);
         assert_eq!((spans[0].at, spans[0].parent), (phases.recovery(), phases.sequence()));

@@ -17,7 +17,7 @@ use planaria_engine::stage::{LoadProgress, SegmentError, SegmentOutput, Stage, S
 use planaria_mlx::{open_stage, probe_device};
 use planaria_pipeline::step_queue::{Next, Queue, Ticket, Work};
 use planaria_protocol::pipe::{
-    Command, Compute, Computed, Event, FRAME_CAP, Files, Outcome, Status, StepTaken,
+    Command, Compute, Computed, FRAME_CAP, Files, Outcome, Status, StepTaken, WorkerEvent,
     tokens_from_bytes,
 };
 use planaria_transport::{Frame, decode_message, encode_message};
@@ -100,18 +100,18 @@ fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::R
         Ok((Command::Open(model_dir, files), _)) => (model_dir, files),
         Ok((Command::Probe, _)) => {
             let probed = probe_device().map_err(|error| error.to_string());
-            return say(output, &Event::Probed(probed), Bytes::new());
+            return say(output, &WorkerEvent::Probed(probed), Bytes::new());
         }
         _ => return Err(io::Error::other("the first command was not to open a model")),
     };
     let stage = match open_same(&model_dir, &files).and_then(|dir| open_stage(&dir)) {
         Ok(stage) => stage,
         Err(error) => {
-            say(output, &Event::OpenFailed(error.to_string()), Bytes::new())?;
+            say(output, &WorkerEvent::OpenFailed(error.to_string()), Bytes::new())?;
             std::process::exit(SAID_WHY);
         }
     };
-    say(output, &Event::Opened, Bytes::new())?;
+    say(output, &WorkerEvent::Opened, Bytes::new())?;
     Worker::new(stage, output, Instant::now).run(commands)
 }
 
@@ -221,16 +221,16 @@ impl<W: Write> Worker<W> {
     fn hold(&mut self, layers: &LayerSet) -> io::Result<()> {
         let output = &mut self.output;
         let held = self.stage.hold(layers, &mut |LoadProgress { bytes_loaded, bytes_total }| {
-            let event = Event::Loading { done: bytes_loaded, total: bytes_total };
+            let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
             // A node that does not listen any more is noticed by the reader.
             drop(say(output, &event, Bytes::new()));
         });
         if let Err(error) = held {
             self.wanted.clear();
-            say(&mut self.output, &Event::HoldFailed(error.to_string()), Bytes::new())?;
+            say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())?;
         }
         let (layers, memory) = (self.stage.held().clone(), self.stage.memory());
-        say(&mut self.output, &Event::Holds { layers, memory }, Bytes::new())
+        say(&mut self.output, &WorkerEvent::Holds { layers, memory }, Bytes::new())
     }
 
     /// Takes in a command.
@@ -252,7 +252,7 @@ impl<W: Write> Worker<W> {
                 self.queue.release(sequence);
                 let tokens = tokens_from_bytes(&payload);
                 let progress = self.stage.recall(sequence, &tokens, &params);
-                let event = Event::StageProgress { sequence, attempt, progress };
+                let event = WorkerEvent::StageProgress { sequence, attempt, progress };
                 say(&mut self.output, &event, Bytes::new())?;
             }
             Command::Rewind { sequence, to } => {
@@ -286,7 +286,7 @@ impl<W: Write> Worker<W> {
         for ticket in reused {
             let (start, count) = (ticket.segment, 0);
             let computed = of(ticket, (start, count), Outcome::Reused, StepTaken::default());
-            write_event(&mut self.output, &Event::Computed(computed), Bytes::new())?;
+            write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
         }
         let places: Vec<(u32, u32)> = step
             .segments
@@ -325,7 +325,7 @@ impl<W: Write> Worker<W> {
                 Err(error) => (Outcome::Rejected(error), Bytes::new()),
             };
             let computed = Computed { more, ..of(ticket, place, outcome, taken) };
-            write_event(&mut self.output, &Event::Computed(computed), payload)?;
+            write_event(&mut self.output, &WorkerEvent::Computed(computed), payload)?;
         }
         self.output.flush()?;
         if (self.clock)().duration_since(self.said_at) >= STATUS_EVERY {
@@ -341,7 +341,7 @@ impl<W: Write> Worker<W> {
 
     /// Says why, and ends the process.
     fn fail<T>(&mut self, error: &StageError) -> io::Result<T> {
-        say(&mut self.output, &Event::Failed(error.to_string()), Bytes::new())?;
+        say(&mut self.output, &WorkerEvent::Failed(error.to_string()), Bytes::new())?;
         std::process::exit(SAID_WHY);
     }
 
@@ -357,7 +357,7 @@ impl<W: Write> Worker<W> {
         }
         self.said = self.status;
         tracing::debug!(status = ?self.status, "status");
-        say(&mut self.output, &Event::Status(self.status), Bytes::new())
+        say(&mut self.output, &WorkerEvent::Status(self.status), Bytes::new())
     }
 }
 
@@ -377,12 +377,12 @@ fn goes_on(result: &Result<SegmentOutput, SegmentError>) -> bool {
     matches!(result, Ok(SegmentOutput::Hidden(_) | SegmentOutput::Sampled(_)))
 }
 
-fn say(output: &mut impl Write, event: &Event, payload: Bytes) -> io::Result<()> {
+fn say(output: &mut impl Write, event: &WorkerEvent, payload: Bytes) -> io::Result<()> {
     write_event(output, event, payload)?;
     output.flush()
 }
 
-fn write_event(output: &mut impl Write, event: &Event, payload: Bytes) -> io::Result<()> {
+fn write_event(output: &mut impl Write, event: &WorkerEvent, payload: Bytes) -> io::Result<()> {
     let header = encode_message(event).map_err(io::Error::other)?;
     Frame { header, payload }.write_to(output, FRAME_CAP).map_err(io::Error::other)
 }

@@ -1,4 +1,4 @@
-//! One round: answers begin, a fault is done, and what follows is checked.
+//! One round: answers begin, a fault happens, and what follows is checked.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -225,7 +225,7 @@ fn judge(fault: Fault, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
     found.collect()
 }
 
-/// Where a fault is done.
+/// Where a fault happens.
 pub(super) struct Scene<'a> {
     pub(super) arena: &'a mut Arena,
     pub(super) drawn: &'a Drawn,

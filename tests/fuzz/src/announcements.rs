@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use planaria_config::{ClusterKey, Incarnation, NodeId};
 use planaria_control::dialing::{Dialing, MAX_ADDRESSES, Target, can_dial};
-use planaria_control::discovery::{Action, Announcement, AnnouncementKey, Discovery, Event};
+use planaria_control::discovery::{
+    Announcement, AnnouncementKey, Discovery, DiscoveryAction, DiscoveryEvent,
+};
 
 use crate::decisions::Decisions;
 
@@ -21,7 +23,7 @@ fn key(cluster: u8) -> AnnouncementKey {
 pub(crate) fn run(input: &[u8]) {
     let mut decisions = Decisions::new(input);
     let listen: SocketAddr = decisions.word(&LISTEN).parse().unwrap();
-    let me = Incarnation { node: NodeId::from_bytes([0; 32]), generation: 3 };
+    let me = Incarnation { node: NodeId::from_bytes([0; 32]), boot_count: 3 };
     let mut discovery = Discovery::new(me, listen, key(1));
     let mut dialing = Dialing::new(me.node, listen.ip(), []);
     let mut now = Instant::now();
@@ -30,14 +32,14 @@ pub(crate) fn run(input: &[u8]) {
         steps += 1;
         now += Duration::from_millis(decisions.up_to(2000) as u64);
         let event = match decisions.up_to(9) {
-            0 => Event::Removed(decisions.text(80)),
-            1 => Event::Advertised,
-            2 => Event::Unavailable(String::new()),
-            _ => Event::Resolved(announcement(&mut decisions)),
+            0 => DiscoveryEvent::Removed(decisions.text(80)),
+            1 => DiscoveryEvent::Advertised,
+            2 => DiscoveryEvent::Unavailable(String::new()),
+            _ => DiscoveryEvent::Resolved(announcement(&mut decisions)),
         };
-        if let Some(Action::Learn(incarnation, addresses)) = discovery.on(event) {
+        if let Some(DiscoveryAction::Learn(incarnation, addresses)) = discovery.on(event) {
             // Only what a member said, whoever repeats it.
-            assert!(incarnation.node != me.node && incarnation.generation < 3, "{incarnation}");
+            assert!(incarnation.node != me.node && incarnation.boot_count < 3, "{incarnation}");
             assert!(!addresses.is_empty() && addresses.len() <= MAX_ADDRESSES);
             assert!(addresses.iter().all(|address| can_dial(listen.ip(), *address)));
             dialing.announced(now, incarnation, addresses);
@@ -47,7 +49,7 @@ pub(crate) fn run(input: &[u8]) {
             dialing.learn(now, [(node(&mut decisions), somewhere)]);
         }
         if decisions.rarely(4) {
-            let incarnation = Incarnation { node: node(&mut decisions), generation: 1 };
+            let incarnation = Incarnation { node: node(&mut decisions), boot_count: 1 };
             if decisions.rarely(2) {
                 dialing.linked(now, incarnation, address(&mut decisions));
             } else {
@@ -99,8 +101,8 @@ fn address(decisions: &mut Decisions<'_>) -> SocketAddr {
 /// What an honest node of either cluster announces, and then something changed in it.
 fn announcement(decisions: &mut Decisions<'_>) -> Announcement {
     let cluster = if decisions.rarely(4) { 2 } else { 1 };
-    let generation = decisions.up_to(2) as u64;
-    let honest = Incarnation { node: node(decisions), generation };
+    let boot_count = decisions.up_to(2) as u64;
+    let honest = Incarnation { node: node(decisions), boot_count };
     let theirs = Discovery::new(honest, ([192, 0, 2, 9], PORT).into(), key(cluster));
     let mut properties: Vec<(String, Vec<u8>)> =
         theirs.properties().into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

@@ -65,7 +65,7 @@ pub(crate) fn digest() -> ModelDigest {
 
 pub(crate) fn run(input: &[u8]) {
     let mut decisions = Decisions::new(input);
-    let patience = Timeouts {
+    let timeouts = Timeouts {
         settle: Duration::from_secs(1),
         resend: Duration::from_secs(1),
         load: Duration::from_secs(60),
@@ -79,9 +79,9 @@ pub(crate) fn run(input: &[u8]) {
         max_sequences: decisions.number32(),
         streams: decisions.number32(),
     };
-    let me = Incarnation { node: node(0), generation: 1 };
+    let me = Incarnation { node: node(0), boot_count: 1 };
     let mut members = Members::new(me, address());
-    let mut scheduler = Scheduler::new(me.node, sizing, patience, &[]);
+    let mut scheduler = Scheduler::new(me.node, sizing, timeouts, &[]);
     let mut now = Instant::now();
     let mut steps = 0;
     while decisions.are_left() && steps < 40 {
@@ -90,19 +90,19 @@ pub(crate) fn run(input: &[u8]) {
         let event = match decisions.up_to(5) {
             0 => {
                 let peer = incarnation(&mut decisions);
-                let link = membership::Event::LinkUp(peer, address());
+                let link = membership::MemberEvent::LinkUp(peer, address());
                 members.on(now, link);
                 let state = *decisions.one_of(&STATES);
-                members.on(now, membership::Event::Became(peer, state));
+                members.on(now, membership::MemberEvent::Became(peer, state));
                 let report = report(&mut decisions);
-                let said = membership::Event::Reported(peer, report);
+                let said = membership::MemberEvent::Reported(peer, report);
                 members.on(now, said).map(SchedulerEvent::Members)
             }
             1 => members
-                .on(now, membership::Event::Own(report(&mut decisions)))
+                .on(now, membership::MemberEvent::Own(report(&mut decisions)))
                 .map(SchedulerEvent::Members),
             2 => members
-                .on(now, membership::Event::LinkDown(incarnation(&mut decisions)))
+                .on(now, membership::MemberEvent::LinkDown(incarnation(&mut decisions)))
                 .map(SchedulerEvent::Members),
             3 => any_plan(&mut decisions).map(|plan| SchedulerEvent::Commit(Box::new(plan))),
             4 => any_plan(&mut decisions)
@@ -156,7 +156,7 @@ pub(crate) fn run(input: &[u8]) {
 
 fn incarnation(decisions: &mut Decisions<'_>) -> Incarnation {
     let id = u8::try_from(decisions.up_to(usize::from(NODES))).unwrap();
-    Incarnation { node: node(id), generation: decisions.number() }
+    Incarnation { node: node(id), boot_count: decisions.number() }
 }
 
 fn any_plan(decisions: &mut Decisions<'_>) -> Option<Plan> {
@@ -289,7 +289,7 @@ fn desired(decisions: &mut Decisions<'_>) -> DesiredMap {
 
 /// A plan for one node.
 pub(crate) fn plan(counter: u64) -> Plan {
-    let incarnation = Incarnation { node: node(1), generation: 1 };
+    let incarnation = Incarnation { node: node(1), boot_count: 1 };
     Plan::new(PlanParts {
         epoch: Epoch { counter, planner: node(1) },
         model: "a".parse().unwrap(),
@@ -351,7 +351,7 @@ pub(crate) fn messages() -> Vec<Bytes> {
     let headers = bodies.map(|body| DataHeader {
         epoch: plan(1).epoch(),
         sequence: SequenceId::from_bits(9),
-        owner: Incarnation { node: node(1), generation: 1 },
+        owner: Incarnation { node: node(1), boot_count: 1 },
         attempt: 1,
         position: u32::MAX,
         trace,

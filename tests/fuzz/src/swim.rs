@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId};
-use planaria_control::membership::swim::{Action, Event, Swim};
+use planaria_control::membership::swim::{Swim, SwimAction, SwimEvent};
 
 use crate::decisions::Decisions;
 
@@ -12,7 +12,7 @@ use crate::decisions::Decisions;
 const LIVES: u8 = 4;
 
 fn life(id: u8) -> Incarnation {
-    Incarnation { node: NodeId::from_bytes([id; 32]), generation: 1 }
+    Incarnation { node: NodeId::from_bytes([id; 32]), boot_count: 1 }
 }
 
 /// What members send each other in the first second, to change and replay.
@@ -21,22 +21,22 @@ fn genuine(start: Instant) -> Vec<(u8, Bytes)> {
     let mut events = Vec::new();
     for here in 0..LIVES {
         for there in (0..LIVES).filter(|there| *there != here) {
-            events.push((here, Event::LinkUp(life(there), Duration::ZERO)));
+            events.push((here, SwimEvent::LinkUp(life(there), Duration::ZERO)));
         }
     }
     let mut sent = Vec::new();
     for step in 0..200 {
         let now = start + Duration::from_millis(step * 5);
-        events.extend((0..LIVES).map(|id| (id, Event::Tick)));
+        events.extend((0..LIVES).map(|id| (id, SwimEvent::Tick)));
         for (at, event) in std::mem::take(&mut events) {
             // One of them falls silent.
             if at == 3 && step > 50 {
                 continue;
             }
             for action in swims[usize::from(at)].on(now, event) {
-                if let Action::Send { to, datagram } = action {
+                if let SwimAction::Send { to, datagram } = action {
                     sent.push((at, datagram.clone()));
-                    events.push((to.as_bytes()[0], Event::Datagram(life(at), datagram)));
+                    events.push((to.as_bytes()[0], SwimEvent::Datagram(life(at), datagram)));
                 }
             }
         }
@@ -55,10 +55,10 @@ pub(crate) fn run(input: &[u8]) {
         now += Duration::from_millis(decisions.up_to(400) as u64);
         let peer = life(u8::try_from(decisions.up_to(usize::from(LIVES))).unwrap());
         let event = match decisions.up_to(6) {
-            0 => Event::LinkUp(peer, Duration::from_millis(decisions.up_to(2000) as u64)),
-            1 => Event::LinkDown(peer),
-            2 => Event::Hint(peer.node),
-            3 => Event::Datagram(peer, decisions.bytes(1200).into()),
+            0 => SwimEvent::LinkUp(peer, Duration::from_millis(decisions.up_to(2000) as u64)),
+            1 => SwimEvent::LinkDown(peer),
+            2 => SwimEvent::Hint(peer.node),
+            3 => SwimEvent::Datagram(peer, decisions.bytes(1200).into()),
             4 | 5 => {
                 let (from, datagram) = decisions.one_of(&genuine);
                 let mut datagram = datagram.to_vec();
@@ -69,9 +69,9 @@ pub(crate) fn run(input: &[u8]) {
                         *there = byte;
                     }
                 }
-                Event::Datagram(life(*from), datagram.into())
+                SwimEvent::Datagram(life(*from), datagram.into())
             }
-            _ => Event::Tick,
+            _ => SwimEvent::Tick,
         };
         let actions = swim.on(now, event);
         assert!(actions.len() < 1000, "an event that does not end");

@@ -7,7 +7,7 @@ use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::FakeConfig;
 use planaria_engine::sampler::{SamplingParams, sample};
 use planaria_engine::stage::{Stage, Step};
-use planaria_protocol::pipe::{Command, Compute, Event, Files, tokens_from_bytes};
+use planaria_protocol::pipe::{Command, Compute, Files, WorkerEvent, tokens_from_bytes};
 use planaria_transport::{Frame, decode_message, encode_message};
 
 use crate::cluster::digest;
@@ -21,7 +21,7 @@ pub(crate) fn run(mut input: &[u8]) {
         FakeStage::new(&config(), layers).unwrap()
     });
     while let Ok(Some(frame)) = Frame::read_from(&mut input, CAP) {
-        drop(decode_message::<Event>(&frame.header));
+        drop(decode_message::<WorkerEvent>(&frame.header));
         let Ok(command) = decode_message::<Command>(&frame.header) else {
             continue;
         };
@@ -138,9 +138,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         seeds.push(stream.clone());
     }
     for event in [
-        Event::Loading { done: 1, total: 2 },
-        Event::HoldFailed("x".to_owned()),
-        Event::Failed("x".to_owned()),
+        WorkerEvent::Loading { done: 1, total: 2 },
+        WorkerEvent::HoldFailed("x".to_owned()),
+        WorkerEvent::Failed("x".to_owned()),
     ] {
         let mut stream = Vec::new();
         let header = encode_message(&event).unwrap();

@@ -4,8 +4,8 @@ use crate::manifest::{dependencies, members};
 use crate::source::{Source, words};
 use crate::workspace::{Finding, check, is_manifest, is_rust};
 
-/// A crate of the workspace: its folder, its name after `planaria_`, and the crates that it may depend on. Siblings are not
-/// among each other's.
+/// A crate of the workspace: its folder, its name after `planaria_`, and the crates that it may depend on. Siblings
+/// are not among each other's.
 type Room = (&'static str, &'static str, &'static [&'static str]);
 
 /// The rooms, each after those that it stands on.

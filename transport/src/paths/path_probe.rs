@@ -1,7 +1,7 @@
-//! What one way to a peer is worth. Pure.
+//! What one path to a peer is worth. Pure.
 //!
 //! The round trip is that of a single packet. Then a train of packets follows at once: the time between the
-//! first and the last that is back is that which the others took on the narrowest line of the way, or on
+//! first and the last that is back is that which the others took on the narrowest line of the path, or on
 //! the slower of the two hosts. Where they come in one bunch, it is by how much longer the last one takes
 //! than the single packet did.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::probe::PROBE_BYTES;
 
-/// So many questions in a row without an answer, and the way is lost.
+/// So many questions in a row without an answer, and the path is lost.
 const LOST_AFTER: u32 = 3;
 
 /// A train follows every so many questions; and the first.
@@ -29,10 +29,10 @@ const FAST: u64 = 10_000_000;
 /// No host is taken to pass packets on faster than one in this time.
 const LEAST: Duration = Duration::from_micros(1);
 
-/// What a way is judged by: how long so many bytes take to the other side.
+/// What a path is judged by: how long so many bytes take to the other side.
 const BURDEN: f64 = 65_536.0;
 
-/// A way's measures.
+/// A path's measures.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PathProbe {
     asked: Option<Asked>,
@@ -147,7 +147,7 @@ impl PathProbe {
         }
     }
 
-    /// There and back, unless the way is lost or was not measured yet.
+    /// There and back, unless the path is lost or was not measured yet.
     pub(crate) const fn rtt(&self) -> Option<Duration> {
         self.rtt
     }
@@ -170,7 +170,7 @@ mod tests {
 
     const MICRO: Duration = Duration::from_micros(1);
 
-    /// A way that takes `rtt` and so many microseconds for each packet.
+    /// A path that takes `rtt` and so many microseconds for each packet.
     fn measure(probe: &mut PathProbe, now: &mut Instant, rtt: u32, each: u32) {
         let one = probe.ask(*now, 100);
         *now += (rtt + each) * MICRO;

@@ -11,7 +11,7 @@ fn route_to(to: SocketAddr, copies: &[SocketAddr]) -> Route {
 const MS: Duration = Duration::from_millis(1);
 
 /// A peer on two networks.
-fn two_ways() -> (Paths, SocketAddr, SocketAddr) {
+fn two_paths() -> (Paths, SocketAddr, SocketAddr) {
     let (first, second) = (at("10.0.0.2:8421"), at("10.1.0.2:8421"));
     let mut paths = Paths::default();
     paths.set(first, &[second], false);
@@ -27,8 +27,8 @@ fn who_has_one_address_is_left_alone() {
 }
 
 #[test]
-fn who_does_not_answer_is_tried_by_all_ways_until_heard() {
-    let (mut paths, first, second) = two_ways();
+fn who_does_not_answer_is_tried_on_all_paths_until_heard() {
+    let (mut paths, first, second) = two_paths();
     let start = Instant::now();
     assert_eq!(paths.route(first, start), route_to(first, &[]));
     paths.heard(first, start + MS);
@@ -48,8 +48,8 @@ fn who_does_not_answer_is_tried_by_all_ways_until_heard() {
 }
 
 #[test]
-fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
-    let (mut paths, first, second) = two_ways();
+fn who_is_doubted_is_tried_on_all_paths_until_the_one_in_use_answers() {
+    let (mut paths, first, second) = two_paths();
     let start = Instant::now();
     paths.heard(first, start);
     paths.probe_all_paths(first);
@@ -67,13 +67,13 @@ fn who_is_doubted_is_tried_by_all_ways_until_the_one_in_use_answers() {
 
 #[test]
 fn who_is_heard_by_another_way_only_is_answered_by_all() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let start = Instant::now();
     paths.heard(first, start);
-    // A copy of what came by the way in use.
+    // A copy of what came by the path in use.
     paths.heard(second, start + 5 * MS);
     assert_eq!(paths.route(first, start + 6 * MS).copies, []);
-    // The peer has lost that way and tries them all.
+    // The peer has lost that path and tries them all.
     paths.heard(second, start + 80 * MS);
     assert_eq!(paths.route(first, start + 81 * MS).copies, [second]);
     // Where it stays silent, this side leaves it too.
@@ -83,7 +83,7 @@ fn who_is_heard_by_another_way_only_is_answered_by_all() {
 
 #[test]
 fn traffic_returns_to_the_primary_when_it_is_well_again() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let mut now = Instant::now();
     paths.route(first, now);
     now += 400 * MS;
@@ -105,7 +105,7 @@ fn traffic_returns_to_the_primary_when_it_is_well_again() {
 
 #[test]
 fn a_primary_that_is_heard_now_and_then_is_not_well() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let mut now = Instant::now();
     paths.route(first, now);
     now += 400 * MS;
@@ -122,7 +122,7 @@ fn a_primary_that_is_heard_now_and_then_is_not_well() {
 
 #[test]
 fn a_quiet_link_is_not_a_lost_one() {
-    let (mut paths, first, _) = two_ways();
+    let (mut paths, first, _) = two_paths();
     let start = Instant::now();
     for beat in 0..100_u32 {
         let now = start + beat * 1000 * MS;
@@ -133,7 +133,7 @@ fn a_quiet_link_is_not_a_lost_one() {
 
 #[test]
 fn who_is_far_away_is_given_time() {
-    let (mut paths, first, _) = two_ways();
+    let (mut paths, first, _) = two_paths();
     let mut now = Instant::now();
     for _ in 0..20 {
         paths.route(first, now);
@@ -147,7 +147,7 @@ fn who_is_far_away_is_given_time() {
 
 #[test]
 fn nobody_can_take_the_address_of_another() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let (third, now) = (at("10.0.0.3:8421"), Instant::now());
     paths.set(third, &[first, second, third], false);
     assert_eq!(paths.heard(first, now), first);
@@ -157,12 +157,12 @@ fn nobody_can_take_the_address_of_another() {
 
 #[test]
 fn what_is_gone_is_forgotten() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let now = Instant::now();
     paths.heard(second, now);
     assert_eq!(paths.route(first, now).to, second);
     paths.set(first, &[at("10.2.0.2:8421")], false);
-    assert_eq!(paths.route(first, now).to, first, "the way in use is no way any more");
+    assert_eq!(paths.route(first, now).to, first, "the path in use is no path any more");
     paths.forget(first);
     assert_eq!(paths.heard(at("10.2.0.2:8421"), now), at("10.2.0.2:8421"));
     assert!(paths.peers.is_empty() && paths.primaries.is_empty());
@@ -191,20 +191,20 @@ fn a_peer_cannot_have_any_number_of_addresses() {
     assert_eq!(paths.primaries.len(), MOST_ALTERNATES);
 }
 
-/// Both sides of a peer with two paths, one round of measuring after another. `way` says how long a packet
-/// takes there and back by a way, and each of a train; `None` where it is lost.
+/// Both sides of a peer with two paths, one round of measuring after another. `path` says how long a packet
+/// takes there and back by a path, and each of a train; `None` where it is lost.
 fn measure(
     paths: &mut Paths,
     now: &mut Instant,
     nonce: &mut u64,
-    way: impl Fn(SocketAddr) -> Option<(u32, u32)>,
+    path: impl Fn(SocketAddr) -> Option<(u32, u32)>,
 ) {
     let inquiries = paths.inquire(*now, || {
         *nonce += 2;
         *nonce
     });
     for inquiry in inquiries {
-        let Some((rtt, each)) = way(inquiry.to) else {
+        let Some((rtt, each)) = path(inquiry.to) else {
             continue;
         };
         let single = *now + rtt * MS;
@@ -221,7 +221,7 @@ fn measure(
 
 /// Who dialed, and the peer's two addresses.
 fn chooser() -> (Paths, SocketAddr, SocketAddr) {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     paths.set(first, &[second], true);
     (paths, first, second)
 }
@@ -242,10 +242,10 @@ fn converse(paths: &mut Paths, primary: SocketAddr, now: &mut Instant, beats: u3
 fn a_clearly_better_way_is_preferred_after_a_while() {
     let (mut paths, first, second) = chooser();
     let (mut now, mut nonce) = (Instant::now(), 0);
-    let way = |address| Some(if address == first { (20, 2) } else { (2, 1) });
+    let path = |address| Some(if address == first { (20, 2) } else { (2, 1) });
     for _ in 0..=STEADY {
         assert_eq!(paths.current(first), first);
-        measure(&mut paths, &mut now, &mut nonce, way);
+        measure(&mut paths, &mut now, &mut nonce, path);
     }
     converse(&mut paths, first, &mut now, 50);
     assert_eq!(paths.current(first), second);
@@ -253,9 +253,9 @@ fn a_clearly_better_way_is_preferred_after_a_while() {
     assert_eq!(shown, [(first, false), (second, true)]);
     assert!(paths.all(first).iter().all(|path| path.bytes_per_second.is_some()));
     // One that is better by little changes nothing.
-    let way = |address| Some(if address == first { (19, 1) } else { (20, 1) });
+    let path = |address| Some(if address == first { (19, 1) } else { (20, 1) });
     for _ in 0..20 {
-        measure(&mut paths, &mut now, &mut nonce, way);
+        measure(&mut paths, &mut now, &mut nonce, path);
     }
     converse(&mut paths, first, &mut now, 50);
     assert_eq!(paths.current(first), second);
@@ -263,11 +263,11 @@ fn a_clearly_better_way_is_preferred_after_a_while() {
 
 #[test]
 fn who_was_dialed_follows_and_does_not_choose() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let (mut now, mut nonce) = (Instant::now(), 0);
-    let way = |address| Some(if address == first { (20, 2) } else { (2, 1) });
+    let path = |address| Some(if address == first { (20, 2) } else { (2, 1) });
     for _ in 0..20 {
-        measure(&mut paths, &mut now, &mut nonce, way);
+        measure(&mut paths, &mut now, &mut nonce, path);
     }
     converse(&mut paths, first, &mut now, 50);
     assert_eq!(paths.current(first), first);
@@ -297,14 +297,14 @@ fn traffic_returns_to_a_preferred_way_that_was_lost() {
         measure(&mut paths, &mut now, &mut nonce, cut);
         assert_eq!(paths.current(first), second);
     }
-    assert_eq!(paths.all(first)[0].rtt, None, "the way is shown as lost");
+    assert_eq!(paths.all(first)[0].rtt, None, "the path is shown as lost");
     converse(&mut paths, first, &mut now, 50);
     assert_eq!(paths.current(first), first);
 }
 
 #[test]
 fn who_has_returned_gives_the_other_side_time_to_follow() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let mut now = Instant::now();
     paths.route(first, now);
     now += 400 * MS;
@@ -312,7 +312,7 @@ fn who_has_returned_gives_the_other_side_time_to_follow() {
     while paths.current(first) == second {
         converse(&mut paths, first, &mut now, 1);
     }
-    // The peer has not heard as many copies yet, and goes by the other way for a while.
+    // The peer has not heard as many copies yet, and goes by the other path for a while.
     for _ in 0..8 {
         now += 100 * MS;
         paths.heard(second, now);
@@ -340,7 +340,7 @@ fn what_was_measured_is_kept_as_long_as_the_way() {
 
 #[test]
 fn what_goes_to_a_peer_that_has_moved_is_sent_from_wherever_that_leads() {
-    let (mut paths, first, second) = two_ways();
+    let (mut paths, first, second) = two_paths();
     let now = Instant::now();
     assert!(!paths.route(first, now).from_anywhere);
     paths.forget(first);

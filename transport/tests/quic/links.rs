@@ -17,7 +17,7 @@ async fn two_nodes_know_each_other_and_talk_both_ways() {
 
     assert_eq!(at_a.peer().incarnation.node, b.node_id());
     assert_eq!(at_b.peer().incarnation.node, a.node_id());
-    assert_eq!(at_a.peer().incarnation.generation, 1);
+    assert_eq!(at_a.peer().incarnation.boot_count, 1);
     assert_eq!((&at_a.peer().name[..], &at_b.peer().name[..]), ("b", "a"));
     assert_eq!(at_a.peer().info, "info of b");
     assert_eq!(at_b.peer().info, "info of a");
@@ -58,13 +58,13 @@ async fn each_may_dial_the_other_and_many_links_live_side_by_side() {
 async fn a_restart_is_a_new_incarnation_of_the_same_node() {
     let identity = Identity::generate().unwrap();
     let listener = node(1, "listener");
-    for generation in 1..=2 {
+    for boot_count in 1..=2 {
         let mut config = config("restarted");
-        config.hello.generation = generation;
+        config.hello.boot_count = boot_count;
         let endpoint = Endpoint::bind(&credentials(1, &identity), config).unwrap();
         let (_, seen) = link(&endpoint, &listener).await;
         assert_eq!(seen.peer().incarnation.node, identity.node_id());
-        assert_eq!(seen.peer().incarnation.generation, generation);
+        assert_eq!(seen.peer().incarnation.boot_count, boot_count);
     }
 }
 

@@ -10,13 +10,13 @@ use tokio::task::JoinHandle;
 
 use crate::support::{LOOPBACK, config, credentials, frame, next, node, number, soon};
 
-/// A way to a node that can be cut: it passes datagrams on, both ways, for a single caller.
-struct Way {
+/// A path to a node that can be cut: it passes datagrams on, both paths, for a single caller.
+struct Route {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Way {
+impl Route {
     async fn to(node: SocketAddr) -> Self {
         Self::slow(node, Duration::ZERO).await
     }
@@ -60,7 +60,7 @@ async fn pass(delay: Duration) {
     }
 }
 
-/// Frames that are sent both ways arrive, each once and in order, while `disturb` does its worst.
+/// Frames that are sent both paths arrive, each once and in order, while `disturb` does its worst.
 async fn talk(at_a: Link, at_b: Link, disturb: impl AsyncFnOnce()) {
     const FRAMES: u64 = 2000;
     let (to_b, mut from_b) = at_a.split();
@@ -90,26 +90,26 @@ async fn talk(at_a: Link, at_b: Link, disturb: impl AsyncFnOnce()) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_path_costs_no_frame() {
     let (a, b) = (node(1, "a"), node(1, "b"));
-    let way = Way::to(b.local_addr()).await;
-    let (dialed, accepted) = soon(async { tokio::join!(a.dial(way.address), b.accept()) }).await;
+    let path = Route::to(b.local_addr()).await;
+    let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
-    assert_eq!(at_a.peer().address, way.address);
+    assert_eq!(at_a.peer().address, path.address);
     // Both can do without it, if they know.
     at_a.set_alternates(&[b.local_addr()]);
     at_b.set_alternates(&[a.local_addr()]);
-    talk(at_a, at_b, async || way.cut().await).await;
+    talk(at_a, at_b, async || path.cut().await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_side_may_know_of_the_other_path_and_the_other_not() {
     let (a, b) = (node(1, "a"), node(1, "b"));
     let direct = b.local_addr();
-    let way = Way::to(direct).await;
-    let (dialed, accepted) = soon(async { tokio::join!(a.dial(way.address), b.accept()) }).await;
+    let path = Route::to(direct).await;
+    let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
     // Who dials may move, as QUIC has it; who was dialed follows.
     at_a.set_alternates(&[direct]);
-    talk(at_a, at_b, async || way.cut().await).await;
+    talk(at_a, at_b, async || path.cut().await).await;
 }
 
 /// A node that measures its paths more often than anybody would.
@@ -131,8 +131,8 @@ async fn goes_by(link: &LinkSender, address: SocketAddr) {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_use_a_way_that_is_measured_to_be_better() {
     let (a, b) = (measuring("a"), measuring("b"));
-    let way = Way::slow(b.local_addr(), Duration::from_millis(1)).await;
-    let (dialed, accepted) = soon(async { tokio::join!(a.dial(way.address), b.accept()) }).await;
+    let path = Route::slow(b.local_addr(), Duration::from_millis(1)).await;
+    let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
     at_a.set_alternates(&[b.local_addr()]);
     at_b.set_alternates(&[a.local_addr()]);

@@ -256,10 +256,10 @@ async fn oneself_and_ones_double() {
     lets_in(&here, &node(1, "good")).await;
 }
 
-/// A process that runs with an identity, in a generation.
-fn life(identity: &Identity, name: &str, generation: u64) -> Endpoint {
+/// A process that runs with an identity, as of a boot.
+fn life(identity: &Identity, name: &str, boot_count: u64) -> Endpoint {
     let mut config = config(name);
-    config.hello.generation = generation;
+    config.hello.boot_count = boot_count;
     Endpoint::bind(&credentials(1, identity), config).unwrap()
 }
 
@@ -268,7 +268,7 @@ async fn of_two_processes_with_one_identity_the_one_that_is_linked_stays() {
     let (here, identity) = (node(1, "here"), Identity::generate().unwrap());
     let first = life(&identity, "first", 5);
     let (at_first, at_here) = link(&first, &here).await;
-    let copies = [5, 6, 4].map(|generation| life(&identity, "copy", generation));
+    let copies = [5, 6, 4].map(|boot_count| life(&identity, "copy", boot_count));
     for copy in &copies {
         let error = soon(copy.dial(here.local_addr())).await.unwrap_err();
         assert!(matches!(error.refusal, Refusal::Twin { by: Party::Peer, .. }), "{error}");
@@ -309,7 +309,7 @@ async fn a_node_that_was_killed_and_started_again_is_let_in_while_its_former_lin
     let former = soon(linking).await.unwrap();
     process.shutdown_background();
     let (_, at_here) = link(&life(&identity, "again", 6), &here).await;
-    assert_eq!((at_here.peer().name.as_str(), at_here.peer().incarnation.generation), ("again", 6));
+    assert_eq!((at_here.peer().name.as_str(), at_here.peer().incarnation.boot_count), ("again", 6));
     let (former_link, _receiver) = at_former.split();
     let still_stands = tokio::time::timeout(Duration::ZERO, former_link.closed()).await.is_err();
     assert!(still_stands, "its silence was not waited for");
@@ -335,5 +335,5 @@ async fn the_certificate_says_who_it_is() {
     let _streams = raw_greet(&connection, &liar).await;
     let link = soon(here.accept()).await.unwrap().unwrap();
     assert_eq!(link.peer().incarnation.node, stranger.identity.node_id());
-    assert_eq!((link.peer().incarnation.generation, &link.peer().name[..]), (9, "raw"));
+    assert_eq!((link.peer().incarnation.boot_count, &link.peer().name[..]), (9, "raw"));
 }

@@ -68,7 +68,7 @@ impl Client {
         &self,
         client: &mut FailoverClient,
         body: &Value,
-        voice: &mut Console,
+        console: &mut Console,
     ) -> io::Result<Answered> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let (tell, mut heard) = mpsc::channel(EVENTS);
@@ -93,14 +93,14 @@ impl Client {
                         attempt = JoinSet::new();
                         wait = Some(at);
                     }
-                    Action::Show(text) => voice.show(&text)?,
+                    Action::Show(text) => console.show(&text)?,
                     Action::Replace(text) => {
-                        voice.break_off(
+                        console.break_off(
                             "the answer is another one this time; from its beginning:",
                         )?;
-                        voice.show(&text)?;
+                        console.show(&text)?;
                     }
-                    Action::Say(text) => voice.say(&text)?,
+                    Action::Say(text) => console.say(&text)?,
                     Action::End(ended) => return Ok(Answered::Ended(ended)),
                 }
             }

@@ -32,47 +32,52 @@ fn change(
     wanted: Option<DesiredSpec>,
 ) -> Result<Entry, ChangeError> {
     let mut waiting =
-        node.on(now, Event::Change { ticket: 0, model: name(model), wanted, again: false });
+        node.on(now, DesiredEvent::Change { ticket: 0, model: name(model), wanted, again: false });
     while let Some(action) = waiting.pop() {
         match action {
-            Action::Store { ticket: Some(ticket), .. } => {
-                waiting.extend(node.on(now, Event::Stored { ticket, result: Ok(()) }));
+            DesiredAction::Store { ticket: Some(ticket), .. } => {
+                waiting.extend(node.on(now, DesiredEvent::Stored { ticket, result: Ok(()) }));
             }
-            Action::Answer { result, .. } => return result,
+            DesiredAction::Answer { result, .. } => return result,
             _ => {}
         }
     }
     panic!("no answer");
 }
 
-fn tell(from: &Desired, to: &mut Desired, now: u64) -> Vec<Action> {
+fn tell(from: &Desired, to: &mut Desired, now: u64) -> Vec<DesiredAction> {
     let map = from.map().clone();
-    to.on(now, Event::Heard(map))
+    to.on(now, DesiredEvent::Heard(map))
 }
 
 #[test]
 fn a_change_is_in_force_once_it_is_stored() {
     let mut node = fresh(1);
-    let asked = node
-        .on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1), again: false });
-    let [Action::Store { ticket: Some(7), put, .. }] = asked.as_slice() else {
+    let asked = node.on(
+        NOON,
+        DesiredEvent::Change { ticket: 7, model: name("m"), wanted: context(1), again: false },
+    );
+    let [DesiredAction::Store { ticket: Some(7), put, .. }] = asked.as_slice() else {
         panic!("{asked:?}");
     };
     assert!(node.map().get(&name("m")).is_none());
     let (_, entry) = put[0].clone();
-    let stored = node.on(NOON, Event::Stored { ticket: 7, result: Ok(()) });
-    let published = Action::Publish(node.map().clone());
-    assert_eq!(stored, [published, Action::Answer { ticket: 7, result: Ok(entry) }]);
+    let stored = node.on(NOON, DesiredEvent::Stored { ticket: 7, result: Ok(()) });
+    let published = DesiredAction::Publish(node.map().clone());
+    assert_eq!(stored, [published, DesiredAction::Answer { ticket: 7, result: Ok(entry) }]);
     assert_eq!(node.map().get(&name("m")), Some(entry));
 }
 
 #[test]
 fn what_the_disk_refused_never_was() {
     let mut node = fresh(1);
-    node.on(NOON, Event::Change { ticket: 7, model: name("m"), wanted: context(1), again: false });
+    node.on(
+        NOON,
+        DesiredEvent::Change { ticket: 7, model: name("m"), wanted: context(1), again: false },
+    );
     let full = Err("no space left".to_owned());
-    let answer = node.on(NOON, Event::Stored { ticket: 7, result: full });
-    let [Action::Answer { result: Err(error), .. }] = answer.as_slice() else {
+    let answer = node.on(NOON, DesiredEvent::Stored { ticket: 7, result: full });
+    let [DesiredAction::Answer { result: Err(error), .. }] = answer.as_slice() else {
         panic!("{answer:?}");
     };
     assert!(error.to_string().contains("no space left"), "{error}");
@@ -86,42 +91,44 @@ fn what_the_disk_refused_is_stored_as_it_holds_when_it_can_be() {
     let kept = change(&mut node, NOON, "kept", context(1)).unwrap();
     change(&mut peer, NOON, "heard", context(2)).unwrap();
     let heard = tell(&peer, &mut node, NOON);
-    let Some(Action::Store { ticket: None, put, .. }) = heard.first() else { panic!("{heard:?}") };
+    let Some(DesiredAction::Store { ticket: None, put, .. }) = heard.first() else {
+        panic!("{heard:?}")
+    };
     let heard = put[0].1;
-    node.on(NOON, Event::Refused(vec![name("heard")]));
+    node.on(NOON, DesiredEvent::Refused(vec![name("heard")]));
     // Changes that were refused; the disk may hold them all the same.
     for (ticket, model, wanted) in [(1, "kept", None), (2, "new", context(3))] {
-        node.on(NOON, Event::Change { ticket, model: name(model), wanted, again: false });
+        node.on(NOON, DesiredEvent::Change { ticket, model: name(model), wanted, again: false });
     }
-    node.on(NOON, Event::Stored { ticket: 2, result: Err("full".to_owned()) });
+    node.on(NOON, DesiredEvent::Stored { ticket: 2, result: Err("full".to_owned()) });
     assert!(node.is_behind());
     node.on(
         NOON,
-        Event::Change { ticket: 3, model: name("heard"), wanted: context(4), again: false },
+        DesiredEvent::Change { ticket: 3, model: name("heard"), wanted: context(4), again: false },
     );
-    let action = node.on(NOON, Event::DiskReady);
+    let action = node.on(NOON, DesiredEvent::DiskReady);
     let forget = vec![name("new")];
-    assert_eq!(action, [Action::Store { ticket: None, put: vec![], forget }]);
+    assert_eq!(action, [DesiredAction::Store { ticket: None, put: vec![], forget }]);
 
     // What is on its way there was not overtaken.
     for ticket in [1, 3] {
-        node.on(NOON, Event::Stored { ticket, result: Err("full".to_owned()) });
+        node.on(NOON, DesiredEvent::Stored { ticket, result: Err("full".to_owned()) });
     }
-    let action = node.on(NOON, Event::DiskReady);
+    let action = node.on(NOON, DesiredEvent::DiskReady);
     let put = vec![(name("heard"), heard), (name("kept"), kept)];
-    assert_eq!(action, [Action::Store { ticket: None, put, forget: vec![] }]);
+    assert_eq!(action, [DesiredAction::Store { ticket: None, put, forget: vec![] }]);
     assert!(!node.is_behind());
-    assert_eq!(node.on(NOON, Event::DiskReady), []);
+    assert_eq!(node.on(NOON, DesiredEvent::DiskReady), []);
 }
 
 #[test]
 fn two_changes_on_their_way_to_the_disk_keep_their_order() {
     let mut node = fresh(1);
     for (ticket, wanted) in [(1, context(1)), (2, None), (3, context(3))] {
-        node.on(NOON, Event::Change { ticket, model: name("m"), wanted, again: false });
+        node.on(NOON, DesiredEvent::Change { ticket, model: name("m"), wanted, again: false });
     }
     for ticket in [3, 1, 2] {
-        node.on(NOON, Event::Stored { ticket, result: Ok(()) });
+        node.on(NOON, DesiredEvent::Stored { ticket, result: Ok(()) });
     }
     assert_eq!(node.map().get(&name("m")).unwrap().wanted, context(3));
 }
@@ -129,11 +136,14 @@ fn two_changes_on_their_way_to_the_disk_keep_their_order() {
 #[test]
 fn the_disk_is_left_with_what_holds() {
     let (mut node, mut peer) = (fresh(1), fresh(2));
-    node.on(NOON, Event::Change { ticket: 1, model: name("m"), wanted: context(1), again: false });
+    node.on(
+        NOON,
+        DesiredEvent::Change { ticket: 1, model: name("m"), wanted: context(1), again: false },
+    );
     change(&mut peer, NOON + 1, "m", context(2)).unwrap();
     tell(&peer, &mut node, NOON + 1);
-    let actions = node.on(NOON + 1, Event::Stored { ticket: 1, result: Ok(()) });
-    let Some(Action::Store { put, .. }) = actions.first() else { panic!("{actions:?}") };
+    let actions = node.on(NOON + 1, DesiredEvent::Stored { ticket: 1, result: Ok(()) });
+    let Some(DesiredAction::Store { put, .. }) = actions.first() else { panic!("{actions:?}") };
     assert_eq!(put[0].1.wanted, context(2));
 }
 
@@ -145,9 +155,10 @@ fn the_same_wish_twice_is_one_change() {
     assert!(change(&mut node, NOON + 2, "m", context(2)).unwrap().stamp > first.stamp);
     // Unless the model does not answer: then all are to hear that it was asked for again.
     let known = node.map().get(&name("m")).unwrap();
-    let again = Event::Change { ticket: 8, model: name("m"), wanted: context(2), again: true };
+    let again =
+        DesiredEvent::Change { ticket: 8, model: name("m"), wanted: context(2), again: true };
     let actions = node.on(NOON + 3, again);
-    let [Action::Store { put, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    let [DesiredAction::Store { put, .. }] = actions.as_slice() else { panic!("{actions:?}") };
     assert!(put[0].1.stamp > known.stamp && put[0].1.wanted == known.wanted);
     // What settings took for granted is another matter once somebody says it.
     let mut node = Desired::new(id(1), NOON, DesiredMap::granted(id(1), [name("m")]));
@@ -183,7 +194,10 @@ fn news_are_stored_and_passed_on_once() {
     change(&mut peer, NOON, "m", context(1)).unwrap();
     let actions = tell(&peer, &mut node, NOON);
     assert!(
-        matches!(actions.as_slice(), [Action::Store { ticket: None, .. }, Action::Publish(_)]),
+        matches!(
+            actions.as_slice(),
+            [DesiredAction::Store { ticket: None, .. }, DesiredAction::Publish(_)]
+        ),
         "{actions:?}"
     );
     assert_eq!(tell(&peer, &mut node, NOON), []);
@@ -208,7 +222,7 @@ fn a_machine_in_the_wrong_year_is_warned_of_and_can_be_overruled() {
     let (mut a, mut b) = (fresh(1), fresh(2));
     change(&mut a, NOON + 365 * DAY, "m", context(1)).unwrap();
     let actions = tell(&a, &mut b, NOON);
-    assert!(matches!(actions.first(), Some(Action::Distrust(..))), "{actions:?}");
+    assert!(matches!(actions.first(), Some(DesiredAction::Distrust(..))), "{actions:?}");
     assert_eq!(b.map().get(&name("m")).unwrap().wanted, context(1));
     change(&mut b, NOON, "m", context(2)).unwrap();
     tell(&b, &mut a, NOON + 365 * DAY);
@@ -265,7 +279,7 @@ fn tell_everybody(nodes: &mut [Desired], clocks: &[u64]) {
         for from in 0..NODES {
             let map = nodes[from].map().clone();
             for (node, clock) in nodes.iter_mut().zip(clocks) {
-                node.on(*clock, Event::Heard(map.clone()));
+                node.on(*clock, DesiredEvent::Heard(map.clone()));
             }
         }
     }
@@ -295,7 +309,7 @@ proptest! {
                 }
                 Step::Tell { from, to } => {
                     let map = nodes[from].map().clone();
-                    nodes[to].on(clocks[to], Event::Heard(map));
+                    nodes[to].on(clocks[to], DesiredEvent::Heard(map));
                 }
                 Step::Restart { node } => {
                     let byte = u8::try_from(node + 1).unwrap();

@@ -6,8 +6,8 @@ fn node(byte: u8) -> NodeId {
     NodeId::from_bytes([byte; 32])
 }
 
-fn life(byte: u8, generation: u64) -> Incarnation {
-    Incarnation { node: node(byte), generation }
+fn life(byte: u8, boot_count: u64) -> Incarnation {
+    Incarnation { node: node(byte), boot_count }
 }
 
 fn address(last: u8) -> SocketAddr {

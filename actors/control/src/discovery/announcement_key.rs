@@ -60,7 +60,7 @@ impl fmt::Debug for AnnouncementKey {
 /// Fields of fixed length, so that no two claims have the same bytes.
 fn claim(incarnation: Incarnation, port: u16) -> Vec<u8> {
     let mut claim = incarnation.node.as_bytes().to_vec();
-    claim.extend(incarnation.generation.to_be_bytes());
+    claim.extend(incarnation.boot_count.to_be_bytes());
     claim.extend(port.to_be_bytes());
     claim
 }
@@ -81,19 +81,19 @@ mod tests {
     #[test]
     fn a_tag_holds_for_its_cluster_its_life_and_its_port_only() {
         let node = NodeId::from_bytes([7; 32]);
-        let life = Incarnation { node, generation: 3 };
+        let life = Incarnation { node, boot_count: 3 };
         let tag = announcing(1).tag(life, 8421);
         assert!(announcing(1).made(&tag, life, 8421));
         assert!(!announcing(2).made(&tag, life, 8421));
         assert!(!announcing(1).made(&tag, life, 8422));
-        assert!(!announcing(1).made(&tag, Incarnation { node, generation: 4 }, 8421));
+        assert!(!announcing(1).made(&tag, Incarnation { node, boot_count: 4 }, 8421));
         let other = NodeId::from_bytes([8; 32]);
-        assert!(!announcing(1).made(&tag, Incarnation { node: other, generation: 3 }, 8421));
+        assert!(!announcing(1).made(&tag, Incarnation { node: other, boot_count: 3 }, 8421));
     }
 
     #[test]
     fn what_is_no_tag_is_refused() {
-        let life = Incarnation { node: NodeId::from_bytes([7; 32]), generation: 3 };
+        let life = Incarnation { node: NodeId::from_bytes([7; 32]), boot_count: 3 };
         let tag = announcing(1).tag(life, 8421);
         for wrong in [&tag[..31], &[], &[0; 32], &[tag.as_slice(), &[0]].concat()] {
             assert!(!announcing(1).made(wrong, life, 8421));

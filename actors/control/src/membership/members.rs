@@ -23,7 +23,7 @@ pub const MAX_OVER: usize = 256;
 
 /// What membership is told.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum MemberEvent {
     /// A link to this incarnation is up.
     LinkUp(Incarnation, SocketAddr),
     /// The link to this incarnation is lost.
@@ -79,14 +79,16 @@ impl Members {
     }
 
     /// Takes in an event; the new view when it changed.
-    pub fn on(&mut self, now: Instant, event: Event) -> Option<View> {
+    pub fn on(&mut self, now: Instant, event: MemberEvent) -> Option<View> {
         let changed = match event {
-            Event::LinkUp(life, _) | Event::LinkDown(life) | Event::Became(life, _)
+            MemberEvent::LinkUp(life, _)
+            | MemberEvent::LinkDown(life)
+            | MemberEvent::Became(life, _)
                 if life.node == self.me.node || self.is_ghost(life) =>
             {
                 false
             }
-            Event::LinkUp(life, address) => {
+            MemberEvent::LinkUp(life, address) => {
                 self.linked.insert(life.node, (life, address));
                 self.lost_at.remove(&life.node);
                 self.seen_at.insert(life.node, address);
@@ -94,7 +96,7 @@ impl Members {
                 let changed = self.refresh(now, life.node) || is_back;
                 self.replace(now) || changed
             }
-            Event::LinkDown(life) => {
+            MemberEvent::LinkDown(life) => {
                 if self.is_linked(life) {
                     self.linked.remove(&life.node);
                     self.lost_at.insert(life.node, now);
@@ -105,15 +107,15 @@ impl Members {
                 let changed = self.refresh(now, life.node);
                 self.replace(now) || changed
             }
-            Event::Became(life, state) => {
+            MemberEvent::Became(life, state) => {
                 self.judged.insert(life.node, (life, state));
                 self.refresh(now, life.node)
             }
-            Event::Forgotten(node) => {
+            MemberEvent::Forgotten(node) => {
                 self.judged.remove(&node);
                 false
             }
-            Event::Reported(life, report) => {
+            MemberEvent::Reported(life, report) => {
                 let (up, address) = *self.linked.get(&life.node)?;
                 if up != life {
                     return None;
@@ -122,12 +124,12 @@ impl Members {
                 self.reported.insert(life.node, (life, address, Arc::new(report)));
                 self.refresh(now, life.node)
             }
-            Event::Own(report) => {
+            MemberEvent::Own(report) => {
                 let report = Arc::new(report);
                 let (incarnation, address, state) = (self.me, self.address, NodeState::Alive);
                 self.put(Member { incarnation, state, address, report })
             }
-            Event::Tick => self.forget(now),
+            MemberEvent::Tick => self.forget(now),
         };
         let unlinked = self.unlinked(now);
         let relinked = self.unlinked != unlinked;

@@ -62,7 +62,7 @@ const QUESTIONS: usize = 8;
 
 /// What SWIM is told.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum SwimEvent {
     /// A link to this incarnation is up, with this round trip.
     LinkUp(Incarnation, Duration),
     /// The link to this incarnation is lost.
@@ -79,7 +79,7 @@ pub enum Event {
 
 /// What SWIM wants done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub enum SwimAction {
     /// Send a datagram over the link to this node.
     Send {
         /// To whom.
@@ -88,7 +88,7 @@ pub enum Action {
         datagram: Bytes,
     },
     /// This node should have answered by now: the way to it may be lost. The question that follows
-    /// goes by all ways.
+    /// goes on all paths.
     ProbeAllPaths(NodeId),
     /// This is what the cluster thinks of this incarnation now.
     Became(Incarnation, NodeState),
@@ -195,7 +195,7 @@ impl Swim {
     }
 
     /// Takes in an event.
-    pub fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub fn on(&mut self, now: Instant, event: SwimEvent) -> Vec<SwimAction> {
         if self.left {
             return Vec::new();
         }
@@ -205,21 +205,21 @@ impl Swim {
         let local = self.clock.local(now);
         let mut actions = Vec::new();
         match event {
-            Event::LinkUp(life, round_trip) => {
+            SwimEvent::LinkUp(life, round_trip) => {
                 self.links.insert(life.node, life);
                 self.answers.entry(life.node).or_default().slowest.note(local, round_trip);
                 self.greet(life);
             }
-            Event::LinkDown(life) => {
+            SwimEvent::LinkDown(life) => {
                 if self.links.get(&life.node) == Some(&life) {
                     self.links.remove(&life.node);
                     self.hint(local, life.node, &mut actions);
                 }
             }
-            Event::Datagram(from, datagram) => self.take(local, from, &datagram),
-            Event::Hint(node) => self.hint(local, node, &mut actions),
-            Event::Leave => self.leave(),
-            Event::Tick => {}
+            SwimEvent::Datagram(from, datagram) => self.take(local, from, &datagram),
+            SwimEvent::Hint(node) => self.hint(local, node, &mut actions),
+            SwimEvent::Leave => self.leave(),
+            SwimEvent::Tick => {}
         }
         self.settle(local, &mut actions);
         while let Some(entry) = self.timers.first_entry()
@@ -275,7 +275,7 @@ impl Swim {
         }
     }
 
-    fn fall_due(&mut self, local: Duration, due: Due, actions: &mut Vec<Action>) {
+    fn fall_due(&mut self, local: Duration, due: Due, actions: &mut Vec<SwimAction>) {
         match due {
             Due::Foca(timer) => {
                 self.outbox.changed |= matches!(timer, Timer::ChangeSuspectToDown { .. });
@@ -322,7 +322,7 @@ impl Swim {
         }
     }
 
-    fn hint(&mut self, local: Duration, node: NodeId, actions: &mut Vec<Action>) {
+    fn hint(&mut self, local: Duration, node: NodeId, actions: &mut Vec<SwimAction>) {
         let Some(identity) = self.member(node).map(|member| *member.id()) else {
             return;
         };
@@ -356,7 +356,7 @@ impl Swim {
     }
 
     /// Tells a suspect that it is one, and asks again later.
-    fn challenge(&mut self, local: Duration, identity: Identity, actions: &mut Vec<Action>) {
+    fn challenge(&mut self, local: Duration, identity: Identity, actions: &mut Vec<SwimAction>) {
         let node = identity.life.node;
         let Some((_, incarnation)) =
             self.accused.get(&node).filter(|(accused, _)| *accused == identity)
@@ -382,7 +382,7 @@ impl Swim {
         local: Duration,
         identity: Identity,
         news: Option<&foca::Member<Identity>>,
-        actions: &mut Vec<Action>,
+        actions: &mut Vec<SwimAction>,
     ) {
         let me = *self.foca.identity();
         // foca ignores answers that it does not wait for, but for the news in them.
@@ -396,18 +396,18 @@ impl Swim {
             questions.push((helper, Message::PingReq { target: identity, probe_number: number }));
         }
         self.answers.entry(node).or_default().ask(local, number);
-        actions.push(Action::ProbeAllPaths(node));
+        actions.push(SwimAction::ProbeAllPaths(node));
         for (to, message) in questions {
             if let Some(datagram) = packet::question(me, to, message, news)
                 && is_linked(&self.links, &to)
             {
-                actions.push(Action::Send { to: to.life.node, datagram });
+                actions.push(SwimAction::Send { to: to.life.node, datagram });
             }
         }
     }
 
     /// The direct answer is late. The question may have been lost, or the answer.
-    fn ask_twice(&mut self, local: Duration, identity: Identity, actions: &mut Vec<Action>) {
+    fn ask_twice(&mut self, local: Duration, identity: Identity, actions: &mut Vec<SwimAction>) {
         let answers = self.answers.entry(identity.life.node).or_default();
         let Some((number, _)) = answers.asked.back().copied() else {
             return;
@@ -417,8 +417,8 @@ impl Swim {
         if is_linked(&self.links, &identity)
             && let Some(datagram) = packet::question(me, identity, Message::Ping(number), None)
         {
-            actions.push(Action::ProbeAllPaths(identity.life.node));
-            actions.push(Action::Send { to: identity.life.node, datagram });
+            actions.push(SwimAction::ProbeAllPaths(identity.life.node));
+            actions.push(SwimAction::Send { to: identity.life.node, datagram });
         }
     }
 
@@ -442,7 +442,7 @@ impl Swim {
     }
 
     /// Carries out what foca wants, and tells what has changed.
-    fn settle(&mut self, local: Duration, actions: &mut Vec<Action>) {
+    fn settle(&mut self, local: Duration, actions: &mut Vec<SwimAction>) {
         let changed = std::mem::take(&mut self.outbox.changed);
         if changed && self.tell_changes(actions) && !self.left {
             // That somebody is gone travels at once, not with the next question.
@@ -483,13 +483,13 @@ impl Swim {
                 self.answers.entry(to.life.node).or_default().ask(local, number);
             }
             if is_linked(&self.links, &to) {
-                actions.push(Action::Send { to: to.life.node, datagram });
+                actions.push(SwimAction::Send { to: to.life.node, datagram });
             }
         }
     }
 
     /// Whether there was a death among them.
-    fn tell_changes(&mut self, actions: &mut Vec<Action>) -> bool {
+    fn tell_changes(&mut self, actions: &mut Vec<SwimAction>) -> bool {
         let mut deaths = false;
         let me = self.foca.identity().life.node;
         for member in self.foca.iter_membership_state().filter(|m| m.id().life.node != me) {
@@ -502,14 +502,14 @@ impl Swim {
             };
             let now = (identity.life, state);
             if self.told.insert(identity.life.node, now) != Some(now) {
-                actions.push(Action::Became(identity.life, state));
+                actions.push(SwimAction::Became(identity.life, state));
                 deaths |= state.is_over();
             }
         }
         deaths
     }
 
-    fn forget_the_dead(&mut self, local: Duration, actions: &mut Vec<Action>) {
+    fn forget_the_dead(&mut self, local: Duration, actions: &mut Vec<SwimAction>) {
         let due: Vec<NodeId> =
             self.forget.iter().filter(|(_, (at, _))| *at <= local).map(|(node, _)| *node).collect();
         for node in due {
@@ -519,7 +519,7 @@ impl Swim {
             if self.member(node).is_none() {
                 self.told.remove(&node);
                 self.answers.remove(&node);
-                actions.push(Action::Forgot(node));
+                actions.push(SwimAction::Forgot(node));
             }
         }
     }

@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn plan_of(node: u8, content: Content) -> Plan {
-        let incarnation = Incarnation { node: id(node), generation: 1 };
+        let incarnation = Incarnation { node: id(node), boot_count: 1 };
         let layers = LayerRange::inclusive(0, 11).unwrap();
         Plan::new(PlanParts {
             epoch: Epoch { counter: 1, planner: id(node) },

@@ -1,10 +1,10 @@
 //! The scheduler's decisions: plans, epochs, prepare and commit. No clock, no I/O.
 //!
-//! The live member with the lowest id plans. It sends every node of a new plan `Prepare`; when
-//! all have loaded their layers it sends everybody `Commit`. A node that cannot is left out for a
-//! while, longer each time (`failures`), and the rest planned anew. A plan that is given up while it is
-//! prepared is called off with `Abort`; without its planner it is called off by itself. Every other member adopts what it is told, and what it sees
-//! in reports, if its epoch is higher than what it knows.
+//! The live member with the lowest id plans. It sends every node of a new plan `Prepare`; when all have loaded their
+//! layers it sends everybody `Commit`. A node that cannot is left out for a while, longer each time (`failures`), and
+//! the rest planned anew. A plan that is given up while it is prepared is called off with `Abort`; without its
+//! planner it is called off by itself. Every other member adopts what it is told, and what it sees in reports, if its
+//! epoch is higher than what it knows.
 //!
 //! A plan that is not possible any more is replaced at once, if a single node is lost by the layout
 //! that was worked out for that loss. One that still is gives way to a division that takes at least
@@ -334,7 +334,7 @@ impl Scheduler {
         due && self.placing.is_none()
     }
 
-    /// What is foreseen for a model, for each node that holds layers of it: its layout without that
+    /// The failover plans of a model, for each node that holds layers of it: its layout without that
     /// node, or `None` if there is none. Empty until it is known.
     pub fn failovers(
         &self,
@@ -710,7 +710,7 @@ impl Scheduler {
                     let contenders = placed.contenders.clone();
                     let found = Settled { layout: placed.layout.clone(), contenders };
                     if let Some(layout) = self.choose(now, &model, placed) {
-                        // What was foreseen for a loss was dealt out among others.
+                        // A failover plan was dealt out among others.
                         let settled = Some(found).filter(|found| found.layout == layout);
                         self.prepare(now, model, layout, settled, actions);
                     }

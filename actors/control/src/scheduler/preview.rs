@@ -102,8 +102,8 @@ pub enum PreviewError {
     },
 }
 
-/// What the plan would be for these members, with these plans in force, on a node that plans with `own`. Takes as long as a
-/// search for one.
+/// What the plan would be for these members, with these plans in force, on a node that plans with `own`. Takes as
+/// long as a search for one.
 ///
 /// # Errors
 /// When the question names a node that is not there, or more than one.

@@ -109,9 +109,8 @@ pub(crate) async fn start_with(
         limits: options.limits,
     };
     let (shutdown, asked) = oneshot::channel();
-    let task = tokio::spawn(planaria_gateway::serve(listener, state, async {
-        drop(asked.await);
-    }));
+    let asked = Box::pin(async { drop(asked.await) });
+    let task = tokio::spawn(planaria_gateway::serve(listener, state, asked));
     Server { address, double, catalog, view, leaving, models_dir, shutdown: Some(shutdown), task }
 }
 

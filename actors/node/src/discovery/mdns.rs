@@ -8,7 +8,7 @@ use mdns_sd::{
     DaemonEvent, IfKind, IfPredicate, Receiver, ResolvedService, ScopedIp, ServiceDaemon,
     ServiceEvent, ServiceInfo, TxtProperty,
 };
-use planaria_control::discovery::{Announcement, Event};
+use planaria_control::discovery::{Announcement, DiscoveryEvent};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -96,7 +96,7 @@ impl Mdns {
     pub(super) async fn watch(
         self,
         heard: Heard,
-        tell: impl Fn(Event, OwnedSemaphorePermit),
+        tell: impl Fn(DiscoveryEvent, OwnedSemaphorePermit),
     ) -> String {
         let places = Arc::new(Semaphore::new(EVENTS));
         let tell = async |event| {
@@ -124,7 +124,7 @@ impl Mdns {
                     said = status.recv_async() => match said {
                         Ok(DaemonEvent::Announce(..) | DaemonEvent::IpAdd(_)) => {
                             silent_until = None;
-                            tell(Event::Advertised).await;
+                            tell(DiscoveryEvent::Advertised).await;
                         }
                         Ok(DaemonEvent::Error(error)) => tracing::debug!(%error, "mDNS"),
                         Ok(_) => {}
@@ -133,7 +133,7 @@ impl Mdns {
                     () = tokio::time::sleep_until(wake) => {
                         if silent_until.take_if(|until| *until <= Instant::now()).is_some() {
                             let reason = "no interface with an address takes multicast";
-                            tell(Event::Unavailable(reason.to_owned())).await;
+                            tell(DiscoveryEvent::Unavailable(reason.to_owned())).await;
                         }
                         if ask_again <= Instant::now() {
                             break;
@@ -174,10 +174,12 @@ fn interfaces(listen: SocketAddr) -> IfPredicate {
     })
 }
 
-fn seen(event: ServiceEvent) -> Option<Event> {
+fn seen(event: ServiceEvent) -> Option<DiscoveryEvent> {
     match event {
-        ServiceEvent::ServiceResolved(service) => Some(Event::Resolved(announcement(&service))),
-        ServiceEvent::ServiceRemoved(_, name) => Some(Event::Removed(name)),
+        ServiceEvent::ServiceResolved(service) => {
+            Some(DiscoveryEvent::Resolved(announcement(&service)))
+        }
+        ServiceEvent::ServiceRemoved(_, name) => Some(DiscoveryEvent::Removed(name)),
         _ => None,
     }
 }

@@ -25,7 +25,7 @@ async fn links_hear_of_a_member_that_was_found_and_of_nobody_else_though_mdns_en
     let mut forged = announcement(&stranger.for_discovery());
     forged.port += 1;
     for found in [forged, member] {
-        let heard = DiscoveryMessage::Heard(Event::Resolved(found), None);
+        let heard = DiscoveryMessage::Heard(DiscoveryEvent::Resolved(found), None);
         actor.cast(DiscoveryMessage::Ended("the thread of mDNS died".to_owned())).unwrap();
         actor.cast(heard).unwrap();
     }

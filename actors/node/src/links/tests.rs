@@ -9,10 +9,10 @@ use crate::parts::testing::{parts, recorded, told};
 /// A node whose links actor runs, and what its membership is told.
 async fn started(
     name: &str,
-    generation: u64,
+    boot_count: u64,
     join: Option<&Parts>,
 ) -> (Parts, ActorRef<LinksMessage>, UnboundedReceiver<MembershipMessage>) {
-    let node = parts(name, generation);
+    let node = parts(name, boot_count);
     let membership = recorded(&node.handles.membership.0).await;
     let mut deps = node.for_links();
     let seed = join.map(|other| other.endpoint.local_addr().to_string().parse().unwrap());

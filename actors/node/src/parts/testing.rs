@@ -37,21 +37,21 @@ pub(crate) fn cluster_key() -> ClusterKey {
 ///
 /// # Panics
 /// Outside a tokio runtime.
-pub(crate) fn parts(name: &str, generation: u64) -> Parts {
+pub(crate) fn parts(name: &str, boot_count: u64) -> Parts {
     let identity = Identity::generate().unwrap();
-    parts_of(name, &identity, generation)
+    parts_of(name, &identity, boot_count)
 }
 
 /// The same, of this identity.
-pub(crate) fn parts_of(name: &str, identity: &Identity, generation: u64) -> Parts {
+pub(crate) fn parts_of(name: &str, identity: &Identity, boot_count: u64) -> Parts {
     let flags = [("listen", "127.0.0.1:0"), ("api", "127.0.0.1:0"), ("models-dir", "nowhere")];
     let flags = flags.into_iter().map(|(key, value)| (key, vec![value.to_owned()])).collect();
     let machine = Machine { name, kernels: &[] };
     let (settings, _) = Settings::resolve(&flags, &[].into(), None, &machine).unwrap();
-    let me = Incarnation { node: identity.node_id(), generation };
+    let me = Incarnation { node: identity.node_id(), boot_count };
     let credentials = Credentials::derive(&cluster_key(), identity).unwrap();
     let hello = LocalHello {
-        generation,
+        boot_count,
         name: name.to_owned(),
         info: bytes::Bytes::new(),
         features: Features::understood().words(),
@@ -76,7 +76,7 @@ pub(crate) fn parts_of(name: &str, identity: &Identity, generation: u64) -> Part
 /// A peer for links within the process, that lists these features.
 pub(crate) fn peer(node: NodeId, features: &[&str]) -> Peer {
     Peer {
-        incarnation: Incarnation { node, generation: 1 },
+        incarnation: Incarnation { node, boot_count: 1 },
         name: format!("node-{}", node.short()),
         info: bytes::Bytes::new(),
         features: features.iter().map(|word| (*word).to_owned()).collect(),
@@ -113,11 +113,17 @@ impl<M: Message> Actor for Recorder<M> {
     }
 }
 
-/// Fills a mailbox with somebody who passes on all that is told there.
-pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
+/// Somebody who passes on all that is told to it.
+pub(crate) async fn recorder<M: Message>() -> (ActorRef<M>, UnboundedReceiver<M>) {
     #[expect(clippy::disallowed_methods, reason = "a test hears all that is told")]
     let (sender, heard) = unbounded_channel();
     let (actor, _) = Actor::spawn(None, Recorder(PhantomData), sender).await.unwrap();
+    (actor, heard)
+}
+
+/// Fills a mailbox with somebody who passes on all that is told there.
+pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
+    let (actor, heard) = recorder().await;
     mailbox.fill(actor);
     heard
 }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::parts::Parts;
 use crate::parts::testing::{parts, recorded, told};
-use crate::worker::WorkersMessage;
+use planaria_pipeline::stage::workers::WorkersEvent;
 
 /// A node that is alone and has the model that is to be served.
 async fn started() -> (Parts, ActorRef<SchedulerMessage>) {
@@ -35,7 +35,7 @@ async fn a_plan_is_loaded_then_told_and_written_down() {
     let mut workers = recorded(&node.handles.workers.0).await;
     let mut ledger = recorded(&node.handles.ledger.0).await;
     let plan = told(&mut workers, |message| match message {
-        WorkersMessage::Load(plan) => Some(plan),
+        WorkersEvent::Load(plan) => Some(plan),
         _ => None,
     })
     .await;
@@ -58,7 +58,7 @@ async fn a_node_that_cannot_load_says_why_and_the_model_is_unavailable() {
     let (node, actor) = started().await;
     let mut workers = recorded(&node.handles.workers.0).await;
     let plan = told(&mut workers, |message| match message {
-        WorkersMessage::Load(plan) => Some(plan),
+        WorkersEvent::Load(plan) => Some(plan),
         _ => None,
     })
     .await;

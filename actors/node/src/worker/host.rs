@@ -20,7 +20,7 @@ use planaria_engine::geometry::Geometry;
 use planaria_engine::processor::Processor;
 use planaria_pipeline::stage::host::{Host, HostRuntime, WorkerTimeouts};
 use planaria_pipeline::stage::sequences::StepEffects;
-use planaria_protocol::pipe::{Command, Event};
+use planaria_protocol::pipe::{Command, WorkerEvent};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport};
@@ -32,6 +32,7 @@ use tokio::sync::watch;
 
 use super::pinned::PinnedFiles;
 use super::process::{self, Heard, Worker};
+use super::queue_room::QueueRoom;
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::router::Router;
 use crate::watchdog::Watch;
@@ -69,40 +70,47 @@ pub struct Deps {
 
 /// Speaks to a host.
 #[derive(Debug, Clone)]
-pub struct WorkerHandle(ActorRef<HostMessage>);
+pub struct WorkerHandle {
+    inbox: ActorRef<HostMessage>,
+    room: QueueRoom,
+}
 
 impl WorkerHandle {
     /// Speaks to this host.
     #[must_use]
-    pub const fn new(host: ActorRef<HostMessage>) -> Self {
-        Self(host)
+    pub fn new(host: ActorRef<HostMessage>) -> Self {
+        Self { inbox: host, room: QueueRoom::new() }
     }
 
-    /// Takes a frame for these layers, sent under `plan`.
-    pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) {
+    /// Takes a frame for these layers, sent under `plan`, or gives its header back when so many bytes wait for the
+    /// worker that there is no room for it.
+    #[must_use]
+    pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) -> Option<DataHeader> {
+        let Some(payload) = self.room.reserve(payload) else { return Some(header) };
         // A host that is gone has told its sequences.
-        drop(self.0.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
+        drop(self.inbox.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
+        None
     }
 
     /// Forgets a sequence up to and with the attempt of this frame, if it is known.
     pub fn release(&self, header: &DataHeader) {
-        drop(self.0.cast(HostMessage::Release(header.sequence, header.attempt)));
+        drop(self.inbox.cast(HostMessage::Release(header.sequence, header.attempt)));
     }
 
     /// Holds these layers from now on, those first that are needed first, and besides them only what
     /// open sequences need.
     pub fn hold(&self, layers: Vec<LayerRange>) {
-        drop(self.0.cast(HostMessage::Hold(layers)));
+        drop(self.inbox.cast(HostMessage::Hold(layers)));
     }
 
     /// What was given up is worth another try.
     pub fn try_again(&self) {
-        drop(self.0.cast(HostMessage::TryAgain));
+        drop(self.inbox.cast(HostMessage::TryAgain));
     }
 
     /// The cluster changed.
     pub fn members(&self, view: View) {
-        drop(self.0.cast(HostMessage::Members(view)));
+        drop(self.inbox.cast(HostMessage::Members(view)));
     }
 }
 
@@ -396,17 +404,17 @@ impl HostRuntime for Around {
 }
 
 impl Around {
-    fn log(&self, event: &Event) {
+    fn log(&self, event: &WorkerEvent) {
         let model = &self.key.model;
         match event {
-            Event::Loading { done, total } => tracing::debug!(%model, done, total, "loading"),
-            Event::HoldFailed(reason) => {
+            WorkerEvent::Loading { done, total } => tracing::debug!(%model, done, total, "loading"),
+            WorkerEvent::HoldFailed(reason) => {
                 tracing::error!(%model, reason, "a layer cannot be loaded");
             }
-            Event::OpenFailed(reason) => {
+            WorkerEvent::OpenFailed(reason) => {
                 tracing::error!(%model, reason, "the model cannot be opened");
             }
-            Event::Failed(reason) => {
+            WorkerEvent::Failed(reason) => {
                 tracing::error!(%model, layers = %self.report.held, reason, "the backend failed");
             }
             _ => {}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use planaria_config::Settings;
 use planaria_engine::processor::Processor;
 use planaria_engine::speed::Probed;
-use planaria_protocol::pipe::{Command, Event};
+use planaria_protocol::pipe::{Command, WorkerEvent};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -27,7 +27,7 @@ pub async fn measure(settings: &Settings, processor: Processor) -> Result<Probed
     let worker = worker.map_err(|error| format!("no process could be started: {error}"))?;
     worker.send(Command::Probe, Bytes::new());
     match timeout(PATIENCE, heard.recv()).await {
-        Ok(Some(Heard::Event(Event::Probed(result), _))) => result,
+        Ok(Some(Heard::Event(WorkerEvent::Probed(result), _))) => result,
         Ok(Some(Heard::Exited(Ok(status)))) => Err(format!("its process ended with {status}")),
         Ok(other) => Err(format!("its process said something else: {other:?}")),
         Err(_) => Err(format!("it took longer than {PATIENCE:?}")),

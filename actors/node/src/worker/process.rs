@@ -44,7 +44,7 @@ pub(super) struct Worker {
 /// What the tasks of a worker bring.
 #[derive(Debug)]
 pub(super) enum Heard {
-    Event(pipe::Event, Bytes),
+    Event(pipe::WorkerEvent, Bytes),
     Unreadable(String),
     Exited(io::Result<ExitStatus>),
 }

@@ -1,3 +1,5 @@
+use planaria_config::NodeId;
+use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, Forward, Opening};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -9,7 +11,7 @@ use crate::parts::testing::{parts, plan, plan_of, recorded, told};
 use crate::scheduler::SchedulerMessage;
 use crate::sequence::SequencesMessage;
 
-async fn started() -> (Parts, ActorRef<WorkersMessage>, UnboundedReceiver<SchedulerMessage>) {
+async fn started() -> (Parts, ActorRef<WorkersEvent>, UnboundedReceiver<SchedulerMessage>) {
     let node = parts("here", 1);
     let scheduler = recorded(&node.handles.scheduler.0).await;
     let (actor, _) = Actor::spawn(None, WorkersActor, node.for_workers()).await.unwrap();
@@ -35,7 +37,7 @@ async fn what_cannot_be_loaded_is_answered_with_the_reason_and_looked_for() {
     let reason = loaded(&mut scheduler).await.unwrap_err();
     assert!(reason.contains("are not here"), "{reason}");
     assert!(inventory.recv().await.is_some(), "somebody looks for them");
-    let stranger = Incarnation { node: NodeId::from_bytes([9; 32]), generation: 1 };
+    let stranger = Incarnation { node: NodeId::from_bytes([9; 32]), boot_count: 1 };
     node.handles.workers.load(plan(4, &[(stranger, 0, 3)]));
     assert_eq!(loaded(&mut scheduler).await.unwrap_err(), "the plan has no stage for it");
     actor.stop(None);

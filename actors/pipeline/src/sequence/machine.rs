@@ -12,6 +12,11 @@
 //! same stages or by another plan (see [`recovery`](super::recovery)): it tells all of them the log, hears
 //! how far each layer is with it, and says from where each goes on (see [`resume_plan`]). From
 //! there on the log is sent as a prompt is.
+//!
+//! Where a sequence stands, and what is known only there, is its [`Phase`].
+
+mod frame_timer;
+mod phase;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,13 +28,14 @@ use planaria_protocol::generation::{
     ClientEvent, FinishReason, GenerationError, Request, Token, Until,
 };
 use planaria_protocol::plan::{Assignment, Plan};
-use planaria_protocol::resume::ResumePlan;
 use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader, Forward, Opening};
 
-use super::phases::{Phases, Piece};
+use self::frame_timer::FrameTimer;
+use self::phase::{Mending, Phase, Prefill, Rebuilding, Recalling, Sending};
 use super::recovery::{Broken, Due, Judged, Offer, Recovered, Seeking, Troubles};
 use super::resume_plan::{self, StageProgress};
+use super::spans::{Piece, SequenceSpans};
 
 /// What the owner learns about its sequence.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,19 +108,7 @@ pub struct Pace {
     pub waits: bool,
 }
 
-/// Nobody is suspected for a silence shorter than this: a few steps of a small model.
-const SUSPECT_AFTER: Duration = Duration::from_millis(100);
-/// The same before it is known how long a frame takes. Asking costs little, and long steps end it.
-const NOVICE: Duration = Duration::from_secs(1);
-/// As long as nothing comes, it is asked again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
-/// So often it is asked, while it waits for a place, whether the first stage knows of it: what was said of it
-/// may be lost with a link.
-const WAITS_STILL: Duration = Duration::from_secs(5);
-/// So many times the usual wait for a frame is unusual.
-const UNUSUAL: u32 = 4;
-
-/// The state.
+/// A generation, as its owner sees it.
 #[derive(Debug)]
 pub struct Sequence {
     id: SequenceId,
@@ -127,38 +121,15 @@ pub struct Sequence {
     began: usize,
     /// When the answer ends by itself, within the context of the plan that it began under.
     until: Until,
-    /// How often it began anew, and whether it may begin with what former sequences left.
+    /// How often it began anew.
     attempt: u16,
-    reuse: bool,
-    /// How far each stage is, by number, until all have said it; of an attempt that takes up what
-    /// there is.
-    recalling: Option<Vec<Option<StageProgress>>>,
-    /// From where each layer goes on then.
-    resume_plan: Option<ResumePlan>,
-    /// Positions of the log at the beginning of the attempt, which are sent as a prompt.
-    given: u32,
-    /// How many of them were sent to stage 0.
-    sent: u32,
-    /// How many of them the last stage took in.
-    absorbed: u32,
-    deadline: Instant,
-    /// When the last frame came, how long one usually takes, and since when that is too long: when it was
-    /// asked about last.
-    heard_at: Instant,
-    usual: Option<Duration>,
-    asked_at: Option<Instant>,
-    /// How often it was.
+    phase: Phase,
+    frames: FrameTimer,
+    /// How often it was asked whether the sequence goes on.
     checks: u32,
     troubles: Troubles,
-    /// While the first stage has no place for it: nothing of this attempt is there.
-    waiting: bool,
-    /// While there is no way to go on.
-    seeking: Option<Seeking>,
-    /// After that, until the first new token: what broke, and since when there is a way again.
-    mending: Option<(Broken, Instant)>,
-    done: bool,
     /// If it is traced.
-    phases: Option<Phases>,
+    spans: Option<SequenceSpans>,
     /// Frames that were not what should come next.
     stray: u64,
 }
@@ -181,29 +152,17 @@ impl Sequence {
             id,
             owner,
             began: log.len(),
-            given: length(&log),
             log,
             until: Until { max_tokens, ..request.until.clone() },
-            phases: request.trace.map(Phases::within),
+            spans: request.trace.map(SequenceSpans::within),
             request,
             plan,
             pace,
             attempt: 0,
-            reuse: true,
-            recalling: None,
-            resume_plan: None,
-            sent: 0,
-            absorbed: 0,
-            deadline: now + pace.step_timeout,
-            heard_at: now,
-            usual: None,
-            asked_at: None,
+            phase: Phase::prefill(true),
+            frames: FrameTimer::new(now, pace.step_timeout),
             checks: 0,
             troubles: Troubles::default(),
-            waiting: false,
-            seeking: None,
-            mending: None,
-            done: false,
             stray: 0,
         };
         let actions = sequence.send_chunks();
@@ -213,19 +172,17 @@ impl Sequence {
     /// When to tell `Tick`, if nothing else happens before.
     #[must_use]
     pub fn wake_at(&self, now: Instant) -> Option<Instant> {
-        if self.done {
-            return None;
-        }
-        match &self.seeking {
-            Some(seeking) => Some(seeking.wake_at(now)),
-            None => Some(self.ask_at().min(self.deadline)),
+        match &self.phase {
+            Phase::Done => None,
+            Phase::AwaitingPlan(seeking) => Some(seeking.wake_at(now)),
+            running => Some(self.frames.ask_at(running.waits()).min(self.frames.deadline())),
         }
     }
 
     /// Whether it has ended, well or not.
     #[must_use]
     pub const fn is_done(&self) -> bool {
-        self.done
+        matches!(self.phase, Phase::Done)
     }
 
     /// The plan under which it runs.
@@ -242,38 +199,25 @@ impl Sequence {
 
     /// Takes in an event.
     pub fn on(&mut self, now: Instant, event: SequenceEvent) -> Vec<SequenceAction> {
-        if self.done {
+        if self.is_done() {
             return Vec::new();
         }
+        let awaits_plan = matches!(self.phase, Phase::AwaitingPlan(_));
         match event {
             SequenceEvent::Frame(header) => self.on_frame(now, header),
             SequenceEvent::Offer(offer) => self.on_offer(now, offer),
-            SequenceEvent::PlansChanged if self.seeking.is_some() || self.waiting => {
+            SequenceEvent::PlansChanged if awaits_plan || self.phase.waits() => {
                 vec![SequenceAction::Seek]
             }
             SequenceEvent::PlansChanged => Vec::new(),
-            SequenceEvent::Unreachable(stage, reason) if self.seeking.is_none() => {
+            SequenceEvent::Unreachable(stage, reason) if !awaits_plan => {
                 let stage = self.plan.stage(stage);
                 let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
                 let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
                 self.broken(now, GenerationError::NotReady { node, layers, reason }, stage)
             }
             SequenceEvent::Unreachable(..) => Vec::new(),
-            SequenceEvent::NodeLost { life, name } => {
-                let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
-                let Some(stage) = stage.copied() else {
-                    return Vec::new();
-                };
-                let layers = stage.layers.to_string();
-                let error = GenerationError::NodeLost { node: name, layers };
-                let Some(seeking) = &mut self.seeking else {
-                    return self.broken(now, error, Some(stage));
-                };
-                if seeking.broken.from == self.plan.epoch() {
-                    seeking.broken.explain(life.node, error);
-                }
-                Vec::new()
-            }
+            SequenceEvent::NodeLost { life, name } => self.on_loss(now, life, name),
             SequenceEvent::ClientGone => self.end(None),
             SequenceEvent::ClientTooSlow => self.fail(GenerationError::ClientTooSlow),
             SequenceEvent::ShuttingDown => self.fail(GenerationError::ShuttingDown),
@@ -281,8 +225,24 @@ impl Sequence {
         }
     }
 
+    fn on_loss(&mut self, now: Instant, life: Incarnation, name: String) -> Vec<SequenceAction> {
+        let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
+        let Some(stage) = stage.copied() else {
+            return Vec::new();
+        };
+        let layers = stage.layers.to_string();
+        let error = GenerationError::NodeLost { node: name, layers };
+        let Phase::AwaitingPlan(seeking) = &mut self.phase else {
+            return self.broken(now, error, Some(stage));
+        };
+        if seeking.broken.from == self.plan.epoch() {
+            seeking.broken.explain(life.node, error);
+        }
+        Vec::new()
+    }
+
     fn on_tick(&mut self, now: Instant) -> Vec<SequenceAction> {
-        if let Some(seeking) = &mut self.seeking {
+        if let Phase::AwaitingPlan(seeking) = &mut self.phase {
             let mut actions = Vec::new();
             if seeking.is_sign_due(now) {
                 actions.push(SequenceAction::Tell(ClientEvent::Recovering));
@@ -294,46 +254,27 @@ impl Sequence {
             }
             return actions;
         }
-        if now >= self.deadline {
+        if now >= self.frames.deadline() {
             let seconds = u32::try_from(self.pace.step_timeout.as_secs()).unwrap_or(u32::MAX);
             return self.broken(now, GenerationError::TimedOut { seconds }, None);
         }
-        if now >= self.ask_at() {
-            self.asked_at = Some(now);
-            if self.waiting {
-                self.checks = self.checks.wrapping_add(1);
-                let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
-                return vec![SequenceAction::Forward(self.header(0, check))];
-            }
-            let others = self.plan.nodes().filter(|node| *node != self.owner.node);
-            self.checks = self.checks.wrapping_add(1);
-            let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
-            let check = self.header(self.sent, check);
-            return vec![SequenceAction::Suspect(others.collect()), SequenceAction::Forward(check)];
+        let waits = self.phase.waits();
+        if now < self.frames.ask_at(waits) {
+            return Vec::new();
         }
-        Vec::new()
-    }
-
-    /// When to ask, if nothing is heard until then, whether nodes are there and the sequence goes on.
-    fn ask_at(&self) -> Instant {
-        if self.waiting {
-            let patience = WAITS_STILL.min(self.pace.step_timeout / 3);
-            return self.asked_at.unwrap_or(self.heard_at) + patience;
+        self.frames.asked(now);
+        self.checks = self.checks.wrapping_add(1);
+        let position = match &self.phase {
+            Phase::Decode => length(&self.log),
+            _ => self.phase.sending().filter(|_| !waits).map_or(0, |sending| sending.sent),
+        };
+        let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
+        let check = SequenceAction::Forward(self.header(position, check));
+        if waits {
+            return vec![check];
         }
-        let usual = self.usual.map_or(NOVICE, |usual| usual.saturating_mul(UNUSUAL));
-        let patience = usual.max(SUSPECT_AFTER);
-        self.asked_at.map_or(self.heard_at + patience, |asked| asked + patience.max(ASK_AGAIN))
-    }
-
-    /// A sign that all goes well.
-    fn heard(&mut self, now: Instant) {
-        let took = now.saturating_duration_since(self.heard_at);
-        // An average over about eight frames; a break is no habit.
-        let usual = self.usual.map_or(took, |usual| (usual * 7 + took) / 8);
-        self.usual = Some(usual.min(self.pace.step_timeout));
-        self.heard_at = now;
-        self.asked_at = None;
-        self.deadline = now + self.pace.step_timeout;
+        let others = self.plan.nodes().filter(|node| *node != self.owner.node);
+        vec![SequenceAction::Suspect(others.collect()), check]
     }
 
     /// The attempt came to nothing, at this stage, if that is known.
@@ -343,32 +284,33 @@ impl Sequence {
         error: GenerationError,
         at: Option<Assignment>,
     ) -> Vec<SequenceAction> {
-        let has_begun = self.log.len() > self.began || self.mending.is_some();
+        let died = self.died(at, &error);
+        let mut actions = self.waits_no_more();
+        let mending = self.phase.take_mending();
+        let has_begun = self.log.len() > self.began || mending.is_some();
         let may_go_on =
             self.troubles.may_go_on(now, &error, has_begun) && self.attempt < u16::MAX - 1;
         if !may_go_on {
             return self.fail(error);
         }
-        let died = self.died(at, &error);
-        let mut actions = self.waits_no_more();
         self.attempt += 1;
-        let is_news = self.mending.is_none();
-        let broken = match self.mending.take() {
+        let is_news = mending.is_none();
+        let broken = match mending {
             // The same break: what mended it broke as well.
-            Some((broken, _)) => Broken { tries: broken.tries + 1, ..broken },
+            Some(Mending { broken, .. }) => Broken { tries: broken.tries + 1, ..broken },
             None => Broken {
                 error: error.clone(),
                 at: now,
                 from: self.plan.epoch(),
-                detect: now.saturating_duration_since(self.heard_at),
+                detect: self.frames.silence(now),
                 died,
                 tries: 0,
             },
         };
-        self.seeking = Some(Seeking::new(now, broken, error));
+        self.phase = Phase::AwaitingPlan(Seeking::new(now, broken, error));
         if is_news {
-            if let Some(phases) = &mut self.phases {
-                phases.broken();
+            if let Some(spans) = &mut self.spans {
+                spans.broken();
             }
             actions.push(SequenceAction::Tell(ClientEvent::Recovering));
         }
@@ -378,28 +320,31 @@ impl Sequence {
 
     /// The span at which it broke, if it is known at which stage; else all that it may have been.
     fn died(&self, at: Option<Assignment>, error: &GenerationError) -> Vec<(NodeId, TraceContext)> {
-        let Some(phases) = self.phases else {
+        let Some(spans) = self.spans else {
             return Vec::new();
         };
-        let length = length(&self.log);
-        let is_decode = length > self.given;
-        let position = if is_decode { length - 1 } else { self.absorbed };
+        let is_decode = matches!(self.phase, Phase::Decode);
+        let position = match self.phase.sending() {
+            _ if is_decode => length(&self.log) - 1,
+            Some(sending) => sending.absorbed,
+            None => 0,
+        };
         let is_gone = !matches!(error, GenerationError::StageFailed { .. });
         let nodes = (0..).zip(self.plan.nodes());
         nodes
             .filter(|(_, node)| at.is_none_or(|stage| stage.incarnation.node == *node))
             .map(|(stage, node)| {
                 let piece = Piece { stage, attempt: self.attempt, position };
-                (node, phases.died(is_decode, &self.plan, piece, is_gone))
+                (node, spans.died(is_decode, &self.plan, piece, is_gone))
             })
             .collect()
     }
 
     fn on_offer(&mut self, now: Instant, offer: Offer) -> Vec<SequenceAction> {
         let length = length(&self.log);
-        let Some(seeking) = &mut self.seeking else {
+        let Phase::AwaitingPlan(seeking) = &mut self.phase else {
             return match offer {
-                Offer::Ready(plan) if self.waiting => self.wait_elsewhere(now, plan, length),
+                Offer::Ready(plan) if self.phase.waits() => self.wait_elsewhere(now, plan, length),
                 _ => Vec::new(),
             };
         };
@@ -412,15 +357,13 @@ impl Sequence {
             Judged::Resume(plan) => {
                 let mut broken = seeking.broken.clone();
                 broken.goes_on_under(&plan);
-                self.seeking = None;
-                self.mending = Some((broken, now));
                 let mut actions = Vec::new();
                 if plan.epoch() != self.plan.epoch() {
                     actions.push(SequenceAction::Moved(Arc::clone(&plan), self.attempt));
                 }
                 self.plan = plan;
-                self.begin(now);
-                actions.push(self.recall());
+                self.frames.begin(now);
+                actions.push(self.recall(Mending { broken, planned_at: now }));
                 actions
             }
         }
@@ -428,10 +371,12 @@ impl Sequence {
 
     /// The first stage has no place for it yet.
     fn waits(&mut self, now: Instant) -> Vec<SequenceAction> {
-        self.heard_at = now;
-        self.asked_at = None;
-        self.deadline = now + self.pace.step_timeout;
-        if std::mem::replace(&mut self.waiting, true) {
+        let Some(waits) = self.phase.waits_mut() else {
+            return self.is_stray();
+        };
+        let is_known = std::mem::replace(waits, true);
+        self.frames.wait_anew(now);
+        if is_known {
             return Vec::new();
         }
         // There may be another plan meanwhile, with places that are free.
@@ -442,26 +387,23 @@ impl Sequence {
     fn granted(&mut self, now: Instant) -> Vec<SequenceAction> {
         let mut actions = self.waits_no_more();
         if actions.is_empty() {
-            self.stray += 1;
-            return actions;
+            return self.is_stray();
         }
-        self.heard_at = now;
-        self.asked_at = None;
-        self.deadline = now + self.pace.step_timeout;
-        if self.recalling.is_some() {
+        self.frames.wait_anew(now);
+        if let Phase::Recalling(_) = &self.phase {
             // The others have heard it.
             let open = Box::new(self.opening(false));
             let recall = self.header(0, DataBody::StateQuery { stage: 0, open });
             actions.push(SequenceAction::All(vec![recall], Some(self.log.as_slice().into())));
-        } else {
-            (self.sent, self.absorbed) = (0, 0);
+        } else if let Phase::Prefill(Prefill { reuse, .. }) = &self.phase {
+            self.phase = Phase::prefill(*reuse);
             actions.extend(self.send_chunks());
         }
         actions
     }
 
     fn waits_no_more(&mut self) -> Vec<SequenceAction> {
-        let waited = std::mem::take(&mut self.waiting);
+        let waited = self.phase.waits_mut().is_some_and(std::mem::take);
         waited.then_some(SequenceAction::Waits(false)).into_iter().collect()
     }
 
@@ -480,20 +422,21 @@ impl Sequence {
         let mut actions = self.waits_no_more();
         self.attempt += 1;
         actions.push(SequenceAction::Moved(Arc::clone(&plan), self.attempt));
-        let has_recalled = self.recalling.is_some();
         self.plan = plan;
-        self.begin(now);
-        if has_recalled {
-            actions.push(self.recall());
-        } else {
+        self.frames.begin(now);
+        if let Phase::Prefill(Prefill { reuse, .. }) = &self.phase {
+            self.phase = Phase::prefill(*reuse);
             actions.extend(self.send_chunks());
+        } else if let Some(mending) = self.phase.take_mending() {
+            actions.push(self.recall(mending));
         }
         actions
     }
 
     /// Asks all stages how far they are.
-    fn recall(&mut self) -> SequenceAction {
-        self.recalling = Some(vec![None; self.plan.stages().len()]);
+    fn recall(&mut self, mending: Mending) -> SequenceAction {
+        let answers = vec![None; self.plan.stages().len()];
+        self.phase = Phase::Recalling(Recalling { mending, answers, waits: false });
         let opening = self.opening(false);
         let body = |stage| DataBody::StateQuery { stage, open: Box::new(opening.clone()) };
         SequenceAction::All(self.to_all(body), Some(self.log.as_slice().into()))
@@ -507,7 +450,7 @@ impl Sequence {
             reuse,
             prefix: Vec::new(),
             waits: self.pace.waits,
-            trace: self.phases.map(Phases::decode),
+            trace: self.spans.map(SequenceSpans::decode),
         }
     }
 
@@ -518,25 +461,25 @@ impl Sequence {
         stage: u16,
         recalled: StageProgress,
     ) -> Vec<SequenceAction> {
-        let Some(answers) = &mut self.recalling else {
-            self.stray += 1;
-            return Vec::new();
+        let Phase::Recalling(recalling) = &mut self.phase else {
+            return self.is_stray();
         };
-        if let Some(answer) = answers.get_mut(usize::from(stage)) {
+        if let Some(answer) = recalling.answers.get_mut(usize::from(stage)) {
             *answer = Some(recalled);
         }
-        let Some(all) = answers.iter().cloned().collect::<Option<Vec<_>>>() else {
+        let Some(all) = recalling.answers.iter().cloned().collect::<Option<Vec<_>>>() else {
             return Vec::new();
         };
-        let resume_plan = resume_plan::work_out(self.given, &all);
-        self.recalling = None;
-        self.sent = resume_plan.from(0).unwrap_or(0);
-        self.absorbed = self.sent;
-        self.heard_at = now;
-        self.deadline = now + self.pace.step_timeout;
+        let mut actions = self.waits_no_more();
+        let Some(mending) = self.phase.take_mending() else {
+            return actions;
+        };
+        self.frames.wait_anew(now);
+        let resume_plan = resume_plan::work_out(length(&self.log), &all);
         let body = |stage| DataBody::Resume { stage, resume_plan: resume_plan.clone() };
-        let mut actions = vec![SequenceAction::All(self.to_all(body), None)];
-        self.resume_plan = Some(resume_plan);
+        actions.push(SequenceAction::All(self.to_all(body), None));
+        let sending = Sending::after(resume_plan.from(0).unwrap_or(0));
+        self.phase = Phase::Rebuilding(Rebuilding { mending, resume_plan, sending });
         actions.extend(self.send_chunks());
         actions
     }
@@ -555,100 +498,124 @@ impl Sequence {
             owner: self.owner,
             attempt: self.attempt,
             position,
-            trace: self.phases.map(Phases::given),
+            trace: self.spans.map(SequenceSpans::given),
             sent: None,
             body,
         }
     }
 
-    /// The whole log is to be computed, or what lacks of it.
-    fn begin(&mut self, now: Instant) {
-        self.given = length(&self.log);
-        (self.sent, self.absorbed) = (0, 0);
-        (self.recalling, self.resume_plan) = (None, None);
-        self.heard_at = now;
-        self.asked_at = None;
-        // It takes longer than the next token does.
-        self.usual = None;
-        self.deadline = now + self.pace.step_timeout;
-    }
-
     fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<SequenceAction> {
         let is_mine = header.epoch == self.plan.epoch() && header.sequence == self.id;
         if !is_mine || header.attempt != self.attempt {
-            self.stray += 1;
-            return Vec::new();
+            return self.is_stray();
         }
         match header.body {
             // What stage 0 had and what the last stage took in is told by different nodes, so one
             // may overtake the other.
             DataBody::Absorbed { from_log: true, .. } => {
-                self.heard(now);
+                self.frames.heard(now);
                 Vec::new()
             }
-            DataBody::Absorbed { end, .. } if end <= self.sent => {
-                self.absorbed = self.absorbed.max(end);
-                self.heard(now);
-                self.send_chunks()
-            }
+            DataBody::Absorbed { end, .. } => self.absorbed(now, end),
             DataBody::StageProgress { stage, progress, kept } => {
                 let Some(layers) = self.plan.stage(stage).map(|stage| stage.layers) else {
-                    self.stray += 1;
-                    return Vec::new();
+                    return self.is_stray();
                 };
                 self.recalled(now, stage, StageProgress { layers, progress, kept })
             }
             DataBody::Accepted { token, logprobs, finish, reused }
-                if header.position == length(&self.log) =>
+                if header.position == length(&self.log) && self.may_accept() =>
             {
-                let mut actions = Vec::new();
-                if reused > 0 && self.log.len() == self.began {
-                    actions.push(SequenceAction::Tell(ClientEvent::Reused(reused)));
-                }
-                actions.extend(self.mended(now).map(SequenceAction::Recovered));
-                self.log.push(token);
-                self.heard(now);
-                let answer = self.log.len() - self.request.prompt.len();
-                if finish == Some(FinishReason::Length) && answer < self.until.max_tokens as usize {
-                    let reason = "the context of its new plan is too short for it".to_owned();
-                    let model = self.request.model.clone();
-                    return self.fail(GenerationError::PlanLost { model, reason });
-                }
-                if finish != Some(FinishReason::Stop) {
-                    actions.push(SequenceAction::Tell(ClientEvent::Token(Token {
-                        id: token,
-                        logprobs,
-                    })));
-                }
-                if let Some(reason) = finish {
-                    actions.extend(self.end(Some(ClientEvent::Finished(reason))));
-                }
-                actions
+                self.accepted(now, Token { id: token, logprobs }, finish, reused)
             }
             DataBody::Waits => self.waits(now),
             DataBody::Granted => self.granted(now),
-            DataBody::PrefixGone if self.reuse => {
-                self.attempt += 1;
-                self.reuse = false;
-                self.begin(now);
-                self.send_chunks()
-            }
+            DataBody::PrefixGone => self.begin_without_prefix(now),
             DataBody::Failed(error) => {
                 let at = self.failed_stage(&error);
                 self.broken(now, error, at)
             }
-            DataBody::PrefixGone
-            | DataBody::Absorbed { .. }
-            | DataBody::Accepted { .. }
+            DataBody::Accepted { .. }
             | DataBody::Forward(_)
             | DataBody::StateQuery { .. }
             | DataBody::Resume { .. }
             | DataBody::Check { .. }
-            | DataBody::Release { .. } => {
-                self.stray += 1;
-                Vec::new()
-            }
+            | DataBody::Release { .. } => self.is_stray(),
         }
+    }
+
+    /// What came is not what should come next.
+    const fn is_stray(&mut self) -> Vec<SequenceAction> {
+        self.stray += 1;
+        Vec::new()
+    }
+
+    /// The last stage has taken in the log up to here.
+    fn absorbed(&mut self, now: Instant, end: u32) -> Vec<SequenceAction> {
+        let sent = match &mut self.phase {
+            Phase::Decode => length(&self.log),
+            phase => phase.sending().map_or(0, |sending| sending.sent),
+        };
+        if end > sent {
+            return self.is_stray();
+        }
+        self.frames.heard(now);
+        if let Some(sending) = self.phase.sending_mut() {
+            sending.absorbed = sending.absorbed.max(end);
+        }
+        self.send_chunks()
+    }
+
+    /// Whether a token can come: all of the log is on its way.
+    fn may_accept(&self) -> bool {
+        let is_sent = |sending: &Sending| sending.sent == length(&self.log);
+        matches!(self.phase, Phase::Decode) || self.phase.sending().is_some_and(is_sent)
+    }
+
+    /// The next token came, which may be the last, of a log that begins with so many positions of former sequences.
+    fn accepted(
+        &mut self,
+        now: Instant,
+        token: Token,
+        finish: Option<FinishReason>,
+        reused: u32,
+    ) -> Vec<SequenceAction> {
+        let mut actions = Vec::new();
+        if reused > 0 && self.log.len() == self.began {
+            actions.push(SequenceAction::Tell(ClientEvent::Reused(reused)));
+        }
+        self.troubles.progress();
+        if let Phase::Rebuilding(rebuilding) = std::mem::replace(&mut self.phase, Phase::Decode) {
+            actions.push(SequenceAction::Recovered(self.recovered(now, &rebuilding)));
+        }
+        self.log.push(token.id);
+        self.frames.heard(now);
+        let answer = self.log.len() - self.request.prompt.len();
+        if finish == Some(FinishReason::Length) && answer < self.until.max_tokens as usize {
+            let reason = "the context of its new plan is too short for it".to_owned();
+            let model = self.request.model.clone();
+            return self.fail(GenerationError::PlanLost { model, reason });
+        }
+        if finish != Some(FinishReason::Stop) {
+            actions.push(SequenceAction::Tell(ClientEvent::Token(token)));
+        }
+        if let Some(reason) = finish {
+            actions.extend(self.end(Some(ClientEvent::Finished(reason))));
+        }
+        actions
+    }
+
+    /// A stage does not keep what the sequence was to begin with.
+    fn begin_without_prefix(&mut self, now: Instant) -> Vec<SequenceAction> {
+        if !matches!(self.phase, Phase::Prefill(Prefill { reuse: true, .. })) {
+            return self.is_stray();
+        }
+        let mut actions = self.waits_no_more();
+        self.attempt += 1;
+        self.phase = Phase::prefill(false);
+        self.frames.begin(now);
+        actions.extend(self.send_chunks());
+        actions
     }
 
     /// Keeps one chunk more in the pipeline than it has stages, and enough for stage 0 to tell
@@ -657,49 +624,52 @@ impl Sequence {
         let stages = u32::try_from(self.plan.stages().len()).unwrap_or(u32::MAX);
         let chunk = self.pace.prefill_chunk;
         let window = chunk.saturating_mul(stages.saturating_add(1)).max(BLOCK_TOKENS);
-        let length = self.given;
+        let length = length(&self.log);
         let mut actions = Vec::new();
-        while self.sent < length && self.sent - self.absorbed < window {
-            let end = length.min(self.sent.saturating_add(self.pace.prefill_chunk));
-            let chunk = self.log.get(self.sent as usize..end as usize);
+        while let Some(sending) = self.phase.sending()
+            && sending.sent < length
+            && sending.sent - sending.absorbed < window
+        {
+            let start = sending.sent;
+            let end = length.min(start.saturating_add(chunk));
+            let opens = match &self.phase {
+                Phase::Prefill(Prefill { reuse, .. }) if start == 0 => Some(*reuse),
+                _ => None,
+            };
+            let tokens = self.log.get(start as usize..end as usize);
             let forward = Forward {
                 stage: 0,
-                tokens: chunk.unwrap_or_default().to_vec(),
-                open: (self.sent == 0 && self.resume_plan.is_none())
-                    .then(|| Box::new(self.opening(self.reuse))),
+                tokens: tokens.unwrap_or_default().to_vec(),
+                open: opens.map(|reuse| Box::new(self.opening(reuse))),
                 sample: end == length,
                 more: false,
             };
-            let header = self.header(self.sent, DataBody::Forward(forward));
+            let header = self.header(start, DataBody::Forward(forward));
             actions.push(SequenceAction::Forward(header));
-            self.sent = end;
+            if let Some(sending) = self.phase.sending_mut() {
+                sending.sent = end;
+            }
         }
         actions
     }
 
-    /// The first token after a break.
-    fn mended(&mut self, now: Instant) -> Option<Recovered> {
-        self.troubles.progress();
-        let (broken, ready) = self.mending.take()?;
-        Some(Recovered {
+    /// A break is mended: the first token after it has come.
+    fn recovered(&self, now: Instant, rebuilding: &Rebuilding) -> Recovered {
+        let Rebuilding { mending: Mending { broken, planned_at }, resume_plan, .. } = rebuilding;
+        let length = length(&self.log);
+        Recovered {
             cause: broken.error.to_string(),
             kind: broken.error.kind(),
             model: self.request.model.clone(),
             from: broken.from,
             to: self.plan.epoch(),
             detect: broken.detect,
-            ready: ready.saturating_duration_since(broken.at),
-            rebuild: now.saturating_duration_since(ready),
-            replayed: self
-                .resume_plan
-                .as_ref()
-                .map_or(0, |resume_plan| resume_plan.replayed(self.given)),
-            rebuilt: self
-                .resume_plan
-                .as_ref()
-                .map_or(0, |resume_plan| resume_plan.rebuilt(self.given)),
+            ready: planned_at.saturating_duration_since(broken.at),
+            rebuild: now.saturating_duration_since(*planned_at),
+            replayed: resume_plan.replayed(length),
+            rebuilt: resume_plan.rebuilt(length),
             died: broken.died(),
-        })
+        }
     }
 
     /// The stage that an error speaks of: that of its number, or where an earlier build did not say that,
@@ -720,7 +690,7 @@ impl Sequence {
     }
 
     fn end(&mut self, last_words: Option<ClientEvent>) -> Vec<SequenceAction> {
-        self.done = true;
+        self.phase = Phase::Done;
         last_words.map(SequenceAction::Tell).into_iter().collect()
     }
 }

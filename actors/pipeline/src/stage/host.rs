@@ -1,5 +1,5 @@
-//! What the host of a worker does: the sequences that pass through its layers, what the worker is to hold, and what becomes
-//! of both when it ends.
+//! What the host of a worker does: the sequences that pass through its layers, what the worker is to hold, and what
+//! becomes of both when it ends.
 //!
 //! A worker that ended is started again after a wait, and given up when it ends too often; then it is tried again after
 //! a longer one. What it cannot compute meanwhile is refused in words, and what it had is failed. Pure: the actor
@@ -15,7 +15,7 @@ use planaria_control::supervision::{ActorKind, Restarts, Retries, Verdict};
 use planaria_engine::geometry::Geometry;
 use planaria_engine::stage::MemoryUse;
 use planaria_protocol::generation::GenerationError;
-use planaria_protocol::pipe::{Command, Computed, Event, Status};
+use planaria_protocol::pipe::{Command, Computed, Status, WorkerEvent};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport, ShardWork};
@@ -253,7 +253,7 @@ impl Host {
     pub fn hear(
         &mut self,
         now: Instant,
-        event: Event,
+        event: WorkerEvent,
         payload: &Bytes,
         runtime: &mut impl HostRuntime,
     ) {
@@ -426,32 +426,32 @@ impl Host {
     fn on_event(
         &mut self,
         now: Instant,
-        event: Event,
+        event: WorkerEvent,
         payload: &Bytes,
         runtime: &mut impl HostRuntime,
     ) {
         match event {
-            Event::Holds { layers, memory } => self.holds(&layers, memory, runtime),
-            Event::HoldFailed(reason) => {
+            WorkerEvent::Holds { layers, memory } => self.holds(&layers, memory, runtime),
+            WorkerEvent::HoldFailed(reason) => {
                 self.give_up(now, &reason, runtime);
                 // Its files may have changed, and others want to know.
                 runtime.look_for_files();
             }
             // Nobody asked it to measure.
-            Event::Probed(_) | Event::Opened | Event::Loading { .. } => {}
-            Event::OpenFailed(reason) => {
+            WorkerEvent::Probed(_) | WorkerEvent::Opened | WorkerEvent::Loading { .. } => {}
+            WorkerEvent::OpenFailed(reason) => {
                 self.gone = true;
                 self.give_up(now, &reason, runtime);
                 runtime.look_for_files();
             }
-            Event::StageProgress { sequence, attempt, progress } => {
+            WorkerEvent::StageProgress { sequence, attempt, progress } => {
                 if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
                     runtime.send_to_owner(header);
                 }
             }
-            Event::Status(status) => self.status(status, runtime),
-            Event::Failed(reason) => self.fail_all(now, &reason, runtime),
-            Event::Computed(computed) => self.computed(now, computed, payload, runtime),
+            WorkerEvent::Status(status) => self.status(status, runtime),
+            WorkerEvent::Failed(reason) => self.fail_all(now, &reason, runtime),
+            WorkerEvent::Computed(computed) => self.computed(now, computed, payload, runtime),
         }
     }
 

@@ -174,7 +174,7 @@ mod tests {
     use super::*;
 
     fn owner(byte: u8) -> Incarnation {
-        Incarnation { node: NodeId::from_bytes([byte; 32]), generation: 1 }
+        Incarnation { node: NodeId::from_bytes([byte; 32]), boot_count: 1 }
     }
 
     /// Of sequence `number` of an owner.

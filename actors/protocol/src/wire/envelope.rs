@@ -64,7 +64,7 @@ mod tests {
         }
         let node = NodeId::from_bytes([3; 32]);
         let (epoch, sequence) = (Epoch { counter: 4, planner: node }, SequenceId::from_bits(9));
-        let owner = Incarnation { node, generation: 2 };
+        let owner = Incarnation { node, boot_count: 2 };
         let body = OfTomorrow::Sing { loudly: false };
         let header = Header { epoch, sequence, owner, attempt: 5, position: 6, mood: "good", body };
         let bytes = to_vec_named(&header).unwrap();

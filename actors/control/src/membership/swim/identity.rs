@@ -11,10 +11,10 @@ use serde::{Deserialize, Serialize};
 /// leaves, then the one that has come back more often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    /// Which life of which node. The generation grows at a start and never while a node runs.
+    /// Which life of which node. The boot count grows at a start and never while a node runs.
     pub(super) life: Incarnation,
     /// How often this life was taken for dead and came back. Down is for good in SWIM, so who is
-    /// down and lives needs a new identity; the generation must not grow for that, since plans name
+    /// down and lives needs a new identity; the boot count must not grow for that, since plans name
     /// it.
     pub(super) rejoin: u32,
     /// Whether it is about to stop in order: when it is down, it has left.
@@ -29,7 +29,7 @@ impl Identity {
     }
 
     const fn rank(&self) -> (u64, bool, u32) {
-        (self.life.generation, self.leaving, self.rejoin)
+        (self.life.boot_count, self.leaving, self.rejoin)
     }
 }
 

@@ -1,11 +1,10 @@
 //! How long is long enough to take silence for death.
 //!
-//! On a quiet LAN an answer comes within a millisecond or two, and half a second must do from a
-//! death to everybody's knowing. On a busy machine answers come late, and a late one is no death.
-//! So the waits are short, and stretched by what was seen: by the slowest recent answer of the node
-//! that is asked, by how long answers usually take, and by how late this node itself wakes up, since
-//! then its neighbours on the same machine, or under the same load, do too. And time through which this node slept does not count
-//! against anybody.
+//! On a quiet LAN an answer comes within a millisecond or two, and half a second must do from a death to everybody's
+//! knowing. On a busy machine answers come late, and a late one is no death. So the waits are short, and stretched by
+//! what was seen: by the slowest recent answer of the node that is asked, by how long answers usually take, and by
+//! how late this node itself wakes up, since then its neighbours on the same machine, or under the same load, do too.
+//! And time through which this node slept does not count against anybody.
 
 use std::time::{Duration, Instant};
 

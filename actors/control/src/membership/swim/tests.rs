@@ -4,8 +4,8 @@ use super::*;
 
 mod simulation;
 
-fn life(byte: u8, generation: u64) -> Incarnation {
-    Incarnation { node: NodeId::from_bytes([byte; 32]), generation }
+fn life(byte: u8, boot_count: u64) -> Incarnation {
+    Incarnation { node: NodeId::from_bytes([byte; 32]), boot_count }
 }
 
 /// Two or three members whose datagrams arrive at once.
@@ -29,13 +29,13 @@ impl Scene {
         let mut scene = Self { start, now: start, swims, dead, told, doubts };
         for here in 0..count {
             for there in (0..count).filter(|there| *there != here) {
-                scene.give(usize::from(here), Event::LinkUp(life(there, 1), Duration::ZERO));
+                scene.give(usize::from(here), SwimEvent::LinkUp(life(there, 1), Duration::ZERO));
             }
         }
         scene
     }
 
-    fn give(&mut self, at: usize, event: Event) {
+    fn give(&mut self, at: usize, event: SwimEvent) {
         let mut events = vec![(at, event)];
         while let Some((at, event)) = events.pop() {
             if self.dead.contains(&at) {
@@ -43,14 +43,14 @@ impl Scene {
             }
             for action in self.swims[at].on(self.now, event) {
                 match action {
-                    Action::Send { to, datagram } => {
+                    SwimAction::Send { to, datagram } => {
                         let from = life(u8::try_from(at).unwrap(), 1);
                         let to = usize::from(to.as_bytes()[0]);
-                        events.push((to, Event::Datagram(from, datagram)));
+                        events.push((to, SwimEvent::Datagram(from, datagram)));
                     }
-                    Action::Became(life, state) => self.told.push((at, life, state)),
-                    Action::ProbeAllPaths(node) => self.doubts.push((at, node)),
-                    Action::Forgot(_) => {}
+                    SwimAction::Became(life, state) => self.told.push((at, life, state)),
+                    SwimAction::ProbeAllPaths(node) => self.doubts.push((at, node)),
+                    SwimAction::Forgot(_) => {}
                 }
             }
         }
@@ -64,7 +64,7 @@ impl Scene {
             match next.filter(|(wake, _)| *wake <= end) {
                 Some((wake, at)) => {
                     self.now = self.now.max(wake);
-                    self.give(at, Event::Tick);
+                    self.give(at, SwimEvent::Tick);
                 }
                 None => break,
             }
@@ -101,7 +101,7 @@ fn a_hint_has_the_dead_noticed_sooner() {
     scene.run(Duration::from_secs(1));
     scene.dead.push(2);
     let since = scene.now;
-    scene.give(0, Event::LinkDown(life(2, 1)));
+    scene.give(0, SwimEvent::LinkDown(life(2, 1)));
     let patience = PERIOD + suspicion(2) + Duration::from_millis(20);
     let took = scene.told_after(since, (0, life(2, 1), NodeState::Down));
     assert!(took <= patience, "{took:?}");
@@ -114,13 +114,13 @@ fn a_hint_about_the_living_changes_nothing() {
     let mut scene = Scene::new(3);
     scene.run(Duration::from_secs(1));
     scene.told.clear();
-    scene.give(0, Event::Hint(life(2, 1).node));
+    scene.give(0, SwimEvent::Hint(life(2, 1).node));
     scene.run(Duration::from_secs(1));
     // Without a link, the third member answers for it.
-    scene.give(0, Event::LinkDown(life(2, 1)));
+    scene.give(0, SwimEvent::LinkDown(life(2, 1)));
     scene.run(Duration::from_secs(10));
     assert_eq!(scene.told, []);
-    scene.give(0, Event::Hint(life(9, 1).node));
+    scene.give(0, SwimEvent::Hint(life(9, 1).node));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn the_way_is_doubted_before_the_member_is() {
     let suspected = scene.told_after(since, (0, life(1, 1), NodeState::Suspect));
     assert!(doubted <= PERIOD + ROUND_TRIP + Duration::from_millis(1), "{doubted:?}");
     assert!(suspected > doubted, "{suspected:?}");
-    // While it is suspected, each question goes by all ways.
+    // While it is suspected, each question goes on all paths.
     let before = scene.doubts.len();
     scene.told_after(since, (0, life(1, 1), NodeState::Down));
     assert!(scene.doubts.len() >= before + 4, "{:?}", scene.doubts);
@@ -179,12 +179,12 @@ fn garbage_and_liars_are_refused() {
     ];
     for (at, datagram) in bad.into_iter().enumerate() {
         let refused = scene.swims[0].refused();
-        scene.give(0, Event::Datagram(life(1, 1), datagram));
+        scene.give(0, SwimEvent::Datagram(life(1, 1), datagram));
         assert_eq!(scene.swims[0].refused(), refused + 1, "{at}");
     }
     assert_eq!(scene.told, before);
     let refused = scene.swims[0].refused();
-    scene.give(0, Event::Datagram(life(1, 1), good));
+    scene.give(0, SwimEvent::Datagram(life(1, 1), good));
     assert_eq!(scene.swims[0].refused(), refused);
 }
 
@@ -192,17 +192,17 @@ fn garbage_and_liars_are_refused() {
 fn a_ghost_is_not_heard() {
     let mut scene = Scene::new(2);
     let mut reborn = Swim::new(scene.now, life(1, 2), 7);
-    let greeting = reborn.on(scene.now, Event::LinkUp(life(0, 1), Duration::ZERO));
-    scene.give(0, Event::LinkDown(life(1, 1)));
-    scene.give(0, Event::LinkUp(life(1, 2), Duration::ZERO));
+    let greeting = reborn.on(scene.now, SwimEvent::LinkUp(life(0, 1), Duration::ZERO));
+    scene.give(0, SwimEvent::LinkDown(life(1, 1)));
+    scene.give(0, SwimEvent::LinkUp(life(1, 2), Duration::ZERO));
     for action in greeting {
-        if let Action::Send { datagram, .. } = action {
-            scene.swims[0].on(scene.now, Event::Datagram(life(1, 2), datagram));
+        if let SwimAction::Send { datagram, .. } = action {
+            scene.swims[0].on(scene.now, SwimEvent::Datagram(life(1, 2), datagram));
         }
     }
     assert_eq!(scene.swims[0].told[&life(1, 2).node], (life(1, 2), NodeState::Alive));
     let ghost = packet(&header(life(1, 1), life(0, 1), Message::Ping(1)), &[]);
-    let answer = scene.swims[0].on(scene.now, Event::Datagram(life(1, 1), ghost));
+    let answer = scene.swims[0].on(scene.now, SwimEvent::Datagram(life(1, 1), ghost));
     assert_eq!((answer, scene.swims[0].refused()), (Vec::new(), 1));
 }
 
@@ -212,13 +212,13 @@ fn made_up_members_are_bounded() {
     let stranger = |number: u16| {
         let mut digest = [200; 32];
         digest[..2].copy_from_slice(&number.to_be_bytes());
-        let life = Incarnation { node: NodeId::from_bytes(digest), generation: u64::from(number) };
+        let life = Incarnation { node: NodeId::from_bytes(digest), boot_count: u64::from(number) };
         Member::new(Identity::new(life), 0, State::Alive)
     };
     let header = header(life(1, 1), life(0, 1), Message::Gossip);
     for chunk in 0..1000 {
         let news: Vec<_> = (0..10).map(|at| stranger(chunk * 10 + at)).collect();
-        scene.swims[0].on(scene.now, Event::Datagram(life(1, 1), packet(&header, &news)));
+        scene.swims[0].on(scene.now, SwimEvent::Datagram(life(1, 1), packet(&header, &news)));
     }
     let swim = &scene.swims[0];
     assert!(swim.told.len() <= MAX_MEMBERS && swim.told.len() > MAX_MEMBERS - 20);
@@ -226,10 +226,10 @@ fn made_up_members_are_bounded() {
     assert!(swim.refused() > 800);
     // One node that dies again and again takes no more room.
     let timers = swim.timers.len();
-    for generation in 0..1000 {
-        let dead = Identity::new(Incarnation { generation, ..stranger(0).id().life });
+    for boot_count in 0..1000 {
+        let dead = Identity::new(Incarnation { boot_count, ..stranger(0).id().life });
         let news = [Member::new(dead, 0, State::Down)];
-        scene.swims[0].on(scene.now, Event::Datagram(life(1, 1), packet(&header, &news)));
+        scene.swims[0].on(scene.now, SwimEvent::Datagram(life(1, 1), packet(&header, &news)));
     }
     let swim = &scene.swims[0];
     assert!(swim.timers.len() <= timers + 1, "{} and {timers}", swim.timers.len());
@@ -243,7 +243,7 @@ fn the_dead_are_forgotten_in_the_end() {
     scene.dead.push(1);
     let since = scene.now;
     scene.told_after(since, (0, life(1, 1), NodeState::Down));
-    scene.give(0, Event::LinkDown(life(1, 1)));
+    scene.give(0, SwimEvent::LinkDown(life(1, 1)));
     // An hour awake, looked at twice a second.
     for _ in 0..7300 {
         scene.run(Duration::from_millis(500));

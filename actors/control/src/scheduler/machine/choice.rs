@@ -1,4 +1,4 @@
-//! What is chosen of what could be: a division that was found, one that was foreseen, or the one that
+//! What is chosen of what could be: a division that was found, that of a failover plan, or the one that
 //! there is.
 
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use crate::scheduler::problem::PlacementProblem;
 const BETTER: f64 = 0.85;
 
 impl Scheduler {
-    /// The layout that a model should have: what was foreseen, if a node was lost; else what was
+    /// The layout that a model should have: its failover plan, if a node was lost; else what was
     /// found, unless the plan in force does as well.
     pub(super) fn choose(
         &mut self,

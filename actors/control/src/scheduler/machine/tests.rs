@@ -8,6 +8,8 @@ use planaria_protocol::wire::{HeldModel, ShardReport};
 
 use super::*;
 use crate::membership::Member;
+use crate::scheduler::problem::PlacementProblem;
+use crate::scheduler::runtime::{SchedulerRuntime, carry_out};
 use crate::testing::{id, member, model};
 
 mod company;
@@ -15,7 +17,7 @@ mod files;
 mod latency;
 mod pins;
 
-const PATIENCE: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
+const TIMEOUTS: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
 
 const SIZING: Sizing =
     Sizing { strategy: Strategy::RingMemoryWeighted, context: 16, max_sequences: 1, streams: 1 };
@@ -40,7 +42,7 @@ impl Cluster {
     fn with(bytes: &[u8], sizing: Sizing) -> Self {
         let schedulers = bytes
             .iter()
-            .map(|byte| (id(*byte), Scheduler::new(id(*byte), sizing, PATIENCE, &[])))
+            .map(|byte| (id(*byte), Scheduler::new(id(*byte), sizing, TIMEOUTS, &[])))
             .collect();
         Self {
             now: Instant::now(),
@@ -71,41 +73,8 @@ impl Cluster {
         let Some(scheduler) = self.schedulers.get_mut(&node) else {
             return;
         };
-        for action in scheduler.on(self.now, event) {
-            match action {
-                SchedulerAction::Send { to, message } => {
-                    let event = match *message {
-                        Message::Prepare(plan) => {
-                            SchedulerEvent::Prepare { from: node, plan: Box::new(plan) }
-                        }
-                        Message::Prepared(epoch, result) => {
-                            SchedulerEvent::Prepared { from: node, epoch, result }
-                        }
-                        Message::Commit(plan) => SchedulerEvent::Commit(Box::new(plan)),
-                        Message::Abort(epoch) => SchedulerEvent::Abort { from: node, epoch },
-                    };
-                    self.tell(to, event);
-                }
-                SchedulerAction::LoadShards(_) if self.silent.contains(&node) => {}
-                SchedulerAction::LoadShards(plan) => {
-                    let result = match self.failing.contains(&node) {
-                        true => Err("its disk is broken".to_owned()),
-                        false => Ok(()),
-                    };
-                    self.tell(node, SchedulerEvent::ShardsLoaded { epoch: plan.epoch(), result });
-                }
-                SchedulerAction::Abandon(epoch) => self.abandoned.push((node, epoch)),
-                SchedulerAction::Adopt(plan) => self.adopted.push((node, *plan)),
-                SchedulerAction::Place(problem) => {
-                    let (number, placed) = (problem.number, problem.place());
-                    self.tell(node, SchedulerEvent::Placed { number, placed });
-                }
-                SchedulerAction::PlanFailovers(problem) => {
-                    let (number, failovers) = (problem.number, problem.failovers());
-                    self.tell(node, SchedulerEvent::FailoversPlanned { number, failovers });
-                }
-            }
-        }
+        let actions = scheduler.on(self.now, event);
+        carry_out(node, actions, &mut Around { cluster: self, node });
     }
 
     /// The layers of each stage, as every node sees them.
@@ -127,6 +96,51 @@ impl Cluster {
     }
 }
 
+/// The node around a scheduler: whoever is told something has taken it in when that returns.
+struct Around<'a> {
+    cluster: &'a mut Cluster,
+    node: NodeId,
+}
+
+impl SchedulerRuntime for Around<'_> {
+    fn cast(&mut self, event: SchedulerEvent) {
+        self.cluster.tell(self.node, event);
+    }
+
+    fn send(&mut self, to: NodeId, message: Message) {
+        self.cluster.tell(to, message.event_from(self.node));
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>) {
+        if self.cluster.silent.contains(&self.node) {
+            return;
+        }
+        let result = match self.cluster.failing.contains(&self.node) {
+            true => Err("its disk is broken".to_owned()),
+            false => Ok(()),
+        };
+        self.cast(SchedulerEvent::ShardsLoaded { epoch: plan.epoch(), result });
+    }
+
+    fn abandon(&mut self, epoch: Epoch) {
+        self.cluster.abandoned.push((self.node, epoch));
+    }
+
+    fn adopt(&mut self, plan: Plan) {
+        self.cluster.adopted.push((self.node, plan));
+    }
+
+    fn place(&mut self, problem: Box<PlacementProblem>) {
+        let (number, placed) = (problem.number, problem.place());
+        self.cast(SchedulerEvent::Placed { number, placed });
+    }
+
+    fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
+        let (number, failovers) = (problem.number, problem.failovers());
+        self.cast(SchedulerEvent::FailoversPlanned { number, failovers });
+    }
+}
+
 fn layers(byte: u8, text: &str) -> (NodeId, String) {
     (id(byte), text.to_owned())
 }
@@ -136,7 +150,7 @@ fn the_lowest_id_plans_for_all_after_they_settled() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.see(&[member(1, 1, 100), member(2, 1, 200), member(3, 1, 300)]);
     assert!(cluster.layout().is_empty());
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(2, "6-9"), layers(1, "10-11")]);
     assert!(cluster.adopted.iter().all(|(_, plan)| plan.epoch().planner == id(1)));
     assert_eq!(cluster.adopted.len(), 3, "one plan, adopted once by each");
@@ -147,12 +161,12 @@ fn news_that_do_not_matter_change_nothing() {
     let mut cluster = Cluster::new(&[1, 2]);
     let members = [member(1, 1, 100), member(2, 1, 100)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let adopted = cluster.adopted.len();
     let mut busy = members.clone();
     Arc::make_mut(&mut busy[0].report).sequences.running = 5;
     cluster.see(&busy);
-    cluster.pass(PATIENCE.excluded * 2);
+    cluster.pass(TIMEOUTS.excluded * 2);
     assert_eq!(cluster.adopted.len(), adopted);
 }
 
@@ -161,7 +175,7 @@ fn a_death_leads_to_a_plan_at_once() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     // The planner itself dies.
     cluster.schedulers.remove(&id(1));
     cluster.see(&members[1..]);
@@ -174,9 +188,9 @@ fn a_death_leads_to_a_plan_at_once() {
 /// A planner with another member, the epoch of the plan that it has both prepare, and the time.
 fn preparing(both: &[Member; 2]) -> (Scheduler, Epoch, Instant) {
     let mut now = Instant::now();
-    let mut scheduler = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    let mut scheduler = Scheduler::new(id(1), SIZING, TIMEOUTS, &[]);
     scheduler.on(now, SchedulerEvent::Members(View::of(both.clone())));
-    now += PATIENCE.settle;
+    now += TIMEOUTS.settle;
     let asked = scheduler.on(now, SchedulerEvent::Tick);
     let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
     let (number, placed) = (problem.number, problem.place());
@@ -218,7 +232,7 @@ fn looking() -> (Scheduler, Box<PlacementProblem>, [Member; 3], Instant) {
     let [first, second] = both;
     let members = [first, second, member(3, 1, 300)];
     scheduler.on(now, SchedulerEvent::Members(View::of(members.clone())));
-    now += PATIENCE.settle;
+    now += TIMEOUTS.settle;
     let asked = scheduler.on(now, SchedulerEvent::Tick);
     let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
     let problem = problem.clone();
@@ -248,7 +262,7 @@ fn who_comes_while_layouts_are_found_may_settle_first() {
     let (number, placed) = (stale.number, stale.place());
     let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
     assert!(actions.is_empty(), "{actions:?}");
-    now += PATIENCE.settle;
+    now += TIMEOUTS.settle;
     let actions = scheduler.on(now, SchedulerEvent::Tick);
     assert!(asks(&actions), "{actions:?}");
 }
@@ -257,12 +271,12 @@ fn who_comes_while_layouts_are_found_may_settle_first() {
 fn a_restarted_node_is_another_one() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let before = cluster.adopted.last().unwrap().1.epoch();
     cluster.see(&[member(1, 1, 100), member(2, 2, 100)]);
     let (_, plan) = cluster.adopted.last().unwrap();
     assert!(plan.epoch() > before);
-    assert_eq!(plan.stages().iter().map(|s| s.incarnation.generation).max(), Some(2));
+    assert_eq!(plan.stages().iter().map(|s| s.incarnation.boot_count).max(), Some(2));
 }
 
 #[test]
@@ -270,10 +284,10 @@ fn who_cannot_load_is_left_out_for_a_while() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.failing.insert(id(3));
     cluster.see(&[member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
     cluster.failing.clear();
-    cluster.pass(PATIENCE.excluded);
+    cluster.pass(TIMEOUTS.excluded);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -281,11 +295,11 @@ fn who_cannot_load_is_left_out_for_a_while() {
 fn who_fails_again_and_again_is_tried_less_and_less_often_and_that_is_said() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let before = cluster.adopted.last().unwrap().1.clone();
     cluster.failing.insert(id(3));
     cluster.see(&[member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let said = cluster.schedulers[&id(1)].left_out(&model());
     assert_eq!(said, ["node-3: its disk is broken (it is tried again 30s after that)"]);
     for _ in 0..600 {
@@ -306,13 +320,13 @@ fn what_a_planner_gives_up_it_calls_off_everywhere() {
     cluster.silent.insert(id(3));
     let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let begun = Epoch { counter: 1, planner: id(1) };
     assert!(cluster.abandoned.is_empty());
     // Nobody else can call it off.
     cluster.tell(id(2), SchedulerEvent::Abort { from: id(3), epoch: begun });
     assert!(cluster.abandoned.is_empty());
-    cluster.pass(PATIENCE.load);
+    cluster.pass(TIMEOUTS.load);
     let told: BTreeSet<_> = cluster.abandoned.iter().copied().collect();
     assert_eq!(told, BTreeSet::from([1, 2, 3].map(|byte| (id(byte), begun))));
 
@@ -320,7 +334,7 @@ fn what_a_planner_gives_up_it_calls_off_everywhere() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     cluster.silent.insert(id(3));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     cluster.schedulers.remove(&id(1));
     let down = Member { state: NodeState::Down, ..member(1, 1, 200) };
     cluster.see(&[down, members[1].clone(), members[2].clone()]);
@@ -332,7 +346,7 @@ fn what_the_only_node_gave_up_is_tried_again() {
     let mut cluster = Cluster::new(&[1]);
     let mut alone = member(1, 1, 200);
     cluster.see(std::slice::from_ref(&alone));
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     for wait in [30, 60, 120] {
         let plan = cluster.adopted.last().unwrap().1.clone();
         gives_up(&mut alone, &plan);
@@ -356,10 +370,10 @@ fn who_does_not_answer_is_left_out() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.silent.insert(id(2));
     cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (state, reason) = cluster.schedulers[&id(1)].state(&model());
     assert_eq!((state, reason.as_str()), (ModelState::Loading, "waiting for node-2 to load"));
-    cluster.pass(PATIENCE.load);
+    cluster.pass(TIMEOUTS.load);
     assert_eq!(cluster.layout(), [layers(1, "0-11")]);
 }
 
@@ -368,10 +382,10 @@ fn who_did_not_hear_is_asked_again() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.silent.insert(id(2));
     cluster.see(&[member(1, 1, 200), member(2, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert!(cluster.layout().is_empty());
     cluster.silent.clear();
-    cluster.pass(PATIENCE.resend);
+    cluster.pass(TIMEOUTS.resend);
     assert_eq!(cluster.layout().len(), 2);
 }
 
@@ -380,7 +394,7 @@ fn who_answered_that_it_has_loaded_is_believed_until_it_tells_more() {
     let mut cluster = Cluster::new(&[1]);
     let mut alone = member(1, 1, 200);
     cluster.see(std::slice::from_ref(&alone));
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let state = |cluster: &Cluster| cluster.schedulers[&id(1)].state(&model());
     assert_eq!(state(&cluster).0, ModelState::Ready, "its report is older than the plan");
     let plan = cluster.schedulers[&id(1)].plan(&model()).cloned().unwrap();
@@ -394,7 +408,7 @@ fn who_answered_that_it_has_loaded_is_believed_until_it_tells_more() {
 fn a_model_that_fits_nowhere_is_explained() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 30), member(2, 1, 40)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (state, reason) = cluster.schedulers[&id(2)].state(&model());
     assert_eq!(state, ModelState::Unavailable);
     assert!(reason.contains("takes 120.0 MiB") && reason.contains("70 MiB"), "{reason}");
@@ -406,14 +420,14 @@ fn a_model_that_nobody_has_is_explained() {
     let mut alone = member(1, 1, 30);
     Arc::make_mut(&mut alone.report).models.clear();
     cluster.see(std::slice::from_ref(&alone));
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, reason) = cluster.schedulers[&id(1)].state(&model());
     assert!(reason.contains("no member has the files"), "{reason}");
     let unusable = &mut Arc::make_mut(&mut alone.report).unusable;
     unusable.push((model(), "config.json: no number of layers".to_owned()));
     let mut cluster = Cluster::new(&[1]);
     cluster.see(&[alone]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, reason) = cluster.schedulers[&id(1)].state(&model());
     assert!(reason.contains("no number of layers"), "{reason}");
 }
@@ -422,7 +436,7 @@ fn a_model_that_nobody_has_is_explained() {
 fn old_plans_are_not_adopted() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, plan) = cluster.adopted.last().unwrap().clone();
     let mut parts = plan.parts().clone();
     parts.epoch.counter -= 1;
@@ -443,9 +457,9 @@ fn a_new_planner_replans_what_the_former_one_commits_late() {
     cluster.silent.insert(id(3));
     let members = [member(1, 1, 100), member(2, 1, 100), member(3, 1, 100)];
     cluster.see(&members[1..]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     // Node 2 still waits for node 3 when node 1 comes, which plans from now on.
-    let newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    let newcomer = Scheduler::new(id(1), SIZING, TIMEOUTS, &[]);
     cluster.schedulers.insert(id(1), newcomer);
     cluster.see(&members);
     cluster.tell(
@@ -457,8 +471,8 @@ fn a_new_planner_replans_what_the_former_one_commits_late() {
         },
     );
     cluster.silent.clear();
-    cluster.pass(PATIENCE.settle);
-    cluster.pass(PATIENCE.resend);
+    cluster.pass(TIMEOUTS.settle);
+    cluster.pass(TIMEOUTS.resend);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -467,9 +481,9 @@ fn a_plan_in_a_report_is_adopted_by_who_missed_its_commit() {
     let mut cluster = Cluster::new(&[1, 2]);
     let members = [member(1, 1, 100), member(2, 1, 100)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, plan) = cluster.adopted.last().unwrap().clone();
-    let mut late = Scheduler::new(id(3), SIZING, PATIENCE, &[]);
+    let mut late = Scheduler::new(id(3), SIZING, TIMEOUTS, &[]);
     let mut telling = members.clone();
     Arc::make_mut(&mut telling[0].report).plans.push(plan.clone());
     let view = View::of(telling.into_iter().chain([member(3, 1, 100)]));
@@ -493,7 +507,7 @@ fn a_shard_that_was_given_up_is_planned_around() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let members = [member(1, 1, 200), member(2, 1, 200), member(3, 1, 200)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let lost = cluster.layout()[0].clone();
     let mut telling = members.clone();
     let broken = telling.iter_mut().find(|m| m.incarnation.node == lost.0).unwrap();
@@ -508,12 +522,12 @@ fn who_asks_for_a_model_again_has_it_tried_again_at_once() {
     let mut members = [member(1, 1, 100), member(2, 1, 100)];
     cluster.failing.insert(id(2));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.schedulers[&id(1)].state(&model()).0, ModelState::Unavailable);
     cluster.failing.clear();
     say(&mut members, 1, Some(DesiredSpec::default()));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 2, "{:?}", cluster.schedulers[&id(1)].state(&model()));
 }
 
@@ -522,12 +536,12 @@ fn who_fails_again_and_again_is_tried_later_and_later() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.failing.insert(id(2));
     cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let waits = [1, 2, 4].map(|times| {
         let until = cluster.schedulers[&id(1)].failures.wake_at().unwrap();
         let wait = until - cluster.now;
         cluster.pass(wait);
-        (wait, PATIENCE.excluded * times)
+        (wait, TIMEOUTS.excluded * times)
     });
     assert!(waits.iter().all(|(wait, expected)| wait == expected), "{waits:?}");
 }
@@ -536,13 +550,13 @@ fn who_fails_again_and_again_is_tried_later_and_later() {
 fn epochs_grow_across_a_restart() {
     let mut cluster = Cluster::new(&[1]);
     cluster.see(&[member(1, 1, 200)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, remembered) = cluster.adopted.last().unwrap().clone();
     let mut again = Cluster::new(&[]);
-    let scheduler = Scheduler::new(id(1), SIZING, PATIENCE, std::slice::from_ref(&remembered));
+    let scheduler = Scheduler::new(id(1), SIZING, TIMEOUTS, std::slice::from_ref(&remembered));
     again.schedulers.insert(id(1), scheduler);
     again.see(&[member(1, 2, 200)]);
-    again.pass(PATIENCE.settle);
+    again.pass(TIMEOUTS.settle);
     assert!(again.adopted.last().unwrap().1.epoch() > remembered.epoch());
 }
 
@@ -551,19 +565,19 @@ fn epochs_grow_across_a_restart() {
 fn a_planner_that_forgot_its_epochs_uses_none_twice() {
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&[member(1, 1, 100), member(2, 1, 100)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, former) = cluster.adopted.last().unwrap().clone();
-    cluster.schedulers.insert(id(1), Scheduler::new(id(1), SIZING, PATIENCE, &[]));
+    cluster.schedulers.insert(id(1), Scheduler::new(id(1), SIZING, TIMEOUTS, &[]));
     // Node 2 has not reported since, and would take the first plan of the new life for the old one.
     cluster.see(&[member(1, 2, 100), member(2, 1, 100)]);
-    cluster.pass(PATIENCE.settle);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, plan) = cluster.adopted.last().unwrap().clone();
     assert!(plan.epoch() > former.epoch(), "{plan} after {former}");
     assert!(cluster.schedulers.values().all(|s| s.plan(&model()) == Some(&plan)));
     assert!(cluster.schedulers[&id(1)].failures.excluded().is_empty(), "nobody is to blame");
     // It is enough that somebody has seen the epoch.
-    let mut newcomer = Scheduler::new(id(1), SIZING, PATIENCE, &[]);
+    let mut newcomer = Scheduler::new(id(1), SIZING, TIMEOUTS, &[]);
     let mut seer = member(2, 1, 100);
     Arc::make_mut(&mut seer.report).highest_epoch = Some(plan.epoch());
     newcomer.on(cluster.now, SchedulerEvent::Members(View::of([member(1, 3, 100), seer])));
@@ -580,7 +594,7 @@ fn members_that_boast_change_no_sums() {
     }
     let mut cluster = Cluster::new(&[1, 2]);
     cluster.see(&boasting);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (state, reason) = cluster.schedulers[&id(1)].state(&model());
     assert_eq!(state, ModelState::Unavailable, "{reason}");
     assert!(reason.contains("2 members offer"), "{reason}");
@@ -608,12 +622,12 @@ fn a_model_is_sized_as_it_is_wanted_and_else_as_the_settings_have_it() {
     // One member has heard of it.
     say(&mut members[1..], 1, Some(wanted));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let parts = cluster.adopted.last().unwrap().1.parts().clone();
     assert_eq!((parts.context, parts.max_sequences), (64, SIZING.max_sequences));
     say(&mut members, 2, Some(DesiredSpec { max_sequences: Some(3), ..DesiredSpec::default() }));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let parts = cluster.adopted.last().unwrap().1.parts().clone();
     assert_eq!((parts.context, parts.max_sequences), (SIZING.context, 3));
 }
@@ -623,21 +637,21 @@ fn a_removed_model_is_let_go_and_loaded_anew_when_it_is_wanted_again() {
     let mut cluster = Cluster::new(&[1, 2]);
     let mut members = [member(1, 1, 100), member(2, 1, 100)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let (_, former) = cluster.adopted.last().unwrap().clone();
     say(&mut members, 1, None);
     // The others' reports still name the plan.
     Arc::make_mut(&mut members[1].report).plans.push(former.clone());
     cluster.see(&members);
     assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     cluster.tell(id(2), SchedulerEvent::Commit(Box::new(former.clone())));
     assert!(cluster.layout().is_empty());
 
     Arc::make_mut(&mut members[1].report).plans.clear();
     say(&mut members, 2, Some(DesiredSpec::default()));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 2);
     let (_, anew) = cluster.adopted.last().unwrap();
     assert!(anew.epoch() > former.epoch(), "prepared, since the workers were stopped");
@@ -648,11 +662,11 @@ fn who_is_gone_has_no_say_in_what_is_served() {
     let mut cluster = Cluster::new(&[1, 2]);
     let mut members = [member(1, 1, 200), member(2, 1, 200)];
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     members[1].state = NodeState::Down;
     say(&mut members[..1], 1, None);
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert!(cluster.schedulers.values().all(|scheduler| scheduler.plans().next().is_none()));
 }
 
@@ -678,10 +692,10 @@ fn two_planners_that_do_not_see_each_other_yet_do_not_overtake_each_other_all_th
     }
     let highest = cluster.adopted.iter().map(|(_, plan)| plan.epoch().counter).max().unwrap();
     // A second has passed, and each waits for the others to settle before it plans again.
-    let most = 2 * (1_000 / PATIENCE.settle.as_millis() + 1);
+    let most = 2 * (1_000 / TIMEOUTS.settle.as_millis() + 1);
     assert!(u128::from(highest) <= most, "{highest} epochs in a second, {most} at most");
     // Once they see each other they agree.
     cluster.see(&[first, second, third]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 3);
 }

@@ -23,12 +23,14 @@ async fn models_that_come_and_go_are_told_and_a_folder_that_cannot_be_read_costs
     let held = known(1).await;
     assert_eq!(held[0].name.as_str(), "m");
     assert_eq!(node.inventory.borrow().held(), held);
-    // A look that failed says nothing about what is there.
-    actor.cast(InventoryMessage::Looked(None)).unwrap();
-    node.handles.inventory.looked().await;
-    assert_eq!(node.inventory.borrow().held(), held);
     std::fs::remove_dir_all(models.path().join("m")).unwrap();
     node.handles.inventory.looked().await;
     known(0).await;
-    actor.stop(None);
+    fake_model(models.path(), 4);
+    node.handles.inventory.looked().await;
+    let held = known(1).await;
+    // A look that failed says nothing about what is there.
+    actor.cast(InventoryMessage::Looked(None)).unwrap();
+    actor.drain_and_wait(None).await.unwrap();
+    assert_eq!(node.inventory.borrow().held(), held);
 }

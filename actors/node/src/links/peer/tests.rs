@@ -84,7 +84,7 @@ async fn messages_of_another_build_are_left_unread_and_the_link_stays() {
 #[tokio::test]
 async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
     let (node, peer, mut from_node) = linked().await;
-    let owner = Incarnation { node: PEER, generation: 1 };
+    let owner = Incarnation { node: PEER, boot_count: 1 };
     let plan = |counter, incarnation| {
         let layers = LayerRange::inclusive(0, 1).unwrap();
         Plan::new(PlanParts {

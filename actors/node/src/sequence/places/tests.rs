@@ -26,7 +26,7 @@ fn node(byte: u8) -> NodeId {
 /// A node holds all layers.
 fn plan(counter: u64, byte: u8) -> Arc<Plan> {
     let layers = LayerRange::inclusive(0, 3).unwrap();
-    let incarnation = Incarnation { node: node(byte), generation: 1 };
+    let incarnation = Incarnation { node: node(byte), boot_count: 1 };
     Arc::new(
         Plan::new(PlanParts {
             epoch: Epoch { counter, planner: node(1) },

@@ -15,7 +15,7 @@ const PACE: Pace = Pace {
     recovery_timeout: Duration::from_secs(60),
     waits: true,
 };
-const OWNER: Incarnation = Incarnation { node: NodeId::from_bytes([5; 32]), generation: 1 };
+const OWNER: Incarnation = Incarnation { node: NodeId::from_bytes([5; 32]), boot_count: 1 };
 const MS: Duration = Duration::from_millis(1);
 
 pub(crate) fn node(byte: u8) -> NodeId {
@@ -29,7 +29,7 @@ fn plan() -> Arc<Plan> {
 /// A plan of this epoch, with these nodes' layers.
 pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
     let stage = |byte, first, last| Assignment {
-        incarnation: Incarnation { node: node(byte), generation: 1 },
+        incarnation: Incarnation { node: node(byte), boot_count: 1 },
         layers: LayerRange::inclusive(first, last).unwrap(),
     };
     let model: ModelName = "m".parse().unwrap();
@@ -212,7 +212,7 @@ const BREAK: [SequenceAction; 2] =
     [SequenceAction::Tell(ClientEvent::Recovering), SequenceAction::Seek];
 
 fn lost(byte: u8) -> SequenceEvent {
-    let life = Incarnation { node: node(byte), generation: 1 };
+    let life = Incarnation { node: node(byte), boot_count: 1 };
     SequenceEvent::NodeLost { life, name: "mini".to_owned() }
 }
 

@@ -112,7 +112,7 @@ fn started() -> (Host, Recorded, Arc<Plan>, Instant) {
 
 fn holds(host: &mut Host, plan: &Plan, now: Instant, recorded: &mut Recorded) {
     let (layers, memory) = (LayerSet::from(plan.stages()[0].layers), MemoryUse::default());
-    host.hear(now, Event::Holds { layers, memory }, &Bytes::new(), recorded);
+    host.hear(now, WorkerEvent::Holds { layers, memory }, &Bytes::new(), recorded);
 }
 
 /// The first frame of a sequence.
@@ -124,7 +124,7 @@ fn frame(plan: &Plan) -> DataHeader {
     DataHeader {
         epoch: plan.epoch(),
         sequence: SequenceId::from_bits(1),
-        owner: Incarnation { node: node(9), generation: 1 },
+        owner: Incarnation { node: node(9), boot_count: 1 },
         attempt: 0,
         position: 0,
         trace: None,

@@ -8,7 +8,7 @@ use crate::sequence::resume_plan::{self, StageProgress};
 const HEADER: DataHeader = DataHeader {
     epoch: Epoch { counter: 1, planner: NodeId::from_bytes([0; 32]) },
     sequence: SequenceId::from_bits(1),
-    owner: Incarnation { node: NodeId::from_bytes([9; 32]), generation: 1 },
+    owner: Incarnation { node: NodeId::from_bytes([9; 32]), boot_count: 1 },
     attempt: 1,
     position: 0,
     trace: None,

@@ -18,7 +18,7 @@ fn opening() -> Box<Opening> {
 }
 
 fn header(plan: &Plan, attempt: u16, position: u32, body: DataBody) -> DataHeader {
-    let owner = Incarnation { node: node(9), generation: 1 };
+    let owner = Incarnation { node: node(9), boot_count: 1 };
     let (epoch, sequence) = (plan.epoch(), ONE);
     DataHeader { epoch, sequence, owner, attempt, position, trace: None, sent: None, body }
 }

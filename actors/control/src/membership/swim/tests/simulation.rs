@@ -13,7 +13,7 @@ use planaria_protocol::state::NodeState;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::membership::swim::{self, Action, Event, Swim};
+use crate::membership::swim::{self, Swim, SwimAction, SwimEvent};
 
 /// After how much silence a link is lost.
 const IDLE: Duration = Duration::from_millis(1500);
@@ -68,11 +68,11 @@ struct Simulation {
     news: u64,
 }
 
-fn life(index: usize, generation: u64) -> Incarnation {
+fn life(index: usize, boot_count: u64) -> Incarnation {
     let [high, low] = u16::try_from(index).unwrap().to_be_bytes();
     let mut digest = [0; 32];
     digest[..2].copy_from_slice(&[high, low]);
-    Incarnation { node: NodeId::from_bytes(digest), generation }
+    Incarnation { node: NodeId::from_bytes(digest), boot_count }
 }
 
 fn index(node: NodeId) -> usize {
@@ -117,7 +117,7 @@ impl Simulation {
                 self.link(at, other);
             }
         }
-        self.give(at, Event::Tick);
+        self.give(at, SwimEvent::Tick);
     }
 
     fn link(&mut self, a: usize, b: usize) {
@@ -141,7 +141,7 @@ impl Simulation {
     }
 
     fn restart(&mut self, at: usize) {
-        self.nodes[at].life.generation += 1;
+        self.nodes[at].life.boot_count += 1;
         self.born(at);
     }
 
@@ -214,12 +214,12 @@ impl Simulation {
         }
         match happening {
             Happening::Arrival { from, datagram, .. } => {
-                self.give(to, Event::Datagram(from, datagram));
+                self.give(to, SwimEvent::Datagram(from, datagram));
             }
             Happening::Wake(_) => {
                 if self.nodes[to].wakes_at.is_some_and(|at| at <= self.now) {
                     self.nodes[to].wakes_at = None;
-                    self.give(to, Event::Tick);
+                    self.give(to, SwimEvent::Tick);
                 }
             }
             // Somebody who speaks again in time keeps the link.
@@ -227,19 +227,19 @@ impl Simulation {
                 let peer = &self.nodes[index(life.node)];
                 let gone = peer.swim.is_none() || peer.life != life;
                 if gone || !self.hear(to, index(life.node)) {
-                    self.give(to, Event::LinkDown(life));
+                    self.give(to, SwimEvent::LinkDown(life));
                 }
             }
             Happening::LinkUp(_, life) => {
                 if self.nodes[index(life.node)].life == life && self.hear(to, index(life.node)) {
                     let round_trip = self.delay() + self.delay();
-                    self.give(to, Event::LinkUp(life, round_trip));
+                    self.give(to, SwimEvent::LinkUp(life, round_trip));
                 }
             }
         }
     }
 
-    fn give(&mut self, at: usize, event: Event) {
+    fn give(&mut self, at: usize, event: SwimEvent) {
         let (now, from) = (self.start + self.now, self.nodes[at].life);
         let Some(swim) = &mut self.nodes[at].swim else {
             return;
@@ -248,7 +248,7 @@ impl Simulation {
         let wake = swim.wake_at().map(|wake| wake.saturating_duration_since(self.start));
         for action in actions {
             match action {
-                Action::Send { to, datagram } => {
+                SwimAction::Send { to, datagram } => {
                     self.sent += 1;
                     let to = index(to);
                     if self.hear(at, to) && !self.rng.random_bool(self.network.loss) {
@@ -257,9 +257,9 @@ impl Simulation {
                     }
                 }
                 // One way is all there is here.
-                Action::ProbeAllPaths(_) => {}
-                Action::Forgot(node) => drop(self.nodes[at].view.remove(&node)),
-                Action::Became(life, state) => {
+                SwimAction::ProbeAllPaths(_) => {}
+                SwimAction::Forgot(node) => drop(self.nodes[at].view.remove(&node)),
+                SwimAction::Became(life, state) => {
                     self.news += 1;
                     self.nodes[at].view.insert(life.node, (life, state));
                     self.judge(at, life, state);
@@ -467,7 +467,7 @@ fn a_short_freeze_is_no_death_and_a_long_one_is_survived() {
 #[test]
 fn who_leaves_in_order_is_known_to_have_left() {
     let mut simulation = Simulation::formed(8, 12, LAN);
-    simulation.give(3, Event::Leave);
+    simulation.give(3, SwimEvent::Leave);
     simulation.run(ms(20));
     simulation.kill(3);
     simulation.run(seconds(5));

@@ -27,9 +27,9 @@ fn want(members: &mut [Member], at: u64, number: usize, wanted: Option<DesiredSp
 impl Cluster {
     fn settle(&mut self, members: &[Member]) {
         self.see(members);
-        self.pass(PATIENCE.settle);
+        self.pass(TIMEOUTS.settle);
         // A plan that is in force is a reason to look again.
-        self.pass(PATIENCE.settle);
+        self.pass(TIMEOUTS.settle);
     }
 
     fn epoch(&self, number: usize) -> Option<Epoch> {
@@ -65,14 +65,14 @@ fn models_that_come_and_go_leave_the_others_where_they_are() {
     for number in 0..5 {
         want(&mut all, 100, number, Some(DesiredSpec::default()));
     }
-    let newcomer = Scheduler::new(id(4), SIZING, PATIENCE, &[]);
+    let newcomer = Scheduler::new(id(4), SIZING, TIMEOUTS, &[]);
     cluster.schedulers.insert(id(4), newcomer);
     cluster.settle(&all);
     let plans = cluster.schedulers[&id(1)].plans();
     assert!(plans.flat_map(Plan::nodes).any(|node| node == id(4)));
 }
 
-/// What was foreseen for a loss knows nothing of who has come since.
+/// A failover plan knows nothing of who has come since.
 #[test]
 fn who_comes_while_another_is_lost_gets_its_share() {
     let mut cluster = Cluster::new(&[1, 2, 3, 4]);
@@ -84,7 +84,7 @@ fn who_comes_while_another_is_lost_gets_its_share() {
     };
     assert_eq!(stages(&cluster), 3);
     (members[2].state, members[3].state) = (NodeState::Down, NodeState::Alive);
-    members[3].incarnation.generation = 2;
+    members[3].incarnation.boot_count = 2;
     cluster.settle(&members);
     assert_eq!(stages(&cluster), 3);
 }

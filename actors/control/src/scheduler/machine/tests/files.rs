@@ -48,11 +48,11 @@ fn who_has_another_tokenizer_gets_no_layers() {
     let mut members = alike();
     hold(&mut members[0], content("b", Some("w")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(2, "6-11")]);
     hold(&mut members[0], content("a", Some("w")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -62,13 +62,13 @@ fn weights_that_turn_out_to_differ_are_planned_around() {
     let mut members = alike();
     members.iter_mut().for_each(|member| hold(member, content("a", None)));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 3, "they are used before they are read");
     for (member, weights) in members.iter_mut().zip(["w", "v", "w"]) {
         hold(member, content("a", Some(weights)));
     }
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(3, "0-5"), layers(1, "6-11")]);
 }
 
@@ -78,14 +78,14 @@ fn of_two_who_changed_its_weights_is_left_out() {
     let mut members: Vec<Member> = alike().into_iter().take(2).collect();
     members.iter_mut().for_each(|member| hold(member, content("a", None)));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     // What both say while the plan is in force is what it was made for.
     members.iter_mut().for_each(|member| hold(member, content("a", Some("w"))));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     hold(&mut members[0], content("a", Some("v")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(2, "0-11")]);
 }
 
@@ -94,11 +94,11 @@ fn other_weights_on_all_nodes_are_another_plan_for_the_same_nodes() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let mut members = alike();
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let before = cluster.adopted.last().unwrap().1.clone();
     members.iter_mut().for_each(|member| hold(member, content("a", Some("v"))));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let after = cluster.adopted.last().unwrap().1.clone();
     assert!(after.epoch() > before.epoch());
     assert_eq!(after.stages(), before.stages());
@@ -110,7 +110,7 @@ fn who_cannot_read_its_files_keeps_what_it_holds_and_gets_no_more() {
     let mut cluster = Cluster::new(&[1, 2, 3]);
     let mut members = alike();
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     have_loaded(&cluster, &mut members);
     cluster.see(&members);
     let adopted = cluster.adopted.len();
@@ -119,7 +119,7 @@ fn who_cannot_read_its_files_keeps_what_it_holds_and_gets_no_more() {
     };
     members.iter_mut().for_each(|member| away(member, Some("its folder is not there")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.excluded * 2);
+    cluster.pass(TIMEOUTS.excluded * 2);
     assert_eq!(cluster.adopted.len(), adopted, "all goes on");
     assert_eq!(cluster.schedulers[&id(1)].state(&model()).0, ModelState::Ready);
 
@@ -130,12 +130,12 @@ fn who_cannot_read_its_files_keeps_what_it_holds_and_gets_no_more() {
     away(&mut members[1], None);
     cluster.see(&members);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
-    cluster.pass(PATIENCE.excluded * 2);
+    cluster.pass(TIMEOUTS.excluded * 2);
     assert_eq!(cluster.layout(), [layers(2, "0-5"), layers(1, "6-11")]);
     away(&mut members[2], None);
     Arc::make_mut(&mut members[2].report).shards.clear();
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -146,12 +146,12 @@ fn who_could_not_load_may_try_with_other_files_at_once() {
     let mut members = alike();
     hold(&mut members[2], content("a", None));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 2);
     cluster.failing.clear();
     hold(&mut members[2], content("a", Some("w")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 3);
 }
 
@@ -160,18 +160,18 @@ fn who_failed_over_files_that_it_has_no_more_is_planned_for_with_the_new_ones() 
     let mut cluster = Cluster::new(&[1]);
     let mut members: Vec<Member> = alike().into_iter().take(1).collect();
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let before = cluster.adopted.last().unwrap().1.clone();
     have_loaded(&cluster, &mut members);
     let shard = &mut Arc::make_mut(&mut members[0].report).shards[0];
     (shard.held, shard.state) = (LayerSet::EMPTY, ShardState::Failed);
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.adopted.last().unwrap().1, before, "it is left out for now");
     // Its worker has given up for good, and says so on and on.
     hold(&mut members[0], content("a", Some("v")));
     cluster.see(&members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     let after = cluster.adopted.last().unwrap().1.clone();
     assert!(after.epoch() > before.epoch() && !after.computes_as(&before));
 }

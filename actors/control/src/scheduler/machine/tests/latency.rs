@@ -22,7 +22,7 @@ fn cluster(members: &[Member]) -> Cluster {
     let bytes: Vec<u8> = members.iter().map(|m| m.incarnation.node.as_bytes()[0]).collect();
     let mut cluster = Cluster::with(&bytes, LATENCY);
     cluster.see(members);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     cluster
 }
 
@@ -49,11 +49,11 @@ fn a_faster_node_takes_over_once_it_was_better_for_long_enough() {
     let slow = [fast(1, 12, 2.0), fast(2, 12, 3.0)];
     let mut cluster = cluster(&slow);
     assert_eq!(cluster.layout(), [layers(1, "0-11")]);
-    cluster.schedulers.insert(id(3), Scheduler::new(id(3), LATENCY, PATIENCE, &[]));
+    cluster.schedulers.insert(id(3), Scheduler::new(id(3), LATENCY, TIMEOUTS, &[]));
     let [first, second] = slow;
     cluster.see(&[first, second, fast(3, 12, 1.0)]);
-    cluster.pass(PATIENCE.settle);
-    cluster.pass(PATIENCE.dwell - Duration::from_secs(1));
+    cluster.pass(TIMEOUTS.settle);
+    cluster.pass(TIMEOUTS.dwell - Duration::from_secs(1));
     assert_eq!(cluster.adopted.len(), 2, "the first plan, by both, and no other yet");
     cluster.pass(Duration::from_secs(1));
     assert_eq!(cluster.layout(), [layers(3, "0-11")]);
@@ -63,16 +63,16 @@ fn a_faster_node_takes_over_once_it_was_better_for_long_enough() {
 fn what_is_better_for_a_moment_changes_nothing() {
     let mut cluster = cluster(&[fast(1, 12, 2.0), fast(2, 12, 3.0)]);
     cluster.see(&[fast(1, 12, 2.0), fast(2, 12, 1.0)]);
-    cluster.pass(PATIENCE.appraise);
-    cluster.pass(PATIENCE.dwell / 2);
+    cluster.pass(TIMEOUTS.appraise);
+    cluster.pass(TIMEOUTS.dwell / 2);
     cluster.see(&[fast(1, 12, 2.0), fast(2, 12, 3.0)]);
-    cluster.pass(PATIENCE.dwell / 2);
+    cluster.pass(TIMEOUTS.dwell / 2);
     // Better again: the time counts from here.
     cluster.see(&[fast(1, 12, 2.0), fast(2, 12, 1.0)]);
-    cluster.pass(PATIENCE.appraise);
-    cluster.pass(PATIENCE.dwell / 2);
+    cluster.pass(TIMEOUTS.appraise);
+    cluster.pass(TIMEOUTS.dwell / 2);
     assert_eq!(cluster.layout(), [layers(1, "0-11")]);
-    cluster.pass(PATIENCE.dwell / 2);
+    cluster.pass(TIMEOUTS.dwell / 2);
     assert_eq!(cluster.layout(), [layers(2, "0-11")]);
 }
 
@@ -81,7 +81,7 @@ fn what_is_a_little_better_changes_nothing() {
     let mut cluster = cluster(&[fast(1, 12, 2.0), fast(2, 12, 3.0)]);
     cluster.see(&[fast(1, 12, 2.0), fast(2, 12, 1.8)]);
     for _ in 0..10 {
-        cluster.pass(PATIENCE.dwell);
+        cluster.pass(TIMEOUTS.dwell);
     }
     assert_eq!(cluster.layout(), [layers(1, "0-11")]);
     assert_eq!(cluster.adopted.len(), 2, "one plan, adopted by both");
@@ -95,8 +95,8 @@ fn what_there_is_no_memory_for_beside_the_old_is_not_begun() {
     let before = [layers(1, "0-4"), layers(2, "5-8"), layers(3, "9-11")];
     assert_eq!(cluster.layout(), before);
     cluster.see(&members(4.0, 1.0));
-    cluster.pass(PATIENCE.appraise);
-    cluster.pass(PATIENCE.dwell);
+    cluster.pass(TIMEOUTS.appraise);
+    cluster.pass(TIMEOUTS.dwell);
     assert_eq!(cluster.layout(), before);
 }
 
@@ -106,8 +106,8 @@ fn what_a_node_has_already_needs_no_room_beside_it() {
     let mut cluster = cluster(&members(2.0));
     assert_eq!(cluster.layout(), [layers(1, "0-7"), layers(2, "8-11")]);
     cluster.see(&members(0.5));
-    cluster.pass(PATIENCE.appraise);
-    cluster.pass(PATIENCE.dwell);
+    cluster.pass(TIMEOUTS.appraise);
+    cluster.pass(TIMEOUTS.dwell);
     assert_eq!(cluster.layout(), [layers(1, "0-3"), layers(2, "4-11")]);
 }
 
@@ -116,26 +116,26 @@ fn measures_that_change_do_not_disturb_who_loads() {
     let mut cluster = cluster(&[fast(1, 12, 2.0), fast(2, 12, 3.0)]);
     cluster.silent = BTreeSet::from([id(2)]);
     cluster.see(&[fast(1, 12, 2.0), fast(2, 12, 1.0)]);
-    cluster.pass(PATIENCE.appraise);
-    cluster.pass(PATIENCE.dwell);
+    cluster.pass(TIMEOUTS.appraise);
+    cluster.pass(TIMEOUTS.dwell);
     let preparing = |cluster: &Cluster| {
         cluster.schedulers[&id(1)].preparing.get(&model()).map(|p| p.plan.clone())
     };
     let begun = preparing(&cluster);
     assert!(begun.is_some());
     cluster.see(&[fast(1, 12, 1.5), fast(2, 12, 1.0)]);
-    cluster.pass(PATIENCE.appraise);
+    cluster.pass(TIMEOUTS.appraise);
     assert_eq!(preparing(&cluster), begun);
 }
 
 #[test]
-fn a_loss_is_met_as_was_foreseen() {
+fn a_loss_is_met_by_the_failover_plan() {
     let members = [fast(1, 8, 1.0), fast(2, 8, 1.0), fast(3, 8, 1.0)];
     let mut cluster = cluster(&members);
     let [(first, _), (second, _)] = cluster.layout().try_into().unwrap();
-    let foreseen = failovers(&cluster, 1);
-    assert_eq!(foreseen.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [first, second]);
-    let (lost, expected) = foreseen[1].clone();
+    let planned = failovers(&cluster, 1);
+    assert_eq!(planned.iter().map(|(node, _)| *node).collect::<Vec<_>>(), [first, second]);
+    let (lost, expected) = planned[1].clone();
     let survivors: Vec<Member> = members
         .iter()
         .cloned()
@@ -167,7 +167,7 @@ fn who_leaves_hands_its_layers_over_while_it_still_serves() {
     let mut leaving = fast(1, 12, 1.0);
     Arc::make_mut(&mut leaving.report).leaving = true;
     cluster.see(&[leaving, fast(2, 12, 2.0)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout(), [layers(2, "0-11")]);
 }
 
@@ -183,6 +183,6 @@ fn nodes_without_links_wait_for_them() {
     assert_eq!(state, ModelState::Unavailable);
     assert!(reason.contains("not all connected"), "{reason}");
     cluster.see(&[fast(1, 8, 1.0), fast(2, 8, 1.0)]);
-    cluster.pass(PATIENCE.settle);
+    cluster.pass(TIMEOUTS.settle);
     assert_eq!(cluster.layout().len(), 2);
 }

@@ -66,7 +66,7 @@ fn an_answer_that_goes_on_waits_for_its_first_stage_alone() {
     let (mut sequence, _, now) = start(3);
     let event = frame(&sequence, 3, accepted(20, None));
     sequence.on(now, event);
-    let lost = Incarnation { node: node(2), generation: 1 };
+    let lost = Incarnation { node: node(2), boot_count: 1 };
     sequence.on(now, SequenceEvent::NodeLost { life: lost, name: "b".to_owned() });
     let next = plan_of(4, &[(1, 0, 3), (3, 4, 7)]);
     let actions = sequence.on(now, SequenceEvent::Offer(Offer::Ready(Arc::clone(&next))));

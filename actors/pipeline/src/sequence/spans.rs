@@ -6,7 +6,7 @@ use planaria_protocol::trace_context::{TraceContext, forward_on, hop_to};
 
 /// The phases of a sequence that is traced.
 #[derive(Debug, Clone, Copy)]
-pub struct Phases {
+pub struct SequenceSpans {
     sequence: TraceContext,
     /// How often its way was broken.
     breaks: u64,
@@ -23,7 +23,7 @@ pub struct Piece {
     pub position: u32,
 }
 
-impl Phases {
+impl SequenceSpans {
     /// Of a request's first and only sequence.
     pub fn within(request: TraceContext) -> Self {
         Self { sequence: request.child("sequence", 0), breaks: 0 }

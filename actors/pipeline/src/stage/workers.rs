@@ -1,0 +1,481 @@
+//! Which workers a node runs, and which layers each of them is to hold.
+//!
+//! Plans ask for layers in this order: those in force, those that were prepared, those that may come. A layer that
+//! nothing asks for any more is kept for a moment, since a frame under the last plan may be on its way; a worker of
+//! which nothing is asked is kept while sequences pass through it. A host that dies is started again after a wait, and
+//! given up when it dies too often. Pure: the actor around it, or a simulation, is its [`WorkersRuntime`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId};
+use planaria_control::membership::View;
+use planaria_control::supervision::{ActorKind, Restarts, Retries, Verdict};
+use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
+use planaria_protocol::state::ShardState;
+use planaria_protocol::wire::ShardReport;
+
+/// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
+/// frame that was sent under the last plan can be on its way.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A planner of an earlier build gives up on a plan that is not loaded within the load timeout, and says so
+/// to nobody: what was prepared for it is let go so much later.
+const GIVEN_UP: Duration = Duration::from_secs(30);
+
+/// The node around its workers.
+pub trait WorkersRuntime {
+    /// Whether the files of a worker are what a plan was made for: those that it was started with, or without a worker
+    /// those on the disk.
+    ///
+    /// # Errors
+    /// In words, when there are none that the plan could be computed with.
+    fn files_for(&mut self, worker: &WorkerKey, plan: &Plan) -> Result<Files, String>;
+
+    /// Starts the host of a worker. If it dies while it starts, that is told as any other death.
+    ///
+    /// # Errors
+    /// In words, when the files that it would load are not there.
+    fn start_host(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String>;
+
+    /// Ends the host of a worker, if it has one, and forgets its files.
+    fn stop_host(&mut self, worker: &WorkerKey);
+
+    /// The host of a worker is dead: no frame is for it any more.
+    fn forget_host(&mut self, worker: &WorkerKey);
+
+    /// Has a host hold these layers, those first that are needed first.
+    fn hold(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>);
+
+    /// Has a host try again what it has given up.
+    fn try_again(&mut self, worker: &WorkerKey);
+
+    /// Tells a host of the members.
+    fn members(&mut self, worker: &WorkerKey, view: &View);
+
+    /// Tells [`WorkersEvent::StartAgain`] after this long.
+    fn start_after(&mut self, wait: Duration, worker: &WorkerKey);
+
+    /// The layers of a plan are loaded, or cannot be, for this reason.
+    fn loaded(&mut self, epoch: Epoch, result: Result<(), String>);
+
+    /// What the node tells of its shards.
+    fn reports(&mut self, shards: Vec<ShardReport>);
+
+    /// Sequences pass through some worker, or through none.
+    fn busy(&mut self, busy: bool);
+
+    /// A host is started again.
+    fn restarted(&mut self);
+
+    /// The models' files are to be looked at: they may not be what they were.
+    fn look_for_files(&mut self);
+
+    /// When it is after this long, for people.
+    fn time_after(&self, wait: Duration) -> String;
+
+    /// Something happened to a worker that people may want to know.
+    fn note(&mut self, worker: &WorkerKey, note: WorkerNote<'_>);
+}
+
+/// What a node is told of what it is to hold, and of what it holds.
+#[derive(Debug, Clone)]
+pub enum WorkersEvent {
+    /// Load this node's part of a plan, and tell when it is loaded or cannot be.
+    Load(Arc<Plan>),
+    /// What was prepared under this epoch is not needed.
+    Abort(Epoch),
+    /// These plans, and no others, are in force.
+    InForce(Vec<Plan>),
+    /// Keep these shards, and no others, for plans that may come.
+    Standby(Vec<ShardKey>),
+    /// The cluster changed.
+    Members(View),
+    /// A worker's shard is in another state.
+    Changed(WorkerKey, ShardReport),
+    /// Sequences pass through a worker, or none do any more.
+    Busy(WorkerKey, bool),
+    /// A host died, or could not be started, for this reason.
+    HostLost(WorkerKey, String),
+    /// The wait of a worker whose host died is over.
+    StartAgain(WorkerKey),
+    /// Time passed.
+    Tick,
+}
+
+/// What a node's files of a model are to a plan that was made for some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Files {
+    /// The same.
+    Same,
+    /// The same, but what is loaded comes from others, which they replaced.
+    Replaced,
+}
+
+/// What happened to a worker.
+#[derive(Debug, Clone, Copy)]
+pub enum WorkerNote<'a> {
+    /// It is to hold other layers than before.
+    Holds {
+        /// Those before; none for a worker that is new.
+        from: &'a LayerSet,
+        /// Those from now on.
+        layers: &'a LayerSet,
+    },
+    /// Its files were replaced: what was loaded is let go.
+    FilesReplaced,
+    /// Its host died and is started again.
+    HostDied(&'a str),
+    /// Its host died so often that it is given up for so long.
+    GivenUp(&'a str, Duration),
+    /// Nothing of it is needed any more.
+    Unwanted,
+}
+
+/// What a node holds.
+#[derive(Debug)]
+pub struct Workers {
+    me: Incarnation,
+    load_timeout: Duration,
+    workers: BTreeMap<WorkerKey, Held>,
+    /// Plans whose loading the scheduler waits for.
+    awaited: Vec<Arc<Plan>>,
+    /// The newest plan that each planner has had prepared for each model, and when, until it or a newer
+    /// one is in force: the planner may wait long for another node. Two may plan while they do not know
+    /// of each other yet, and either plan may be the one that comes into force.
+    prepared: BTreeMap<(ModelName, NodeId), (Arc<Plan>, Instant)>,
+    /// The cluster when it was last told what to serve.
+    view: View,
+    in_force: Vec<ShardKey>,
+    /// For plans that may come.
+    standby: Vec<ShardKey>,
+}
+
+/// A worker, as it is looked after.
+#[derive(Debug)]
+struct Held {
+    has_host: bool,
+    /// The layers that it was told to hold, and when each of them was wanted last.
+    told: Vec<(LayerRange, Instant)>,
+    report: ShardReport,
+    busy: bool,
+    idle_since: Instant,
+    restarts: Restarts,
+    retries: Retries,
+}
+
+impl Held {
+    fn new(now: Instant, model: &ModelName) -> Self {
+        Self {
+            has_host: false,
+            told: Vec::new(),
+            report: ShardReport::starting(model),
+            busy: false,
+            idle_since: now,
+            restarts: Restarts::new(ActorKind::Worker.row().intensity),
+            retries: Retries::default(),
+        }
+    }
+
+    fn layers(&self) -> Vec<LayerRange> {
+        self.told.iter().map(|(layers, _)| *layers).collect()
+    }
+
+    fn fail(&mut self, reason: String) {
+        self.report.state = ShardState::Failed;
+        self.report.reason = reason;
+    }
+}
+
+impl Workers {
+    /// No workers, on a node in this life, where a load may take so long.
+    #[must_use]
+    pub fn new(me: Incarnation, load_timeout: Duration) -> Self {
+        Self {
+            me,
+            load_timeout,
+            workers: BTreeMap::new(),
+            awaited: Vec::new(),
+            prepared: BTreeMap::new(),
+            view: View::default(),
+            in_force: Vec::new(),
+            standby: Vec::new(),
+        }
+    }
+
+    /// What the node tells of its shards.
+    #[must_use]
+    pub fn reports(&self) -> Vec<ShardReport> {
+        self.workers.values().map(|worker| worker.report.clone()).collect()
+    }
+
+    /// Takes in an event.
+    pub fn on(&mut self, now: Instant, event: WorkersEvent, runtime: &mut impl WorkersRuntime) {
+        match event {
+            WorkersEvent::Load(plan) => self.load(now, plan, runtime),
+            WorkersEvent::Abort(epoch) => self.abort(epoch),
+            WorkersEvent::InForce(plans) => self.follow(now, &plans, runtime),
+            WorkersEvent::Standby(shards) => {
+                self.standby = shards;
+                self.hold(now, runtime);
+            }
+            WorkersEvent::Members(view) => self.members(view, runtime),
+            WorkersEvent::Changed(key, report) => self.changed(&key, report, runtime),
+            WorkersEvent::Busy(key, busy) => {
+                if let Some(worker) = self.workers.get_mut(&key) {
+                    worker.busy = busy;
+                    worker.idle_since = now;
+                }
+                self.tell_busy(runtime);
+            }
+            WorkersEvent::HostLost(key, how) => self.host_lost(now, &key, &how, runtime),
+            WorkersEvent::StartAgain(key) => {
+                // It may have been stopped meanwhile, or tried sooner.
+                if self.workers.get(&key).is_some_and(|worker| !worker.has_host) {
+                    self.start(&key, runtime);
+                }
+            }
+            WorkersEvent::Tick => {
+                let given_up = self.load_timeout + GIVEN_UP;
+                self.prepared.retain(|_, (_, since)| now.duration_since(*since) < given_up);
+                self.hold(now, runtime);
+                self.stop_unwanted(now, runtime);
+            }
+        }
+    }
+
+    fn load(&mut self, now: Instant, plan: Arc<Plan>, runtime: &mut impl WorkersRuntime) {
+        let Some(key) = ShardKey::of(&plan, self.me.node) else {
+            runtime.loaded(plan.epoch(), Err("the plan has no stage for it".to_owned()));
+            return;
+        };
+        let is_lost = |worker: &Held| {
+            let has_failed = worker.report.state == ShardState::Failed;
+            has_failed && (!worker.busy || worker.report.pid.is_none())
+        };
+        if self.workers.get(&key.worker).is_some_and(is_lost) {
+            // Its files, or what kept it from loading them, may have changed.
+            self.stop(&key.worker, runtime);
+        }
+        match runtime.files_for(&key.worker, &plan) {
+            Ok(Files::Same) => {}
+            Ok(Files::Replaced) => {
+                runtime.note(&key.worker, WorkerNote::FilesReplaced);
+                self.stop(&key.worker, runtime);
+            }
+            Err(reason) => {
+                runtime.look_for_files();
+                runtime.loaded(plan.epoch(), Err(reason));
+                return;
+            }
+        }
+        let planner = (plan.model().clone(), plan.epoch().planner);
+        let newest = self.prepared.get(&planner);
+        if newest.is_none_or(|(newest, _)| newest.epoch() <= plan.epoch()) {
+            self.prepared.insert(planner, (Arc::clone(&plan), now));
+        }
+        if !self.awaited.contains(&plan) {
+            self.awaited.push(plan);
+        }
+        self.hold(now, runtime);
+        self.answer(runtime);
+    }
+
+    fn abort(&mut self, epoch: Epoch) {
+        self.prepared.retain(|_, (plan, _)| plan.epoch() != epoch);
+        self.awaited.retain(|plan| plan.epoch() != epoch);
+    }
+
+    fn follow(&mut self, now: Instant, plans: &[Plan], runtime: &mut impl WorkersRuntime) {
+        let me = self.me;
+        // A plan of a former life asks for nothing any more.
+        let is_mine =
+            |plan: &&Plan| plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
+        let mine = plans.iter().filter(is_mine);
+        self.in_force = mine.filter_map(|plan| ShardKey::of(plan, me.node)).collect();
+        self.prepared.retain(|(model, _), (prepared, _)| {
+            !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
+        });
+        self.hold(now, runtime);
+    }
+
+    fn members(&mut self, view: View, runtime: &mut impl WorkersRuntime) {
+        for (key, _) in self.workers.iter().filter(|(_, worker)| worker.has_host) {
+            runtime.members(key, &view);
+        }
+        // What was prepared for a model that was removed since will never be in force. (For one that
+        // this node has yet to hear of, it may.)
+        let is_removed = |model: &ModelName| {
+            self.view.desired().contains_key(model) && !view.desired().contains_key(model)
+        };
+        self.prepared.retain(|(model, _), _| !is_removed(model));
+        let before = std::mem::replace(&mut self.view, view);
+        let asked: BTreeSet<&ModelName> = self.view.asked_since(&before).collect();
+        let is_given_up = |worker: &Held| worker.report.state == ShardState::Failed;
+        let given_up = self.workers.iter().filter(|(_, worker)| is_given_up(worker));
+        let again: Vec<(WorkerKey, bool)> = given_up
+            .filter(|(key, _)| asked.contains(&key.model))
+            .map(|(key, worker)| (key.clone(), worker.has_host))
+            .collect();
+        for (key, has_host) in again {
+            if has_host {
+                runtime.try_again(&key);
+            } else {
+                self.start(&key, runtime);
+            }
+        }
+    }
+
+    fn changed(&mut self, key: &WorkerKey, report: ShardReport, runtime: &mut impl WorkersRuntime) {
+        if let Some(worker) = self.workers.get_mut(key) {
+            worker.report = report;
+            self.answer(runtime);
+            self.tell(runtime);
+        }
+    }
+
+    fn host_lost(
+        &mut self,
+        now: Instant,
+        key: &WorkerKey,
+        how: &str,
+        runtime: &mut impl WorkersRuntime,
+    ) {
+        let Some(worker) = self.workers.get_mut(key) else { return };
+        worker.has_host = false;
+        worker.busy = false;
+        worker.report.pid = None;
+        worker.report.held = LayerSet::EMPTY;
+        runtime.forget_host(key);
+        let wait = match worker.restarts.on_death(now) {
+            Verdict::RestartAfter(wait) => {
+                worker.report.state = ShardState::Restarting;
+                runtime.restarted();
+                runtime.note(key, WorkerNote::HostDied(how));
+                wait
+            }
+            Verdict::GiveUp => {
+                let wait = worker.retries.given_up(now);
+                let at = runtime.time_after(wait);
+                worker.fail(format!("its host keeps dying: {how}; it is tried again at {at}"));
+                runtime.note(key, WorkerNote::GivenUp(how, wait));
+                wait
+            }
+        };
+        runtime.start_after(wait, key);
+        self.answer(runtime);
+        self.tell(runtime);
+    }
+
+    /// What each worker is to hold: first what plans in force need, then what was prepared, then what
+    /// may be needed.
+    fn wanted(&self) -> BTreeMap<WorkerKey, Vec<LayerRange>> {
+        let me = self.me.node;
+        let prepared = self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me));
+        let mut wanted: BTreeMap<WorkerKey, Vec<LayerRange>> = BTreeMap::new();
+        let all = self.in_force.iter().cloned().chain(prepared).chain(self.standby.iter().cloned());
+        for ShardKey { worker, layers } in all {
+            let of_worker = wanted.entry(worker).or_default();
+            if !of_worker.contains(&layers) {
+                of_worker.push(layers);
+            }
+        }
+        wanted
+    }
+
+    /// Has every worker hold what is wanted now, and for a while what was wanted until now.
+    fn hold(&mut self, now: Instant, runtime: &mut impl WorkersRuntime) {
+        for (key, wanted) in self.wanted() {
+            let is_new = !self.workers.contains_key(&key);
+            let worker =
+                self.workers.entry(key.clone()).or_insert_with(|| Held::new(now, &key.model));
+            let from: LayerSet = worker.layers().into_iter().collect();
+            let kept = worker.told.iter().filter(|(layers, last)| {
+                !wanted.contains(layers) && now.duration_since(*last) <= GRACE
+            });
+            let kept: Vec<_> = kept.copied().collect();
+            worker.told = wanted.into_iter().map(|layers| (layers, now)).chain(kept).collect();
+            let layers: LayerSet = worker.layers().into_iter().collect();
+            if !is_new && from == layers {
+                continue;
+            }
+            runtime.note(&key, WorkerNote::Holds { from: &from, layers: &layers });
+            if is_new {
+                self.start(&key, runtime);
+            } else if worker.has_host {
+                runtime.hold(&key, worker.layers());
+            }
+        }
+    }
+
+    fn start(&mut self, key: &WorkerKey, runtime: &mut impl WorkersRuntime) {
+        if let Some(worker) = self.workers.get_mut(key) {
+            match runtime.start_host(key, worker.layers()) {
+                Ok(()) => worker.has_host = true,
+                Err(reason) => {
+                    worker.fail(reason);
+                    self.answer(runtime);
+                }
+            }
+            self.tell(runtime);
+        }
+    }
+
+    /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
+    fn answer(&mut self, runtime: &mut impl WorkersRuntime) {
+        let (me, workers) = (self.me.node, &self.workers);
+        self.awaited.retain(|plan| {
+            let known = ShardKey::of(plan, me)
+                .and_then(|key| workers.get(&key.worker).map(|worker| (worker, key.layers)));
+            let state = known.map(|(w, layers)| (w.report.state_of(layers), &w.report.reason));
+            let result = match state {
+                Some((ShardState::Ready, _)) => Ok(()),
+                Some((ShardState::Failed, reason)) => Err(reason.clone()),
+                Some((ShardState::Loading | ShardState::Restarting, _)) => return true,
+                None => Err("its layers were given up".to_owned()),
+            };
+            runtime.loaded(plan.epoch(), result);
+            false
+        });
+    }
+
+    /// Stops workers of which nothing is wanted.
+    fn stop_unwanted(&mut self, now: Instant, runtime: &mut impl WorkersRuntime) {
+        let wanted = self.wanted();
+        for (key, worker) in &mut self.workers {
+            if wanted.contains_key(key) {
+                // What is wanted now starts its grace anew once it is not.
+                worker.idle_since = now;
+            }
+        }
+        let is_unwanted =
+            |worker: &Held| !worker.busy && now.duration_since(worker.idle_since) > GRACE;
+        let unwanted = self.workers.iter().filter(|(_, worker)| is_unwanted(worker));
+        let unwanted: Vec<_> = unwanted.map(|(key, _)| key.clone()).collect();
+        for key in &unwanted {
+            runtime.note(key, WorkerNote::Unwanted);
+            self.stop(key, runtime);
+        }
+        if !unwanted.is_empty() {
+            self.tell(runtime);
+        }
+    }
+
+    fn stop(&mut self, key: &WorkerKey, runtime: &mut impl WorkersRuntime) {
+        self.workers.remove(key);
+        runtime.stop_host(key);
+    }
+
+    fn tell_busy(&self, runtime: &mut impl WorkersRuntime) {
+        runtime.busy(self.workers.values().any(|worker| worker.busy));
+    }
+
+    fn tell(&self, runtime: &mut impl WorkersRuntime) {
+        self.tell_busy(runtime);
+        runtime.reports(self.reports());
+    }
+}
+
+#[cfg(test)]
+mod tests;

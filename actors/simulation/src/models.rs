@@ -1,0 +1,86 @@
+//! The models that a simulated cluster serves: small, alike, and no token of one is a token of another's answer.
+
+use std::time::Instant;
+
+use planaria_config::{Incarnation, LayerRange, ModelName};
+use planaria_engine::fake::FakeStage;
+use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_engine::model_dir::{FakeConfig, ModelDigest};
+use planaria_pipeline::stage::host::{Host, WorkerTimeouts};
+use planaria_protocol::plan::WorkerKey;
+use planaria_protocol::wire::HeldModel;
+
+use super::owner::PACE;
+
+/// All names that a model can have.
+const NAMES: [&str; 2] = ["m", "n"];
+
+/// The models of a cluster that serves so many.
+pub(super) fn names(count: u8) -> impl Iterator<Item = ModelName> {
+    NAMES.iter().take(usize::from(count)).map(|name| name.parse().unwrap())
+}
+
+fn number(model: &ModelName) -> u32 {
+    let place = NAMES.iter().position(|name| *name == model.as_str());
+    u32::try_from(place.unwrap()).unwrap()
+}
+
+pub(super) fn digest(model: &ModelName) -> ModelDigest {
+    format!("{}1", number(model) + 1).repeat(32).parse().unwrap()
+}
+
+pub(super) fn config(model: &ModelName) -> FakeConfig {
+    FakeConfig {
+        num_hidden_layers: 8,
+        hidden_size: 2,
+        vocab_size: 50 + 7 * number(model),
+        max_position_embeddings: 256,
+        step_micros: 0,
+        bytes_per_layer: 10 << 20,
+    }
+}
+
+/// All layers of any model.
+pub(super) fn all_layers() -> LayerRange {
+    LayerRange::half_open(0, 8).unwrap()
+}
+
+pub(super) fn stage(model: &ModelName) -> FakeStage {
+    FakeStage::open(&config(model))
+}
+
+pub(super) fn geometry(model: &ModelName) -> Geometry {
+    let config = config(model);
+    Geometry {
+        bytes_per_layer: vec![config.bytes_per_layer; all_layers().count() as usize],
+        embed_bytes: 0,
+        head_bytes: 0,
+        tied: false,
+        kv_bytes_per_token_per_layer: 8,
+        hidden_bytes: 8,
+        max_context: 256,
+        vocab: config.vocab_size,
+        working: WorkingSet::default(),
+    }
+}
+
+pub(super) fn held(model: &ModelName) -> HeldModel {
+    HeldModel {
+        name: model.clone(),
+        digest: digest(model),
+        geometry: geometry(model),
+        content: None,
+        unreadable: None,
+    }
+}
+
+/// A host of the node in this life that is to hold these layers.
+pub(super) fn new_host(
+    now: Instant,
+    me: Incarnation,
+    key: &WorkerKey,
+    layers: Vec<LayerRange>,
+) -> Host {
+    let timeouts = WorkerTimeouts { step: PACE.step_timeout, load: PACE.recovery_timeout };
+    Host::new(now, (me.node, me.node.short()), key, layers, timeouts, 1 << 20)
+}
