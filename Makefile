@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat kernels fuzz bench lint fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat kernels fuzz bench lint deny fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -101,6 +101,10 @@ lint: setup ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --quiet
+
+deny: setup ## Check what comes with dependencies: licences, sources, and what is banned
+	@./.ci/setup.sh deny
+	$(CACHE)/cargo-deny/bin/cargo-deny --locked check --hide-inclusion-graph bans licenses sources
 
 fmt: ## Format the code
 	cargo fmt --all

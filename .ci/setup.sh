@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Planaria needs, each thing only if it is missing.
-# Usage: .ci/setup.sh build|install|tests|bench|jaeger|arm64
+# Usage: .ci/setup.sh build|install|tests|deny|bench|jaeger|arm64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -75,6 +75,16 @@ python_env() {
     python3 -m venv "$dir"
     "$dir/bin/pip" install --quiet "$@" || fail "pip could not install $*"
     printf '%s' "$*" >"$stamp"
+}
+
+# cargo-deny, compiled once: what package registries have ready-made is too old to read deny.toml.
+cargo_deny() {
+    local dir="$cache/cargo-deny" wanted=0.20.2
+    [ "$("$dir/bin/cargo-deny" --version 2>/dev/null)" != "cargo-deny $wanted" ] || return 0
+    rust
+    say "building cargo-deny $wanted into $dir (once; some minutes)"
+    cargo install --quiet --locked --debug --root "$dir" "cargo-deny@$wanted" >&2 \
+        || fail "cargo-deny could not be built"
 }
 
 # The clients that the tests talk to the API with.
@@ -207,8 +217,9 @@ case "${1:-}" in
     build) build ;;
     install) install_tools ;;
     tests) install_tools; clients; browser; network; systemd; prometheus; jaeger ;;
+    deny) cargo_deny ;;
     bench) bench ;;
     jaeger) jaeger ;;
     arm64) arm64 ;;
-    *) fail "usage: setup.sh build|install|tests|bench|jaeger|arm64" ;;
+    *) fail "usage: setup.sh build|install|tests|deny|bench|jaeger|arm64" ;;
 esac

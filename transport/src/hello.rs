@@ -271,8 +271,7 @@ mod tests {
         struct Former {
             major: u16,
             minor: u16,
-            #[serde(rename = "generation")]
-            boot_count: u64,
+            generation: u64,
             name: String,
             info: Bytes,
         }
@@ -288,7 +287,7 @@ mod tests {
         let former: Former = decode_message(&encode_message(&hello()).unwrap()).unwrap();
         let name = "mac".to_owned();
         let info = Bytes::from_static(b"i");
-        assert_eq!(former, Former { major: 1, minor: 1, boot_count: 3, name, info });
+        assert_eq!(former, Former { major: 1, minor: 1, generation: 3, name, info });
     }
 
     #[test]

@@ -24,7 +24,7 @@ use planaria_protocol::plan::Plan;
 use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{HeldModel, Report, ShardReport};
 
-pub use members::{CUT_OFF, FORGET, MAX_OVER, MemberEvent, Members};
+pub use members::{CUT_OFF, FORGET, MAX_OVER, Members, MembersEvent};
 
 /// The members of the cluster at one moment. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -146,8 +146,7 @@ fn read<T>(read: Result<T, ReadError>) -> Option<T> {
 
 /// Makes the next life of a node that was restored from a backup younger than any before: lives since
 /// the backup are not in it, and peers would take a life that they know for a ghost. A node starts
-/// less than once each second, so the seconds since 1970 are more
-/// than any former one.
+/// less than once each second, so the seconds since 1970 are more than any former boot count.
 ///
 /// # Errors
 /// When the store cannot be read or written.

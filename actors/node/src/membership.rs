@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
 use planaria_control::membership::swim::{self, Swim};
-use planaria_control::membership::{MemberEvent, Members, View};
+use planaria_control::membership::{Members, MembersEvent, View};
 use planaria_control::supervision::{ActorKind, Tally};
 use planaria_protocol::capabilities::Capabilities;
 use planaria_protocol::desired::DesiredMap;
@@ -282,7 +282,7 @@ impl Actor for MembershipActor {
         for link in state.deps.router.links() {
             state.linked(&myself, &link);
         }
-        state.take([MemberEvent::Own(state.own.clone())]);
+        state.take([MembersEvent::Own(state.own.clone())]);
         state.wake_in_time(&myself);
         myself.send_interval(REPORT_EVERY, || MembershipMessage::Beat);
         Ok(state)
@@ -325,7 +325,7 @@ impl Actor for MembershipActor {
                 }
                 let was_alive = state.deps.view.borrow().is_alive(from);
                 let report = state.hear_desired(from, *report);
-                state.take([MemberEvent::Reported(from, report)]);
+                state.take([MembersEvent::Reported(from, report)]);
                 if !was_alive && state.deps.view.borrow().is_alive(from) {
                     // So that those who know this node learn of each other at once.
                     state.tell_everybody();
@@ -375,10 +375,10 @@ impl Actor for MembershipActor {
             // Peers can wait a second for a number.
             MembershipMessage::OwnSequences(counts) => {
                 state.own.sequences = counts;
-                state.take([MemberEvent::Own(state.own.clone())]);
+                state.take([MembersEvent::Own(state.own.clone())]);
             }
             MembershipMessage::Beat => {
-                state.take([MemberEvent::Tick]);
+                state.take([MembersEvent::Tick]);
                 state.catch_up_on_links(&myself);
                 state.leave_overtaken();
                 state.own.restarts = state.deps.restarts.all();
@@ -394,7 +394,7 @@ impl State {
     /// A link is up, or still is. Members and SWIM always hear of it together.
     fn linked(&mut self, myself: &ActorRef<MembershipMessage>, link: &LinkSender) {
         let incarnation = link.peer().incarnation;
-        self.take([MemberEvent::LinkUp(incarnation, link.address())]);
+        self.take([MembersEvent::LinkUp(incarnation, link.address())]);
         self.swim(myself, swim::SwimEvent::LinkUp(incarnation, link.rtt()));
     }
 
@@ -427,7 +427,7 @@ impl State {
     }
 
     fn unlinked(&mut self, myself: &ActorRef<MembershipMessage>, life: Incarnation) {
-        self.take([MemberEvent::LinkDown(life)]);
+        self.take([MembersEvent::LinkDown(life)]);
         self.swim(myself, swim::SwimEvent::LinkDown(life));
     }
 
@@ -443,9 +443,9 @@ impl State {
                     }
                 }
                 swim::SwimAction::Became(life, state) => {
-                    news.push(MemberEvent::Became(life, state));
+                    news.push(MembersEvent::Became(life, state));
                 }
-                swim::SwimAction::Forgot(node) => news.push(MemberEvent::Forgotten(node)),
+                swim::SwimAction::Forgot(node) => news.push(MembersEvent::Forgotten(node)),
             }
         }
         if self.swim.refused() > refused && self.swim.refused().is_power_of_two() {
@@ -488,7 +488,7 @@ impl State {
         }
     }
 
-    fn take(&mut self, events: impl IntoIterator<Item = MemberEvent>) {
+    fn take(&mut self, events: impl IntoIterator<Item = MembersEvent>) {
         let now = Instant::now();
         let views = events.into_iter().filter_map(|event| self.members.on(now, event));
         let Some(view) = views.last() else {
@@ -535,7 +535,7 @@ impl State {
             .filter(|member| member.incarnation != self.deps.me)
             .map(|member| (member.incarnation.node, member.address))
             .collect();
-        self.take([MemberEvent::Own(self.own.clone())]);
+        self.take([MembersEvent::Own(self.own.clone())]);
         self.report_to(&self.deps.router.links());
     }
 

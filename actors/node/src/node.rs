@@ -61,7 +61,7 @@ impl Node {
     /// # Errors
     /// When a part could not even start once.
     pub fn start(args: NodeArgs) -> BoxFuture<'static, Result<Self, ractor::SpawnErr>> {
-        // A future is compiled where it is first boxed or spawned: the whole tree here, and not by whoever starts it.
+        // Boxed, as `planaria_gateway::serve` is, so that the tree is compiled in this crate.
         Box::pin(async move {
             let (tell, outcome) = oneshot::channel();
             let (root, _) = Actor::spawn(None, RootActor, (args, tell)).await?;

@@ -3,10 +3,10 @@
 //! No actor: every frame of every token passes here, and a look into three small tables is all
 //! that is needed. The actors that own a table's entries keep it up to date.
 //!
-//! Architecture invariant: a frame that is to be computed reaches a worker only under an epoch that this node has
-//! prepared or adopted, none of whose incarnations is over, at the stage that the plan gives to this node. Everything
-//! else is dropped and counted here. A `Release` reaches whoever holds the sequence, whatever epoch it names; `Check`
-//! and `StateQuery` pass under a plan that is known, also if a node of it is over.
+//! Architecture invariant: a frame that is to be computed reaches a worker only under an epoch that
+//! this node has prepared or adopted, none of whose incarnations is over, at the stage that the plan
+//! gives to this node. Everything else is dropped and counted here. A `Release` reaches whoever holds the sequence, whatever
+//! epoch it names; `Check` and `StateQuery` pass under a plan that is known, also if a node of it is over.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -14,9 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Instant;
 
 use bytes::Bytes;
-use planaria_config::{ByteSize, Epoch, LayerRange, NodeId};
+use planaria_config::{Epoch, LayerRange, NodeId};
 use planaria_control::membership::View;
-use planaria_pipeline::routes::{Routes, Unwilling, Way};
+use planaria_pipeline::routes::{Routes, Way};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::wire::features::{NotUnderstood, ensure};
 use planaria_protocol::wire::{DataBody, DataHeader, Envelope};
@@ -29,7 +29,7 @@ use planaria_transport::{Frame, Lane, LinkSender, encode_message};
 use thiserror::Error;
 
 use crate::sequence::SequencesHandle;
-use crate::worker::{QUEUE_LIMIT, WorkerHandle};
+use crate::worker::WorkerHandle;
 
 /// Why a frame went nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -178,22 +178,13 @@ impl Router {
         };
         match (way, worker) {
             (Way::Owner, _) => self.sequences.frame(header),
-            (Way::Stage(plan), worker) => {
+            (Way::Stage(plan), Some(worker)) => worker.take(plan, header, payload),
+            (Way::Stage(plan), None) => {
                 let stage = plan.stage_of(self.me);
                 let (stage, layers) = stage.map(|(n, stage)| (n, stage.layers)).unzip();
-                let stage = stage.unwrap_or_default();
-                let Some(worker) = worker else {
-                    self.refuse(&header, stage, layers, Unwilling::NotInForce);
-                    return;
-                };
-                if let Some(header) = worker.take(plan, header, payload) {
-                    let bytes = ByteSize(QUEUE_LIMIT as u64);
-                    self.refuse(&header, stage, layers, Unwilling::Full { bytes });
-                }
+                self.refuse(&header, stage.unwrap_or_default(), layers);
             }
-            (Way::Nowhere(stage, layers), _) => {
-                self.refuse(&header, stage, layers, Unwilling::NotInForce);
-            }
+            (Way::Nowhere(stage, layers), _) => self.refuse(&header, stage, layers),
             (Way::Holder(_), _) => {}
         }
     }
@@ -300,14 +291,11 @@ impl Router {
         }
     }
 
-    fn refuse(&self, header: &DataHeader, stage: u16, layers: Option<LayerRange>, why: Unwilling) {
-        self.metrics.frame_dropped(match why {
-            Unwilling::NotInForce => DroppedFrame::Stale,
-            Unwilling::Full { .. } => DroppedFrame::Full,
-        });
-        tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage, ?why,
-            "dropped a frame for a stage");
-        let refusal = self.read().routes.refusal(header, stage, layers, why);
+    fn refuse(&self, header: &DataHeader, stage: u16, layers: Option<LayerRange>) {
+        self.metrics.frame_dropped(DroppedFrame::Stale);
+        tracing::debug!(epoch = %header.epoch, sequence = %header.sequence, stage,
+            "dropped a frame of an epoch that is not in force here");
+        let refusal = self.read().routes.refusal(header, stage, layers);
         if let Some(refusal) = refusal {
             self.send_to_owner(refusal);
         }
@@ -365,6 +353,3 @@ fn lane(header: &DataHeader, plan: Option<&Arc<Plan>>) -> Lane {
         });
     Lane::Activation(key)
 }
-
-#[cfg(test)]
-mod tests;

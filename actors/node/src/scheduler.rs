@@ -15,7 +15,7 @@ use planaria_control::scheduler::placement::Sizing;
 use planaria_control::scheduler::problem::PlacementProblem;
 use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
 use planaria_control::supervision::ActorKind;
-use planaria_protocol::plan::Plan;
+use planaria_protocol::plan::{Plan, ShardKey};
 use planaria_protocol::wire::NotPrepared;
 use planaria_storage::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -272,21 +272,19 @@ impl SchedulerRuntime for Around {
         work_out(&self.inbox, move || {
             let _essential = essential;
             let _handling = watch.handling();
-            let (number, placed) = (problem.number, problem.place());
-            SchedulerEvent::Placed { number, placed }
+            problem.placed()
         });
     }
 
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
-        let (me, workers) = (self.deps.me.node, self.deps.workers.clone());
-        let holds_more = self.deps.settings.standby;
-        work_out(&self.inbox, move || {
-            let (number, failovers) = (problem.number, problem.failovers());
-            if holds_more {
-                workers.standby(problem.standby(me, &failovers));
-            }
-            SchedulerEvent::FailoversPlanned { number, failovers }
-        });
+        let me = self.deps.me.node;
+        work_out(&self.inbox, move || problem.failovers_planned(me));
+    }
+
+    fn standby(&mut self, shards: Vec<ShardKey>) {
+        if self.deps.settings.standby {
+            self.deps.workers.standby(shards);
+        }
     }
 }
 

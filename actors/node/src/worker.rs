@@ -1,14 +1,12 @@
 //! Actor: all that this node holds.
 //!
-//! Parent: root. Children: one [`HostActor`] per model (one-for-one). Has them load what plans
-//! ask for, keep what plans in force want, and let go of what nobody wants any more and no sequence
-//! uses. When it dies all workers die, and are loaded again.
+//! Parent: root. Children: one [`HostActor`] per model (one-for-one). [`Workers`] decides what they load, what they
+//! keep, and what they let go of. When this actor dies all workers die, and are loaded again.
 
 mod host;
 mod pinned;
 pub mod probe;
 mod process;
-mod queue_room;
 
 pub use process::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
@@ -20,7 +18,9 @@ use planaria_config::{Epoch, Incarnation, LayerRange};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::{ActorKind, Tally};
-use planaria_pipeline::stage::workers::{Files, WorkerNote, Workers, WorkersEvent, WorkersRuntime};
+use planaria_pipeline::stage::workers::{
+    FilesMatch, WorkerNote, Workers, WorkersEvent, WorkersRuntime,
+};
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 use planaria_protocol::wire::ShardReport;
 use planaria_telemetry::wall_clock::time_of_day_after;
@@ -36,8 +36,7 @@ use crate::watchdog::Watch;
 use crate::worker::pinned::PinnedFiles;
 use host::HostArgs;
 
-pub use host::{Deps as HostDeps, HostActor, HostMessage, WorkerHandle};
-pub(crate) use queue_room::LIMIT as QUEUE_LIMIT;
+pub use host::{Deps as HostDeps, HostActor, WorkerHandle};
 
 /// How often unwanted shards are looked for.
 const TICK: Duration = Duration::from_millis(500);
@@ -103,14 +102,14 @@ impl WorkersHandle {
         self.0.tell(WorkersEvent::Members(view));
     }
 
-    /// A worker's shard is in another state.
-    pub fn changed(&self, key: WorkerKey, report: ShardReport) {
-        self.0.tell(WorkersEvent::Changed(key, report));
+    /// The host of this number says that its shard is in another state.
+    pub fn changed(&self, key: WorkerKey, host: u64, report: ShardReport) {
+        self.0.tell(WorkersEvent::Changed(key, host, report));
     }
 
-    /// Sequences pass through a worker, or none do any more.
-    pub fn busy(&self, key: WorkerKey, busy: bool) {
-        self.0.tell(WorkersEvent::Busy(key, busy));
+    /// The host of this number says that sequences pass through its worker, or that none do any more.
+    pub fn busy(&self, key: WorkerKey, host: u64, busy: bool) {
+        self.0.tell(WorkersEvent::Busy(key, host, busy));
     }
 }
 
@@ -134,12 +133,13 @@ struct Around {
     hosts: BTreeMap<WorkerKey, RunningHost>,
     /// What the layers of each worker are loaded from, in all lives of its host.
     files: BTreeMap<WorkerKey, PinnedFiles>,
-    /// Hosts that are to be started, and the layers that they are to hold.
-    to_start: Vec<(WorkerKey, Vec<LayerRange>)>,
+    /// Hosts that are to be started.
+    to_start: Vec<HostArgs>,
 }
 
 #[derive(Debug)]
 struct RunningHost {
+    number: u64,
     cell: ActorCell,
     handle: WorkerHandle,
 }
@@ -174,19 +174,19 @@ impl Actor for WorkersActor {
 
     async fn handle(
         &self,
-        myself: ActorRef<WorkersEvent>,
+        _: ActorRef<WorkersEvent>,
         event: WorkersEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         let _handling = state.watch.handling();
         state.workers.on(Instant::now(), event, &mut state.around);
-        state.start_hosts(&myself).await;
+        state.start_hosts().await;
         Ok(())
     }
 
     async fn handle_supervisor_evt(
         &self,
-        myself: ActorRef<WorkersEvent>,
+        _: ActorRef<WorkersEvent>,
         event: SupervisionEvent,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
@@ -199,10 +199,9 @@ impl Actor for WorkersActor {
         };
         let mut hosts = state.around.hosts.iter();
         let found = hosts.find(|(_, host)| host.cell.get_id() == dead.get_id());
-        if let Some(key) = found.map(|(key, _)| key.clone()) {
-            let lost = WorkersEvent::HostLost(key, how);
+        if let Some((key, number)) = found.map(|(key, host)| (key.clone(), host.number)) {
+            let lost = WorkersEvent::HostLost(key, number, how);
             state.workers.on(Instant::now(), lost, &mut state.around);
-            state.start_hosts(&myself).await;
         }
         Ok(())
     }
@@ -219,19 +218,18 @@ impl Actor for WorkersActor {
 
 impl State {
     /// Starts the hosts that were decided on.
-    async fn start_hosts(&mut self, myself: &ActorRef<WorkersEvent>) {
-        while let Some((key, layers)) = self.around.to_start.pop() {
-            let deps = self.around.deps.host.clone();
-            let Some(files) = self.around.files.get(&key).cloned() else { continue };
-            let args = HostArgs { deps, key: key.clone(), layers, files };
-            match Actor::spawn_linked(None, HostActor, args, myself.get_cell()).await {
+    async fn start_hosts(&mut self) {
+        for args in std::mem::take(&mut self.around.to_start) {
+            let (key, number) = (args.key.clone(), args.number);
+            let supervisor = self.around.inbox.get_cell();
+            match Actor::spawn_linked(None, HostActor, args, supervisor).await {
                 Ok((host, _)) => {
                     let (cell, handle) = (host.get_cell(), WorkerHandle::new(host));
                     self.around.deps.router.add_worker(key.clone(), handle.clone());
-                    self.around.hosts.insert(key, RunningHost { cell, handle });
+                    self.around.hosts.insert(key, RunningHost { number, cell, handle });
                 }
                 Err(error) => {
-                    let lost = WorkersEvent::HostLost(key, error.to_string());
+                    let lost = WorkersEvent::HostLost(key, number, error.to_string());
                     self.workers.on(Instant::now(), lost, &mut self.around);
                 }
             }
@@ -246,31 +244,39 @@ impl Around {
 }
 
 impl WorkersRuntime for Around {
-    fn files_for(&mut self, worker: &WorkerKey, plan: &Plan) -> Result<Files, String> {
+    fn files_for(&mut self, worker: &WorkerKey, plan: &Plan) -> Result<FilesMatch, String> {
         let inventory = self.deps.inventory.borrow().clone();
         let on_disk = || PinnedFiles::now(&inventory, worker)?.suit(plan);
         let Some(files) = self.files.get_mut(worker) else {
-            return on_disk().map(|()| Files::Same);
+            return on_disk().map(|()| FilesMatch::Same);
         };
         files.follow(&inventory);
         if files.suit(plan).is_ok() {
-            return Ok(Files::Same);
+            return Ok(FilesMatch::Same);
         }
-        on_disk().map(|()| Files::Replaced)
+        on_disk().map(|()| FilesMatch::Replaced)
     }
 
-    fn start_host(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String> {
-        if !self.files.contains_key(worker) {
-            let files = PinnedFiles::now(&self.deps.inventory.borrow(), worker)?;
-            self.files.insert(worker.clone(), files);
-        }
-        self.to_start.push((worker.clone(), layers));
+    fn start_host(
+        &mut self,
+        worker: &WorkerKey,
+        number: u64,
+        layers: Vec<LayerRange>,
+    ) -> Result<(), String> {
+        let files = match self.files.get(worker) {
+            Some(files) => files.clone(),
+            None => PinnedFiles::now(&self.deps.inventory.borrow(), worker)?,
+        };
+        self.files.insert(worker.clone(), files.clone());
+        let (deps, key) = (self.deps.host.clone(), worker.clone());
+        self.to_start.push(HostArgs { deps, key, number, layers, files });
         Ok(())
     }
 
     fn stop_host(&mut self, worker: &WorkerKey) {
         self.deps.router.remove_worker(worker);
         self.files.remove(worker);
+        self.to_start.retain(|args| args.key != *worker);
         if let Some(host) = self.hosts.remove(worker) {
             host.cell.stop(None);
         }

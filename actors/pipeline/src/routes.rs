@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_config::{ByteSize, Epoch, LayerRange, ModelName, NodeId};
+use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
 use planaria_control::membership::{Member, View};
 use planaria_protocol::generation::GenerationError;
 use planaria_protocol::plan::Plan;
@@ -191,13 +191,11 @@ impl Routes {
     }
 
     /// What the owner of a frame that goes nowhere is told, if it has to know.
-    #[must_use]
     pub fn refusal(
         &self,
         header: &DataHeader,
         stage: u16,
         layers: Option<LayerRange>,
-        why: Unwilling,
     ) -> Option<DataHeader> {
         if matches!(header.body, DataBody::Release { .. }) {
             return None;
@@ -205,10 +203,7 @@ impl Routes {
         let body = DataBody::Failed(GenerationError::NotReady {
             node: self.me.short(),
             layers: layers.map_or_else(|| format!("of stage {stage}"), |l| l.to_string()),
-            reason: match why {
-                Unwilling::NotInForce => format!("epoch {} is not in force there", header.epoch),
-                Unwilling::Full { bytes } => format!("{bytes} wait for its worker already"),
-            },
+            reason: format!("epoch {} is not in force there", header.epoch),
         });
         Some(DataHeader { body, ..header.clone() })
     }
@@ -229,18 +224,6 @@ impl Routes {
             route.stand(now, standing);
         }
     }
-}
-
-/// Why a frame for a stage goes nowhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unwilling {
-    /// Its epoch is not in force here, or gives the stage to another node.
-    NotInForce,
-    /// So many bytes wait for the worker that there is no room for it.
-    Full {
-        /// What waits at most.
-        bytes: ByteSize,
-    },
 }
 
 impl Route {

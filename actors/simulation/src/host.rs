@@ -9,10 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, LayerRange, NodeId};
+use planaria_config::{Incarnation, LayerRange, LayerSet, NodeId};
 use planaria_control::membership::View;
 use planaria_engine::geometry::Geometry;
-use planaria_pipeline::routes::Unwilling;
 use planaria_pipeline::stage::host::{Host, HostRuntime};
 use planaria_pipeline::stage::sequences::{Sequences, StepEffects};
 use planaria_pipeline::stage::workers::WorkersEvent;
@@ -29,14 +28,20 @@ use super::{MS, Packet, SimEvent, World, now};
 
 /// A host, and its worker.
 pub(super) struct SimulatedHost {
+    number: u64,
     /// While it does not take something in.
     host: Option<Host>,
     worker: Option<SimulatedWorker>,
 }
 
 impl SimulatedHost {
-    pub(super) const fn around(host: Host) -> Self {
-        Self { host: Some(host), worker: None }
+    pub(super) const fn around(number: u64, host: Host) -> Self {
+        Self { number, host: Some(host), worker: None }
+    }
+
+    /// The layers that it has.
+    pub(super) fn held(&self) -> Option<&LayerSet> {
+        self.host.as_ref().map(|host| &host.report().held)
     }
 
     pub(super) fn sequences(&self) -> Option<&Sequences> {
@@ -54,7 +59,7 @@ struct SimulatedWorker {
     pipe: Pipe,
     inbox: VecDeque<(Command, Bytes)>,
     is_turning: bool,
-    /// Which one of its node's life it is.
+    /// Which one of its host's it is.
     number: u64,
 }
 
@@ -103,8 +108,10 @@ impl World {
         act: impl FnOnce(&mut Host, &mut Around<'_>),
     ) {
         let hosted = self.life(me).and_then(|life| life.hosts.get_mut(key));
-        let Some(mut host) = hosted.and_then(|hosted| hosted.host.take()) else { return };
-        act(&mut host, &mut Around { world: self, me, key });
+        let Some(hosted) = hosted else { return };
+        let number = hosted.number;
+        let Some(mut host) = hosted.host.take() else { return };
+        act(&mut host, &mut Around { world: self, me, key, number });
         if let Some(hosted) = self.life(me).and_then(|life| life.hosts.get_mut(key)) {
             hosted.host = Some(host);
         }
@@ -131,9 +138,7 @@ impl World {
         if !life.hosts.contains_key(&key) {
             let stage = plan.stage_of(me.node).map(|(stage, assigned)| (stage, assigned.layers));
             let Some((stage, layers)) = stage else { return };
-            if let Some(refusal) =
-                life.routes.refusal(header, stage, Some(layers), Unwilling::NotInForce)
-            {
+            if let Some(refusal) = life.routes.refusal(header, stage, Some(layers)) {
                 self.send_to_owner(me, refusal);
             }
             return;
@@ -238,10 +243,11 @@ impl World {
     /// The host dies with its worker, and has forgotten everything; its supervisor starts another one.
     pub(super) fn lose_host(&mut self, id: NodeId) {
         let Some((me, key)) = self.any_worker(id) else { return };
-        if let Some(life) = self.life(me) {
-            life.hosts.remove(&key);
+        let lost = self.life(me).and_then(|life| life.hosts.remove(&key));
+        if let Some(SimulatedHost { number, .. }) = lost {
+            // It is heard of before what the host has said.
+            self.workers(me, WorkersEvent::HostLost(key, number, "it panicked".to_owned()));
         }
-        self.tell_workers(me, WorkersEvent::HostLost(key, "it panicked".to_owned()));
     }
 
     pub(super) fn start_worker(&mut self, me: Incarnation, key: &WorkerKey) {
@@ -262,6 +268,7 @@ pub(super) struct Around<'a> {
     world: &'a mut World,
     me: Incarnation,
     key: &'a WorkerKey,
+    number: u64,
 }
 
 impl Around<'_> {
@@ -343,12 +350,13 @@ impl HostRuntime for Around<'_> {
     }
 
     fn changed(&mut self, report: &ShardReport) {
-        let changed = WorkersEvent::Changed(self.key.clone(), report.clone());
+        let changed = WorkersEvent::Changed(self.key.clone(), self.number, report.clone());
         self.world.tell_workers(self.me, changed);
     }
 
     fn busy(&mut self, busy: bool) {
-        self.world.tell_workers(self.me, WorkersEvent::Busy(self.key.clone(), busy));
+        let busy = WorkersEvent::Busy(self.key.clone(), self.number, busy);
+        self.world.tell_workers(self.me, busy);
     }
 
     fn restarted(&mut self) {}

@@ -61,6 +61,10 @@ enum Bug {
     CutAnswers,
     /// A sequence that has moved is released by the plan that it began under.
     StaleRelease,
+    /// A worker of which nothing is needed any more is kept.
+    KeepUnwanted,
+    /// Layers that a loss would ask for are not loaded.
+    DropStandby,
 }
 
 /// Within this a node that is asked to stop has handed its layers over, and its answers have ended.

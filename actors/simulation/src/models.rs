@@ -1,4 +1,5 @@
-//! The models that a simulated cluster serves: small, alike, and no token of one is a token of another's answer.
+//! The models that a simulated cluster serves. Their rows differ in length, so what is computed by the worker of
+//! another model gives other tokens.
 
 use std::time::Instant;
 
@@ -32,7 +33,7 @@ pub(super) fn digest(model: &ModelName) -> ModelDigest {
 pub(super) fn config(model: &ModelName) -> FakeConfig {
     FakeConfig {
         num_hidden_layers: 8,
-        hidden_size: 2,
+        hidden_size: 2 + number(model),
         vocab_size: 50 + 7 * number(model),
         max_position_embeddings: 256,
         step_micros: 0,
@@ -57,7 +58,7 @@ pub(super) fn geometry(model: &ModelName) -> Geometry {
         head_bytes: 0,
         tied: false,
         kv_bytes_per_token_per_layer: 8,
-        hidden_bytes: 8,
+        hidden_bytes: 4 * config.hidden_size,
         max_context: 256,
         vocab: config.vocab_size,
         working: WorkingSet::default(),

@@ -14,7 +14,7 @@ use planaria_control::scheduler::machine::{Message, Scheduler, SchedulerEvent, T
 use planaria_control::scheduler::placement::Sizing;
 use planaria_control::scheduler::problem::PlacementProblem;
 use planaria_control::scheduler::runtime::{SchedulerRuntime, carry_out};
-use planaria_pipeline::routes::{Routes, Unwilling, Way};
+use planaria_pipeline::routes::{Routes, Way};
 use planaria_pipeline::sequence::machine::SequenceEvent;
 use planaria_pipeline::sequence::recovery::Offer;
 use planaria_pipeline::stage::workers::{Workers, WorkersEvent};
@@ -62,6 +62,8 @@ pub(super) struct Life {
     pub(super) hosts: BTreeMap<WorkerKey, SimulatedHost>,
     /// How many processes each of them has had.
     processes: BTreeMap<WorkerKey, u64>,
+    /// The layers that the loss of a node would ask for.
+    standby: Vec<ShardKey>,
     /// What is told of its shards.
     pub(super) shards: Vec<ShardReport>,
     /// The plans in force, as its workers know them.
@@ -123,6 +125,23 @@ impl Node {
         }
     }
 
+    /// What its workers hold and nothing asks for, or do not hold and should.
+    pub(super) fn misplaced(&self) -> Option<String> {
+        let life = self.life.as_ref()?;
+        let in_force = life.scheduler.plans().filter_map(|plan| ShardKey::of(plan, self.id));
+        let wanted: Vec<ShardKey> = in_force.chain(life.standby.iter().cloned()).collect();
+        let kept = life.hosts.keys().find(|key| wanted.iter().all(|shard| shard.worker != **key));
+        if let Some(key) = kept {
+            return Some(format!("{:?} keeps a worker of `{}` for nothing", self.id, key.model));
+        }
+        let held = |shard: &&ShardKey| {
+            let held = life.hosts.get(&shard.worker).and_then(SimulatedHost::held);
+            held.is_some_and(|held| held.covers(shard.layers))
+        };
+        let lacks = wanted.iter().find(|shard| self.disk != Disk::Broken && !held(shard))?;
+        Some(format!("{:?} lacks {} of `{}`", self.id, lacks.layers, lacks.worker.model))
+    }
+
     /// What is left of requests that are over.
     pub(super) fn leftovers(&self) -> Option<String> {
         let life = self.life.as_ref()?;
@@ -147,6 +166,7 @@ impl Life {
             workers: Some(Workers::new(me, TIMEOUTS.load)),
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
+            standby: Vec::new(),
             shards: Vec::new(),
             known: Vec::new(),
             models,
@@ -234,6 +254,8 @@ impl World {
         self.after(Duration::ZERO, SimEvent::Tick(me));
         // What was in force before is wanted again.
         let table = self.life(me).map(|life| life.scheduler.plan_table()).unwrap_or_default();
+        let plans = table.models.values().filter_map(|model| model.plan.as_deref().cloned());
+        self.tell_workers(me, WorkersEvent::InForce(plans.collect()));
         for plan in table.models.into_values().filter_map(|model| model.plan) {
             if ShardKey::of(&plan, id).is_some() {
                 self.tell_workers(me, WorkersEvent::Load(plan));
@@ -423,8 +445,7 @@ impl World {
             bug == Some(Bug::RetireInForce) && newest.is_some_and(|newest| newest > header.epoch);
         match life.routes.way(&header) {
             Way::Stage(_) if is_retired => {
-                if let Some(refusal) = life.routes.refusal(&header, 0, None, Unwilling::NotInForce)
-                {
+                if let Some(refusal) = life.routes.refusal(&header, 0, None) {
                     self.send_to_owner(me, refusal);
                 }
             }
@@ -440,9 +461,7 @@ impl World {
                 let old = life.ever.get(&header.epoch).cloned();
                 if let Some(old) = old.filter(|_| bug == Some(Bug::SkipEpochCheck)) {
                     self.take(me, &old, &header, payload);
-                } else if let Some(refusal) =
-                    life.routes.refusal(&header, stage, layers, Unwilling::NotInForce)
-                {
+                } else if let Some(refusal) = life.routes.refusal(&header, stage, layers) {
                     self.send_to_owner(me, refusal);
                 }
             }
@@ -463,7 +482,9 @@ impl World {
             && self.now > settled
             && self.nodes.values().all(|node| {
                 let is_ready = |model| node.ready(&model).is_some();
-                names(self.setup.models).all(is_ready) && node.leftovers().is_none()
+                names(self.setup.models).all(is_ready)
+                    && node.leftovers().is_none()
+                    && node.misplaced().is_none()
             })
     }
 
@@ -484,8 +505,9 @@ impl World {
             }
         }
         let leftovers: Vec<String> = self.nodes.values().filter_map(Node::leftovers).collect();
-        for leftover in leftovers {
-            self.oracle.violate(leftover);
+        let misplaced: Vec<String> = self.nodes.values().filter_map(Node::misplaced).collect();
+        for wrong in leftovers.into_iter().chain(misplaced) {
+            self.oracle.violate(wrong);
         }
     }
 }
@@ -542,17 +564,21 @@ impl SchedulerRuntime for Around<'_> {
     }
 
     fn place(&mut self, problem: Box<PlacementProblem>) {
-        let (number, placed) = (problem.number, problem.place());
-        self.think(SchedulerEvent::Placed { number, placed });
+        self.think(problem.placed());
     }
 
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
-        let (number, failovers) = (problem.number, problem.failovers());
-        if self.world.setup.standby {
-            let shards = problem.standby(self.me.node, &failovers);
-            self.world.tell_workers(self.me, WorkersEvent::Standby(shards));
+        self.think(problem.failovers_planned(self.me.node));
+    }
+
+    fn standby(&mut self, shards: Vec<ShardKey>) {
+        if !self.world.setup.standby {
+            return;
         }
-        self.think(SchedulerEvent::FailoversPlanned { number, failovers });
+        if let Some(life) = self.world.life(self.me) {
+            life.standby.clone_from(&shards);
+        }
+        self.world.tell_workers(self.me, WorkersEvent::Standby(shards));
     }
 }
 

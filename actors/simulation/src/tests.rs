@@ -64,8 +64,11 @@ fn whatever_goes_wrong_what_is_always_true_stays_true() {
 
 #[test]
 fn a_seed_is_one_run() {
-    let logs = [(); 2].map(|()| World::play(3, setup(3)).log);
-    assert_eq!(logs[0], logs[1]);
+    // One model, and two with standby layers.
+    for seed in [3, 80] {
+        let logs = [(); 2].map(|()| World::play(seed, setup(seed)).log);
+        assert_eq!(logs[0], logs[1]);
+    }
 }
 
 #[test]
@@ -80,6 +83,8 @@ fn every_planted_mistake_is_found() {
         Bug::RetireInForce,
         Bug::CutAnswers,
         Bug::StaleRelease,
+        Bug::KeepUnwanted,
+        Bug::DropStandby,
     ] {
         let (found, ..) = violated(0..1000, |seed| Setup { bug: Some(bug), ..setup(seed) });
         let (seed, outcome) = found.unwrap_or_else(|| panic!("{bug:?} is not found"));

@@ -5,18 +5,21 @@ use std::time::Duration;
 use planaria_config::{Epoch, Incarnation, LayerRange};
 use planaria_control::membership::View;
 use planaria_control::scheduler::machine::SchedulerEvent;
-use planaria_pipeline::stage::workers::{Files, WorkerNote, WorkersEvent, WorkersRuntime};
+use planaria_pipeline::stage::workers::{FilesMatch, WorkerNote, WorkersEvent, WorkersRuntime};
 use planaria_protocol::plan::{Plan, WorkerKey};
 use planaria_protocol::wire::ShardReport;
 
 use super::host::SimulatedHost;
 use super::models::new_host;
-use super::{SimEvent, World};
+use super::{Bug, SimEvent, World};
 
 impl World {
     /// Has the actor of a node that keeps its workers take something in, if that is there.
     pub(super) fn workers(&mut self, me: Incarnation, event: WorkersEvent) {
         let time = self.time();
+        if matches!(event, WorkersEvent::Standby(_)) && self.setup.bug == Some(Bug::DropStandby) {
+            return;
+        }
         let Some(mut workers) = self.life(me).and_then(|life| life.workers.take()) else { return };
         workers.on(time, event, &mut Around { world: self, me });
         if let Some(life) = self.life(me) {
@@ -36,21 +39,29 @@ struct Around<'a> {
 }
 
 impl WorkersRuntime for Around<'_> {
-    fn files_for(&mut self, _: &WorkerKey, _: &Plan) -> Result<Files, String> {
-        Ok(Files::Same)
+    fn files_for(&mut self, _: &WorkerKey, _: &Plan) -> Result<FilesMatch, String> {
+        Ok(FilesMatch::Same)
     }
 
-    fn start_host(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String> {
+    fn start_host(
+        &mut self,
+        worker: &WorkerKey,
+        number: u64,
+        layers: Vec<LayerRange>,
+    ) -> Result<(), String> {
         let (time, me) = (self.world.time(), self.me);
         if let Some(life) = self.world.life(me) {
             let host = new_host(time, me, worker, layers);
-            life.hosts.insert(worker.clone(), SimulatedHost::around(host));
+            life.hosts.insert(worker.clone(), SimulatedHost::around(number, host));
         }
         self.world.host(me, worker, |host, around| host.start(time, around));
         Ok(())
     }
 
     fn stop_host(&mut self, worker: &WorkerKey) {
+        if self.world.setup.bug == Some(Bug::KeepUnwanted) {
+            return;
+        }
         let time = self.world.time();
         self.world.host(self.me, worker, |host, around| host.end(time, around));
         self.forget_host(worker);

@@ -85,8 +85,6 @@ pub enum DroppedFrame {
     Stale,
     /// The link to its receiver did not take it.
     Unsent,
-    /// Too many bytes wait for the worker that it is for.
-    Full,
 }
 
 /// How a request ended.
@@ -269,9 +267,8 @@ impl Metrics {
             )?,
             frames_dropped: made.counters(
                 "frames_dropped_total",
-                "Data frames that went nowhere: those of a plan that is not in force here (`stale`), \
-                 those that the link to their receiver did not take (`unsent`), and those for which too \
-                 much waits for their worker (`full`).",
+                "Data frames that went nowhere: those of a plan that is not in force here (`stale`), and \
+                 those that the link to their receiver did not take (`unsent`).",
                 &["why"],
             )?,
             spans: made.counters(
@@ -288,7 +285,7 @@ impl Metrics {
         for outcome in [Suspicion::Dispelled, Suspicion::Confirmed] {
             metrics.suspicions.with_label_values(&[outcome.word()]);
         }
-        for why in [DroppedFrame::Stale, DroppedFrame::Unsent, DroppedFrame::Full] {
+        for why in [DroppedFrame::Stale, DroppedFrame::Unsent] {
             metrics.frames_dropped.with_label_values(&[why.word()]);
         }
         Ok(metrics)
@@ -467,7 +464,6 @@ impl DroppedFrame {
         match self {
             Self::Stale => "stale",
             Self::Unsent => "unsent",
-            Self::Full => "full",
         }
     }
 }

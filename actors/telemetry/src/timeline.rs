@@ -187,10 +187,10 @@ mod tests {
             times(&spans),
             [("prefill", 1000, 1300), ("decode", 1300, 1501), ("sequence", 1000, 1501)]
         );
-        let phases = SequenceSpans::within(request);
-        assert_eq!(spans[0].at, phases.prefill());
-        assert_eq!(spans[1].at, phases.decode());
-        assert_eq!((spans[2].at, spans[2].parent), (phases.sequence(), request));
+        let named = SequenceSpans::within(request);
+        assert_eq!(spans[0].at, named.prefill());
+        assert_eq!(spans[1].at, named.decode());
+        assert_eq!((spans[2].at, spans[2].parent), (named.sequence(), request));
         assert!(spans[..2].iter().all(|span| span.parent == spans[2].at));
     }
 
@@ -214,11 +214,11 @@ mod tests {
                 ("resume", 1400, 1940),
             ]
         );
-        let mut phases = SequenceSpans::within(request);
-        phases.broken();
+        let mut named = SequenceSpans::within(request);
+        named.broken();
         assert_eq!(spans[0].link, Recovered::example().died);
-        assert_eq!((spans[0].at, spans[0].parent), (phases.recovery(), phases.sequence()));
-        assert_eq!(spans[4].at, phases.rebuild());
+        assert_eq!((spans[0].at, spans[0].parent), (named.recovery(), named.sequence()));
+        assert_eq!(spans[4].at, named.rebuild());
         assert!(spans[1..].iter().all(|span| span.parent == spans[0].at));
         let ends = timeline.end(at(2000));
         assert_eq!(times(&ends), [("decode", 1300, 2000), ("sequence", 1000, 2000)]);

@@ -90,19 +90,19 @@ pub(crate) fn run(input: &[u8]) {
         let event = match decisions.up_to(5) {
             0 => {
                 let peer = incarnation(&mut decisions);
-                let link = membership::MemberEvent::LinkUp(peer, address());
+                let link = membership::MembersEvent::LinkUp(peer, address());
                 members.on(now, link);
                 let state = *decisions.one_of(&STATES);
-                members.on(now, membership::MemberEvent::Became(peer, state));
+                members.on(now, membership::MembersEvent::Became(peer, state));
                 let report = report(&mut decisions);
-                let said = membership::MemberEvent::Reported(peer, report);
+                let said = membership::MembersEvent::Reported(peer, report);
                 members.on(now, said).map(SchedulerEvent::Members)
             }
             1 => members
-                .on(now, membership::MemberEvent::Own(report(&mut decisions)))
+                .on(now, membership::MembersEvent::Own(report(&mut decisions)))
                 .map(SchedulerEvent::Members),
             2 => members
-                .on(now, membership::MemberEvent::LinkDown(incarnation(&mut decisions)))
+                .on(now, membership::MembersEvent::LinkDown(incarnation(&mut decisions)))
                 .map(SchedulerEvent::Members),
             3 => any_plan(&mut decisions).map(|plan| SchedulerEvent::Commit(Box::new(plan))),
             4 => any_plan(&mut decisions)
@@ -116,14 +116,10 @@ pub(crate) fn run(input: &[u8]) {
         // This node answers itself at once.
         while let Some(action) = actions.pop() {
             if let SchedulerAction::Place(problem) = &action {
-                let (number, placed) = (problem.number, problem.place());
-                actions.extend(scheduler.on(now, SchedulerEvent::Placed { number, placed }));
+                actions.extend(scheduler.on(now, problem.placed()));
             }
             if let SchedulerAction::PlanFailovers(problem) = &action {
-                let (number, failovers) = (problem.number, problem.failovers());
-                actions.extend(
-                    scheduler.on(now, SchedulerEvent::FailoversPlanned { number, failovers }),
-                );
+                actions.extend(scheduler.on(now, problem.failovers_planned(me.node)));
             }
             if let SchedulerAction::Send { message, .. } = &action
                 && let Message::Prepare(plan) = &**message

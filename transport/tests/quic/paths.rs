@@ -11,12 +11,12 @@ use tokio::task::JoinHandle;
 use crate::support::{LOOPBACK, config, credentials, frame, next, node, number, soon};
 
 /// A path to a node that can be cut: it passes datagrams on, both paths, for a single caller.
-struct Route {
+struct Relay {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Route {
+impl Relay {
     async fn to(node: SocketAddr) -> Self {
         Self::slow(node, Duration::ZERO).await
     }
@@ -90,7 +90,7 @@ async fn talk(at_a: Link, at_b: Link, disturb: impl AsyncFnOnce()) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_path_costs_no_frame() {
     let (a, b) = (node(1, "a"), node(1, "b"));
-    let path = Route::to(b.local_addr()).await;
+    let path = Relay::to(b.local_addr()).await;
     let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
     assert_eq!(at_a.peer().address, path.address);
@@ -104,7 +104,7 @@ async fn a_cut_path_costs_no_frame() {
 async fn one_side_may_know_of_the_other_path_and_the_other_not() {
     let (a, b) = (node(1, "a"), node(1, "b"));
     let direct = b.local_addr();
-    let path = Route::to(direct).await;
+    let path = Relay::to(direct).await;
     let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
     // Who dials may move, as QUIC has it; who was dialed follows.
@@ -131,7 +131,7 @@ async fn goes_by(link: &LinkSender, address: SocketAddr) {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_sides_use_a_way_that_is_measured_to_be_better() {
     let (a, b) = (measuring("a"), measuring("b"));
-    let path = Route::slow(b.local_addr(), Duration::from_millis(1)).await;
+    let path = Relay::slow(b.local_addr(), Duration::from_millis(1)).await;
     let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;
     let (at_a, at_b) = (dialed.unwrap(), accepted.unwrap().unwrap());
     at_a.set_alternates(&[b.local_addr()]);

@@ -200,14 +200,13 @@ pub(crate) async fn raw_connect(client: &quinn::Endpoint, to: &Endpoint) -> quin
 pub(crate) struct RawHello {
     pub(crate) major: u16,
     pub(crate) minor: u16,
-    #[serde(rename = "generation")]
-    pub(crate) boot_count: u64,
+    pub(crate) generation: u64,
     pub(crate) name: &'static str,
     pub(crate) info: Bytes,
 }
 
 pub(crate) const HELLO: RawHello =
-    RawHello { major: 1, minor: 0, boot_count: 9, name: "raw", info: Bytes::new() };
+    RawHello { major: 1, minor: 0, generation: 9, name: "raw", info: Bytes::new() };
 
 pub(crate) fn wire(frame: &Frame) -> Vec<u8> {
     let mut bytes = Vec::new();

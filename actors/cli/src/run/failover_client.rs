@@ -25,7 +25,7 @@ const CANNOT_BE_COMPUTED: &str = "stage_failed";
 
 /// What has happened.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Event {
+pub(super) enum FailoverEvent {
     /// The node that was asked says nothing of the answer, and lives: it may be at a long prompt.
     Alive,
     /// The node that was asked begins to answer.
@@ -44,7 +44,7 @@ pub(super) enum Event {
     Refused(u16, Refusal),
     /// What the node at this URL says of others.
     Told(String, Neighbours),
-    /// The time of [`Action::Wait`] is over.
+    /// The time of [`FailoverAction::Wait`] is over.
     Waited,
 }
 
@@ -61,7 +61,7 @@ pub(super) struct Refusal {
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum FailoverAction {
     /// Ask the node at this URL, and nobody else any more.
     Ask(String),
     /// Ask nobody, and wait until then.
@@ -129,7 +129,7 @@ impl FailoverClient {
     }
 
     /// Another answer is wanted.
-    pub(super) fn begin(&mut self, now: Instant) -> Vec<Action> {
+    pub(super) fn begin(&mut self, now: Instant) -> Vec<FailoverAction> {
         self.nodes.begin();
         self.shown = Shown::default();
         self.since = now;
@@ -140,43 +140,45 @@ impl FailoverClient {
     }
 
     /// Takes in what has happened.
-    pub(super) fn on(&mut self, now: Instant, event: Event) -> Vec<Action> {
+    pub(super) fn on(&mut self, now: Instant, event: FailoverEvent) -> Vec<FailoverAction> {
         let from = self.asked.clone().unwrap_or_default();
         match event {
-            Event::Alive => {
+            FailoverEvent::Alive => {
                 self.is_at_work(now);
                 Vec::new()
             }
-            Event::Begun => {
+            FailoverEvent::Begun => {
                 self.is_at_work(now);
                 self.nodes.answers(&from);
                 Vec::new()
             }
-            Event::Text(piece) => {
+            FailoverEvent::Text(piece) => {
                 self.since = now;
                 match self.shown.take(&piece) {
                     News::None => Vec::new(),
-                    News::More(text) => self.progress(Action::Show(text)),
-                    News::Another(text) => self.progress(Action::Replace(text)),
+                    News::More(text) => self.progress(FailoverAction::Show(text)),
+                    News::Another(text) => self.progress(FailoverAction::Replace(text)),
                 }
             }
-            Event::Over(reason) => self.over(&from, reason),
-            Event::Cut(how) => self.broke_off(now, &from, &how, None),
-            Event::Failed(Refusal { code, message, .. }) if code == CANNOT_BE_COMPUTED => {
-                vec![Action::End(Ended::Failed(message))]
+            FailoverEvent::Over(reason) => self.over(&from, reason),
+            FailoverEvent::Cut(how) => self.broke_off(now, &from, &how, None),
+            FailoverEvent::Failed(Refusal { code, message, .. }) if code == CANNOT_BE_COMPUTED => {
+                vec![FailoverAction::End(Ended::Failed(message))]
             }
-            Event::Failed(Refusal { message, retry_after, .. }) => {
+            FailoverEvent::Failed(Refusal { message, retry_after, .. }) => {
                 self.broke_off(now, &from, &message, retry_after)
             }
-            Event::Unreachable(how) if self.at_work => self.broke_off(now, &from, &how, None),
-            Event::Unreachable(how) => self.failed(now, &from, &how, None),
-            Event::Refused(status, refusal) => self.refused(now, &from, status, refusal),
-            Event::Told(url, told) => {
+            FailoverEvent::Unreachable(how) if self.at_work => {
+                self.broke_off(now, &from, &how, None)
+            }
+            FailoverEvent::Unreachable(how) => self.failed(now, &from, &how, None),
+            FailoverEvent::Refused(status, refusal) => self.refused(now, &from, status, refusal),
+            FailoverEvent::Told(url, told) => {
                 self.heard = true;
                 self.nodes.learn(&url, &told);
                 Vec::new()
             }
-            Event::Waited => {
+            FailoverEvent::Waited => {
                 let why = std::mem::take(&mut self.why);
                 self.go_on(now, why)
             }
@@ -190,21 +192,21 @@ impl FailoverClient {
         }
     }
 
-    fn progress(&mut self, action: Action) -> Vec<Action> {
+    fn progress(&mut self, action: FailoverAction) -> Vec<FailoverAction> {
         self.fruitless = 0;
         vec![action]
     }
 
-    fn over(&mut self, by: &str, reason: Option<String>) -> Vec<Action> {
+    fn over(&mut self, by: &str, reason: Option<String>) -> Vec<FailoverAction> {
         let mut actions = Vec::new();
         if let News::Another(text) = self.shown.end() {
-            actions.push(Action::Replace(text));
+            actions.push(FailoverAction::Replace(text));
         }
         if !self.lost.is_empty() {
             let lost = self.lost.join("; ");
-            actions.push(Action::Say(format!("{lost}; {by} went on with the answer")));
+            actions.push(FailoverAction::Say(format!("{lost}; {by} went on with the answer")));
         }
-        actions.push(Action::End(Ended::Whole(reason)));
+        actions.push(FailoverAction::End(Ended::Whole(reason)));
         actions
     }
 
@@ -215,7 +217,7 @@ impl FailoverClient {
         from: &str,
         how: &str,
         pause: Option<Duration>,
-    ) -> Vec<Action> {
+    ) -> Vec<FailoverAction> {
         // Until now there was one, even if it brought no word.
         self.since = now;
         if !self.shown.text().is_empty() {
@@ -224,7 +226,13 @@ impl FailoverClient {
         self.failed(now, from, how, pause)
     }
 
-    fn refused(&mut self, now: Instant, from: &str, status: u16, why: Refusal) -> Vec<Action> {
+    fn refused(
+        &mut self,
+        now: Instant,
+        from: &str,
+        status: u16,
+        why: Refusal,
+    ) -> Vec<FailoverAction> {
         self.heard = true;
         let Refusal { code, message, retry_after } = why;
         let passes = match status {
@@ -234,7 +242,7 @@ impl FailoverClient {
             // It lacks the model's files, or wants another key; others may not.
             401 | 403 => false,
             _ if code == "model_not_on_this_node" => false,
-            400..500 => return vec![Action::End(Ended::Failed(message))],
+            400..500 => return vec![FailoverAction::End(Ended::Failed(message))],
             _ => code != CANNOT_BE_COMPUTED,
         };
         if passes {
@@ -251,17 +259,17 @@ impl FailoverClient {
         from: &str,
         how: &str,
         pause: Option<Duration>,
-    ) -> Vec<Action> {
+    ) -> Vec<FailoverAction> {
         let why = format!("{from}: {how}");
         if self.at_work && self.fruitless >= FRUITLESS {
-            return vec![Action::End(Ended::Failed(why))];
+            return vec![FailoverAction::End(Ended::Failed(why))];
         }
         self.nodes.failed(now, from, pause);
         self.go_on(now, why)
     }
 
     /// Asks whoever is next, or waits, or gives up for this reason.
-    fn go_on(&mut self, now: Instant, why: String) -> Vec<Action> {
+    fn go_on(&mut self, now: Instant, why: String) -> Vec<FailoverAction> {
         self.why = why;
         let patience = if self.heard { PATIENCE } else { PATIENCE_WITH_STRANGERS };
         // It may take longer to find that one node is absent than anybody waits for strangers; the next may live.
@@ -275,25 +283,25 @@ impl FailoverClient {
                 let told = told.and_then(|_| self.tell(&format!("asking {url}")));
                 self.shown.again();
                 self.at_work = false;
-                told.into_iter().chain([Action::Ask(url)]).collect()
+                told.into_iter().chain([FailoverAction::Ask(url)]).collect()
             }
             Next::Wait(at) if !is_late(at) => {
                 let told = self.tell("asking again until it answers");
-                told.into_iter().chain([Action::Wait(at)]).collect()
+                told.into_iter().chain([FailoverAction::Wait(at)]).collect()
             }
             Next::Ask(_) | Next::Wait(_) | Next::Nobody => {
-                vec![Action::End(Ended::Failed(self.why.clone()))]
+                vec![FailoverAction::End(Ended::Failed(self.why.clone()))]
             }
         }
     }
 
     /// Tells the person why nothing comes and what is done about it, unless it is known, or would stand in the
     /// middle of the answer.
-    fn tell(&mut self, then: &str) -> Option<Action> {
+    fn tell(&mut self, then: &str) -> Option<FailoverAction> {
         let is_news = self.shown.text().is_empty() && !self.why.is_empty() && self.said != self.why;
         is_news.then(|| {
             self.said.clone_from(&self.why);
-            Action::Say(format!("{}; {then}", self.why))
+            FailoverAction::Say(format!("{}; {then}", self.why))
         })
     }
 }

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep_until, timeout};
 
 use super::console::Console;
-use super::failover_client::{Action, Ended, Event, FailoverClient, Refusal};
+use super::failover_client::{Ended, FailoverAction, FailoverClient, FailoverEvent, Refusal};
 use super::nodes::Neighbours;
 use crate::node_api::signed;
 
@@ -80,7 +80,7 @@ impl Client {
         loop {
             while let Some(action) = actions.pop_front() {
                 match action {
-                    Action::Ask(url) => {
+                    FailoverAction::Ask(url) => {
                         wait = None;
                         attempts += 1;
                         attempt = JoinSet::new();
@@ -89,19 +89,19 @@ impl Client {
                         attempt.spawn(asked);
                         questions.spawn(self.clone().neighbours(url));
                     }
-                    Action::Wait(at) => {
+                    FailoverAction::Wait(at) => {
                         attempt = JoinSet::new();
                         wait = Some(at);
                     }
-                    Action::Show(text) => console.show(&text)?,
-                    Action::Replace(text) => {
+                    FailoverAction::Show(text) => console.show(&text)?,
+                    FailoverAction::Replace(text) => {
                         console.break_off(
                             "the answer is another one this time; from its beginning:",
                         )?;
                         console.show(&text)?;
                     }
-                    Action::Say(text) => console.say(&text)?,
-                    Action::End(ended) => return Ok(Answered::Ended(ended)),
+                    FailoverAction::Say(text) => console.say(&text)?,
+                    FailoverAction::End(ended) => return Ok(Answered::Ended(ended)),
                 }
             }
             let event = tokio::select! {
@@ -114,14 +114,14 @@ impl Client {
                     event
                 }
                 Some(told) = questions.join_next() => match told {
-                    Ok(Some((url, told))) => Event::Told(url, told),
+                    Ok(Some((url, told))) => FailoverEvent::Told(url, told),
                     Ok(None) | Err(_) => continue,
                 },
                 () = sleep_until(wait.unwrap_or_else(Instant::now).into()), if wait.is_some() => {
-                    Event::Waited
+                    FailoverEvent::Waited
                 }
                 // An attempt that ended has told how, unless a part of this program failed.
-                Some(Err(error)) = attempt.join_next() => Event::Unreachable(error.to_string()),
+                Some(Err(error)) = attempt.join_next() => FailoverEvent::Unreachable(error.to_string()),
             };
             actions.extend(client.on(Instant::now(), event));
         }
@@ -136,43 +136,55 @@ impl Client {
     }
 
     /// The last event; `Err` for whatever is none of an answer.
-    async fn attempt(&self, url: &str, body: &Value, listener: &Listener) -> Result<Event, Event> {
+    async fn attempt(
+        &self,
+        url: &str,
+        body: &Value,
+        listener: &Listener,
+    ) -> Result<FailoverEvent, FailoverEvent> {
         let request = self.http.post(format!("{url}/v1/chat/completions")).json(body);
         let answer =
             self.unless_silent(url, listener, signed(request, self.key.as_deref()).send()).await;
-        let answer = answer.map_err(Event::Unreachable)?;
-        let answer = answer.map_err(|error| Event::Unreachable(unreachable(&error)))?;
+        let answer = answer.map_err(FailoverEvent::Unreachable)?;
+        let answer = answer.map_err(|error| FailoverEvent::Unreachable(unreachable(&error)))?;
         if !answer.status().is_success() {
-            return Err(Event::Refused(answer.status().as_u16(), refusal(answer).await));
+            return Err(FailoverEvent::Refused(answer.status().as_u16(), refusal(answer).await));
         }
-        listener.hear(Event::Begun).await?;
+        listener.hear(FailoverEvent::Begun).await?;
         let mut bytes = answer.bytes_stream();
         let mut events = EventReader::default();
         let mut reason = None;
         loop {
             let piece = self.unless_silent(url, listener, bytes.next()).await;
-            let piece = match piece.map_err(Event::Cut)? {
+            let piece = match piece.map_err(FailoverEvent::Cut)? {
                 Some(Ok(piece)) => piece,
                 // What is missing is not of the answer.
-                _ if reason.is_some() => return Ok(Event::Over(reason)),
-                Some(Err(_)) => return Err(Event::Cut("the connection broke".to_owned())),
+                _ if reason.is_some() => return Ok(FailoverEvent::Over(reason)),
+                Some(Err(_)) => return Err(FailoverEvent::Cut("the connection broke".to_owned())),
                 // Nobody stops there who can help it.
                 None if events.is_within_event() => {
-                    return Err(Event::Cut("the connection broke".to_owned()));
+                    return Err(FailoverEvent::Cut("the connection broke".to_owned()));
                 }
-                None => return Err(Event::Cut("the stream ended before the answer".to_owned())),
+                None => {
+                    return Err(FailoverEvent::Cut(
+                        "the stream ended before the answer".to_owned(),
+                    ));
+                }
             };
-            let data = events.read(&piece).map_err(|error| Event::Cut(error.to_string()))?;
+            let data =
+                events.read(&piece).map_err(|error| FailoverEvent::Cut(error.to_string()))?;
             for data in data {
                 match Chunk::of(&data) {
-                    Chunk::Done => return Ok(Event::Over(reason)),
-                    Chunk::Failed(refusal) => return Err(Event::Failed(refusal)),
+                    Chunk::Done => return Ok(FailoverEvent::Over(reason)),
+                    Chunk::Failed(refusal) => return Err(FailoverEvent::Failed(refusal)),
                     Chunk::Unreadable => {
-                        return Err(Event::Cut("it sent something that is no answer".to_owned()));
+                        return Err(FailoverEvent::Cut(
+                            "it sent something that is no answer".to_owned(),
+                        ));
                     }
                     Chunk::Part { text, finish } => {
                         if !text.is_empty() {
-                            listener.hear(Event::Text(text)).await?;
+                            listener.hear(FailoverEvent::Text(text)).await?;
                         }
                         reason = finish.or(reason);
                     }
@@ -197,7 +209,7 @@ impl Client {
             tokio::select! {
                 done = &mut future => return Ok(done),
                 health = health => match health {
-                    Ok(_) => drop(listener.hear(Event::Alive).await),
+                    Ok(_) => drop(listener.hear(FailoverEvent::Alive).await),
                     Err(_) => return Err("it does not answer any more".to_owned()),
                 },
             }
@@ -215,13 +227,13 @@ impl Client {
 /// Whoever hears what comes of an attempt.
 struct Listener {
     attempt: u32,
-    tell: mpsc::Sender<(u32, Event)>,
+    tell: mpsc::Sender<(u32, FailoverEvent)>,
 }
 
 impl Listener {
     /// `Err` when nobody waits for what comes: the attempt is being ended.
-    async fn hear(&self, event: Event) -> Result<(), Event> {
-        self.tell.send((self.attempt, event)).await.map_err(|_| Event::Over(None))
+    async fn hear(&self, event: FailoverEvent) -> Result<(), FailoverEvent> {
+        self.tell.send((self.attempt, event)).await.map_err(|_| FailoverEvent::Over(None))
     }
 }
 
@@ -299,7 +311,7 @@ mod tests {
     use super::*;
 
     /// How an attempt ends whose stream is this and no more.
-    async fn ended(stream: &'static str) -> Event {
+    async fn ended(stream: &'static str) -> FailoverEvent {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", server.local_addr().unwrap());
         tokio::spawn(async move {
@@ -321,12 +333,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_stream_that_is_cut_is_told_from_one_that_ends_too_early() {
-        let cut = |how: &str| Event::Cut(how.to_owned());
+        let cut = |how: &str| FailoverEvent::Cut(how.to_owned());
         assert_eq!(ended("data: {}\n\n").await, cut("the stream ended before the answer"));
         for stream in ["data: {}\n\ndata: {\"cho", "data: {}\n\ndata: {}\n"] {
             assert_eq!(ended(stream).await, cut("the connection broke"), "{stream:?}");
         }
-        assert_eq!(ended("data: {}\n\ndata: [DONE]\n\n").await, Event::Over(None));
+        assert_eq!(ended("data: {}\n\ndata: [DONE]\n\n").await, FailoverEvent::Over(None));
     }
 
     fn part(text: &str, finish: Option<&str>) -> Chunk {

@@ -23,7 +23,7 @@ pub const MAX_OVER: usize = 256;
 
 /// What membership is told.
 #[derive(Debug, Clone)]
-pub enum MemberEvent {
+pub enum MembersEvent {
     /// A link to this incarnation is up.
     LinkUp(Incarnation, SocketAddr),
     /// The link to this incarnation is lost.
@@ -79,16 +79,16 @@ impl Members {
     }
 
     /// Takes in an event; the new view when it changed.
-    pub fn on(&mut self, now: Instant, event: MemberEvent) -> Option<View> {
+    pub fn on(&mut self, now: Instant, event: MembersEvent) -> Option<View> {
         let changed = match event {
-            MemberEvent::LinkUp(life, _)
-            | MemberEvent::LinkDown(life)
-            | MemberEvent::Became(life, _)
+            MembersEvent::LinkUp(life, _)
+            | MembersEvent::LinkDown(life)
+            | MembersEvent::Became(life, _)
                 if life.node == self.me.node || self.is_ghost(life) =>
             {
                 false
             }
-            MemberEvent::LinkUp(life, address) => {
+            MembersEvent::LinkUp(life, address) => {
                 self.linked.insert(life.node, (life, address));
                 self.lost_at.remove(&life.node);
                 self.seen_at.insert(life.node, address);
@@ -96,7 +96,7 @@ impl Members {
                 let changed = self.refresh(now, life.node) || is_back;
                 self.replace(now) || changed
             }
-            MemberEvent::LinkDown(life) => {
+            MembersEvent::LinkDown(life) => {
                 if self.is_linked(life) {
                     self.linked.remove(&life.node);
                     self.lost_at.insert(life.node, now);
@@ -107,15 +107,15 @@ impl Members {
                 let changed = self.refresh(now, life.node);
                 self.replace(now) || changed
             }
-            MemberEvent::Became(life, state) => {
+            MembersEvent::Became(life, state) => {
                 self.judged.insert(life.node, (life, state));
                 self.refresh(now, life.node)
             }
-            MemberEvent::Forgotten(node) => {
+            MembersEvent::Forgotten(node) => {
                 self.judged.remove(&node);
                 false
             }
-            MemberEvent::Reported(life, report) => {
+            MembersEvent::Reported(life, report) => {
                 let (up, address) = *self.linked.get(&life.node)?;
                 if up != life {
                     return None;
@@ -124,12 +124,12 @@ impl Members {
                 self.reported.insert(life.node, (life, address, Arc::new(report)));
                 self.refresh(now, life.node)
             }
-            MemberEvent::Own(report) => {
+            MembersEvent::Own(report) => {
                 let report = Arc::new(report);
                 let (incarnation, address, state) = (self.me, self.address, NodeState::Alive);
                 self.put(Member { incarnation, state, address, report })
             }
-            MemberEvent::Tick => self.forget(now),
+            MembersEvent::Tick => self.forget(now),
         };
         let unlinked = self.unlinked(now);
         let relinked = self.unlinked != unlinked;

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use planaria_config::{Epoch, Incarnation, ModelName, NodeId};
-use planaria_protocol::plan::{Plan, PlanParts};
+use planaria_protocol::plan::{Plan, PlanParts, ShardKey};
 use planaria_protocol::state::{ModelState, ShardState};
 use planaria_protocol::wire::{Control, NotPrepared};
 
@@ -77,6 +77,8 @@ pub enum SchedulerEvent {
         number: u64,
         /// The answer.
         failovers: Failovers,
+        /// What this node would need then, and can hold besides what it has.
+        standby: Vec<ShardKey>,
     },
     /// Time passed.
     Tick,
@@ -102,6 +104,8 @@ pub enum SchedulerAction {
     Place(Box<PlacementProblem>),
     /// Work out what to do if a node dies, then tell `FailoversPlanned`.
     PlanFailovers(Box<PlacementProblem>),
+    /// Have this node's workers keep these shards, and no others, for plans that may come.
+    Standby(Vec<ShardKey>),
 }
 
 /// The part of the control protocol that the scheduler speaks.
@@ -270,9 +274,11 @@ impl Scheduler {
                 }
             }
             SchedulerEvent::Abort { .. } => {}
-            SchedulerEvent::FailoversPlanned { number, failovers } => {
+            SchedulerEvent::FailoversPlanned { number, failovers, standby } => {
+                // Answers come in any order.
                 if self.failover_problem.as_ref().is_some_and(|asked| asked.number == number) {
                     self.failovers = failovers;
+                    actions.push(SchedulerAction::Standby(standby));
                 }
             }
             SchedulerEvent::Placed { number, placed } => {

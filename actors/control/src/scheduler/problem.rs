@@ -6,6 +6,7 @@ use planaria_config::{LayerSet, ModelName, NodeId};
 use planaria_engine::partition::usable;
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 
+use super::machine::SchedulerEvent;
 use super::placement::{Excluded, Layout, Placed, Settled, Situation, Sizing, place_all, sizings};
 use crate::membership::View;
 
@@ -31,6 +32,20 @@ pub struct PlacementProblem {
 pub type Failovers = BTreeMap<NodeId, BTreeMap<ModelName, Option<Layout>>>;
 
 impl PlacementProblem {
+    /// The answer of [`place`](Self::place), as the scheduler is told it.
+    #[must_use]
+    pub fn placed(&self) -> SchedulerEvent {
+        SchedulerEvent::Placed { number: self.number, placed: self.place() }
+    }
+
+    /// The answer of [`failovers`](Self::failovers), as the scheduler of `me` is told it.
+    #[must_use]
+    pub fn failovers_planned(&self, me: NodeId) -> SchedulerEvent {
+        let failovers = self.failovers();
+        let standby = self.standby(me, &failovers);
+        SchedulerEvent::FailoversPlanned { number: self.number, failovers, standby }
+    }
+
     /// A layout for each desired model, or why there is none.
     #[must_use]
     pub fn place(&self) -> BTreeMap<ModelName, Result<Placed, String>> {

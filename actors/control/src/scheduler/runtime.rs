@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use planaria_config::{Epoch, NodeId};
-use planaria_protocol::plan::Plan;
+use planaria_protocol::plan::{Plan, ShardKey};
 
 use super::machine::{Message, SchedulerAction, SchedulerEvent};
 use super::problem::PlacementProblem;
@@ -31,6 +31,9 @@ pub trait SchedulerRuntime {
 
     /// Has the loss of each node thought through, which takes longer; then it is told `FailoversPlanned`.
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>);
+
+    /// Has workers keep these shards, and no others, for plans that may come.
+    fn standby(&mut self, shards: Vec<ShardKey>);
 }
 
 /// Carries out the effects of the scheduler of the node `me`.
@@ -46,6 +49,7 @@ pub fn carry_out(me: NodeId, actions: Vec<SchedulerAction>, runtime: &mut impl S
             SchedulerAction::Adopt(plan) => runtime.adopt(*plan),
             SchedulerAction::Place(problem) => runtime.place(problem),
             SchedulerAction::PlanFailovers(problem) => runtime.plan_failovers(problem),
+            SchedulerAction::Standby(shards) => runtime.standby(shards),
         }
     }
 }

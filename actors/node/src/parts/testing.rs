@@ -113,17 +113,11 @@ impl<M: Message> Actor for Recorder<M> {
     }
 }
 
-/// Somebody who passes on all that is told to it.
-pub(crate) async fn recorder<M: Message>() -> (ActorRef<M>, UnboundedReceiver<M>) {
+/// Fills a mailbox with somebody who passes on all that is told there.
+pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
     #[expect(clippy::disallowed_methods, reason = "a test hears all that is told")]
     let (sender, heard) = unbounded_channel();
     let (actor, _) = Actor::spawn(None, Recorder(PhantomData), sender).await.unwrap();
-    (actor, heard)
-}
-
-/// Fills a mailbox with somebody who passes on all that is told there.
-pub(crate) async fn recorded<M: Message>(mailbox: &Mailbox<M>) -> UnboundedReceiver<M> {
-    let (actor, heard) = recorder().await;
     mailbox.fill(actor);
     heard
 }

@@ -32,7 +32,6 @@ use tokio::sync::watch;
 
 use super::pinned::PinnedFiles;
 use super::process::{self, Heard, Worker};
-use super::queue_room::QueueRoom;
 use crate::inventory::{Inventory, InventoryHandle};
 use crate::router::Router;
 use crate::watchdog::Watch;
@@ -70,47 +69,40 @@ pub struct Deps {
 
 /// Speaks to a host.
 #[derive(Debug, Clone)]
-pub struct WorkerHandle {
-    inbox: ActorRef<HostMessage>,
-    room: QueueRoom,
-}
+pub struct WorkerHandle(ActorRef<HostMessage>);
 
 impl WorkerHandle {
     /// Speaks to this host.
     #[must_use]
-    pub fn new(host: ActorRef<HostMessage>) -> Self {
-        Self { inbox: host, room: QueueRoom::new() }
+    pub const fn new(host: ActorRef<HostMessage>) -> Self {
+        Self(host)
     }
 
-    /// Takes a frame for these layers, sent under `plan`, or gives its header back when so many bytes wait for the
-    /// worker that there is no room for it.
-    #[must_use]
-    pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) -> Option<DataHeader> {
-        let Some(payload) = self.room.reserve(payload) else { return Some(header) };
+    /// Takes a frame for these layers, sent under `plan`.
+    pub fn take(&self, plan: Arc<Plan>, header: DataHeader, payload: Bytes) {
         // A host that is gone has told its sequences.
-        drop(self.inbox.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
-        None
+        drop(self.0.cast(HostMessage::Frame(Instant::now(), plan, header, payload)));
     }
 
     /// Forgets a sequence up to and with the attempt of this frame, if it is known.
     pub fn release(&self, header: &DataHeader) {
-        drop(self.inbox.cast(HostMessage::Release(header.sequence, header.attempt)));
+        drop(self.0.cast(HostMessage::Release(header.sequence, header.attempt)));
     }
 
     /// Holds these layers from now on, those first that are needed first, and besides them only what
     /// open sequences need.
     pub fn hold(&self, layers: Vec<LayerRange>) {
-        drop(self.inbox.cast(HostMessage::Hold(layers)));
+        drop(self.0.cast(HostMessage::Hold(layers)));
     }
 
     /// What was given up is worth another try.
     pub fn try_again(&self) {
-        drop(self.inbox.cast(HostMessage::TryAgain));
+        drop(self.0.cast(HostMessage::TryAgain));
     }
 
     /// The cluster changed.
     pub fn members(&self, view: View) {
-        drop(self.inbox.cast(HostMessage::Members(view)));
+        drop(self.0.cast(HostMessage::Members(view)));
     }
 }
 
@@ -146,6 +138,8 @@ pub struct HostArgs {
     pub deps: Deps,
     /// The model.
     pub key: WorkerKey,
+    /// The number by which its supervisor knows it.
+    pub number: u64,
     /// The layers that are to be held at first, those first that are needed first.
     pub layers: Vec<LayerRange>,
     /// The files that they are loaded from, in all lives of the worker.
@@ -170,6 +164,7 @@ struct Around {
     inbox: ActorRef<HostMessage>,
     deps: Deps,
     key: WorkerKey,
+    number: u64,
     files: PinnedFiles,
     worker: Option<Worker>,
     /// How often the worker was started; tells the words of a dead worker from a living one's.
@@ -189,7 +184,7 @@ impl Actor for HostActor {
     async fn pre_start(
         &self,
         myself: ActorRef<HostMessage>,
-        HostArgs { deps, key, layers, files }: HostArgs,
+        HostArgs { deps, key, number, layers, files }: HostArgs,
     ) -> Result<State, ActorProcessingErr> {
         let watch = Watch::new(ActorKind::Worker);
         let _handling = watch.starting();
@@ -201,8 +196,18 @@ impl Actor for HostActor {
         let report = host.report().clone();
         let (inbox, worker, life, loading_since) = (myself.clone(), None, 0, now);
         let heard_at = SystemTime::now();
-        let around =
-            Around { inbox, deps, key, files, worker, life, report, loading_since, heard_at };
+        let around = Around {
+            inbox,
+            deps,
+            key,
+            number,
+            files,
+            worker,
+            life,
+            report,
+            loading_since,
+            heard_at,
+        };
         let mut state = State { watch, host, around };
         state.host.start(now, &mut state.around);
         myself.send_interval(TICK, || HostMessage::Tick);
@@ -361,11 +366,11 @@ impl HostRuntime for Around {
             tracing::info!(model = %self.key.model, reason = self.report.reason, "trying again");
         }
         self.report.clone_from(report);
-        self.deps.workers.changed(self.key.clone(), report.clone());
+        self.deps.workers.changed(self.key.clone(), self.number, report.clone());
     }
 
     fn busy(&mut self, busy: bool) {
-        self.deps.workers.busy(self.key.clone(), busy);
+        self.deps.workers.busy(self.key.clone(), self.number, busy);
     }
 
     fn restarted(&mut self) {

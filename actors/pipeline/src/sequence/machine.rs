@@ -265,7 +265,7 @@ impl Sequence {
         self.frames.asked(now);
         self.checks = self.checks.wrapping_add(1);
         let position = match &self.phase {
-            Phase::Decode => length(&self.log),
+            Phase::Decode { given } => *given,
             _ => self.phase.sending().filter(|_| !waits).map_or(0, |sending| sending.sent),
         };
         let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
@@ -323,9 +323,9 @@ impl Sequence {
         let Some(spans) = self.spans else {
             return Vec::new();
         };
-        let is_decode = matches!(self.phase, Phase::Decode);
+        let is_decode = matches!(self.phase, Phase::Decode { .. });
         let position = match self.phase.sending() {
-            _ if is_decode => length(&self.log) - 1,
+            _ if is_decode => length(&self.log).saturating_sub(1),
             Some(sending) => sending.absorbed,
             None => 0,
         };
@@ -372,7 +372,7 @@ impl Sequence {
     /// The first stage has no place for it yet.
     fn waits(&mut self, now: Instant) -> Vec<SequenceAction> {
         let Some(waits) = self.phase.waits_mut() else {
-            return self.is_stray();
+            return self.drop_stray();
         };
         let is_known = std::mem::replace(waits, true);
         self.frames.wait_anew(now);
@@ -387,7 +387,7 @@ impl Sequence {
     fn granted(&mut self, now: Instant) -> Vec<SequenceAction> {
         let mut actions = self.waits_no_more();
         if actions.is_empty() {
-            return self.is_stray();
+            return self.drop_stray();
         }
         self.frames.wait_anew(now);
         if let Phase::Recalling(_) = &self.phase {
@@ -428,6 +428,7 @@ impl Sequence {
             self.phase = Phase::prefill(*reuse);
             actions.extend(self.send_chunks());
         } else if let Some(mending) = self.phase.take_mending() {
+            // Whoever waits and has no prompt to send recalls.
             actions.push(self.recall(mending));
         }
         actions
@@ -462,7 +463,7 @@ impl Sequence {
         recalled: StageProgress,
     ) -> Vec<SequenceAction> {
         let Phase::Recalling(recalling) = &mut self.phase else {
-            return self.is_stray();
+            return self.drop_stray();
         };
         if let Some(answer) = recalling.answers.get_mut(usize::from(stage)) {
             *answer = Some(recalled);
@@ -471,6 +472,7 @@ impl Sequence {
             return Vec::new();
         };
         let mut actions = self.waits_no_more();
+        // It is there: whoever recalls mends a break.
         let Some(mending) = self.phase.take_mending() else {
             return actions;
         };
@@ -507,7 +509,7 @@ impl Sequence {
     fn on_frame(&mut self, now: Instant, header: DataHeader) -> Vec<SequenceAction> {
         let is_mine = header.epoch == self.plan.epoch() && header.sequence == self.id;
         if !is_mine || header.attempt != self.attempt {
-            return self.is_stray();
+            return self.drop_stray();
         }
         match header.body {
             // What stage 0 had and what the last stage took in is told by different nodes, so one
@@ -519,7 +521,7 @@ impl Sequence {
             DataBody::Absorbed { end, .. } => self.absorbed(now, end),
             DataBody::StageProgress { stage, progress, kept } => {
                 let Some(layers) = self.plan.stage(stage).map(|stage| stage.layers) else {
-                    return self.is_stray();
+                    return self.drop_stray();
                 };
                 self.recalled(now, stage, StageProgress { layers, progress, kept })
             }
@@ -540,24 +542,24 @@ impl Sequence {
             | DataBody::StateQuery { .. }
             | DataBody::Resume { .. }
             | DataBody::Check { .. }
-            | DataBody::Release { .. } => self.is_stray(),
+            | DataBody::Release { .. } => self.drop_stray(),
         }
     }
 
     /// What came is not what should come next.
-    const fn is_stray(&mut self) -> Vec<SequenceAction> {
+    const fn drop_stray(&mut self) -> Vec<SequenceAction> {
         self.stray += 1;
         Vec::new()
     }
 
     /// The last stage has taken in the log up to here.
     fn absorbed(&mut self, now: Instant, end: u32) -> Vec<SequenceAction> {
-        let sent = match &mut self.phase {
-            Phase::Decode => length(&self.log),
+        let sent = match &self.phase {
+            Phase::Decode { given } => *given,
             phase => phase.sending().map_or(0, |sending| sending.sent),
         };
         if end > sent {
-            return self.is_stray();
+            return self.drop_stray();
         }
         self.frames.heard(now);
         if let Some(sending) = self.phase.sending_mut() {
@@ -569,7 +571,7 @@ impl Sequence {
     /// Whether a token can come: all of the log is on its way.
     fn may_accept(&self) -> bool {
         let is_sent = |sending: &Sending| sending.sent == length(&self.log);
-        matches!(self.phase, Phase::Decode) || self.phase.sending().is_some_and(is_sent)
+        matches!(self.phase, Phase::Decode { .. }) || self.phase.sending().is_some_and(is_sent)
     }
 
     /// The next token came, which may be the last, of a log that begins with so many positions of former sequences.
@@ -580,13 +582,16 @@ impl Sequence {
         finish: Option<FinishReason>,
         reused: u32,
     ) -> Vec<SequenceAction> {
-        let mut actions = Vec::new();
+        let mut actions = self.waits_no_more();
         if reused > 0 && self.log.len() == self.began {
             actions.push(SequenceAction::Tell(ClientEvent::Reused(reused)));
         }
         self.troubles.progress();
-        if let Phase::Rebuilding(rebuilding) = std::mem::replace(&mut self.phase, Phase::Decode) {
-            actions.push(SequenceAction::Recovered(self.recovered(now, &rebuilding)));
+        if !matches!(self.phase, Phase::Decode { .. }) {
+            let decode = Phase::Decode { given: length(&self.log) };
+            if let Phase::Rebuilding(rebuilding) = std::mem::replace(&mut self.phase, decode) {
+                actions.push(SequenceAction::Recovered(self.recovered(now, &rebuilding)));
+            }
         }
         self.log.push(token.id);
         self.frames.heard(now);
@@ -608,7 +613,7 @@ impl Sequence {
     /// A stage does not keep what the sequence was to begin with.
     fn begin_without_prefix(&mut self, now: Instant) -> Vec<SequenceAction> {
         if !matches!(self.phase, Phase::Prefill(Prefill { reuse: true, .. })) {
-            return self.is_stray();
+            return self.drop_stray();
         }
         let mut actions = self.waits_no_more();
         self.attempt += 1;

@@ -4,7 +4,7 @@
 use planaria_protocol::plan::Plan;
 use planaria_protocol::trace_context::{TraceContext, forward_on, hop_to};
 
-/// The phases of a sequence that is traced.
+/// The spans of a sequence that is traced.
 #[derive(Debug, Clone, Copy)]
 pub struct SequenceSpans {
     sequence: TraceContext,

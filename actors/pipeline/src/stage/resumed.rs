@@ -53,6 +53,16 @@ impl Resumed {
         self.next
     }
 
+    /// Frames whose turn has not come, with their rows.
+    pub(super) fn early(&self) -> impl Iterator<Item = &(DataHeader, Bytes)> {
+        self.early.values()
+    }
+
+    /// Nothing of this attempt counts any more.
+    pub(super) fn interrupt(&mut self) {
+        self.early.clear();
+    }
+
     /// Takes a frame for the stage with `layers`; what the worker is to compute now.
     pub(super) fn take(
         &mut self,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{Incarnation, LayerRange, NodeId, SequenceId};
+use planaria_config::{ByteSize, Incarnation, LayerRange, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_engine::stage::{Progress, SegmentError};
 use planaria_protocol::generation::GenerationError;
@@ -41,6 +41,13 @@ const DISOWNED_AT_WORK: Duration = Duration::from_secs(12);
 
 /// A worker that gives nothing for less than this may be waiting for a busy machine.
 const SHORTEST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Bytes of frames that may wait for a worker, those that it computes included; one that is longer may wait alone.
+/// Twice the default of `boundary-logs`: what a stage sends again at once, and as much of what is new.
+const QUEUE: usize = 512 << 20;
+
+/// What a frame takes besides its rows and tokens, so that short ones are bounded too.
+const FRAME_OVERHEAD: usize = 1 << 10;
 
 /// The sequences that pass through the layers of one worker.
 #[derive(Debug)]
@@ -95,6 +102,8 @@ struct UnderWay {
     done: u32,
     /// Whether what it is computed from was kept here.
     from_log: bool,
+    /// What it takes while it waits.
+    bytes: usize,
 }
 
 /// Part of a frame, or of a log, on its way to the worker.
@@ -190,6 +199,13 @@ impl Sequences {
         u32::try_from(self.under_way.len()).unwrap_or(u32::MAX)
     }
 
+    /// Bytes of what waits for the worker, or for its turn.
+    fn waiting_bytes(&self) -> usize {
+        let early = self.open.values().filter_map(|open| open.resumed.as_ref());
+        let early = early.flat_map(Resumed::early).map(|(header, rows)| weight(header, rows));
+        self.under_way.values().map(|under_way| under_way.bytes).chain(early).sum()
+    }
+
     /// Whether none is open, and none waits to be.
     pub fn is_empty(&self) -> bool {
         self.open.is_empty() && self.places.is_empty()
@@ -261,6 +277,13 @@ impl Sequences {
             return FrameOutcome::Drop;
         }
         let is_new = known.is_none_or(|open| open.attempt < attempt);
+        if matches!(header.body, DataBody::Forward(_)) {
+            let waiting = self.waiting_bytes();
+            if waiting > 0 && waiting + weight(header, &payload) > QUEUE {
+                let waiting = ByteSize(waiting as u64);
+                return FrameOutcome::Unknown(format!("{waiting} wait for its worker already"));
+            }
+        }
         // Every sequence passes the first stage, and memory was set aside for so many.
         if layers.first() > 0 {
             // It may have been the first under another plan.
@@ -439,7 +462,7 @@ impl Sequences {
         self.under_way.clear();
         let running = self.open.iter_mut().filter(|(_, open)| !open.is_interrupted);
         let interrupt = |(sequence, open): (&SequenceId, &mut Open)| {
-            open.is_interrupted = true;
+            open.interrupt();
             open.header(*sequence)
         };
         running.map(interrupt).collect()
@@ -460,7 +483,7 @@ impl Sequences {
             let Some(lost) = lost.filter(|_| !open.is_interrupted) else {
                 continue;
             };
-            open.is_interrupted = true;
+            open.interrupt();
             orphans.push(Orphan { header, lost: lost.node, is_over: false });
             self.under_way.retain(|(of, ..), _| of != sequence);
         }
@@ -689,9 +712,10 @@ impl Sequences {
                 absorb,
                 more: forward.more,
             };
+            let (key, done) = ((header.sequence, layers.first(), header.position), header.position);
+            let bytes = weight(&header, &rows);
             commands.push((Command::Compute(command), rows));
-            let key = (header.sequence, layers.first(), header.position);
-            let under_way = UnderWay { done: header.position, header, since: now, from_log };
+            let under_way = UnderWay { done, header, since: now, from_log, bytes };
             self.under_way.insert(key, under_way);
         }
         commands
@@ -699,6 +723,14 @@ impl Sequences {
 }
 
 impl Open {
+    /// Nothing of its attempt counts any more.
+    fn interrupt(&mut self) {
+        self.is_interrupted = true;
+        if let Some(resumed) = &mut self.resumed {
+            resumed.interrupt();
+        }
+    }
+
     /// For something to tell the owner.
     fn header(&self, sequence: SequenceId) -> DataHeader {
         DataHeader {
@@ -712,6 +744,18 @@ impl Open {
             body: DataBody::Absorbed { end: 0, from_log: false },
         }
     }
+}
+
+/// What a frame takes while it waits, in bytes.
+fn weight(header: &DataHeader, rows: &Bytes) -> usize {
+    let tokens = match &header.body {
+        DataBody::Forward(forward) => {
+            let prefix = forward.open.as_ref().map_or(0, |opening| opening.prefix.len());
+            forward.tokens.len() + prefix
+        }
+        _ => 0,
+    };
+    rows.len() + size_of::<u32>() * tokens + FRAME_OVERHEAD
 }
 
 /// The position behind a frame.

@@ -5,6 +5,8 @@
 //! which nothing is asked is kept while sequences pass through it. A host that dies is started again after a wait, and
 //! given up when it dies too often. Pure: the actor around it, or a simulation, is its [`WorkersRuntime`].
 
+mod runtime;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +18,8 @@ use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::ShardReport;
 
+pub use runtime::{FilesMatch, WorkerNote, WorkersRuntime};
+
 /// How long layers must have been unwanted, and a worker idle, before they are let go of: longer than a
 /// frame that was sent under the last plan can be on its way.
 const GRACE: Duration = Duration::from_secs(2);
@@ -23,61 +27,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// A planner of an earlier build gives up on a plan that is not loaded within the load timeout, and says so
 /// to nobody: what was prepared for it is let go so much later.
 const GIVEN_UP: Duration = Duration::from_secs(30);
-
-/// The node around its workers.
-pub trait WorkersRuntime {
-    /// Whether the files of a worker are what a plan was made for: those that it was started with, or without a worker
-    /// those on the disk.
-    ///
-    /// # Errors
-    /// In words, when there are none that the plan could be computed with.
-    fn files_for(&mut self, worker: &WorkerKey, plan: &Plan) -> Result<Files, String>;
-
-    /// Starts the host of a worker. If it dies while it starts, that is told as any other death.
-    ///
-    /// # Errors
-    /// In words, when the files that it would load are not there.
-    fn start_host(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String>;
-
-    /// Ends the host of a worker, if it has one, and forgets its files.
-    fn stop_host(&mut self, worker: &WorkerKey);
-
-    /// The host of a worker is dead: no frame is for it any more.
-    fn forget_host(&mut self, worker: &WorkerKey);
-
-    /// Has a host hold these layers, those first that are needed first.
-    fn hold(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>);
-
-    /// Has a host try again what it has given up.
-    fn try_again(&mut self, worker: &WorkerKey);
-
-    /// Tells a host of the members.
-    fn members(&mut self, worker: &WorkerKey, view: &View);
-
-    /// Tells [`WorkersEvent::StartAgain`] after this long.
-    fn start_after(&mut self, wait: Duration, worker: &WorkerKey);
-
-    /// The layers of a plan are loaded, or cannot be, for this reason.
-    fn loaded(&mut self, epoch: Epoch, result: Result<(), String>);
-
-    /// What the node tells of its shards.
-    fn reports(&mut self, shards: Vec<ShardReport>);
-
-    /// Sequences pass through some worker, or through none.
-    fn busy(&mut self, busy: bool);
-
-    /// A host is started again.
-    fn restarted(&mut self);
-
-    /// The models' files are to be looked at: they may not be what they were.
-    fn look_for_files(&mut self);
-
-    /// When it is after this long, for people.
-    fn time_after(&self, wait: Duration) -> String;
-
-    /// Something happened to a worker that people may want to know.
-    fn note(&mut self, worker: &WorkerKey, note: WorkerNote<'_>);
-}
 
 /// What a node is told of what it is to hold, and of what it holds.
 #[derive(Debug, Clone)]
@@ -92,45 +41,16 @@ pub enum WorkersEvent {
     Standby(Vec<ShardKey>),
     /// The cluster changed.
     Members(View),
-    /// A worker's shard is in another state.
-    Changed(WorkerKey, ShardReport),
-    /// Sequences pass through a worker, or none do any more.
-    Busy(WorkerKey, bool),
-    /// A host died, or could not be started, for this reason.
-    HostLost(WorkerKey, String),
+    /// A shard is in another state, as the host of this number says.
+    Changed(WorkerKey, u64, ShardReport),
+    /// Sequences pass through a worker, or none do any more, as the host of this number says.
+    Busy(WorkerKey, u64, bool),
+    /// The host of this number died, or could not be started, for this reason.
+    HostLost(WorkerKey, u64, String),
     /// The wait of a worker whose host died is over.
     StartAgain(WorkerKey),
     /// Time passed.
     Tick,
-}
-
-/// What a node's files of a model are to a plan that was made for some.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Files {
-    /// The same.
-    Same,
-    /// The same, but what is loaded comes from others, which they replaced.
-    Replaced,
-}
-
-/// What happened to a worker.
-#[derive(Debug, Clone, Copy)]
-pub enum WorkerNote<'a> {
-    /// It is to hold other layers than before.
-    Holds {
-        /// Those before; none for a worker that is new.
-        from: &'a LayerSet,
-        /// Those from now on.
-        layers: &'a LayerSet,
-    },
-    /// Its files were replaced: what was loaded is let go.
-    FilesReplaced,
-    /// Its host died and is started again.
-    HostDied(&'a str),
-    /// Its host died so often that it is given up for so long.
-    GivenUp(&'a str, Duration),
-    /// Nothing of it is needed any more.
-    Unwanted,
 }
 
 /// What a node holds.
@@ -139,13 +59,15 @@ pub struct Workers {
     me: Incarnation,
     load_timeout: Duration,
     workers: BTreeMap<WorkerKey, Held>,
+    /// How many hosts were started.
+    started: u64,
     /// Plans whose loading the scheduler waits for.
     awaited: Vec<Arc<Plan>>,
     /// The newest plan that each planner has had prepared for each model, and when, until it or a newer
     /// one is in force: the planner may wait long for another node. Two may plan while they do not know
     /// of each other yet, and either plan may be the one that comes into force.
     prepared: BTreeMap<(ModelName, NodeId), (Arc<Plan>, Instant)>,
-    /// The cluster when it was last told what to serve.
+    /// The members, as last heard.
     view: View,
     in_force: Vec<ShardKey>,
     /// For plans that may come.
@@ -155,7 +77,8 @@ pub struct Workers {
 /// A worker, as it is looked after.
 #[derive(Debug)]
 struct Held {
-    has_host: bool,
+    /// The number of its host, while it has one.
+    host: Option<u64>,
     /// The layers that it was told to hold, and when each of them was wanted last.
     told: Vec<(LayerRange, Instant)>,
     report: ShardReport,
@@ -168,7 +91,7 @@ struct Held {
 impl Held {
     fn new(now: Instant, model: &ModelName) -> Self {
         Self {
-            has_host: false,
+            host: None,
             told: Vec::new(),
             report: ShardReport::starting(model),
             busy: false,
@@ -196,6 +119,7 @@ impl Workers {
             me,
             load_timeout,
             workers: BTreeMap::new(),
+            started: 0,
             awaited: Vec::new(),
             prepared: BTreeMap::new(),
             view: View::default(),
@@ -220,20 +144,28 @@ impl Workers {
                 self.standby = shards;
                 self.hold(now, runtime);
             }
-            WorkersEvent::Members(view) => self.members(view, runtime),
-            WorkersEvent::Changed(key, report) => self.changed(&key, report, runtime),
-            WorkersEvent::Busy(key, busy) => {
-                if let Some(worker) = self.workers.get_mut(&key) {
+            WorkersEvent::Members(view) => self.members(now, view, runtime),
+            WorkersEvent::Changed(key, host, report) => {
+                if let Some(worker) = self.of_host(&key, host) {
+                    worker.report = report;
+                    self.answer(runtime);
+                    self.tell(runtime);
+                }
+            }
+            WorkersEvent::Busy(key, host, busy) => {
+                if let Some(worker) = self.of_host(&key, host) {
                     worker.busy = busy;
                     worker.idle_since = now;
+                    self.tell_busy(runtime);
                 }
-                self.tell_busy(runtime);
             }
-            WorkersEvent::HostLost(key, how) => self.host_lost(now, &key, &how, runtime),
+            WorkersEvent::HostLost(key, host, how) => {
+                self.host_lost(now, (&key, host), &how, runtime);
+            }
             WorkersEvent::StartAgain(key) => {
                 // It may have been stopped meanwhile, or tried sooner.
-                if self.workers.get(&key).is_some_and(|worker| !worker.has_host) {
-                    self.start(&key, runtime);
+                if self.workers.get(&key).is_some_and(|worker| worker.host.is_none()) {
+                    self.start(now, &key, runtime);
                 }
             }
             WorkersEvent::Tick => {
@@ -259,8 +191,8 @@ impl Workers {
             self.stop(&key.worker, runtime);
         }
         match runtime.files_for(&key.worker, &plan) {
-            Ok(Files::Same) => {}
-            Ok(Files::Replaced) => {
+            Ok(FilesMatch::Same) => {}
+            Ok(FilesMatch::Replaced) => {
                 runtime.note(&key.worker, WorkerNote::FilesReplaced);
                 self.stop(&key.worker, runtime);
             }
@@ -300,8 +232,8 @@ impl Workers {
         self.hold(now, runtime);
     }
 
-    fn members(&mut self, view: View, runtime: &mut impl WorkersRuntime) {
-        for (key, _) in self.workers.iter().filter(|(_, worker)| worker.has_host) {
+    fn members(&mut self, now: Instant, view: View, runtime: &mut impl WorkersRuntime) {
+        for (key, _) in self.workers.iter().filter(|(_, worker)| worker.host.is_some()) {
             runtime.members(key, &view);
         }
         // What was prepared for a model that was removed since will never be in force. (For one that
@@ -316,34 +248,31 @@ impl Workers {
         let given_up = self.workers.iter().filter(|(_, worker)| is_given_up(worker));
         let again: Vec<(WorkerKey, bool)> = given_up
             .filter(|(key, _)| asked.contains(&key.model))
-            .map(|(key, worker)| (key.clone(), worker.has_host))
+            .map(|(key, worker)| (key.clone(), worker.host.is_some()))
             .collect();
         for (key, has_host) in again {
             if has_host {
                 runtime.try_again(&key);
             } else {
-                self.start(&key, runtime);
+                self.start(now, &key, runtime);
             }
         }
     }
 
-    fn changed(&mut self, key: &WorkerKey, report: ShardReport, runtime: &mut impl WorkersRuntime) {
-        if let Some(worker) = self.workers.get_mut(key) {
-            worker.report = report;
-            self.answer(runtime);
-            self.tell(runtime);
-        }
+    /// The worker whose host has this number. What was told by a former one does not count.
+    fn of_host(&mut self, key: &WorkerKey, host: u64) -> Option<&mut Held> {
+        self.workers.get_mut(key).filter(|worker| worker.host == Some(host))
     }
 
     fn host_lost(
         &mut self,
         now: Instant,
-        key: &WorkerKey,
+        (key, host): (&WorkerKey, u64),
         how: &str,
         runtime: &mut impl WorkersRuntime,
     ) {
-        let Some(worker) = self.workers.get_mut(key) else { return };
-        worker.has_host = false;
+        let Some(worker) = self.of_host(key, host) else { return };
+        worker.host = None;
         worker.busy = false;
         worker.report.pid = None;
         worker.report.held = LayerSet::EMPTY;
@@ -402,24 +331,28 @@ impl Workers {
             }
             runtime.note(&key, WorkerNote::Holds { from: &from, layers: &layers });
             if is_new {
-                self.start(&key, runtime);
-            } else if worker.has_host {
+                self.start(now, &key, runtime);
+            } else if worker.host.is_some() {
                 runtime.hold(&key, worker.layers());
             }
         }
     }
 
-    fn start(&mut self, key: &WorkerKey, runtime: &mut impl WorkersRuntime) {
-        if let Some(worker) = self.workers.get_mut(key) {
-            match runtime.start_host(key, worker.layers()) {
-                Ok(()) => worker.has_host = true,
-                Err(reason) => {
-                    worker.fail(reason);
-                    self.answer(runtime);
-                }
+    fn start(&mut self, now: Instant, key: &WorkerKey, runtime: &mut impl WorkersRuntime) {
+        let Some(worker) = self.workers.get_mut(key) else { return };
+        self.started += 1;
+        match runtime.start_host(key, self.started, worker.layers()) {
+            Ok(()) => worker.host = Some(self.started),
+            Err(reason) => {
+                let wait = worker.retries.given_up(now);
+                let at = runtime.time_after(wait);
+                worker.fail(format!("{reason}; it is tried again at {at}"));
+                runtime.note(key, WorkerNote::GivenUp(&reason, wait));
+                runtime.start_after(wait, key);
+                self.answer(runtime);
             }
-            self.tell(runtime);
         }
+        self.tell(runtime);
     }
 
     /// Tells the scheduler of every awaited plan whose layers are loaded or lost.

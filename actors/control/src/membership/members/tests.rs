@@ -48,20 +48,20 @@ impl Scene {
     fn new() -> Self {
         let members = Members::new(life(0, 1), address(1));
         let mut scene = Self { now: Instant::now(), members, view: View::default() };
-        scene.take(MemberEvent::Own(report("me")));
+        scene.take(MembersEvent::Own(report("me")));
         scene
     }
 
-    fn take(&mut self, event: MemberEvent) {
+    fn take(&mut self, event: MembersEvent) {
         if let Some(view) = self.members.on(self.now, event) {
             self.view = view;
         }
     }
 
     fn joins(&mut self, life: Incarnation) {
-        self.take(MemberEvent::LinkUp(life, address(2)));
-        self.take(MemberEvent::Reported(life, report("peer")));
-        self.take(MemberEvent::Became(life, NodeState::Alive));
+        self.take(MembersEvent::LinkUp(life, address(2)));
+        self.take(MembersEvent::Reported(life, report("peer")));
+        self.take(MembersEvent::Became(life, NodeState::Alive));
     }
 
     fn state(&self, byte: u8) -> Option<(u64, NodeState)> {
@@ -73,9 +73,9 @@ impl Scene {
 #[test]
 fn alive_is_who_answers_is_linked_and_has_reported() {
     let all = [
-        MemberEvent::LinkUp(life(1, 1), address(2)),
-        MemberEvent::Reported(life(1, 1), report("peer")),
-        MemberEvent::Became(life(1, 1), NodeState::Alive),
+        MembersEvent::LinkUp(life(1, 1), address(2)),
+        MembersEvent::Reported(life(1, 1), report("peer")),
+        MembersEvent::Became(life(1, 1), NodeState::Alive),
     ];
     for missing in 0..3 {
         let mut scene = Scene::new();
@@ -94,18 +94,18 @@ fn a_suspect_keeps_its_place_and_the_dead_does_not() {
     let mut scene = Scene::new();
     scene.joins(life(1, 1));
     let before = scene.view.clone();
-    scene.take(MemberEvent::Became(life(1, 1), NodeState::Suspect));
+    scene.take(MembersEvent::Became(life(1, 1), NodeState::Suspect));
     assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
     assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
     assert_eq!(scene.view.placement_facts(), before.placement_facts());
     for over in [NodeState::Down, NodeState::Left] {
-        scene.take(MemberEvent::Became(life(1, 1), over));
+        scene.take(MembersEvent::Became(life(1, 1), over));
         assert_eq!(scene.state(1), Some((1, over)));
         assert!(!scene.view.is_alive(life(1, 1)) && scene.view.is_dead(life(1, 1)));
         assert_ne!(scene.view.placement_facts(), before.placement_facts());
     }
     // Taken for dead, and back.
-    scene.take(MemberEvent::Became(life(1, 1), NodeState::Alive));
+    scene.take(MembersEvent::Became(life(1, 1), NodeState::Alive));
     assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
 }
 
@@ -113,15 +113,15 @@ fn a_suspect_keeps_its_place_and_the_dead_does_not() {
 fn without_a_link_a_member_is_suspect_and_after_a_while_left_out() {
     let mut scene = Scene::new();
     scene.joins(life(1, 1));
-    scene.take(MemberEvent::LinkDown(life(1, 1)));
+    scene.take(MembersEvent::LinkDown(life(1, 1)));
     assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
     // Nothing can be sent to it, but it keeps its place.
     assert!(scene.view.is_dead(life(1, 1)) && scene.view.is_alive(life(1, 1)));
     scene.now += CUT_OFF;
-    scene.take(MemberEvent::Tick);
+    scene.take(MembersEvent::Tick);
     assert_eq!(scene.state(1), Some((1, NodeState::Suspect)));
     assert!(!scene.view.is_alive(life(1, 1)));
-    scene.take(MemberEvent::LinkUp(life(1, 1), address(2)));
+    scene.take(MembersEvent::LinkUp(life(1, 1), address(2)));
     assert_eq!(scene.state(1), Some((1, NodeState::Alive)));
     assert!(scene.view.is_alive(life(1, 1)) && !scene.view.is_dead(life(1, 1)));
 }
@@ -130,11 +130,11 @@ fn without_a_link_a_member_is_suspect_and_after_a_while_left_out() {
 fn a_new_life_ends_the_former_one_at_once() {
     let mut scene = Scene::new();
     scene.joins(life(1, 1));
-    scene.take(MemberEvent::LinkUp(life(1, 2), address(3)));
+    scene.take(MembersEvent::LinkUp(life(1, 2), address(3)));
     assert_eq!(scene.state(1), Some((1, NodeState::Down)));
-    scene.take(MemberEvent::Reported(life(1, 2), report("peer")));
+    scene.take(MembersEvent::Reported(life(1, 2), report("peer")));
     assert_eq!(scene.state(1), Some((1, NodeState::Down)));
-    scene.take(MemberEvent::Became(life(1, 2), NodeState::Alive));
+    scene.take(MembersEvent::Became(life(1, 2), NodeState::Alive));
     assert_eq!(scene.state(1), Some((2, NodeState::Alive)));
     assert!(scene.view.is_dead(life(1, 1)));
 }
@@ -145,8 +145,8 @@ fn a_ghost_cannot_come_back() {
     scene.joins(life(1, 2));
     let before = scene.view.clone();
     scene.joins(life(1, 1));
-    scene.take(MemberEvent::LinkDown(life(1, 1)));
-    scene.take(MemberEvent::Became(life(1, 1), NodeState::Down));
+    scene.take(MembersEvent::LinkDown(life(1, 1)));
+    scene.take(MembersEvent::Became(life(1, 1), NodeState::Down));
     assert_eq!(scene.view, before);
 }
 
@@ -154,12 +154,12 @@ fn a_ghost_cannot_come_back() {
 fn the_dead_are_forgotten_in_the_end_and_when_they_are_many() {
     let mut scene = Scene::new();
     scene.joins(life(1, 1));
-    scene.take(MemberEvent::Became(life(1, 1), NodeState::Down));
+    scene.take(MembersEvent::Became(life(1, 1), NodeState::Down));
     scene.now += FORGET / 2;
-    scene.take(MemberEvent::Tick);
+    scene.take(MembersEvent::Tick);
     assert_eq!(scene.state(1), Some((1, NodeState::Down)));
     scene.now += FORGET / 2;
-    scene.take(MemberEvent::Tick);
+    scene.take(MembersEvent::Tick);
     assert_eq!(scene.state(1), None);
 
     let node = |at: u16| {
@@ -171,9 +171,9 @@ fn the_dead_are_forgotten_in_the_end_and_when_they_are_many() {
     for at in 0..many {
         scene.joins(node(at));
         scene.now += Duration::from_millis(1);
-        scene.take(MemberEvent::Became(node(at), NodeState::Down));
+        scene.take(MembersEvent::Became(node(at), NodeState::Down));
     }
-    scene.take(MemberEvent::Tick);
+    scene.take(MembersEvent::Tick);
     assert_eq!(scene.view.all().count(), MAX_OVER + 1, "and this node");
     assert!(scene.view.state_of(node(9).node).is_none());
     assert!(scene.view.state_of(node(10).node).is_some());
@@ -183,16 +183,16 @@ fn the_dead_are_forgotten_in_the_end_and_when_they_are_many() {
 fn a_node_whose_data_folder_was_emptied_ends_the_one_that_it_was() {
     let mut scene = Scene::new();
     let joins_at = |scene: &mut Scene, life, port| {
-        scene.take(MemberEvent::LinkUp(life, address(port)));
-        scene.take(MemberEvent::Reported(life, report("studio")));
-        scene.take(MemberEvent::Became(life, NodeState::Alive));
+        scene.take(MembersEvent::LinkUp(life, address(port)));
+        scene.take(MembersEvent::Reported(life, report("studio")));
+        scene.take(MembersEvent::Became(life, NodeState::Alive));
     };
     joins_at(&mut scene, life(99, 1), 3);
     for byte in 1..=10 {
         joins_at(&mut scene, life(byte, 1), 2);
         if byte > 1 {
             // It is there before anybody has missed the former one, whose link ends of silence.
-            scene.take(MemberEvent::LinkDown(life(byte - 1, 1)));
+            scene.take(MembersEvent::LinkDown(life(byte - 1, 1)));
             assert!(scene.view.is_dead(life(byte - 1, 1)));
             assert_eq!(scene.state(byte - 1), Some((1, NodeState::Down)));
         }
@@ -200,8 +200,8 @@ fn a_node_whose_data_folder_was_emptied_ends_the_one_that_it_was() {
         assert_eq!(listed, [life(0, 1), life(byte, 1), life(99, 1)]);
     }
     // The last one stays over when the place is empty.
-    scene.take(MemberEvent::LinkDown(life(10, 1)));
-    scene.take(MemberEvent::Became(life(10, 1), NodeState::Down));
+    scene.take(MembersEvent::LinkDown(life(10, 1)));
+    scene.take(MembersEvent::Became(life(10, 1), NodeState::Down));
     assert_eq!(scene.view.listed().count(), 3);
     // The other order: it was missed, and then there is another.
     joins_at(&mut scene, life(11, 1), 2);
@@ -230,8 +230,8 @@ fn a_link_to_a_process_is_left_when_the_cluster_has_a_later_one() {
     scene.joins(life(1, 5));
     assert_eq!(scene.members.overtaken().next(), None);
     // Others are linked to a copy of it.
-    scene.take(MemberEvent::Became(life(1, 6), NodeState::Alive));
+    scene.take(MembersEvent::Became(life(1, 6), NodeState::Alive));
     assert_eq!(scene.members.overtaken().collect::<Vec<_>>(), [life(1, 5)]);
-    scene.take(MemberEvent::LinkUp(life(1, 6), address(4)));
+    scene.take(MembersEvent::LinkUp(life(1, 6), address(4)));
     assert_eq!(scene.members.overtaken().next(), None);
 }

@@ -131,14 +131,14 @@ impl SchedulerRuntime for Around<'_> {
     }
 
     fn place(&mut self, problem: Box<PlacementProblem>) {
-        let (number, placed) = (problem.number, problem.place());
-        self.cast(SchedulerEvent::Placed { number, placed });
+        self.cast(problem.placed());
     }
 
     fn plan_failovers(&mut self, problem: Box<PlacementProblem>) {
-        let (number, failovers) = (problem.number, problem.failovers());
-        self.cast(SchedulerEvent::FailoversPlanned { number, failovers });
+        self.cast(problem.failovers_planned(self.node));
     }
+
+    fn standby(&mut self, _: Vec<ShardKey>) {}
 }
 
 fn layers(byte: u8, text: &str) -> (NodeId, String) {
@@ -193,8 +193,7 @@ fn preparing(both: &[Member; 2]) -> (Scheduler, Epoch, Instant) {
     now += TIMEOUTS.settle;
     let asked = scheduler.on(now, SchedulerEvent::Tick);
     let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
-    let (number, placed) = (problem.number, problem.place());
-    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
+    let actions = scheduler.on(now, problem.placed());
     let epoch = actions.iter().find_map(|action| match action {
         SchedulerAction::Send { message, .. } => match &**message {
             Message::Prepare(plan) => Some(plan.epoch()),
@@ -249,8 +248,7 @@ fn a_death_while_layouts_are_found_does_not_wait_for_them() {
     let (mut scheduler, stale, [first, _, third], now) = looking();
     let actions = scheduler.on(now, SchedulerEvent::Members(View::of([first, third])));
     assert!(asks(&actions), "{actions:?}");
-    let (number, placed) = (stale.number, stale.place());
-    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
+    let actions = scheduler.on(now, stale.placed());
     assert!(actions.is_empty(), "{actions:?}");
 }
 
@@ -259,12 +257,37 @@ fn who_comes_while_layouts_are_found_may_settle_first() {
     let (mut scheduler, stale, [first, second, third], mut now) = looking();
     let four = View::of([first, second, third, member(4, 1, 300)]);
     scheduler.on(now, SchedulerEvent::Members(four));
-    let (number, placed) = (stale.number, stale.place());
-    let actions = scheduler.on(now, SchedulerEvent::Placed { number, placed });
+    let actions = scheduler.on(now, stale.placed());
     assert!(actions.is_empty(), "{actions:?}");
     now += TIMEOUTS.settle;
     let actions = scheduler.on(now, SchedulerEvent::Tick);
     assert!(asks(&actions), "{actions:?}");
+}
+
+/// Two are worked out at once, and the later may be there first.
+#[test]
+fn what_a_former_question_would_have_kept_is_not_kept() {
+    let mut scheduler = Scheduler::new(id(1), SIZING, TIMEOUTS, &[]);
+    let mut now = Instant::now();
+    let mut planned = |members: &[Member]| {
+        scheduler.on(now, SchedulerEvent::Members(View::of(members.iter().cloned())));
+        now += TIMEOUTS.settle;
+        let asked = scheduler.on(now, SchedulerEvent::Tick);
+        let [SchedulerAction::Place(problem)] = asked.as_slice() else { panic!("{asked:?}") };
+        let actions = scheduler.on(now, problem.placed());
+        let found = actions.into_iter().find_map(|action| match action {
+            SchedulerAction::PlanFailovers(problem) => Some(problem),
+            _ => None,
+        });
+        found.unwrap()
+    };
+    let former = planned(&[member(1, 1, 100)]);
+    let later = planned(&[member(1, 1, 100), member(2, 1, 300)]);
+    let kept = |actions: Vec<SchedulerAction>| {
+        actions.iter().any(|action| matches!(action, SchedulerAction::Standby(_)))
+    };
+    assert!(kept(scheduler.on(now, later.failovers_planned(id(1)))));
+    assert!(!kept(scheduler.on(now, former.failovers_planned(id(1)))));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Nobody is suspected for a silence shorter than this: a few steps of a small model.
 const SUSPECT_AFTER: Duration = Duration::from_millis(100);
-/// The same before it is known how long a frame takes. Asking costs little, and long steps end it.
+/// The longest silence before it is known how long a frame takes. Asking costs little, and long steps end it.
 const NOVICE: Duration = Duration::from_secs(1);
 /// How often stages are asked again while nothing comes.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

@@ -13,7 +13,10 @@ pub(super) enum Phase {
     /// The log is sent to the first stage, as a prompt.
     Prefill(Prefill),
     /// Tokens come by themselves.
-    Decode,
+    Decode {
+        /// Positions of the log that were sent as a prompt.
+        given: u32,
+    },
     /// The way is broken, and there is no plan yet to go on under.
     AwaitingPlan(Seeking),
     /// Every stage was asked how far it is.
@@ -84,12 +87,12 @@ impl Phase {
         Self::Prefill(Prefill { reuse, waits: false, sending })
     }
 
-    /// Whether the sequence waits for a place at the first stage; where it has one that is `None`.
+    /// Whether the sequence waits for a place at the first stage, in phases in which it can.
     pub(super) const fn waits_mut(&mut self) -> Option<&mut bool> {
         match self {
             Self::Prefill(prefill) => Some(&mut prefill.waits),
             Self::Recalling(recalling) => Some(&mut recalling.waits),
-            Self::Decode | Self::AwaitingPlan(_) | Self::Rebuilding(_) | Self::Done => None,
+            Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Rebuilding(_) | Self::Done => None,
         }
     }
 
@@ -98,16 +101,16 @@ impl Phase {
         match self {
             Self::Prefill(prefill) => prefill.waits,
             Self::Recalling(recalling) => recalling.waits,
-            Self::Decode | Self::AwaitingPlan(_) | Self::Rebuilding(_) | Self::Done => false,
+            Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Rebuilding(_) | Self::Done => false,
         }
     }
 
-    /// The break that is being mended.
+    /// The break that is being mended. Leaves [`Done`](Self::Done) behind, for its caller to replace.
     pub(super) fn take_mending(&mut self) -> Option<Mending> {
         match std::mem::replace(self, Self::Done) {
             Self::Recalling(Recalling { mending, .. })
             | Self::Rebuilding(Rebuilding { mending, .. }) => Some(mending),
-            Self::Prefill(_) | Self::Decode | Self::AwaitingPlan(_) | Self::Done => None,
+            Self::Prefill(_) | Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Done => None,
         }
     }
 
@@ -116,7 +119,7 @@ impl Phase {
         match self {
             Self::Prefill(Prefill { sending, .. })
             | Self::Rebuilding(Rebuilding { sending, .. }) => Some(sending),
-            Self::Decode | Self::AwaitingPlan(_) | Self::Recalling(_) | Self::Done => None,
+            Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Recalling(_) | Self::Done => None,
         }
     }
 
@@ -125,7 +128,7 @@ impl Phase {
         match self {
             Self::Prefill(Prefill { sending, .. })
             | Self::Rebuilding(Rebuilding { sending, .. }) => Some(sending),
-            Self::Decode | Self::AwaitingPlan(_) | Self::Recalling(_) | Self::Done => None,
+            Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Recalling(_) | Self::Done => None,
         }
     }
 }

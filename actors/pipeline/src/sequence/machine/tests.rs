@@ -497,6 +497,8 @@ fn an_unusual_silence_has_nodes_and_stages_asked() {
         [SequenceAction::Suspect(nodes), SequenceAction::Forward(check)] => {
             assert_eq!(*nodes, [node(1), node(2)]);
             assert!(matches!(check.body, DataBody::Check { stage: 0, round: 0, .. }));
+            // Tokens reach the first stage on another way than the owner.
+            assert_eq!(check.position, 3, "what it has sent itself");
             true
         }
         [] => false,
@@ -573,4 +575,26 @@ fn without_the_prefix_it_begins_anew_once() {
     assert_eq!(sequence.on(now, gone), [], "of the first attempt");
     let event = frame(&sequence, 0, absorbed(40));
     assert_eq!(chunks(&sequence.on(now, event)), [(120, 40, false, false)]);
+}
+
+#[test]
+fn what_comes_in_another_phase_than_it_belongs_to_is_dropped() {
+    let (mut sequence, now) = answering();
+    for body in [DataBody::Waits, DataBody::Granted, DataBody::PrefixGone, absorbed(9)] {
+        let stray = sequence.stray();
+        let event = frame(&sequence, 0, body);
+        assert_eq!(sequence.on(now, event.clone()), [], "{event:?}");
+        assert_eq!(sequence.stray(), stray + 1, "{event:?}");
+    }
+    // A token of a prompt that was not sent to its end.
+    let (mut sequence, _, now) = start(180);
+    let event = frame(&sequence, 180, accepted(20, None));
+    assert_eq!(sequence.on(now, event), []);
+    // A token before anybody was told where it goes on.
+    let (mut sequence, now) = answering();
+    sequence.on(now, lost(2));
+    let next = plan_of(4, &[(1, 0, 7)]);
+    sequence.on(now, SequenceEvent::Offer(Offer::Ready(next)));
+    let event = frame(&sequence, 5, accepted(20, None));
+    assert_eq!(sequence.on(now, event), []);
 }

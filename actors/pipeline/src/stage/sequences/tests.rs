@@ -297,3 +297,35 @@ fn who_finds_no_place_waits_and_begins_when_another_ends() {
     }
     assert!(sequences.is_empty());
 }
+
+#[test]
+fn what_waits_for_a_worker_is_bounded_in_bytes_and_what_asks_about_it_passes() {
+    let now = Instant::now();
+    let plan = plan(3, &[(1, 0, 3), (2, 4, 7)]);
+    let mut sequences = Sequences::new(node(1), 1000);
+    let rows = Bytes::from(vec![0; QUEUE / 4]);
+    let mut take = |position: u32, body, rows: &Bytes| {
+        let header = header(&plan, 0, position, body);
+        sequences.take(now, Arc::clone(&plan), &header, rows.clone())
+    };
+    for position in 0..3 {
+        let taken = take(position, forward(0, &[7], position == 0), &rows);
+        assert_eq!(told(&taken), [format!("compute 1 at {position} of 0")]);
+    }
+    let FrameOutcome::Unknown(reason) = take(3, forward(0, &[7], false), &rows) else {
+        panic!("there is no room")
+    };
+    assert!(
+        reason.starts_with("384") && reason.ends_with("wait for its worker already"),
+        "{reason}"
+    );
+    let check = DataBody::Check { number: 1, stage: 0, round: 0 };
+    assert!(matches!(take(0, check, &Bytes::new()), FrameOutcome::Drop), "it is on its way");
+    let short = take(3, forward(0, &[7], false), &Bytes::new());
+    assert_eq!(told(&short), ["compute 1 at 3 of 0"]);
+    // What was computed makes room.
+    sequences.computed(now, hidden(0, 0, 1), &[]).unwrap();
+    let header = header(&plan, 0, 4, forward(0, &[7], false));
+    let taken = sequences.take(now, Arc::clone(&plan), &header, rows);
+    assert_eq!(told(&taken), ["compute 1 at 4 of 0"]);
+}

@@ -13,9 +13,11 @@ const MS: Duration = Duration::from_millis(1);
 #[derive(Default)]
 struct Node {
     done: Vec<String>,
-    files: Option<Result<Files, String>>,
+    files: Option<Result<FilesMatch, String>>,
     no_files: bool,
     wait: Duration,
+    /// The number of the host that was started last.
+    host: u64,
     reports: Vec<ShardReport>,
 }
 
@@ -24,11 +26,17 @@ fn show(layers: &[LayerRange]) -> String {
 }
 
 impl WorkersRuntime for Node {
-    fn files_for(&mut self, _: &WorkerKey, _: &Plan) -> Result<Files, String> {
-        self.files.clone().unwrap_or(Ok(Files::Same))
+    fn files_for(&mut self, _: &WorkerKey, _: &Plan) -> Result<FilesMatch, String> {
+        self.files.clone().unwrap_or(Ok(FilesMatch::Same))
     }
 
-    fn start_host(&mut self, _: &WorkerKey, layers: Vec<LayerRange>) -> Result<(), String> {
+    fn start_host(
+        &mut self,
+        _: &WorkerKey,
+        number: u64,
+        layers: Vec<LayerRange>,
+    ) -> Result<(), String> {
+        self.host = number;
         if self.no_files {
             return Err("the files are not here".to_owned());
         }
@@ -119,11 +127,12 @@ impl Told {
         let held = held.iter().map(|(first, last)| layers(*first, *last)).collect();
         let reason = "no such tensor".to_owned();
         let report = ShardReport { state, held, reason, ..ShardReport::starting(&key.model) };
-        self.on(WorkersEvent::Changed(key, report))
+        self.on(WorkersEvent::Changed(key, self.node.host, report))
     }
 
     fn die(&mut self) -> Vec<String> {
-        self.on(WorkersEvent::HostLost(WorkerKey::of(&plan(3, 0, 3)), "it panicked".to_owned()))
+        let (key, how) = (WorkerKey::of(&plan(3, 0, 3)), "it panicked".to_owned());
+        self.on(WorkersEvent::HostLost(key, self.node.host, how))
     }
 
     fn start_again(&mut self) -> Vec<String> {
@@ -183,19 +192,24 @@ fn a_worker_that_sequences_pass_through_is_kept() {
     let mut told = Told::new();
     told.in_force(&[&plan(3, 0, 3)]);
     let key = WorkerKey::of(&plan(3, 0, 3));
-    told.on(WorkersEvent::Busy(key.clone(), true));
+    told.on(WorkersEvent::Busy(key.clone(), 1, true));
     told.in_force(&[]);
     assert_eq!(told.after(Duration::from_secs(60)), none());
-    told.on(WorkersEvent::Busy(key, false));
+    told.on(WorkersEvent::Busy(key, 1, false));
     assert_eq!(told.after(1500 * MS), none());
     assert_eq!(told.after(1000 * MS), ["stop"]);
 }
 
 #[test]
 fn a_plan_of_a_former_life_asks_for_nothing() {
-    let former = Incarnation { boot_count: 2, ..ME };
-    let mut told = Told { workers: Workers::new(former, LOAD), ..Told::new() };
+    let later = Incarnation { boot_count: 2, ..ME };
+    let mut told = Told { workers: Workers::new(later, LOAD), ..Told::new() };
     assert_eq!(told.in_force(&[&plan(3, 0, 3)]), none());
+}
+
+#[test]
+fn a_plan_that_has_no_stage_for_it_cannot_be_loaded() {
+    let mut told = Told::new();
     assert_eq!(told.load(&plan_of(4, &[(9, 0, 7)])), ["4: Err(\"the plan has no stage for it\")"]);
 }
 
@@ -255,7 +269,7 @@ fn a_model_that_is_removed_keeps_nothing_that_was_prepared_for_it() {
 fn files_that_were_replaced_are_loaded_anew_and_those_of_no_plan_are_refused() {
     let mut told = Told::new();
     told.load(&plan(3, 0, 3));
-    told.node.files = Some(Ok(Files::Replaced));
+    told.node.files = Some(Ok(FilesMatch::Replaced));
     assert_eq!(told.load(&plan(4, 0, 3)), ["stop", "start 0-3"]);
     told.node.files = Some(Err("others than the plan's".to_owned()));
     assert_eq!(told.load(&plan(5, 0, 5)), ["look", "5: Err(\"others than the plan's\")"]);
@@ -266,10 +280,18 @@ fn files_that_were_replaced_are_loaded_anew_and_those_of_no_plan_are_refused() {
 fn a_worker_without_files_fails_and_is_loaded_once_they_are_there() {
     let mut told = Told::new();
     told.node.no_files = true;
-    assert_eq!(told.load(&plan(3, 0, 3)), ["3: Err(\"the files are not here\")"]);
+    let failed = told.load(&plan(3, 0, 3));
+    assert_eq!(failed, ["3: Err(\"the files are not here; it is tried again at 10s\")"]);
     assert_eq!(told.node.reports[0].state, ShardState::Failed);
     told.node.no_files = false;
     assert_eq!(told.load(&plan(4, 0, 3)), ["stop", "start 0-3"]);
+
+    let mut told = Told::new();
+    told.node.no_files = true;
+    told.load(&plan(3, 0, 3));
+    told.node.no_files = false;
+    told.now += told.node.wait;
+    assert_eq!(told.start_again(), ["start 0-3"], "nobody has asked");
 }
 
 #[test]
@@ -320,4 +342,21 @@ fn what_was_given_up_is_tried_when_its_model_is_asked_for_again() {
     }
     told.die();
     assert_eq!(told.on(WorkersEvent::Members(asked(3))), ["start 0-3"], "its host is gone");
+}
+
+#[test]
+fn what_a_former_host_said_does_not_count() {
+    let mut told = Told::new();
+    told.load(&plan(3, 0, 3));
+    let key = WorkerKey::of(&plan(3, 0, 3));
+    let held = [layers(0, 3)].into_iter().collect();
+    let ready = ShardReport { state: ShardState::Ready, held, ..ShardReport::starting(&key.model) };
+    told.die();
+    assert_eq!(told.on(WorkersEvent::Changed(key.clone(), 1, ready)), none());
+    told.start_again();
+    told.on(WorkersEvent::Busy(key.clone(), 1, true));
+    let lost = WorkersEvent::HostLost(key, 1, "it panicked".to_owned());
+    assert_eq!(told.on(lost), none());
+    told.on(WorkersEvent::Abort(plan(3, 0, 3).epoch()));
+    assert_eq!(told.after(3000 * MS), ["stop"], "no sequence passes through it");
 }

@@ -83,3 +83,18 @@ fn an_answer_that_goes_on_waits_for_its_first_stage_alone() {
     let resumes = |action: &SequenceAction| matches!(action, SequenceAction::All(headers, None) if headers.len() == 2);
     assert!(goes_on.iter().any(resumes), "{goes_on:?}");
 }
+
+/// What said so came by another link, or was lost with one.
+#[test]
+fn whoever_goes_on_waits_no_more() {
+    let (mut sequence, now) = waiting();
+    let event = frame(&sequence, 50, accepted(20, None));
+    let actions = sequence.on(now, event);
+    assert_eq!(actions.first(), Some(&SequenceAction::Waits(false)), "{actions:?}");
+
+    let (mut sequence, now) = waiting();
+    let event = frame(&sequence, 0, DataBody::PrefixGone);
+    let actions = sequence.on(now, event);
+    assert_eq!(actions.first(), Some(&SequenceAction::Waits(false)));
+    assert_eq!(chunks(&actions), [(0, 40, true, false), (40, 10, false, true)]);
+}
