@@ -534,11 +534,16 @@ impl SchedulerRuntime for Around<'_> {
         if let Message::Commit(plan) = &message {
             self.check(plan);
         }
+        if let Message::Abort(epoch) = &message {
+            let me = self.me;
+            self.world.note(|| format!("{me:?} calls {epoch} off at {to:?}"));
+        }
         drop(self.world.send(self.me, to, Packet::Control(message)));
     }
 
     fn prepare(&mut self, plan: Arc<Plan>) {
-        let time = self.world.time();
+        let (time, me) = (self.world.time(), self.me);
+        self.world.note(|| format!("{me:?} prepares {plan}"));
         if let Some(life) = self.world.life(self.me) {
             life.ever.insert(plan.epoch(), Arc::clone(&plan));
             life.routes.prepare(time, &plan);
@@ -547,6 +552,8 @@ impl SchedulerRuntime for Around<'_> {
     }
 
     fn abandon(&mut self, epoch: Epoch) {
+        let me = self.me;
+        self.world.note(|| format!("{me:?} abandons {epoch}"));
         if let Some(life) = self.world.life(self.me) {
             life.routes.abort(epoch);
         }

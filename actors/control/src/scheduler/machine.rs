@@ -191,7 +191,7 @@ pub struct Scheduler {
     /// The newest plan that this node has begun to load, by model.
     begun: BTreeMap<ModelName, Plan>,
     /// Plans that were begun and are not in force, and the life of the planner of each.
-    prepared: BTreeMap<Epoch, (ModelName, Incarnation)>,
+    prepared: BTreeMap<Epoch, (ModelName, Option<Incarnation>)>,
     /// Plans of this planner that wait for answers.
     preparing: BTreeMap<ModelName, Preparing>,
     /// Who must not hold which model.
@@ -505,11 +505,11 @@ impl Scheduler {
 
     /// Lets go of what was prepared for planners that are over: nobody will say that it is in force.
     fn abandon_orphans(&mut self, actions: &mut Vec<SchedulerAction>) {
-        let is_over = |planner: Incarnation| {
-            let seen = self.view.state_of(planner.node);
-            seen.is_some_and(|(seen, state)| seen > planner || state.is_over())
+        let is_over = |epoch: &Epoch, planner: Option<Incarnation>| {
+            let seen = self.view.state_of(epoch.planner);
+            seen.is_some_and(|(seen, state)| planner.is_some_and(|it| seen > it) || state.is_over())
         };
-        let orphans = self.prepared.iter().filter(|(_, (_, planner))| is_over(*planner));
+        let orphans = self.prepared.iter().filter(|(epoch, (_, life))| is_over(epoch, *life));
         let orphans: Vec<Epoch> = orphans.map(|(epoch, _)| *epoch).collect();
         for epoch in orphans {
             self.prepared.remove(&epoch);
@@ -535,9 +535,9 @@ impl Scheduler {
         }
         self.begun.insert(plan.model().clone(), plan.clone());
         let in_force = self.plans.get(plan.model()).map(Plan::epoch);
-        if let Some((life, _)) = self.view.state_of(from)
-            && in_force.is_none_or(|in_force| in_force < plan.epoch())
-        {
+        if in_force.is_none_or(|in_force| in_force < plan.epoch()) {
+            // Who has just begun may hear of a plan before it hears of the planner.
+            let life = self.view.state_of(from).map(|(life, _)| life);
             self.prepared.insert(plan.epoch(), (plan.model().clone(), life));
         }
         actions.push(SchedulerAction::LoadShards(Box::new(plan)));

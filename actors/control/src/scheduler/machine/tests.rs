@@ -290,6 +290,24 @@ fn what_a_former_question_would_have_kept_is_not_kept() {
     assert!(!kept(scheduler.on(now, former.failovers_planned(id(1)))));
 }
 
+/// It has just begun, and what it hears first is a plan.
+#[test]
+fn what_is_called_off_is_abandoned_also_by_who_does_not_know_the_planner_yet() {
+    let both = [member(1, 1, 100), member(2, 1, 100)];
+    let (_, epoch, now) = preparing(&both);
+    let mut cluster = Cluster::new(&[1, 2]);
+    cluster.see(&both);
+    cluster.pass(TIMEOUTS.settle);
+    let (_, plan) = cluster.adopted.pop().unwrap();
+    let plan = Plan::new(PlanParts { epoch, ..plan.parts().clone() }).unwrap();
+    let mut late = Scheduler::new(id(2), SIZING, TIMEOUTS, &[]);
+    let prepare = SchedulerEvent::Prepare { from: id(1), plan: Box::new(plan) };
+    let actions = late.on(now, prepare);
+    assert!(matches!(actions[..], [SchedulerAction::LoadShards(_)]), "{actions:?}");
+    let actions = late.on(now, SchedulerEvent::Abort { from: id(1), epoch });
+    assert_eq!(actions, [SchedulerAction::Abandon(epoch)]);
+}
+
 #[test]
 fn a_restarted_node_is_another_one() {
     let mut cluster = Cluster::new(&[1, 2]);
