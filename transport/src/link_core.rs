@@ -35,7 +35,7 @@ pub(crate) trait Carrier: Send + Sync {
     fn set_alternates(&self, addresses: &[SocketAddr]);
     /// The paths to the other side, if there are several.
     fn paths(&self) -> Vec<Path>;
-    /// The other side may have lost the way in use.
+    /// The other side may have lost the path in use.
     fn probe_all_paths(&self);
     /// Where the other side is now, if that can change.
     fn address(&self) -> Option<SocketAddr>;

@@ -44,7 +44,7 @@ impl PathSocket {
             let Ok(start) = ring::rand::generate::<[u8; 8]>(&random) else {
                 continue;
             };
-            // Two for each way: of the single question, and of the train behind it.
+            // Two for each path: of the single question, and of the train behind it.
             let mut nonce = u64::from_be_bytes(start.expose());
             let next = || {
                 nonce = nonce.wrapping_add(2);
@@ -85,7 +85,7 @@ impl PathSocket {
             match Probe::decode(segment) {
                 Some(Probe::Question { nonce, index, preferred }) => {
                     if self.paths.lock().asked(meta.addr, preferred) {
-                        // From the address that was asked, or the asker would not know the way.
+                        // From the address that was asked, or the asker would not know the path.
                         self.send(Probe::Answer { nonce, index }, meta.addr, meta.dst_ip);
                     }
                 }

@@ -1,4 +1,4 @@
-//! Datagrams that measure a way to a peer, beside QUIC on the same socket.
+//! Datagrams that measure a path to a peer, beside QUIC on the same socket.
 //!
 //! A question is answered by a datagram of the same length, and only to an address of a peer, so that
 //! nobody can be made to send more than he has sent, or to strangers. They hold nothing that
@@ -12,7 +12,7 @@ const MAGIC: [u8; 8] = [0x16, 0xa3, 0x7b, 0x0e, 0xd9, 0x52, 0xc4, 0x68];
 /// Their length in bytes: what every path carries, by QUIC's own demand.
 pub(crate) const PROBE_BYTES: usize = 1200;
 
-/// Of a question, on the way that the node which dialed prefers.
+/// Of a question, on the path that the node which dialed prefers.
 const PREFERRED: u8 = 1;
 
 /// What a probe is about.
@@ -24,7 +24,7 @@ pub(crate) enum Probe {
         nonce: u64,
         /// Its number in a train, from 0.
         index: u8,
-        /// Whether who dialed prefers this way.
+        /// Whether who dialed prefers this path.
         preferred: bool,
     },
     /// What was sent back.

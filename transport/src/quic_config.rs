@@ -25,7 +25,7 @@ pub struct Limits {
     /// is sent again after 0.3, 0.9 and 2.1 s, and that should still succeed.
     pub handshake: Duration,
     /// How often the paths to a peer that has several are measured: a packet by each of them, and a train
-    /// of up to 38 kB every sixth time. Default 5 s; a better way is used after four times as long.
+    /// of up to 38 kB every sixth time. Default 5 s; a better path is used after four times as long.
     pub measure: Duration,
 }
 

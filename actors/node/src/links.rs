@@ -307,7 +307,7 @@ impl State {
 
     /// Closes a link that another one replaces, once what is on its way has arrived.
     fn let_go(&mut self, link: LinkSender) {
-        // The peer's addresses are those of the other link now. Kept by this one, they would be no ways
+        // The peer's addresses are those of the other link now. Kept by this one, they would be no paths
         // for that: a cable pulled before this one is closed would be taken for a death.
         link.set_alternates(&[]);
         self.set_alternates();

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
-use planaria_control::membership::swim::{self, Swim};
+use planaria_control::membership::swim::{self, Swim, SwimAction, SwimEvent};
 use planaria_control::membership::{Members, MembersEvent, View};
 use planaria_control::supervision::{ActorKind, Tally};
 use planaria_protocol::capabilities::Capabilities;
@@ -303,16 +303,16 @@ impl Actor for MembershipActor {
             MembershipMessage::LinkDown(incarnation) => {
                 state.unlinked(&myself, incarnation);
             }
-            MembershipMessage::Hint(node) => state.swim(&myself, swim::SwimEvent::Hint(node)),
+            MembershipMessage::Hint(node) => state.swim(&myself, SwimEvent::Hint(node)),
             MembershipMessage::Datagram(from, datagram, _permit) => {
-                state.swim(&myself, swim::SwimEvent::Datagram(from, datagram));
+                state.swim(&myself, SwimEvent::Datagram(from, datagram));
             }
             MembershipMessage::Wake => {
                 state.timer.rang();
-                state.swim(&myself, swim::SwimEvent::Tick);
+                state.swim(&myself, SwimEvent::Tick);
             }
             MembershipMessage::Leave(reply) => {
-                state.swim(&myself, swim::SwimEvent::Leave);
+                state.swim(&myself, SwimEvent::Leave);
                 // Who asked may have given up waiting.
                 drop(reply.send(()));
             }
@@ -395,7 +395,7 @@ impl State {
     fn linked(&mut self, myself: &ActorRef<MembershipMessage>, link: &LinkSender) {
         let incarnation = link.peer().incarnation;
         self.take([MembersEvent::LinkUp(incarnation, link.address())]);
-        self.swim(myself, swim::SwimEvent::LinkUp(incarnation, link.rtt()));
+        self.swim(myself, SwimEvent::LinkUp(incarnation, link.rtt()));
     }
 
     /// What links tell while this actor starts may be lost.
@@ -428,24 +428,24 @@ impl State {
 
     fn unlinked(&mut self, myself: &ActorRef<MembershipMessage>, life: Incarnation) {
         self.take([MembersEvent::LinkDown(life)]);
-        self.swim(myself, swim::SwimEvent::LinkDown(life));
+        self.swim(myself, SwimEvent::LinkDown(life));
     }
 
-    fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: swim::SwimEvent) {
+    fn swim(&mut self, myself: &ActorRef<MembershipMessage>, event: SwimEvent) {
         let refused = self.swim.refused();
         let mut news = Vec::new();
         for action in self.swim.on(Instant::now(), event) {
             match action {
-                swim::SwimAction::Send { to, datagram } => self.send(to, datagram),
-                swim::SwimAction::ProbeAllPaths(node) => {
+                SwimAction::Send { to, datagram } => self.send(to, datagram),
+                SwimAction::ProbeAllPaths(node) => {
                     if let Some(link) = self.deps.router.link(node) {
                         link.probe_all_paths();
                     }
                 }
-                swim::SwimAction::Became(life, state) => {
+                SwimAction::Became(life, state) => {
                     news.push(MembersEvent::Became(life, state));
                 }
-                swim::SwimAction::Forgot(node) => news.push(MembersEvent::Forgotten(node)),
+                SwimAction::Forgot(node) => news.push(MembersEvent::Forgotten(node)),
             }
         }
         if self.swim.refused() > refused && self.swim.refused().is_power_of_two() {

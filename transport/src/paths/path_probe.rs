@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_is_measured_by_a_packet_and_a_train() {
+    fn a_path_is_measured_by_a_packet_and_a_train() {
         let (mut probe, mut now) = (PathProbe::default(), Instant::now());
         assert_eq!((probe.rtt(), probe.cost()), (None, None));
         // 12 µs for 1200 bytes are 100 MB/s.
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_way_that_does_not_answer_is_lost_and_comes_back() {
+    fn a_path_that_does_not_answer_is_lost_and_comes_back() {
         let (mut probe, mut now) = (PathProbe::default(), Instant::now());
         measure(&mut probe, &mut now, 500, 12);
         for _ in 0..LOST_AFTER {

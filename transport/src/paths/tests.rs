@@ -66,7 +66,7 @@ fn who_is_doubted_is_tried_on_all_paths_until_the_one_in_use_answers() {
 }
 
 #[test]
-fn who_is_heard_by_another_way_only_is_answered_by_all() {
+fn who_is_heard_on_another_path_only_is_answered_by_all() {
     let (mut paths, first, second) = two_paths();
     let start = Instant::now();
     paths.heard(first, start);
@@ -162,7 +162,7 @@ fn what_is_gone_is_forgotten() {
     paths.heard(second, now);
     assert_eq!(paths.route(first, now).to, second);
     paths.set(first, &[at("10.2.0.2:8421")], false);
-    assert_eq!(paths.route(first, now).to, first, "the path in use is no path any more");
+    assert_eq!(paths.route(first, now).to, first, "the path in use is gone");
     paths.forget(first);
     assert_eq!(paths.heard(at("10.2.0.2:8421"), now), at("10.2.0.2:8421"));
     assert!(paths.peers.is_empty() && paths.primaries.is_empty());
@@ -239,7 +239,7 @@ fn converse(paths: &mut Paths, primary: SocketAddr, now: &mut Instant, beats: u3
 }
 
 #[test]
-fn a_clearly_better_way_is_preferred_after_a_while() {
+fn a_clearly_better_path_is_preferred_after_a_while() {
     let (mut paths, first, second) = chooser();
     let (mut now, mut nonce) = (Instant::now(), 0);
     let path = |address| Some(if address == first { (20, 2) } else { (2, 1) });
@@ -283,7 +283,7 @@ fn who_was_dialed_follows_and_does_not_choose() {
 }
 
 #[test]
-fn traffic_returns_to_a_preferred_way_that_was_lost() {
+fn traffic_returns_to_a_preferred_path_that_was_lost() {
     let (mut paths, first, second) = chooser();
     let (mut now, mut nonce) = (Instant::now(), 0);
     let well = |address| Some(if address == first { (2, 1) } else { (20, 2) });

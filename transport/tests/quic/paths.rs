@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::{LOOPBACK, config, credentials, frame, next, node, number, soon};
 
-/// A path to a node that can be cut: it passes datagrams on, both paths, for a single caller.
+/// A path to a node that can be cut: it passes datagrams on, in both directions, for a single caller.
 struct Relay {
     address: SocketAddr,
     task: JoinHandle<()>,
@@ -60,7 +60,7 @@ async fn pass(delay: Duration) {
     }
 }
 
-/// Frames that are sent both paths arrive, each once and in order, while `disturb` does its worst.
+/// Frames that are sent in both directions arrive, each once and in order, while `disturb` does its worst.
 async fn talk(at_a: Link, at_b: Link, disturb: impl AsyncFnOnce()) {
     const FRAMES: u64 = 2000;
     let (to_b, mut from_b) = at_a.split();
@@ -129,7 +129,7 @@ async fn goes_by(link: &LinkSender, address: SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn both_sides_use_a_way_that_is_measured_to_be_better() {
+async fn both_sides_use_a_path_that_is_measured_to_be_better() {
     let (a, b) = (measuring("a"), measuring("b"));
     let path = Relay::slow(b.local_addr(), Duration::from_millis(1)).await;
     let (dialed, accepted) = soon(async { tokio::join!(a.dial(path.address), b.accept()) }).await;

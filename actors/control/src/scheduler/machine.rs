@@ -716,7 +716,7 @@ impl Scheduler {
                     let contenders = placed.contenders.clone();
                     let found = Settled { layout: placed.layout.clone(), contenders };
                     if let Some(layout) = self.choose(now, &model, placed) {
-                        // A failover plan was dealt out among others.
+                        // The layout of a failover plan was partitioned among other members.
                         let settled = Some(found).filter(|found| found.layout == layout);
                         self.prepare(now, model, layout, settled, actions);
                     }

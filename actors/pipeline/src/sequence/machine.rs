@@ -13,7 +13,7 @@
 //! how far each layer is with it, and says from where each goes on (see [`resume_plan`]). From
 //! there on the log is sent as a prompt is.
 //!
-//! Where a sequence stands, and what is known only there, is its [`Phase`].
+//! Where a sequence stands, and what is known only there, is its `Phase`.
 
 mod frame_timer;
 mod phase;
