@@ -480,12 +480,18 @@ impl World {
         let has_ended = self.away.is_empty() && self.oracle.open_request().is_none();
         has_ended
             && self.now > settled
-            && self.nodes.values().all(|node| {
-                let is_ready = |model| node.ready(&model).is_some();
-                names(self.setup.models).all(is_ready)
-                    && node.leftovers().is_none()
-                    && node.misplaced().is_none()
-            })
+            && names(self.setup.models).all(|model| self.ready_under(&model).is_ok())
+            && self.nodes.values().all(|node| node.leftovers().or(node.misplaced()).is_none())
+    }
+
+    /// The one epoch under which all nodes can answer for a model, or those under which they can.
+    fn ready_under(&self, model: &ModelName) -> Result<Epoch, Vec<Option<Epoch>>> {
+        let ready = |node: &Node| node.ready(model).map(|plan| plan.epoch());
+        let ready: Vec<_> = self.nodes.values().map(ready).collect();
+        match ready.first() {
+            Some(Some(first)) if ready.iter().all(|epoch| *epoch == Some(*first)) => Ok(*first),
+            _ => Err(ready),
+        }
     }
 
     pub(super) fn check_end(&mut self) {
@@ -493,9 +499,7 @@ impl World {
             self.oracle.violate(format!("request {request} has not ended"));
         }
         for model in names(self.setup.models) {
-            let ready = |node: &Node| node.ready(&model).map(|plan| plan.epoch());
-            let ready: Vec<_> = self.nodes.values().map(ready).collect();
-            if ready.windows(2).any(|pair| pair.first() != pair.last()) || ready.contains(&None) {
+            if let Err(ready) = self.ready_under(&model) {
                 let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
                 let obstacles = lives.map(|life| life.scheduler.obstacle(&model));
                 let obstacles: Vec<_> = obstacles.map(|why| why.map(str::to_owned)).collect();
