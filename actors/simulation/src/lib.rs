@@ -379,9 +379,7 @@ impl World {
             SimEvent::Leave(request) => self.leave(request),
             SimEvent::Farewell(who, left) => self.hear_farewell(who, left),
             SimEvent::Drained(life) => {
-                if self.nodes.get(&life.node).is_some_and(|node| node.life() == Some(life)) {
-                    self.oracle.violate(format!("{life:?} was asked to stop and cannot"));
-                }
+                self.drain_ends(life);
             }
             SimEvent::Forgotten(owner, id, began) => self.check_forgotten(owner, id, began),
             SimEvent::Down(who, lost) => self.take_for_dead(who, lost),

@@ -306,6 +306,27 @@ impl World {
         }
     }
 
+    /// The time is over in which a node that was asked to stop hands its layers over. If its planner has found
+    /// nobody to take them it stops all the same. (Whom a planner leaves out it does not say, so the node itself may
+    /// still wait for them.)
+    pub(super) fn drain_ends(&mut self, me: Incarnation) {
+        if self.nodes.get(&me.node).is_none_or(|node| node.life() != Some(me)) {
+            return;
+        }
+        let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
+        let mut schedulers = lives.map(|life| &life.scheduler);
+        let is_stuck = schedulers.any(|scheduler| {
+            names(self.setup.models).any(|model| scheduler.obstacle(&model).is_some())
+        });
+        let has_answers = self.life(me).is_some_and(|life| !life.owners.is_empty());
+        if is_stuck && !has_answers {
+            self.note(|| format!("{me:?} stops with what nobody can take"));
+            self.stop(me);
+        } else {
+            self.oracle.violate(format!("{me:?} was asked to stop and cannot"));
+        }
+    }
+
     /// A node ends in order: the others hear of it at once.
     fn stop(&mut self, me: Incarnation) {
         let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
