@@ -37,7 +37,7 @@ install: build ## Install planaria for every user (PREFIX=/usr/local DESTDIR=)
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh $(TARGET)/release/planaria
 
 demo: build ## Three nodes answer a question, and again while one is killed (QUESTION="...")
-	@cargo build --release --locked --quiet -p planaria-tests --bin demo
+	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin demo
 	@$(TARGET)/release/demo $(TARGET)/release/planaria $(if $(QUESTION),"$(QUESTION)")
 
 jaeger: ## A real Jaeger on this machine, until Ctrl-C; `make demo` sends its traces there
@@ -91,7 +91,7 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 bench: build setup-bench ## Measure one node beside llama.cpp and mlx-lm, a hop, a loss (BENCH="single 350M" for less)
-	@cargo build --release --locked --quiet -p planaria-tests --bin bench
+	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin bench
 	@stage=$$(cargo bench --locked --no-run -p planaria-mlx --bench stage --message-format json 2>/dev/null \
 	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \
 	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models $(BENCH)
