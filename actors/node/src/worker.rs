@@ -11,6 +11,7 @@ mod process;
 pub use process::{LOG_FORMAT_VARIABLE, LOG_VARIABLE};
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -155,15 +156,9 @@ impl Actor for WorkersActor {
         deps: Deps,
     ) -> Result<State, ActorProcessingErr> {
         deps.router.remove_workers();
-        // After a restart of this actor the plans in force want their shards again.
         let table = deps.plans.borrow().clone();
-        let in_force: Vec<_> = table.models.into_values().filter_map(|model| model.plan).collect();
-        let plans = in_force.iter().map(|plan| Plan::clone(plan)).collect();
-        myself.cast(WorkersEvent::InForce(plans))?;
-        for plan in in_force {
-            if ShardKey::of(&plan, deps.me.node).is_some() {
-                myself.cast(WorkersEvent::Load(plan))?;
-            }
+        for event in WorkersEvent::after_start(deps.me.node, table) {
+            myself.cast(event)?;
         }
         myself.send_interval(TICK, || WorkersEvent::Tick);
         let workers = Workers::new(deps.me, deps.load_timeout);
@@ -263,11 +258,12 @@ impl WorkersRuntime for Around {
         number: u64,
         layers: Vec<LayerRange>,
     ) -> Result<(), String> {
-        let files = match self.files.get(worker) {
-            Some(files) => files.clone(),
-            None => PinnedFiles::now(&self.deps.inventory.borrow(), worker)?,
+        let files = match self.files.entry(worker.clone()) {
+            Entry::Occupied(pinned) => pinned.get().clone(),
+            Entry::Vacant(place) => {
+                place.insert(PinnedFiles::now(&self.deps.inventory.borrow(), worker)?).clone()
+            }
         };
-        self.files.insert(worker.clone(), files.clone());
         let (deps, key) = (self.deps.host.clone(), worker.clone());
         self.to_start.push(HostArgs { deps, key, number, layers, files });
         Ok(())

@@ -21,6 +21,9 @@ pub(super) fn names(count: u8) -> impl Iterator<Item = ModelName> {
     NAMES.iter().take(usize::from(count)).map(|name| name.parse().unwrap())
 }
 
+/// Of each of them.
+const LAYERS: u32 = 8;
+
 fn number(model: &ModelName) -> u32 {
     let place = NAMES.iter().position(|name| *name == model.as_str());
     u32::try_from(place.unwrap()).unwrap()
@@ -32,7 +35,7 @@ pub(super) fn digest(model: &ModelName) -> ModelDigest {
 
 pub(super) fn config(model: &ModelName) -> FakeConfig {
     FakeConfig {
-        num_hidden_layers: 8,
+        num_hidden_layers: LAYERS,
         hidden_size: 2 + number(model),
         vocab_size: 50 + 7 * number(model),
         max_position_embeddings: 256,
@@ -43,7 +46,7 @@ pub(super) fn config(model: &ModelName) -> FakeConfig {
 
 /// All layers of any model.
 pub(super) fn all_layers() -> LayerRange {
-    LayerRange::half_open(0, 8).unwrap()
+    LayerRange::half_open(0, LAYERS).unwrap()
 }
 
 pub(super) fn stage(model: &ModelName) -> FakeStage {
@@ -53,7 +56,7 @@ pub(super) fn stage(model: &ModelName) -> FakeStage {
 pub(super) fn geometry(model: &ModelName) -> Geometry {
     let config = config(model);
     Geometry {
-        bytes_per_layer: vec![config.bytes_per_layer; all_layers().count() as usize],
+        bytes_per_layer: vec![config.bytes_per_layer; LAYERS as usize],
         embed_bytes: 0,
         head_bytes: 0,
         tied: false,

@@ -252,14 +252,9 @@ impl World {
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
         self.after(Duration::ZERO, SimEvent::Tick(me));
-        // What was in force before is wanted again.
         let table = self.life(me).map(|life| life.scheduler.plan_table()).unwrap_or_default();
-        let plans = table.models.values().filter_map(|model| model.plan.as_deref().cloned());
-        self.tell_workers(me, WorkersEvent::InForce(plans.collect()));
-        for plan in table.models.into_values().filter_map(|model| model.plan) {
-            if ShardKey::of(&plan, id).is_some() {
-                self.tell_workers(me, WorkersEvent::Load(plan));
-            }
+        for event in WorkersEvent::after_start(id, table) {
+            self.tell_workers(me, event);
         }
     }
 

@@ -32,13 +32,14 @@ pub struct PlacementProblem {
 pub type Failovers = BTreeMap<NodeId, BTreeMap<ModelName, Option<Layout>>>;
 
 impl PlacementProblem {
-    /// The answer of [`place`](Self::place), as the scheduler is told it.
+    /// A layout for each desired model, or why there is none, as the scheduler is told it.
     #[must_use]
     pub fn placed(&self) -> SchedulerEvent {
-        SchedulerEvent::Placed { number: self.number, placed: self.place() }
+        SchedulerEvent::Placed { number: self.number, placed: self.place_for(&self.view) }
     }
 
-    /// The answer of [`failovers`](Self::failovers), as the scheduler of `me` is told it.
+    /// The layouts without each of the nodes that hold layers now, and what `me` can keep for them, as its scheduler
+    /// is told it.
     #[must_use]
     pub fn failovers_planned(&self, me: NodeId) -> SchedulerEvent {
         let failovers = self.failovers();
@@ -46,15 +47,7 @@ impl PlacementProblem {
         SchedulerEvent::FailoversPlanned { number: self.number, failovers, standby }
     }
 
-    /// A layout for each desired model, or why there is none.
-    #[must_use]
-    pub fn place(&self) -> BTreeMap<ModelName, Result<Placed, String>> {
-        self.place_for(&self.view)
-    }
-
-    /// The layouts without each of the nodes that hold layers now.
-    #[must_use]
-    pub fn failovers(&self) -> Failovers {
+    fn failovers(&self) -> Failovers {
         let nodes = self.in_force.values().flat_map(Plan::nodes);
         let mut failovers = Failovers::new();
         for node in nodes {
@@ -89,8 +82,7 @@ impl PlacementProblem {
 
     /// The shards that `me` would need without one of the others and can hold besides those that it has:
     /// those that serve most losses first, then the smallest.
-    #[must_use]
-    pub fn standby(&self, me: NodeId, failovers: &Failovers) -> Vec<ShardKey> {
+    fn standby(&self, me: NodeId, failovers: &Failovers) -> Vec<ShardKey> {
         let Some(own) = self.view.member(me).map(|member| &member.report) else {
             return Vec::new();
         };

@@ -264,10 +264,8 @@ impl Sequence {
         }
         self.frames.asked(now);
         self.checks = self.checks.wrapping_add(1);
-        let position = match &self.phase {
-            Phase::Decode { given } => *given,
-            _ => self.phase.sending().filter(|_| !waits).map_or(0, |sending| sending.sent),
-        };
+        // What it sent before it was told to wait was dropped.
+        let position = if waits { 0 } else { self.phase.sent() };
         let check = DataBody::Check { number: self.checks, stage: 0, round: 0 };
         let check = SequenceAction::Forward(self.header(position, check));
         if waits {
@@ -554,11 +552,7 @@ impl Sequence {
 
     /// The last stage has taken in the log up to here.
     fn absorbed(&mut self, now: Instant, end: u32) -> Vec<SequenceAction> {
-        let sent = match &self.phase {
-            Phase::Decode { given } => *given,
-            phase => phase.sending().map_or(0, |sending| sending.sent),
-        };
-        if end > sent {
+        if end > self.phase.sent() {
             return self.drop_stray();
         }
         self.frames.heard(now);

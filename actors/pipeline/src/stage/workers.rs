@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId};
 use planaria_control::membership::View;
+use planaria_control::scheduler::PlanTable;
 use planaria_control::supervision::{ActorKind, Restarts, Retries, Verdict};
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 use planaria_protocol::state::ShardState;
@@ -51,6 +52,16 @@ pub enum WorkersEvent {
     StartAgain(WorkerKey),
     /// Time passed.
     Tick,
+}
+
+impl WorkersEvent {
+    /// What a node is told first that has these plans: those in force before want their shards again.
+    pub fn after_start(me: NodeId, table: PlanTable) -> Vec<Self> {
+        let plans: Vec<_> = table.models.into_values().filter_map(|model| model.plan).collect();
+        let in_force = plans.iter().map(|plan| Plan::clone(plan)).collect();
+        let mine = plans.into_iter().filter(|plan| plan.stage_of(me).is_some());
+        std::iter::once(Self::InForce(in_force)).chain(mine.map(Self::Load)).collect()
+    }
 }
 
 /// What a node holds.
@@ -105,9 +116,13 @@ impl Held {
         self.told.iter().map(|(layers, _)| *layers).collect()
     }
 
-    fn fail(&mut self, reason: String) {
+    /// It fails for this reason, and is tried again; in how long.
+    fn give_up(&mut self, now: Instant, reason: &str, runtime: &impl WorkersRuntime) -> Duration {
+        let wait = self.retries.given_up(now);
+        let at = runtime.time_after(wait);
         self.report.state = ShardState::Failed;
-        self.report.reason = reason;
+        self.report.reason = format!("{reason}; it is tried again at {at}");
+        wait
     }
 }
 
@@ -129,8 +144,7 @@ impl Workers {
     }
 
     /// What the node tells of its shards.
-    #[must_use]
-    pub fn reports(&self) -> Vec<ShardReport> {
+    fn reports(&self) -> Vec<ShardReport> {
         self.workers.values().map(|worker| worker.report.clone()).collect()
     }
 
@@ -285,9 +299,7 @@ impl Workers {
                 wait
             }
             Verdict::GiveUp => {
-                let wait = worker.retries.given_up(now);
-                let at = runtime.time_after(wait);
-                worker.fail(format!("its host keeps dying: {how}; it is tried again at {at}"));
+                let wait = worker.give_up(now, &format!("its host keeps dying: {how}"), runtime);
                 runtime.note(key, WorkerNote::GivenUp(how, wait));
                 wait
             }
@@ -344,9 +356,7 @@ impl Workers {
         match runtime.start_host(key, self.started, worker.layers()) {
             Ok(()) => worker.host = Some(self.started),
             Err(reason) => {
-                let wait = worker.retries.given_up(now);
-                let at = runtime.time_after(wait);
-                worker.fail(format!("{reason}; it is tried again at {at}"));
+                let wait = worker.give_up(now, &reason, runtime);
                 runtime.note(key, WorkerNote::GivenUp(&reason, wait));
                 runtime.start_after(wait, key);
                 self.answer(runtime);

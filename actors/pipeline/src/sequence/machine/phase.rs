@@ -65,7 +65,7 @@ pub(super) struct Mending {
 }
 
 /// How much of the log is on its way through the stages, in positions.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sending {
     /// What was sent to the first stage.
     pub(super) sent: u32,
@@ -120,6 +120,14 @@ impl Phase {
             Self::Prefill(Prefill { sending, .. })
             | Self::Rebuilding(Rebuilding { sending, .. }) => Some(sending),
             Self::Decode { .. } | Self::AwaitingPlan(_) | Self::Recalling(_) | Self::Done => None,
+        }
+    }
+
+    /// Positions of the log that were sent to the first stage in this attempt.
+    pub(super) fn sent(&self) -> u32 {
+        match self {
+            Self::Decode { given } => *given,
+            phase => phase.sending().map_or(0, |sending| sending.sent),
         }
     }
 
