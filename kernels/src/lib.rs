@@ -14,10 +14,13 @@
 //! of attention are made, [`rms_norm`] makes its own as a dot product. Elementary functions are sequences of operations
 //! that are each rounded once, the same on every machine (`vector.rs`).
 //!
+//! Partial sums of units, which several machines may have made, are added along a [`FoldTree`].
+//!
 //! An instruction set is used by what is compiled for it: a `Task` (`simd.rs`) and all that becomes a part of it. What is
 //! passed a function, and calls it once, keeps that so; what the compiler leaves outside computes the same, slowly.
 
 mod attention;
+mod fold;
 mod format;
 mod isa;
 pub mod measure;
@@ -31,6 +34,7 @@ mod simd;
 mod vector;
 
 pub use attention::{Attention, BLOCK, Heads, Pairs, attend};
+pub use fold::{FoldTree, NoSum, Span, accumulate};
 pub use format::Packing;
 pub use isa::{Isa, UnknownIsa};
 pub use number::Number;
