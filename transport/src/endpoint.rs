@@ -83,6 +83,20 @@ struct Inner {
     arrivals: tokio::sync::Mutex<mpsc::Receiver<Result<Link, Refused>>>,
 }
 
+/// Bytes that may wait in the system, to be sent or to be read. A burst of a whole stream window must not be lost because
+/// the thread that reads does something else for a millisecond.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Asks for room in the socket. The system gives what it allows, and QUIC sends again what is lost all the same.
+fn make_room(socket: &UdpSocket) {
+    use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_send_buffer_size};
+    let asked = set_socket_recv_buffer_size(socket, SOCKET_BUFFER)
+        .and_then(|()| set_socket_send_buffer_size(socket, SOCKET_BUFFER));
+    if let Err(error) = asked {
+        tracing::debug!(%error, "the socket keeps its usual room");
+    }
+}
+
 impl Endpoint {
     /// Takes the address and begins to answer peers.
     ///
@@ -99,6 +113,7 @@ impl Endpoint {
             _ => BindError::Listen { address, source },
         };
         let socket = UdpSocket::bind(address).map_err(listen)?;
+        make_room(&socket);
         let local = Arc::new(Local::new(credentials.node_id(), config.limits, config.hello));
         let inner = runtime.wrap_udp_socket(socket).map_err(listen)?;
         let socket = Arc::new(PathSocket { inner, paths: local.paths.clone() });
