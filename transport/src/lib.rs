@@ -9,6 +9,8 @@
 //! that says why. Of two processes with one identity the one that is linked stays while it answers. What a
 //! hostile or broken peer sends ends its own link and nothing else.
 //!
+//! The same frames go between a process and its child through a [`local_pipe`], which is shared memory.
+//!
 //! This crate knows nothing of models, requests or plans. It is the only one that names quinn.
 
 mod authority;
@@ -26,6 +28,7 @@ mod lane;
 mod lane_table;
 mod link;
 mod link_core;
+mod local_pipe;
 mod memory;
 mod message;
 mod path_socket;
@@ -36,6 +39,7 @@ mod queue;
 mod quic_config;
 mod quic_link;
 mod refusal;
+mod shared_ring;
 mod twins;
 
 pub use credentials::{CERTIFICATE_NAME, Credentials, CredentialsError};
@@ -48,6 +52,9 @@ pub use identity::{Identity, IdentityError};
 pub use lane::{ACTIVATION_CAP, BULK_CAP, CONTROL_CAP, Lane, MAX_ACTIVATION_STREAMS};
 pub use link::{
     CloseReason, Inbound, LaneReceiver, Link, LinkReceiver, LinkSender, Peer, SendError,
+};
+pub use local_pipe::{
+    ChildPipe, ChildReceiver, ChildSender, HostReceiver, HostSender, PipeError, local_pipe,
 };
 pub use memory::memory_pair;
 pub use message::{Malformed, Unencodable, decode_message, encode_message};

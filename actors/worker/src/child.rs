@@ -1,11 +1,10 @@
-//! The worker process: one thread owns the stage and computes; another reads commands.
+//! The worker process: one thread owns the stage, takes commands and computes; another waits for the node's end.
 //!
-//! The reader notices at once when the node is gone, since its end of the pipe closes with it
-//! however it died, and ends the process even in the middle of a step.
+//! Standard output is a pipe of frames to the node and back. Standard input brings nothing: it closes when the node is gone,
+//! however it died, and that ends the process even in the middle of a step.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Read as _, Write};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -20,13 +19,11 @@ use planaria_protocol::pipe::{
     Command, Compute, Computed, FRAME_CAP, Files, Outcome, Status, StepTaken, WorkerEvent,
     tokens_from_bytes,
 };
-use planaria_transport::{Frame, decode_message, encode_message};
+use planaria_transport::{
+    ChildPipe, ChildReceiver, Frame, FrameError, decode_message, encode_message,
+};
 
 use crate::machine;
-
-/// Commands that may wait between the reader and the computing thread. The host bounds what is
-/// under way (see `host`), so this only has to be no smaller.
-const WAITING_COMMANDS: usize = 4096;
 
 /// How long a step waits for what was computed together with what is here: it was sent at once,
 /// so it comes soon or its sequence has ended.
@@ -42,17 +39,16 @@ const SAID_WHY: i32 = 3;
 /// `processor`. Whatever else writes to standard output from here on reaches standard error instead.
 ///
 /// # Errors
-/// When standard output cannot be taken over, or the node went away before its first word.
+/// When standard output is no pipe to a node, or the node went away before its first word.
 pub fn run(processor: Processor) -> io::Result<()> {
     processor
         .choose()
         .map_err(|other| io::Error::other(format!("it computes as {other:?} already")))?;
-    let output = rustix::io::dup(io::stdout())?;
+    thread::Builder::new().name("life-line".to_owned()).spawn(end_with_the_node)?;
+    let socket = rustix::io::dup(io::stdout())?;
     rustix::stdio::dup2_stdout(io::stderr())?;
-    let mut output = BufWriter::new(std::fs::File::from(output));
-    let (sender, receiver) = sync_channel(WAITING_COMMANDS);
-    thread::Builder::new().name("commands".to_owned()).spawn(move || read_commands(&sender))?;
-    match work(&receiver, &mut output) {
+    let (commands, mut output) = ChildPipe::attach(socket, FRAME_CAP)?.split();
+    match work(&mut Commands(commands), &mut output) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(error),
@@ -60,29 +56,40 @@ pub fn run(processor: Processor) -> io::Result<()> {
 }
 
 /// Never returns while the node lives.
-fn read_commands(sender: &SyncSender<(Command, Bytes)>) {
-    let mut input = io::stdin().lock();
-    loop {
-        let frame = match Frame::read_from(&mut input, FRAME_CAP) {
-            Ok(Some(frame)) => frame,
-            Ok(None) => end_at_once(),
-            Err(error) => {
-                tracing::error!(%error, "a command could not be read");
-                end_at_once();
-            }
-        };
-        match decode_message::<Command>(&frame.header) {
-            Ok(command) => {
-                // Without a receiver the computing thread has ended, and the process with it.
-                if sender.send((command, frame.payload)).is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "a command could not be understood");
-                end_at_once();
-            }
-        }
+fn end_with_the_node() {
+    let mut byte = [0];
+    let ended = io::stdin().lock().read(&mut byte);
+    if !matches!(ended, Ok(0)) {
+        tracing::error!(?ended, "the life line brought something");
+    }
+    end_at_once();
+}
+
+/// What the node says.
+struct Commands(ChildReceiver);
+
+impl Commands {
+    /// The next command, as soon as it comes; `None` when it did not until then.
+    fn next_until(&mut self, deadline: Instant) -> io::Result<Option<(Command, Bytes)>> {
+        self.0.recv_until(deadline).and_then(understood).map_err(from_pipe)
+    }
+
+    /// The next command, if it is here.
+    fn next_here(&mut self) -> io::Result<Option<(Command, Bytes)>> {
+        self.0.try_recv().and_then(understood).map_err(from_pipe)
+    }
+}
+
+fn understood(frame: Option<Frame>) -> Result<Option<(Command, Bytes)>, FrameError> {
+    let Some(frame) = frame else { return Ok(None) };
+    let command = decode_message::<Command>(&frame.header).map_err(io::Error::other)?;
+    Ok(Some((command, frame.payload)))
+}
+
+fn from_pipe(error: FrameError) -> io::Error {
+    match error {
+        FrameError::Io(error) => error,
+        error => io::Error::other(error),
     }
 }
 
@@ -95,10 +102,15 @@ fn end_at_once() -> ! {
     std::process::abort()
 }
 
-fn work(commands: &Receiver<(Command, Bytes)>, output: &mut impl Write) -> io::Result<()> {
-    let (model_dir, files) = match commands.recv() {
-        Ok((Command::Open(model_dir, files), _)) => (model_dir, files),
-        Ok((Command::Probe, _)) => {
+fn work(commands: &mut Commands, output: &mut impl Write) -> io::Result<()> {
+    let first = loop {
+        if let Some((first, _)) = commands.next_until(Instant::now() + STATUS_EVERY)? {
+            break first;
+        }
+    };
+    let (model_dir, files) = match first {
+        Command::Open(model_dir, files) => (model_dir, files),
+        Command::Probe => {
             let probed = probe_device().map_err(|error| error.to_string());
             return say(output, &WorkerEvent::Probed(probed), Bytes::new());
         }
@@ -164,28 +176,29 @@ impl<W: Write> Worker<W> {
         self.stage.memory()
     }
 
-    /// Until there are no more commands.
-    fn run(mut self, commands: &Receiver<(Command, Bytes)>) -> io::Result<()> {
+    /// Until the node is gone.
+    fn run(mut self, commands: &mut Commands) -> io::Result<()> {
         loop {
             // Between two steps whatever has come is taken in, and with nothing to do the first of it
             // is waited for.
             if !self.turn()? {
-                match commands.recv_timeout(STATUS_EVERY) {
-                    Ok(first) => self.take(first)?,
-                    Err(RecvTimeoutError::Disconnected) => return Ok(()),
-                    Err(RecvTimeoutError::Timeout) => {
+                match commands.next_until(Instant::now() + STATUS_EVERY)? {
+                    Some(first) => self.take(first)?,
+                    None => {
                         self.check()?;
                         self.tell_status()?;
                         continue;
                     }
                 }
             }
-            commands.try_iter().try_for_each(|command| self.take(command))?;
+            while let Some(command) = commands.next_here()? {
+                self.take(command)?;
+            }
             let until = Instant::now() + TOGETHER;
             while self.queue.expects_more() {
-                match commands.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                    Ok(command) => self.take(command)?,
-                    Err(_) => self.queue.expect_no_more(),
+                match commands.next_until(until)? {
+                    Some(command) => self.take(command)?,
+                    None => self.queue.expect_no_more(),
                 }
             }
         }

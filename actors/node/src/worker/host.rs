@@ -289,7 +289,7 @@ impl HostRuntime for Around {
         // The same bytes may lie in other files by now.
         self.files.follow(&self.deps.inventory.borrow());
         let files = Box::new(self.files.of(self.key.digest));
-        worker.send(Command::Open(model_dir, files), Bytes::new());
+        worker.send(&Command::Open(model_dir, files), Bytes::new());
         self.worker = Some(worker);
         Ok(pid)
     }
@@ -305,7 +305,7 @@ impl HostRuntime for Around {
         if matches!(command, Command::Hold(_)) {
             self.loading_since = Instant::now();
         }
-        self.worker.as_ref().is_some_and(|worker| worker.send(command, payload))
+        self.worker.as_ref().is_some_and(|worker| worker.send(&command, payload))
     }
 
     fn start_after(&mut self, wait: Duration) {

@@ -25,7 +25,7 @@ pub async fn measure(settings: &Settings, processor: Processor) -> Result<Probed
     // It sends a single event; without a listener it is on its way to be killed.
     let worker = Worker::start(settings, processor, move |said| drop(tell.send(said)));
     let worker = worker.map_err(|error| format!("no process could be started: {error}"))?;
-    worker.send(Command::Probe, Bytes::new());
+    worker.send(&Command::Probe, Bytes::new());
     match timeout(PATIENCE, heard.recv()).await {
         Ok(Some(Heard::Event(WorkerEvent::Probed(result), _))) => result,
         Ok(Some(Heard::Exited(Ok(status)))) => Err(format!("its process ended with {status}")),

@@ -8,12 +8,11 @@ use bytes::Bytes;
 use planaria_config::Settings;
 use planaria_engine::processor::Processor;
 use planaria_protocol::pipe::{self, FRAME_CAP};
-use planaria_transport::{Frame, FrameCodec, encode_message};
+use planaria_transport::{
+    Frame, HostReceiver, HostSender, PipeError, decode_message, encode_message, local_pipe,
+};
 use rustix::process::Signal;
-use tokio::io::{AsyncWriteExt, BufWriter};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::sync::mpsc;
-use tokio_util::codec::FramedRead;
+use tokio::process::{Child, Command};
 
 use crate::descriptors;
 
@@ -36,7 +35,7 @@ const FROM_SERVICE_MANAGER: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATC
 /// A running worker. Dropping it kills the process.
 #[derive(Debug)]
 pub(super) struct Worker {
-    commands: mpsc::Sender<(pipe::Command, Bytes)>,
+    commands: HostSender,
     pid: Option<u32>,
     kill: Option<tokio::sync::oneshot::Sender<()>>,
 }
@@ -65,20 +64,21 @@ impl Worker {
         }
         let threads = processor.threads().to_string();
         command.args(["worker", "--threads", &threads, "--kernels", processor.isa().name()]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+        let (commands, events, socket) = local_pipe(FRAME_CAP, COMMANDS)?;
+        // Its standard output is the pipe. Nothing is written to its input, which closes when the node dies.
+        command.stdin(Stdio::piped()).stdout(socket).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);
         let mut child = descriptors::starting(|| command.spawn())?;
         let pid = child.id();
-        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("the worker has no pipes"));
-        };
-        let (commands, queue) = mpsc::channel(COMMANDS);
+        // The command keeps the child's end of the pipe, whose end would not be noticed.
+        drop(command);
+        let life_line = child.stdin.take();
         let (kill, killed) = tokio::sync::oneshot::channel();
-        tokio::spawn(write_commands(input, queue));
-        let heard = tokio::spawn(read_events(output, hear.clone()));
+        let heard = tokio::spawn(read_events(events, hear.clone()));
         tokio::spawn(async move {
             let status = wait(child, killed).await;
+            drop(life_line);
             // Whatever the worker managed to say comes before its end.
             drop(heard.await);
             hear(Heard::Exited(status));
@@ -88,9 +88,15 @@ impl Worker {
 
     /// Sends a command; to a worker that has just died it is lost with everything else. `false`
     /// when the worker has not taken its commands for so long that there is no room.
-    pub(super) fn send(&self, command: pipe::Command, payload: Bytes) -> bool {
-        let full = self.commands.try_send((command, payload));
-        !matches!(full, Err(mpsc::error::TrySendError::Full(_)))
+    pub(super) fn send(&self, command: &pipe::Command, payload: Bytes) -> bool {
+        let sent = match encode_message(command) {
+            Ok(header) => self.commands.try_send(Frame { header, payload }),
+            Err(error) => {
+                tracing::error!(%error, "a command cannot be written");
+                Err(PipeError::Broken)
+            }
+        };
+        !matches!(sent, Err(PipeError::Full(_)))
     }
 
     pub(super) const fn pid(&self) -> Option<u32> {
@@ -124,42 +130,19 @@ async fn wait(
     child.wait().await
 }
 
-async fn write_commands(input: ChildStdin, mut queue: mpsc::Receiver<(pipe::Command, Bytes)>) {
-    let mut input = BufWriter::new(input);
-    while let Some((command, payload)) = queue.recv().await {
-        let written = async {
-            let header = encode_message(&command).map_err(io::Error::other)?;
-            let frame = Frame { header, payload };
-            for part in frame.chunks(FRAME_CAP).map_err(io::Error::other)? {
-                input.write_all(&part).await?;
-            }
-            if queue.is_empty() {
-                input.flush().await?;
-            }
-            Ok::<_, io::Error>(())
+async fn read_events(mut events: HostReceiver, hear: impl Fn(Heard)) {
+    loop {
+        let event = match events.recv().await {
+            Ok(None) => return,
+            Ok(Some(frame)) => match decode_message(&frame.header) {
+                Ok(event) => Ok((event, frame.payload)),
+                Err(error) => Err(error.to_string()),
+            },
+            Err(error) => Err(error.to_string()),
         };
-        if let Err(error) = written.await {
-            // The process is gone or going; its exit is what the host hears of.
-            tracing::debug!(%error, "a command did not reach the worker");
-            return;
-        }
-    }
-}
-
-async fn read_events(output: ChildStdout, hear: impl Fn(Heard)) {
-    use futures::StreamExt as _;
-    let mut frames = FramedRead::new(output, FrameCodec::new(FRAME_CAP));
-    while let Some(frame) = frames.next().await {
-        let event = frame.map_err(|error| error.to_string()).and_then(|frame| {
-            let event = planaria_transport::decode_message(&frame.header);
-            event.map(|event| (event, frame.payload)).map_err(|error| error.to_string())
-        });
         match event {
             Ok((event, payload)) => hear(Heard::Event(event, payload)),
-            Err(error) => {
-                hear(Heard::Unreadable(error));
-                return;
-            }
+            Err(error) => return hear(Heard::Unreadable(error)),
         }
     }
 }
