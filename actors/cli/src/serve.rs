@@ -28,6 +28,7 @@ use planaria_telemetry::wall_clock::unix_millis;
 use planaria_transport::{Credentials, Endpoint, EndpointConfig, Limits, LocalHello};
 use planaria_worker::machine;
 use rustix::process::Signal;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal as Signalled, SignalKind, signal};
 
 use super::flags::SettingFlags;
@@ -35,6 +36,9 @@ use super::{EXIT_MELTED, logging, node_api, service};
 
 /// A collector that does not take the last spans within this time does not get them.
 const TRACES_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long threads may take to end that wait for a worker, a client or a disk.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     let (settings, _) = flags.resolve()?;
@@ -44,11 +48,14 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
         tracing::error!(actor = actor.name(), "the node gives up: a part of it does not go on");
         std::process::exit(EXIT_MELTED.into());
     })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(settings, traces.clone()))?;
+    // Frames pass from worker to link on one thread, which no other has to be woken for; HTTP has threads of its own.
+    let node = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let api = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = node.block_on(serve(settings, traces.clone(), api.handle().clone()))?;
     traces.shut_down(TRACES_PATIENCE);
     // A worker or a disk that does not let go must not keep the process.
-    runtime.shutdown_timeout(Duration::from_secs(2));
+    api.shutdown_timeout(END_PATIENCE);
+    node.shutdown_timeout(END_PATIENCE);
     Ok(match outcome {
         Outcome::Stopped => ExitCode::SUCCESS,
         Outcome::MeltedDown(actor) => {
@@ -58,7 +65,7 @@ pub(super) fn run(flags: &SettingFlags) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
+async fn serve(settings: Settings, traces: Traces, api_threads: Handle) -> anyhow::Result<Outcome> {
     let open_files = descriptors::raise();
     descriptors::keep_spare();
     make_private_dir(&settings.data_dir)?;
@@ -111,7 +118,7 @@ async fn serve(settings: Settings, traces: Traces) -> anyhow::Result<Outcome> {
         traces,
     }));
     let gateway = parts.for_gateway(stored, api_key, descriptors::for_connections(open_files));
-    let args = NodeArgs { parts: Arc::clone(&parts), api, gateway };
+    let args = NodeArgs { parts: Arc::clone(&parts), api, api_threads, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
     let mut signals = Signals::listen()?;
     service::ready();

@@ -1,6 +1,7 @@
 //! Actor: keeps the HTTP API open.
 //!
-//! Parent: root. Children: none; the server is a task that ends with the actor. When it dies,
+//! Parent: root. Children: none; the server is a task that ends with the actor, on threads of its own, so that no client
+//! delays the frames of answers. When it dies,
 //! open connections are cut; the port stays bound by the node, so no client is refused while it
 //! is started again.
 
@@ -9,6 +10,7 @@ use std::net::TcpListener;
 use futures::FutureExt as _;
 use planaria_control::supervision::ActorKind;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -19,6 +21,8 @@ use crate::watchdog::{PULSE, Watch};
 pub(crate) struct GatewayArgs {
     /// Where it listens.
     pub(crate) listener: TcpListener,
+    /// Where connections are served.
+    pub(crate) threads: Handle,
     /// What it needs.
     pub(crate) state: planaria_gateway::State,
 }
@@ -52,13 +56,16 @@ impl Actor for GatewayActor {
     async fn pre_start(
         &self,
         myself: ActorRef<GatewayMessage>,
-        GatewayArgs { listener, state }: GatewayArgs,
+        GatewayArgs { listener, threads, state }: GatewayArgs,
     ) -> Result<State, ActorProcessingErr> {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = {
+            let _there = threads.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
         let (shut_down, asked) = oneshot::channel::<()>();
         let essential = Essential::to(myself.get_cell());
         myself.send_interval(PULSE, || GatewayMessage::Pulse);
-        let server = tokio::spawn(async move {
+        let server = threads.spawn(async move {
             let _essential = essential;
             // Also when the actor is gone.
             let asked = asked.map(drop).boxed();

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use planaria_control::supervision::{ActorKind, PARTS, Restarts, Verdict, restart_range};
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::capabilities::CapabilitiesActor;
@@ -51,6 +52,8 @@ pub struct NodeArgs {
     pub parts: Arc<Parts>,
     /// Where the API listens.
     pub api: TcpListener,
+    /// Where its connections are served: not where frames travel, which nobody is to delay.
+    pub api_threads: Handle,
     /// What the API needs.
     pub gateway: planaria_gateway::State,
 }
@@ -248,6 +251,7 @@ impl RootState {
             ActorKind::Gateway => {
                 let args = GatewayArgs {
                     listener: self.args.api.try_clone()?,
+                    threads: self.args.api_threads.clone(),
                     state: self.args.gateway.clone(),
                 };
                 let (actor, _) = Actor::spawn_linked(None, GatewayActor, args, root).await?;

@@ -30,7 +30,7 @@ async fn the_api_is_open_and_again_when_the_actor_was_killed() {
     let state = node.for_gateway(stored, None, usize::MAX);
     for round in 0..2 {
         let (listener, state) = (listener.try_clone().unwrap(), state.clone());
-        let args = GatewayArgs { listener, state };
+        let args = GatewayArgs { listener, threads: tokio::runtime::Handle::current(), state };
         let (actor, ended) = Actor::spawn(None, GatewayActor, args).await.unwrap();
         let answer = health(at).await;
         assert!(answer.starts_with("HTTP/1.1 "), "{round}: {answer}");
@@ -46,7 +46,11 @@ async fn an_actor_ends_when_it_hears_that_its_server_has() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let stored = StoredAnswers::open(node.store.clone(), 1 << 20).unwrap();
-    let args = GatewayArgs { listener, state: node.for_gateway(stored, None, 1) };
+    let args = GatewayArgs {
+        listener,
+        threads: tokio::runtime::Handle::current(),
+        state: node.for_gateway(stored, None, 1),
+    };
     let (actor, ended) = Actor::spawn(None, GatewayActor, args).await.unwrap();
     actor.cast(GatewayMessage::Ended("its socket is gone".to_owned())).unwrap();
     timeout(Duration::from_secs(30), ended).await.expect("it ends").unwrap();

@@ -14,7 +14,8 @@ async fn a_part_that_is_killed_is_started_again_with_all_that_were_started_after
     api.set_nonblocking(true).unwrap();
     let stored = StoredAnswers::open(parts.store.clone(), 1 << 20).unwrap();
     let gateway = parts.for_gateway(stored, None, 16);
-    let args = NodeArgs { parts: Arc::clone(&parts), api, gateway };
+    let api_threads = tokio::runtime::Handle::current();
+    let args = NodeArgs { parts: Arc::clone(&parts), api, api_threads, gateway };
     let mut node = Node::start(args).await.unwrap();
     let mut view = parts.view.subscribe();
     let there = view.wait_for(|view| view.is_alive(parts.me));
