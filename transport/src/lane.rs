@@ -3,12 +3,15 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A lane keeps its frames in order. Between lanes there is no order, only urgency: control before
+/// A lane keeps its frames in order. Between lanes there is no order, only urgency: control before exchanges before
 /// activations before bulk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Lane {
     /// Small messages that must not wait.
     Control,
+    /// What members of a group exchange in the middle of a step, for which all of them wait. Only to a peer that is known to
+    /// read it: one that does not know the lane ends the link over it.
+    Exchange,
     /// Hidden states, in order for each key of the caller's. There may be any number of keys: they share
     /// the link's streams once each of these has one.
     Activation(u64),
@@ -28,8 +31,8 @@ pub const BULK_CAP: usize = 16 << 20;
 /// a dozen edges each have their own. Their flow-control windows together bound what a link buffers.
 pub const MAX_ACTIVATION_STREAMS: usize = 31;
 
-/// The streams that a peer may have open: those for activations and its bulk lane.
-pub(crate) const MAX_UNI_STREAMS: u32 = 32;
+/// The streams that a peer may have open: those for activations, its exchange lane and its bulk lane.
+pub(crate) const MAX_UNI_STREAMS: u32 = 33;
 
 /// A stream for activations on which nothing was sent for so long ends. Longer than a pause between two
 /// tokens of any answer, so that no stream is opened in the middle of one.
@@ -41,7 +44,7 @@ impl Lane {
     pub const fn cap(self) -> usize {
         match self {
             Self::Control => CONTROL_CAP,
-            Self::Activation(_) => ACTIVATION_CAP,
+            Self::Exchange | Self::Activation(_) => ACTIVATION_CAP,
             Self::Bulk => BULK_CAP,
         }
     }
@@ -53,7 +56,7 @@ impl Lane {
     pub(crate) const fn send_queue(self) -> usize {
         match self {
             Self::Control => 4 << 20,
-            Self::Activation(_) => 16 << 20,
+            Self::Exchange | Self::Activation(_) => 16 << 20,
             Self::Bulk => 32 << 20,
         }
     }
@@ -63,7 +66,7 @@ impl Lane {
     pub(crate) const fn receive_queue(self) -> usize {
         match self {
             Self::Control => 4 << 20,
-            Self::Activation(_) => 64 << 20,
+            Self::Exchange | Self::Activation(_) => 64 << 20,
             Self::Bulk => 16 << 20,
         }
     }
@@ -71,7 +74,8 @@ impl Lane {
     /// For quinn: streams of a higher number are sent first.
     pub(crate) const fn priority(self) -> i32 {
         match self {
-            Self::Control => 2,
+            Self::Control => 3,
+            Self::Exchange => 2,
             Self::Activation(_) => 1,
             Self::Bulk => 0,
         }
@@ -82,6 +86,7 @@ impl fmt::Display for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Control => f.write_str("control lane"),
+            Self::Exchange => f.write_str("exchange lane"),
             Self::Activation(key) => write!(f, "activation lane {key:016x}"),
             Self::Bulk => f.write_str("bulk lane"),
         }
@@ -106,6 +111,7 @@ impl Lane {
             Self::Control => (0, 0),
             Self::Activation(key) => (1, key),
             Self::Bulk => (2, 0),
+            Self::Exchange => (3, 0),
         };
         let [a, b, c, d, e, f, g, h] = u64::to_be_bytes(key);
         [class, a, b, c, d, e, f, g, h]
@@ -119,6 +125,7 @@ impl Lane {
             (0, 0) => Ok(Self::Control),
             (1, key) => Ok(Self::Activation(key)),
             (2, 0) => Ok(Self::Bulk),
+            (3, 0) => Ok(Self::Exchange),
             (class, key) => Err(UnknownStream { class, key }),
         }
     }
@@ -131,7 +138,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn stream_headers_name_their_lane(header: [u8; STREAM_HEADER], key: u64) {
-            for lane in [Lane::Control, Lane::Activation(key), Lane::Bulk] {
+            for lane in [Lane::Control, Lane::Exchange, Lane::Activation(key), Lane::Bulk] {
                 assert_eq!(Lane::from_stream_header(lane.stream_header()), Ok(lane));
             }
             if let Ok(lane) = Lane::from_stream_header(header) {

@@ -58,6 +58,8 @@ pub struct LinkSender {
 pub struct LinkReceiver {
     /// Frames of the control lane.
     pub control: LaneReceiver,
+    /// Frames of the exchange lane.
+    pub exchange: LaneReceiver,
     /// Frames of all activation lanes.
     pub activation: LaneReceiver,
     /// Frames of the bulk lane.
@@ -132,6 +134,7 @@ impl Link {
         let lane = |queue| LaneReceiver { core: Arc::clone(&core), queue };
         let receiver = LinkReceiver {
             control: lane(outlets.control),
+            exchange: lane(outlets.exchange),
             activation: lane(outlets.activation),
             bulk: lane(outlets.bulk),
             datagrams: DatagramReceiver::new(Arc::clone(&core), outlets.datagrams),
@@ -270,13 +273,14 @@ impl LinkSender {
 }
 
 impl LinkReceiver {
-    /// The next frame: control before activations before bulk, each lane in order. `None` once
+    /// The next frame: control before exchanges before activations before bulk, each lane in order. `None` once
     /// the link is gone and everything that had arrived is taken. Datagrams are not among them.
     /// Cancel-safe.
     pub async fn recv(&mut self) -> Option<Inbound> {
         tokio::select! {
             biased;
             Some(inbound) = self.control.recv() => Some(inbound),
+            Some(inbound) = self.exchange.recv() => Some(inbound),
             Some(inbound) = self.activation.recv() => Some(inbound),
             Some(inbound) = self.bulk.recv() => Some(inbound),
             else => None,

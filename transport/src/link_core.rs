@@ -67,6 +67,7 @@ struct Lanes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stream {
     Control,
+    Exchange,
     Activation(StreamId),
     Bulk,
 }
@@ -231,6 +232,7 @@ impl Core {
         let Lanes { table, queues } = lanes.as_mut().ok_or(PushError::Closed)?;
         let stream = match lane {
             Lane::Control => Stream::Control,
+            Lane::Exchange => Stream::Exchange,
             Lane::Bulk => Stream::Bulk,
             Lane::Activation(key) => Stream::Activation(table.place(Instant::now(), key).0),
         };
@@ -275,6 +277,7 @@ fn gone() -> CloseReason {
 #[derive(Clone)]
 pub(crate) struct Inlets {
     control: queue::Sender<Inbound>,
+    exchange: queue::Sender<Inbound>,
     activation: queue::Sender<Inbound>,
     bulk: queue::Sender<Inbound>,
     pub(crate) datagrams: DatagramInlet,
@@ -283,6 +286,7 @@ pub(crate) struct Inlets {
 /// Where a link's receiver takes it from. It ends when all clones of the inlets are gone.
 pub(crate) struct Outlets {
     pub(crate) control: queue::Receiver<Inbound>,
+    pub(crate) exchange: queue::Receiver<Inbound>,
     pub(crate) activation: queue::Receiver<Inbound>,
     pub(crate) bulk: queue::Receiver<Inbound>,
     pub(crate) datagrams: queue::Receiver<Bytes>,
@@ -290,13 +294,15 @@ pub(crate) struct Outlets {
 
 pub(crate) fn inbound_queues() -> (Inlets, Outlets) {
     let (control, control_out) = queue::queue(Lane::Control.receive_queue());
+    let (exchange, exchange_out) = queue::queue(Lane::Exchange.receive_queue());
     let (activation, activation_out) = queue::queue(Lane::Activation(0).receive_queue());
     let (bulk, bulk_out) = queue::queue(Lane::Bulk.receive_queue());
     let (datagrams, datagrams_out) = datagram_queue();
     (
-        Inlets { control, activation, bulk, datagrams },
+        Inlets { control, exchange, activation, bulk, datagrams },
         Outlets {
             control: control_out,
+            exchange: exchange_out,
             activation: activation_out,
             bulk: bulk_out,
             datagrams: datagrams_out,
@@ -309,6 +315,7 @@ impl Inlets {
     pub(crate) async fn push(&self, lane: Lane, frame: Frame) -> Result<(), PushError> {
         let queue = match lane {
             Lane::Control => &self.control,
+            Lane::Exchange => &self.exchange,
             Lane::Activation(_) => &self.activation,
             Lane::Bulk => &self.bulk,
         };

@@ -93,7 +93,7 @@ impl Carrier for QuicCarrier {
     fn open(&self, core: &Arc<Core>, lane: Lane, outgoing: Outgoing) {
         let stream = match lane {
             Lane::Control => self.control.lock().unwrap_or_else(PoisonError::into_inner).take(),
-            Lane::Activation(_) | Lane::Bulk => None,
+            Lane::Exchange | Lane::Activation(_) | Lane::Bulk => None,
         };
         let send = send_lane(Arc::clone(core), self.connection.clone(), lane, stream, outgoing);
         self.runtime.spawn(until_ended(Arc::clone(core), send));

@@ -75,7 +75,8 @@ async fn each_lane_keeps_its_order() {
     let (at_a, at_b) = link(&a, &b).await;
     let (to_b, _from_b) = at_a.split();
     let (_to_a, mut from_a) = at_b.split();
-    let lanes = [Lane::Control, Lane::Activation(1), Lane::Activation(2), Lane::Bulk];
+    let lanes =
+        [Lane::Control, Lane::Exchange, Lane::Activation(1), Lane::Activation(2), Lane::Bulk];
     let sending = tokio::spawn(async move {
         for count in 0..500 {
             for lane in lanes {
@@ -84,14 +85,14 @@ async fn each_lane_keeps_its_order() {
         }
         to_b
     });
-    let mut expected = [0; 4];
-    for _ in 0..2000 {
+    let mut expected = [0; 5];
+    for _ in 0..2500 {
         let inbound = next(&mut from_a).await;
         let lane = lanes.iter().position(|lane| *lane == inbound.lane).unwrap();
         assert_eq!(number(&inbound), expected[lane]);
         expected[lane] += 1;
     }
-    assert_eq!(expected, [500; 4]);
+    assert_eq!(expected, [500; 5]);
     drop(sending.await.unwrap());
 }
 
@@ -104,8 +105,10 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
 
     // All lanes, until every one of them has been full for a while.
     let payload = Bytes::from(vec![1; MIB]);
-    let lanes: Vec<Lane> =
-        (0..MAX_ACTIVATION_STREAMS as u64).map(Lane::Activation).chain([Lane::Bulk]).collect();
+    let lanes: Vec<Lane> = (0..MAX_ACTIVATION_STREAMS as u64)
+        .map(Lane::Activation)
+        .chain([Lane::Exchange, Lane::Bulk])
+        .collect();
     let mut accepted = 0;
     let mut quiet = 0;
     while quiet < 50 {
@@ -122,8 +125,8 @@ async fn who_does_not_receive_stops_the_sender_and_not_control() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     // Per lane: 16 MiB (bulk 32) wait here, 2 MiB are under way, one frame is being read; and the
-    // receiver's queues hold 64 and 16 MiB.
-    let bound = (16 + 2 + 2) * MAX_ACTIVATION_STREAMS + (32 + 2 + 2) + 64 + 16;
+    // receiver's queues hold 64, 64 and 16 MiB.
+    let bound = (16 + 2 + 2) * (MAX_ACTIVATION_STREAMS + 1) + (32 + 2 + 2) + 64 + 64 + 16;
     assert!(accepted <= bound, "{accepted} MiB are not bounded by {bound}");
 
     for count in 0..100 {

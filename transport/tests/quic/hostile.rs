@@ -136,7 +136,8 @@ async fn malformed_and_truncated_frames() {
 async fn streams_that_nobody_knows() {
     let mut scene = Scene::new().await;
     for (header, words) in [
-        (stream_header(3, 0), "a stream of unknown class 3 and key 0"),
+        (stream_header(4, 0), "a stream of unknown class 4 and key 0"),
+        (stream_header(3, 1), "a stream of unknown class 3 and key 1"),
         (stream_header(2, 1), "a stream of unknown class 2 and key 1"),
         (stream_header(0, 0), "a second control stream"),
     ] {

@@ -28,7 +28,7 @@ async fn two_nodes_know_each_other_and_talk_both_ways() {
 
     let (to_b, mut from_b) = at_a.split();
     let (to_a, mut from_a) = at_b.split();
-    for lane in [Lane::Control, Lane::Activation(u64::MAX), Lane::Bulk] {
+    for lane in [Lane::Control, Lane::Exchange, Lane::Activation(u64::MAX), Lane::Bulk] {
         to_b.try_send(lane, frame(1)).unwrap();
         to_a.try_send(lane, frame(2)).unwrap();
         let (inbound, answer) = (next(&mut from_a).await, next(&mut from_b).await);

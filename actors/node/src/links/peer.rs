@@ -1,6 +1,6 @@
 //! Actor: one link to one peer.
 //!
-//! Parent: links. Children: none, but five tasks that end with it: control messages, data
+//! Parent: links. Children: none, but six tasks that end with it: control messages, exchanges, data
 //! frames, samples, datagrams, and the link's end. When it dies the link closes.
 
 use std::sync::Arc;
@@ -85,11 +85,12 @@ impl Actor for PeerActor {
         let watch = Watch::new(ActorKind::Peer);
         let _handling = watch.starting();
         let PeerArgs { deps, link, receiver } = args;
-        let LinkReceiver { control, activation, bulk, datagrams } = receiver;
+        let LinkReceiver { control, exchange, activation, bulk, datagrams } = receiver;
         let mut tasks = JoinSet::new();
         // A link of which a part is not taken any more would be worse than none.
         let cell = || myself.get_cell();
         tasks.spawn(needed(cell(), take_control(deps.clone(), link.clone(), control)));
+        tasks.spawn(needed(cell(), take_exchange(deps.clone(), link.clone(), exchange)));
         tasks.spawn(needed(cell(), take_data(deps.clone(), link.clone(), activation)));
         tasks.spawn(needed(cell(), take_datagrams(deps.clone(), link.clone(), datagrams)));
         tasks.spawn(needed(cell(), take_bulk(deps, link.clone(), bulk)));
@@ -135,6 +136,7 @@ impl Unread {
     fn new(lane: Lane, deps: &Deps, from: Incarnation) -> Self {
         let class = match lane {
             Lane::Control => "control",
+            Lane::Exchange => "exchange",
             Lane::Activation(_) => "data",
             Lane::Bulk => "bulk",
         };
@@ -172,6 +174,14 @@ async fn take_control(deps: Deps, link: LinkSender, mut control: LaneReceiver) {
                 return;
             }
         }
+    }
+}
+
+/// No plan of this build has a group, so nobody has anything to exchange.
+async fn take_exchange(deps: Deps, link: LinkSender, mut exchange: LaneReceiver) {
+    let mut unread = Unread::new(Lane::Exchange, &deps, link.peer().incarnation);
+    while exchange.recv().await.is_some() {
+        unread.another("no plan has a group");
     }
 }
 
