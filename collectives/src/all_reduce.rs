@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use planaria_kernels::{FoldTree, Span, accumulate};
 
 use crate::group::{Group, Rank, RankSet};
@@ -111,7 +111,7 @@ impl AllReduce {
         let numbers = piece.numbers.clone();
         let mut sends = Vec::new();
         if is_sum {
-            let into = self.sum.get_mut(numbers.clone());
+            let into = self.sum.get_mut(numbers);
             from_bytes(payload, into.ok_or("a piece lies outside")?)?;
             piece.missing = RankSet::default();
             self.open -= 1;
@@ -210,11 +210,12 @@ fn sound(
 
 /// Numbers as they travel: four bytes each, little-endian.
 fn to_bytes<'a>(slices: impl Iterator<Item = &'a [f32]>, length: usize) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(length);
-    for number in slices.flatten() {
-        bytes.put_f32_le(*number);
+    let mut bytes = vec![0; length];
+    let (places, _) = bytes.as_chunks_mut();
+    for (place, number) in places.iter_mut().zip(slices.flatten()) {
+        *place = number.to_le_bytes();
     }
-    bytes.freeze()
+    bytes.into()
 }
 
 fn from_bytes(bytes: &[u8], numbers: &mut [f32]) -> Result<(), String> {

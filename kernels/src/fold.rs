@@ -125,6 +125,7 @@ pub fn accumulate(into: &mut [f32], from: &[f32]) -> Result<(), NoSum> {
 }
 
 #[cfg(test)]
+#[expect(clippy::single_range_in_vec_init, reason = "a node of a tree is a range")]
 mod tests {
     use proptest::prelude::*;
 

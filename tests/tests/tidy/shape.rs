@@ -44,6 +44,7 @@ const ROOT: &[&str] = &[
     "actors",
     "chaos",
     "clippy.toml",
+    "collectives",
     "config",
     "deny.toml",
     "deploy",
