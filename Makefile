@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat kernels fuzz bench lint deny fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat ranks exchange kernels fuzz bench lint deny fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -15,6 +15,8 @@ SOAK ?= --minutes 60
 OTHER_COMMIT ?= 3f70f97
 FUZZ_SECONDS ?= 10
 SEEDS ?= 10000
+KILLS ?= 1000
+SEED ?= 1
 FUZZ_TARGETS ?=
 
 help: ## Show this help
@@ -89,6 +91,14 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
 	cargo build --locked --quiet -p planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+ranks: setup ## Kill a process of a group of ranks in the middle of an exchange, again and again (KILLS=1000 SEED=1)
+	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin ranks
+	@$(TARGET)/release/ranks kills $(KILLS) $(SEED)
+
+exchange: setup-bench ## Measure exchanges of 2 and 3 ranks beside MLX's ring
+	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin ranks
+	@$(TARGET)/release/ranks measure $(CACHE)/bench/bin/python
 
 bench: build setup-bench ## Measure one node beside llama.cpp and mlx-lm, a hop, a loss (BENCH="single 350M" for less)
 	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin bench

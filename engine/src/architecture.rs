@@ -6,9 +6,11 @@
 //! plain data: nothing here reads files or computes.
 
 mod parts;
+mod units;
 mod working;
 
 pub(crate) use self::parts::{Need, Part};
+pub use self::units::{FeedForwardUnit, LayerShare, Share, Uncuttable};
 pub use self::working::{HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
 
 /// A whole model, from the embedding to the head.
@@ -131,6 +133,22 @@ pub enum Stored {
         /// Rows that the other has.
         of: u32,
     },
+    /// Under its own name, as some columns of a wider matrix. The bias is that of all columns.
+    Columns {
+        /// The first of them.
+        first: u32,
+        /// Columns that the matrix has in the files.
+        of: u32,
+    },
+    /// A stack, as some matrices of a larger one.
+    Some {
+        /// How files hold that.
+        stored: Box<Self>,
+        /// The first of them.
+        first: u32,
+        /// Matrices that the other has.
+        of: u32,
+    },
     /// A stack, of which each matrix is a module of its own (experts as Hugging Face has them).
     Each(Vec<String>),
     /// A stack in packed blocks, `<module>_blocks`, `<module>_scales` and `<module>_bias`, as
@@ -195,8 +213,19 @@ pub struct GroupedQuery {
     pub window: Option<u32>,
     /// Products are bent to stay within this, as [`Architecture::logit_softcap`].
     pub softcap: Option<f32>,
-    /// A tensor of one number per query head: the score of looking at nothing.
-    pub sinks: Option<String>,
+    /// The scores of looking at nothing.
+    pub sinks: Option<Sinks>,
+}
+
+/// A tensor of one number per query head, of which `heads` are looked at from `first` on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sinks {
+    /// Its name.
+    pub name: String,
+    /// The first that counts.
+    pub first: u32,
+    /// Numbers in it.
+    pub of: u32,
 }
 
 /// Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): a token's keys and values are one

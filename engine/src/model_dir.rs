@@ -21,6 +21,7 @@ mod tensors;
 mod unclaimed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use planaria_config::LayerSet;
@@ -43,7 +44,7 @@ pub use self::stamp::{Stamp, Stamps};
 use self::tensors::Shelf;
 pub use self::tensors::{Pick, Piece, Tensor};
 use self::unclaimed::Claims;
-use crate::architecture::{Architecture, Part as Module};
+use crate::architecture::{Architecture, Linear, Part as Module, Share, Uncuttable};
 use crate::families;
 use crate::geometry::{Geometry, WorkingSet};
 
@@ -226,6 +227,63 @@ impl ModelDir {
         let ModelConfig::Transformer(model) = &self.config else {
             return Ok(Vec::new());
         };
+        self.parts_beyond(model, held, layers)
+    }
+
+    /// Into how many units each layer is cut for a group of ranks; see [`crate::architecture::Share`].
+    ///
+    /// # Errors
+    /// When there is a part that cannot be cut.
+    pub fn units(&self) -> Result<u16, Uncuttable> {
+        self.transformer()?.units(|linear| self.column_group(linear))
+    }
+
+    /// What a rank with the units `own` of [`Self::units`] holds, which also holds the keys and values of the units `kept`.
+    ///
+    /// # Errors
+    /// When there is a part that cannot be cut.
+    pub fn share(&self, own: Range<u16>, kept: Range<u16>) -> Result<Share, Uncuttable> {
+        self.transformer()?.share(self.units()?, own, kept, |linear| self.column_group(linear))
+    }
+
+    /// The tensors that a rank with this share of the model needs for `layers` beyond those that it needs for `held`, as
+    /// [`ModelDir::tensors_beyond`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn tensors_of_share(
+        &self,
+        share: &Share,
+        held: &LayerSet,
+        layers: &LayerSet,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        self.parts_beyond(&share.architecture, held, layers)
+    }
+
+    fn transformer(&self) -> Result<&Architecture, Uncuttable> {
+        match &self.config {
+            ModelConfig::Transformer(model) => Ok(model),
+            ModelConfig::Fake(_) => Err(Uncuttable {
+                module: "layers".to_owned(),
+                why: "are computed by nothing that has units".to_owned(),
+            }),
+        }
+    }
+
+    /// How many columns of a matrix share a scale; 1 if it is not packed.
+    fn column_group(&self, linear: &Linear) -> u32 {
+        let scales = self.tensors.get(&format!("{}.scales", linear.module));
+        let groups = scales.and_then(|scales| u32::try_from(*scales.shape.last()?).ok());
+        linear.columns / groups.unwrap_or(linear.columns).max(1)
+    }
+
+    fn parts_beyond(
+        &self,
+        model: &Architecture,
+        held: &LayerSet,
+        layers: &LayerSet,
+    ) -> Result<Vec<Tensor>, ModelError> {
+        let count = self.config.layers();
         let has_head = |layers: &LayerSet| layers.contains(count - 1);
         let has_embedding =
             |layers: &LayerSet| layers.contains(0) || (has_head(layers) && model.head.is_none());

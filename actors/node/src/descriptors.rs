@@ -15,8 +15,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// bounds what is asked for where the system sets no limit.
 const MOST: u64 = 65_536;
 
-/// What starting a process takes, for a moment: two pipes, one more for its start to fail through, a handle
-/// of it, and where its files are looked up.
+/// What starting a process takes, for a moment: two pipes and their memory, one more for its start to fail through, a
+/// handle of it, and where its files are looked up.
 const SPARE: usize = 12;
 
 /// Kept open for nothing.

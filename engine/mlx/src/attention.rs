@@ -207,7 +207,7 @@ impl GroupedQuery {
             scale: parts.scale,
             window: parts.window.map(as_dim).transpose()?,
             softcap: parts.softcap,
-            sinks: parts.sinks.as_ref().map(|name| weights.take(name)).transpose()?,
+            sinks: parts.sinks.as_ref().map(|sinks| weights.take(&sinks.name)).transpose()?,
         })
     }
 

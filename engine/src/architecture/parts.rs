@@ -80,7 +80,7 @@ impl<'a> Needs<'a> {
         let norms = attention.query_norm.iter().chain(&attention.key_norm);
         norms.for_each(|norm| self.norm(norm));
         if let Some(sinks) = &attention.sinks {
-            self.floats(sinks, &[attention.heads], true);
+            self.floats(&sinks.name, &[sinks.of], true);
         }
     }
 

@@ -6,7 +6,9 @@ use super::decoder::{Decoder, Defaults, expect_silu};
 use super::mixture::expert_counts;
 use super::rope::Asked;
 use super::windows::Windows;
-use crate::architecture::{Activation, Architecture, Experts, FeedForward, Routing, Stack, Stored};
+use crate::architecture::{
+    Activation, Architecture, Experts, FeedForward, Routing, Sinks, Stack, Stored,
+};
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
@@ -28,7 +30,8 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         let path = decoder.path(layer);
         let mut attention =
             decoder.attention(layer, &rope).with_biases(biased, biased).within(windows.of(layer));
-        attention.sinks = Some(format!("{path}.self_attn.sinks"));
+        let name = format!("{path}.self_attn.sinks");
+        attention.sinks = Some(Sinks { name, first: 0, of: attention.heads });
         let [gate, up, down] = experts(source, &decoder, &format!("{path}.mlp.experts"), count);
         let router =
             decoder.linear(&format!("{path}.mlp.router"), count, decoder.hidden_size, true);

@@ -26,6 +26,8 @@ pub struct Tensor {
     pub pieces: Vec<Piece>,
     /// If the pieces hold more than the tensor: what to take of them.
     pub pick: Option<Pick>,
+    /// If the pieces hold longer rows than the tensor, those bytes of each row that are its own.
+    pub columns: Option<Columns>,
     /// On the `weight` of a packed matrix: how it is packed.
     pub packed: Option<QuantParams>,
 }
@@ -52,6 +54,15 @@ pub struct Pick {
     pub count: usize,
     /// Whether rows and columns change places afterwards.
     pub transposed: bool,
+}
+
+/// Some bytes of every row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Columns {
+    /// Bytes of a row in the files.
+    pub row_bytes: u64,
+    /// Those that count.
+    pub own: Range<u64>,
 }
 
 impl Tensor {
@@ -202,7 +213,10 @@ impl Matrix<'_> {
     /// What the files call `kind` (`weight`, `scales`, `biases` or `bias`), or its first piece.
     fn stored_name(&self, kind: &str) -> String {
         match self.stored {
-            Stored::Own => format!("{}.{kind}", self.module),
+            Stored::Own | Stored::Columns { .. } => format!("{}.{kind}", self.module),
+            Stored::Some { stored, .. } => {
+                Self { stored, shape: Vec::new(), ..*self }.stored_name(kind)
+            }
             Stored::Rows { module, .. } | Stored::PerHead { module, .. } => {
                 format!("{module}.{kind}")
             }
@@ -226,6 +240,11 @@ impl Matrix<'_> {
         let mut tensor = match self.stored {
             Stored::Own => whole(info, info.dtype, info.shape.clone()),
             Stored::Rows { first, of, .. } => self.rows(info, *first as usize, *of as usize)?,
+            Stored::Columns { .. } if kind == "bias" => whole(info, info.dtype, info.shape.clone()),
+            Stored::Columns { first, of } => self.columns(info, *first as usize, *of as usize)?,
+            Stored::Some { stored, first, of } => {
+                return self.some(kind, stored, *first as usize, *of as usize);
+            }
             Stored::Each(modules) => self.each(kind, modules, info)?,
             Stored::Blocks { first, step, .. } => {
                 self.blocks(kind, info, *first as usize, *step as usize)?
@@ -252,6 +271,65 @@ impl Matrix<'_> {
         let bytes = start..start + rows as u64 * row_bytes;
         tensor.pieces = vec![Piece { file: Arc::clone(&info.file), bytes }];
         Ok(tensor)
+    }
+
+    /// The numbers that stand for some of the `of` columns of a matrix: of packed columns, of scales, or of the columns
+    /// themselves, as many for each.
+    fn columns(&self, info: &TensorInfo, first: usize, of: usize) -> Result<Tensor, ModelError> {
+        let count = self.shape.last().copied().unwrap_or(0);
+        let bytes = info.dtype.bitsize() / 8;
+        let part = |columns: usize, stored: usize| {
+            let product = columns.checked_mul(stored)?;
+            product.is_multiple_of(of.max(1)).then_some(product / of.max(1))
+        };
+        let Some((stored, before)) = info.shape.split_last() else {
+            return Err(wrong_info(info, format!("{of} columns")));
+        };
+        let (Some(start), Some(own)) = (part(first, *stored), part(count, *stored)) else {
+            return Err(wrong_info(info, format!("a number for every so many of {of} columns")));
+        };
+        let mut tensor = whole(info, info.dtype, [before, &[own]].concat());
+        tensor.columns = Some(Columns {
+            row_bytes: (*stored * bytes) as u64,
+            own: (start * bytes) as u64..((start + own) * bytes) as u64,
+        });
+        Ok(tensor)
+    }
+
+    /// Some matrices of a stack.
+    fn some(
+        &self,
+        kind: &str,
+        stored: &Stored,
+        first: usize,
+        of: usize,
+    ) -> Result<Option<Tensor>, ModelError> {
+        let count = self.shape.first().copied().unwrap_or(0);
+        let mut shape = self.shape.clone();
+        if let Some(all) = shape.first_mut() {
+            *all = of;
+        }
+        let Some(mut tensor) = (Matrix { stored, shape, ..*self }).locate(kind)? else {
+            return Ok(None);
+        };
+        if tensor.shape.first() != Some(&of) {
+            return Err(wrong(&tensor, format!("{of} matrices")));
+        }
+        if tensor.pieces.len() == of {
+            tensor.pieces = tensor.pieces.get(first..first + count).unwrap_or_default().to_vec();
+        } else {
+            // A stack in one piece: matrices of equal length, one after the other.
+            for Piece { bytes, .. } in &mut tensor.pieces {
+                let each = (bytes.end - bytes.start) / of.max(1) as u64;
+                *bytes =
+                    bytes.start + first as u64 * each..bytes.start + (first + count) as u64 * each;
+            }
+        }
+        let picked = tensor.pick.as_mut().and_then(|pick| pick.stored.first_mut());
+        for all in tensor.shape.first_mut().into_iter().chain(picked) {
+            *all = count;
+        }
+        Ok(Some(tensor))
     }
 
     fn each(
@@ -350,7 +428,15 @@ impl Matrix<'_> {
 /// All of a stored tensor, seen as `dtype` and `shape`.
 fn whole(info: &TensorInfo, dtype: Dtype, shape: Vec<usize>) -> Tensor {
     let name = info.name.clone();
-    Tensor { name, dtype, shape, pieces: vec![piece(info)], pick: None, packed: None }
+    Tensor {
+        name,
+        dtype,
+        shape,
+        pieces: vec![piece(info)],
+        pick: None,
+        columns: None,
+        packed: None,
+    }
 }
 
 fn piece(info: &TensorInfo) -> Piece {

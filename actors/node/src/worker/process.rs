@@ -64,12 +64,16 @@ impl Worker {
         }
         let threads = processor.threads().to_string();
         command.args(["worker", "--threads", &threads, "--kernels", processor.isa().name()]);
-        let (commands, events, socket) = local_pipe(FRAME_CAP, COMMANDS)?;
-        // Its standard output is the pipe. Nothing is written to its input, which closes when the node dies.
-        command.stdin(Stdio::piped()).stdout(socket).kill_on_drop(true);
+        // Nothing is written to its input, which closes when the node dies.
+        command.stdin(Stdio::piped()).kill_on_drop(true);
         // A Ctrl-C in the terminal is for the node, which then ends its workers in order.
         command.process_group(0);
-        let mut child = descriptors::starting(|| command.spawn())?;
+        let (commands, events, mut child) = descriptors::starting(|| {
+            let (commands, events, socket) = local_pipe(FRAME_CAP, COMMANDS)?;
+            // Its standard output is the pipe.
+            command.stdout(socket);
+            Ok((commands, events, command.spawn()?))
+        })?;
         let pid = child.id();
         // The command keeps the child's end of the pipe, whose end would not be noticed.
         drop(command);

@@ -1,0 +1,316 @@
+//! Layers cut into units, so that several ranks can compute one of them together.
+//!
+//! A unit is some query heads that share a key and value head, with the numbers of the feed-forward part's inner width
+//! (or the experts) that go with it. How a model is cut is fixed by its configuration and the packing of its files: a rank
+//! has a range of units, and the product of each unit is its own, so who computes it changes no bit. What units give is
+//! added along one tree ([`planaria_kernels::FoldTree`]). (Virtual shards, after TBIK, arXiv:2511.17826.)
+//!
+//! [`Architecture::share`] gives what a rank holds as an [`Architecture`] of narrower layers, so the check of a folder, the
+//! sizes, and the reading of tensors need not know of ranks.
+
+use std::ops::Range;
+
+use thiserror::Error;
+
+use super::{
+    Architecture, Attention, Experts, FeedForward, Gated, GroupedQuery, Latent, LatentQuery,
+    Linear, Stack, Stored,
+};
+
+/// Enough units for ranks of uneven size, and few partial sums to add.
+const ENOUGH: u32 = 8;
+
+/// Numbers that vector instructions take at once: a unit's inner width is a multiple where there are enough.
+const LANES: u32 = 16;
+
+/// A model whose layers no group of ranks can compute.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("layers cannot be shared by several nodes: `{module}` {why}")]
+pub struct Uncuttable {
+    /// What cannot be cut.
+    pub module: String,
+    /// Why.
+    pub why: String,
+}
+
+/// What a rank holds of a layer, beyond what its narrower [`super::Layer`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerShare {
+    /// Columns of the attention's output projection for each of the rank's units.
+    pub attention: Vec<u32>,
+    /// Query heads that are computed for each key and value head that is held; 0 for one that is held in place of another
+    /// rank. Empty where one compressed vector stands for all heads.
+    pub queries_of: Vec<u32>,
+    /// What each of the rank's units is of the feed-forward part.
+    pub feed_forward: Vec<FeedForwardUnit>,
+}
+
+/// What a unit is of a feed-forward part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FeedForwardUnit {
+    /// Columns of the projection down: of the dense part, or of what every token passes beside experts.
+    pub columns: u32,
+    /// Its experts, by their number in the model; empty in a dense layer.
+    pub experts: Range<u32>,
+}
+
+/// What a rank holds of a model: narrower layers, and how they fall into units.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Share {
+    /// Its layers, with the norms, routers, embedding and head that all ranks hold.
+    pub architecture: Architecture,
+    /// By layer.
+    pub layers: Vec<LayerShare>,
+}
+
+impl Architecture {
+    /// Into how many units each layer is cut. `group` says how many columns of a matrix share a scale; 1 if it is not packed.
+    ///
+    /// At least two.
+    ///
+    /// # Errors
+    /// When there is a part that cannot be cut.
+    pub fn units(&self, group: impl Fn(&Linear) -> u32) -> Result<u16, Uncuttable> {
+        let limits = self.layers.iter().map(|layer| {
+            let (attention, mut fitting) = match &layer.attention {
+                Attention::Grouped(grouped) => (&grouped.output, fitting(grouped, &group)),
+                Attention::Latent(latent) => (&latent.output, divisors(latent.heads, latent.value_dim, &latent.output, &group)),
+            };
+            if fitting.is_empty() {
+                let (module, group) = (attention.module.clone(), group(attention));
+                let why = format!(
+                    "has no parts of whole heads: {} columns, of which {group} share a scale",
+                    attention.columns
+                );
+                return Err(Uncuttable { module, why });
+            }
+            let (module, most) = match &layer.feed_forward {
+                FeedForward::Gated(gated) => (&gated.down.module, blocks(&gated.down, &group)),
+                FeedForward::Experts(experts) => (&experts.down.each.module, experts.router.rows),
+            };
+            fitting.retain(|units| *units <= most);
+            if fitting.is_empty() {
+                let why = format!(
+                    "has {most} parts of columns that share a scale, or experts: fewer than heads can be cut into"
+                );
+                return Err(Uncuttable { module: module.clone(), why });
+            }
+            Ok(fitting)
+        });
+        let mut common: Option<Vec<u32>> = None;
+        for fitting in limits {
+            let fitting = fitting?;
+            common = Some(match common {
+                None => fitting,
+                Some(before) => {
+                    before.into_iter().filter(|units| fitting.contains(units)).collect()
+                }
+            });
+        }
+        let common = common.unwrap_or_default();
+        let best = common.iter().copied().find(|units| *units >= ENOUGH).or(common.last().copied());
+        best.and_then(|units| u16::try_from(units).ok()).ok_or_else(|| Uncuttable {
+            module: self.norm.module.clone(),
+            why: "follows layers that fall into different numbers of units".to_owned(),
+        })
+    }
+
+    /// What the rank with the units `own` of `units` holds. It also holds the keys and values of the units `kept`, among
+    /// which `own` are, so that it can go on for a rank that is lost.
+    ///
+    /// # Errors
+    /// When there is a part that cannot be cut so.
+    pub fn share(
+        &self,
+        units: u16,
+        own: Range<u16>,
+        kept: Range<u16>,
+        group: impl Fn(&Linear) -> u32,
+    ) -> Result<Share, Uncuttable> {
+        let mut architecture = self.clone();
+        let cut = Cut { units: units.into(), own: widen(&own), kept: widen(&kept), group: &group };
+        let shares = architecture.layers.iter_mut().map(|layer| {
+            let (attention, queries_of) = match &mut layer.attention {
+                Attention::Grouped(grouped) => cut.grouped(grouped)?,
+                Attention::Latent(latent) => (cut.latent(latent)?, Vec::new()),
+            };
+            let feed_forward = match &mut layer.feed_forward {
+                FeedForward::Gated(gated) => {
+                    let unit = |columns| FeedForwardUnit { columns, experts: 0..0 };
+                    cut.gated(gated)?.into_iter().map(unit).collect()
+                }
+                FeedForward::Experts(experts) => cut.experts(experts)?,
+            };
+            Ok(LayerShare { attention, queries_of, feed_forward })
+        });
+        let layers = shares.collect::<Result<_, _>>()?;
+        Ok(Share { architecture, layers })
+    }
+}
+
+/// Numbers of units that grouped-query attention can be cut into, from the least.
+fn fitting(grouped: &GroupedQuery, group: &impl Fn(&Linear) -> u32) -> Vec<u32> {
+    let mut fitting = divisors(grouped.heads, grouped.head_dim, &grouped.output, group);
+    // Either a unit has whole key heads, or several units share one.
+    let kv = grouped.kv_heads;
+    fitting.retain(|units| kv.is_multiple_of(*units) || units.is_multiple_of(kv));
+    fitting
+}
+
+/// Numbers of units among which heads can be dealt out evenly, so that no scale of the output belongs to two of them.
+fn divisors(heads: u32, width: u32, output: &Linear, group: &impl Fn(&Linear) -> u32) -> Vec<u32> {
+    let group = group(output).max(1);
+    let fits = |units: &u32| {
+        heads.is_multiple_of(*units) && (heads / *units * width).is_multiple_of(group)
+    };
+    (2..=heads.min(u64::BITS)).filter(fits).collect()
+}
+
+/// Pieces into which the inner width can be cut.
+fn blocks(down: &Linear, group: &impl Fn(&Linear) -> u32) -> u32 {
+    down.columns / block(down, group)
+}
+
+/// Columns of a piece.
+fn block(down: &Linear, group: &impl Fn(&Linear) -> u32) -> u32 {
+    match group(down) {
+        0 | 1 if down.columns.is_multiple_of(LANES) && down.columns / LANES >= ENOUGH => LANES,
+        0 | 1 => 1,
+        group => group,
+    }
+}
+
+fn widen(range: &Range<u16>) -> Range<u32> {
+    range.start.into()..range.end.into()
+}
+
+struct Cut<'a, G> {
+    units: u32,
+    own: Range<u32>,
+    kept: Range<u32>,
+    group: &'a G,
+}
+
+impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
+    /// The columns of each own unit, and the queries of each held key head.
+    fn grouped(&self, grouped: &mut GroupedQuery) -> Result<(Vec<u32>, Vec<u32>), Uncuttable> {
+        let GroupedQuery { heads, kv_heads, head_dim, .. } = *grouped;
+        let per_unit = heads / self.units;
+        let queries = self.own.start * per_unit..self.own.end * per_unit;
+        let sharing = heads / kv_heads;
+        let held =
+            self.kept.start * per_unit / sharing..(self.kept.end * per_unit).div_ceil(sharing);
+        let width = |heads: &Range<u32>| heads.start * head_dim..heads.end * head_dim;
+        grouped.query = rows(&grouped.query, width(&queries))?;
+        grouped.key = rows(&grouped.key, width(&held))?;
+        grouped.value = rows(&grouped.value, width(&held))?;
+        grouped.output = columns(&grouped.output, width(&queries))?;
+        if let Some(sinks) = &mut grouped.sinks {
+            sinks.first += queries.start;
+        }
+        let queries_of = |kv: u32| {
+            let of = kv * sharing..(kv + 1) * sharing;
+            of.end.min(queries.end).saturating_sub(of.start.max(queries.start))
+        };
+        let queries_of = held.clone().map(queries_of).collect();
+        (grouped.heads, grouped.kv_heads) = (queries.end - queries.start, held.end - held.start);
+        Ok((self.own.clone().map(|_| per_unit * head_dim).collect(), queries_of))
+    }
+
+    /// The columns of each own unit. The compressed vectors are held by all.
+    fn latent(&self, latent: &mut Latent) -> Result<Vec<u32>, Uncuttable> {
+        let per_unit = latent.heads / self.units;
+        let heads = self.own.start * per_unit..self.own.end * per_unit;
+        let width = |each: u32| heads.start * each..heads.end * each;
+        let queries = width(latent.plain_dim + latent.turned_dim);
+        match &mut latent.query {
+            LatentQuery::Direct(query) | LatentQuery::Compressed { up: query, .. } => {
+                *query = rows(query, queries)?;
+            }
+        }
+        latent.key = matrices(&latent.key, heads.clone());
+        latent.value = matrices(&latent.value, heads.clone());
+        latent.output = columns(&latent.output, width(latent.value_dim))?;
+        latent.heads = heads.end - heads.start;
+        Ok(self.own.clone().map(|_| per_unit * latent.value_dim).collect())
+    }
+
+    /// The columns of each own unit.
+    fn gated(&self, gated: &mut Gated) -> Result<Vec<u32>, Uncuttable> {
+        let block = block(&gated.down, self.group);
+        // What is left when the width is no multiple of a block belongs to the last unit.
+        let (blocks, rest) = (gated.down.columns / block, gated.down.columns % block);
+        let end = |unit: u32| {
+            let end = self.part(blocks, unit).end * block;
+            if unit + 1 == self.units { end + rest } else { end }
+        };
+        let start = self.part(blocks, self.own.start).start * block;
+        let widths = self.own.clone().map(|unit| end(unit) - self.part(blocks, unit).start * block);
+        let widths = widths.collect();
+        let inner = start..self.own.end.checked_sub(1).map_or(start, end);
+        gated.gate = rows(&gated.gate, inner.clone())?;
+        gated.up = rows(&gated.up, inner.clone())?;
+        gated.down = columns(&gated.down, inner)?;
+        Ok(widths)
+    }
+
+    fn experts(&self, experts: &mut Experts) -> Result<Vec<FeedForwardUnit>, Uncuttable> {
+        let count = experts.gate.count;
+        let of = |unit| self.part(count, unit);
+        let (first, last) = (self.own.start, self.own.end.saturating_sub(1));
+        let own = of(first).start..of(last).end.max(of(first).start);
+        let own = if self.own.is_empty() { own.start..own.start } else { own };
+        for stack in [&mut experts.gate, &mut experts.up, &mut experts.down] {
+            *stack = matrices(stack, own.clone());
+        }
+        let shared = match &mut experts.shared {
+            Some(shared) => self.gated(shared)?,
+            None => self.own.clone().map(|_| 0).collect(),
+        };
+        // It may fall into fewer parts than there are units.
+        experts.shared.take_if(|shared| shared.down.columns == 0);
+        let units = self.own.clone().zip(shared);
+        Ok(units.map(|(unit, columns)| FeedForwardUnit { columns, experts: of(unit) }).collect())
+    }
+
+    /// The part of `count` things that belongs to a unit: the first units have one more where it does not go evenly.
+    fn part(&self, count: u32, unit: u32) -> Range<u32> {
+        let (each, more) = (count / self.units, count % self.units);
+        let start = |unit: u32| unit * each + unit.min(more);
+        start(unit)..start(unit + 1)
+    }
+}
+
+/// These rows of a matrix.
+fn rows(linear: &Linear, rows: Range<u32>) -> Result<Linear, Uncuttable> {
+    let (module, first, of) = match &linear.stored {
+        Stored::Own => (linear.module.clone(), 0, linear.rows),
+        Stored::Rows { module, first, of } => (module.clone(), *first, *of),
+        other => return Err(stored_otherwise(linear, other)),
+    };
+    let stored = Stored::Rows { module, first: first + rows.start, of };
+    Ok(Linear { rows: rows.end - rows.start, stored, ..linear.clone() })
+}
+
+/// These columns of a matrix. The bias is that of all of it.
+fn columns(linear: &Linear, columns: Range<u32>) -> Result<Linear, Uncuttable> {
+    if linear.stored != Stored::Own {
+        return Err(stored_otherwise(linear, &linear.stored));
+    }
+    let stored = Stored::Columns { first: columns.start, of: linear.columns };
+    Ok(Linear { columns: columns.end - columns.start, stored, ..linear.clone() })
+}
+
+/// These matrices of a stack.
+fn matrices(stack: &Stack, matrices: Range<u32>) -> Stack {
+    let stored = Box::new(stack.each.stored.clone());
+    let stored = Stored::Some { stored, first: matrices.start, of: stack.count };
+    Stack { count: matrices.end - matrices.start, each: Linear { stored, ..stack.each.clone() } }
+}
+
+fn stored_otherwise(linear: &Linear, stored: &Stored) -> Uncuttable {
+    Uncuttable {
+        module: linear.module.clone(),
+        why: format!("is a part of other tensors ({stored:?})"),
+    }
+}
