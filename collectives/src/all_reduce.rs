@@ -159,11 +159,12 @@ impl AllReduce {
             return Ok(());
         }
         let mut failed = Ok(());
-        let sum = self.tree.fold(&mut piece.parts, &mut |sum: &mut Vec<f32>, part| {
-            if let Err(error) = accumulate(sum, &part) {
-                failed = Err(error.to_string());
-            }
-        });
+        let sum =
+            self.tree.fold(self.tree.root(), &mut piece.parts, &mut |sum: &mut Vec<f32>, part| {
+                if let Err(error) = accumulate(sum, &part) {
+                    failed = Err(error.to_string());
+                }
+            });
         failed?;
         let sum = sum.map_err(|error| error.to_string())?;
         if piece.owner.is_some() {
@@ -193,7 +194,7 @@ fn sound(
     }
     let mut all: Vec<(Span, ())> =
         holders.iter().flatten().map(|span| (span.clone(), ())).collect();
-    tree.fold(&mut all, &mut |(), ()| ()).map_err(|error| error.to_string())?;
+    tree.fold(tree.root(), &mut all, &mut |(), ()| ()).map_err(|error| error.to_string())?;
     if let Some((twice, ())) = all.first() {
         return Err(format!("units {twice:?} are no node of the tree, or have two holders"));
     }

@@ -195,11 +195,9 @@ fn reduce(
     let owners: Vec<usize> = (0..units).map(|_| rng.random_range(0..ranks)).collect();
     let add = |sum: &mut Vec<f32>, part: Vec<f32>| accumulate(sum, &part).unwrap();
     let of = |span: Span| {
-        // A tree of its own has the shape of that node, since a node's shape depends on its count alone.
-        let own = FoldTree::new(span.end - span.start).unwrap();
-        let unit = |unit: u16| (unit..unit + 1, leaves[usize::from(span.start + unit)].clone());
-        let mut parts: Vec<_> = (0..span.end - span.start).map(unit).collect();
-        own.fold(&mut parts, &mut { add }).unwrap()
+        let unit = |unit: u16| (unit..unit + 1, leaves[usize::from(unit)].clone());
+        let mut parts: Vec<_> = span.clone().map(unit).collect();
+        tree.fold(span, &mut parts, &mut { add }).unwrap()
     };
     let holders: Arc<[Vec<Span>]> =
         (0..ranks).map(|rank| tree.cover(|unit| owners[usize::from(unit)] == rank)).collect();

@@ -208,6 +208,11 @@ impl<C: LayerCache> SequenceLogs<C> {
         self.sequences.values()
     }
 
+    /// Every sequence, to change what it holds.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut SequenceLog<C>> {
+        self.sequences.values_mut()
+    }
+
     fn check(
         &self,
         segment: &Segment,

@@ -53,6 +53,25 @@ pub trait Stage {
     /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
 
+    /// Begins a step, as [`Stage::step`] if this is no rank of a group. A rank's stops wherever sums of all ranks are needed.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        self.step(step).map(StepProgress::Done)
+    }
+
+    /// Goes on with the step that was begun, with the sum for which it stopped.
+    ///
+    /// # Errors
+    /// As [`Stage::step`], and when no step has stopped, or for a sum of another length.
+    fn go_on(&mut self, _: &[f32]) -> Result<StepProgress, StageError> {
+        Err(StageError("no step waits for a sum".to_owned()))
+    }
+
+    /// Gives up the step that was begun: its segments are as if it had not been.
+    fn abandon(&mut self) {}
+
     /// Opens a sequence whose log is `tokens`, or takes up one that was interrupted: forgets what was
     /// computed of other tokens and of the last one, and says how far each held layer is with what
     /// remains and with what former sequences left.
@@ -174,6 +193,25 @@ pub enum SegmentOutput {
     Sampled(Sampled),
     /// The tokens were taken in, and nothing else was wanted.
     Absorbed,
+}
+
+/// How far a step of a rank got.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StepProgress {
+    /// It is done: one entry per segment, in their order.
+    Done(Vec<Result<SegmentOutput, SegmentError>>),
+    /// It goes on with the sum of what all ranks have.
+    Exchange(Partials),
+}
+
+/// Partial sums of a rank.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Partials {
+    /// How many numbers are added: rows times the hidden size.
+    pub numbers: usize,
+    /// Of each of the largest nodes of the tree over units of which the rank has all ([`planaria_kernels::FoldTree::cover`]), from
+    /// left to right.
+    pub own: Vec<Vec<f32>>,
 }
 
 /// Why one segment was not computed. The sequence's state in the stage is as before.

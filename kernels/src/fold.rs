@@ -49,17 +49,24 @@ impl FoldTree {
         spans
     }
 
-    /// Adds `parts` up. Each is of a node of the tree, and of the same length; `add(into, from)` adds number by
-    /// number. Of parts that lie within another the other counts.
+    /// The node of all units.
+    #[must_use]
+    pub const fn root(self) -> Span {
+        0..self.units
+    }
+
+    /// Adds `parts` up to `node`, a node of the tree. Each is of a node below it, and of the same length; `add(into, from)`
+    /// adds number by number. Of parts that lie within another the other counts.
     ///
     /// # Errors
     /// When units are missing.
     pub fn fold<P>(
         self,
+        node: Span,
         parts: &mut Vec<(Span, P)>,
         add: &mut impl FnMut(&mut P, P),
     ) -> Result<P, NoSum> {
-        fold(0..self.units, parts, add)
+        fold(node, parts, add)
     }
 }
 
@@ -132,7 +139,7 @@ mod tests {
     use super::*;
 
     fn sum(tree: FoldTree, mut parts: Vec<(Span, f32)>) -> Result<f32, NoSum> {
-        tree.fold(&mut parts, &mut |sum, term| *sum += term)
+        tree.fold(tree.root(), &mut parts, &mut |sum, term| *sum += term)
     }
 
     #[test]

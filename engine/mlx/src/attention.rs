@@ -1,19 +1,21 @@
 //! Attention: what all kinds of it share, and grouped queries. Latent attention is in [`latent`].
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{arange, concatenate, select, softmax_axis, tanh};
 use mlx_rs::{Array, Dtype};
 use planaria_engine::architecture::{
-    Attention as AttentionParts, GroupedQuery as GroupedQueryParts,
+    Attention as AttentionParts, GroupedQuery as GroupedQueryParts, LayerShare,
 };
 
 use super::batch::{RowSpan, Rows};
 use super::error::LoadError;
 use super::kv_cache::{KeysValues, KvCache, Visible};
 use super::latent::LatentAttention;
-use super::linear::{Linear, as_dim};
+use super::linear::{Linear, Projected, Projection, as_dim};
 use super::norm::RmsNorm;
 use super::rope::{Rope, Turns};
 use super::weights::Weights;
@@ -107,16 +109,17 @@ impl Attention {
     pub(super) fn take(
         weights: &mut Weights<'_>,
         parts: &AttentionParts,
+        share: Option<&LayerShare>,
         rope_of: &mut dyn FnMut(&planaria_engine::architecture::Rope) -> Result<usize, LoadError>,
     ) -> Result<Self, LoadError> {
         match parts {
             AttentionParts::Grouped(parts) => {
                 let rope = rope_of(&parts.rope)?;
-                Ok(Self::Grouped(GroupedQuery::take(weights, parts, rope)?))
+                Ok(Self::Grouped(GroupedQuery::take(weights, parts, share, rope)?))
             }
             AttentionParts::Latent(parts) => {
                 let rope = rope_of(&parts.rope)?;
-                Ok(Self::Latent(LatentAttention::take(weights, parts, rope)?))
+                Ok(Self::Latent(LatentAttention::take(weights, parts, share, rope)?))
             }
         }
     }
@@ -159,10 +162,23 @@ impl Attention {
     }
 
     /// What the queries of `x [rows, hidden]` find in the memory of their sequences: same shape.
-    pub(super) fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
+    pub(super) fn attend(
+        &self,
+        x: &Array,
+        rows: &StepRows<'_>,
+        memory: &[Visible],
+    ) -> Mlx<Projected> {
         match self {
-            Self::Grouped(grouped) => grouped.attend(x, rows, memory),
-            Self::Latent(latent) => latent.attend(x, rows, memory),
+            Self::Grouped(grouped) => grouped.output.forward(&grouped.attend(x, rows, memory)?),
+            Self::Latent(latent) => latent.output.forward(&latent.attend(x, rows, memory)?),
+        }
+    }
+
+    /// Of what partial sums of all units came to.
+    pub(super) fn finish(&self, sum: Array, dtype: Dtype) -> Mlx<Array> {
+        match self {
+            Self::Grouped(grouped) => grouped.output.finish(sum, dtype),
+            Self::Latent(latent) => latent.output.finish(sum, dtype),
         }
     }
 }
@@ -172,13 +188,13 @@ pub(super) struct GroupedQuery {
     query: Linear,
     key: Linear,
     value: Linear,
-    output: Linear,
+    output: Projection,
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
     rope: usize,
     head_dim: i32,
-    /// Query heads for each key head.
-    sharing: i32,
+    /// Where key heads have different numbers of them: runs of key heads, and the query heads of each.
+    uneven: Vec<Run>,
     scale: f32,
     window: Option<i32>,
     softcap: Option<f32>,
@@ -189,8 +205,13 @@ impl GroupedQuery {
     fn take(
         weights: &mut Weights<'_>,
         parts: &GroupedQueryParts,
+        share: Option<&LayerShare>,
         rope: usize,
     ) -> Result<Self, LoadError> {
+        let widths = share.map(|share| share.attention.as_slice());
+        let queries_of = share.map(|share| share.queries_of.as_slice()).unwrap_or_default();
+        let is_even = queries_of.windows(2).all(|pair| pair.first() == pair.last());
+        let [first, count] = parts.sinks.as_ref().map_or([0, 0], |sinks| [sinks.first, sinks.of]);
         let norms = [&parts.query_norm, &parts.key_norm];
         let [query_norm, key_norm] =
             norms.map(|norm| norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose());
@@ -200,14 +221,21 @@ impl GroupedQuery {
             query: Linear::take(weights, &parts.query)?,
             key: Linear::take(weights, &parts.key)?,
             value: Linear::take(weights, &parts.value)?,
-            output: Linear::take(weights, &parts.output)?,
+            output: Projection::take(weights, &parts.output, widths)?,
             rope,
             head_dim: as_dim(parts.head_dim)?,
-            sharing: as_dim(parts.heads / parts.kv_heads)?,
+            uneven: if is_even { Vec::new() } else { runs(queries_of)? },
             scale: parts.scale,
             window: parts.window.map(as_dim).transpose()?,
             softcap: parts.softcap,
-            sinks: parts.sinks.as_ref().map(|sinks| weights.take(&sinks.name)).transpose()?,
+            sinks: match &parts.sinks {
+                None => None,
+                Some(sinks) if parts.heads == count => Some(weights.take(&sinks.name)?),
+                Some(sinks) => {
+                    let own = as_dim(first)?..as_dim(first + parts.heads)?;
+                    Some(weights.take(&sinks.name)?.try_index(own)?.contiguous()?)
+                }
+            },
         })
     }
 
@@ -219,10 +247,23 @@ impl GroupedQuery {
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
         let queries = normed(self.query_norm.as_ref(), self.in_heads(&self.query.forward(x)?)?)?;
         let queries = by_head(&rows.turn(&queries, self.rope)?)?;
-        let found = rows.by_sequence([&queries], memory, |span, [queries], memory| {
-            self.look(&queries, span.count, memory, rows)
-        })?;
-        self.output.forward(&found)
+        rows.by_sequence([&queries], memory, |span, [queries], memory| {
+            if self.uneven.is_empty() {
+                return self.look(&queries, span.count, memory, self.sinks.as_ref(), rows);
+            }
+            let mut found = Vec::with_capacity(self.uneven.len());
+            for (keys, own) in &self.uneven {
+                let queries = queries.try_index((.., own.clone()))?;
+                let sinks = self.sinks.as_ref().map(|sinks| sinks.try_index(own.clone()));
+                let part = |all: &Array| all.try_index((.., keys.clone()));
+                let KeysValues { keys, values } = &memory.known;
+                let known = KeysValues { keys: part(keys)?, values: part(values)? };
+                let memory = Visible { known, first: memory.first };
+                let sinks = sinks.transpose()?;
+                found.push(self.look(&queries, span.count, &memory, sinks.as_ref(), rows)?);
+            }
+            concatenate(&found, -1)
+        })
     }
 
     /// What `queries [1, heads, count, head_dim]`, which stand at the last positions of `memory`,
@@ -232,6 +273,7 @@ impl GroupedQuery {
         queries: &Array,
         count: i32,
         memory: &Visible,
+        sinks: Option<&Array>,
         rows: &StepRows<'_>,
     ) -> Mlx<Array> {
         let Visible { known, first } = memory;
@@ -244,11 +286,11 @@ impl GroupedQuery {
             scale: self.scale,
             window: self.window,
             softcap: self.softcap,
-            sinks: self.sinks.as_ref(),
+            sinks,
         };
         match cpu::attend(&asked)? {
             Some(found) => Ok(found),
-            None => in_rows(&self.look_by_mlx(queries, count, known, rows)?),
+            None => in_rows(&self.look_by_mlx(queries, count, known, sinks, rows)?),
         }
     }
 
@@ -258,6 +300,7 @@ impl GroupedQuery {
         queries: &Array,
         count: i32,
         memory: &KeysValues,
+        sinks: Option<&Array>,
         rows: &StepRows<'_>,
     ) -> Mlx<Array> {
         let positions = memory.positions();
@@ -282,7 +325,7 @@ impl GroupedQuery {
             None => (count > 1).then_some(ScaledDotProductAttentionMask::Causal),
         };
         let KeysValues { keys, values } = memory;
-        scaled_dot_product_attention(queries, keys, values, self.scale, mask, self.sinks.as_ref())
+        scaled_dot_product_attention(queries, keys, values, self.scale, mask, sinks)
     }
 
     /// MLX has no kernel for this, so it is put together.
@@ -296,7 +339,10 @@ impl GroupedQuery {
     ) -> Mlx<Array> {
         let dtype = queries.dtype();
         let number = |value: f32| Array::from_f32(value).as_dtype(dtype);
-        let shape = [1, -1, self.sharing, count, self.head_dim];
+        // As many queries to each key head, whatever part of the heads this is.
+        let heads = |array: &Array| array.shape().get(1).copied().unwrap_or(1).max(1);
+        let sharing = heads(queries) / heads(&memory.keys);
+        let shape = [1, -1, sharing, count, self.head_dim];
         let queries = queries.multiply(number(self.scale)?)?.reshape(&shape)?;
         let keys = memory.keys.expand_dims(2)?.swap_axes(-1, -2)?;
         let scores = queries.matmul(&keys)?;
@@ -313,6 +359,24 @@ impl GroupedQuery {
     fn in_heads(&self, x: &Array) -> Mlx<Array> {
         x.reshape(&[x.shape().first().copied().unwrap_or(0), -1, self.head_dim])
     }
+}
+
+/// Key heads in a row with as many query heads each, and those.
+type Run = (Range<i32>, Range<i32>);
+
+/// The runs of key heads that have any query heads.
+fn runs(queries_of: &[u32]) -> Result<Vec<Run>, LoadError> {
+    let mut runs = Vec::new();
+    let (mut key, mut query) = (0, 0);
+    for same in queries_of.chunk_by(|a, b| a == b) {
+        let keys = key..key + i32::try_from(same.len()).unwrap_or(i32::MAX);
+        let queries = query..query + as_dim(same.iter().sum())?;
+        (key, query) = (keys.end, queries.end);
+        if !queries.is_empty() {
+            runs.push((keys, queries));
+        }
+    }
+    Ok(runs)
 }
 
 fn normed(norm: Option<&RmsNorm>, x: Array) -> Mlx<Array> {

@@ -1,12 +1,13 @@
 //! Mixtures of experts.
 
+use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexOp, put_along_axis, take_along_axis, topk_axis};
-use mlx_rs::ops::{argpartition_axis, argsort, sigmoid, softmax_axis};
+use mlx_rs::ops::{argpartition_axis, argsort, clip, select, sigmoid, softmax_axis};
 use mlx_rs::{Array, Dtype};
-use planaria_engine::architecture::{Activation, Experts, Routing};
+use planaria_engine::architecture::{Activation, Experts, FeedForwardUnit, Routing};
 
 use super::error::LoadError;
-use super::linear::{Linear, Stack, as_dim};
+use super::linear::{Linear, Projected, Stack, as_dim};
 use super::mlp::{GatedMlp, combine};
 use super::weights::Weights;
 use super::{Mlx, cpu};
@@ -27,6 +28,8 @@ pub(super) struct ExpertMlp {
     down: Stack,
     activation: Activation,
     shared: Option<GatedMlp>,
+    /// Of a rank: its units, each with its experts.
+    units: Option<Vec<std::ops::Range<i32>>>,
 }
 
 /// The experts of each row, and what they weigh: both `[rows, chosen]`.
@@ -36,12 +39,24 @@ struct Choice {
 }
 
 impl ExpertMlp {
-    pub(super) fn take(weights: &mut Weights<'_>, experts: &Experts) -> Result<Self, LoadError> {
+    /// `units` are those of a rank, if it is cut.
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        experts: &Experts,
+        units: Option<&[FeedForwardUnit]>,
+    ) -> Result<Self, LoadError> {
         let correction = match &experts.routing {
             Routing::Sigmoid { correction, .. } => Some(weights.take(correction)?),
             _ => None,
         };
         let shared = experts.shared.as_ref();
+        let widths: Option<Vec<u32>> =
+            units.map(|units| units.iter().map(|unit| unit.columns).collect());
+        let take_shared = |shared| GatedMlp::take(weights, shared, widths.as_deref());
+        let shared = shared.map(take_shared).transpose()?;
+        let own =
+            |unit: &FeedForwardUnit| Ok(as_dim(unit.experts.start)?..as_dim(unit.experts.end)?);
+        let units = units.map(|units| units.iter().map(own).collect::<Result<_, LoadError>>());
         Ok(Self {
             router: Linear::take(weights, &experts.router)?,
             routing: experts.routing.clone(),
@@ -51,20 +66,65 @@ impl ExpertMlp {
             up: Stack::take(weights, &experts.up)?,
             down: Stack::take(weights, &experts.down)?,
             activation: experts.activation,
-            shared: shared.map(|shared| GatedMlp::take(weights, shared)).transpose()?,
+            shared,
+            units: units.transpose()?,
         })
     }
 
-    /// `x [rows, hidden]`, same shape out.
-    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+    /// Of `x [rows, hidden]`, same shape out.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Projected> {
         let choice = self.choose(&self.router.forward(x)?)?;
+        if let Some(units) = &self.units {
+            return self.partial(x, &choice, units).map(Projected::Partial);
+        }
         let said = self.ask(x, &choice.experts)?;
         let weighed = said.multiply(choice.weights.expand_dims(-1)?)?;
         let sum = weighed.sum_axis(-2, false)?.as_dtype(x.dtype())?;
         match &self.shared {
-            None => Ok(sum),
-            Some(shared) => sum.add(shared.forward(x)?),
+            None => Ok(Projected::Whole(sum)),
+            Some(shared) => match shared.forward(x)? {
+                Projected::Whole(shared) => sum.add(shared).map(Projected::Whole),
+                Projected::Partial(_) => {
+                    Err(Exception::custom("experts and what is shared are cut alike"))
+                }
+            },
         }
+    }
+
+    /// What each of a rank's units adds, `f32 [rows, hidden]`: of its experts those that are chosen.
+    fn partial(
+        &self,
+        x: &Array,
+        choice: &Choice,
+        units: &[std::ops::Range<i32>],
+    ) -> Mlx<Vec<Array>> {
+        let shared = match self.shared.as_ref().map(|shared| shared.forward(x)).transpose()? {
+            Some(Projected::Partial(shared)) => shared,
+            _ => Vec::new(),
+        };
+        let chosen = choice.experts.as_dtype(Dtype::Int32)?;
+        let number = Array::from_int;
+        let (Some(first), Some(last)) = (units.first(), units.last()) else {
+            return Ok(Vec::new());
+        };
+        // An expert of another rank is taken for one that is here, and weighs nothing.
+        let here = clip(&chosen, (&number(first.start), &number(last.end - 1)))?;
+        let here = here.subtract(number(first.start))?.as_dtype(Dtype::Uint32)?;
+        let said = self.ask(x, &here)?.as_dtype(Dtype::Float32)?;
+        let weights = choice.weights.as_dtype(Dtype::Float32)?;
+        let weighed = said.multiply(weights.expand_dims(-1)?)?;
+        let nothing = Array::from_f32(0.0);
+        let mut partial = Vec::with_capacity(units.len());
+        for (index, unit) in units.iter().enumerate() {
+            let own = chosen.ge(number(unit.start))?.logical_and(chosen.lt(number(unit.end))?)?;
+            let own = select(&own.expand_dims(-1)?, &weighed, &nothing)?;
+            let sum = own.sum_axis(-2, false)?;
+            partial.push(match shared.get(index) {
+                None => sum,
+                Some(shared) => sum.add(shared)?,
+            });
+        }
+        Ok(partial)
     }
 
     /// From `scores [rows, experts]`.

@@ -82,6 +82,22 @@ impl KvCache {
         Ok(Visible { known, first: self.first + start })
     }
 
+    /// Keeps these key heads of those that it has, and frees the others. Whether it has them.
+    pub(super) fn keep_heads(&mut self, heads: &std::ops::Range<i32>) -> Mlx<bool> {
+        let Some(KeysValues { keys, values }) = &mut self.room else { return Ok(true) };
+        let has = keys.shape().get(1).copied().unwrap_or(0);
+        if heads.end > has {
+            return Ok(false);
+        }
+        if heads.len() < usize::try_from(has).unwrap_or(0) {
+            for array in [keys, values] {
+                *array = array.try_index((.., heads.clone()))?.contiguous()?;
+                array.eval()?;
+            }
+        }
+        Ok(true)
+    }
+
     /// A copy of the keys and values of these positions, if all of them are kept.
     pub(super) fn copy_of(&self, positions: std::ops::Range<i32>) -> Mlx<Option<KeysValues>> {
         let (start, end) = (positions.start - self.first, positions.end - self.first);

@@ -4,12 +4,12 @@ use mlx_rs::Array;
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
 use mlx_rs::ops::select;
-use planaria_engine::architecture::{Latent, LatentQuery};
+use planaria_engine::architecture::{Latent, LatentQuery, LayerShare};
 
 use super::attention::{StepRows, by_head, in_rows, lowest};
 use super::error::LoadError;
 use super::kv_cache::{KeysValues, Visible};
-use super::linear::{Linear, Stack, as_dim};
+use super::linear::{Linear, Projection, Stack, as_dim};
 use super::norm::RmsNorm;
 use super::weights::Weights;
 use super::{Mlx, cpu};
@@ -22,7 +22,7 @@ pub(super) struct LatentAttention {
     compress_norm: RmsNorm,
     key: Stack,
     value: Stack,
-    output: Linear,
+    pub(super) output: Projection,
     rope: usize,
     heads: i32,
     plain_dim: i32,
@@ -39,6 +39,7 @@ impl LatentAttention {
     pub(super) fn take(
         weights: &mut Weights<'_>,
         parts: &Latent,
+        share: Option<&LayerShare>,
         rope: usize,
     ) -> Result<Self, LoadError> {
         let query = match &parts.query {
@@ -55,7 +56,11 @@ impl LatentAttention {
             compress_norm: RmsNorm::take(weights, &parts.compress_norm)?,
             key: Stack::take(weights, &parts.key)?,
             value: Stack::take(weights, &parts.value)?,
-            output: Linear::take(weights, &parts.output)?,
+            output: Projection::take(
+                weights,
+                &parts.output,
+                share.map(|share| share.attention.as_slice()),
+            )?,
             rope,
             heads: as_dim(parts.heads)?,
             plain_dim: as_dim(parts.plain_dim)?,
@@ -85,10 +90,9 @@ impl LatentAttention {
         let plain = queries.try_index((Ellipsis, ..self.plain_dim))?;
         let turned = rows.turn(&queries.try_index((Ellipsis, self.plain_dim..))?, self.rope)?;
         let queries = [&by_head(&plain)?, &by_head(&turned)?];
-        let found = rows.by_sequence(queries, memory, |span, [plain, turned], memory| {
+        rows.by_sequence(queries, memory, |span, [plain, turned], memory| {
             self.look(&plain, &turned, span.count, memory, rows)
-        })?;
-        self.output.forward(&found)
+        })
     }
 
     /// What queries, `plain [1, heads, count, plain_dim]` and `turned [1, heads, count,

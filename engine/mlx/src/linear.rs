@@ -1,7 +1,8 @@
 //! Matrices as models store them, plain or packed: linear layers, stacks of them, the embedding.
 
 use mlx_rs::Array;
-use mlx_rs::ops::gather_mm;
+use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
+use mlx_rs::ops::{gather_mm, zeros};
 
 use planaria_engine::architecture::{
     Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
@@ -42,6 +43,35 @@ impl Matrix {
             biases: weights.has(&biases).then(|| weights.take_anywhere(&biases)).transpose()?,
             params,
         }))
+    }
+
+    /// Some of the columns, in memory of their own.
+    fn columns(&self, columns: &std::ops::Range<i32>) -> Mlx<Self> {
+        let part = |array: &Array, (times, by): (i32, i32)| -> Mlx<Array> {
+            let own = array
+                .try_index((Ellipsis, columns.start * times / by..columns.end * times / by))?;
+            let own = own.contiguous()?;
+            own.eval()?;
+            Ok(own)
+        };
+        Ok(match self {
+            Self::Plain { weight, .. } => {
+                let weight = part(weight, (1, 1))?;
+                let transposed = weight.swap_axes(-1, -2)?;
+                transposed.eval()?;
+                Self::Plain { weight, transposed }
+            }
+            Self::Packed(Packed { weight, scales, biases, params }) => {
+                let small = |size: u32| i32::try_from(size).unwrap_or(i32::MAX);
+                let groups = (1, small(params.group_size));
+                Self::Packed(Packed {
+                    weight: part(weight, (small(params.bits), 32))?,
+                    scales: part(scales, groups)?,
+                    biases: biases.as_ref().map(|biases| part(biases, groups)).transpose()?,
+                    params: *params,
+                })
+            }
+        })
     }
 
     /// `x [.., in]` to `[.., out]`.
@@ -108,6 +138,98 @@ impl Linear {
             None => Ok(product),
             Some(bias) => cpu::add(&product, bias)?.map_or_else(|| product.add(bias), Ok),
         }
+    }
+}
+
+/// What makes a layer's hidden states of what heads, or the inner width, gave.
+pub(super) enum Projection {
+    Whole(Linear),
+    Units(UnitLinear),
+}
+
+/// What came of a projection.
+pub(super) enum Projected {
+    /// `[rows, out]`, in the type of what went in.
+    Whole(Array),
+    /// For each unit its partial sum, `f32 [rows, out]`.
+    Partial(Vec<Array>),
+}
+
+impl Projection {
+    /// `widths` are the columns of each unit, if it is cut.
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        parts: &LinearParts,
+        widths: Option<&[u32]>,
+    ) -> Result<Self, LoadError> {
+        Ok(match widths {
+            None => Self::Whole(Linear::take(weights, parts)?),
+            Some(widths) => Self::Units(UnitLinear::take(weights, parts, widths)?),
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Projected> {
+        match self {
+            Self::Whole(linear) => linear.forward(x).map(Projected::Whole),
+            Self::Units(units) => units.forward(x).map(Projected::Partial),
+        }
+    }
+
+    /// What partial sums `f32 [rows, out]` of all units came to, with what is added once: of type `dtype`.
+    pub(super) fn finish(&self, sum: Array, dtype: mlx_rs::Dtype) -> Mlx<Array> {
+        let bias = match self {
+            Self::Units(UnitLinear { bias, .. }) => bias.as_ref(),
+            Self::Whole(_) => None,
+        };
+        let sum = match bias {
+            None => sum,
+            Some(bias) => sum.add(bias.as_dtype(mlx_rs::Dtype::Float32)?)?,
+        };
+        sum.as_dtype(dtype)
+    }
+}
+
+/// Some columns of a linear layer, unit by unit.
+pub(super) struct UnitLinear {
+    /// Each with its columns; those of a unit that has none are none.
+    units: Vec<(std::ops::Range<i32>, Option<Matrix>)>,
+    bias: Option<Array>,
+}
+
+impl UnitLinear {
+    fn take(
+        weights: &mut Weights<'_>,
+        parts: &LinearParts,
+        widths: &[u32],
+    ) -> Result<Self, LoadError> {
+        let Linear { matrix, bias } = Linear::take(weights, parts)?;
+        let mut units = Vec::with_capacity(widths.len());
+        let mut start = 0;
+        for width in widths {
+            let columns = start..start + as_dim(*width)?;
+            start = columns.end;
+            let own = (!columns.is_empty()).then(|| matrix.columns(&columns)).transpose()?;
+            units.push((columns, own));
+        }
+        Ok(Self { units, bias })
+    }
+
+    fn forward(&self, x: &Array) -> Mlx<Vec<Array>> {
+        let rows = x.shape().first().copied().unwrap_or(0);
+        let mut out = 0;
+        let mut partial = Vec::with_capacity(self.units.len());
+        for (columns, matrix) in &self.units {
+            let Some(matrix) = matrix else {
+                partial.push(None);
+                continue;
+            };
+            let own = x.try_index((.., columns.clone()))?.as_dtype(mlx_rs::Dtype::Float32)?;
+            let product = matrix.apply(&own)?;
+            out = product.shape().last().copied().unwrap_or(0);
+            partial.push(Some(product));
+        }
+        let nothing = |part: Option<Array>| part.map_or_else(|| zeros::<f32>(&[rows, out]), Ok);
+        partial.into_iter().map(nothing).collect()
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::f32::consts::FRAC_2_PI;
 
-use mlx_rs::Array;
 use mlx_rs::ops::{clip, minimum, sigmoid, tanh};
+use mlx_rs::{Array, Dtype};
 use planaria_engine::architecture::{Activation, Gated};
 use planaria_kernels::Gate;
 
 use super::error::LoadError;
-use super::linear::Linear;
+use super::linear::{Linear, Projected, Projection};
 use super::weights::Weights;
 use super::{Mlx, cpu};
 
@@ -16,24 +16,34 @@ use super::{Mlx, cpu};
 pub(super) struct GatedMlp {
     gate: Linear,
     up: Linear,
-    down: Linear,
+    down: Projection,
     activation: Activation,
 }
 
 impl GatedMlp {
-    pub(super) fn take(weights: &mut Weights<'_>, gated: &Gated) -> Result<Self, LoadError> {
+    /// `widths` are the columns of each unit, if it is cut.
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        gated: &Gated,
+        widths: Option<&[u32]>,
+    ) -> Result<Self, LoadError> {
         Ok(Self {
             gate: Linear::take(weights, &gated.gate)?,
             up: Linear::take(weights, &gated.up)?,
-            down: Linear::take(weights, &gated.down)?,
+            down: Projection::take(weights, &gated.down, widths)?,
             activation: gated.activation,
         })
     }
 
-    /// `x [rows, hidden]`, same shape out.
-    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+    /// Of `x [rows, hidden]`, same shape out.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Projected> {
         let gated = combine(self.activation, &self.gate.forward(x)?, &self.up.forward(x)?)?;
         self.down.forward(&gated)
+    }
+
+    /// Of what partial sums of all units came to.
+    pub(super) fn finish(&self, sum: Array, dtype: Dtype) -> Mlx<Array> {
+        self.down.finish(sum, dtype)
     }
 }
 

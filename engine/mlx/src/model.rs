@@ -7,7 +7,7 @@ use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{
-    Architecture, FeedForward as FeedForwardParts, Layer as LayerParts,
+    Architecture, FeedForward as FeedForwardParts, Layer as LayerParts, LayerShare,
 };
 use planaria_engine::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
@@ -16,7 +16,7 @@ use super::batch::Batch;
 use super::error::LoadError;
 use super::experts::ExpertMlp;
 use super::kv_cache::KvCache;
-use super::linear::{Embedding, Linear};
+use super::linear::{Embedding, Linear, Projected};
 use super::mlp::GatedMlp;
 use super::norm::RmsNorm;
 use super::rope::Rope;
@@ -42,6 +42,59 @@ struct Layer {
     feed_forward: FeedForward,
     after_feed_forward: Option<RmsNorm>,
     clips_sums: bool,
+}
+
+/// A step on its way through some layers.
+pub(super) struct Underway {
+    layers: LayerRange,
+    batch: Batch,
+    wanted: Wanted,
+    /// Of each sequence, by layer.
+    caches: Vec<Vec<KvCache>>,
+    /// `[rows, hidden]`, of the rows that are still wanted.
+    hidden: Array,
+    at: Place,
+}
+
+/// Where a step is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    layer: u32,
+    half: Half,
+}
+
+/// Half of a layer, which ends with a sum.
+#[derive(Debug, Clone, Copy)]
+enum Half {
+    Attention,
+    FeedForward,
+}
+
+/// How far a step got.
+pub(super) enum Advance {
+    /// For each unit of this rank its partial sum, `f32 [rows, hidden]`: the step goes on with the sum of all units.
+    Exchange(Vec<Array>),
+    /// The hidden states of the rows that are wanted, `None` if there are none.
+    Done(Option<Array>),
+}
+
+impl Underway {
+    /// A step that takes `hidden [rows, hidden]` through `layers`. `caches` has each sequence's, by layer.
+    pub(super) const fn new(
+        hidden: Array,
+        layers: LayerRange,
+        batch: Batch,
+        wanted: Wanted,
+        caches: Vec<Vec<KvCache>>,
+    ) -> Self {
+        let at = Place { layer: layers.first(), half: Half::Attention };
+        Self { layers, batch, wanted, caches, hidden, at }
+    }
+
+    /// The caches of each sequence, by layer, as far as they got.
+    pub(super) fn into_caches(self) -> Vec<Vec<KvCache>> {
+        self.caches
+    }
 }
 
 /// Of which rows of a step the hidden states behind the last layer are wanted.
@@ -79,11 +132,13 @@ impl Model {
         }
     }
 
-    /// Takes what it lacks of `layers`, and of what stands before and after them.
+    /// Takes what it lacks of `layers`, and of what stands before and after them. If it is a rank's, `shares` says of which
+    /// units each layer consists.
     pub(super) fn take(
         &mut self,
         weights: &mut Weights<'_>,
         model: &Architecture,
+        shares: &[LayerShare],
         layers: &LayerSet,
     ) -> Result<(), LoadError> {
         let has_last = layers.contains(model.layer_count() - 1);
@@ -96,7 +151,8 @@ impl Model {
         }
         for (layer, parts) in (0..).zip(&model.layers) {
             if layers.contains(layer) && !self.layers.contains_key(&layer) {
-                self.layers.insert(layer, Layer::take(weights, parts, &mut self.ropes)?);
+                let share = shares.get(layer as usize);
+                self.layers.insert(layer, Layer::take(weights, parts, share, &mut self.ropes)?);
             }
         }
         Ok(())
@@ -122,39 +178,62 @@ impl Model {
         self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
     }
 
-    /// Takes `hidden [rows, hidden]` through `layers`. `caches` has each sequence's, by layer.
-    ///
-    /// Gives the hidden states of the rows that are wanted, `None` if there are none: behind the last
-    /// layer's keys and values nobody needs the others.
-    pub(super) fn forward(
-        &self,
-        hidden: Array,
-        layers: LayerRange,
-        batch: &Batch,
-        wanted: Wanted,
-        caches: &mut [Vec<KvCache>],
-    ) -> Mlx<Option<Array>> {
-        let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
-        let all = of_step(batch.all())?;
-        let sampled = match wanted {
-            Wanted::Sampled => batch.sampled().map(of_step).transpose()?,
-            Wanted::All | Wanted::Nothing => None,
-        };
-        let mut caches: Vec<_> = caches.iter_mut().map(|layers| layers.iter_mut()).collect();
-        let mut hidden = hidden;
-        for (number, layer) in self.layers.range(layers.range()) {
-            let mut caches: Vec<&mut KvCache> =
-                caches.iter_mut().filter_map(Iterator::next).collect();
-            let is_final = wanted != Wanted::All && *number == layers.last();
-            let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
-            match layer.forward(&hidden, &all, outputs, &mut caches)? {
-                Some(next) => hidden = next,
-                None => return Ok(None),
+    /// Takes a step on through its layers, as far as it gets: to the end, or to where what ranks have of a sum is to be added.
+    /// `sum` is what it stopped for, `f32 [rows, hidden]`.
+    pub(super) fn advance(&self, step: &mut Underway, sum: Option<Array>) -> Mlx<Advance> {
+        let Underway { layers, batch, wanted, caches, hidden, at } = step;
+        let mut sum = sum;
+        while let Some(layer) = self.layers.get(&at.layer).filter(|_| layers.contains(at.layer)) {
+            let is_final = *wanted != Wanted::All && at.layer == layers.last();
+            let rows = match (is_final, *wanted) {
+                (false, _) => Some(batch.all()),
+                (true, Wanted::Sampled) => batch.sampled(),
+                (true, Wanted::All | Wanted::Nothing) => None,
+            };
+            match at.half {
+                Half::Attention => {
+                    let found = match sum.take() {
+                        Some(sum) => layer.attention.finish(sum, hidden.dtype())?,
+                        None => {
+                            let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
+                            let (all, rows) =
+                                (of_step(batch.all())?, rows.map(of_step).transpose()?);
+                            let place = (at.layer - layers.first()) as usize;
+                            let mut own: Vec<&mut KvCache> =
+                                caches.iter_mut().filter_map(|all| all.get_mut(place)).collect();
+                            match layer.attend(hidden, &all, rows.as_ref(), &mut own)? {
+                                None => return Ok(Advance::Done(None)),
+                                Some(Projected::Partial(parts)) => {
+                                    return Ok(Advance::Exchange(parts));
+                                }
+                                Some(Projected::Whole(found)) => found,
+                            }
+                        }
+                    };
+                    let Some(rows) = rows else { return Ok(Advance::Done(None)) };
+                    let norm = layer.after_attention.as_ref();
+                    *hidden = layer.sum(&rows.of(hidden)?, found, norm)?;
+                    at.half = Half::FeedForward;
+                }
+                Half::FeedForward => {
+                    let refined = match sum.take() {
+                        Some(sum) => layer.feed_forward.finish(sum, hidden.dtype())?,
+                        None => {
+                            let normed = layer.before_feed_forward.forward(hidden)?;
+                            match layer.feed_forward.forward(&normed)? {
+                                Projected::Partial(parts) => return Ok(Advance::Exchange(parts)),
+                                Projected::Whole(refined) => refined,
+                            }
+                        }
+                    };
+                    *hidden = layer.sum(hidden, refined, layer.after_feed_forward.as_ref())?;
+                    // It computes while the layers behind it are still being described.
+                    async_eval([&*hidden])?;
+                    *at = Place { layer: at.layer + 1, half: Half::Attention };
+                }
             }
-            // It computes while the layers behind it are still being described.
-            async_eval([&hidden])?;
         }
-        Ok(Some(hidden))
+        Ok(Advance::Done(Some(hidden.clone())))
     }
 
     /// Scores of every token after `hidden [rows, hidden]`, on the last stage: `[rows, vocab]`.
@@ -180,6 +259,7 @@ impl Layer {
     fn take(
         weights: &mut Weights<'_>,
         parts: &LayerParts,
+        share: Option<&LayerShare>,
         ropes: &mut Vec<Rope>,
     ) -> Result<Self, LoadError> {
         let mut rope_of = |rope: &planaria_engine::architecture::Rope| {
@@ -189,7 +269,7 @@ impl Layer {
             ropes.push(Rope::new(rope)?);
             Ok(ropes.len() - 1)
         };
-        let attention = Attention::take(weights, &parts.attention, &mut rope_of)?;
+        let attention = Attention::take(weights, &parts.attention, share, &mut rope_of)?;
         let mut norm = |norm| RmsNorm::take(weights, norm);
         Ok(Self {
             before_attention: norm(&parts.before_attention)?,
@@ -197,28 +277,27 @@ impl Layer {
             after_attention: parts.after_attention.as_ref().map(&mut norm).transpose()?,
             before_feed_forward: norm(&parts.before_feed_forward)?,
             after_feed_forward: parts.after_feed_forward.as_ref().map(norm).transpose()?,
-            feed_forward: FeedForward::take(weights, &parts.feed_forward)?,
+            feed_forward: FeedForward::take(weights, &parts.feed_forward, share)?,
             clips_sums: parts.clips_sums,
         })
     }
 
-    fn forward(
+    /// What attention finds for the rows `outputs` of `x [rows, hidden]`, once all rows are remembered; `None` if it is to
+    /// find nothing: behind the last layer's keys and values nobody needs the others.
+    fn attend(
         &self,
         x: &Array,
         all: &StepRows<'_>,
         outputs: Option<&StepRows<'_>>,
         caches: &mut [&mut KvCache],
-    ) -> Mlx<Option<Array>> {
+    ) -> Mlx<Option<Projected>> {
         let normed = self.before_attention.forward(x)?;
         let memory = self.attention.remember(&normed, all, caches)?;
         let Some(outputs) = outputs else {
             return Ok(None);
         };
         let normed = outputs.rows.of(&normed)?;
-        let found = self.attention.attend(&normed, outputs, &memory)?;
-        let x = self.sum(&outputs.rows.of(x)?, found, self.after_attention.as_ref())?;
-        let refined = self.feed_forward.forward(&self.before_feed_forward.forward(&x)?)?;
-        self.sum(&x, refined, self.after_feed_forward.as_ref()).map(Some)
+        self.attention.attend(&normed, outputs, &memory).map(Some)
     }
 
     /// `x` and what a part of the layer adds to it.
@@ -241,21 +320,36 @@ impl Layer {
 }
 
 impl FeedForward {
-    fn take(weights: &mut Weights<'_>, parts: &FeedForwardParts) -> Result<Self, LoadError> {
+    fn take(
+        weights: &mut Weights<'_>,
+        parts: &FeedForwardParts,
+        share: Option<&LayerShare>,
+    ) -> Result<Self, LoadError> {
+        let units = share.map(|share| share.feed_forward.as_slice());
         match parts {
             FeedForwardParts::Gated(gated) => {
-                Ok(Self::Gated(Box::new(GatedMlp::take(weights, gated)?)))
+                let widths: Option<Vec<u32>> =
+                    units.map(|units| units.iter().map(|unit| unit.columns).collect());
+                Ok(Self::Gated(Box::new(GatedMlp::take(weights, gated, widths.as_deref())?)))
             }
             FeedForwardParts::Experts(experts) => {
-                Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts)?)))
+                Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts, units)?)))
             }
         }
     }
 
-    fn forward(&self, x: &Array) -> Mlx<Array> {
+    fn forward(&self, x: &Array) -> Mlx<Projected> {
         match self {
             Self::Gated(gated) => gated.forward(x),
             Self::Experts(experts) => experts.forward(x),
+        }
+    }
+
+    /// Of what partial sums of all units came to.
+    fn finish(&self, sum: Array, dtype: Dtype) -> Mlx<Array> {
+        match self {
+            Self::Gated(gated) => gated.finish(sum, dtype),
+            Self::Experts(_) => sum.as_dtype(dtype),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! [`MlxStage`]: layers of a real model.
 
+mod rank;
+mod step;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,7 +11,7 @@ use std::rc::Rc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
-use mlx_rs::transforms::{async_eval, eval};
+use mlx_rs::transforms::eval;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::architecture::{Architecture, MLX_CACHE_BYTES};
 use planaria_engine::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
@@ -19,17 +22,19 @@ use planaria_engine::sampler::SamplingParams;
 use planaria_engine::sequence_log::{LayerCache, SequenceLogs};
 use planaria_engine::stage::{
     LoadProgress, MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError,
-    StageShape, Step,
+    StageShape, Step, StepProgress,
 };
 
-use super::batch::{Batch, Span};
+use self::rank::Rank;
+use self::step::{Part, Stopped, segments_of};
+use super::batch::Span;
 use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
 use super::choice::{Chooser, choose};
 use super::error::{LoadError, StepError};
 use super::heap::Heap;
 use super::kv_cache::{KeysValues, KvCache};
 use super::linear::as_dim;
-use super::model::{Model, Wanted};
+use super::model::Model;
 use super::weight_file::WeightFiles;
 use super::weights::Weights;
 
@@ -39,6 +44,10 @@ use super::weights::Weights;
 pub struct MlxStage {
     dir: ModelDir,
     architecture: Architecture,
+    /// If it is a rank of a group.
+    rank: Option<Rank>,
+    /// A rank's step that waits for a sum.
+    stopped: Option<Stopped>,
     model: Model,
     hidden_size: i32,
     activation: Dtype,
@@ -86,6 +95,23 @@ impl MlxStage {
     /// # Errors
     /// When the model is not computed by MLX.
     pub fn open(dir: &ModelDir) -> Result<Self, ModelError> {
+        Self::open_with(dir, None)
+    }
+
+    /// A stage that holds nothing yet, and computes the units `own` of each layer, as one rank of a group. It also holds the keys
+    /// and values of the units `kept`, among which `own` are.
+    ///
+    /// # Errors
+    /// When the model is not computed by MLX, or cannot be cut so.
+    pub fn open_rank(
+        dir: &ModelDir,
+        own: Range<u16>,
+        kept: Range<u16>,
+    ) -> Result<Self, ModelError> {
+        Self::open_with(dir, Some(Rank::new(dir, own, kept)?))
+    }
+
+    fn open_with(dir: &ModelDir, rank: Option<Rank>) -> Result<Self, ModelError> {
         let ModelConfig::Transformer(config) = dir.config() else {
             return Err(ModelError::Backend("MLX computes no such model".to_owned()));
         };
@@ -94,7 +120,12 @@ impl MlxStage {
             StageShape { layers: config.layer_count(), hidden_bytes: dir.geometry().hidden_bytes };
         Ok(Self {
             dir: dir.clone(),
-            architecture: Architecture::clone(config),
+            architecture: match &rank {
+                Some(rank) => rank.share.architecture.clone(),
+                None => Architecture::clone(config),
+            },
+            rank,
+            stopped: None,
             model: Model::default(),
             hidden_size: as_dim(config.hidden_size)?,
             activation: dir.activation(),
@@ -127,59 +158,6 @@ impl MlxStage {
             .map_err(StepError::from)?
             .map(|KeysValues { keys, values }| Ok([bytes_of(&keys)?, bytes_of(&values)?].concat()));
         both.transpose()
-    }
-
-    /// Computes segments that were found sound and are for the same layers; a result for each. Of all
-    /// or of none of them nothing is wanted but that they are remembered.
-    fn compute(
-        &mut self,
-        layers: LayerRange,
-        absorb: bool,
-        segments: &[&Segment],
-    ) -> Result<Vec<SegmentResult>, StepError> {
-        let spans: Vec<Span> = segments.iter().map(|segment| span(segment)).collect();
-        let batch = Batch::new(&spans);
-        let hidden = self.input(segments)?;
-        let kv_bytes = self.kv_bytes() + self.growth(segments);
-        let mut caches = Vec::with_capacity(segments.len());
-        for segment in segments {
-            let begun = match self.sequences.get(segment.sequence) {
-                Some(_) => Vec::new(),
-                None => self.begun(layers, &segment.prefix)?,
-            };
-            let log = self.sequences.extend(segment, || begun);
-            let own = layers.range();
-            let own = own.filter_map(|l| log.caches.remove(&l).or_else(|| self.model.new_cache(l)));
-            caches.push(own.collect());
-        }
-        // Before the step takes its room, not after; what is begun with is held by now.
-        self.prefixes.set_limit(self.kv_budget.saturating_sub(kv_bytes));
-        let is_last = self.shape().is_last(layers);
-        let wanted = match (absorb, is_last) {
-            (true, _) => Wanted::Nothing,
-            (false, true) => Wanted::Sampled,
-            (false, false) => Wanted::All,
-        };
-        let hidden = self.model.forward(hidden, layers, &batch, wanted, &mut caches)?;
-        for (segment, caches) in segments.iter().zip(caches) {
-            if let Some(log) = self.sequences.get_mut(segment.sequence) {
-                log.caches.extend(layers.range().zip(caches));
-            }
-        }
-        let blocks = self.new_blocks(segments)?;
-        let arrays: Vec<&Array> =
-            blocks.iter().flat_map(|new| [&new.block.keys, &new.block.values]).collect();
-        let results = if absorb || is_last {
-            self.finish(layers, segments, hidden, &arrays)?
-        } else if let Some(hidden) = hidden {
-            async_eval(arrays)?;
-            self.hand_over(segments, &hidden)?
-        } else {
-            Vec::new()
-        };
-        self.keep(blocks, segments, &results);
-        self.heap.give_back();
-        Ok(results)
     }
 
     /// Caches for the layers of a new sequence, filled with the KV of its `prefix`.
@@ -380,12 +358,17 @@ impl Stage for MlxStage {
     ) -> Result<(), ModelError> {
         let stays = self.held().within(layers);
         // Says whether there are such layers, before anything is freed.
-        let lacking = self.dir.tensors_beyond(&stays, layers)?;
+        let lacking = match &self.rank {
+            Some(rank) => self.dir.tensors_of_share(&rank.share, &stays, layers)?,
+            None => self.dir.tensors_beyond(&stays, layers)?,
+        };
         self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
         let mut weights = Weights::read(&self.dir, lacking, &mut self.files, progress)?;
-        let taken = self.model.take(&mut weights, &self.architecture, layers);
+        let shares =
+            self.rank.as_ref().map(|rank| rank.share.layers.as_slice()).unwrap_or_default();
+        let taken = self.model.take(&mut weights, &self.architecture, shares, layers);
         if let Err(error) = taken.and_then(|()| Ok(weights.check()?)) {
             self.model.free(&self.architecture, &stays);
             return Err(error.into());
@@ -396,6 +379,18 @@ impl Stage for MlxStage {
     }
 
     fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
+        match self.begin(step)? {
+            StepProgress::Done(results) => Ok(results),
+            StepProgress::Exchange(_) => {
+                self.abandon();
+                Err(StageError("a rank of a group computes no step alone".to_owned()))
+            }
+        }
+    }
+
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        // Nobody waits for it any more.
+        self.abandon();
         let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
         let checks = self.sequences.check_step(&step.segments, reusable);
         let mut groups: BTreeMap<(LayerRange, bool), Vec<usize>> = BTreeMap::new();
@@ -404,22 +399,34 @@ impl Stage for MlxStage {
                 groups.entry((segment.layers, segment.absorb)).or_default().push(index);
             }
         }
-        let mut results: Vec<Option<SegmentResult>> =
-            checks.into_iter().map(|check| check.err().map(Err)).collect();
-        for ((layers, absorb), indices) in groups {
-            let segments: Vec<&Segment> =
-                indices.iter().filter_map(|index| step.segments.get(*index)).collect();
-            for (index, result) in indices.into_iter().zip(self.compute(layers, absorb, &segments)?)
-            {
-                if let Some(place) = results.get_mut(index) {
-                    *place = Some(result);
-                }
-            }
+        let part = |((layers, absorb), indices)| Part { layers, absorb, indices, underway: None };
+        let stopped = Stopped {
+            results: checks.into_iter().map(|check| check.err().map(Err)).collect(),
+            segments: step.segments,
+            parts: groups.into_iter().map(part).collect(),
+        };
+        self.proceed(stopped, None)
+    }
+
+    fn go_on(&mut self, sum: &[f32]) -> Result<StepProgress, StageError> {
+        let stopped = self.stopped.take();
+        let stopped = stopped.ok_or_else(|| StageError("no step waits for a sum".to_owned()))?;
+        if sum.is_empty() || !sum.len().is_multiple_of(self.hidden_size.unsigned_abs() as usize) {
+            return Err(StageError(format!("a sum of {} numbers is no rows", sum.len())));
         }
-        // What was computed with other numbers is nobody's to hear.
-        self.check()?;
-        let missing = || StageError("a segment was not computed".to_owned());
-        results.into_iter().map(|result| result.ok_or_else(missing)).collect()
+        let rows = small(sum.len()) / self.hidden_size;
+        self.proceed(stopped, Some(Array::from_slice(sum, &[rows, self.hidden_size])))
+    }
+
+    fn abandon(&mut self) {
+        let Some(Stopped { segments, mut parts, .. }) = self.stopped.take() else { return };
+        // Only the first part was begun.
+        let Some(Part { layers, indices, underway: Some(underway), .. }) = parts.pop_front() else {
+            return;
+        };
+        let segments = segments_of(&segments, &indices);
+        self.put_back(layers, &segments, underway.into_caches());
+        segments.into_iter().for_each(|segment| self.retract(segment));
     }
 
     fn recall(

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
-use planaria_engine::model_dir::{ModelDir, ModelError, Pick, QuantParams, Stamps, Tensor};
+use planaria_engine::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Stamps, Tensor};
 use planaria_engine::stage::LoadProgress;
 
 use super::bytes::array_from_bytes;
@@ -117,7 +117,9 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// An array of a tensor that stays in its file; `None` if it has to be read.
     fn map(&mut self, tensor: &Tensor) -> Result<Option<Array>, ModelError> {
-        let ([piece], None) = (&*tensor.pieces, &tensor.pick) else { return Ok(None) };
+        let ([piece], None, None) = (&*tensor.pieces, &tensor.pick, &tensor.columns) else {
+            return Ok(None);
+        };
         // It would take a page of its own.
         if tensor.byte_count() < PAGE_BYTES {
             return Ok(None);
@@ -130,7 +132,19 @@ impl Reader<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         for piece in &tensor.pieces {
-            self.file(&piece.file)?.append(piece, &mut buffer)?;
+            let file = self.file(&piece.file)?;
+            let Some(columns) = &tensor.columns else {
+                file.append(piece, &mut buffer)?;
+                continue;
+            };
+            let rows = piece
+                .bytes
+                .clone()
+                .step_by(usize::try_from(columns.row_bytes).unwrap_or(usize::MAX).max(1));
+            for row in rows {
+                let bytes = row + columns.own.start..row + columns.own.end;
+                file.append(&Piece { file: Arc::clone(&piece.file), bytes }, &mut buffer)?;
+            }
         }
         let array = array_from_bytes(&buffer, &shape(tensor)?, tensor.dtype);
         self.buffer = buffer;

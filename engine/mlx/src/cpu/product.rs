@@ -138,8 +138,10 @@ impl Matrix<'_> {
     fn packing(&self, x: &Array) -> Option<Packing> {
         number_of(x)?;
         let (packing, groups) = match self {
-            // MLX would take the wider of two types for the result.
-            Self::Plain(weight) if weight.dtype() != x.dtype() => return None,
+            // MLX would take the wider of two types for the result, as is done for wide rows.
+            Self::Plain(weight) if weight.dtype() != x.dtype() && x.dtype() != Dtype::Float32 => {
+                return None;
+            }
             Self::Plain(weight) => (Packing::Dense(number_of(weight)?), None),
             Self::Packed { weight, scales, biases, params } => {
                 let QuantParams { mode, bits, group_size: group } = *params;

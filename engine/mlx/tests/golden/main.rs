@@ -9,6 +9,8 @@
     reason = "helpers of tests are tests"
 )]
 
+mod ranks;
+
 use std::path::{Path, PathBuf};
 
 use planaria_config::{LayerRange, SequenceId};
@@ -294,7 +296,7 @@ impl<'a> Run<'a> {
 }
 
 /// What follows a prompt that comes in pieces of `chunk`; forgotten afterwards.
-fn generate(stages: &mut [MlxStage], prompt: &Prompt, chunk: usize) -> Vec<u32> {
+fn generate<S: Stage>(stages: &mut [S], prompt: &Prompt, chunk: usize) -> Vec<u32> {
     let mut run = Run::new((prompt, 1));
     while !run.is_done() {
         let output = forward(stages, vec![run.next(chunk)]).pop().unwrap();
@@ -305,7 +307,7 @@ fn generate(stages: &mut [MlxStage], prompt: &Prompt, chunk: usize) -> Vec<u32> 
 }
 
 /// Segments through all stages; hidden states go from one to the next as bytes.
-fn forward(stages: &mut [MlxStage], mut segments: Vec<Segment>) -> Vec<SegmentOutput> {
+fn forward<S: Stage>(stages: &mut [S], mut segments: Vec<Segment>) -> Vec<SegmentOutput> {
     let mut outputs = Vec::new();
     for stage in stages {
         let [layers] = *stage.held().runs() else { panic!("{}", stage.held()) };

@@ -1,0 +1,152 @@
+//! A stage that is one rank of a group: it has some units of each layer.
+
+use std::ops::Range;
+
+use mlx_rs::Array;
+use mlx_rs::transforms::eval;
+use planaria_config::LayerSet;
+use planaria_engine::architecture::{Attention, Share};
+use planaria_engine::model_dir::{ModelDir, ModelError};
+use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
+use planaria_kernels::FoldTree;
+
+use super::super::error::StepError;
+use super::super::model::Model;
+use super::super::weights::Weights;
+use super::MlxStage;
+
+/// What makes a stage a rank of a group.
+pub(super) struct Rank {
+    pub(super) share: Share,
+    own: Range<u16>,
+    kept: Range<u16>,
+    tree: FoldTree,
+}
+
+impl Rank {
+    /// The rank with the units `own`, which also holds the keys and values of the units `kept`.
+    pub(super) fn new(
+        dir: &ModelDir,
+        own: Range<u16>,
+        kept: Range<u16>,
+    ) -> Result<Self, ModelError> {
+        let refused = |error: &dyn std::fmt::Display| ModelError::Backend(error.to_string());
+        let units = dir.units().map_err(|error| refused(&error))?;
+        let is_part = kept.start <= own.start && own.end <= kept.end && kept.end <= units;
+        if own.is_empty() || !is_part {
+            return Err(refused(&format!("units {own:?} of {kept:?} of {units} are no rank's")));
+        }
+        let share = dir.share(own.clone(), kept.clone()).map_err(|error| refused(&error))?;
+        let tree = FoldTree::new(units).ok_or_else(|| refused(&"a model without units"))?;
+        Ok(Self { share, own, kept, tree })
+    }
+
+    /// What a rank's units have of a sum, added as far as they belong together.
+    pub(super) fn partials(&self, units: Vec<Array>) -> Result<Partials, StepError> {
+        let numbers = units.first().map_or(0, Array::size);
+        let mut parts: Vec<_> = self.own.clone().map(|unit| unit..unit + 1).zip(units).collect();
+        let mut sums = Vec::new();
+        for node in self.tree.cover(|unit| self.own.contains(&unit)) {
+            let mut failed = Ok(());
+            let sum = self.tree.fold(node, &mut parts, &mut |sum: &mut Array, part| match sum
+                .add(part)
+            {
+                Ok(both) => *sum = both,
+                Err(error) => failed = Err(error),
+            });
+            failed?;
+            sums.push(sum.map_err(|error| StageError(error.to_string()))?);
+        }
+        eval(&sums)?;
+        let own =
+            sums.iter().map(|sum| Ok(sum.try_as_slice::<f32>().map_err(StepError::from)?.to_vec()));
+        Ok(Partials { numbers, own: own.collect::<Result<_, StepError>>()? })
+    }
+
+    /// Which of the key heads that this rank holds of a layer another one holds too: those of the units `kept` of a model whose layers
+    /// have `heads` key heads; `None` if it has not all of them.
+    fn key_heads(&self, kept: &Range<u16>, heads: u32) -> Option<Range<i32>> {
+        let units = u32::from(self.tree.units());
+        let first = |unit: u16| u32::from(unit) * heads / units;
+        let last = |unit: u16| (u32::from(unit) * heads).div_ceil(units);
+        let (had, wanted) =
+            (first(self.kept.start)..last(self.kept.end), first(kept.start)..last(kept.end));
+        let place = |head: u32| i32::try_from(head - had.start).ok();
+        let has = had.start <= wanted.start && wanted.end <= had.end;
+        has.then(|| Some(place(wanted.start)?..place(wanted.end)?)).flatten()
+    }
+}
+
+impl MlxStage {
+    /// From now on computes the units `own`, and holds the keys and values of the units `kept`, as after the loss of another rank. A
+    /// step that was begun is given up. Sequences keep the keys and values that are held before and after; layers that lack some
+    /// forget all of theirs.
+    ///
+    /// # Errors
+    /// When it was no rank, there are no such units, or a file cannot be read. It then holds no layers.
+    pub fn take_units(
+        &mut self,
+        own: Range<u16>,
+        kept: Range<u16>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        self.abandon();
+        let no_rank = || ModelError::Backend("a stage that is no rank has no units".to_owned());
+        let before = self.rank.take().ok_or_else(no_rank)?;
+        let after = Rank::new(&self.dir, own, kept.clone())?;
+        for (layer, attention) in (0..).zip(self.whole_attention()) {
+            let heads = match attention {
+                Some(heads) => before.key_heads(&kept, heads),
+                // One compressed vector stands for all heads, and every rank has it.
+                None => continue,
+            };
+            for log in self.sequences.values_mut() {
+                let Some(cache) = log.caches.get_mut(&layer) else { continue };
+                let stays = match &heads {
+                    Some(heads) => cache.keep_heads(heads).map_err(super::LoadError::from)?,
+                    None => false,
+                };
+                if !stays {
+                    log.caches.remove(&layer);
+                }
+            }
+        }
+        // Blocks of former sequences have the heads of the former units.
+        self.prefixes.set_limit(0);
+        let layers = self.held().clone();
+        self.model = Model::default();
+        self.architecture = after.share.architecture.clone();
+        self.rank = Some(after);
+        let loaded = self.load_share(&layers, progress);
+        if loaded.is_err() {
+            self.model = Model::default();
+            self.sequences.hold(LayerSet::EMPTY);
+            self.weight_bytes = 0;
+        }
+        loaded
+    }
+
+    fn load_share(
+        &mut self,
+        layers: &LayerSet,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        let Some(Rank { share, .. }) = &self.rank else { return Ok(()) };
+        let wanted = self.dir.tensors_of_share(share, &LayerSet::EMPTY, layers)?;
+        let mut weights = Weights::read(&self.dir, wanted, &mut self.files, progress)?;
+        self.model.take(&mut weights, &self.architecture, &share.layers, layers)?;
+        weights.check()
+    }
+
+    /// The key heads of each layer of the whole model; `None` for latent attention.
+    fn whole_attention(&self) -> Vec<Option<u32>> {
+        let planaria_engine::model_dir::ModelConfig::Transformer(model) = self.dir.config() else {
+            return Vec::new();
+        };
+        let heads = |layer: &planaria_engine::architecture::Layer| match &layer.attention {
+            Attention::Grouped(grouped) => Some(grouped.kv_heads),
+            Attention::Latent(_) => None,
+        };
+        model.layers.iter().map(heads).collect()
+    }
+}

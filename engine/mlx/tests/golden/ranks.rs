@@ -1,0 +1,395 @@
+//! The same checkpoints by groups of ranks, even and uneven: the golden tokens, and the same bits whoever has which units.
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::ops::Range;
+
+use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::model_dir::ModelError;
+use planaria_engine::sampler::SamplingParams;
+use planaria_engine::stage::{
+    LoadProgress, MemoryUse, Progress, SegmentError, SegmentOutput, Stage, StageError, StageShape,
+    Step, StepProgress,
+};
+use planaria_kernels::{FoldTree, accumulate};
+use planaria_mlx::MlxStage;
+
+use crate::{Case, Run, cases, forward, generate};
+
+/// Ranks that compute a stage together, in one process. The first one speaks for all.
+struct Group {
+    ranks: Vec<MlxStage>,
+    tree: FoldTree,
+    split: Vec<Range<u16>>,
+    /// Of all sums.
+    digest: DefaultHasher,
+    exchanges: usize,
+}
+
+impl Group {
+    fn load(case: &Case, split: &[Range<u16>], layers: LayerRange) -> Self {
+        Self::load_with(case, split, layers, <[_]>::to_vec)
+    }
+
+    /// `kept` says of which units each rank also holds keys and values.
+    fn load_with(
+        case: &Case,
+        split: &[Range<u16>],
+        layers: LayerRange,
+        kept: fn(&[Range<u16>]) -> Vec<Range<u16>>,
+    ) -> Self {
+        let load = |(own, kept): (&Range<u16>, Range<u16>)| {
+            let mut rank = MlxStage::open_rank(&case.dir, own.clone(), kept).unwrap();
+            rank.hold(&layers.into(), &mut |_| ()).unwrap();
+            rank
+        };
+        let ranks = split.iter().zip(kept(split)).map(load).collect();
+        let tree = FoldTree::new(case.dir.units().unwrap()).unwrap();
+        Self { ranks, tree, split: split.to_vec(), digest: DefaultHasher::new(), exchanges: 0 }
+    }
+
+    /// A stage that is no group.
+    fn plain(case: &Case, layers: LayerRange) -> Self {
+        let tree = FoldTree::new(1).unwrap();
+        let (ranks, split, digest) = (vec![case.load(layers)], Vec::new(), DefaultHasher::new());
+        Self { ranks, tree, split, digest, exchanges: 0 }
+    }
+
+    /// What all ranks have of a sum, added by its tree.
+    fn sum(&mut self, progress: Vec<StepProgress>) -> Result<Vec<f32>, Vec<StepProgress>> {
+        if progress.iter().any(|progress| matches!(progress, StepProgress::Done(_))) {
+            return Err(progress);
+        }
+        let mut parts = Vec::new();
+        for (own, progress) in self.split.iter().zip(progress) {
+            let StepProgress::Exchange(partials) = progress else { unreachable!() };
+            assert!(partials.own.iter().all(|part| part.len() == partials.numbers));
+            let nodes = self.tree.cover(|unit| own.contains(&unit));
+            assert_eq!(nodes.len(), partials.own.len());
+            parts.extend(nodes.into_iter().zip(partials.own));
+        }
+        let add = &mut |sum: &mut Vec<f32>, part: Vec<f32>| accumulate(sum, &part).unwrap();
+        let sum = self.tree.fold(self.tree.root(), &mut parts, add).unwrap();
+        sum.iter().for_each(|number| number.to_bits().hash(&mut self.digest));
+        self.exchanges += 1;
+        Ok(sum)
+    }
+}
+
+impl Stage for Group {
+    fn shape(&self) -> StageShape {
+        self.ranks[0].shape()
+    }
+
+    fn held(&self) -> &LayerSet {
+        self.ranks[0].held()
+    }
+
+    fn hold(
+        &mut self,
+        layers: &LayerSet,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        self.ranks.iter_mut().try_for_each(|rank| rank.hold(layers, progress))
+    }
+
+    fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
+        let mut progress: Vec<StepProgress> =
+            self.ranks.iter_mut().map(|rank| rank.begin(step.clone())).collect::<Result<_, _>>()?;
+        loop {
+            match self.sum(progress) {
+                Ok(sum) => {
+                    let ranks = self.ranks.iter_mut();
+                    progress = ranks.map(|rank| rank.go_on(&sum)).collect::<Result<_, _>>()?;
+                }
+                Err(done) => {
+                    let mut done = done.into_iter().map(|progress| match progress {
+                        StepProgress::Done(results) => results,
+                        StepProgress::Exchange(_) => {
+                            panic!("a rank waits that nobody else waits with")
+                        }
+                    });
+                    let first = done.next().unwrap();
+                    assert!(done.all(|other| other == first), "ranks differ");
+                    return Ok(first);
+                }
+            }
+        }
+    }
+
+    fn recall(
+        &mut self,
+        sequence: SequenceId,
+        tokens: &[u32],
+        params: &SamplingParams,
+    ) -> Result<Vec<Progress>, SegmentError> {
+        self.ranks[0].recall(sequence, tokens, params)
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+        self.ranks.iter_mut().for_each(|rank| rank.rewind(sequence, layers, position));
+    }
+
+    fn release(&mut self, sequence: SequenceId) {
+        self.ranks.iter_mut().for_each(|rank| rank.release(sequence));
+    }
+
+    fn set_kv_budget(&mut self, bytes: u64) {
+        self.ranks.iter_mut().for_each(|rank| rank.set_kv_budget(bytes));
+    }
+
+    fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32 {
+        self.ranks[0].reusable(layers, tokens)
+    }
+
+    fn memory(&self) -> MemoryUse {
+        self.ranks[0].memory()
+    }
+}
+
+/// The cases that can be cut, with their units.
+fn cut_cases() -> Vec<(Case, u16)> {
+    let cut =
+        cases().into_iter().filter_map(|case| case.dir.units().ok().map(|units| (case, units)));
+    let cut: Vec<_> = cut.collect();
+    assert!(cut.len() >= 20, "only {} cases can be cut", cut.len());
+    cut
+}
+
+/// One rank, two and three, even and uneven.
+fn splits(units: u16) -> Vec<Vec<Range<u16>>> {
+    let cuts: &[&[u16]] = match units {
+        2 => &[&[0, 2], &[0, 1, 2]],
+        3 => &[&[0, 3], &[0, 1, 3], &[0, 1, 2, 3]],
+        _ => &[
+            &[0, units],
+            &[0, units / 2, units],
+            &[0, 1, units],
+            &[0, 1, 2, units],
+            &[0, units - 2, units - 1, units],
+        ],
+    };
+    cuts.iter().map(|cuts| cuts.windows(2).map(|pair| pair[0]..pair[1]).collect()).collect()
+}
+
+fn all_layers(case: &Case) -> LayerRange {
+    case.dir.geometry().all_layers()
+}
+
+#[test]
+fn groups_of_any_ranks_say_the_same_with_the_same_bits() {
+    for (case, units) in cut_cases() {
+        let mut digests = Vec::new();
+        for split in splits(units) {
+            let mut group = [Group::load(&case, &split, all_layers(&case))];
+            for prompt in &case.prompts {
+                let tokens = generate(&mut group, prompt, usize::MAX);
+                let (name, ids) = (&case.name, &prompt.ids);
+                assert_eq!(tokens, prompt.answer, "{name} by {split:?}: {ids:?}");
+            }
+            let [group] = group;
+            assert!(group.exchanges > 2 * case.prompts.len());
+            digests.push((group.digest.finish(), split));
+        }
+        let (first, _) = &digests[0];
+        for (digest, split) in &digests {
+            assert_eq!(digest, first, "{}: other bits by {split:?}", case.name);
+        }
+    }
+}
+
+#[test]
+fn a_group_is_a_stage_of_a_pipeline() {
+    for (case, units) in cut_cases() {
+        let cut = case.layers() / 2;
+        let (before, behind) =
+            (LayerRange::half_open(0, cut), LayerRange::half_open(cut, case.layers()));
+        let (before, behind) = (before.unwrap(), behind.unwrap());
+        let split = [0..1, 1..units];
+        for mut stages in [
+            [Group::load(&case, &split, before), Group::plain(&case, behind)],
+            [Group::plain(&case, before), Group::load(&case, &split, behind)],
+        ] {
+            for prompt in case.prompts.iter().skip(1).step_by(4) {
+                let (tokens, name) = (generate(&mut stages, prompt, 7), &case.name);
+                assert_eq!(tokens, prompt.answer, "{name}: {:?}", prompt.ids);
+            }
+        }
+    }
+}
+
+#[test]
+fn keys_and_values_that_are_held_for_others_change_no_bit() {
+    for (case, units) in cut_cases() {
+        let split = [0..1, 1..units];
+        let all = |split: &[Range<u16>]| vec![0..split.last().unwrap().end; split.len()];
+        let groups = [
+            Group::load(&case, &split, all_layers(&case)),
+            Group::load_with(&case, &split, all_layers(&case), all),
+        ];
+        let digests = groups.map(|group| {
+            let mut group = [group];
+            for prompt in case.prompts.iter().skip(1).step_by(4) {
+                assert_eq!(generate(&mut group, prompt, 20), prompt.answer, "{}", case.name);
+            }
+            let [group] = group;
+            group.digest.finish()
+        });
+        assert_eq!(digests[0], digests[1], "{}", case.name);
+    }
+}
+
+#[test]
+fn a_step_that_is_given_up_at_any_exchange_leaves_nothing() {
+    let kinds = ["f32-tied", "bf16-untied", "gemma3-text", "gpt-oss-mlx", "deepseek-v3-mlx"];
+    for (case, units) in cut_cases().iter().filter(|(case, _)| kinds.contains(&&*case.name)) {
+        let layers = all_layers(case);
+        let prompt = &case.prompts[1];
+        let mut group = [Group::load(case, &[0..1, 1..*units], layers)];
+        let mut run = Run::new((prompt, 1));
+        let mut given_up = 0;
+        while !run.is_done() {
+            let mut segment = run.next(20);
+            segment.layers = layers;
+            // Each step is begun, and given up one exchange later than the one before, before it is done.
+            let [only] = &mut group;
+            let step = || Step { segments: vec![segment.clone()] };
+            let begin = |rank: &mut MlxStage| rank.begin(step()).unwrap();
+            let mut progress: Vec<StepProgress> = only.ranks.iter_mut().map(begin).collect();
+            for _ in 0..given_up % (2 * case.layers()) {
+                let Ok(sum) = only.sum(progress) else { panic!("{}: it is done", case.name) };
+                progress = only.ranks.iter_mut().map(|rank| rank.go_on(&sum).unwrap()).collect();
+            }
+            assert!(progress.iter().all(|progress| matches!(progress, StepProgress::Exchange(_))));
+            only.ranks.iter_mut().for_each(Stage::abandon);
+            given_up += 1;
+            assert!(only.ranks.iter_mut().all(|rank| rank.go_on(&[0.0]).is_err()));
+            let output = forward(&mut group, vec![segment]).pop().unwrap();
+            run.take(20, output);
+        }
+        assert_eq!(run.answer(), prompt.answer, "{}", case.name);
+    }
+}
+
+/// What a survivor of a group of three has after the loss of one: its neighbour's units come to it.
+fn survivors(split: &[Range<u16>], lost: usize) -> Vec<Range<u16>> {
+    let [a, b, c] = split else { panic!("{split:?}") };
+    if lost < 2 { vec![a.start..b.end, c.clone()] } else { vec![a.clone(), b.start..c.end] }
+}
+
+#[test]
+fn a_group_that_loses_a_rank_in_mid_token_goes_on_with_the_same_bits_and_computes_no_position_again()
+ {
+    for (case, units) in cut_cases().into_iter().filter(|(_, units)| *units > 2) {
+        let layers = all_layers(&case);
+        let split = [0..1, 1..2, 2..units];
+        // Every rank holds the keys and values of its neighbours.
+        let neighbours = |split: &[Range<u16>]| {
+            let end = split.last().map_or(0, |last| last.end);
+            vec![0..split[1].end, 0..end, split[1].start..end]
+        };
+        let undisturbed = |prompt| {
+            let mut group = [Group::load(&case, &split, layers)];
+            assert_eq!(generate(&mut group, prompt, usize::MAX), prompt.answer);
+            let [group] = group;
+            group.digest.finish()
+        };
+        for lost in 0..3 {
+            let prompt = &case.prompts[1];
+            let mut group = [Group::load_with(&case, &split, layers, neighbours)];
+            let mut run = Run::new((prompt, 1));
+            while !run.is_done() {
+                let mut segment = run.next(usize::MAX);
+                segment.layers = layers;
+                if run.answer().len() == prompt.answer.len() / 2 {
+                    // The third exchange of this token is not to be.
+                    let before = group[0].digest.clone();
+                    let step = Step { segments: vec![segment.clone()] };
+                    let [only] = &mut group;
+                    let begin = |rank: &mut MlxStage| rank.begin(step.clone()).unwrap();
+                    let mut progress: Vec<StepProgress> =
+                        only.ranks.iter_mut().map(begin).collect();
+                    for _ in 0..2 {
+                        let sum = only.sum(progress).unwrap();
+                        progress =
+                            only.ranks.iter_mut().map(|rank| rank.go_on(&sum).unwrap()).collect();
+                    }
+                    only.digest = before;
+                    drop(only.ranks.remove(lost));
+                    only.split = survivors(&split, lost);
+                    for (rank, own) in only.ranks.iter_mut().zip(&only.split) {
+                        // They hold what they held.
+                        let kept =
+                            if own.start == 0 && lost != 2 { 0..own.end } else { own.clone() };
+                        rank.take_units(own.clone(), kept, &mut |_| ()).unwrap();
+                        let mut log = run.log.clone();
+                        log.truncate(run.computed + 1);
+                        let progress =
+                            rank.recall(run.sequence, &log, &SamplingParams::greedy()).unwrap();
+                        let positions: Vec<u32> =
+                            progress.iter().map(|part| part.positions).collect();
+                        assert_eq!(
+                            positions,
+                            [u32::try_from(run.computed).unwrap()],
+                            "{}",
+                            case.name
+                        );
+                    }
+                }
+                let output = forward(&mut group, vec![segment]).pop().unwrap();
+                run.take(usize::MAX, output);
+            }
+            let name = &case.name;
+            assert_eq!(run.answer(), prompt.answer, "{name} without rank {lost}");
+            let [group] = group;
+            assert_eq!(
+                group.digest.finish(),
+                undisturbed(prompt),
+                "{name}: other bits without rank {lost}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_rank_that_gets_units_of_which_it_has_no_keys_computes_them_again() {
+    let (case, units) = cut_cases().into_iter().find(|(case, _)| case.name == "f32-tied").unwrap();
+    let layers = all_layers(&case);
+    let mut rank = MlxStage::open_rank(&case.dir, 0..units, 0..units).unwrap();
+    rank.hold(&layers.into(), &mut |_| ()).unwrap();
+    let prompt = &case.prompts[1];
+    let mut segment = Run::new((prompt, 1)).next(usize::MAX);
+    segment.layers = layers;
+    let split = std::iter::once(0..units).collect();
+    let tree = FoldTree::new(units).unwrap();
+    let mut group = [Group { ranks: vec![rank], tree, split, ..Group::plain(&case, layers) }];
+    forward(&mut group, vec![segment]);
+    let [Group { ranks, .. }] = &mut group;
+    let positions = |rank: &mut MlxStage| {
+        let progress =
+            rank.recall(SequenceId::from_bits(1), &prompt.ids, &SamplingParams::greedy());
+        progress.unwrap().iter().map(|part| part.positions).max().unwrap()
+    };
+    let computed = u32::try_from(prompt.ids.len() - 1).unwrap();
+    assert_eq!(positions(&mut ranks[0]), computed);
+    ranks[0].take_units(0..1, 0..2, &mut |_| ()).unwrap();
+    assert_eq!(positions(&mut ranks[0]), computed, "it has them");
+    ranks[0].take_units(0..1, 0..units, &mut |_| ()).unwrap();
+    assert_eq!(positions(&mut ranks[0]), 0, "it had freed them");
+    let refused = ranks[0].take_units(0..units + 1, 0..units + 1, &mut |_| ()).unwrap_err();
+    assert!(refused.to_string().contains("no rank's"), "{refused}");
+}
+
+#[test]
+fn a_sum_of_another_length_is_refused() {
+    let (case, units) = cut_cases().swap_remove(0);
+    let layers = all_layers(&case);
+    let mut rank = MlxStage::open_rank(&case.dir, 0..1, 0..units).unwrap();
+    rank.hold(&layers.into(), &mut |_| ()).unwrap();
+    let mut segment = Run::new((&case.prompts[1], 1)).next(20);
+    segment.layers = layers;
+    let step = Step { segments: vec![segment] };
+    let alone = rank.step(step.clone()).unwrap_err().to_string();
+    assert!(alone.contains("no step alone"), "{alone}");
+    assert!(matches!(rank.begin(step), Ok(StepProgress::Exchange(_))));
+    assert!(rank.go_on(&[1.0]).unwrap_err().to_string().contains("1 numbers"));
+}
