@@ -1,9 +1,10 @@
 //! How fast one sequence runs on one stage that holds a whole model.
 //!
-//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS]`
+//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS] [RANKS]`
 //! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
 //! after one that does not count. The prompt goes in at once, and its time ends when the first
-//! token is there; decode is every token after that. Without `THREADS` all cores compute.
+//! token is there; decode is every token after that. Without `THREADS` all cores compute. With `RANKS` it is what the first of so many
+//! ranks takes, without the exchanges: a group of one computes all units.
 
 #![expect(clippy::print_stdout, reason = "the line is what it is for")]
 
@@ -14,7 +15,7 @@ use planaria_config::SequenceId;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::processor::Processor;
 use planaria_engine::sampler::SamplingParams;
-use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
+use planaria_engine::stage::{Partials, Segment, SegmentOutput, Stage, Step, StepProgress};
 use planaria_mlx::MlxStage;
 use serde_json::json;
 
@@ -31,12 +32,20 @@ fn main() -> Result<(), Failure> {
     let (prompt, decode, repetitions) = (count(256)?, count(64)?, count(5)?);
 
     let threads = args.next().map(|arg| arg.parse()).transpose()?;
+    let ranks: Option<u16> = args.next().map(|arg| arg.parse()).transpose()?;
     let processor = Processor::new(threads, None)?;
     processor.choose().map_err(|_| "something was computed before")?;
 
     let dir = ModelDir::open(&model)?;
     let loading = Instant::now();
-    let mut stage = MlxStage::load(&dir, dir.geometry().all_layers(), &mut |_| ())?;
+    let mut stage = match ranks {
+        None => MlxStage::open(&dir)?,
+        Some(ranks) => {
+            let own = 0..dir.units()?.div_ceil(ranks);
+            MlxStage::open_rank(&dir, own.clone(), own)?
+        }
+    };
+    stage.hold(&dir.geometry().all_layers().into(), &mut |_| ())?;
     let load_seconds = loading.elapsed().as_secs_f64();
     // Any ids: the work is the same for all.
     let ids = (0_u32..).map(|n| n.wrapping_mul(97) % dir.geometry().vocab);
@@ -57,6 +66,7 @@ fn main() -> Result<(), Failure> {
         "decode_tokens": decode,
         "repetitions": repetitions,
         "threads": processor.threads(),
+        "ranks": ranks,
         "kernels": processor.isa().name(),
         "load_seconds": load_seconds,
         "weight_bytes": stage.memory().weights,
@@ -104,7 +114,17 @@ fn step(
         sample: true,
         absorb: false,
     };
-    match stage.step(Step { segments: vec![segment] })?.pop() {
+    let mut progress = stage.begin(Step { segments: vec![segment] })?;
+    let mut results = loop {
+        match progress {
+            StepProgress::Done(results) => break results,
+            // What the other ranks have is not here, and takes no time to compute with either.
+            StepProgress::Exchange(Partials { own, .. }) => {
+                progress = stage.go_on(own.first().ok_or("a rank without units")?)?;
+            }
+        }
+    };
+    match results.pop() {
         Some(Ok(SegmentOutput::Sampled(sampled))) => Ok(sampled.token),
         other => Err(format!("the stage gave {other:?}").into()),
     }

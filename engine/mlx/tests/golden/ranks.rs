@@ -23,6 +23,8 @@ struct Group {
     /// Of all sums.
     digest: DefaultHasher,
     exchanges: usize,
+    /// A mistake on purpose: each rank adds all that it has first.
+    adds_by_rank: bool,
 }
 
 impl Group {
@@ -44,14 +46,21 @@ impl Group {
         };
         let ranks = split.iter().zip(kept(split)).map(load).collect();
         let tree = FoldTree::new(case.dir.units().unwrap()).unwrap();
-        Self { ranks, tree, split: split.to_vec(), digest: DefaultHasher::new(), exchanges: 0 }
+        Self {
+            ranks,
+            tree,
+            split: split.to_vec(),
+            digest: DefaultHasher::new(),
+            exchanges: 0,
+            adds_by_rank: false,
+        }
     }
 
     /// A stage that is no group.
     fn plain(case: &Case, layers: LayerRange) -> Self {
         let tree = FoldTree::new(1).unwrap();
         let (ranks, split, digest) = (vec![case.load(layers)], Vec::new(), DefaultHasher::new());
-        Self { ranks, tree, split, digest, exchanges: 0 }
+        Self { ranks, tree, split, digest, exchanges: 0, adds_by_rank: false }
     }
 
     /// What all ranks have of a sum, added by its tree.
@@ -68,7 +77,23 @@ impl Group {
             parts.extend(nodes.into_iter().zip(partials.own));
         }
         let add = &mut |sum: &mut Vec<f32>, part: Vec<f32>| accumulate(sum, &part).unwrap();
-        let sum = self.tree.fold(self.tree.root(), &mut parts, add).unwrap();
+        let sum = if self.adds_by_rank {
+            let of_rank = |own: &Range<u16>| {
+                let own = parts.iter().filter(|(node, _)| own.contains(&node.start));
+                own.map(|(_, part)| part.clone()).reduce(|mut sum, part| {
+                    add(&mut sum, part);
+                    sum
+                })
+            };
+            let sums: Vec<_> = self.split.iter().filter_map(of_rank).collect();
+            sums.into_iter().reduce(|mut sum, part| {
+                accumulate(&mut sum, &part).unwrap();
+                sum
+            })
+        } else {
+            self.tree.fold(self.tree.root(), &mut parts, add).ok()
+        };
+        let sum = sum.unwrap();
         sum.iter().for_each(|number| number.to_bits().hash(&mut self.digest));
         self.exchanges += 1;
         Ok(sum)
@@ -195,6 +220,22 @@ fn groups_of_any_ranks_say_the_same_with_the_same_bits() {
             assert_eq!(digest, first, "{}: other bits by {split:?}", case.name);
         }
     }
+}
+
+#[test]
+fn sums_that_are_added_in_another_order_have_other_bits() {
+    let (case, units) = cut_cases().into_iter().find(|(case, _)| case.name == "f32-tied").unwrap();
+    let digest = |split: &[Range<u16>], adds_by_rank| {
+        let group = Group::load(&case, split, all_layers(&case));
+        let mut group = [Group { adds_by_rank, ..group }];
+        generate(&mut group, &case.prompts[5], usize::MAX);
+        let [group] = group;
+        group.digest.finish()
+    };
+    let split = [0..1, 1..units];
+    let right = digest(&split, false);
+    assert_eq!(digest(&[0..units - 1, units - 1..units], false), right);
+    assert_ne!(digest(&split, true), right);
 }
 
 #[test]
