@@ -17,6 +17,7 @@ FUZZ_SECONDS ?= 10
 SEEDS ?= 10000
 KILLS ?= 1000
 SEED ?= 1
+PATIENCE ?= 500
 FUZZ_TARGETS ?=
 
 help: ## Show this help
@@ -92,9 +93,9 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	cargo build --locked --quiet -p planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
-ranks: setup ## Kill a process of a group of ranks in the middle of an exchange, again and again (KILLS=1000 SEED=1)
+ranks: setup ## Kill a process of a group of ranks in the middle of an exchange, again and again (KILLS=1000 SEED=1 PATIENCE=500, in ms)
 	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin ranks
-	@$(TARGET)/release/ranks kills $(KILLS) $(SEED)
+	@$(TARGET)/release/ranks kills $(KILLS) $(SEED) $(PATIENCE)
 
 exchange: setup-bench ## Measure exchanges of 2 and 3 ranks beside MLX's ring
 	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin ranks

@@ -36,6 +36,14 @@ pub enum ExchangeError {
         /// What was wrong with it.
         what: String,
     },
+    /// Members are so far ahead that no more of what they send can wait here. This one is too slow for the group.
+    #[error("{bytes} bytes wait for operations that were not begun, the last of them from {from}")]
+    Ahead {
+        /// Whose frame was too much.
+        from: Rank,
+        /// Bytes that wait.
+        bytes: usize,
+    },
     /// This member was given an operation that cannot be.
     #[error("no such operation: {0}")]
     Unsound(String),
@@ -50,7 +58,7 @@ impl ExchangeError {
             Self::Late { members, .. } => *members,
             Self::GivenUp { by, culprits } if culprits.is_empty() => [*by].into_iter().collect(),
             Self::GivenUp { culprits, .. } => *culprits,
-            Self::Unsound(_) => RankSet::default(),
+            Self::Unsound(_) | Self::Ahead { .. } => RankSet::default(),
         }
     }
 }

@@ -12,8 +12,12 @@ use crate::group::{Group, GroupId, Rank, RankSet};
 use crate::operation::{Operation, Outcome};
 
 /// Bytes of frames that may wait for an operation that this member has not begun yet. Who has the result of one begins
-/// the next at once, so what waits is at most one operation's, or broadcasts of one root.
-pub const EARLY_BYTES: usize = 64 << 20;
+/// the next at once, so what waits is one operation's, or broadcasts of one root: three parts of 512 rows of 8192 numbers
+/// from each of four others fit.
+pub const EARLY_BYTES: usize = 256 << 20;
+
+/// What a frame takes besides its bytes, so that empty ones are bounded too.
+const FRAME_OVERHEAD: usize = 128;
 
 /// What a frame of an operation is. Its payload is bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +165,7 @@ impl Member {
         // Only what waited before: what is put back waits for the next operation.
         for _ in 0..self.early.len() {
             let Some((header, payload)) = self.early.pop_front() else { break };
-            self.early_bytes -= payload.len();
+            self.early_bytes -= payload.len() + FRAME_OVERHEAD;
             actions.extend(self.take(now, header, payload));
         }
         actions
@@ -200,14 +204,15 @@ impl Member {
             return vec![MemberAction::Dropped];
         }
         if let Part::GaveUp(culprits) = part {
-            return self.fail(ExchangeError::GivenUp { by: from, culprits });
+            // What it says of others counts, of this member and of nobody not.
+            let others = self.group.others().filter(|rank| culprits.contains(*rank)).collect();
+            return self.fail(ExchangeError::GivenUp { by: from, culprits: others });
         }
         let current = self.begun.checked_sub(1);
         if current.is_none_or(|current| round > current) {
-            self.early_bytes += payload.len();
+            self.early_bytes += payload.len() + FRAME_OVERHEAD;
             if self.early_bytes > EARLY_BYTES {
-                let what = format!("more than {EARLY_BYTES} bytes ahead of this member");
-                return self.fail(ExchangeError::Malformed { from, what });
+                return self.fail(ExchangeError::Ahead { from, bytes: self.early_bytes });
             }
             self.early.push_back((header, payload));
             return Vec::new();

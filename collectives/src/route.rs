@@ -21,8 +21,12 @@ pub struct LinkCost {
     pub bytes_per_second: f64,
 }
 
-/// Bytes of numbers in a piece: a few hundred microseconds of a gigabit, so that sending, adding and sending on overlap.
+/// Bytes of numbers in a piece: a millisecond of a gigabit, so that sending, adding and sending on overlap.
 pub const PIECE_BYTES: usize = 128 << 10;
+
+/// Bytes of partial sums that a member takes in and adds in a second, next to what its link takes: as measured between two
+/// ranks of one core each (`tests/bench/README.md`).
+const ADDED_PER_SECOND: f64 = 1e9;
 
 impl Route {
     /// The faster route for sums of so many bytes, among `ranks` of which one has at most `nodes` parts of each.
@@ -37,16 +41,19 @@ impl Route {
         }
     }
 
-    /// The time that this route takes: hops, and what the member with most parts sends.
+    /// The time that this route takes: hops, what the member with most parts sends, and what it takes in and adds.
     #[must_use]
     pub fn time(self, link: LinkCost, ranks: u8, nodes: usize, bytes: usize) -> Duration {
         let others = f64::from(ranks.saturating_sub(1));
         let (nodes, bytes) = (nodes as f64, bytes as f64);
-        let (hops, sent) = match self {
-            Self::Direct => (1.0, others * nodes * bytes),
-            Self::Scattered => (2.0, others / f64::from(ranks.max(1)) * (nodes + 1.0) * bytes),
+        let share = others / f64::from(ranks.max(1));
+        let (hops, sent, added) = match self {
+            Self::Direct => (1.0, others * nodes * bytes, others * nodes * bytes),
+            Self::Scattered => (2.0, share * (nodes + 1.0) * bytes, share * nodes * bytes),
         };
-        let seconds = hops * link.latency.as_secs_f64() + sent / link.bytes_per_second.max(1.0);
+        let seconds = hops * link.latency.as_secs_f64()
+            + sent / link.bytes_per_second.max(1.0)
+            + added / ADDED_PER_SECOND;
         Duration::try_from_secs_f64(if others > 0.0 { seconds } else { 0.0 })
             .unwrap_or(Duration::MAX)
     }
@@ -63,8 +70,9 @@ mod tests {
         assert_eq!(route(2, 1, 8 << 10), Route::Direct);
         assert_eq!(route(3, 1, 8 << 10), Route::Direct);
         assert_eq!(route(3, 1, 2 << 20), Route::Scattered);
-        // Two ranks with one part each send the same either way, in one hop or two.
-        assert_eq!(route(2, 1, 2 << 20), Route::Direct);
+        // Two ranks with one part each send the same either way, in one hop or two; but each adds half of it.
+        assert_eq!(route(2, 1, 128 << 10), Route::Direct);
+        assert_eq!(route(2, 1, 2 << 20), Route::Scattered);
         assert_eq!(route(2, 2, 2 << 20), Route::Scattered);
         assert_eq!(Route::Direct.time(gigabit, 1, 1, 2 << 20), Duration::ZERO);
     }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_collectives::{
-    ExchangeError, Group, GroupId, Member, MemberAction, MemberEvent, Operation, Outcome, Rank,
-    Route,
+    ExchangeError, Group, GroupId, Header, Member, MemberAction, MemberEvent, Operation, Outcome,
+    Part, Rank, Route,
 };
 use planaria_config::{Epoch, NodeId};
 use planaria_kernels::{FoldTree, Span, accumulate};
@@ -431,6 +431,43 @@ fn a_member_that_takes_part_in_something_else_is_named() {
     );
     let again = b.begin(now, Operation::AllGather { own: Bytes::new() }, PATIENCE);
     assert!(matches!(again[..], [MemberAction::Failed(_)]));
+}
+
+#[test]
+fn what_waits_for_later_operations_is_bounded() {
+    let member = |rank| Member::new(Group::new(group(1), Rank(rank), 2).unwrap());
+    let (mut root, mut slow) = (member(0), member(1));
+    let now = Instant::now();
+    for length in [20 << 20, 0] {
+        let data = Some(Bytes::from(vec![0; length]));
+        let begun = (0..10_000_000 / (1 + length / 1000)).find_map(|_| {
+            let operation = Operation::Broadcast { root: Rank(0), data: data.clone() };
+            let sent = root.begin(now, operation, PATIENCE);
+            let [MemberAction::Send { header, payload, .. }, MemberAction::Done(_)] = &sent[..]
+            else {
+                panic!("{sent:?}");
+            };
+            let actions = slow.on(now, MemberEvent::Frame(*header, payload.clone()));
+            actions.into_iter().find_map(|action| match action {
+                MemberAction::Failed(error) => Some(error),
+                _ => None,
+            })
+        });
+        assert!(matches!(begun, Some(ExchangeError::Ahead { from: Rank(0), .. })), "{begun:?}");
+        (root, slow) = (member(0), member(1));
+    }
+}
+
+#[test]
+fn what_a_member_says_of_others_is_believed_of_others_only() {
+    let mut member = Member::new(Group::new(group(1), Rank(0), 3).unwrap());
+    let now = Instant::now();
+    member.begin(now, Operation::AllGather { own: Bytes::new() }, PATIENCE);
+    let part = Part::GaveUp([Rank(0), Rank(2), Rank(40)].into_iter().collect());
+    let header = Header { group: group(1), from: Rank(1), round: 0, part };
+    let actions = member.on(now, MemberEvent::Frame(header, Bytes::new()));
+    let Some(MemberAction::Failed(error)) = actions.last() else { panic!("{actions:?}") };
+    assert_eq!(error.culprits().iter().collect::<Vec<_>>(), [Rank(2)]);
 }
 
 #[test]

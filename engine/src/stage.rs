@@ -53,7 +53,8 @@ pub trait Stage {
     /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
 
-    /// Begins a step, as [`Stage::step`] if this is no rank of a group. A rank's stops wherever sums of all ranks are needed.
+    /// Begins a step, as [`Stage::step`] if this is no rank of a group. A rank's stops wherever sums of all ranks are needed. Until
+    /// it is done any call that changes sequences or layers gives it up, as [`Stage::abandon`].
     ///
     /// # Errors
     /// As [`Stage::step`].

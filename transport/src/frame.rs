@@ -9,8 +9,8 @@
 //! payload      raw bytes, such as a tensor
 //! ```
 //!
-//! The same frames go over QUIC streams (through [`FrameCodec`](crate::FrameCodec)) and over the pipes to worker
-//! processes (through [`Frame::read_from`] and [`Frame::write_to`], which block).
+//! The same frames go over QUIC streams and through pipes to worker processes ([`FrameCodec`](crate::FrameCodec)); whoever
+//! has a stream that blocks reads and writes them by [`Frame::read_from`] and [`Frame::write_to`].
 
 use std::io::{self, Read, Write};
 

@@ -44,6 +44,8 @@ pub struct HostSender {
 pub struct HostReceiver {
     shared: Arc<Shared>,
     frames: Frames,
+    /// Until the child has mapped it: a descriptor that is under way may not be closed on every system.
+    memory: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -69,8 +71,14 @@ pub enum PipeError {
     /// The child has not taken what was sent for so long that too much waits.
     #[error("{0} frames wait to be taken")]
     Full(usize),
-    /// The frame is longer than the pipe carries, or the child is gone.
-    #[error("the pipe does not carry it")]
+    /// The frame is longer than the pipe carries.
+    #[error("a frame of {length} bytes is longer than the pipe carries")]
+    TooLong {
+        /// Its length.
+        length: usize,
+    },
+    /// The child has broken the memory that it shares.
+    #[error("the memory of the pipe makes no sense any more")]
     Broken,
 }
 
@@ -113,8 +121,8 @@ pub fn local_pipe(cap: usize, limit: usize) -> io::Result<(HostSender, HostRecei
     let (memory, writer, reader) = shared_ring::create()?;
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut rights = SendAncillaryBuffer::new(&mut space);
-    let memory = [memory.as_fd()];
-    if !rights.push(SendAncillaryMessage::ScmRights(&memory)) {
+    let sent = [memory.as_fd()];
+    if !rights.push(SendAncillaryMessage::ScmRights(&sent)) {
         return Err(io::Error::other("no room for a descriptor in a message"));
     }
     sendmsg(&ours, &[IoSlice::new(&[0])], &mut rights, SendFlags::empty())?;
@@ -122,17 +130,23 @@ pub fn local_pipe(cap: usize, limit: usize) -> io::Result<(HostSender, HostRecei
     let socket = tokio::net::UnixStream::from_std(ours)?;
     let out = Mutex::new(Out { ring: writer, waits: VecDeque::new(), frames: 0 });
     let shared = Arc::new(Shared { socket, out, limit, cap });
-    let receiver = HostReceiver { shared: Arc::clone(&shared), frames: Frames::new(reader, cap) };
+    let receiver = HostReceiver {
+        shared: Arc::clone(&shared),
+        frames: Frames::new(reader, cap),
+        memory: Some(memory),
+    };
     Ok((HostSender { shared }, receiver, theirs.into()))
 }
 
 impl HostSender {
-    /// Sends a frame, now or as soon as there is room. It does not wait.
+    /// Sends a frame, now or as soon as there is room. It does not wait, and does not find out that the child is gone.
     ///
     /// # Errors
-    /// When too many frames wait already, or it is longer than the pipe carries. It was not sent then.
+    /// When too many frames wait already, or it is longer than the pipe carries: it was not sent then. When the pipe is broken.
     pub fn try_send(&self, frame: Frame) -> Result<(), PipeError> {
-        let [head, payload] = frame.chunks(self.shared.cap).map_err(|_| PipeError::Broken)?;
+        let length = frame.length();
+        let chunks = frame.chunks(self.shared.cap);
+        let [head, payload] = chunks.map_err(|_| PipeError::TooLong { length })?;
         let mut out = self.shared.out();
         if out.frames >= self.shared.limit {
             return Err(PipeError::Full(out.frames));
@@ -162,8 +176,11 @@ impl HostReceiver {
     /// When what the child sent is no frame.
     pub async fn recv(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
+            // A child that always has something to say leaves others their turn.
+            tokio::task::consume_budget().await;
             self.shared.flush()?;
             if let Some(frame) = self.frames.next()? {
+                self.memory = None;
                 self.wake_writer();
                 return Ok(Some(frame));
             }
@@ -377,6 +394,10 @@ fn sleep(socket: &UnixStream, longest: Option<Duration>) -> io::Result<()> {
         Ok(0) => Err(io::ErrorKind::BrokenPipe.into()),
         Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        // It died with wake-ups unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
         Err(error) => Err(error),
     }
 }
@@ -468,6 +489,8 @@ mod tests {
     async fn a_child_whose_parent_is_gone_is_told_so_and_waits_no_longer() {
         let (sender, receiver, socket) = local_pipe(CAP, 10).unwrap();
         let (mut receiving, mut sending) = ChildPipe::attach(socket, CAP).unwrap().split();
+        // It dies with this unread.
+        ring(&receiving.socket);
         let soon = Instant::now() + Duration::from_millis(20);
         assert!(receiving.recv_until(soon).unwrap().is_none(), "nothing comes, and nobody is gone");
         drop((sender, receiver));
@@ -483,7 +506,9 @@ mod tests {
     #[tokio::test]
     async fn what_waits_is_bounded_and_goes_on_when_there_is_room() {
         let (sender, mut receiver, socket) = local_pipe(CAP, 3).unwrap();
-        assert_eq!(sender.try_send(frame(0, CAP)), Err(PipeError::Broken), "too long");
+        let long = frame(0, CAP);
+        let length = long.length();
+        assert_eq!(sender.try_send(long), Err(PipeError::TooLong { length }));
         for number in 0..4 {
             // The first one fills the ring, and waits for room like the others.
             let sent = sender.try_send(frame(number, 1 << 20));

@@ -93,7 +93,7 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// trip of 1.6 ms, more than a LAN has.
 const STREAM_WINDOW: u32 = 2 << 20;
 /// The same for a whole connection, and what may be sent and not yet acknowledged: the windows of all streams together. So
-/// streams that nobody reads never use up the room of the control stream, neither at the receiver nor at the sender. An eighth
+/// streams that nobody reads never use up the room of the control stream, neither at the receiver nor at the sender. A seventh
 /// more, because a receiver that has read tells the sender only once it is worth an eighth of this window.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * (MAX_UNI_STREAMS + 1) / 7 * 8;
 /// Datagrams of a peer that were not read yet, or not sent: a few hundred small ones. They are

@@ -26,7 +26,8 @@ const READ: usize = 0;
 const WRITTEN: usize = 128;
 const READER_WAITS: usize = 256;
 const WRITER_WAITS: usize = 384;
-const BYTES: usize = 4096;
+/// Both rings begin on a page, of whatever size pages are: systems round a mapping up to whole ones.
+const BYTES: usize = 16 << 10;
 
 const ONE: usize = BYTES + RING;
 const ALL: usize = 2 * ONE;
@@ -77,7 +78,7 @@ pub(crate) fn create() -> io::Result<(OwnedFd, RingWriter, RingReader)> {
 /// Maps memory that another process made, at its other ends.
 pub(crate) fn attach(file: impl AsFd) -> io::Result<(RingWriter, RingReader)> {
     let length = rustix::fs::fstat(&file)?.st_size;
-    if u64::try_from(length) != Ok(ALL as u64) {
+    if u64::try_from(length).is_ok_and(|length| length < ALL as u64) {
         return Err(io::Error::other(format!("shared memory of {length} bytes in place of {ALL}")));
     }
     let memory = Arc::new(SharedMemory::map(file)?);
@@ -94,8 +95,6 @@ fn anonymous_file() -> io::Result<OwnedFd> {
 
 #[cfg(not(target_os = "linux"))]
 fn anonymous_file() -> io::Result<OwnedFd> {
-    use std::sync::atomic::AtomicU32;
-
     use rustix::fs::Mode;
     use rustix::shm::{self, OFlags};
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -316,6 +315,11 @@ mod tests {
         reader.0.index(READ).store(5, Ordering::Relaxed);
         assert!(writer.write(b"x").is_err());
         assert!(reader.read(&mut BytesMut::new(), 10).is_err());
+    }
+
+    #[test]
+    fn rings_begin_on_pages_of_any_system() {
+        assert!(ONE.is_multiple_of(16 << 10) && ALL.is_multiple_of(16 << 10));
     }
 
     #[test]

@@ -120,6 +120,7 @@ async fn serve(settings: Settings, traces: Traces, api_threads: Handle) -> anyho
     let gateway = parts.for_gateway(stored, api_key, descriptors::for_connections(open_files));
     let args = NodeArgs { parts: Arc::clone(&parts), api, api_threads, gateway };
     let mut node = Node::start(args).await.context("the node could not start")?;
+    tokio::spawn(watchdog::keep_pulse());
     let mut signals = Signals::listen()?;
     service::ready();
     // Until this function ends.

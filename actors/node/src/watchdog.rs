@@ -107,6 +107,16 @@ pub fn watch(stuck: impl FnOnce(ActorKind) + Send + 'static) -> std::io::Result<
     thread::Builder::new().name("watchdog".to_owned()).spawn(look).map(drop)
 }
 
+/// Has the watchdog see that the thread of this task goes on: all actors, links and pipes share it, so a task of any of them that
+/// does not end holds up all, though no handler runs.
+pub async fn keep_pulse() {
+    let since = Watch::new(ActorKind::Root).since;
+    loop {
+        let _until_the_next = HandlerGuard::begin(&since);
+        tokio::time::sleep(PULSE).await;
+    }
+}
+
 /// Whether no handler is on its way to being stuck.
 pub fn all_go_on() -> bool {
     longest(&watched(), LOOKS.load(Ordering::Relaxed), LATE).is_none()

@@ -1,5 +1,5 @@
-//! What a host and its worker process say to each other, over the process's standard input and
-//! output: the same frames as between nodes, with these headers. Hidden states are the payload.
+//! What a host and its worker process say to each other, through a pipe in shared memory: the same frames as between
+//! nodes, with these headers. Hidden states are the payload.
 
 use std::path::PathBuf;
 

@@ -45,7 +45,8 @@ pub fn run(processor: Processor) -> io::Result<()> {
         .choose()
         .map_err(|other| io::Error::other(format!("it computes as {other:?} already")))?;
     thread::Builder::new().name("life-line".to_owned()).spawn(end_with_the_node)?;
-    let socket = rustix::io::dup(io::stdout())?;
+    // No process that a library starts gets it, and keeps the node from hearing of this one's end.
+    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdout(), 0)?;
     rustix::stdio::dup2_stdout(io::stderr())?;
     let (commands, mut output) = ChildPipe::attach(socket, FRAME_CAP)?.split();
     match work(&mut Commands(commands), &mut output) {
@@ -58,8 +59,8 @@ pub fn run(processor: Processor) -> io::Result<()> {
 /// Never returns while the node lives.
 fn end_with_the_node() {
     let mut byte = [0];
-    let ended = io::stdin().lock().read(&mut byte);
-    if !matches!(ended, Ok(0)) {
+    let ended = io::stdin().lock().read_exact(&mut byte);
+    if !matches!(&ended, Err(error) if error.kind() == io::ErrorKind::UnexpectedEof) {
         tracing::error!(?ended, "the life line brought something");
     }
     end_at_once();
@@ -235,7 +236,7 @@ impl<W: Write> Worker<W> {
         let output = &mut self.output;
         let held = self.stage.hold(layers, &mut |LoadProgress { bytes_loaded, bytes_total }| {
             let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
-            // A node that does not listen any more is noticed by the reader.
+            // A node that does not listen any more is noticed by the thread that waits for its end.
             drop(say(output, &event, Bytes::new()));
         });
         if let Err(error) = held {

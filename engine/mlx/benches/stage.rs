@@ -1,6 +1,6 @@
 //! How fast one sequence runs on one stage that holds a whole model.
 //!
-//! `cargo bench -p planaria-engine --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS] [RANKS]`
+//! `cargo bench -p planaria-mlx --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS] [RANKS]`
 //! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
 //! after one that does not count. The prompt goes in at once, and its time ends when the first
 //! token is there; decode is every token after that. Without `THREADS` all cores compute. With `RANKS` it is what the first of so many

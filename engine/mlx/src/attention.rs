@@ -25,9 +25,21 @@ use super::{Mlx, cpu};
 pub(super) struct StepRows<'a> {
     pub(super) rows: &'a Rows,
     ropes: &'a [Rope],
+    known: &'a Known,
+}
+
+/// What is made once for some rows of a step, for all layers.
+pub(super) struct Known {
     /// By rope.
     turns: Vec<Turns>,
     masks: RefCell<Vec<(Sight, Array)>>,
+}
+
+impl Known {
+    pub(super) fn of(rows: &Rows, ropes: &[Rope], dtype: Dtype) -> Mlx<Self> {
+        let turns = ropes.iter().map(|rope| rope.turns(&rows.positions, dtype));
+        Ok(Self { turns: turns.collect::<Mlx<_>>()?, masks: RefCell::default() })
+    }
 }
 
 /// What decides who sees whom: `queries` stand at the last of `keys` positions, and each sees
@@ -40,14 +52,13 @@ struct Sight {
 }
 
 impl<'a> StepRows<'a> {
-    pub(super) fn new(rows: &'a Rows, ropes: &'a [Rope], dtype: Dtype) -> Mlx<Self> {
-        let turns = ropes.iter().map(|rope| rope.turns(&rows.positions, dtype));
-        Ok(Self { rows, ropes, turns: turns.collect::<Mlx<_>>()?, masks: RefCell::default() })
+    pub(super) const fn new(rows: &'a Rows, ropes: &'a [Rope], known: &'a Known) -> Self {
+        Self { rows, ropes, known }
     }
 
     /// Turns `x [rows, heads, head_dim]` by the rope of that number.
     pub(super) fn turn(&self, x: &Array, rope: usize) -> Mlx<Array> {
-        match (self.ropes.get(rope), self.turns.get(rope)) {
+        match (self.ropes.get(rope), self.known.turns.get(rope)) {
             (Some(rope), Some(turns)) => rope.forward(x, turns),
             _ => Err(mlx_rs::error::Exception::custom("no such rope")),
         }
@@ -84,7 +95,7 @@ impl<'a> StepRows<'a> {
     /// `bool [queries, keys]`: which key each query sees. Made once per step for all layers.
     pub(super) fn mask(&self, queries: i32, keys: i32, window: Option<i32>) -> Mlx<Array> {
         let sight = Sight { queries, keys, window: window.unwrap_or(i32::MAX) };
-        if let Some((_, mask)) = self.masks.borrow().iter().find(|(own, _)| *own == sight) {
+        if let Some((_, mask)) = self.known.masks.borrow().iter().find(|(own, _)| *own == sight) {
             return Ok(mask.clone());
         }
         let own = arange::<_, i32>(keys - queries, keys, None)?.expand_dims(1)?;
@@ -93,7 +104,7 @@ impl<'a> StepRows<'a> {
         if let Some(window) = window {
             mask = mask.logical_and(own.lt(others.add(Array::from_int(window))?)?)?;
         }
-        self.masks.borrow_mut().push((sight, mask.clone()));
+        self.known.masks.borrow_mut().push((sight, mask.clone()));
         Ok(mask)
     }
 }

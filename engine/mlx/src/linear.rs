@@ -87,6 +87,21 @@ impl Matrix {
         }
     }
 
+    /// `x f32 [.., in]` to `f32 [.., out]`, whatever the type of the weights.
+    fn apply_wide(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, transposed } => {
+                match cpu::matmul_wide(x, &cpu::Matrix::Plain(weight))? {
+                    Some(product) => Ok(product),
+                    None => {
+                        x.matmul(for_mlx(weight, transposed)?.as_dtype(mlx_rs::Dtype::Float32)?)
+                    }
+                }
+            }
+            Self::Packed(packed) => packed.matmul(x),
+        }
+    }
+
     /// Every matrix of a stack applied to its own `x [1, count or 1, rows, in]`: `[1, count, rows, out]`.
     fn apply_each(&self, x: &Array) -> Mlx<Array> {
         match self {
@@ -224,7 +239,7 @@ impl UnitLinear {
                 continue;
             };
             let own = x.try_index((.., columns.clone()))?.as_dtype(mlx_rs::Dtype::Float32)?;
-            let product = matrix.apply(&own)?;
+            let product = matrix.apply_wide(&own)?;
             out = product.shape().last().copied().unwrap_or(0);
             partial.push(Some(product));
         }

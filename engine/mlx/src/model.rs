@@ -11,7 +11,7 @@ use planaria_engine::architecture::{
 };
 use planaria_engine::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
-use super::attention::{Attention, StepRows};
+use super::attention::{Attention, Known, StepRows};
 use super::batch::Batch;
 use super::error::LoadError;
 use super::experts::ExpertMlp;
@@ -54,6 +54,14 @@ pub(super) struct Underway {
     /// `[rows, hidden]`, of the rows that are still wanted.
     hidden: Array,
     at: Place,
+    /// Made with the first layer.
+    known: Option<KnownOfStep>,
+}
+
+/// What is made once for a step: of all rows, and of those after which a token is sampled, if they are wanted alone.
+struct KnownOfStep {
+    all: Known,
+    sampled: Option<Known>,
 }
 
 /// Where a step is.
@@ -88,7 +96,7 @@ impl Underway {
         caches: Vec<Vec<KvCache>>,
     ) -> Self {
         let at = Place { layer: layers.first(), half: Half::Attention };
-        Self { layers, batch, wanted, caches, hidden, at }
+        Self { layers, batch, wanted, caches, hidden, at, known: None }
     }
 
     /// The caches of each sequence, by layer, as far as they got.
@@ -178,12 +186,19 @@ impl Model {
         self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
     }
 
+    fn known(&self, batch: &Batch, wanted: Wanted, dtype: Dtype) -> Mlx<KnownOfStep> {
+        let of = |rows| Known::of(rows, &self.ropes, dtype);
+        let sampled = batch.sampled().filter(|_| wanted == Wanted::Sampled);
+        Ok(KnownOfStep { all: of(batch.all())?, sampled: sampled.map(of).transpose()? })
+    }
+
     /// Takes a step on through its layers, as far as it gets: to the end, or to where what ranks have of a sum is to be added.
     /// `sum` is what it stopped for, `f32 [rows, hidden]`.
     pub(super) fn advance(&self, step: &mut Underway, sum: Option<Array>) -> Mlx<Advance> {
-        let Underway { layers, batch, wanted, caches, hidden, at } = step;
+        let Underway { layers, batch, wanted, caches, hidden, at, known } = step;
         let mut sum = sum;
-        while let Some(layer) = self.layers.get(&at.layer).filter(|_| layers.contains(at.layer)) {
+        while layers.contains(at.layer) {
+            let layer = self.layers.get(&at.layer).ok_or_else(|| missing("a layer is not here"))?;
             let is_final = *wanted != Wanted::All && at.layer == layers.last();
             let rows = match (is_final, *wanted) {
                 (false, _) => Some(batch.all()),
@@ -195,13 +210,19 @@ impl Model {
                     let found = match sum.take() {
                         Some(sum) => layer.attention.finish(sum, hidden.dtype())?,
                         None => {
-                            let of_step = |rows| StepRows::new(rows, &self.ropes, hidden.dtype());
-                            let (all, rows) =
-                                (of_step(batch.all())?, rows.map(of_step).transpose()?);
+                            if known.is_none() {
+                                *known = Some(self.known(batch, *wanted, hidden.dtype())?);
+                            }
+                            let known = known.as_ref().ok_or_else(|| missing("a step's turns"))?;
+                            let all = StepRows::new(batch.all(), &self.ropes, &known.all);
+                            let sampled = batch.sampled().zip(known.sampled.as_ref());
+                            let sampled = sampled
+                                .map(|(rows, known)| StepRows::new(rows, &self.ropes, known));
+                            let outputs = if is_final { sampled.as_ref() } else { Some(&all) };
                             let place = (at.layer - layers.first()) as usize;
                             let mut own: Vec<&mut KvCache> =
                                 caches.iter_mut().filter_map(|all| all.get_mut(place)).collect();
-                            match layer.attend(hidden, &all, rows.as_ref(), &mut own)? {
+                            match layer.attend(hidden, &all, outputs, &mut own)? {
                                 None => return Ok(Advance::Done(None)),
                                 Some(Projected::Partial(parts)) => {
                                     return Ok(Advance::Exchange(parts));

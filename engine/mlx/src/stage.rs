@@ -26,7 +26,7 @@ use planaria_engine::stage::{
 };
 
 use self::rank::Rank;
-use self::step::{Part, Stopped, segments_of};
+use self::step::{Before, Part, Stopped, segments_of};
 use super::batch::Span;
 use super::bytes::{array_from_bytes, bytes_of, mlx_dtype};
 use super::choice::{Chooser, choose};
@@ -242,7 +242,7 @@ impl MlxStage {
     /// How many bytes these segments add to what there is, at most: more room for KV, and the blocks
     /// that are copied from it.
     fn growth(&self, segments: &[&Segment]) -> u64 {
-        let kv_bytes = |layers| self.dir.geometry().kv_bytes(layers, 1);
+        let kv_bytes = |layers| self.kv_bytes_of_token(layers);
         let growth = |segment: &&Segment| {
             let end = segment.start.saturating_add(small(segment.tokens.len()).unsigned_abs());
             let room = KvCache::room_for(end);
@@ -330,6 +330,20 @@ impl MlxStage {
         Ok(results)
     }
 
+    /// Makes the state of a segment's sequence as it was before a step that was given up.
+    fn undo(&mut self, segment: &Segment, before: Before) {
+        match before {
+            Before::Unknown => self.sequences.release(segment.sequence),
+            Before::Known(tokens) => {
+                if let Some(log) = self.sequences.get_mut(segment.sequence) {
+                    log.tokens.truncate(tokens);
+                    log.digests = PrefixDigests::of(&log.tokens);
+                }
+                self.sequences.rewind(segment.sequence, segment.layers, segment.start);
+            }
+        }
+    }
+
     /// Makes the state of a segment's sequence as it was before.
     fn retract(&mut self, segment: &Segment) {
         if segment.open.is_some() {
@@ -356,13 +370,14 @@ impl Stage for MlxStage {
         layers: &LayerSet,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
+        self.abandon();
         let stays = self.held().within(layers);
         // Says whether there are such layers, before anything is freed.
         let lacking = match &self.rank {
             Some(rank) => self.dir.tensors_of_share(&rank.share, &stays, layers)?,
             None => self.dir.tensors_beyond(&stays, layers)?,
         };
-        self.weight_bytes = self.dir.geometry().weight_bytes_of(&stays);
+        self.weight_bytes = self.weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
         let mut weights = Weights::read(&self.dir, lacking, &mut self.files, progress)?;
@@ -374,7 +389,7 @@ impl Stage for MlxStage {
             return Err(error.into());
         }
         self.sequences.hold(layers.clone());
-        self.weight_bytes = self.dir.geometry().weight_bytes_of(layers);
+        self.weight_bytes = self.weight_bytes_of(layers);
         Ok(())
     }
 
@@ -400,7 +415,14 @@ impl Stage for MlxStage {
             }
         }
         let part = |((layers, absorb), indices)| Part { layers, absorb, indices, underway: None };
+        let before =
+            step.segments.iter().map(|segment| match self.sequences.get(segment.sequence) {
+                None => Before::Unknown,
+                Some(log) => Before::Known(log.tokens.len()),
+            });
         let stopped = Stopped {
+            before: before.collect(),
+            numbers: 0,
             results: checks.into_iter().map(|check| check.err().map(Err)).collect(),
             segments: step.segments,
             parts: groups.into_iter().map(part).collect(),
@@ -409,24 +431,34 @@ impl Stage for MlxStage {
     }
 
     fn go_on(&mut self, sum: &[f32]) -> Result<StepProgress, StageError> {
-        let stopped = self.stopped.take();
-        let stopped = stopped.ok_or_else(|| StageError("no step waits for a sum".to_owned()))?;
-        if sum.is_empty() || !sum.len().is_multiple_of(self.hidden_size.unsigned_abs() as usize) {
-            return Err(StageError(format!("a sum of {} numbers is no rows", sum.len())));
+        let no_step = || StageError("no step waits for a sum".to_owned());
+        let numbers = self.stopped.as_ref().ok_or_else(no_step)?.numbers;
+        if sum.len() != numbers {
+            let got = sum.len();
+            return Err(StageError(format!("a sum of {got} numbers in place of {numbers}")));
         }
-        let rows = small(sum.len()) / self.hidden_size;
+        let stopped = self.stopped.take().ok_or_else(no_step)?;
+        let rows = small(numbers) / self.hidden_size;
         self.proceed(stopped, Some(Array::from_slice(sum, &[rows, self.hidden_size])))
     }
 
     fn abandon(&mut self) {
-        let Some(Stopped { segments, mut parts, .. }) = self.stopped.take() else { return };
-        // Only the first part was begun.
-        let Some(Part { layers, indices, underway: Some(underway), .. }) = parts.pop_front() else {
+        let Some(Stopped { segments, results, mut parts, before, .. }) = self.stopped.take() else {
             return;
         };
-        let segments = segments_of(&segments, &indices);
-        self.put_back(layers, &segments, underway.into_caches());
-        segments.into_iter().for_each(|segment| self.retract(segment));
+        let mut begun: Vec<usize> = Vec::new();
+        // Only the first of the parts that are left was begun.
+        if let Some(Part { layers, indices, underway: Some(underway), .. }) = parts.pop_front() {
+            self.put_back(layers, &segments_of(&segments, &indices), underway.into_caches());
+            begun.extend(indices);
+        }
+        let is_done = |index: &usize| matches!(results.get(*index), Some(Some(Ok(_))));
+        begun.extend((0..segments.len()).filter(is_done));
+        for index in begun {
+            if let (Some(segment), Some(before)) = (segments.get(index), before.get(index)) {
+                self.undo(segment, *before);
+            }
+        }
     }
 
     fn recall(
@@ -435,6 +467,7 @@ impl Stage for MlxStage {
         tokens: &[u32],
         params: &SamplingParams,
     ) -> Result<Vec<Progress>, SegmentError> {
+        self.abandon();
         self.sequences.recall(sequence, tokens, params)?;
         let before_last = tokens.split_last().map_or(&[][..], |(_, before)| before);
         let digests = PrefixDigests::of(before_last);
@@ -458,10 +491,12 @@ impl Stage for MlxStage {
     }
 
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+        self.abandon();
         self.sequences.rewind(sequence, layers, position);
     }
 
     fn release(&mut self, sequence: SequenceId) {
+        self.abandon();
         self.sequences.release(sequence);
     }
 

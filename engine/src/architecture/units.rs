@@ -20,6 +20,9 @@ use super::{
 /// Enough units for ranks of uneven size, and few partial sums to add.
 const ENOUGH: u32 = 8;
 
+/// More units than a group has ranks help nobody.
+const MOST: u32 = u64::BITS;
+
 /// Numbers that vector instructions take at once: a unit's inner width is a multiple where there are enough.
 const LANES: u32 = 16;
 
@@ -163,7 +166,7 @@ fn divisors(heads: u32, width: u32, output: &Linear, group: &impl Fn(&Linear) ->
     let fits = |units: &u32| {
         heads.is_multiple_of(*units) && (heads / *units * width).is_multiple_of(group)
     };
-    (2..=heads.min(u64::BITS)).filter(fits).collect()
+    (2..=heads.min(MOST)).filter(fits).collect()
 }
 
 /// Pieces into which the inner width can be cut.
@@ -238,16 +241,14 @@ impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
     /// The columns of each own unit.
     fn gated(&self, gated: &mut Gated) -> Result<Vec<u32>, Uncuttable> {
         let block = block(&gated.down, self.group);
-        // What is left when the width is no multiple of a block belongs to the last unit.
-        let (blocks, rest) = (gated.down.columns / block, gated.down.columns % block);
-        let end = |unit: u32| {
-            let end = self.part(blocks, unit).end * block;
-            if unit + 1 == self.units { end + rest } else { end }
+        // A block divides the width.
+        let of = |unit: u32| {
+            let part = self.part(gated.down.columns / block, unit);
+            part.start * block..part.end * block
         };
-        let start = self.part(blocks, self.own.start).start * block;
-        let widths = self.own.clone().map(|unit| end(unit) - self.part(blocks, unit).start * block);
-        let widths = widths.collect();
-        let inner = start..self.own.end.checked_sub(1).map_or(start, end);
+        let widths = self.own.clone().map(|unit| of(unit).end - of(unit).start).collect();
+        let start = of(self.own.start).start;
+        let inner = start..self.own.end.checked_sub(1).map_or(start, |last| of(last).end);
         gated.gate = rows(&gated.gate, inner.clone())?;
         gated.up = rows(&gated.up, inner.clone())?;
         gated.down = columns(&gated.down, inner)?;
@@ -264,6 +265,10 @@ impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
             *stack = matrices(stack, own.clone());
         }
         let shared = match &mut experts.shared {
+            Some(shared) if shared.down.has_bias => {
+                let why = "has a bias, of which no unit has a part".to_owned();
+                return Err(Uncuttable { module: shared.down.module.clone(), why });
+            }
             Some(shared) => self.gated(shared)?,
             None => self.own.clone().map(|_| 0).collect(),
         };

@@ -8,6 +8,7 @@ mod commands;
 mod desired;
 mod discovery;
 mod doctor;
+mod exchange;
 mod files;
 mod golden;
 mod identity;

@@ -97,9 +97,12 @@ impl Worker {
             Ok(header) => self.commands.try_send(Frame { header, payload }),
             Err(error) => {
                 tracing::error!(%error, "a command cannot be written");
-                Err(PipeError::Broken)
+                Ok(())
             }
         };
+        if let Err(error @ (PipeError::TooLong { .. } | PipeError::Broken)) = &sent {
+            tracing::error!(%error, "a command did not reach the worker");
+        }
         !matches!(sent, Err(PipeError::Full(_)))
     }
 

@@ -28,9 +28,18 @@ pub(crate) fn matmul(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
     {
         return matmul(&x.as_dtype(Dtype::Float32)?, matrix);
     }
+    by_rows(x, matrix, false)
+}
+
+/// `x f32 [.., inputs]` times the matrix, whose weights may be narrower: `f32 [.., outputs]`, rounded to nothing less.
+pub(crate) fn matmul_wide(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
+    if x.dtype() == Dtype::Float32 { by_rows(x, matrix, true) } else { Ok(None) }
+}
+
+fn by_rows(x: &Array, matrix: &Matrix<'_>, is_wide: bool) -> Mlx<Option<Array>> {
     let [outputs, _] = matrix.weight().shape() else { return Ok(None) };
     let Some((_, leading)) = x.shape().split_last() else { return Ok(None) };
-    let Some(packing) = matrix.packing(x) else { return Ok(None) };
+    let Some(packing) = matrix.packing(x, is_wide) else { return Ok(None) };
     let shape = [leading, &[*outputs]].concat();
     let rows = |x: &View<'_>, _: Option<&View<'_>>| {
         let rows: usize = (1..x.shape.len()).map(|axis| x.size(axis)).product();
@@ -44,7 +53,7 @@ pub(crate) fn matmul_each(x: &Array, stack: &Matrix<'_>) -> Mlx<Option<Array>> {
     let ([count, outputs, _], [1, own, rows, _]) = (stack.weight().shape(), x.shape()) else {
         return Ok(None);
     };
-    let Some(packing) = stack.packing(x) else { return Ok(None) };
+    let Some(packing) = stack.packing(x, false) else { return Ok(None) };
     if own != count && *own != 1 {
         return Ok(None);
     }
@@ -66,7 +75,7 @@ pub(crate) fn matmul_chosen(x: &Array, indices: &Array, stack: &Matrix<'_>) -> M
     let ([_, outputs, _], [leading @ .., own, 1, _]) = (stack.weight().shape(), x.shape()) else {
         return Ok(None);
     };
-    let Some(packing) = stack.packing(x) else { return Ok(None) };
+    let Some(packing) = stack.packing(x, false) else { return Ok(None) };
     let Some((chosen, others)) = indices.shape().split_last() else { return Ok(None) };
     let is_number = matches!(indices.dtype(), Dtype::Uint32 | Dtype::Int32);
     if !is_number || leading != others || (own != chosen && *own != 1) {
@@ -135,13 +144,12 @@ impl Matrix<'_> {
     }
 
     /// How the kernels read it, for rows `x [.., inputs]`; `None` if they are not here, or it does not fit.
-    fn packing(&self, x: &Array) -> Option<Packing> {
+    /// `is_wide` says that weights may be narrower than rows.
+    fn packing(&self, x: &Array, is_wide: bool) -> Option<Packing> {
         number_of(x)?;
         let (packing, groups) = match self {
-            // MLX would take the wider of two types for the result, as is done for wide rows.
-            Self::Plain(weight) if weight.dtype() != x.dtype() && x.dtype() != Dtype::Float32 => {
-                return None;
-            }
+            // MLX would take the wider of two types for the result.
+            Self::Plain(weight) if weight.dtype() != x.dtype() && !is_wide => return None,
             Self::Plain(weight) => (Packing::Dense(number_of(weight)?), None),
             Self::Packed { weight, scales, biases, params } => {
                 let QuantParams { mode, bits, group_size: group } = *params;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
-use planaria_config::LayerSet;
+use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{Attention, Share};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
@@ -83,7 +83,7 @@ impl MlxStage {
     /// forget all of theirs.
     ///
     /// # Errors
-    /// When it was no rank, there are no such units, or a file cannot be read. It then holds no layers.
+    /// When it is no rank or there are no such units, and nothing changes; or when a file cannot be read, and it holds no layers then.
     pub fn take_units(
         &mut self,
         own: Range<u16>,
@@ -91,12 +91,29 @@ impl MlxStage {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
         self.abandon();
+        let after = Rank::new(&self.dir, own, kept.clone())?;
         let no_rank = || ModelError::Backend("a stage that is no rank has no units".to_owned());
         let before = self.rank.take().ok_or_else(no_rank)?;
-        let after = Rank::new(&self.dir, own, kept.clone())?;
+        let taken = self.follow(&before, after, &kept, progress);
+        if taken.is_err() {
+            self.model = Model::default();
+            self.sequences.hold(LayerSet::EMPTY);
+            self.rank = self.rank.take().or(Some(before));
+        }
+        self.weight_bytes = self.weight_bytes_of(&self.held().clone());
+        taken
+    }
+
+    fn follow(
+        &mut self,
+        before: &Rank,
+        after: Rank,
+        kept: &Range<u16>,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
         for (layer, attention) in (0..).zip(self.whole_attention()) {
             let heads = match attention {
-                Some(heads) => before.key_heads(&kept, heads),
+                Some(heads) => before.key_heads(kept, heads),
                 // One compressed vector stands for all heads, and every rank has it.
                 None => continue,
             };
@@ -117,13 +134,28 @@ impl MlxStage {
         self.model = Model::default();
         self.architecture = after.share.architecture.clone();
         self.rank = Some(after);
-        let loaded = self.load_share(&layers, progress);
-        if loaded.is_err() {
-            self.model = Model::default();
-            self.sequences.hold(LayerSet::EMPTY);
-            self.weight_bytes = 0;
-        }
-        loaded
+        self.load_share(&layers, progress)
+    }
+
+    /// Bytes of the weights of these layers, as far as this rank has them.
+    pub(super) fn weight_bytes_of(&self, layers: &LayerSet) -> u64 {
+        let Some(Rank { share, .. }) = &self.rank else {
+            return self.dir.geometry().weight_bytes_of(layers);
+        };
+        let tensors = self.dir.tensors_of_share(share, &LayerSet::EMPTY, layers);
+        // They were found when the rank was made.
+        tensors.unwrap_or_default().iter().map(planaria_engine::model_dir::Tensor::byte_count).sum()
+    }
+
+    /// Bytes of KV that a token leaves in these layers, as far as this rank has them.
+    pub(super) fn kv_bytes_of_token(&self, layers: LayerRange) -> u64 {
+        let Some(Rank { share, .. }) = &self.rank else {
+            return self.dir.geometry().kv_bytes(layers, 1);
+        };
+        let own = share.architecture.layers.iter().skip(layers.first() as usize);
+        let numbers = own.take(layers.count() as usize).map(|layer| layer.attention.kv_numbers());
+        let width = self.dir.activation().bitsize() as u64 / 8;
+        numbers.map(|numbers| u64::from(numbers) * width).sum()
     }
 
     fn load_share(

@@ -20,6 +20,18 @@ pub(super) struct Stopped {
     pub(super) results: Vec<Option<SegmentResult>>,
     /// What is still to be computed, the part under way first.
     pub(super) parts: VecDeque<Part>,
+    /// How each segment's sequence was.
+    pub(super) before: Vec<Before>,
+    /// Numbers of the sum that it waits for.
+    pub(super) numbers: usize,
+}
+
+/// How a sequence was before a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Before {
+    Unknown,
+    /// With so many tokens in its log.
+    Known(usize),
 }
 
 /// Segments of a step that are computed together.
@@ -128,6 +140,7 @@ impl MlxStage {
                     let rank = self.rank.as_ref();
                     let rank = rank.ok_or_else(|| StageError("units of no rank".to_owned()))?;
                     let partials = rank.partials(units)?;
+                    stopped.numbers = partials.numbers;
                     self.stopped = Some(stopped);
                     return Ok(StepProgress::Exchange(partials));
                 }

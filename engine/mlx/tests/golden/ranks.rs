@@ -7,8 +7,8 @@ use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::model_dir::ModelError;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{
-    LoadProgress, MemoryUse, Progress, SegmentError, SegmentOutput, Stage, StageError, StageShape,
-    Step, StepProgress,
+    LoadProgress, MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError,
+    StageShape, Step, StepProgress,
 };
 use planaria_kernels::{FoldTree, accumulate};
 use planaria_mlx::MlxStage;
@@ -418,6 +418,8 @@ fn a_rank_that_gets_units_of_which_it_has_no_keys_computes_them_again() {
     assert_eq!(positions(&mut ranks[0]), 0, "it had freed them");
     let refused = ranks[0].take_units(0..units + 1, 0..units + 1, &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("no rank's"), "{refused}");
+    assert_eq!(ranks[0].held(), &layers.into(), "nothing changed");
+    assert!(matches!(ranks[0].memory().weights, 1..), "{:?}", ranks[0].memory());
 }
 
 #[test]
@@ -432,5 +434,89 @@ fn a_sum_of_another_length_is_refused() {
     let alone = rank.step(step.clone()).unwrap_err().to_string();
     assert!(alone.contains("no step alone"), "{alone}");
     assert!(matches!(rank.begin(step), Ok(StepProgress::Exchange(_))));
-    assert!(rank.go_on(&[1.0]).unwrap_err().to_string().contains("1 numbers"));
+    // One row would do for all of them, and give another answer.
+    let row = vec![0.0; rank.shape().hidden_bytes as usize / 4];
+    for wrong in [&[1.0][..], &row, &[]] {
+        let refused = rank.go_on(wrong).unwrap_err().to_string();
+        assert!(refused.contains(&format!("{} numbers in place of", wrong.len())), "{refused}");
+    }
+    rank.abandon();
+    assert!(rank.go_on(&row).unwrap_err().to_string().contains("no step waits"));
+}
+
+#[test]
+fn a_step_of_several_parts_is_given_up_as_a_whole() {
+    let (case, units) = cut_cases().into_iter().find(|(case, _)| case.name == "f32-tied").unwrap();
+    let layers = all_layers(&case);
+    let mut group = [Group::load(&case, &[0..1, 1..units], layers)];
+    // One sequence that is known, one that is taken up after a loss, and one that is new; one part of the step only absorbs.
+    let mut known = Run::new((&case.prompts[1], 1));
+    let segment = |run: &Run<'_>, chunk| Segment { layers, ..run.next(chunk) };
+    let output = forward(&mut group, vec![segment(&known, usize::MAX)]).pop().unwrap();
+    known.take(usize::MAX, output);
+    let taken_up = Run::new((&case.prompts[2], 2));
+    let greedy = SamplingParams::greedy();
+    for rank in &mut group[0].ranks {
+        rank.recall(taken_up.sequence, &taken_up.prompt.ids, &greedy).unwrap();
+    }
+    let fresh = Run::new((&case.prompts[3], 3));
+    let absorbs = Segment { absorb: true, sample: false, ..segment(&fresh, 4) };
+    let again = Segment { open: None, ..segment(&taken_up, 5) };
+    let step = Step { segments: vec![segment(&known, usize::MAX), again, absorbs] };
+    let state = |rank: &mut MlxStage| {
+        let of = |run: &Run<'_>, log: &[u32], rank: &mut MlxStage| {
+            let progress = rank.recall(run.sequence, log, &greedy).unwrap();
+            progress.iter().map(|part| part.positions).collect::<Vec<_>>()
+        };
+        [of(&known, &known.log, rank), of(&taken_up, &taken_up.prompt.ids, rank)]
+    };
+    let expected = [vec![u32::try_from(known.computed).unwrap()], vec![0]];
+    let exchanges = {
+        let before = group[0].exchanges;
+        let [only] = &mut group;
+        only.step(step.clone()).unwrap();
+        let taken = only.exchanges - before;
+        for rank in &mut only.ranks {
+            rank.rewind(known.sequence, layers, known.computed as u32);
+            rank.rewind(taken_up.sequence, layers, 0);
+            rank.release(fresh.sequence);
+        }
+        taken
+    };
+    for given_up in 1..exchanges {
+        let [only] = &mut group;
+        let begin = |rank: &mut MlxStage| rank.begin(step.clone()).unwrap();
+        let mut progress: Vec<StepProgress> = only.ranks.iter_mut().map(begin).collect();
+        for _ in 0..given_up {
+            let sum = only.sum(progress).unwrap();
+            progress = only.ranks.iter_mut().map(|rank| rank.go_on(&sum).unwrap()).collect();
+        }
+        for rank in &mut only.ranks {
+            rank.abandon();
+            assert_eq!(state(rank), expected, "after {given_up} exchanges");
+        }
+    }
+}
+
+#[test]
+fn whatever_else_changes_a_rank_gives_its_step_up() {
+    let (case, units) = cut_cases().swap_remove(0);
+    let layers = all_layers(&case);
+    let mut rank = MlxStage::open_rank(&case.dir, 0..units, 0..units).unwrap();
+    rank.hold(&layers.into(), &mut |_| ()).unwrap();
+    let other = SequenceId::from_bits(9);
+    let changes: [&dyn Fn(&mut MlxStage); 4] = [
+        &|rank| rank.release(other),
+        &|rank| rank.rewind(other, layers, 0),
+        &|rank| drop(rank.recall(other, &[1, 2], &SamplingParams::greedy())),
+        &|rank| rank.hold(&layers.into(), &mut |_| ()).unwrap(),
+    ];
+    for change in changes {
+        let segment = Segment { layers, ..Run::new((&case.prompts[1], 1)).next(20) };
+        let progress = rank.begin(Step { segments: vec![segment] }).unwrap();
+        let StepProgress::Exchange(partials) = progress else { panic!("{progress:?}") };
+        change(&mut rank);
+        let refused = rank.go_on(&partials.own[0]).unwrap_err().to_string();
+        assert!(refused.contains("no step waits"), "{refused}");
+    }
 }

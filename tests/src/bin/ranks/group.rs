@@ -12,7 +12,7 @@ use planaria_collectives::{GroupId, Rank};
 use planaria_config::{Epoch, NodeId};
 use serde::{Deserialize, Serialize};
 
-/// An operation that takes longer has failed: as long as a node has to find out that another one is dead.
+/// An operation that is measured has failed if it takes longer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Frames longer than this are none.

@@ -7,18 +7,18 @@ use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::group::{PATIENCE, Running};
+use crate::group::Running;
 
-/// Beyond the deadline of an exchange: for processes that have no core.
+/// Beyond the deadline of an exchange, until all that survive have said so: for processes that have no core.
 const SLACK: Duration = Duration::from_secs(2);
 
-pub(crate) fn run(count: usize, seed: u64) -> Result<()> {
+pub(crate) fn run(count: usize, seed: u64, patience: Duration) -> Result<()> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut waited = Vec::new();
     for round in 0..count {
         let named = |what: &str| format!("round {round} of seed {seed}: {what}");
         let ranks = rng.random_range(2..=3);
-        let running = Running::start(ranks, "for-ever")?;
+        let running = Running::start(ranks, &format!("for-ever:{}", patience.as_millis()))?;
         let mut workers = vec![None; ranks];
         let mut going = vec![false; ranks];
         while !going.iter().all(|going| *going) {
@@ -43,7 +43,7 @@ pub(crate) fn run(count: usize, seed: u64) -> Result<()> {
         let mut failed = vec![false; ranks];
         failed[victim] = true;
         while !failed.iter().all(|failed| *failed) {
-            let left = (PATIENCE + SLACK).saturating_sub(killed.elapsed());
+            let left = (patience + SLACK).saturating_sub(killed.elapsed());
             let (rank, line) =
                 running.lines.recv_timeout(left).with_context(|| named("somebody hangs"))?;
             let Some(told) = line.strip_prefix("failed ").filter(|_| rank != victim) else {
@@ -56,7 +56,7 @@ pub(crate) fn run(count: usize, seed: u64) -> Result<()> {
                 culprits == victim.to_string(),
                 named(&format!("rank {rank} names {culprits}, not {victim}: {line}"))
             );
-            ensure!(Duration::from_millis(took.parse()?) <= PATIENCE + SLACK, named(&line));
+            ensure!(Duration::from_millis(took.parse()?) <= patience + SLACK, named(&line));
             failed[rank] = true;
             waited.push(killed.elapsed());
         }

@@ -20,9 +20,12 @@ struct Worker {
     member: Member,
     receiver: ChildReceiver,
     sender: ChildSender,
+    /// How long an operation may take.
+    patience: Duration,
 }
 
-/// Does a job: `NUMBERS:ROUTE:ROUNDS` is measured, `for-ever` goes on until the group fails. `bulk` jobs are the host's.
+/// Does a job: `NUMBERS:ROUTE:ROUNDS` is measured, `for-ever:MILLISECONDS` goes on until
+/// the group fails, which is to be noticed within that time. `bulk` jobs are the host's.
 pub(crate) fn run(ranks: u8, rank: u8, job: &str) -> Result<()> {
     let socket = rustix::io::dup(std::io::stdout())?;
     rustix::stdio::dup2_stdout(std::io::stderr())?;
@@ -33,14 +36,16 @@ pub(crate) fn run(ranks: u8, rank: u8, job: &str) -> Result<()> {
     });
     let (receiver, sender) = ChildPipe::attach(socket, CAP)?.split();
     let group = Group::new(group_id(), Rank(rank), ranks).context("no such group")?;
-    let mut worker = Worker { member: Member::new(group), receiver, sender };
+    let mut worker = Worker { member: Member::new(group), receiver, sender, patience: PATIENCE };
     let patience = Instant::now() + Duration::from_secs(30);
     let first = worker.receiver.recv_until(patience)?.context("the host says nothing")?;
     ensure!(matches!(decode_message(&first.header)?, ToWorker::Begin), "it begins in the middle");
-    if job == "for-ever" {
-        worker.go_on_for_ever(ranks, rank)
-    } else {
-        worker.measure(ranks, rank, job)
+    match job.strip_prefix("for-ever:") {
+        Some(patience) => {
+            worker.patience = Duration::from_millis(patience.parse()?);
+            worker.go_on_for_ever(ranks, rank)
+        }
+        None => worker.measure(ranks, rank, job),
     }
 }
 
@@ -104,7 +109,7 @@ impl Worker {
     }
 
     fn exchange(&mut self, operation: Operation) -> Result<Result<Outcome, ExchangeError>> {
-        let mut actions = self.member.begin(Instant::now(), operation, PATIENCE);
+        let mut actions = self.member.begin(Instant::now(), operation, self.patience);
         loop {
             let mut ended = None;
             for action in actions {
