@@ -2,7 +2,7 @@
 
 use mlx_rs::error::Exception;
 use mlx_rs::ops::indexing::{TryIndexOp, put_along_axis, take_along_axis, topk_axis};
-use mlx_rs::ops::{argpartition_axis, argsort, clip, select, sigmoid, softmax_axis};
+use mlx_rs::ops::{argpartition_axis, argsort, clip, select, sigmoid, softmax_axis, stack};
 use mlx_rs::{Array, Dtype};
 use planaria_engine::architecture::{Activation, Experts, FeedForwardUnit, Routing};
 
@@ -91,21 +91,16 @@ impl ExpertMlp {
         }
     }
 
-    /// What each of a rank's units adds, `f32 [rows, hidden]`: of its experts those that are chosen.
-    fn partial(
-        &self,
-        x: &Array,
-        choice: &Choice,
-        units: &[std::ops::Range<i32>],
-    ) -> Mlx<Vec<Array>> {
+    /// What each of a rank's units adds, `f32 [units, rows, hidden]`: of its experts those that are chosen.
+    fn partial(&self, x: &Array, choice: &Choice, units: &[std::ops::Range<i32>]) -> Mlx<Array> {
         let shared = match self.shared.as_ref().map(|shared| shared.forward(x)).transpose()? {
-            Some(Projected::Partial(shared)) => shared,
-            _ => Vec::new(),
+            Some(Projected::Partial(shared)) => Some(shared),
+            _ => None,
         };
         let chosen = choice.experts.as_dtype(Dtype::Int32)?;
         let number = Array::from_int;
         let (Some(first), Some(last)) = (units.first(), units.last()) else {
-            return Ok(Vec::new());
+            return Err(Exception::custom("a rank without units"));
         };
         // An expert of another rank is taken for one that is here, and weighs nothing.
         let here = clip(&chosen, (&number(first.start), &number(last.end - 1)))?;
@@ -114,17 +109,15 @@ impl ExpertMlp {
         let weights = choice.weights.as_dtype(Dtype::Float32)?;
         let weighed = said.multiply(weights.expand_dims(-1)?)?;
         let nothing = Array::from_f32(0.0);
-        let mut partial = Vec::with_capacity(units.len());
-        for (index, unit) in units.iter().enumerate() {
+        let partial = units.iter().map(|unit| {
             let own = chosen.ge(number(unit.start))?.logical_and(chosen.lt(number(unit.end))?)?;
-            let own = select(&own.expand_dims(-1)?, &weighed, &nothing)?;
-            let sum = own.sum_axis(-2, false)?;
-            partial.push(match shared.get(index) {
-                None => sum,
-                Some(shared) => sum.add(shared)?,
-            });
+            select(&own.expand_dims(-1)?, &weighed, &nothing)?.sum_axis(-2, false)
+        });
+        let partial = stack(&partial.collect::<Mlx<Vec<Array>>>()?, 0)?;
+        match shared {
+            None => Ok(partial),
+            Some(shared) => partial.add(shared),
         }
-        Ok(partial)
     }
 
     /// From `scores [rows, experts]`.

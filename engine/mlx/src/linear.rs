@@ -1,8 +1,10 @@
 //! Matrices as models store them, plain or packed: linear layers, stacks of them, the embedding.
 
-use mlx_rs::Array;
+use std::ops::Range;
+
 use mlx_rs::ops::indexing::{Ellipsis, TryIndexOp};
-use mlx_rs::ops::{gather_mm, zeros};
+use mlx_rs::ops::{concatenate, gather_mm, zeros};
+use mlx_rs::{Array, Dtype};
 
 use planaria_engine::architecture::{
     Embedding as EmbeddingParts, Linear as LinearParts, Stack as StackParts,
@@ -45,12 +47,14 @@ impl Matrix {
         }))
     }
 
-    /// Some of the columns, in memory of their own.
-    fn columns(&self, columns: &std::ops::Range<i32>) -> Mlx<Self> {
+    /// Some of the columns, as a stack `[count, out, width]` in memory of its own.
+    fn stack_of(&self, columns: &Range<i32>, count: i32) -> Mlx<Self> {
         let part = |array: &Array, (times, by): (i32, i32)| -> Mlx<Array> {
-            let own = array
-                .try_index((Ellipsis, columns.start * times / by..columns.end * times / by))?;
-            let own = own.contiguous()?;
+            let own = columns.start * times / by..columns.end * times / by;
+            let width = own.len() / usize::try_from(count.max(1)).unwrap_or(1);
+            let own = array.try_index((Ellipsis, own))?;
+            let own = own.reshape(&[-1, count, i32::try_from(width).unwrap_or(i32::MAX)])?;
+            let own = own.swap_axes(0, 1)?.contiguous()?;
             own.eval()?;
             Ok(own)
         };
@@ -87,18 +91,16 @@ impl Matrix {
         }
     }
 
-    /// `x f32 [.., in]` to `f32 [.., out]`, whatever the type of the weights.
-    fn apply_wide(&self, x: &Array) -> Mlx<Array> {
+    /// [`Self::apply_each`] of `x f32`, to `f32` whatever the type of the weights.
+    fn apply_each_wide(&self, x: &Array) -> Mlx<Array> {
         match self {
             Self::Plain { weight, transposed } => {
-                match cpu::matmul_wide(x, &cpu::Matrix::Plain(weight))? {
-                    Some(product) => Ok(product),
-                    None => {
-                        x.matmul(for_mlx(weight, transposed)?.as_dtype(mlx_rs::Dtype::Float32)?)
-                    }
+                match cpu::matmul_each_wide(x, &cpu::Matrix::Plain(weight))? {
+                    Some(products) => Ok(products),
+                    None => x.matmul(for_mlx(weight, transposed)?.as_dtype(Dtype::Float32)?),
                 }
             }
-            Self::Packed(packed) => packed.matmul(x),
+            Self::Packed(packed) => packed.matmul_each(x),
         }
     }
 
@@ -166,8 +168,8 @@ pub(super) enum Projection {
 pub(super) enum Projected {
     /// `[rows, out]`, in the type of what went in.
     Whole(Array),
-    /// For each unit its partial sum, `f32 [rows, out]`.
-    Partial(Vec<Array>),
+    /// For each unit its partial sum, `f32 [units, rows, out]`.
+    Partial(Array),
 }
 
 impl Projection {
@@ -191,14 +193,14 @@ impl Projection {
     }
 
     /// What partial sums `f32 [rows, out]` of all units came to, with what is added once: of type `dtype`.
-    pub(super) fn finish(&self, sum: Array, dtype: mlx_rs::Dtype) -> Mlx<Array> {
+    pub(super) fn finish(&self, sum: Array, dtype: Dtype) -> Mlx<Array> {
         let bias = match self {
             Self::Units(UnitLinear { bias, .. }) => bias.as_ref(),
             Self::Whole(_) => None,
         };
         let sum = match bias {
             None => sum,
-            Some(bias) => sum.add(bias.as_dtype(mlx_rs::Dtype::Float32)?)?,
+            Some(bias) => sum.add(bias.as_dtype(Dtype::Float32)?)?,
         };
         sum.as_dtype(dtype)
     }
@@ -206,9 +208,18 @@ impl Projection {
 
 /// Some columns of a linear layer, unit by unit.
 pub(super) struct UnitLinear {
-    /// Each with its columns; those of a unit that has none are none.
-    units: Vec<(std::ops::Range<i32>, Option<Matrix>)>,
+    /// Units in a row that have as many columns each.
+    alike: Vec<Alike>,
+    rows: i32,
     bias: Option<Array>,
+}
+
+struct Alike {
+    count: i32,
+    /// Those of all of them.
+    columns: Range<i32>,
+    /// A matrix for each; none if they have no columns.
+    stack: Option<Matrix>,
 }
 
 impl UnitLinear {
@@ -218,33 +229,31 @@ impl UnitLinear {
         widths: &[u32],
     ) -> Result<Self, LoadError> {
         let Linear { matrix, bias } = Linear::take(weights, parts)?;
-        let mut units = Vec::with_capacity(widths.len());
+        let mut alike = Vec::new();
         let mut start = 0;
-        for width in widths {
-            let columns = start..start + as_dim(*width)?;
+        for same in widths.chunk_by(|a, b| a == b) {
+            let count = i32::try_from(same.len()).unwrap_or(i32::MAX);
+            let columns = start..start + as_dim(same.iter().sum())?;
             start = columns.end;
-            let own = (!columns.is_empty()).then(|| matrix.columns(&columns)).transpose()?;
-            units.push((columns, own));
+            let has_any = !columns.is_empty();
+            let stack = has_any.then(|| matrix.stack_of(&columns, count)).transpose()?;
+            alike.push(Alike { count, columns, stack });
         }
-        Ok(Self { units, bias })
+        Ok(Self { alike, rows: as_dim(parts.rows)?, bias })
     }
 
-    fn forward(&self, x: &Array) -> Mlx<Vec<Array>> {
+    fn forward(&self, x: &Array) -> Mlx<Array> {
         let rows = x.shape().first().copied().unwrap_or(0);
-        let mut out = 0;
-        let mut partial = Vec::with_capacity(self.units.len());
-        for (columns, matrix) in &self.units {
-            let Some(matrix) = matrix else {
-                partial.push(None);
-                continue;
-            };
-            let own = x.try_index((.., columns.clone()))?.as_dtype(mlx_rs::Dtype::Float32)?;
-            let product = matrix.apply_wide(&own)?;
-            out = product.shape().last().copied().unwrap_or(0);
-            partial.push(Some(product));
+        let partial = self.alike.iter().map(|Alike { count, columns, stack }| {
+            let Some(stack) = stack else { return zeros::<f32>(&[*count, rows, self.rows]) };
+            let own = x.try_index((.., columns.clone()))?.as_dtype(Dtype::Float32)?;
+            let own = own.reshape(&[1, rows, *count, -1])?.transpose_axes(&[0, 2, 1, 3])?;
+            stack.apply_each_wide(&own)?.squeeze_axes(&[0])
+        });
+        match partial.collect::<Mlx<Vec<Array>>>()?.as_slice() {
+            [one] => Ok(one.clone()),
+            many => concatenate(many, 0),
         }
-        let nothing = |part: Option<Array>| part.map_or_else(|| zeros::<f32>(&[rows, out]), Ok);
-        partial.into_iter().map(nothing).collect()
     }
 }
 
@@ -305,7 +314,7 @@ impl Embedding {
     }
 
     /// The rows of `ids [rows]`, `[rows, hidden]`, as numbers of type `dtype`.
-    pub(super) fn forward(&self, ids: &Array, dtype: mlx_rs::Dtype) -> Mlx<Array> {
+    pub(super) fn forward(&self, ids: &Array, dtype: Dtype) -> Mlx<Array> {
         let rows = self.matrix.rows(ids)?.as_dtype(dtype)?;
         match self.scale {
             None => Ok(rows),

@@ -80,8 +80,8 @@ enum Half {
 
 /// How far a step got.
 pub(super) enum Advance {
-    /// For each unit of this rank its partial sum, `f32 [rows, hidden]`: the step goes on with the sum of all units.
-    Exchange(Vec<Array>),
+    /// For each unit of this rank its partial sum, `f32 [units, rows, hidden]`: the step goes on with the sum of all units.
+    Exchange(Array),
     /// The hidden states of the rows that are wanted, `None` if there are none.
     Done(Option<Array>),
 }

@@ -96,19 +96,22 @@ impl<'a> View<'a> {
     }
 
     fn packed(&self) -> Vec<u8> {
-        let size = self.item_bytes;
-        let count: usize = (0..self.shape.len()).map(|axis| self.size(axis)).product();
-        let mut packed = Vec::with_capacity(count * size);
-        for number in 0..count {
-            let mut rest = number;
+        let axes = self.shape.len();
+        let count: usize = (0..axes).map(|axis| self.size(axis)).product();
+        // Numbers in a row that lie side by side are copied at once.
+        let is_dense = axes > 0 && self.stride(0) == 1;
+        let (run, outer) = if is_dense { (self.size(0), 1) } else { (1, 0) };
+        let run_bytes = run * self.item_bytes;
+        let mut packed = Vec::with_capacity(count * self.item_bytes);
+        for index in 0..count / run.max(1) {
+            let mut rest = index;
             let mut place = 0;
-            for axis in 0..self.shape.len() {
+            for axis in outer..axes {
                 place += rest % self.size(axis) * self.stride(axis);
                 rest /= self.size(axis);
             }
-            packed.extend_from_slice(
-                self.bytes.get(place * size..(place + 1) * size).unwrap_or_default(),
-            );
+            let start = place * self.item_bytes;
+            packed.extend_from_slice(self.bytes.get(start..start + run_bytes).unwrap_or_default());
         }
         packed
     }

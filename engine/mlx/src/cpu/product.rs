@@ -28,18 +28,9 @@ pub(crate) fn matmul(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
     {
         return matmul(&x.as_dtype(Dtype::Float32)?, matrix);
     }
-    by_rows(x, matrix, false)
-}
-
-/// `x f32 [.., inputs]` times the matrix, whose weights may be narrower: `f32 [.., outputs]`, rounded to nothing less.
-pub(crate) fn matmul_wide(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
-    if x.dtype() == Dtype::Float32 { by_rows(x, matrix, true) } else { Ok(None) }
-}
-
-fn by_rows(x: &Array, matrix: &Matrix<'_>, is_wide: bool) -> Mlx<Option<Array>> {
     let [outputs, _] = matrix.weight().shape() else { return Ok(None) };
     let Some((_, leading)) = x.shape().split_last() else { return Ok(None) };
-    let Some(packing) = matrix.packing(x, is_wide) else { return Ok(None) };
+    let Some(packing) = matrix.packing(x, false) else { return Ok(None) };
     let shape = [leading, &[*outputs]].concat();
     let rows = |x: &View<'_>, _: Option<&View<'_>>| {
         let rows: usize = (1..x.shape.len()).map(|axis| x.size(axis)).product();
@@ -50,10 +41,19 @@ fn by_rows(x: &Array, matrix: &Matrix<'_>, is_wide: bool) -> Mlx<Option<Array>> 
 
 /// Each of a stack of matrices times its own `x [1, count or 1, rows, inputs]`: `[1, count, rows, outputs]`.
 pub(crate) fn matmul_each(x: &Array, stack: &Matrix<'_>) -> Mlx<Option<Array>> {
+    each(x, stack, false)
+}
+
+/// [`matmul_each`] of `x f32` with weights that may be narrower, to `f32`, which is rounded to nothing less.
+pub(crate) fn matmul_each_wide(x: &Array, stack: &Matrix<'_>) -> Mlx<Option<Array>> {
+    if x.dtype() == Dtype::Float32 { each(x, stack, true) } else { Ok(None) }
+}
+
+fn each(x: &Array, stack: &Matrix<'_>, is_wide: bool) -> Mlx<Option<Array>> {
     let ([count, outputs, _], [1, own, rows, _]) = (stack.weight().shape(), x.shape()) else {
         return Ok(None);
     };
-    let Some(packing) = stack.packing(x, false) else { return Ok(None) };
+    let Some(packing) = stack.packing(x, is_wide) else { return Ok(None) };
     if own != count && *own != 1 {
         return Ok(None);
     }

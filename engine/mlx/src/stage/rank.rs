@@ -3,12 +3,11 @@
 use std::ops::Range;
 
 use mlx_rs::Array;
-use mlx_rs::transforms::eval;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{Attention, Share};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
-use planaria_kernels::FoldTree;
+use planaria_kernels::{FoldTree, accumulate};
 
 use super::super::error::StepError;
 use super::super::model::Model;
@@ -41,26 +40,26 @@ impl Rank {
         Ok(Self { share, own, kept, tree })
     }
 
-    /// What a rank's units have of a sum, added as far as they belong together.
-    pub(super) fn partials(&self, units: Vec<Array>) -> Result<Partials, StepError> {
-        let numbers = units.first().map_or(0, Array::size);
-        let mut parts: Vec<_> = self.own.clone().map(|unit| unit..unit + 1).zip(units).collect();
-        let mut sums = Vec::new();
+    /// What a rank's units have of a sum, `f32 [units, rows, hidden]`, added as far as they belong together. It is added here, where
+    /// it is read anyway: as operations of MLX the additions of one row would take longer than the products.
+    pub(super) fn partials(&self, units: &Array) -> Result<Partials, StepError> {
+        units.eval()?;
+        let all = units.try_as_slice::<f32>()?;
+        let numbers = all.len() / self.own.len().max(1);
+        let of_unit = all.chunks(numbers.max(1)).map(<[f32]>::to_vec);
+        let mut parts: Vec<_> = self.own.clone().map(|unit| unit..unit + 1).zip(of_unit).collect();
+        let mut own = Vec::new();
         for node in self.tree.cover(|unit| self.own.contains(&unit)) {
             let mut failed = Ok(());
-            let sum = self.tree.fold(node, &mut parts, &mut |sum: &mut Array, part| match sum
-                .add(part)
-            {
-                Ok(both) => *sum = both,
-                Err(error) => failed = Err(error),
+            let sum = self.tree.fold(node, &mut parts, &mut |sum: &mut Vec<f32>, part| {
+                if let Err(error) = accumulate(sum, &part) {
+                    failed = Err(error);
+                }
             });
-            failed?;
-            sums.push(sum.map_err(|error| StageError(error.to_string()))?);
+            let sum = sum.and_then(|sum| failed.map(|()| sum));
+            own.push(sum.map_err(|error| StageError(error.to_string()))?);
         }
-        eval(&sums)?;
-        let own =
-            sums.iter().map(|sum| Ok(sum.try_as_slice::<f32>().map_err(StepError::from)?.to_vec()));
-        Ok(Partials { numbers, own: own.collect::<Result<_, StepError>>()? })
+        Ok(Partials { numbers, own })
     }
 
     /// Which of the key heads that this rank holds of a layer another one holds too: those of the units `kept` of a model whose layers

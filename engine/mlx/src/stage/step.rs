@@ -139,7 +139,7 @@ impl MlxStage {
                 Advance::Exchange(units) => {
                     let rank = self.rank.as_ref();
                     let rank = rank.ok_or_else(|| StageError("units of no rank".to_owned()))?;
-                    let partials = rank.partials(units)?;
+                    let partials = rank.partials(&units)?;
                     stopped.numbers = partials.numbers;
                     self.stopped = Some(stopped);
                     return Ok(StepProgress::Exchange(partials));
