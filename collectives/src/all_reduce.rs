@@ -140,13 +140,6 @@ impl AllReduce {
         self.pieces.iter().flat_map(|piece| piece.missing.iter()).collect()
     }
 
-    /// Those of which a partial sum is missing. Who only waits for a sum does not know whether its owner is at fault.
-    pub(crate) fn missing_parts(&self) -> RankSet {
-        let me = self.group.me();
-        let adds = |piece: &&Piece| piece.owner.is_none_or(|owner| owner == me);
-        self.pieces.iter().filter(adds).flat_map(|piece| piece.missing.iter()).collect()
-    }
-
     /// The sum, once it is whole.
     pub(crate) fn result(&mut self) -> Option<Vec<f32>> {
         (self.open == 0).then(|| std::mem::take(&mut self.sum))

@@ -47,12 +47,15 @@ pub enum Part {
     },
     /// All that the sender brings.
     Whole,
+    /// Nothing. The sender is there, and something of these members is late for it: they may wait for others themselves.
+    Misses(RankSet),
     /// Nothing. The sender gave the operation up, and holds these members to be at fault.
     GaveUp(RankSet),
 }
 
-/// When partial sums are due, of an operation that is to end within `patience`.
-fn parts_due(patience: Duration) -> Duration {
+/// When a member misses what did not come, of an operation that is to end within `patience`. The rest of the time is for the
+/// others to say that they are there, and what they miss.
+fn due(patience: Duration) -> Duration {
     patience / 4 * 3
 }
 
@@ -97,12 +100,24 @@ pub struct Member {
     /// Operations that were begun.
     begun: u64,
     running: Option<(Running, Instant, Duration)>,
+    /// Whether something is late, here or at another member.
+    inquiry: Option<Inquiry>,
     /// Frames of operations that were not begun yet.
     early: VecDeque<(Header, Bytes)>,
     early_bytes: usize,
     /// Members that are over.
     over: RankSet,
     failed: Option<ExchangeError>,
+}
+
+/// Members say who they are that are there, and what they miss. Who is missed and says nothing is at fault.
+#[derive(Debug)]
+struct Inquiry {
+    since: Instant,
+    /// Who missed something first, if it was not this member: it is over when that one goes on.
+    by: Option<Rank>,
+    missed: RankSet,
+    there: RankSet,
 }
 
 #[derive(Debug)]
@@ -128,6 +143,7 @@ impl Member {
             group,
             begun: 0,
             running: None,
+            inquiry: None,
             early: VecDeque::new(),
             early_bytes: 0,
             over: RankSet::default(),
@@ -155,6 +171,7 @@ impl Member {
             return self.fail(ExchangeError::Unsound("another one is running".to_owned()));
         }
         self.begun += 1;
+        self.inquiry = None;
         let (running, sends) = match Running::new(self.group, operation) {
             Ok(begun) => begun,
             Err(what) => return self.fail(ExchangeError::Unsound(what)),
@@ -186,9 +203,11 @@ impl Member {
     /// When the running operation is given up unless something comes before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let (running, since, patience) = self.running.as_ref()?;
-        let early = running.late(parts_due(*patience), *patience).is_empty();
-        Some(*since + if early { *patience } else { parts_due(*patience) })
+        let (_, since, patience) = self.running.as_ref()?;
+        Some(match &self.inquiry {
+            None => *since + due(*patience),
+            Some(inquiry) => inquiry.since + (*patience - due(*patience)),
+        })
     }
 
     /// The members that the running operation waits for.
@@ -208,6 +227,10 @@ impl Member {
             let others = self.group.others().filter(|rank| culprits.contains(*rank)).collect();
             return self.fail(ExchangeError::GivenUp { by: from, culprits: others });
         }
+        if let Part::Misses(missed) = part {
+            return self.inquire(now, Some((from, missed)));
+        }
+        self.inquiry.take_if(|inquiry| inquiry.by == Some(from));
         let current = self.begun.checked_sub(1);
         if current.is_none_or(|current| round > current) {
             self.early_bytes += payload.len() + FRAME_OVERHEAD;
@@ -237,6 +260,7 @@ impl Member {
         };
         if let Some(outcome) = running.result() {
             self.running = None;
+            self.inquiry = None;
             return vec![MemberAction::Done(outcome)];
         }
         let missing = running.missing();
@@ -244,18 +268,46 @@ impl Member {
         if let Some(over) = missing.iter().find(|rank| self.over.contains(*rank)) {
             self.fail(ExchangeError::Over(over))
         } else {
-            let members = running.late(waited, *patience);
-            if members.is_empty() {
-                Vec::new()
-            } else {
-                self.fail(ExchangeError::Late { members, waited })
+            match &self.inquiry {
+                None if waited >= due(*patience) => self.inquire(now, None),
+                Some(inquiry) if now >= inquiry.since + (*patience - due(*patience)) => {
+                    let silent =
+                        inquiry.missed.iter().filter(|rank| !inquiry.there.contains(*rank));
+                    let silent: RankSet = silent.collect();
+                    // Of those who say that they are there, something got lost.
+                    let members = if silent.is_empty() { missing } else { silent };
+                    self.fail(ExchangeError::Late { members, waited })
+                }
+                _ => Vec::new(),
             }
         }
+    }
+
+    /// Says what this member misses, unless it has, and takes note of what another one does.
+    fn inquire(&mut self, now: Instant, said: Option<(Rank, RankSet)>) -> Vec<MemberAction> {
+        let missing =
+            self.running.as_ref().map(|(running, ..)| running.missing()).unwrap_or_default();
+        let is_new = self.inquiry.is_none();
+        let (missed, there) = (missing, [self.group.me()].into_iter().collect());
+        let by = said.map(|(from, _)| from);
+        let new = Inquiry { since: now, by, missed, there };
+        let inquiry = self.inquiry.get_or_insert(new);
+        if let Some((from, missed)) = said {
+            inquiry.there.insert(from);
+            let others = self.group.others().filter(|rank| missed.contains(*rank));
+            others.for_each(|rank| inquiry.missed.insert(rank));
+        }
+        if !is_new {
+            return Vec::new();
+        }
+        let misses = |to| (to, Part::Misses(missing), Bytes::new());
+        self.sends(self.group.others().map(misses).collect())
     }
 
     /// Ends the group, and says so to the others.
     fn fail(&mut self, error: ExchangeError) -> Vec<MemberAction> {
         self.running = None;
+        self.inquiry = None;
         self.early.clear();
         self.early_bytes = 0;
         let culprits = error.culprits();
@@ -322,16 +374,6 @@ impl Running {
         match self {
             Self::Reduce(reduce) => reduce.missing(),
             Self::Gather(gather) => gather.missing,
-        }
-    }
-
-    /// The members that should have sent something by now. What others have to add up is due first, so that who waits
-    /// for a sum hears from its owner who is at fault.
-    fn late(&self, waited: Duration, patience: Duration) -> RankSet {
-        match self {
-            _ if waited >= patience => self.missing(),
-            Self::Reduce(reduce) if waited >= parts_due(patience) => reduce.missing_parts(),
-            Self::Reduce(_) | Self::Gather(_) => RankSet::default(),
         }
     }
 

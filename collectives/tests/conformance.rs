@@ -458,6 +458,50 @@ fn what_waits_for_later_operations_is_bounded() {
     }
 }
 
+/// Who missed something for a while, and has it now, hurries nobody.
+#[test]
+fn lateness_that_is_over_ends_no_later_operation() {
+    let member = |rank| Member::new(Group::new(group(1), Rank(rank), 3).unwrap());
+    let frame = |from, round, part| {
+        let header = Header { group: group(1), from: Rank(from), round, part };
+        MemberEvent::Frame(header, Bytes::new())
+    };
+    let misses = |missed| Part::Misses([Rank(missed)].into_iter().collect());
+    let gather = || Operation::AllGather { own: Bytes::new() };
+    let now = Instant::now();
+    let failed = |actions: &[MemberAction]| {
+        actions.iter().any(|action| matches!(action, MemberAction::Failed(_)))
+    };
+    for is_running in [false, true] {
+        let mut member = member(0);
+        if is_running {
+            member.begin(now, gather(), PATIENCE);
+        }
+        let answer = member.on(now, frame(1, 0, misses(2)));
+        let says = |action: &MemberAction| {
+            matches!(
+                action,
+                MemberAction::Send { header: Header { part: Part::Misses(_), .. }, .. }
+            )
+        };
+        assert_eq!(
+            answer.iter().filter(|action| says(action)).count(),
+            2,
+            "it says that it is there"
+        );
+        if !is_running {
+            member.begin(now, gather(), PATIENCE);
+        }
+        member.on(now, frame(1, 0, Part::Whole));
+        assert!(
+            !failed(&member.on(now + PATIENCE / 2, MemberEvent::Tick)),
+            "running: {is_running}"
+        );
+        let done = member.on(now + PATIENCE / 2, frame(2, 0, Part::Whole));
+        assert!(matches!(done[..], [MemberAction::Done(_)]), "{done:?}");
+    }
+}
+
 #[test]
 fn what_a_member_says_of_others_is_believed_of_others_only() {
     let mut member = Member::new(Group::new(group(1), Rank(0), 3).unwrap());

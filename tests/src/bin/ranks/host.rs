@@ -32,7 +32,7 @@ pub(crate) fn run(ports: &str, rank: usize, job: &str) -> Result<()> {
 }
 
 async fn host(ports: &[u16], rank: usize, job: &str) -> Result<()> {
-    let mut links = link_up(ports, rank).await?;
+    let mut links = link_up(ports, rank, limits(job)?).await?;
     if let Some(job) = job.strip_prefix("bulk:") {
         let (bytes, rounds) = job.split_once(':').context("no job")?;
         let (_, link) = links.pop().context("a link")?;
@@ -133,15 +133,24 @@ pub(crate) fn p50_and_p99(mut times: Vec<Duration>) -> String {
     format!("time {} {}", at(50).as_nanos(), at(99).as_nanos())
 }
 
+/// Whoever has patience with exchanges has it with links.
+fn limits(job: &str) -> Result<Limits> {
+    let usual = Limits::default();
+    let patience = job.strip_prefix("for-ever:").map(str::parse).transpose()?;
+    let patience = Duration::from_millis(patience.unwrap_or_default());
+    let (idle, handshake) = (usual.idle.max(patience / 4), usual.handshake.max(patience));
+    Ok(Limits { idle, handshake, ..usual })
+}
+
 /// Links to all other ranks: this one dials those before it.
-async fn link_up(ports: &[u16], rank: usize) -> Result<Vec<(Rank, Link)>> {
+async fn link_up(ports: &[u16], rank: usize, limits: Limits) -> Result<Vec<(Rank, Link)>> {
     let credentials =
         Credentials::derive(&ClusterKey::from_bytes([5; 32]), &Identity::generate()?)?;
     let here = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let name = rank.to_string();
     let hello = LocalHello { boot_count: 1, name, info: Bytes::new(), features: Vec::new() };
     let listen = here(*ports.get(rank).context("no port for this rank")?);
-    let config = EndpointConfig { listen, hello, limits: Limits::default() };
+    let config = EndpointConfig { listen, hello, limits };
     let endpoint = Arc::new(Endpoint::bind(&credentials, config)?);
     let mut links = Vec::new();
     for port in ports.iter().take(rank) {
