@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use planaria_kernels::{FoldTree, Span, accumulate};
+use planaria_kernels::{FoldTree, Span};
 
 use crate::group::{Group, Rank, RankSet};
 use crate::member::{Part, ToSend};
@@ -151,14 +151,7 @@ impl AllReduce {
         if !piece.missing.is_empty() {
             return Ok(());
         }
-        let mut failed = Ok(());
-        let sum =
-            self.tree.fold(self.tree.root(), &mut piece.parts, &mut |sum: &mut Vec<f32>, part| {
-                if let Err(error) = accumulate(sum, &part) {
-                    failed = Err(error.to_string());
-                }
-            });
-        failed?;
+        let sum = self.tree.sum(self.tree.root(), &mut piece.parts);
         let sum = sum.map_err(|error| error.to_string())?;
         if piece.owner.is_some() {
             let payload = to_bytes([&sum[..]].into_iter(), sum.len() * NUMBER);

@@ -43,8 +43,8 @@ impl FoldTree {
     #[must_use]
     pub fn cover(self, has: impl Fn(u16) -> bool) -> Vec<Span> {
         let mut spans = Vec::new();
-        if cover(0..self.units, &has, &mut spans) {
-            spans.push(0..self.units);
+        if cover(self.root(), &has, &mut spans) {
+            spans.push(self.root());
         }
         spans
     }
@@ -67,6 +67,20 @@ impl FoldTree {
         add: &mut impl FnMut(&mut P, P),
     ) -> Result<P, NoSum> {
         fold(node, parts, add)
+    }
+
+    /// Adds partial sums up to `node`, as [`Self::fold`].
+    ///
+    /// # Errors
+    /// When units are missing, or parts are of different lengths.
+    pub fn sum(self, node: Span, parts: &mut Vec<(Span, Vec<f32>)>) -> Result<Vec<f32>, NoSum> {
+        let mut added = Ok(());
+        let sum = fold(node, parts, &mut |sum: &mut Vec<f32>, part| {
+            if let Err(error) = accumulate(sum, &part) {
+                added = Err(error);
+            }
+        });
+        added.and(sum)
     }
 }
 

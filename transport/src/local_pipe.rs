@@ -156,16 +156,8 @@ impl HostSender {
             out.waits.push_back((payload, true));
         }
         out.frames += 1;
-        // What waited before goes first, and then finds no room either.
-        out.send().map_err(|_| PipeError::Broken)?;
-        if out.ring.wakes_reader() {
-            self.shared.ring();
-        }
-        // Otherwise the receiver has said that it waits for room, and sends on when there is some.
-        let sleeps =
-            out.waits.is_empty() || out.ring.waits_for_room().map_err(|_| PipeError::Broken)?;
-        drop(out);
-        if sleeps { Ok(()) } else { self.shared.flush().map_err(|_| PipeError::Broken) }
+        // What waited before goes first. What finds no room is sent by the receiver, which the child wakes for it.
+        self.shared.flush(&mut out).map_err(|_| PipeError::Broken)
     }
 }
 
@@ -178,7 +170,7 @@ impl HostReceiver {
         loop {
             // A child that always has something to say leaves others their turn.
             tokio::task::consume_budget().await;
-            self.shared.flush()?;
+            self.shared.flush(&mut self.shared.out())?;
             if let Some(frame) = self.frames.next()? {
                 self.memory = None;
                 self.wake_writer();
@@ -192,17 +184,15 @@ impl HostReceiver {
             let mut bytes = [0; 64];
             match self.shared.socket.try_read(&mut bytes) {
                 // What it wrote before its end is in the ring.
-                Ok(0) => return self.last(),
+                Ok(0) => return self.frames.next(),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return self.last(),
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return self.frames.next();
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-    }
-
-    fn last(&mut self) -> Result<Option<Frame>, FrameError> {
-        self.frames.next()
     }
 
     fn wake_writer(&self) {
@@ -214,8 +204,7 @@ impl HostReceiver {
 
 impl Shared {
     /// Sends what waits, as far as there is room.
-    fn flush(&self) -> io::Result<()> {
-        let mut out = self.out();
+    fn flush(&self, out: &mut Out) -> io::Result<()> {
         while !out.waits.is_empty() {
             out.send()?;
             if out.ring.wakes_reader() {

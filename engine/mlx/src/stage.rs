@@ -322,7 +322,11 @@ impl MlxStage {
                 None => Ok(SegmentOutput::Absorbed),
                 Some(Ok(sampled)) => Ok(SegmentOutput::Sampled(sampled)),
                 Some(Err(error)) => {
-                    self.retract(segment);
+                    let before = match &segment.open {
+                        Some(_) => Before::Unknown,
+                        None => Before::Known(segment.start as usize),
+                    };
+                    self.undo(segment, before);
                     Err(SegmentError::Malformed(error.to_string()))
                 }
             });
@@ -330,7 +334,7 @@ impl MlxStage {
         Ok(results)
     }
 
-    /// Makes the state of a segment's sequence as it was before a step that was given up.
+    /// Makes the state of a segment's sequence as it was before a step that does not count.
     fn undo(&mut self, segment: &Segment, before: Before) {
         match before {
             Before::Unknown => self.sequences.release(segment.sequence),
@@ -341,17 +345,6 @@ impl MlxStage {
                 }
                 self.sequences.rewind(segment.sequence, segment.layers, segment.start);
             }
-        }
-    }
-
-    /// Makes the state of a segment's sequence as it was before.
-    fn retract(&mut self, segment: &Segment) {
-        if segment.open.is_some() {
-            self.sequences.release(segment.sequence);
-        } else if let Some(log) = self.sequences.get_mut(segment.sequence) {
-            log.tokens.truncate(segment.start as usize);
-            log.digests = PrefixDigests::of(&log.tokens);
-            self.sequences.rewind(segment.sequence, segment.layers, segment.start);
         }
     }
 }

@@ -7,7 +7,7 @@ use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{Attention, Share};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
-use planaria_kernels::{FoldTree, accumulate};
+use planaria_kernels::FoldTree;
 
 use super::super::error::StepError;
 use super::super::model::Model;
@@ -48,17 +48,9 @@ impl Rank {
         let numbers = all.len() / self.own.len().max(1);
         let of_unit = all.chunks(numbers.max(1)).map(<[f32]>::to_vec);
         let mut parts: Vec<_> = self.own.clone().map(|unit| unit..unit + 1).zip(of_unit).collect();
-        let mut own = Vec::new();
-        for node in self.tree.cover(|unit| self.own.contains(&unit)) {
-            let mut failed = Ok(());
-            let sum = self.tree.fold(node, &mut parts, &mut |sum: &mut Vec<f32>, part| {
-                if let Err(error) = accumulate(sum, &part) {
-                    failed = Err(error);
-                }
-            });
-            let sum = sum.and_then(|sum| failed.map(|()| sum));
-            own.push(sum.map_err(|error| StageError(error.to_string()))?);
-        }
+        let nodes = self.tree.cover(|unit| self.own.contains(&unit));
+        let own = nodes.into_iter().map(|node| self.tree.sum(node, &mut parts));
+        let own = own.collect::<Result<_, _>>().map_err(|error| StageError(error.to_string()))?;
         Ok(Partials { numbers, own })
     }
 
@@ -99,7 +91,7 @@ impl MlxStage {
             self.sequences.hold(LayerSet::EMPTY);
             self.rank = self.rank.take().or(Some(before));
         }
-        self.weight_bytes = self.weight_bytes_of(&self.held().clone());
+        self.weight_bytes = self.weight_bytes_of(self.held());
         taken
     }
 

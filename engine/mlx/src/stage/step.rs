@@ -129,8 +129,7 @@ impl MlxStage {
                 let results = stopped.results.into_iter().map(|result| result.ok_or_else(missing));
                 return results.collect::<Result<_, _>>().map(StepProgress::Done);
             };
-            let segments = part.indices.iter().filter_map(|index| stopped.segments.get(*index));
-            let segments: Vec<&Segment> = segments.collect();
+            let segments = segments_of(&stopped.segments, &part.indices);
             let underway = match &mut part.underway {
                 Some(underway) => underway,
                 none => none.insert(self.prepare(part.layers, part.absorb, &segments)?),
