@@ -137,6 +137,7 @@ fn model(layers: usize, hidden: u32, kv_width: u64, bytes: u64) -> Geometry {
         max_context: 131_072,
         vocab,
         working: WorkingSet::default(),
+        cut: None,
     }
 }
 

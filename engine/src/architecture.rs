@@ -10,7 +10,7 @@ mod units;
 mod working;
 
 pub(crate) use self::parts::{Need, Part};
-pub use self::units::{FeedForwardUnit, LayerShare, Share, Uncuttable};
+pub use self::units::{FeedForwardUnit, LayerShare, RankUnits, Share, Uncuttable};
 pub use self::working::{HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
 
 /// A whole model, from the embedding to the head.

@@ -7,23 +7,35 @@
 //! follows, while the cut into stages changes nothing. Logits are a hash of the last hidden state,
 //! and go through the real sampler.
 //!
+//! It can be one rank of a group ([`FakeStage::open_rank`]): the hidden state is then made of the sum of what all ranks have, and
+//! what a layer saw with a wrong sum counts as something else. So a partial sum that is missing, doubled or not of this place
+//! changes every token that follows too, while the cut into ranks changes nothing.
+//!
 //! Its folder needs a `config.json` only (and a tokenizer to be served):
 //! `{"model_type": "planaria_fake", "num_hidden_layers": 12, "hidden_size": 8, "vocab_size": 256,
 //! "max_position_embeddings": 4096}`, and may have `step_micros` (each layer sleeps that long in
-//! each step) and `bytes_per_layer` (what a layer is said to weigh).
+//! each step), `bytes_per_layer` (what a layer is said to weigh) and `units` (into which each layer can be cut).
 
+mod rank;
+mod step;
+
+use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 
+use self::rank::{Rank, Stopped};
+use self::step::{Pass, Underway};
+use crate::architecture::RankUnits;
 use crate::model_dir::{FakeConfig, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigests};
 use crate::sampler::{SamplingParams, mix, sample};
 use crate::sequence_log::{LayerCache, SequenceLogs};
 use crate::stage::{
     LoadProgress, MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError,
-    StageShape, Step,
+    StageShape, Step, StepProgress,
 };
 
 /// What a token in a layer weighs: a hash.
@@ -33,6 +45,10 @@ pub(crate) const KV_BYTES_PER_TOKEN: u64 = 8;
 #[derive(Debug)]
 pub struct FakeStage {
     config: FakeConfig,
+    /// If it is a rank of a group.
+    rank: Option<Rank>,
+    /// A rank's step that waits for a sum.
+    stopped: Option<Stopped>,
     sequences: SequenceLogs<Hashes>,
     /// The hash after each block, by layer.
     prefixes: PrefixCache<u64>,
@@ -56,6 +72,11 @@ impl Hashes {
 
     fn last(&self) -> u64 {
         self.seen.last().copied().unwrap_or(0)
+    }
+
+    /// The hash of all that it saw before this position.
+    fn at_position(&self, position: u32) -> Option<u64> {
+        self.seen.get(position.checked_sub(self.first)? as usize).copied()
     }
 }
 
@@ -93,57 +114,95 @@ impl FakeStage {
         };
         let sequences = SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings);
         let prefixes = PrefixCache::new(0);
-        Self { config: config.clone(), sequences, prefixes, kv_budget: 0 }
+        let config = config.clone();
+        Self { config, rank: None, stopped: None, sequences, prefixes, kv_budget: 0 }
     }
 
-    fn compute(&mut self, segment: &Segment) -> Result<SegmentOutput, SegmentError> {
-        let shape = self.sequences.shape();
-        let row_bytes = shape.hidden_bytes.max(1) as usize;
-        let prefixes = &self.prefixes;
-        let begun = PrefixDigests::of(&segment.prefix);
-        let log = self.sequences.extend(segment, || {
-            let last = begun.as_slice().last();
-            let seen = |layer| last.and_then(|digest| prefixes.get(layer, *digest));
-            let cache = |layer| Hashes::at(segment.start, seen(layer).copied().unwrap_or(0));
-            segment.layers.range().map(cache).collect()
-        });
-        for layer in segment.layers.range() {
-            log.caches.entry(layer).or_insert_with(|| Hashes::at(0, 0));
+    /// A stage that holds nothing yet, and computes these units of each layer, as one rank of a group.
+    ///
+    /// # Errors
+    /// When the model has no such units.
+    pub fn open_rank(config: &FakeConfig, units: RankUnits) -> Result<Self, ModelError> {
+        Ok(Self { rank: Some(Rank::new(config, units)?), ..Self::open(config) })
+    }
+
+    /// Begins a step; another rank gives its results if it `follows`.
+    fn begin_as(&mut self, step: Step, follows: bool) -> StepProgress {
+        // Nobody waits for it any more.
+        self.abandon();
+        if self.rank.is_none() {
+            pause(self.pause_alone(&step.segments));
         }
-        log.digests.extend(&log.tokens);
-        let mut rows = BytesMut::new();
-        for (index, token) in segment.tokens.iter().enumerate() {
-            let row = segment.hidden.as_ref().and_then(|h| h.chunks_exact(row_bytes).nth(index));
-            let mut hidden = match row {
-                Some(row) => row.to_vec(),
-                None => spread(mix(u64::from(*token) ^ EMBEDDING), self.config.hidden_size),
-            };
-            for (layer, cache) in log.caches.range_mut(segment.layers.range()) {
-                let seen = cache.last() ^ mix(digest(&hidden) ^ mix(u64::from(*layer) ^ LAYER));
-                cache.seen.push(mix(seen));
-                hidden = spread(cache.last(), self.config.hidden_size);
-            }
-            rows.extend_from_slice(&hidden);
-            let end = segment.start + u32::try_from(index).unwrap_or(u32::MAX) + 1;
-            if end.is_multiple_of(BLOCK_TOKENS)
-                && let Some(digest) = log.digests.as_slice().get((end / BLOCK_TOKENS) as usize - 1)
-            {
-                for (layer, cache) in log.caches.range(segment.layers.range()) {
-                    let (seen, number) = (cache.last(), end / BLOCK_TOKENS - 1);
-                    let bytes = KV_BYTES_PER_TOKEN * u64::from(BLOCK_TOKENS);
-                    self.prefixes.insert(*layer, number, *digest, seen, bytes);
+        let checks = self.check_segments(&step.segments);
+        let passes = step.segments.into_iter().zip(checks);
+        let passes = passes.map(|(segment, check)| check.map(|()| self.pass(segment)));
+        let step = Underway::new(passes.collect(), self.config.hidden_size, follows);
+        self.proceed(step)
+    }
+
+    /// Takes a step on, to its end or to where a sum is needed.
+    fn proceed(&mut self, mut step: Underway) -> StepProgress {
+        match &self.rank {
+            None => step.finish_alone(),
+            Some(rank) => {
+                if let Some(right) = step.begin_half() {
+                    pause(rank.pause(self.config.step_micros));
+                    let partials = rank.partials(&right);
+                    self.stopped = Some(Stopped { step, right });
+                    return StepProgress::Exchange(partials);
                 }
             }
         }
+        let Underway { passes, follows, .. } = step;
+        let results = passes.into_iter().map(|pass| self.complete(pass?, follows)).collect();
+        self.limit_prefixes();
+        StepProgress::Done(results)
+    }
+
+    /// A segment that was found sound, before its layers.
+    fn pass(&self, segment: Segment) -> Pass {
+        let log = self.sequences.get(segment.sequence);
+        let begun = PrefixDigests::of(&segment.prefix);
+        let begun = begun.as_slice().last().copied();
+        let seen = |layer| match log.and_then(|log| log.caches.get(&layer)) {
+            Some(cache) => cache.last(),
+            None => begun.and_then(|digest| self.prefixes.get(layer, digest)).copied().unwrap_or(0),
+        };
+        Pass::new(segment, seen, self.config.hidden_size)
+    }
+
+    /// Takes in what was computed of a segment, and gives its result unless the stage `follows`.
+    fn complete(&mut self, pass: Pass, follows: bool) -> Result<SegmentOutput, SegmentError> {
+        let Pass { segment, caches, rows, .. } = pass;
+        let shape = self.sequences.shape();
+        let block_bytes = self.kv_bytes(BLOCK_TOKENS.into());
+        let log = self.sequences.extend(&segment, Vec::new);
+        log.digests.extend(&log.tokens);
         let digests = log.digests.as_slice();
+        let end = segment.start + u32::try_from(segment.tokens.len()).unwrap_or(u32::MAX);
+        for number in segment.start / BLOCK_TOKENS..end / BLOCK_TOKENS {
+            let Some(digest) = digests.get(number as usize) else { continue };
+            for (layer, cache) in &caches {
+                if let Some(seen) = cache.at_position((number + 1) * BLOCK_TOKENS) {
+                    self.prefixes.insert(*layer, number, *digest, seen, block_bytes);
+                }
+            }
+        }
         self.prefixes.touch(&reaches(segment.layers), digests);
+        for (layer, cache) in caches {
+            match log.caches.entry(layer) {
+                Entry::Occupied(mut own) => own.get_mut().seen.extend(cache.seen.iter().skip(1)),
+                Entry::Vacant(own) => drop(own.insert(cache)),
+            }
+        }
         let is_last = shape.is_last(segment.layers);
-        if segment.absorb || (is_last && !segment.sample) {
+        if follows || segment.absorb || (is_last && !segment.sample) {
             return Ok(SegmentOutput::Absorbed);
         }
         if !is_last {
-            return Ok(SegmentOutput::Hidden(rows.freeze()));
+            return Ok(SegmentOutput::Hidden(Bytes::from(rows)));
         }
+        let row_bytes = shape.hidden_bytes.max(1) as usize;
         let last = rows.chunks_exact(row_bytes).next_back().map_or(0, digest);
         let mut logits: Vec<f32> =
             (0..self.config.vocab_size).map(|token| logit(last, token)).collect();
@@ -152,6 +211,29 @@ impl FakeStage {
         sample(&mut logits, &log.params, &log.tokens, position)
             .map(SegmentOutput::Sampled)
             .map_err(|error| SegmentError::Malformed(error.to_string()))
+    }
+
+    /// How long a step takes a stage that is no rank. As on MLX, segments for the same layers are computed together.
+    fn pause_alone(&self, segments: &[Segment]) -> Duration {
+        let ranges: BTreeSet<LayerRange> = segments.iter().map(|segment| segment.layers).collect();
+        let layers = ranges.iter().map(|layers| layers.count()).sum();
+        Duration::from_micros(self.config.step_micros.into()) * layers
+    }
+
+    fn weight_bytes(&self, layers: &LayerSet) -> u64 {
+        let bytes = layers.layers().count() as u64 * self.config.bytes_per_layer;
+        self.rank.as_ref().map_or(bytes, |rank| rank.weights(bytes))
+    }
+
+    /// What so many positions take, each in one layer.
+    fn kv_bytes(&self, positions: u64) -> u64 {
+        let bytes = positions * KV_BYTES_PER_TOKEN;
+        self.rank.as_ref().map_or(bytes, |rank| rank.kv(bytes))
+    }
+
+    /// Former sequences get what running ones leave.
+    fn limit_prefixes(&mut self) {
+        self.prefixes.set_limit(self.kv_budget.saturating_sub(self.memory().kv));
     }
 }
 
@@ -174,35 +256,63 @@ impl Stage for FakeStage {
         layers: &LayerSet,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
+        self.abandon();
         let count = self.config.num_hidden_layers;
         if let Some(range) = layers.runs().iter().find(|run| run.last() >= count) {
             return Err(ModelError::NoSuchLayers { range: *range, layers: count });
         }
-        let gained = layers.without(self.held()).layers().count() as u64;
-        let bytes = gained * self.config.bytes_per_layer;
+        let bytes = self.weight_bytes(&layers.without(self.held()));
         self.sequences.hold(layers.clone());
         progress(LoadProgress { bytes_loaded: bytes, bytes_total: bytes });
         Ok(())
     }
 
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
-        // As on MLX, segments for the same layers are computed together.
-        let mut ranges: Vec<_> = step.segments.iter().map(|segment| segment.layers).collect();
-        ranges.sort_unstable();
-        ranges.dedup();
-        let layers = ranges.iter().map(|layers| layers.count()).sum();
-        let pause = Duration::from_micros(u64::from(self.config.step_micros)) * layers;
-        if !pause.is_zero() {
-            #[expect(clippy::disallowed_methods, reason = "it stands in for a computation")]
-            std::thread::sleep(pause);
+        match self.begin(step)? {
+            StepProgress::Done(results) => Ok(results),
+            StepProgress::Exchange(_) => {
+                self.abandon();
+                Err(StageError("a rank of a group computes no step alone".to_owned()))
+            }
         }
-        let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
-        let checks = self.sequences.check_step(&step.segments, reusable);
-        let outputs = step.segments.iter().zip(checks);
-        let outputs =
-            outputs.map(|(segment, check)| check.and_then(|()| self.compute(segment))).collect();
-        self.prefixes.set_limit(self.kv_budget.saturating_sub(self.memory().kv));
-        Ok(outputs)
+    }
+
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        Ok(self.begin_as(step, false))
+    }
+
+    fn follow(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        Ok(self.begin_as(step, true))
+    }
+
+    fn go_on(&mut self, sum: &[f32]) -> Result<StepProgress, StageError> {
+        let Some(Stopped { mut step, right }) = self.stopped.take() else {
+            return Err(StageError("no step waits for a sum".to_owned()));
+        };
+        let (got, numbers) = (sum.len(), right.len());
+        if got != numbers {
+            self.stopped = Some(Stopped { step, right });
+            return Err(StageError(format!("a sum of {got} numbers in place of {numbers}")));
+        }
+        step.end_half(&right, sum);
+        Ok(self.proceed(step))
+    }
+
+    fn abandon(&mut self) {
+        self.stopped = None;
+    }
+
+    fn check_segments(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>> {
+        self.sequences.check_step(segments, |layers, tokens| self.reusable(layers, tokens))
+    }
+
+    fn take_units(
+        &mut self,
+        units: RankUnits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        self.abandon();
+        self.become_rank(units, progress)
     }
 
     fn recall(
@@ -211,6 +321,7 @@ impl Stage for FakeStage {
         tokens: &[u32],
         params: &SamplingParams,
     ) -> Result<Vec<Progress>, SegmentError> {
+        self.abandon();
         let held = self.held().clone();
         let log = self.sequences.recall(sequence, tokens, params)?;
         let before_last = tokens.split_last().map_or(&[][..], |(_, before)| before);
@@ -231,10 +342,16 @@ impl Stage for FakeStage {
     }
 
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
+        self.abandon();
         self.sequences.rewind(sequence, layers, position);
     }
 
+    fn sequences(&self) -> Vec<SequenceId> {
+        self.sequences.ids()
+    }
+
     fn release(&mut self, sequence: SequenceId) {
+        self.abandon();
         self.sequences.release(sequence);
     }
 
@@ -242,9 +359,9 @@ impl Stage for FakeStage {
         let caches = self.sequences.values().flat_map(|log| log.caches.values());
         let hashes: u64 = caches.map(|cache| u64::from(cache.positions())).sum();
         MemoryUse {
-            weights: self.held().layers().count() as u64 * self.config.bytes_per_layer,
+            weights: self.weight_bytes(self.held()),
             mapped: 0,
-            kv: hashes * KV_BYTES_PER_TOKEN,
+            kv: self.kv_bytes(hashes),
             prefixes: self.prefixes.bytes(),
             peak: 0,
         }
@@ -252,7 +369,7 @@ impl Stage for FakeStage {
 
     fn set_kv_budget(&mut self, bytes: u64) {
         self.kv_budget = bytes;
-        self.prefixes.set_limit(bytes.saturating_sub(self.memory().kv));
+        self.limit_prefixes();
     }
 
     fn reusable(&self, layers: LayerRange, tokens: &[u32]) -> u32 {
@@ -262,16 +379,20 @@ impl Stage for FakeStage {
     }
 }
 
-/// Keep the hashes of tokens, layers and logits apart.
+/// Keep the hashes of tokens, layers, what attention gives, and logits apart.
 const EMBEDDING: u64 = 0x0065_6d62_6564;
 const LAYER: u64 = 0x006c_6179_6572;
+const ATTENTION: u64 = 0x6174_7465_6e64;
 const LOGIT: u64 = 0x006c_6f67_6974;
+
+/// `width` numbers of 24 bits made of a hash.
+fn numbers(hash: u64, width: u32) -> impl Iterator<Item = u32> {
+    (0..u64::from(width)).map(move |index| upper(mix(hash.wrapping_add(index))))
+}
 
 /// `width` numbers in [-1, 1) made of a hash, as little-endian bytes.
 fn spread(hash: u64, width: u32) -> Vec<u8> {
-    (0..u64::from(width))
-        .flat_map(|index| unit(mix(hash.wrapping_add(index))).to_le_bytes())
-        .collect()
+    numbers(hash, width).flat_map(|number| centred(number as f32).to_le_bytes()).collect()
 }
 
 /// The hash of a hidden state; every bit counts.
@@ -284,12 +405,25 @@ fn digest(row: &[u8]) -> u64 {
 
 /// A logit in [-8, 8): wide enough for some tokens to be much likelier than others.
 fn logit(hash: u64, token: u32) -> f32 {
-    8.0 * unit(mix(hash ^ mix(u64::from(token) ^ LOGIT)))
+    8.0 * centred(upper(mix(hash ^ mix(u64::from(token) ^ LOGIT))) as f32)
 }
 
-/// The upper 24 bits as a number in [-1, 1); each of these has its own f32.
-fn unit(hash: u64) -> f32 {
-    (hash >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+/// The upper 24 bits; each such number has its own f32.
+const fn upper(hash: u64) -> u32 {
+    (hash >> 40) as u32
+}
+
+/// A number of 24 bits as one in [-1, 1).
+fn centred(number: f32) -> f32 {
+    number / (1_u32 << 23) as f32 - 1.0
+}
+
+/// Computes as long as it is told.
+fn pause(time: Duration) {
+    if !time.is_zero() {
+        #[expect(clippy::disallowed_methods, reason = "it stands in for a computation")]
+        std::thread::sleep(time);
+    }
 }
 
 #[cfg(test)]
@@ -301,7 +435,7 @@ mod tests {
     use super::*;
     use crate::contract::{self, ModelFacts};
 
-    fn config() -> FakeConfig {
+    pub(super) fn config() -> FakeConfig {
         FakeConfig {
             num_hidden_layers: 5,
             hidden_size: 3,
@@ -309,6 +443,7 @@ mod tests {
             max_position_embeddings: 256,
             step_micros: 0,
             bytes_per_layer: 1000,
+            units: 8,
         }
     }
 

@@ -1,6 +1,7 @@
 //! How large a model is and where its bytes are: all that placement needs to know of it.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 
 use planaria_config::{LayerRange, LayerSet};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -30,6 +31,51 @@ pub struct Geometry {
     /// What a step works with.
     #[serde(default)]
     pub working: WorkingSet,
+    /// How its layers can be shared by several ranks; members of older builds say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<Cut>,
+}
+
+/// How the layers of a model can be shared by several ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cut {
+    /// They are cut into units.
+    Units(UnitSizes),
+    /// They cannot be, for this reason.
+    Whole(String),
+}
+
+/// How a model's bytes fall to units; see [`crate::architecture::Share`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitSizes {
+    /// Units of each layer; at least two.
+    #[serde(deserialize_with = "several")]
+    pub count: u16,
+    /// Of the weights of all layers together, bytes that every rank holds.
+    pub shared_bytes: u64,
+    /// Key heads that are dealt out among ranks with the units; 0 where every rank holds what stands for all of them.
+    pub key_heads: u32,
+}
+
+impl UnitSizes {
+    /// Of the keys and values of a layer, the part that a rank holds for the units `kept`.
+    #[must_use]
+    pub fn kv_part(&self, kept: &Range<u16>) -> f64 {
+        if self.key_heads == 0 {
+            return 1.0;
+        }
+        let heads = self.heads_of(kept);
+        f64::from(heads.end - heads.start) / f64::from(self.key_heads)
+    }
+
+    /// The key heads of some units. Units that share a head have it both.
+    #[must_use]
+    pub fn heads_of(&self, units: &Range<u16>) -> Range<u32> {
+        let count = u32::from(self.count);
+        let first = u32::from(units.start).saturating_mul(self.key_heads) / count;
+        let end = u32::from(units.end).saturating_mul(self.key_heads).div_ceil(count);
+        first..end.max(first)
+    }
 }
 
 /// What a worker takes besides weights and KV, in bytes; most of it until a step is done.
@@ -159,6 +205,14 @@ fn layer_sizes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D
     Ok(sizes)
 }
 
+/// A model is cut into two units or more.
+fn several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    match u16::deserialize(deserializer)? {
+        count @ 2.. => Ok(count),
+        count => Err(serde::de::Error::custom(format!("a layer cannot be cut into {count} units"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -174,6 +228,7 @@ mod tests {
             max_context: 1000,
             vocab: 10,
             working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40 },
+            cut: None,
         }
     }
 
@@ -207,6 +262,20 @@ mod tests {
         let tied = geometry(true);
         assert_eq!(tied.weight_bytes(range(2, 2)), 200);
         assert_eq!(tied.weight_bytes(range(0, 2)), 410);
+    }
+
+    #[test]
+    fn a_rank_holds_every_head_of_which_one_of_its_units_has_a_part() {
+        let sizes = |key_heads| UnitSizes { count: 8, shared_bytes: 0, key_heads };
+        assert_eq!(sizes(8).heads_of(&(2..5)), 2..5);
+        assert_eq!(sizes(2).heads_of(&(3..5)), 0..2);
+        assert_eq!(sizes(2).heads_of(&(4..5)), 1..2);
+        assert!((sizes(16).kv_part(&(0..2)) - 0.25).abs() < 1e-9);
+        assert!((sizes(0).kv_part(&(0..1)) - 1.0).abs() < 1e-9);
+        let mut json = serde_json::to_value(sizes(2)).unwrap();
+        json["count"] = serde_json::json!(1);
+        let error = serde_json::from_value::<UnitSizes>(json).unwrap_err().to_string();
+        assert!(error.contains("cut into 1 units"), "{error}");
     }
 
     #[test]

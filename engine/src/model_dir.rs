@@ -44,9 +44,9 @@ pub use self::stamp::{Stamp, Stamps};
 use self::tensors::Shelf;
 pub use self::tensors::{Pick, Piece, Tensor};
 use self::unclaimed::Claims;
-use crate::architecture::{Architecture, Linear, Part as Module, Share, Uncuttable};
+use crate::architecture::{Architecture, Attention, Part as Module, Share, Uncuttable};
 use crate::families;
-use crate::geometry::{Geometry, WorkingSet};
+use crate::geometry::{Cut, Geometry, UnitSizes};
 
 /// Real files have a few KiB; some carry a list per layer.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -110,7 +110,7 @@ impl ModelDir {
                 warnings.extend(unknown_keys(&root)?);
                 geometry
             }
-            ModelConfig::Fake(config) => (fake_geometry(config), Dtype::F32),
+            ModelConfig::Fake(config) => (config.geometry(), Dtype::F32),
         };
         let mut eos_token_ids = root.token_ids("eos_token_id")?;
         let generation = Generation::open(path, &mut warnings)?;
@@ -235,7 +235,10 @@ impl ModelDir {
     /// # Errors
     /// When there is a part that cannot be cut.
     pub fn units(&self) -> Result<u16, Uncuttable> {
-        self.transformer()?.units(|linear| self.column_group(linear))
+        match &self.config {
+            ModelConfig::Transformer(model) => self.shelf().units(model),
+            ModelConfig::Fake(config) => Ok(config.units),
+        }
     }
 
     /// What a rank with the units `own` of [`Self::units`] holds, which also holds the keys and values of the units `kept`.
@@ -243,7 +246,15 @@ impl ModelDir {
     /// # Errors
     /// When there is a part that cannot be cut.
     pub fn share(&self, own: Range<u16>, kept: Range<u16>) -> Result<Share, Uncuttable> {
-        self.transformer()?.share(self.units()?, own, kept, |linear| self.column_group(linear))
+        match &self.config {
+            ModelConfig::Transformer(model) => {
+                let shelf = self.shelf();
+                model.share(self.units()?, own, kept, |linear| shelf.column_group(linear))
+            }
+            ModelConfig::Fake(_) => {
+                Err(Uncuttable { module: "layers".to_owned(), why: "have no weights".to_owned() })
+            }
+        }
     }
 
     /// The tensors that a rank with this share of the model needs for `layers` beyond those that it needs for `held`, as
@@ -260,21 +271,8 @@ impl ModelDir {
         self.parts_beyond(&share.architecture, held, layers)
     }
 
-    fn transformer(&self) -> Result<&Architecture, Uncuttable> {
-        match &self.config {
-            ModelConfig::Transformer(model) => Ok(model),
-            ModelConfig::Fake(_) => Err(Uncuttable {
-                module: "layers".to_owned(),
-                why: "are computed by nothing that has units".to_owned(),
-            }),
-        }
-    }
-
-    /// How many columns of a matrix share a scale; 1 if it is not packed.
-    fn column_group(&self, linear: &Linear) -> u32 {
-        let scales = self.tensors.get(&format!("{}.scales", linear.module));
-        let groups = scales.and_then(|scales| u32::try_from(*scales.shape.last()?).ok());
-        linear.columns / groups.unwrap_or(linear.columns).max(1)
+    fn shelf(&self) -> Shelf<'_> {
+        Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed }
     }
 
     fn parts_beyond(
@@ -295,7 +293,7 @@ impl ModelDir {
         if has_head(layers) && !has_head(held) {
             parts.push(Module::Head);
         }
-        let shelf = Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed };
+        let shelf = self.shelf();
         let mut tensors = Vec::new();
         for part in parts {
             tensors.extend(shelf.part(model, part)?.into_iter().map(|found| found.tensor));
@@ -357,8 +355,46 @@ fn transformer_geometry(
         max_context: model.max_context,
         vocab: model.vocab_size,
         working: model.working_set(u64::from(width)),
+        cut: Some(match unit_sizes(shelf, model)? {
+            Ok(sizes) => Cut::Units(sizes),
+            Err(uncuttable) => Cut::Whole(uncuttable.to_string()),
+        }),
     };
     Ok((geometry, activation))
+}
+
+/// How the layers of a model can be shared by ranks.
+fn unit_sizes(
+    shelf: Shelf<'_>,
+    model: &Architecture,
+) -> Result<Result<UnitSizes, Uncuttable>, ModelError> {
+    let count = match shelf.units(model) {
+        Ok(count) => count,
+        Err(uncuttable) => return Ok(Err(uncuttable)),
+    };
+    let bytes = |model: &Architecture| -> Result<u64, ModelError> {
+        let mut bytes = 0;
+        for layer in 0..model.layer_count() {
+            let found = shelf.part(model, Module::Layer(layer))?;
+            bytes += found.iter().map(|found| found.tensor.byte_count()).sum::<u64>();
+        }
+        Ok(bytes)
+    };
+    // What two ranks have between them beyond one model they both have.
+    let mut all = 0;
+    for own in [0..count / 2, count / 2..count] {
+        match model.share(count, own.clone(), own, |linear| shelf.column_group(linear)) {
+            Ok(share) => all += bytes(&share.architecture)?,
+            Err(uncuttable) => return Ok(Err(uncuttable)),
+        }
+    }
+    let shared_bytes = all.saturating_sub(bytes(model)?);
+    let key_heads = model.layers.iter().map(|layer| match &layer.attention {
+        Attention::Grouped(grouped) => grouped.kv_heads,
+        Attention::Latent(_) => 0,
+    });
+    // Where layers differ, those with the fewest say what a rank holds at most.
+    Ok(Ok(UnitSizes { count, shared_bytes, key_heads: key_heads.min().unwrap_or(0) }))
 }
 
 /// The type of a sum of two numbers, as MLX has it; types that are no float change nothing.
@@ -369,19 +405,5 @@ const fn promote(so_far: Option<Dtype>, next: Dtype) -> Option<Dtype> {
         (Some(Dtype::BF16), Dtype::BF16) => Some(Dtype::BF16),
         (Some(_), Dtype::F32 | Dtype::F16 | Dtype::BF16) => Some(Dtype::F32),
         (so_far, _) => so_far,
-    }
-}
-
-fn fake_geometry(config: &FakeConfig) -> Geometry {
-    Geometry {
-        bytes_per_layer: vec![config.bytes_per_layer; config.num_hidden_layers as usize],
-        embed_bytes: 0,
-        head_bytes: 0,
-        tied: false,
-        kv_bytes_per_token_per_layer: crate::fake::KV_BYTES_PER_TOKEN,
-        hidden_bytes: config.hidden_size * 4,
-        max_context: config.max_position_embeddings,
-        vocab: config.vocab_size,
-        working: WorkingSet::default(),
     }
 }

@@ -1,6 +1,7 @@
 //! How the layers of a model are divided among nodes. Pure, so that every node comes to the same
 //! division from the same facts.
 
+pub mod group;
 pub mod latency;
 pub mod pins;
 mod ring;
@@ -72,6 +73,7 @@ mod tests {
             max_context: 1000,
             vocab: 10,
             working: crate::geometry::WorkingSet::default(),
+            cut: None,
         }
     }
 

@@ -203,6 +203,11 @@ impl<C: LayerCache> SequenceLogs<C> {
         self.sequences.remove(&sequence);
     }
 
+    /// The names of all sequences, in any order.
+    pub fn ids(&self) -> Vec<SequenceId> {
+        self.sequences.keys().copied().collect()
+    }
+
     /// All sequences, in any order.
     pub fn values(&self) -> impl Iterator<Item = &SequenceLog<C>> {
         self.sequences.values()

@@ -95,6 +95,7 @@ mod tests {
             max_context: 1,
             vocab: 1,
             working: WorkingSet::default(),
+            cut: None,
         }
     }
 

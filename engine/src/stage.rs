@@ -14,6 +14,7 @@ use planaria_config::{LayerRange, LayerSet, SequenceId};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::architecture::RankUnits;
 use crate::model_dir::ModelError;
 use crate::sampler::{Sampled, SamplingParams};
 
@@ -62,6 +63,14 @@ pub trait Stage {
         self.step(step).map(StepProgress::Done)
     }
 
+    /// The same of a step of which another rank gives the results: what is said of each segment here tells nothing.
+    ///
+    /// # Errors
+    /// As [`Stage::step`].
+    fn follow(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        self.begin(step)
+    }
+
     /// Goes on with the step that was begun, with the sum for which it stopped.
     ///
     /// # Errors
@@ -72,6 +81,23 @@ pub trait Stage {
 
     /// Gives up the step that was begun: its segments are as if it had not been.
     fn abandon(&mut self) {}
+
+    /// Why each of these segments cannot be computed, if it cannot, together with those before it. Changes nothing.
+    fn check_segments(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>>;
+
+    /// From now on computes and holds these units, as after the loss of another rank. A step that was begun is given up.
+    /// Sequences keep the keys and values that are held before and after; layers that lack some forget all of theirs.
+    ///
+    /// # Errors
+    /// When it is no rank or there are no such units, and nothing changes; or when a file cannot be read, and it holds no
+    /// layers then.
+    fn take_units(
+        &mut self,
+        _: RankUnits,
+        _: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        Err(ModelError::Backend("a stage that is no rank has no units".to_owned()))
+    }
 
     /// Opens a sequence whose log is `tokens`, or takes up one that was interrupted: forgets what was
     /// computed of other tokens and of the last one, and says how far each held layer is with what
@@ -90,6 +116,9 @@ pub trait Stage {
     /// Forgets what these layers computed of a sequence from `position` on. A layer that cannot go
     /// back there (see [`Progress::rewinds_to`]) forgets all.
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32);
+
+    /// The sequences of which it has something, in any order.
+    fn sequences(&self) -> Vec<SequenceId>;
 
     /// Forgets a sequence and frees its KV cache. Forgetting an unknown sequence does nothing. What
     /// it began with may stay for others; see [`Stage::reusable`].
@@ -251,6 +280,9 @@ pub enum SegmentError {
         /// Positions that it was to take.
         got: u32,
     },
+    /// The ranks of the stage's group have not computed it together, for this reason.
+    #[error("the group of nodes that share these layers is broken: {0}")]
+    GroupFailed(String),
     /// Ids, hidden states or sampling parameters that cannot belong to this stage.
     #[error("malformed segment: {0}")]
     Malformed(String),

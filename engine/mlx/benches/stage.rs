@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use planaria_config::SequenceId;
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::processor::Processor;
 use planaria_engine::sampler::SamplingParams;
@@ -42,7 +43,7 @@ fn main() -> Result<(), Failure> {
         None => MlxStage::open(&dir)?,
         Some(ranks) => {
             let own = 0..dir.units()?.div_ceil(ranks);
-            MlxStage::open_rank(&dir, own.clone(), own)?
+            MlxStage::open_rank(&dir, RankUnits::new(&own, &own).ok_or("no units")?)?
         }
     };
     stage.hold(&dir.geometry().all_layers().into(), &mut |_| ())?;

@@ -35,6 +35,7 @@ mod weight_file;
 mod weights;
 
 use planaria_config::LayerRange;
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::fake::FakeStage;
 use planaria_engine::model_dir::{ModelConfig, ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Stage};
@@ -45,17 +46,22 @@ pub use self::stage::MlxStage;
 /// What every operation on arrays gives.
 type Mlx<T> = mlx_rs::error::Result<T>;
 
-/// A stage of a model that holds no layers yet; see [`Stage::hold`].
+/// A stage of a model that holds no layers yet; see [`Stage::hold`]. With `units` it is one rank of a group.
 ///
 /// Call it on the thread that will use the stage: a stage on MLX cannot change threads.
 ///
 /// # Errors
-/// When the backend fails.
-pub fn open_stage(model: &ModelDir) -> Result<Box<dyn Stage>, ModelError> {
-    match model.config() {
-        ModelConfig::Transformer(_) => Ok(Box::new(MlxStage::open(model)?)),
-        ModelConfig::Fake(config) => Ok(Box::new(FakeStage::open(config))),
-    }
+/// When the backend fails, or the model cannot be cut so.
+pub fn open_stage(
+    model: &ModelDir,
+    units: Option<RankUnits>,
+) -> Result<Box<dyn Stage>, ModelError> {
+    Ok(match (model.config(), units) {
+        (ModelConfig::Transformer(_), None) => Box::new(MlxStage::open(model)?),
+        (ModelConfig::Transformer(_), Some(units)) => Box::new(MlxStage::open_rank(model, units)?),
+        (ModelConfig::Fake(config), None) => Box::new(FakeStage::open(config)),
+        (ModelConfig::Fake(config), Some(units)) => Box::new(FakeStage::open_rank(config, units)?),
+    })
 }
 
 /// The same with some layers loaded, and no others. `progress` is called as weights come in.
@@ -67,7 +73,7 @@ pub fn load_stage(
     layers: LayerRange,
     progress: &mut dyn FnMut(LoadProgress),
 ) -> Result<Box<dyn Stage>, ModelError> {
-    let mut stage = open_stage(model)?;
+    let mut stage = open_stage(model, None)?;
     stage.hold(&layers.into(), progress)?;
     Ok(stage)
 }

@@ -13,7 +13,7 @@ use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
 use mlx_rs::transforms::eval;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
-use planaria_engine::architecture::{Architecture, MLX_CACHE_BYTES};
+use planaria_engine::architecture::{Architecture, MLX_CACHE_BYTES, RankUnits};
 use planaria_engine::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use planaria_engine::prefix_cache::{
     BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigest, PrefixDigests,
@@ -98,17 +98,12 @@ impl MlxStage {
         Self::open_with(dir, None)
     }
 
-    /// A stage that holds nothing yet, and computes the units `own` of each layer, as one rank of a group. It also holds the keys
-    /// and values of the units `kept`, among which `own` are.
+    /// A stage that holds nothing yet, and computes these units of each layer, as one rank of a group.
     ///
     /// # Errors
     /// When the model is not computed by MLX, or cannot be cut so.
-    pub fn open_rank(
-        dir: &ModelDir,
-        own: Range<u16>,
-        kept: Range<u16>,
-    ) -> Result<Self, ModelError> {
-        Self::open_with(dir, Some(Rank::new(dir, own, kept)?))
+    pub fn open_rank(dir: &ModelDir, units: RankUnits) -> Result<Self, ModelError> {
+        Self::open_with(dir, Some(Rank::new(dir, units)?))
     }
 
     fn open_with(dir: &ModelDir, rank: Option<Rank>) -> Result<Self, ModelError> {
@@ -334,6 +329,34 @@ impl MlxStage {
         Ok(results)
     }
 
+    /// Begins a step; another rank gives its results if it `follows`.
+    fn begin_as(&mut self, step: Step, follows: bool) -> Result<StepProgress, StageError> {
+        // Nobody waits for it any more.
+        self.abandon();
+        let checks = self.check_segments(&step.segments);
+        let mut groups: BTreeMap<(LayerRange, bool), Vec<usize>> = BTreeMap::new();
+        for (index, segment) in step.segments.iter().enumerate() {
+            if checks.get(index).is_some_and(Result::is_ok) {
+                groups.entry((segment.layers, segment.absorb)).or_default().push(index);
+            }
+        }
+        let part = |((layers, absorb), indices)| Part { layers, absorb, indices, underway: None };
+        let before =
+            step.segments.iter().map(|segment| match self.sequences.get(segment.sequence) {
+                None => Before::Unknown,
+                Some(log) => Before::Known(log.tokens.len()),
+            });
+        let stopped = Stopped {
+            before: before.collect(),
+            numbers: 0,
+            follows,
+            results: checks.into_iter().map(|check| check.err().map(Err)).collect(),
+            segments: step.segments,
+            parts: groups.into_iter().map(part).collect(),
+        };
+        self.proceed(stopped, None)
+    }
+
     /// Makes the state of a segment's sequence as it was before a step that does not count.
     fn undo(&mut self, segment: &Segment, before: Before) {
         match before {
@@ -397,30 +420,11 @@ impl Stage for MlxStage {
     }
 
     fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
-        // Nobody waits for it any more.
-        self.abandon();
-        let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
-        let checks = self.sequences.check_step(&step.segments, reusable);
-        let mut groups: BTreeMap<(LayerRange, bool), Vec<usize>> = BTreeMap::new();
-        for (index, segment) in step.segments.iter().enumerate() {
-            if checks.get(index).is_some_and(Result::is_ok) {
-                groups.entry((segment.layers, segment.absorb)).or_default().push(index);
-            }
-        }
-        let part = |((layers, absorb), indices)| Part { layers, absorb, indices, underway: None };
-        let before =
-            step.segments.iter().map(|segment| match self.sequences.get(segment.sequence) {
-                None => Before::Unknown,
-                Some(log) => Before::Known(log.tokens.len()),
-            });
-        let stopped = Stopped {
-            before: before.collect(),
-            numbers: 0,
-            results: checks.into_iter().map(|check| check.err().map(Err)).collect(),
-            segments: step.segments,
-            parts: groups.into_iter().map(part).collect(),
-        };
-        self.proceed(stopped, None)
+        self.begin_as(step, false)
+    }
+
+    fn follow(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        self.begin_as(step, true)
     }
 
     fn go_on(&mut self, sum: &[f32]) -> Result<StepProgress, StageError> {
@@ -452,6 +456,18 @@ impl Stage for MlxStage {
                 self.undo(segment, *before);
             }
         }
+    }
+
+    fn check_segments(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>> {
+        self.sequences.check_step(segments, |layers, tokens| self.reusable(layers, tokens))
+    }
+
+    fn take_units(
+        &mut self,
+        units: RankUnits,
+        progress: &mut dyn FnMut(LoadProgress),
+    ) -> Result<(), ModelError> {
+        self.become_rank(units, progress)
     }
 
     fn recall(
@@ -486,6 +502,10 @@ impl Stage for MlxStage {
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
         self.abandon();
         self.sequences.rewind(sequence, layers, position);
+    }
+
+    fn sequences(&self) -> Vec<SequenceId> {
+        self.sequences.ids()
     }
 
     fn release(&mut self, sequence: SequenceId) {

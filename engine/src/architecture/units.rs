@@ -10,6 +10,7 @@
 
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
@@ -34,6 +35,56 @@ pub struct Uncuttable {
     pub module: String,
     /// Why.
     pub why: String,
+}
+
+/// Which units a rank has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "[u16; 4]", into = "[u16; 4]")]
+pub struct RankUnits {
+    own: (u16, u16),
+    kept: (u16, u16),
+}
+
+impl RankUnits {
+    /// A rank that computes the units `own` and holds the keys and values of the units `kept`; `None` unless `own` is some of them.
+    #[must_use]
+    pub fn new(own: &Range<u16>, kept: &Range<u16>) -> Option<Self> {
+        let is_part = kept.start <= own.start && own.start < own.end && own.end <= kept.end;
+        is_part.then_some(Self { own: (own.start, own.end), kept: (kept.start, kept.end) })
+    }
+
+    /// The units that it computes; at least one.
+    #[must_use]
+    pub const fn own(self) -> Range<u16> {
+        self.own.0..self.own.1
+    }
+
+    /// The units of which it holds the keys and values, `own` among them: so it can go on for a rank that is lost.
+    #[must_use]
+    pub const fn kept(self) -> Range<u16> {
+        self.kept.0..self.kept.1
+    }
+}
+
+impl From<RankUnits> for [u16; 4] {
+    fn from(RankUnits { own, kept }: RankUnits) -> Self {
+        [own.0, own.1, kept.0, kept.1]
+    }
+}
+
+impl TryFrom<[u16; 4]> for RankUnits {
+    type Error = String;
+
+    fn try_from([first, end, kept, kept_end]: [u16; 4]) -> Result<Self, String> {
+        let none = || format!("no rank has the units {first}..{end} of {kept}..{kept_end}");
+        Self::new(&(first..end), &(kept..kept_end)).ok_or_else(none)
+    }
+}
+
+impl std::fmt::Display for RankUnits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.own.0, self.own.1.saturating_sub(1))
+    }
 }
 
 /// What a rank holds of a layer, beyond what its narrower [`super::Layer`] says.

@@ -7,6 +7,7 @@ use super::json::Section;
 use super::limits::{MAX_CONTEXT, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 use crate::architecture::Architecture;
 use crate::families::{self, Source};
+use crate::geometry::{Cut, Geometry, UnitSizes, WorkingSet};
 
 /// What `config.json` describes.
 #[derive(Debug, Clone, PartialEq)]
@@ -32,6 +33,8 @@ pub struct FakeConfig {
     pub step_micros: u32,
     /// What a layer is said to weigh; 1 MiB where the file is silent.
     pub bytes_per_layer: u64,
+    /// Units into which its layers can be cut for a group of ranks; 8 where the file is silent.
+    pub units: u16,
 }
 
 /// The `model_type` of [`FakeConfig`].
@@ -117,6 +120,32 @@ impl FakeConfig {
             max_position_embeddings: root.count("max_position_embeddings", 1..=MAX_CONTEXT)?,
             step_micros: root.optional_count("step_micros", 0..=10_000_000)?.unwrap_or(0),
             bytes_per_layer,
+            units: root
+                .optional_count("units", 2..=64)?
+                .unwrap_or(8)
+                .try_into()
+                .unwrap_or(u16::MAX),
         })
+    }
+
+    /// The sizes of its parts.
+    #[must_use]
+    pub fn geometry(&self) -> Geometry {
+        Geometry {
+            bytes_per_layer: vec![self.bytes_per_layer; self.num_hidden_layers as usize],
+            embed_bytes: 0,
+            head_bytes: 0,
+            tied: false,
+            kv_bytes_per_token_per_layer: crate::fake::KV_BYTES_PER_TOKEN,
+            hidden_bytes: self.hidden_size * 4,
+            max_context: self.max_position_embeddings,
+            vocab: self.vocab_size,
+            working: WorkingSet::default(),
+            cut: Some(Cut::Units(UnitSizes {
+                count: self.units,
+                shared_bytes: 0,
+                key_heads: self.units.into(),
+            })),
+        }
     }
 }

@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use super::error::shown;
 use super::quantization::{Listed, QuantParams};
 use super::{ModelError, TensorInfo};
-use crate::architecture::{Architecture, Need, Part, Stored};
+use crate::architecture::{Architecture, Linear, Need, Part, Stored, Uncuttable};
 
 /// A tensor as the model wants it, and where its numbers are.
 #[derive(Debug, Clone, PartialEq)]
@@ -92,6 +92,18 @@ pub(crate) struct Found {
 const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
 impl Shelf<'_> {
+    /// Into how many units each layer of `model` is cut.
+    pub(crate) fn units(&self, model: &Architecture) -> Result<u16, Uncuttable> {
+        model.units(|linear| self.column_group(linear))
+    }
+
+    /// How many columns of a matrix share a scale; 1 if it is not packed.
+    pub(crate) fn column_group(&self, linear: &Linear) -> u32 {
+        let scales = self.stored.get(&format!("{}.scales", linear.module));
+        let groups = scales.and_then(|scales| u32::try_from(*scales.shape.last()?).ok());
+        linear.columns / groups.unwrap_or(linear.columns).max(1)
+    }
+
     /// The tensors of `part`, all of them there and of the right type and shape.
     pub(crate) fn part(&self, model: &Architecture, part: Part) -> Result<Vec<Found>, ModelError> {
         let mut found = Vec::new();

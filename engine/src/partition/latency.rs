@@ -41,7 +41,7 @@ const MOST_NODES: usize = 128;
 const FEW: usize = 4;
 
 /// Costs that differ by less, relatively, are equal.
-const SAME: f64 = 1e-9;
+pub(super) const SAME: f64 = 1e-9;
 
 /// A node that may hold layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -281,7 +281,7 @@ impl Ranked {
     }
 }
 
-fn compare(a: f64, b: f64) -> Ordering {
+pub(super) fn compare(a: f64, b: f64) -> Ordering {
     if (a - b).abs() <= SAME * a.abs().max(b.abs()) { Ordering::Equal } else { a.total_cmp(&b) }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use mlx_rs::Array;
 use planaria_config::{LayerRange, LayerSet};
-use planaria_engine::architecture::{Attention, Share};
+use planaria_engine::architecture::{Attention, RankUnits, Share};
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
 use planaria_kernels::FoldTree;
@@ -23,16 +23,12 @@ pub(super) struct Rank {
 }
 
 impl Rank {
-    /// The rank with the units `own`, which also holds the keys and values of the units `kept`.
-    pub(super) fn new(
-        dir: &ModelDir,
-        own: Range<u16>,
-        kept: Range<u16>,
-    ) -> Result<Self, ModelError> {
+    /// The rank with these units.
+    pub(super) fn new(dir: &ModelDir, rank: RankUnits) -> Result<Self, ModelError> {
+        let (own, kept) = (rank.own(), rank.kept());
         let refused = |error: &dyn std::fmt::Display| ModelError::Backend(error.to_string());
         let units = dir.units().map_err(|error| refused(&error))?;
-        let is_part = kept.start <= own.start && own.end <= kept.end && kept.end <= units;
-        if own.is_empty() || !is_part {
+        if kept.end > units {
             return Err(refused(&format!("units {own:?} of {kept:?} of {units} are no rank's")));
         }
         let share = dir.share(own.clone(), kept.clone()).map_err(|error| refused(&error))?;
@@ -69,23 +65,17 @@ impl Rank {
 }
 
 impl MlxStage {
-    /// From now on computes the units `own`, and holds the keys and values of the units `kept`, as after the loss of another rank. A
-    /// step that was begun is given up. Sequences keep the keys and values that are held before and after; layers that lack some
-    /// forget all of theirs.
-    ///
-    /// # Errors
-    /// When it is no rank or there are no such units, and nothing changes; or when a file cannot be read, and it holds no layers then.
-    pub fn take_units(
+    /// As [`Stage::take_units`].
+    pub(super) fn become_rank(
         &mut self,
-        own: Range<u16>,
-        kept: Range<u16>,
+        units: RankUnits,
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
         self.abandon();
-        let after = Rank::new(&self.dir, own, kept.clone())?;
+        let after = Rank::new(&self.dir, units)?;
         let no_rank = || ModelError::Backend("a stage that is no rank has no units".to_owned());
         let before = self.rank.take().ok_or_else(no_rank)?;
-        let taken = self.follow(&before, after, &kept, progress);
+        let taken = self.follow(&before, after, &units.kept(), progress);
         if taken.is_err() {
             self.model = Model::default();
             self.sequences.hold(LayerSet::EMPTY);

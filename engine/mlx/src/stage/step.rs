@@ -24,6 +24,8 @@ pub(super) struct Stopped {
     pub(super) before: Vec<Before>,
     /// Numbers of the sum that it waits for.
     pub(super) numbers: usize,
+    /// Whether another rank gives its results.
+    pub(super) follows: bool,
 }
 
 /// How a sequence was before a step.
@@ -77,10 +79,11 @@ impl MlxStage {
         Ok(Underway::new(hidden, layers, batch, wanted, caches))
     }
 
-    /// A result for each of the segments of a step that is through its layers.
+    /// A result for each of the segments of a step that is through its layers. If it `gives` none, nothing but the caches is
+    /// computed to their end.
     fn complete(
         &mut self,
-        (layers, absorb): (LayerRange, bool),
+        (layers, gives): (LayerRange, bool),
         segments: &[&Segment],
         caches: Vec<Vec<KvCache>>,
         hidden: Option<Array>,
@@ -89,7 +92,8 @@ impl MlxStage {
         let blocks = self.new_blocks(segments)?;
         let arrays: Vec<&Array> =
             blocks.iter().flat_map(|new| [&new.block.keys, &new.block.values]).collect();
-        let results = if absorb || self.shape().is_last(layers) {
+        let hidden = hidden.filter(|_| gives);
+        let results = if !gives || self.shape().is_last(layers) {
             self.finish(layers, segments, hidden, &arrays)?
         } else if let Some(hidden) = hidden {
             async_eval(arrays)?;
@@ -151,7 +155,7 @@ impl MlxStage {
                     };
                     let caches = underway.map(Underway::into_caches).unwrap_or_default();
                     let results = self.complete(
-                        (layers, absorb),
+                        (layers, !absorb && !stopped.follows),
                         &segments_of(&stopped.segments, &indices),
                         caches,
                         hidden,

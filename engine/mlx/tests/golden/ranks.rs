@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::ops::Range;
 
 use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::model_dir::ModelError;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{
@@ -40,7 +41,7 @@ impl Group {
         kept: fn(&[Range<u16>]) -> Vec<Range<u16>>,
     ) -> Self {
         let load = |(own, kept): (&Range<u16>, Range<u16>)| {
-            let mut rank = MlxStage::open_rank(&case.dir, own.clone(), kept).unwrap();
+            let mut rank = MlxStage::open_rank(&case.dir, units_of(own, &kept)).unwrap();
             rank.hold(&layers.into(), &mut |_| ()).unwrap();
             rank
         };
@@ -118,8 +119,12 @@ impl Stage for Group {
     }
 
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
+        let begin = |(rank, stage): (usize, &mut MlxStage)| match rank {
+            0 => stage.begin(step.clone()),
+            _ => stage.follow(step.clone()),
+        };
         let mut progress: Vec<StepProgress> =
-            self.ranks.iter_mut().map(|rank| rank.begin(step.clone())).collect::<Result<_, _>>()?;
+            self.ranks.iter_mut().enumerate().map(begin).collect::<Result<_, _>>()?;
         loop {
             match self.sum(progress) {
                 Ok(sum) => {
@@ -134,7 +139,15 @@ impl Stage for Group {
                         }
                     });
                     let first = done.next().unwrap();
-                    assert!(done.all(|other| other == first), "ranks differ");
+                    let alike = |other: Vec<_>| {
+                        let pairs = other.iter().zip(&first);
+                        other.len() == first.len()
+                            && pairs.clone().all(|(other, first)| match first {
+                                Ok(_) => *other == Ok(SegmentOutput::Absorbed),
+                                Err(_) => other == first,
+                            })
+                    };
+                    assert!(done.all(alike), "ranks differ");
                     return Ok(first);
                 }
             }
@@ -150,8 +163,16 @@ impl Stage for Group {
         self.ranks[0].recall(sequence, tokens, params)
     }
 
+    fn check_segments(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>> {
+        self.ranks[0].check_segments(segments)
+    }
+
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
         self.ranks.iter_mut().for_each(|rank| rank.rewind(sequence, layers, position));
+    }
+
+    fn sequences(&self) -> Vec<SequenceId> {
+        self.ranks[0].sequences()
     }
 
     fn release(&mut self, sequence: SequenceId) {
@@ -169,6 +190,10 @@ impl Stage for Group {
     fn memory(&self) -> MemoryUse {
         self.ranks[0].memory()
     }
+}
+
+fn units_of(own: &Range<u16>, kept: &Range<u16>) -> RankUnits {
+    RankUnits::new(own, kept).unwrap()
 }
 
 /// The cases that can be cut, with their units.
@@ -361,7 +386,7 @@ fn a_group_that_loses_a_rank_in_mid_token_goes_on_with_the_same_bits_and_compute
                         // They hold what they held.
                         let kept =
                             if own.start == 0 && lost != 2 { 0..own.end } else { own.clone() };
-                        rank.take_units(own.clone(), kept, &mut |_| ()).unwrap();
+                        rank.take_units(units_of(own, &kept), &mut |_| ()).unwrap();
                         let mut log = run.log.clone();
                         log.truncate(run.computed + 1);
                         let progress =
@@ -395,7 +420,7 @@ fn a_group_that_loses_a_rank_in_mid_token_goes_on_with_the_same_bits_and_compute
 fn a_rank_that_gets_units_of_which_it_has_no_keys_computes_them_again() {
     let (case, units) = cut_cases().into_iter().find(|(case, _)| case.name == "f32-tied").unwrap();
     let layers = all_layers(&case);
-    let mut rank = MlxStage::open_rank(&case.dir, 0..units, 0..units).unwrap();
+    let mut rank = MlxStage::open_rank(&case.dir, units_of(&(0..units), &(0..units))).unwrap();
     rank.hold(&layers.into(), &mut |_| ()).unwrap();
     let prompt = &case.prompts[1];
     let mut segment = Run::new((prompt, 1)).next(usize::MAX);
@@ -412,11 +437,12 @@ fn a_rank_that_gets_units_of_which_it_has_no_keys_computes_them_again() {
     };
     let computed = u32::try_from(prompt.ids.len() - 1).unwrap();
     assert_eq!(positions(&mut ranks[0]), computed);
-    ranks[0].take_units(0..1, 0..2, &mut |_| ()).unwrap();
+    ranks[0].take_units(units_of(&(0..1), &(0..2)), &mut |_| ()).unwrap();
     assert_eq!(positions(&mut ranks[0]), computed, "it has them");
-    ranks[0].take_units(0..1, 0..units, &mut |_| ()).unwrap();
+    ranks[0].take_units(units_of(&(0..1), &(0..units)), &mut |_| ()).unwrap();
     assert_eq!(positions(&mut ranks[0]), 0, "it had freed them");
-    let refused = ranks[0].take_units(0..units + 1, 0..units + 1, &mut |_| ()).unwrap_err();
+    let refused =
+        ranks[0].take_units(units_of(&(0..units + 1), &(0..units + 1)), &mut |_| ()).unwrap_err();
     assert!(refused.to_string().contains("no rank's"), "{refused}");
     assert_eq!(ranks[0].held(), &layers.into(), "nothing changed");
     assert!(matches!(ranks[0].memory().weights, 1..), "{:?}", ranks[0].memory());
@@ -426,7 +452,7 @@ fn a_rank_that_gets_units_of_which_it_has_no_keys_computes_them_again() {
 fn a_sum_of_another_length_is_refused() {
     let (case, units) = cut_cases().swap_remove(0);
     let layers = all_layers(&case);
-    let mut rank = MlxStage::open_rank(&case.dir, 0..1, 0..units).unwrap();
+    let mut rank = MlxStage::open_rank(&case.dir, units_of(&(0..1), &(0..units))).unwrap();
     rank.hold(&layers.into(), &mut |_| ()).unwrap();
     let mut segment = Run::new((&case.prompts[1], 1)).next(20);
     segment.layers = layers;
@@ -502,7 +528,7 @@ fn a_step_of_several_parts_is_given_up_as_a_whole() {
 fn whatever_else_changes_a_rank_gives_its_step_up() {
     let (case, units) = cut_cases().swap_remove(0);
     let layers = all_layers(&case);
-    let mut rank = MlxStage::open_rank(&case.dir, 0..units, 0..units).unwrap();
+    let mut rank = MlxStage::open_rank(&case.dir, units_of(&(0..units), &(0..units))).unwrap();
     rank.hold(&layers.into(), &mut |_| ()).unwrap();
     let other = SequenceId::from_bits(9);
     let changes: [&dyn Fn(&mut MlxStage); 4] = [

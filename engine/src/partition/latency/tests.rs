@@ -46,6 +46,7 @@ fn geometry(bytes_per_layer: Vec<u64>, embed_bytes: u64, head_bytes: u64, tied: 
         max_context: 1,
         vocab: 10,
         working: WorkingSet::default(),
+        cut: None,
     }
 }
 
