@@ -44,6 +44,9 @@ pub enum ExchangeError {
         /// Bytes that wait.
         bytes: usize,
     },
+    /// This member cannot take part any more, for this reason.
+    #[error("it cannot go on: {0}")]
+    Withdrawn(String),
     /// This member was given an operation that cannot be.
     #[error("no such operation: {0}")]
     Unsound(String),
@@ -58,7 +61,7 @@ impl ExchangeError {
             Self::Late { members, .. } => *members,
             Self::GivenUp { by, culprits } if culprits.is_empty() => [*by].into_iter().collect(),
             Self::GivenUp { culprits, .. } => *culprits,
-            Self::Unsound(_) | Self::Ahead { .. } => RankSet::default(),
+            Self::Unsound(_) | Self::Ahead { .. } | Self::Withdrawn(_) => RankSet::default(),
         }
     }
 }

@@ -30,8 +30,8 @@ pub struct GroupId {
     pub epoch: Epoch,
     /// The stage of the plan.
     pub stage: u16,
-    /// How many groups of this stage failed before.
-    pub attempt: u32,
+    /// Tells the groups of a stage apart that come one after the other, since one failed: the latest has the highest.
+    pub attempt: u64,
 }
 
 /// A group, as one of its members sees it.

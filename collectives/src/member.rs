@@ -216,6 +216,29 @@ impl Member {
         self.running.as_ref().map(|(running, ..)| running.missing()).unwrap_or_default()
     }
 
+    /// This member cannot go on, for this reason, which the others are told to be its fault. The group is over.
+    pub fn withdraw(&mut self, reason: String) -> Vec<MemberAction> {
+        if self.failed.is_some() { Vec::new() } else { self.fail(ExchangeError::Withdrawn(reason)) }
+    }
+
+    /// Whether the group is over.
+    #[must_use]
+    pub const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
+    /// Whether an operation runs that has not ended.
+    #[must_use]
+    pub const fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// Whether others have begun the next operation: something of it is here.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.early.iter().any(|(header, _)| header.round == self.begun)
+    }
+
     fn take(&mut self, now: Instant, header: Header, payload: Bytes) -> Vec<MemberAction> {
         let Header { group, from, round, part } = header;
         let is_ours = group == self.group.id() && self.group.has(from) && from != self.group.me();

@@ -177,7 +177,7 @@ impl Play {
 
 fn group(attempt: u32) -> GroupId {
     let epoch = Epoch { counter: 7, planner: NodeId::from_bytes([3; 32]) };
-    GroupId { epoch, stage: 1, attempt }
+    GroupId { epoch, stage: 1, attempt: attempt.into() }
 }
 
 /// An `all_reduce` of drawn numbers by drawn holders, for each rank, and the sum of one who adds alone.
