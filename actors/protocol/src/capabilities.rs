@@ -1,6 +1,6 @@
 //! What nodes and links were measured to do, as reports tell it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use planaria_config::NodeId;
@@ -30,6 +30,18 @@ pub struct Capabilities {
     /// The ways to those that can be reached by several.
     #[serde(default)]
     pub paths: BTreeMap<NodeId, Vec<PathSpeed>>,
+    /// The groups of which it was a rank, the last one last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupSpeed>,
+}
+
+/// What a rank found out about its group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSpeed {
+    /// Its ranks.
+    pub members: BTreeSet<NodeId>,
+    /// See [`crate::wire::RankStep::exchange_micros`].
+    pub exchange_micros: u32,
 }
 
 /// How the memory of a machine is, at the moment.
@@ -68,10 +80,15 @@ pub struct LinkSpeed {
 const UNMEASURED: u64 = 100_000_000;
 
 impl LinkSpeed {
+    /// Bytes a second that it carries in this direction, measured or taken to.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        self.bytes_per_second.unwrap_or(UNMEASURED).max(1)
+    }
+
     /// Seconds until `bytes` have arrived: half a round trip, and the time on the wire.
     #[must_use]
     pub fn seconds(&self, bytes: u32) -> f64 {
-        let rate = self.bytes_per_second.unwrap_or(UNMEASURED).max(1);
-        f64::from(self.rtt_micros) / 2e6 + f64::from(bytes) / rate as f64
+        f64::from(self.rtt_micros) / 2e6 + f64::from(bytes) / self.rate() as f64
     }
 }

@@ -7,6 +7,7 @@
 pub mod capabilities;
 pub mod desired;
 pub mod generation;
+pub mod group;
 pub mod pipe;
 pub mod plan;
 pub mod resume;

@@ -2,14 +2,19 @@
 //! nodes, with these headers. Hidden states are the payload.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use bytes::Bytes;
+use planaria_collectives::{GroupId, Rank};
 use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::model_dir::{ModelDigest, Stamps};
 use planaria_engine::sampler::{Sampled, SamplingParams};
 use planaria_engine::speed::Probed;
 use planaria_engine::stage::{MemoryUse, Progress, Segment, SegmentError};
 use serde::{Deserialize, Serialize};
+
+use crate::wire::RankStep;
 
 /// Cap on a frame in either direction: that of an activation frame between nodes, since every
 /// frame from a peer goes through here.
@@ -21,8 +26,18 @@ pub enum Command {
     /// Instead of all else: measure the device, and end.
     Probe,
     /// First of all: the folder of the model, and the files in it that layers may be loaded from. If they
-    /// are others by now, nothing is.
-    Open(PathBuf, Box<Files>),
+    /// are others by now, nothing is. And which rank of a group it is, if it is one.
+    Open(PathBuf, Box<Files>, Option<GroupRank>),
+    /// To a rank: from now on be this one, of another group. What it holds of keys and values stays as far as it can.
+    Join(GroupRank),
+    /// To a rank: a frame that another one sent. Its header, as it travelled; what it carries is the payload.
+    Exchange(Bytes),
+    /// To a rank: nothing more can be sent to that one, or expected of it.
+    Over(Rank),
+    /// To another rank than the leader: forget sequences of which no order was for so long.
+    ForgetUntouched(Duration),
+    /// To the leader of a group: these sequences are open, and all others are to be forgotten.
+    Retain(Vec<SequenceId>),
     /// From now on hold these layers and no others, and load what lacks in this order. Between two of
     /// them whatever waits is computed.
     Hold(Vec<LayerRange>),
@@ -34,6 +49,8 @@ pub enum Command {
         stages: u16,
         /// Memory that KV may take.
         kv_bytes: u64,
+        /// The group that it leads from now on, if its stage is one.
+        lead: Option<Lead>,
     },
     /// Compute a segment, at once or in pieces. The payload holds its hidden states, unless it begins
     /// at layer 0.
@@ -58,6 +75,36 @@ pub enum Command {
     },
     /// Forget a sequence and all that waits of it.
     Release(SequenceId),
+}
+
+/// Which rank of a group a worker is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupRank {
+    /// Its place.
+    pub me: Rank,
+    /// The units of all ranks.
+    pub units: Vec<RankUnits>,
+    /// How long others are waited for until a first step was computed: what was loaded may have to be read from a disk.
+    pub cold: Duration,
+}
+
+impl GroupRank {
+    /// Its own units.
+    #[must_use]
+    pub fn own(&self) -> Option<RankUnits> {
+        self.units.get(self.me.index()).copied()
+    }
+}
+
+/// What the leader of a group has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lead {
+    /// The name of the first group that it makes; later ones have a higher attempt.
+    pub group: GroupId,
+    /// What the slowest link between two ranks takes one way, in microseconds.
+    pub latency_micros: u32,
+    /// What it carries.
+    pub bytes_per_second: u64,
 }
 
 /// The files of a model, as the node knows them.
@@ -134,6 +181,8 @@ pub enum WorkerEvent {
         layers: LayerSet,
         /// What they take.
         memory: MemoryUse,
+        /// What it has of them, if it is a rank.
+        units: Option<RankUnits>,
     },
     /// It cannot hold a layer that it was told to, and goes on with those that it has. Trying again
     /// would not help unless files change.
@@ -152,6 +201,17 @@ pub enum WorkerEvent {
     },
     /// What came of a segment, or of a piece of it.
     Computed(Computed),
+    /// From a rank: send the payload to that one, under this header, which is encoded once on its whole way.
+    Exchange {
+        /// To whom.
+        to: Rank,
+        /// The header.
+        header: Bytes,
+    },
+    /// From a rank: its group is over, for this reason. The leader makes another one when there is something to do.
+    GroupOver(String),
+    /// From a rank that does not lead: whether it has something of sequences.
+    Follows(bool),
     /// What the stage holds and has done.
     Status(Status),
     /// The backend failed; the process ends.
@@ -191,6 +251,12 @@ pub struct StepTaken {
     pub segments: u32,
     /// See `segments`.
     pub tokens: u32,
+    /// Exchanges with other ranks in it, and microseconds that were waited for them all.
+    pub exchanges: u32,
+    /// See `exchanges`.
+    pub exchange_micros: u32,
+    /// Whether no other result of the step was told before.
+    pub is_first: bool,
 }
 
 /// What a stage holds and has done since it was loaded.
@@ -214,6 +280,8 @@ pub struct Status {
     /// The layers of such a step.
     #[serde(default)]
     pub step_layers: Option<LayerRange>,
+    /// See [`crate::wire::ShardWork::step_rank`].
+    pub step_rank: Option<RankStep>,
 }
 
 /// A token log as the payload of a frame: each token as four bytes, little-endian.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use planaria_config::{Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, SequenceId};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::{Content, ModelDigest};
 use planaria_engine::sampler::{Logprobs, SamplingParams};
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::capabilities::Capabilities;
 use crate::desired::DesiredMap;
 use crate::generation::{FinishReason, GenerationError, Until};
-use crate::plan::Plan;
+use crate::plan::{Plan, RankAssignment};
 use crate::resume::{Kept, ResumePlan};
 use crate::state::{SequenceCounts, ShardState};
 use crate::trace_context::{self, TraceContext};
@@ -63,13 +64,10 @@ pub enum Control {
 impl Control {
     /// What a peer must list for this to be sent to it; nothing, for what every build knows.
     #[must_use]
-    pub const fn feature(&self) -> Option<Feature> {
+    pub fn feature(&self) -> Option<Feature> {
         match self {
-            Self::Report(_)
-            | Self::Prepare(_)
-            | Self::Prepared { .. }
-            | Self::Commit(_)
-            | Self::Arrived { .. } => None,
+            Self::Report(_) | Self::Prepared { .. } | Self::Arrived { .. } => None,
+            Self::Prepare(plan) | Self::Commit(plan) => plan.feature(),
             Self::Abort { .. } => Some(Feature::Abort),
         }
     }
@@ -161,6 +159,22 @@ pub struct Report {
     pub running: Option<Vec<RunningReport>>,
 }
 
+impl Report {
+    /// It for a peer of a build that knows nothing of groups, if there is anything in it that such a peer could not read.
+    #[must_use]
+    pub fn without_groups(&self) -> Option<Self> {
+        let is_readable = |plan: &Plan| plan.feature().is_none();
+        let desired = self.desired.without_groups();
+        if self.plans.iter().all(is_readable) && desired.is_none() {
+            return None;
+        }
+        let mut report = self.clone();
+        report.plans.retain(is_readable);
+        report.desired = desired.unwrap_or(report.desired);
+        Some(report)
+    }
+}
+
 /// A sequence of a node's client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningReport {
@@ -207,6 +221,9 @@ pub struct ShardReport {
     /// Of that, weights that lie in the model's files, whose pages the system takes away when memory is short.
     #[serde(default)]
     pub mapped_bytes: u64,
+    /// The group of which its worker is a rank: all ranks of it. Empty for whole layers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankAssignment>,
     /// What it has done.
     #[serde(default)]
     pub work: ShardWork,
@@ -233,9 +250,24 @@ pub struct ShardWork {
     /// The layers of such a step.
     #[serde(default)]
     pub step_layers: Option<LayerRange>,
+    /// Of a rank: its part in such a step. `step_micros` is then without what it waited for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_rank: Option<RankStep>,
     /// Parts of sequences that wait for a step, or are in one.
     #[serde(default)]
     pub queue: u32,
+}
+
+/// What a rank of a group does in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankStep {
+    /// Its units of each layer. The first is the leader's.
+    pub units: RankUnits,
+    /// Of so many.
+    pub of: u16,
+    /// Microseconds from the moment when it had its part of a sum to the one when it had the sum, on average; 0 in a group of
+    /// one.
+    pub exchange_micros: u32,
 }
 
 impl ShardReport {
@@ -261,6 +293,7 @@ impl ShardReport {
             pid: None,
             memory_bytes: 0,
             mapped_bytes: 0,
+            ranks: Vec::new(),
             work: ShardWork::default(),
         }
     }
@@ -462,7 +495,110 @@ impl Opening {
 
 #[cfg(test)]
 mod tests {
+    use planaria_config::Strategy;
+    use planaria_engine::architecture::RankUnits;
+
     use super::*;
+    use crate::desired::clock::Clock;
+    use crate::desired::{DesiredSpec, Entry};
+    use crate::plan::{Assignment, PlanParts};
+
+    fn life(byte: u8) -> Incarnation {
+        Incarnation { node: NodeId::from_bytes([byte; 32]), boot_count: 1 }
+    }
+
+    /// Layers 0-3 on node 1, or on a group of nodes that begins with it.
+    fn plan(strategy: Strategy, ranks: &[(u8, u16, u16)]) -> Plan {
+        let rank = |(byte, first, end): &(u8, u16, u16)| RankAssignment {
+            incarnation: life(*byte),
+            units: RankUnits::new(&(*first..*end), &(0..8)).unwrap(),
+        };
+        let mut stage = Assignment::alone(life(1), LayerRange::inclusive(0, 3).unwrap());
+        stage.ranks = ranks.iter().map(rank).collect();
+        let parts = PlanParts {
+            epoch: Epoch { counter: 1, planner: life(1).node },
+            model: "m".parse().unwrap(),
+            digest: "00".repeat(32).parse().unwrap(),
+            layers: 4,
+            strategy,
+            context: 16,
+            max_sequences: 1,
+            stages: vec![stage],
+            content: None,
+            takes_over: None,
+        };
+        Plan::new(parts).unwrap()
+    }
+
+    const BOTH: &[(u8, u16, u16)] = &[(1, 0, 3), (2, 3, 8)];
+
+    fn report(plans: &[Plan], strategy: Option<Strategy>) -> Report {
+        let stamp = Clock::new(life(1).node).tick(1, None);
+        let wanted = Some(DesiredSpec { strategy, ..DesiredSpec::default() });
+        Report {
+            name: "here".to_owned(),
+            features: Features::understood(),
+            pid: 1,
+            port: 1,
+            api: None,
+            memory_bytes: 1,
+            pins: BTreeMap::new(),
+            desired: [("m".parse().unwrap(), Entry { stamp, wanted })].into_iter().collect(),
+            models: Vec::new(),
+            unusable: Vec::new(),
+            shards: Vec::new(),
+            plans: plans.to_vec(),
+            highest_epoch: plans.iter().map(Plan::epoch).max(),
+            sequences: SequenceCounts::default(),
+            neighbours: Vec::new(),
+            capabilities: Capabilities::default(),
+            leaving: false,
+            restarts: BTreeMap::new(),
+            generated_tokens: 0,
+            running: None,
+        }
+    }
+
+    #[test]
+    fn a_plan_with_a_group_is_sent_to_whoever_lists_groups() {
+        let needed = |strategy, ranks| {
+            let plan = Box::new(plan(strategy, ranks));
+            let prepare = Control::Prepare(plan.clone()).feature();
+            assert_eq!(Control::Commit(plan).feature(), prepare);
+            prepare
+        };
+        assert_eq!(needed(Strategy::Latency, &[]), None);
+        assert_eq!(needed(Strategy::RingMemoryWeighted, &[]), None);
+        assert_eq!(needed(Strategy::Latency, BOTH), Some(Feature::Groups));
+        assert_eq!(needed(Strategy::Latency, &[(1, 0, 8)]), Some(Feature::Groups));
+        // The name of the strategy is one that older builds cannot read.
+        assert_eq!(needed(Strategy::Tensor, &[]), Some(Feature::Groups));
+    }
+
+    #[test]
+    fn a_report_is_told_without_groups_to_whoever_knows_none() {
+        let alone = plan(Strategy::Latency, &[]);
+        assert_eq!(report(&[], None).without_groups(), None);
+        assert_eq!(
+            report(std::slice::from_ref(&alone), Some(Strategy::Latency)).without_groups(),
+            None
+        );
+
+        let shared = plan(Strategy::Latency, BOTH);
+        let both = report(&[alone.clone(), shared], Some(Strategy::Latency));
+        let told = both.without_groups().unwrap();
+        // What is in force elsewhere counts all the same: no epoch is used twice.
+        let plans = vec![alone.clone()];
+        assert_eq!(told, Report { plans, ..both });
+
+        let wanted = report(std::slice::from_ref(&alone), Some(Strategy::Tensor));
+        let told = wanted.without_groups().unwrap();
+        assert_eq!(told, report(&[alone], Some(Strategy::Latency)));
+        let bytes = rmp_serde::to_vec_named(&told).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.contains("latency") && !text.contains("tensor"), "{text}");
+        assert_eq!(told.without_groups(), None, "it is told so once");
+    }
 
     #[test]
     fn a_position_past_every_context_is_the_last() {

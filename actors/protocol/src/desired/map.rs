@@ -87,6 +87,23 @@ pub enum Unacceptable {
 }
 
 impl DesiredMap {
+    /// It for members of builds that know nothing of groups, to which `tensor` is `latency`; `None` if it says nothing else to
+    /// them. (Of two entries with one stamp the one with groups holds.)
+    #[must_use]
+    pub fn without_groups(&self) -> Option<Self> {
+        let wants = |entry: &Entry| entry.wanted.and_then(|wanted| wanted.strategy);
+        let is_of_groups = |entry: &Entry| wants(entry) == Some(Strategy::Tensor);
+        self.0.values().any(is_of_groups).then(|| {
+            let mut map = self.clone();
+            for entry in map.0.values_mut().filter(|entry| is_of_groups(entry)) {
+                if let Some(wanted) = &mut entry.wanted {
+                    wanted.strategy = Some(Strategy::Latency);
+                }
+            }
+            map
+        })
+    }
+
     /// What is wanted when `node` takes these models for granted.
     pub fn granted(node: NodeId, models: impl IntoIterator<Item = ModelName>) -> Self {
         let entry = Entry { stamp: Stamp::unsaid(node), wanted: Some(DesiredSpec::default()) };
@@ -220,6 +237,46 @@ mod tests {
             prop_assert_eq!(&merged(&a, &a), &a);
             prop_assert_eq!(merged(&merged(&a, &b), &b), merged(&a, &b));
         }
+    }
+
+    fn wanted(strategy: Option<Strategy>) -> Entry {
+        let wanted = DesiredSpec { strategy, context: Some(8), max_sequences: Some(2) };
+        Entry { stamp: stamp(1, NOON), wanted: Some(wanted) }
+    }
+
+    #[test]
+    fn tensor_is_latency_to_members_that_know_no_groups_and_nothing_else_changes() {
+        let (tensor, latency) = (Some(Strategy::Tensor), Some(Strategy::Latency));
+        let others = [
+            wanted(latency),
+            wanted(Some(Strategy::RingMemoryWeighted)),
+            wanted(None),
+            Entry { stamp: stamp(1, NOON), wanted: None },
+        ];
+        let map = |entries: &[Entry]| -> DesiredMap {
+            entries.iter().enumerate().map(|(number, entry)| (name(number), *entry)).collect()
+        };
+        assert_eq!(map(&others).without_groups(), None);
+        assert_eq!(DesiredMap::default().without_groups(), None);
+        let told = map(&[&others[..], &[wanted(tensor)]].concat()).without_groups();
+        assert_eq!(told, Some(map(&[&others[..], &[wanted(latency)]].concat())));
+    }
+
+    /// Members of older builds pass it on as they were told it.
+    #[test]
+    fn of_two_entries_with_one_stamp_the_one_with_groups_holds() {
+        let tensor = wanted(Some(Strategy::Tensor));
+        for other in [Some(Strategy::Latency), Some(Strategy::RingMemoryWeighted), None] {
+            assert!(tensor.beats(&wanted(other)) && !wanted(other).beats(&tensor), "{other:?}");
+        }
+        let asked: DesiredMap = [(name(1), tensor)].into_iter().collect();
+        let passed_on = asked.without_groups().unwrap();
+        for (a, b) in [(&asked, &passed_on), (&passed_on, &asked)] {
+            assert_eq!(merged(a, b), asked);
+        }
+        // What is said later holds, whatever it is.
+        let later = Entry { stamp: stamp(1, NOON + 1), ..wanted(Some(Strategy::Latency)) };
+        assert!(later.beats(&tensor));
     }
 
     #[test]

@@ -15,10 +15,12 @@ pub enum Feature {
     Abort,
     /// Stage 0 keeps an answer waiting that it has no place for, in place of a refusal.
     Queue,
+    /// Stages of several nodes: their plans, and the lane of what their ranks exchange.
+    Groups,
 }
 
 /// What this build understands: a feature gets into this list with the code that handles its messages.
-const UNDERSTOOD: &[Feature] = &[Feature::Abort, Feature::Queue];
+const UNDERSTOOD: &[Feature] = &[Feature::Abort, Feature::Queue, Feature::Groups];
 
 /// A peer would not understand it. Nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -32,7 +34,7 @@ pub struct NotUnderstood {
 
 impl Feature {
     /// All of them. Their order is their place in a [`Features`].
-    const ALL: [Self; 2] = [Self::Abort, Self::Queue];
+    const ALL: [Self; 3] = [Self::Abort, Self::Queue, Self::Groups];
 
     /// Its name between nodes, for ever.
     #[must_use]
@@ -40,6 +42,7 @@ impl Feature {
         match self {
             Self::Abort => "abort",
             Self::Queue => "queue",
+            Self::Groups => "groups",
         }
     }
 
