@@ -3,27 +3,32 @@
 //! Standard output is a pipe of frames to the node and back. Standard input brings nothing: it closes when the node is gone,
 //! however it died, and that ends the process even in the middle of a step.
 
+use std::collections::VecDeque;
 use std::io::{self, Read as _, Write};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use planaria_config::{LayerRange, LayerSet};
+use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::processor::Processor;
-use planaria_engine::stage::{LoadProgress, SegmentError, SegmentOutput, Stage, StageError};
+use planaria_engine::stage::{
+    LoadProgress, Progress, SegmentError, SegmentOutput, Stage, StageError, Step,
+};
 use planaria_mlx::{open_stage, probe_device};
 use planaria_pipeline::step_queue::{Next, Queue, Ticket, Work};
 use planaria_protocol::pipe::{
-    Command, Compute, Computed, FRAME_CAP, Files, Outcome, Status, StepTaken, WorkerEvent,
-    tokens_from_bytes,
+    Command, Compute, Computed, FRAME_CAP, Files, GroupRank, Outcome, Status, StepTaken,
+    WorkerEvent, tokens_from_bytes,
 };
 use planaria_transport::{
     ChildPipe, ChildReceiver, Frame, FrameError, decode_message, encode_message,
 };
 
 use crate::machine;
+use crate::ranks::{RankEvent, Ranks, Run, Trouble};
 
 /// How long a step waits for what was computed together with what is here: it was sent at once,
 /// so it comes soon or its sequence has ended.
@@ -75,6 +80,11 @@ impl Commands {
         self.0.recv_until(deadline).and_then(understood).map_err(from_pipe)
     }
 
+    /// As [`Self::next_until`], for one that is to come at once: the processor does not sleep before it has looked for a while.
+    fn next_soon(&mut self, deadline: Instant) -> io::Result<Option<(Command, Bytes)>> {
+        self.0.recv_soon(deadline).and_then(understood).map_err(from_pipe)
+    }
+
     /// The next command, if it is here.
     fn next_here(&mut self) -> io::Result<Option<(Command, Bytes)>> {
         self.0.try_recv().and_then(understood).map_err(from_pipe)
@@ -109,15 +119,19 @@ fn work(commands: &mut Commands, output: &mut impl Write) -> io::Result<()> {
             break first;
         }
     };
-    let (model_dir, files) = match first {
-        Command::Open(model_dir, files) => (model_dir, files),
+    let (model_dir, files, rank) = match first {
+        Command::Open(model_dir, files, rank) => (model_dir, files, rank),
         Command::Probe => {
             let probed = probe_device().map_err(|error| error.to_string());
             return say(output, &WorkerEvent::Probed(probed), Bytes::new());
         }
         _ => return Err(io::Error::other("the first command was not to open a model")),
     };
-    let stage = match open_same(&model_dir, &files).and_then(|dir| open_stage(&dir)) {
+    let open = || {
+        let units = rank.as_ref().map(own_units).transpose()?;
+        open_stage(&open_same(&model_dir, &files)?, units)
+    };
+    let stage = match open() {
         Ok(stage) => stage,
         Err(error) => {
             say(output, &WorkerEvent::OpenFailed(error.to_string()), Bytes::new())?;
@@ -125,7 +139,15 @@ fn work(commands: &mut Commands, output: &mut impl Write) -> io::Result<()> {
         }
     };
     say(output, &WorkerEvent::Opened, Bytes::new())?;
-    Worker::new(stage, output, Instant::now).run(commands)
+    Worker::new(stage, rank.as_ref(), output, Instant::now).run(commands)
+}
+
+/// The units of a rank.
+fn own_units(rank: &GroupRank) -> Result<RankUnits, ModelError> {
+    let none = || {
+        ModelError::Backend(format!("there is no {} in a group of {}", rank.me, rank.units.len()))
+    };
+    rank.own().ok_or_else(none)
 }
 
 /// Opens the model, if its files are those that the node knows: what is said of it holds for no others.
@@ -149,6 +171,14 @@ pub struct Worker<W> {
     /// The layers that it is to hold, in the order in which they are to be loaded.
     wanted: Vec<LayerRange>,
     queue: Queue,
+    /// If the stage is a rank of a group.
+    ranks: Option<Ranks>,
+    /// What the group does for this worker, which leads it.
+    running: Option<Running>,
+    /// Commands that wait until the stage may be touched again.
+    deferred: VecDeque<(Command, Bytes)>,
+    /// Whether the node knows that there is something of sequences here.
+    follows: bool,
     output: W,
     clock: fn() -> Instant,
     status: Status,
@@ -157,12 +187,44 @@ pub struct Worker<W> {
     said_at: Instant,
 }
 
+/// What a group does for the worker that leads it.
+enum Running {
+    Step(UnderWay),
+    Recall { sequence: SequenceId, attempt: u16 },
+}
+
+/// A step that is being computed.
+struct UnderWay {
+    /// Of each segment, what it is a piece of, and its first position and their number.
+    pieces: Vec<(Ticket, (u32, u32))>,
+    answers: usize,
+    prompt_tokens: usize,
+    began: Instant,
+}
+
 impl<W: Write> Worker<W> {
-    /// A thread that holds no layers yet; `clock` tells the time.
-    pub fn new(stage: Box<dyn Stage>, output: W, clock: fn() -> Instant) -> Self {
+    /// A thread that holds no layers yet, and computes a `rank` of a group or whole layers; `clock` tells the time.
+    pub fn new(
+        stage: Box<dyn Stage>,
+        rank: Option<&GroupRank>,
+        output: W,
+        clock: fn() -> Instant,
+    ) -> Self {
         let status = Status { memory: stage.memory(), ..Status::default() };
-        let (wanted, queue, said_at) = (Vec::new(), Queue::default(), clock());
-        Self { stage, wanted, queue, output, clock, status, said: status, said_at }
+        Self {
+            stage,
+            wanted: Vec::new(),
+            queue: Queue::default(),
+            ranks: rank.and_then(Ranks::new),
+            running: None,
+            deferred: VecDeque::new(),
+            follows: false,
+            output,
+            clock,
+            status,
+            said: status,
+            said_at: clock(),
+        }
     }
 
     /// The layers that its stage holds.
@@ -183,17 +245,27 @@ impl<W: Write> Worker<W> {
             // Between two steps whatever has come is taken in, and with nothing to do the first of it
             // is waited for.
             if !self.turn()? {
-                match commands.next_until(Instant::now() + STATUS_EVERY)? {
+                let status_at = Instant::now() + STATUS_EVERY;
+                // What other ranks send comes at once.
+                let next = match self.wake_at() {
+                    Some(at) => commands.next_soon(at.min(status_at))?,
+                    None => commands.next_until(status_at)?,
+                };
+                match next {
                     Some(first) => self.take(first)?,
-                    None => {
+                    None if self.wake_at().is_none() => {
                         self.check()?;
                         self.tell_status()?;
                         continue;
                     }
+                    None => continue,
                 }
             }
             while let Some(command) = commands.next_here()? {
                 self.take(command)?;
+            }
+            if self.is_busy() {
+                continue;
             }
             let until = Instant::now() + TOGETHER;
             while self.queue.expects_more() {
@@ -205,9 +277,26 @@ impl<W: Write> Worker<W> {
         }
     }
 
+    /// When a rank is to have its turn though nothing came.
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.ranks.as_ref().and_then(Ranks::wake_at)
+    }
+
+    /// Whether ranks are in the middle of something.
+    fn is_busy(&self) -> bool {
+        self.ranks.as_ref().is_some_and(Ranks::is_busy)
+    }
+
     /// Computes a step of what waits, and loads one of the layers that lack. Whether there was
     /// anything to do.
     pub fn turn(&mut self) -> io::Result<bool> {
+        if self.wake_at().is_some_and(|at| at <= (self.clock)()) {
+            self.with_ranks(Ranks::tick)?;
+            self.obey_deferred()?;
+        }
+        if self.is_busy() {
+            return Ok(false);
+        }
         let reusable = |layers, tokens: &[u32]| self.stage.reusable(layers, tokens);
         let next = self.queue.next(reusable);
         let computes = next.is_some();
@@ -243,8 +332,13 @@ impl<W: Write> Worker<W> {
             self.wanted.clear();
             say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())?;
         }
+        self.say_holds()
+    }
+
+    fn say_holds(&mut self) -> io::Result<()> {
         let (layers, memory) = (self.stage.held().clone(), self.stage.memory());
-        say(&mut self.output, &WorkerEvent::Holds { layers, memory }, Bytes::new())
+        let units = self.ranks.as_ref().map(Ranks::units);
+        say(&mut self.output, &WorkerEvent::Holds { layers, memory, units }, Bytes::new())
     }
 
     /// Takes in a command.
@@ -252,6 +346,38 @@ impl<W: Write> Worker<W> {
     /// # Errors
     /// When an event cannot be written.
     pub fn take(&mut self, (command, payload): (Command, Bytes)) -> io::Result<()> {
+        match command {
+            Command::Exchange(header) => {
+                self.with_ranks(|ranks, run| ranks.frame(run, &header, payload))?;
+            }
+            Command::Over(rank) => self.with_ranks(|ranks, run| ranks.over(run, rank))?,
+            Command::Join(rank) => {
+                // Nothing that its former group does can come to an end.
+                self.with_ranks(|ranks, run| ranks.leave(run))?;
+                self.obey_deferred()?;
+                self.join(&rank)?;
+            }
+            // What waits to be computed touches nothing yet.
+            Command::Compute(_) if self.is_busy() && self.deferred.is_empty() => {
+                self.obey(command, payload)?;
+            }
+            _ if self.is_busy() => self.deferred.push_back((command, payload)),
+            command => self.obey(command, payload)?,
+        }
+        self.obey_deferred()
+    }
+
+    /// Obeys what has waited until the stage may be touched.
+    fn obey_deferred(&mut self) -> io::Result<()> {
+        while !self.is_busy()
+            && let Some((command, payload)) = self.deferred.pop_front()
+        {
+            self.obey(command, payload)?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self, command: Command, payload: Bytes) -> io::Result<()> {
         match command {
             Command::Compute(compute) => {
                 let Compute { attempt, reuse, more, .. } = compute;
@@ -261,18 +387,36 @@ impl<W: Write> Worker<W> {
             Command::Release(sequence) => {
                 self.queue.release(sequence);
                 self.stage.release(sequence);
+                self.with_ranks(|ranks, run| ranks.release(run, sequence).map(|()| Vec::new()))?;
             }
             Command::StateQuery { sequence, attempt, params } => {
                 self.queue.release(sequence);
-                let tokens = tokens_from_bytes(&payload);
-                let progress = self.stage.recall(sequence, &tokens, &params);
-                let event = WorkerEvent::StageProgress { sequence, attempt, progress };
-                say(&mut self.output, &event, Bytes::new())?;
+                if self.ranks.is_some() {
+                    self.running = Some(Running::Recall { sequence, attempt });
+                    self.with_ranks(|ranks, run| ranks.recall(run, (sequence, &payload), &params))?;
+                } else {
+                    let tokens = tokens_from_bytes(&payload);
+                    let progress = self.stage.recall(sequence, &tokens, &params);
+                    self.say_progress(sequence, attempt, progress)?;
+                }
             }
             Command::Rewind { sequence, to } => {
-                for (layers, position) in to {
-                    self.stage.rewind(sequence, layers, position);
+                for (layers, position) in &to {
+                    self.stage.rewind(sequence, *layers, *position);
                 }
+                self.with_ranks(|ranks, run| ranks.rewind(run, sequence, to).map(|()| Vec::new()))?;
+            }
+            Command::ForgetUntouched(patience) => {
+                self.with_ranks(|ranks, run| {
+                    ranks.forget_untouched(run, patience);
+                    Ok(Vec::new())
+                })?;
+            }
+            Command::Retain(known) => {
+                self.with_ranks(|ranks, run| {
+                    run.keep_only(&known);
+                    ranks.retain(run).map(|()| Vec::new())
+                })?;
             }
             Command::Hold(layers) => {
                 self.wanted = layers;
@@ -282,16 +426,107 @@ impl<W: Write> Worker<W> {
                     self.hold(&stays)?;
                 }
             }
-            Command::Adopt { layers, stages, kv_bytes } => {
+            Command::Adopt { layers, stages, kv_bytes, lead } => {
                 self.queue.adopt(layers, stages);
-                self.stage.set_kv_budget(kv_bytes);
+                match &mut self.ranks {
+                    // Ranks keep nothing of former sequences: each would keep something else.
+                    Some(ranks) => ranks.adopt(lead),
+                    None => self.stage.set_kv_budget(kv_bytes),
+                }
             }
-            Command::Open(..) | Command::Probe => {
+            Command::Open(..)
+            | Command::Probe
+            | Command::Join(_)
+            | Command::Exchange(_)
+            | Command::Over(_) => {
                 tracing::error!("asked to begin twice");
                 std::process::exit(1);
             }
         }
         Ok(())
+    }
+
+    /// Becomes another rank.
+    fn join(&mut self, rank: &GroupRank) -> io::Result<()> {
+        let taken = own_units(rank).and_then(|units| {
+            let output = &mut self.output;
+            self.stage.take_units(units, &mut |LoadProgress { bytes_loaded, bytes_total }| {
+                let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
+                // A node that does not listen any more is noticed by the thread that waits for its end.
+                drop(say(output, &event, Bytes::new()));
+            })
+        });
+        if let Err(error) = taken {
+            self.wanted.clear();
+            say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())?;
+        }
+        let before = self.ranks.take();
+        self.ranks = Ranks::new(rank).map(|ranks| ranks.after(before));
+        self.say_holds()
+    }
+
+    /// Has the rank do something with the others, and does what follows.
+    fn with_ranks(
+        &mut self,
+        act: impl FnOnce(&mut Ranks, &mut Run<'_>) -> Result<Vec<RankEvent>, Trouble>,
+    ) -> io::Result<()> {
+        let Some(ranks) = &mut self.ranks else { return Ok(()) };
+        let mut run = Run { stage: &mut *self.stage, output: &mut self.output, clock: self.clock };
+        let acted = act(ranks, &mut run);
+        let leads = ranks.leads();
+        let events = match acted {
+            Ok(events) => events,
+            Err(Trouble::Pipe(error)) => return Err(error),
+            Err(Trouble::Stage(error)) => return self.fail(&error),
+        };
+        for event in events {
+            match (event, self.running.take()) {
+                (RankEvent::Stepped(results, exchanges, waited), Some(Running::Step(step))) => {
+                    let exchange_micros = u32::try_from(waited.as_micros()).unwrap_or(u32::MAX);
+                    let taken = StepTaken { exchanges, exchange_micros, ..StepTaken::default() };
+                    self.stepped(step, taken, results)?;
+                }
+                (RankEvent::Recalled(progress), Some(Running::Recall { sequence, attempt })) => {
+                    self.say_progress(sequence, attempt, progress)?;
+                }
+                (RankEvent::Over(reason), running) => self.group_over(&reason, running)?,
+                (_, running) => self.running = running,
+            }
+        }
+        let follows = !leads && !self.stage.sequences().is_empty();
+        if std::mem::replace(&mut self.follows, follows) != follows {
+            say(&mut self.output, &WorkerEvent::Follows(follows), Bytes::new())?;
+        }
+        Ok(())
+    }
+
+    /// The group is over, and with it what it did.
+    fn group_over(&mut self, reason: &str, running: Option<Running>) -> io::Result<()> {
+        let error = || SegmentError::GroupFailed(reason.to_owned());
+        match running {
+            Some(Running::Step(step)) => {
+                for (ticket, place) in step.pieces {
+                    let outcome = Outcome::Rejected(error());
+                    let computed = of(ticket, place, outcome, StepTaken::default());
+                    write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
+                }
+            }
+            Some(Running::Recall { sequence, attempt }) => {
+                self.say_progress(sequence, attempt, Err(error()))?;
+            }
+            None => {}
+        }
+        say(&mut self.output, &WorkerEvent::GroupOver(reason.to_owned()), Bytes::new())
+    }
+
+    fn say_progress(
+        &mut self,
+        sequence: SequenceId,
+        attempt: u16,
+        progress: Result<Vec<Progress>, SegmentError>,
+    ) -> io::Result<()> {
+        let event = WorkerEvent::StageProgress { sequence, attempt, progress };
+        say(&mut self.output, &event, Bytes::new())
     }
 
     fn compute(&mut self, next: Next) -> io::Result<()> {
@@ -302,31 +537,69 @@ impl<W: Write> Worker<W> {
             let computed = of(ticket, (start, count), Outcome::Reused, StepTaken::default());
             write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
         }
-        let places: Vec<(u32, u32)> = step
+        let places = step
             .segments
             .iter()
-            .map(|s| (s.start, u32::try_from(s.tokens.len()).unwrap_or(u32::MAX)))
-            .collect();
+            .map(|s| (s.start, u32::try_from(s.tokens.len()).unwrap_or(u32::MAX)));
+        let pieces = tickets.into_iter().zip(places).collect();
         for segment in &step.segments {
             self.status.reused_positions += segment.prefix.len() as u64;
         }
         self.status.prompt_positions += prompt_tokens as u64;
-        let began = (self.clock)();
-        let results = match self.stage.step(step) {
-            Ok(results) => results,
-            Err(error) => self.fail(&error)?,
-        };
+        let under_way = UnderWay { pieces, answers, prompt_tokens, began: (self.clock)() };
+        if self.ranks.is_some() {
+            return self.lead(under_way, step);
+        }
+        match self.stage.step(step) {
+            Ok(results) => self.stepped(under_way, StepTaken::default(), results),
+            Err(error) => self.fail(&error),
+        }
+    }
+
+    /// Has the group compute what is sound of a step.
+    fn lead(&mut self, step: UnderWay, Step { segments }: Step) -> io::Result<()> {
+        let checks = self.stage.check_segments(&segments);
+        let (mut pieces, mut sound) = (Vec::new(), Vec::new());
+        for ((piece, segment), check) in step.pieces.into_iter().zip(segments).zip(checks) {
+            match check {
+                Ok(()) => {
+                    pieces.push(piece);
+                    sound.push(segment);
+                }
+                Err(error) => {
+                    let (ticket, place) = piece;
+                    let outcome = Outcome::Rejected(error);
+                    let computed = of(ticket, place, outcome, StepTaken::default());
+                    write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
+                }
+            }
+        }
+        if sound.is_empty() {
+            return self.output.flush();
+        }
+        self.running = Some(Running::Step(UnderWay { pieces, ..step }));
+        self.with_ranks(|ranks, run| ranks.step(run, Step { segments: sound }))
+    }
+
+    /// Tells what came of a step.
+    fn stepped(
+        &mut self,
+        step: UnderWay,
+        taken: StepTaken,
+        results: Vec<Result<SegmentOutput, SegmentError>>,
+    ) -> io::Result<()> {
+        let UnderWay { pieces, answers, prompt_tokens, began } = step;
         let took = (self.clock)().duration_since(began);
         tracing::debug!(answers, prompt_tokens, ?took, "step");
         self.queue.took(answers, prompt_tokens, took);
         self.status.steps += 1;
         self.status.busy_micros += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let tokens = places.iter().map(|(_, count)| count).sum();
-        let segments = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let tokens = pieces.iter().map(|(_, (_, count))| count).sum();
+        let segments = u32::try_from(pieces.len()).unwrap_or(u32::MAX);
         let micros = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
-        let taken = StepTaken { micros, segments, tokens };
+        let mut taken = StepTaken { micros, segments, tokens, is_first: true, ..taken };
         let mut to_come = results.iter().filter(|result| goes_on(result)).count();
-        for ((ticket, place), result) in tickets.into_iter().zip(places).zip(results) {
+        for ((ticket, place), result) in pieces.into_iter().zip(results) {
             to_come -= usize::from(goes_on(&result));
             if self.queue.is_whole() && matches!(result, Ok(SegmentOutput::Sampled(_))) {
                 self.queue.expect_back(ticket.sequence);
@@ -340,6 +613,7 @@ impl<W: Write> Worker<W> {
             };
             let computed = Computed { more, ..of(ticket, place, outcome, taken) };
             write_event(&mut self.output, &WorkerEvent::Computed(computed), payload)?;
+            taken.is_first = false;
         }
         self.output.flush()?;
         if (self.clock)().duration_since(self.said_at) >= STATUS_EVERY {
@@ -365,6 +639,11 @@ impl<W: Write> Worker<W> {
         let step_micros = self.queue.plain_step().map_or(0, |step| step.as_micros());
         self.status.step_micros = u32::try_from(step_micros).unwrap_or(u32::MAX);
         self.status.step_layers = self.queue.layers();
+        if let Some((micros, part)) = self.ranks.as_ref().and_then(Ranks::plain_step) {
+            // Whoever follows knows of no plan: all that it holds takes part in each step.
+            self.status.step_layers = self.stage.held().runs().first().copied();
+            (self.status.step_micros, self.status.step_rank) = (micros, Some(part));
+        }
         self.said_at = (self.clock)();
         if self.status == self.said {
             return Ok(());
