@@ -13,10 +13,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use planaria_collectives::GroupId;
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
 use planaria_control::membership::{Member, View};
 use planaria_protocol::generation::GenerationError;
-use planaria_protocol::plan::Plan;
+use planaria_protocol::plan::{Assignment, Plan, RankAssignment};
 use planaria_protocol::wire::{DataBody, DataHeader, Envelope};
 
 /// A plan that was replaced stays at least so long: members report every second, so each of them has by
@@ -150,6 +151,18 @@ impl Routes {
         self.routes.get(&epoch).map(|route| &route.plan)
     }
 
+    /// The stage of a group, if frames may travel under its plan, and the plan.
+    pub fn group(&self, group: &GroupId) -> Option<(&Arc<Plan>, &Assignment)> {
+        let (plan, _) = self.plan(group.epoch)?;
+        Some((plan, plan.stage(group.stage).filter(|stage| !stage.ranks.is_empty())?))
+    }
+
+    /// Whether there is a plan with this group, whether frames may travel under it or not.
+    pub fn knows_group(&self, ranks: &[RankAssignment]) -> bool {
+        let mut plans = self.routes.values().map(|route| &route.plan);
+        plans.any(|plan| plan.stages().iter().any(|stage| stage.ranks == ranks))
+    }
+
     /// Where a frame goes that is for this node.
     pub fn way(&self, header: &DataHeader) -> Way {
         let known = self.known(header.epoch);
@@ -167,7 +180,7 @@ impl Routes {
             | DataBody::Failed(_) => return Way::Owner,
         };
         match plan {
-            Some(plan) if plan.stage_of(self.me).is_some_and(|(mine, _)| mine == stage) => {
+            Some(plan) if plan.led_by(self.me).is_some_and(|(mine, _)| mine == stage) => {
                 Way::Stage(Arc::clone(plan))
             }
             _ => {
@@ -181,7 +194,7 @@ impl Routes {
     /// owner that does not understand what a stage says finds out by itself that nothing comes.
     pub fn unread(&self, envelope: &Envelope) -> Option<DataHeader> {
         let (plan, _) = self.plan(envelope.epoch())?;
-        let (_, stage) = plan.stage_of(self.me)?;
+        let (_, stage) = plan.led_by(self.me)?;
         let body = DataBody::Failed(GenerationError::NotReady {
             node: self.me.short(),
             layers: stage.layers.to_string(),

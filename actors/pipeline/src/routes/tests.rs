@@ -6,7 +6,7 @@ use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{Forward, RunningReport};
 
 use super::*;
-use crate::sequence::machine::tests::{node, plan_of};
+use crate::sequence::machine::tests::{group_of, node, plan_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -113,4 +113,65 @@ fn what_is_about_a_sequence_is_obeyed_under_a_fenced_plan_and_nothing_is_compute
     // The node was lost for a moment.
     routes.follow(now, [&*plan].into_iter());
     assert_eq!(routes.way(&forward(&plan)), Way::Stage(plan));
+}
+
+/// Layers 4-7 on nodes 2 and 3, behind node 1.
+fn with_group(counter: u64) -> Arc<Plan> {
+    group_of(counter, &[(1, 0, 3), (2, 4, 7)], &[(2, 0, 5), (3, 5, 8)])
+}
+
+#[test]
+fn frames_for_a_group_go_to_its_leader_and_another_rank_refuses_them() {
+    let (now, plan) = (Instant::now(), with_group(1));
+    let layers = plan.stage(1).map(|stage| stage.layers);
+    let forward = Forward { stage: 1, tokens: vec![1], open: None, sample: false, more: false };
+    let check = DataBody::Check { number: 1, stage: 1, round: 0 };
+    for body in [DataBody::Forward(forward), check] {
+        for (me, leads) in [(1, false), (2, true), (3, false)] {
+            let mut routes = Routes::new(node(me));
+            routes.follow(now, [&*plan].into_iter());
+            let header = frame(&plan, body.clone());
+            let expected =
+                if leads { Way::Stage(Arc::clone(&plan)) } else { Way::Nowhere(1, layers) };
+            assert_eq!(routes.way(&header), expected, "{me}");
+        }
+    }
+    let mut routes = Routes::new(node(3));
+    routes.follow(now, [&*plan].into_iter());
+    // Whoever holds a sequence hears of its end, whichever rank that is.
+    let release = frame(&plan, DataBody::Release { stage: 1 });
+    assert_eq!(routes.way(&release), Way::Holder(Some(plan)));
+}
+
+#[test]
+fn a_group_is_reached_until_its_plan_is_fenced_and_known_until_that_is_retired() {
+    let (start, mut routes) = (Instant::now(), Routes::new(node(2)));
+    let [before, after] = [with_group(1), group_of(2, &[(1, 0, 3), (2, 4, 7)], &[(2, 0, 8)])];
+    let group = |plan: &Plan, stage| GroupId { epoch: plan.epoch(), stage, attempt: 9 };
+    let ranks = |plan: &Plan| plan.stages()[1].ranks.clone();
+    assert!(routes.group(&group(&before, 1)).is_none() && !routes.knows_group(&ranks(&before)));
+    // Ranks exchange sums before they hear that it is in force.
+    routes.prepare(start, &before);
+    let (plan, stage) = routes.group(&group(&before, 1)).unwrap();
+    assert_eq!((plan, &stage.ranks), (&before, &ranks(&before)));
+    for stage in [0, 2] {
+        assert!(routes.group(&group(&before, stage)).is_none(), "{stage} is no group");
+    }
+    routes.follow(start, [&*before].into_iter());
+    assert!(routes.group(&group(&before, 1)).is_some());
+    assert!(routes.group(&group(&after, 1)).is_none(), "nobody has heard of that one");
+
+    let lost = || Member { state: NodeState::Down, ..member(3, 1, 1) };
+    let look = |routes: &mut Routes, after: u32, owner: Member| {
+        routes.look(start + SECOND * after, &View::of([owner, member(2, 1, 1), lost()]));
+    };
+    look(&mut routes, 1, says(&[&before], Some(&[&before])));
+    assert!(routes.group(&group(&before, 1)).is_none(), "one of its ranks is over");
+    assert!(routes.knows_group(&ranks(&before)), "sequences may be taken up from it");
+    routes.follow(start + SECOND, [&*after].into_iter());
+    look(&mut routes, 60, says(&[&after], Some(&[&before])));
+    assert!(routes.knows_group(&ranks(&before)), "one still runs");
+    look(&mut routes, 61, says(&[&after], Some(&[])));
+    assert!(!routes.knows_group(&ranks(&before)));
+    assert!(routes.knows_group(&ranks(&after)));
 }

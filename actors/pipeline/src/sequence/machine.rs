@@ -211,7 +211,8 @@ impl Sequence {
             }
             SequenceEvent::PlansChanged => Vec::new(),
             SequenceEvent::Unreachable(stage, reason) if !awaits_plan => {
-                let stage = self.plan.stage(stage);
+                let stage = self.plan.stage(stage).cloned();
+                let stage = stage.as_ref();
                 let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
                 let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
                 self.broken(now, GenerationError::NotReady { node, layers, reason }, stage)
@@ -226,14 +227,16 @@ impl Sequence {
     }
 
     fn on_loss(&mut self, now: Instant, life: Incarnation, name: String) -> Vec<SequenceAction> {
-        let stage = self.plan.stages().iter().find(|stage| stage.incarnation == life);
-        let Some(stage) = stage.copied() else {
+        let mut members = self.plan.members();
+        let Some(stage) = members.find_map(|(it, stage)| (it == life).then(|| stage.clone()))
+        else {
             return Vec::new();
         };
+        drop(members);
         let layers = stage.layers.to_string();
         let error = GenerationError::NodeLost { node: name, layers };
         let Phase::AwaitingPlan(seeking) = &mut self.phase else {
-            return self.broken(now, error, Some(stage));
+            return self.broken(now, error, Some(&stage));
         };
         if seeking.broken.from == self.plan.epoch() {
             seeking.broken.explain(life.node, error);
@@ -280,7 +283,7 @@ impl Sequence {
         &mut self,
         now: Instant,
         error: GenerationError,
-        at: Option<Assignment>,
+        at: Option<&Assignment>,
     ) -> Vec<SequenceAction> {
         let died = self.died(at, &error);
         let mut actions = self.waits_no_more();
@@ -317,7 +320,11 @@ impl Sequence {
     }
 
     /// The span at which it broke, if it is known at which stage; else all that it may have been.
-    fn died(&self, at: Option<Assignment>, error: &GenerationError) -> Vec<(NodeId, TraceContext)> {
+    fn died(
+        &self,
+        at: Option<&Assignment>,
+        error: &GenerationError,
+    ) -> Vec<(NodeId, TraceContext)> {
         let Some(spans) = self.spans else {
             return Vec::new();
         };
@@ -328,7 +335,7 @@ impl Sequence {
             None => 0,
         };
         let is_gone = !matches!(error, GenerationError::StageFailed { .. });
-        let nodes = (0..).zip(self.plan.nodes());
+        let nodes = (0..).zip(self.plan.leaders());
         nodes
             .filter(|(_, node)| at.is_none_or(|stage| stage.incarnation.node == *node))
             .map(|(stage, node)| {
@@ -532,8 +539,8 @@ impl Sequence {
             DataBody::Granted => self.granted(now),
             DataBody::PrefixGone => self.begin_without_prefix(now),
             DataBody::Failed(error) => {
-                let at = self.failed_stage(&error);
-                self.broken(now, error, at)
+                let at = self.failed_stage(&error).cloned();
+                self.broken(now, error, at.as_ref())
             }
             DataBody::Accepted { .. }
             | DataBody::Forward(_)
@@ -673,14 +680,14 @@ impl Sequence {
 
     /// The stage that an error speaks of: that of its number, or where an earlier build did not say that,
     /// the one of these layers.
-    fn failed_stage(&self, error: &GenerationError) -> Option<Assignment> {
+    fn failed_stage(&self, error: &GenerationError) -> Option<&Assignment> {
         let GenerationError::StageFailed { layers, stage, .. } = error else {
             return None;
         };
         let mut stages = self.plan.stages().iter();
         match stage {
             Some(stage) => self.plan.stage(*stage),
-            None => stages.find(|stage| stage.layers.to_string() == *layers).copied(),
+            None => stages.find(|stage| stage.layers.to_string() == *layers),
         }
     }
 

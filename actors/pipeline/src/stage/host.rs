@@ -5,6 +5,8 @@
 //! a longer one. What it cannot compute meanwhile is refused in words, and what it had is failed. Pure: the actor
 //! around it, or a simulation, is its [`HostRuntime`].
 
+mod group;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,24 +14,29 @@ use bytes::Bytes;
 use planaria_config::{Incarnation, LayerRange, LayerSet, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_control::supervision::{ActorKind, Restarts, Retries, Verdict};
-use planaria_engine::geometry::Geometry;
+use planaria_engine::geometry::{Cut, Geometry};
+use planaria_engine::partition::group::rank_bytes;
 use planaria_engine::stage::MemoryUse;
 use planaria_protocol::generation::GenerationError;
-use planaria_protocol::pipe::{Command, Computed, Status, WorkerEvent};
-use planaria_protocol::plan::{Plan, WorkerKey};
+use planaria_protocol::pipe::{Command, Computed, GroupRank, Status, WorkerEvent};
+use planaria_protocol::plan::{Plan, RankAssignment, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport, ShardWork};
 
+use self::group::{HostGroup, Tidy, lead};
 use super::adoption::Adoption;
 use super::sequences::{FrameOutcome, Orphan, Sequences, StepEffects};
 
 /// The node around a host, and its worker.
 pub trait HostRuntime {
-    /// Starts a worker process, which opens the model; its id, if the system tells.
+    /// Starts a worker process, which opens the model, as a rank of a group if it is to be one; its id, if the system tells.
     ///
     /// # Errors
     /// In words.
-    fn start_worker(&mut self) -> Result<Option<u32>, String>;
+    fn start_worker(&mut self, rank: Option<GroupRank>) -> Result<Option<u32>, String>;
+
+    /// A number that is higher than any that was given before, in former lives of the host too.
+    fn attempts_from(&self) -> u64;
 
     /// Kills the worker, for this reason. That it ended is heard like any other end.
     fn kill_worker(&mut self, why: &str);
@@ -60,6 +67,9 @@ pub trait HostRuntime {
 
     /// Whether nothing more can be expected of this life of a node.
     fn is_dead(&self, life: Incarnation) -> bool;
+
+    /// Whether some sequence may run under a plan with this group.
+    fn knows_group(&self, ranks: &[RankAssignment]) -> bool;
 
     /// The members.
     fn view(&self) -> View;
@@ -111,6 +121,8 @@ pub struct Host {
     me: NodeId,
     /// The node's name, for owners.
     name: String,
+    /// That of its worker.
+    group: HostGroup,
     timeouts: WorkerTimeouts,
     /// The layers that are wanted, those first that are needed first.
     wanted: Vec<LayerRange>,
@@ -147,10 +159,11 @@ impl Host {
         timeouts: WorkerTimeouts,
         log_bytes: usize,
     ) -> Self {
-        let report = ShardReport::starting(&key.model);
+        let report = ShardReport { ranks: key.ranks.clone(), ..ShardReport::starting(&key.model) };
         Self {
             me,
             name,
+            group: HostGroup::new(me, &key.ranks),
             timeouts,
             wanted,
             told_to_hold: Vec::new(),
@@ -184,17 +197,61 @@ impl Host {
     pub fn start(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
         self.sequences.forget_history();
         self.started = now;
-        match runtime.start_worker() {
+        self.group.begin(now, runtime.attempts_from(), self.given_up());
+        match runtime.start_worker(self.group.rank(self.timeouts.step)) {
             Ok(pid) => {
                 self.has_worker = true;
                 self.report.pid = pid;
                 self.told_to_hold.clear();
                 self.hold(now, runtime);
+                self.tell_lost(&runtime.view(), runtime);
                 self.tell_state(self.report.state, String::new(), runtime);
             }
             Err(error) => self.ended(now, &format!("it could not be started: {error}"), runtime),
         }
         self.after_all(now, runtime);
+    }
+
+    /// Its worker is another rank from now on, that of `key`, since its group has lost one. What it has of sequences stays, for
+    /// the next leader to take up.
+    pub fn join(
+        &mut self,
+        now: Instant,
+        key: &WorkerKey,
+        layers: Vec<LayerRange>,
+        runtime: &mut impl HostRuntime,
+    ) {
+        let has_led = self.group.leads();
+        self.group.join(&key.ranks);
+        self.report.ranks.clone_from(&key.ranks);
+        self.wanted = layers;
+        self.group.begin(now, runtime.attempts_from(), self.given_up());
+        self.adoption.forget();
+        if has_led && !self.group.leads() {
+            self.sequences.hand_over();
+        }
+        self.report.held = LayerSet::EMPTY;
+        if self.report.state == ShardState::Ready {
+            self.report.state = ShardState::Loading;
+        }
+        self.started = now;
+        let rank = self.group.rank(self.timeouts.step).filter(|_| self.has_worker);
+        if let Some(rank) = rank {
+            self.group.is_told(now);
+            self.send(Command::Join(rank), Bytes::new(), runtime);
+            self.tell_lost(&runtime.view(), runtime);
+        }
+        self.told_to_hold.clear();
+        self.hold(now, runtime);
+        self.tell_state(self.report.state, self.report.reason.clone(), runtime);
+        self.after_all(now, runtime);
+    }
+
+    /// Another rank says that it waits for the worker in vain.
+    pub fn accuse(&mut self, now: Instant) {
+        if self.has_worker {
+            self.group.accuse(now);
+        }
     }
 
     /// These layers are wanted from now on.
@@ -221,7 +278,16 @@ impl Host {
                 self.let_go(header.sequence, header.attempt, runtime);
             }
         }
+        self.tell_lost(view, runtime);
         self.after_all(now, runtime);
+    }
+
+    /// Tells the worker of ranks that are over.
+    fn tell_lost(&mut self, view: &View, runtime: &mut impl HostRuntime) {
+        let lost = if self.has_worker { self.group.lost(view) } else { Vec::new() };
+        for rank in lost {
+            self.send(Command::Over(rank), Bytes::new(), runtime);
+        }
     }
 
     /// A frame came for a stage of this plan.
@@ -257,6 +323,7 @@ impl Host {
         payload: &Bytes,
         runtime: &mut impl HostRuntime,
     ) {
+        self.group.heard();
         self.on_event(now, event, payload, runtime);
         self.after_all(now, runtime);
     }
@@ -274,6 +341,7 @@ impl Host {
         }
         self.look_for_stuck_worker(now, runtime);
         self.forget_given_up(now, runtime);
+        self.tidy(now, runtime);
         self.hold(now, runtime);
         self.report.work.queue = self.sequences.under_way();
         self.tell_changes(runtime);
@@ -294,9 +362,9 @@ impl Host {
                 runtime.send_to_owner(header);
             }
         }
-        if self.told_busy == self.sequences.is_empty() {
-            self.told_busy = !self.sequences.is_empty();
-            runtime.busy(self.told_busy);
+        let busy = self.group.follows || !self.sequences.is_empty();
+        if std::mem::replace(&mut self.told_busy, busy) != busy {
+            runtime.busy(busy);
         }
     }
 
@@ -333,7 +401,7 @@ impl Host {
         payload: Bytes,
         runtime: &mut impl HostRuntime,
     ) {
-        let Some((_, stage)) = plan.stage_of(self.me) else {
+        let Some((number, stage)) = plan.led_by(self.me) else {
             return;
         };
         if runtime.is_dead(header.owner) {
@@ -351,8 +419,9 @@ impl Host {
         match self.sequences.take(came, Arc::clone(plan), header, payload) {
             FrameOutcome::Do { commands, kept } => {
                 if !self.adoption.goes_by(plan.epoch()) {
-                    let kv_bytes = kv_bytes(plan, stage.layers, runtime);
-                    self.adoption.under(plan, stage.layers, kv_bytes);
+                    let kv_bytes = self.kv_bytes(plan, stage.layers, runtime);
+                    let lead = lead(plan, number, stage, &runtime.view());
+                    self.adoption.under(plan, stage.layers, kv_bytes, lead);
                     self.adopt(runtime);
                     let predicted = self.predicted_bytes(plan, runtime);
                     self.report.work.predicted_bytes = predicted.unwrap_or_default();
@@ -385,10 +454,7 @@ impl Host {
         kept: Vec<(DataHeader, Bytes)>,
         runtime: &mut impl HostRuntime,
     ) {
-        let stage = kept.first().and_then(|(header, _)| match &header.body {
-            DataBody::Forward(forward) => plan.stage(forward.stage),
-            _ => None,
-        });
+        let stage = kept.first().and_then(|(header, _)| plan.stage(header.forward()?.stage));
         let Some(next) = stage.map(|stage| stage.incarnation.node) else {
             return;
         };
@@ -403,18 +469,42 @@ impl Host {
 
     /// Tells the worker what it needs to know of plans, if it does not know it.
     fn adopt(&mut self, runtime: &mut impl HostRuntime) {
-        let open = self.sequences.plans().map(|(plan, layers)| kv_bytes(plan, layers, runtime));
+        let open =
+            self.sequences.plans().map(|(plan, layers)| self.kv_bytes(plan, layers, runtime));
         let most = open.max().unwrap_or_default();
-        if let Some(adopt) = self.adoption.tell(most) {
+        if let Some(adopt) = self.adoption.tell(most, self.group.attempts) {
             self.send(adopt, Bytes::new(), runtime);
+        }
+    }
+
+    /// What a plan that gives these layers to this node sets aside for KV.
+    fn kv_bytes(&self, plan: &Plan, layers: LayerRange, runtime: &impl HostRuntime) -> u64 {
+        let Some(geometry) = runtime.geometry() else { return 0 };
+        let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+        let all = geometry.kv_bytes(layers, u64::from(context) * u64::from(sequences));
+        match (self.group.units(), geometry.cut) {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "a part of it"
+            )]
+            (Some(units), Some(Cut::Units(sizes))) => {
+                (all as f64 * sizes.kv_part(&units.kept())) as u64
+            }
+            _ => all,
         }
     }
 
     /// What the worker was to take at most, with what it holds.
     fn predicted_bytes(&self, plan: &Plan, runtime: &impl HostRuntime) -> Option<u64> {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
+        let geometry = runtime.geometry()?;
+        if let Some((units, (_, stage))) = self.group.units().zip(plan.stage_of(self.me)) {
+            return rank_bytes(&geometry, stage.layers, units, context, sequences);
+        }
         let all = self.told_to_hold.iter().copied().collect();
-        Some(runtime.geometry()?.peak_bytes_of(&all, context, sequences))
+        Some(geometry.peak_bytes_of(&all, context, sequences))
     }
 
     fn send(&mut self, command: Command, payload: Bytes, runtime: &mut impl HostRuntime) {
@@ -431,7 +521,12 @@ impl Host {
         runtime: &mut impl HostRuntime,
     ) {
         match event {
-            WorkerEvent::Holds { layers, memory } => self.holds(&layers, memory, runtime),
+            WorkerEvent::Holds { layers, memory, units } => {
+                // It may have said so before it heard that it is another rank.
+                if units == self.group.units() {
+                    self.holds(&layers, memory, runtime);
+                }
+            }
             WorkerEvent::HoldFailed(reason) => {
                 self.give_up(now, &reason, runtime);
                 // Its files may have changed, and others want to know.
@@ -439,13 +534,17 @@ impl Host {
             }
             // Nobody asked it to measure.
             WorkerEvent::Probed(_) | WorkerEvent::Opened | WorkerEvent::Loading { .. } => {}
+            // It goes to the other rank without passing here.
+            WorkerEvent::Exchange { .. } => {}
+            WorkerEvent::GroupOver(_) => self.group.broke(now),
+            WorkerEvent::Follows(follows) => self.group.follow(now, follows),
             WorkerEvent::OpenFailed(reason) => {
                 self.gone = true;
                 self.give_up(now, &reason, runtime);
                 runtime.look_for_files();
             }
             WorkerEvent::StageProgress { sequence, attempt, progress } => {
-                if let Some(header) = self.sequences.recalled(sequence, attempt, progress) {
+                if let Some(header) = self.sequences.recalled(now, sequence, attempt, progress) {
                     runtime.send_to_owner(header);
                 }
             }
@@ -508,6 +607,7 @@ impl Host {
 
     fn ended(&mut self, now: Instant, how: &str, runtime: &mut impl HostRuntime) {
         self.has_worker = false;
+        self.group.follows = false;
         self.adoption.forget();
         self.report.pid = None;
         self.takes(MemoryUse::default());
@@ -574,6 +674,9 @@ impl Host {
         if waited > self.sequences.patience(self.timeouts.step) {
             runtime.kill_worker(&format!("no step came back for {waited:?}"));
         }
+        if self.group.is_stuck(now) {
+            runtime.kill_worker("it says nothing, though its group waits for it or is over");
+        }
         let state = self.report.state;
         let loads = matches!(state, ShardState::Loading | ShardState::Restarting);
         let loads_for = now.saturating_duration_since(self.started);
@@ -587,12 +690,32 @@ impl Host {
     /// Lets go of sequences that nobody will go on with: their owners do not report them any more, or
     /// report nothing of the kind and must have lost patience.
     fn forget_given_up(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
-        let patience = self.timeouts.load + 2 * self.timeouts.step;
+        let patience = self.given_up();
         let mut over = self.sequences.disowned(now, &runtime.view());
         over.extend(self.sequences.given_up(now, patience));
         for header in over {
             self.let_go(header.sequence, header.attempt, runtime);
         }
+    }
+
+    /// For so long a sequence of which nothing comes is kept.
+    fn given_up(&self) -> Duration {
+        self.timeouts.load + 2 * self.timeouts.step
+    }
+
+    /// Has the worker of a rank forget what nobody will go on with.
+    fn tidy(&mut self, now: Instant, runtime: &mut impl HostRuntime) {
+        if !self.has_worker {
+            return;
+        }
+        let is_dead = |rank: &RankAssignment| runtime.is_dead(rank.incarnation);
+        let may_run = runtime.knows_group(self.group.ranks());
+        let command = match self.group.tidy(now, self.given_up(), is_dead, may_run) {
+            Some(Tidy::Unknown) => Command::Retain(self.sequences.ids()),
+            Some(Tidy::Untouched(patience)) => Command::ForgetUntouched(patience),
+            None => return,
+        };
+        self.send(command, Bytes::new(), runtime);
     }
 
     fn let_go(&mut self, sequence: SequenceId, attempt: u16, runtime: &mut impl HostRuntime) {
@@ -655,6 +778,7 @@ impl Host {
             reused_tokens: status.reused_positions,
             step_micros: status.step_micros,
             step_layers: status.step_layers,
+            step_rank: status.step_rank,
             queue: self.report.work.queue,
         };
     }
@@ -665,13 +789,6 @@ impl Host {
             self.tell_state(self.report.state, self.report.reason.clone(), runtime);
         }
     }
-}
-
-/// What a plan that gives these layers to this node sets aside for KV.
-fn kv_bytes(plan: &Plan, layers: LayerRange, runtime: &impl HostRuntime) -> u64 {
-    let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
-    let tokens = u64::from(context) * u64::from(sequences);
-    runtime.geometry().map_or(0, |geometry| geometry.kv_bytes(layers, tokens))
 }
 
 fn to_owner(header: &DataHeader, body: DataBody) -> DataHeader {

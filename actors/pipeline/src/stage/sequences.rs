@@ -58,6 +58,8 @@ pub struct Sequences {
     places: Places,
     /// By the first layer that computes them and the position of their first token.
     under_way: BTreeMap<(SequenceId, u32, u32), UnderWay>,
+    /// Sequences that the worker was asked about, in which attempt, and since when it has owed something of them.
+    recalls: BTreeMap<SequenceId, (u16, Instant)>,
     released: Released,
     logs: BoundaryLogs,
     /// When the worker last gave a result.
@@ -180,6 +182,7 @@ impl Sequences {
             open: BTreeMap::new(),
             places: Places::default(),
             under_way: BTreeMap::new(),
+            recalls: BTreeMap::new(),
             released: Released::default(),
             logs: BoundaryLogs::new(log_bytes),
             heard: None,
@@ -222,6 +225,20 @@ impl Sequences {
     /// Those that wait for a place will get none here; something of each to tell its owner.
     pub fn dismiss(&mut self) -> Vec<DataHeader> {
         self.places.dismiss()
+    }
+
+    /// Those that are open.
+    pub fn ids(&self) -> Vec<SequenceId> {
+        self.open.keys().copied().collect()
+    }
+
+    /// The worker computes for another leader from now on: what is open here is nobody's, and nobody is to forget it.
+    pub fn hand_over(&mut self) {
+        self.under_way.clear();
+        self.recalls.clear();
+        for sequence in std::mem::take(&mut self.open).into_keys() {
+            self.logs.forget(sequence);
+        }
     }
 
     /// The layers that open sequences pass through.
@@ -311,6 +328,12 @@ impl Sequences {
             DataBody::StateQuery { open, .. } if is_new => {
                 let tokens = tokens_from_bytes(&payload);
                 let params = Box::new(open.sampling.clone());
+                // What it owed before, it owes still, as long as it says nothing.
+                let of_it = self.under_way.iter().filter(|((of, ..), _)| *of == sequence);
+                let owed = of_it.map(|(_, under_way)| under_way.since).min().unwrap_or(now);
+                let asked = self.recalls.get(&sequence);
+                let owed = asked.map_or(owed, |(_, since)| owed.min(*since));
+                self.recalls.insert(sequence, (attempt, owed));
                 self.under_way.retain(|(of, ..), _| *of != sequence);
                 self.logs.keep_common(sequence, &tokens);
                 let resumed = Some(Resumed::new(tokens));
@@ -355,16 +378,27 @@ impl Sequences {
 
     /// How far the layers are with a sequence, for its owner.
     pub fn recalled(
-        &self,
+        &mut self,
+        now: Instant,
         sequence: SequenceId,
         attempt: u16,
         progress: Result<Vec<Progress>, SegmentError>,
     ) -> Option<DataHeader> {
+        self.heard = Some(now);
+        if self.recalls.get(&sequence).is_some_and(|(asked, _)| *asked <= attempt) {
+            self.recalls.remove(&sequence);
+        }
         let open = self.open.get(&sequence).filter(|open| open.attempt == attempt)?;
         let (stage, _) = open.plan.stage_of(self.me)?;
         let body = match progress {
             Ok(progress) => {
                 DataBody::StageProgress { stage, progress, kept: self.logs.kept(sequence) }
+            }
+            Err(error @ SegmentError::GroupFailed(_)) => {
+                let (node, layers) = (self.me.short(), open.layers.to_string());
+                let reason = error.to_string();
+                // It has not begun anything.
+                DataBody::Failed(GenerationError::NotReady { node, layers, reason })
             }
             Err(error) => DataBody::Failed(rejected(self.me, open, &error)),
         };
@@ -460,6 +494,7 @@ impl Sequences {
     /// to tell its owner.
     pub fn interrupt_all(&mut self) -> Vec<DataHeader> {
         self.under_way.clear();
+        self.recalls.clear();
         let running = self.open.iter_mut().filter(|(_, open)| !open.is_interrupted);
         let interrupt = |(sequence, open): (&SequenceId, &mut Open)| {
             open.interrupt();
@@ -539,7 +574,8 @@ impl Sequences {
 
     /// How long the worker has owed a result without giving any.
     pub fn longest_wait(&self, now: Instant) -> Duration {
-        let oldest = self.under_way.values().map(|under_way| under_way.since).min();
+        let segments = self.under_way.values().map(|under_way| under_way.since);
+        let oldest = segments.chain(self.recalls.values().map(|(_, since)| *since)).min();
         let since = oldest.map(|oldest| self.heard.map_or(oldest, |heard| heard.max(oldest)));
         since.map(|since| now.duration_since(since)).unwrap_or_default()
     }
@@ -576,6 +612,7 @@ impl Sequences {
 
     /// Whether it was known.
     fn forget(&mut self, sequence: SequenceId) -> bool {
+        self.recalls.remove(&sequence);
         self.under_way.retain(|(of, ..), _| *of != sequence);
         self.logs.forget(sequence);
         self.open.remove(&sequence).is_some()
@@ -845,7 +882,9 @@ fn rejected(me: NodeId, open: &Open, error: &SegmentError) -> GenerationError {
     let (node, layers, reason) = (me.short(), open.layers.to_string(), error.to_string());
     match error {
         // What came before is lost, and can be computed again.
-        SegmentError::OutOfOrder { .. } | SegmentError::NotHeld { .. } => {
+        SegmentError::OutOfOrder { .. }
+        | SegmentError::NotHeld { .. }
+        | SegmentError::GroupFailed(_) => {
             let stage = open.plan.stage_of(me).map(|(stage, _)| stage);
             GenerationError::StageFailed { node, layers, reason, stage }
         }

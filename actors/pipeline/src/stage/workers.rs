@@ -81,6 +81,8 @@ pub struct Workers {
     /// The members, as last heard.
     view: View,
     in_force: Vec<ShardKey>,
+    /// Ranks of groups that have lost one, in whose place others go on.
+    taken_over: BTreeSet<WorkerKey>,
     /// For plans that may come.
     standby: Vec<ShardKey>,
 }
@@ -100,11 +102,11 @@ struct Held {
 }
 
 impl Held {
-    fn new(now: Instant, model: &ModelName) -> Self {
+    fn new(now: Instant, key: &WorkerKey) -> Self {
         Self {
             host: None,
             told: Vec::new(),
-            report: ShardReport::starting(model),
+            report: ShardReport { ranks: key.ranks.clone(), ..ShardReport::starting(&key.model) },
             busy: false,
             idle_since: now,
             restarts: Restarts::new(ActorKind::Worker.row().intensity),
@@ -139,6 +141,7 @@ impl Workers {
             prepared: BTreeMap::new(),
             view: View::default(),
             in_force: Vec::new(),
+            taken_over: BTreeSet::new(),
             standby: Vec::new(),
         }
     }
@@ -221,11 +224,38 @@ impl Workers {
         if newest.is_none_or(|(newest, _)| newest.epoch() <= plan.epoch()) {
             self.prepared.insert(planner, (Arc::clone(&plan), now));
         }
+        self.taken_over.remove(&key.worker);
+        if plan.parts().takes_over.is_some() {
+            self.take_over(&key.worker, runtime);
+        }
         if !self.awaited.contains(&plan) {
             self.awaited.push(plan);
         }
         self.hold(now, runtime);
         self.answer(runtime);
+    }
+
+    /// A rank whose group has lost another one becomes the rank that is wanted now, with what it holds of sequences. This node may
+    /// hear of that before it hears of the loss.
+    fn take_over(&mut self, wanted: &WorkerKey, runtime: &mut impl WorkersRuntime) {
+        if self.workers.contains_key(wanted) {
+            return;
+        }
+        let goes_on =
+            |key: &WorkerKey, worker: &Held| wanted.is_left_of(key) && worker.host.is_some();
+        let found = self.workers.iter().find(|(key, worker)| goes_on(key, worker));
+        let Some(key) = found.map(|(key, _)| key.clone()) else { return };
+        let Some(mut worker) = self.workers.remove(&key) else { return };
+        self.taken_over.insert(key.clone());
+        let layers = self.wanted().get(wanted).cloned().unwrap_or_else(|| worker.layers());
+        worker.report.ranks.clone_from(&wanted.ranks);
+        worker.report.held = LayerSet::EMPTY;
+        if worker.report.state == ShardState::Ready {
+            worker.report.state = ShardState::Loading;
+        }
+        self.workers.insert(wanted.clone(), worker);
+        runtime.note(wanted, WorkerNote::TakesOver);
+        runtime.join(&key, wanted, layers);
     }
 
     fn abort(&mut self, epoch: Epoch) {
@@ -236,10 +266,12 @@ impl Workers {
     fn follow(&mut self, now: Instant, plans: &[Plan], runtime: &mut impl WorkersRuntime) {
         let me = self.me;
         // A plan of a former life asks for nothing any more.
-        let is_mine =
-            |plan: &&Plan| plan.stage_of(me.node).is_some_and(|(_, own)| own.incarnation == me);
+        let is_mine = |plan: &&Plan| plan.lives().any(|life| life == me);
         let mine = plans.iter().filter(is_mine);
         self.in_force = mine.filter_map(|plan| ShardKey::of(plan, me.node)).collect();
+        // What is not in force any more need not be remembered.
+        let in_force = &self.in_force;
+        self.taken_over.retain(|key| in_force.iter().any(|shard| shard.worker == *key));
         self.prepared.retain(|(model, _), (prepared, _)| {
             !plans.iter().any(|plan| plan.model() == model && plan.epoch() >= prepared.epoch())
         });
@@ -316,7 +348,7 @@ impl Workers {
         let prepared = self.prepared.values().filter_map(|(plan, _)| ShardKey::of(plan, me));
         let mut wanted: BTreeMap<WorkerKey, Vec<LayerRange>> = BTreeMap::new();
         let all = self.in_force.iter().cloned().chain(prepared).chain(self.standby.iter().cloned());
-        for ShardKey { worker, layers } in all {
+        for ShardKey { worker, layers } in all.filter(|it| !self.taken_over.contains(&it.worker)) {
             let of_worker = wanted.entry(worker).or_default();
             if !of_worker.contains(&layers) {
                 of_worker.push(layers);
@@ -329,8 +361,7 @@ impl Workers {
     fn hold(&mut self, now: Instant, runtime: &mut impl WorkersRuntime) {
         for (key, wanted) in self.wanted() {
             let is_new = !self.workers.contains_key(&key);
-            let worker =
-                self.workers.entry(key.clone()).or_insert_with(|| Held::new(now, &key.model));
+            let worker = self.workers.entry(key.clone()).or_insert_with(|| Held::new(now, &key));
             let from: LayerSet = worker.layers().into_iter().collect();
             let kept = worker.told.iter().filter(|(layers, last)| {
                 !wanted.contains(layers) && now.duration_since(*last) <= GRACE
@@ -367,8 +398,12 @@ impl Workers {
 
     /// Tells the scheduler of every awaited plan whose layers are loaded or lost.
     fn answer(&mut self, runtime: &mut impl WorkersRuntime) {
-        let (me, workers) = (self.me.node, &self.workers);
+        let (me, workers, taken_over) = (self.me.node, &self.workers, &self.taken_over);
         self.awaited.retain(|plan| {
+            // Its planner has made another one meanwhile.
+            if WorkerKey::of(plan, me).is_some_and(|key| taken_over.contains(&key)) {
+                return false;
+            }
             let known = ShardKey::of(plan, me)
                 .and_then(|key| workers.get(&key.worker).map(|worker| (worker, key.layers)));
             let state = known.map(|(w, layers)| (w.report.state_of(layers), &w.report.reason));

@@ -1,8 +1,9 @@
 use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, Strategy};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::Progress;
 use planaria_protocol::generation::Until;
-use planaria_protocol::plan::{Assignment, PlanParts};
+use planaria_protocol::plan::{Assignment, PlanParts, RankAssignment};
 use planaria_protocol::resume::Kept;
 
 use super::*;
@@ -28,9 +29,9 @@ fn plan() -> Arc<Plan> {
 
 /// A plan of this epoch, with these nodes' layers.
 pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
-    let stage = |byte, first, last| Assignment {
-        incarnation: Incarnation { node: node(byte), boot_count: 1 },
-        layers: LayerRange::inclusive(first, last).unwrap(),
+    let stage = |byte, first, last| {
+        let life = Incarnation { node: node(byte), boot_count: 1 };
+        Assignment::alone(life, LayerRange::inclusive(first, last).unwrap())
     };
     let model: ModelName = "m".parse().unwrap();
     Arc::new(
@@ -44,9 +45,28 @@ pub(crate) fn plan_of(counter: u64, stages: &[(u8, u32, u32)]) -> Arc<Plan> {
             max_sequences: 2,
             stages: stages.iter().map(|(byte, first, last)| stage(*byte, *first, *last)).collect(),
             content: None,
+            takes_over: None,
         })
         .unwrap(),
     )
+}
+
+/// The same, in which the stage of the first of these ranks is computed by all of them: each with the first of its units
+/// and the one behind its last, of eight.
+pub(crate) fn group_of(
+    counter: u64,
+    stages: &[(u8, u32, u32)],
+    ranks: &[(u8, u16, u16)],
+) -> Arc<Plan> {
+    let mut parts = plan_of(counter, stages).parts().clone();
+    let rank = |(byte, first, end): &(u8, u16, u16)| RankAssignment {
+        incarnation: Incarnation { node: node(*byte), boot_count: 1 },
+        units: RankUnits::new(&(*first..*end), &(0..8)).unwrap(),
+    };
+    let ranks: Vec<RankAssignment> = ranks.iter().map(rank).collect();
+    let is_it = |stage: &&mut Assignment| stage.incarnation == ranks[0].incarnation;
+    parts.stages.iter_mut().find(is_it).unwrap().ranks.clone_from(&ranks);
+    Arc::new(Plan::new(parts).unwrap())
 }
 
 fn start(prompt: usize) -> (Sequence, Vec<SequenceAction>, Instant) {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use planaria_engine::sampler::SamplingParams;
@@ -7,13 +8,17 @@ use planaria_protocol::wire::{Forward, Opening};
 use super::*;
 use crate::sequence::machine::tests::{node, plan_of};
 
+mod groups;
+
 const TIMEOUTS: WorkerTimeouts =
     WorkerTimeouts { step: Duration::from_secs(10), load: Duration::from_secs(60) };
 
 /// What a host had done.
 #[derive(Debug, Default)]
 struct Recorded {
+    geometry: Option<Geometry>,
     starts: u32,
+    rank: Option<GroupRank>,
     kills: Vec<String>,
     commands: Vec<Command>,
     start_after: Vec<Duration>,
@@ -22,12 +27,22 @@ struct Recorded {
     is_busy: bool,
     /// Why no process can be started.
     refusal: Option<String>,
+    /// Who is over.
+    dead: BTreeSet<NodeId>,
+    /// Whether no plan has its group any more.
+    is_retired: bool,
+    view: View,
 }
 
 impl HostRuntime for Recorded {
-    fn start_worker(&mut self) -> Result<Option<u32>, String> {
+    fn start_worker(&mut self, rank: Option<GroupRank>) -> Result<Option<u32>, String> {
         self.starts += 1;
+        self.rank = rank;
         self.refusal.clone().map_or(Ok(Some(self.starts)), Err)
+    }
+
+    fn attempts_from(&self) -> u64 {
+        u64::from(self.starts) * 100
     }
 
     fn kill_worker(&mut self, why: &str) {
@@ -59,16 +74,20 @@ impl HostRuntime for Recorded {
         self.to_owner.push(header);
     }
 
-    fn is_dead(&self, _: Incarnation) -> bool {
-        false
+    fn is_dead(&self, life: Incarnation) -> bool {
+        self.dead.contains(&life.node)
+    }
+
+    fn knows_group(&self, _: &[RankAssignment]) -> bool {
+        !self.is_retired
     }
 
     fn view(&self) -> View {
-        View::default()
+        self.view.clone()
     }
 
     fn geometry(&self) -> Option<Geometry> {
-        None
+        self.geometry.clone()
     }
 
     fn changed(&mut self, report: &ShardReport) {
@@ -104,7 +123,14 @@ fn started() -> (Host, Recorded, Arc<Plan>, Instant) {
     let (plan, now) = (plan_of(3, &[(1, 0, 3), (2, 4, 7)]), Instant::now());
     let wanted = vec![plan.stages()[0].layers];
     let named = (node(1), "here".to_owned());
-    let mut host = Host::new(now, named, &WorkerKey::of(&plan), wanted, TIMEOUTS, 1000);
+    let mut host = Host::new(
+        now,
+        named,
+        &WorkerKey::of_stage(&plan, &plan.stages()[0]),
+        wanted,
+        TIMEOUTS,
+        1000,
+    );
     let mut recorded = Recorded::default();
     host.start(now, &mut recorded);
     (host, recorded, plan, now)
@@ -112,7 +138,7 @@ fn started() -> (Host, Recorded, Arc<Plan>, Instant) {
 
 fn holds(host: &mut Host, plan: &Plan, now: Instant, recorded: &mut Recorded) {
     let (layers, memory) = (LayerSet::from(plan.stages()[0].layers), MemoryUse::default());
-    host.hear(now, WorkerEvent::Holds { layers, memory }, &Bytes::new(), recorded);
+    host.hear(now, WorkerEvent::Holds { layers, memory, units: None }, &Bytes::new(), recorded);
 }
 
 /// The first frame of a sequence.

@@ -82,7 +82,7 @@ fn who_loses_its_successor_keeps_what_it_has_and_goes_on_from_there() {
     assert_eq!(told(&taken), ["recall for 1"]);
     let layers = LayerRange::inclusive(0, 3).unwrap();
     let progress = vec![Progress { layers, positions: 4, rewinds_to: 0 }];
-    let answer = sequences.recalled(ONE, 1, Ok(progress.clone())).unwrap();
+    let answer = sequences.recalled(Instant::now(), ONE, 1, Ok(progress.clone())).unwrap();
     let kept = vec![Kept { behind: 3, start: 0, end: 4 }];
     let recalled =
         DataBody::StageProgress { stage: 0, progress: progress.clone(), kept: kept.clone() };
@@ -328,4 +328,83 @@ fn what_waits_for_a_worker_is_bounded_in_bytes_and_what_asks_about_it_passes() {
     let header = header(&plan, 0, 4, forward(0, &[7], false));
     let taken = sequences.take(now, Arc::clone(&plan), &header, rows);
     assert_eq!(told(&taken), ["compute 1 at 4 of 0"]);
+}
+
+fn state_query(plan: &Plan, attempt: u16) -> DataHeader {
+    header(plan, attempt, 0, DataBody::StateQuery { stage: 0, open: opening() })
+}
+
+#[test]
+fn a_worker_that_does_not_say_how_far_it_is_with_a_sequence_owes_that() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let waited = |sequences: &Sequences, seconds| sequences.longest_wait(after(seconds)).as_secs();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let asked = |sequences: &mut Sequences, seconds, attempt| {
+        let query = state_query(&stages, attempt);
+        let log = planaria_protocol::pipe::tokens_to_bytes(&[7, 8, 9, 10]);
+        let taken = sequences.take(after(seconds), Arc::clone(&stages), &query, log);
+        assert_eq!(told(&taken), [format!("recall for {attempt}")]);
+    };
+    let answers = |sequences: &mut Sequences, seconds, attempt| {
+        sequences.recalled(after(seconds), ONE, attempt, Ok(Vec::new())).is_some()
+    };
+    let mut sequences = running(start, &stages);
+    assert_eq!(waited(&sequences, 9), 0, "it has given all that it was asked for");
+    asked(&mut sequences, 1, 1);
+    assert_eq!(waited(&sequences, 3), 2);
+    // Its owner loses patience and asks again: the worker has still not said a word.
+    for (seconds, attempt) in [(4, 2), (7, 3)] {
+        asked(&mut sequences, seconds, attempt);
+        assert_eq!(waited(&sequences, seconds + 1), seconds);
+    }
+    // An answer to a former question is a sign of life, and not what was asked for last.
+    assert!(!answers(&mut sequences, 10, 1));
+    assert_eq!(waited(&sequences, 12), 2);
+    assert!(answers(&mut sequences, 13, 3));
+    assert_eq!(waited(&sequences, 60), 0);
+
+    // What it was to compute before it was asked, it owes since then.
+    let mut sequences = running(start, &stages);
+    let more = header(&stages, 0, 4, forward(0, &[11], false));
+    sequences.take(after(1), Arc::clone(&stages), &more, Bytes::new());
+    asked(&mut sequences, 5, 1);
+    assert_eq!(waited(&sequences, 6), 5);
+    // Of what is nobody's it owes nothing.
+    for forgets in [
+        |sequences: &mut Sequences| assert_eq!(sequences.interrupt_all().len(), 1),
+        |sequences: &mut Sequences| assert!(sequences.release(ONE, 1)),
+        |sequences: &mut Sequences| sequences.hand_over(),
+    ] {
+        let mut sequences = running(start, &stages);
+        asked(&mut sequences, 1, 1);
+        forgets(&mut sequences);
+        assert_eq!(waited(&sequences, 60), 0);
+    }
+}
+
+#[test]
+fn a_group_that_broke_is_no_fault_of_the_sequence() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    let broke = || SegmentError::GroupFailed("rank 1 is over".to_owned());
+    let mut sequences = running(now, &stages);
+    let more = header(&stages, 0, 4, forward(0, &[11], false));
+    sequences.take(now, Arc::clone(&stages), &more, Bytes::new());
+    let rejected = Computed { outcome: Outcome::Rejected(broke()), ..hidden(0, 4, 1) };
+    let effects = sequences.computed(now, rejected, &[]).unwrap();
+    let [(to, DataHeader { body: DataBody::Failed(error), .. })] = effects.frames.as_slice() else {
+        panic!("{:?}", effects.frames)
+    };
+    assert_eq!(*to, node(9));
+    let GenerationError::StageFailed { reason, stage, .. } = error else { panic!("{error:?}") };
+    assert!(reason.contains("rank 1 is over") && *stage == Some(0), "{error:?}");
+    // Nothing was lost by a question.
+    let taken = sequences.take(now, Arc::clone(&stages), &state_query(&stages, 1), Bytes::new());
+    assert_eq!(told(&taken), ["recall for 1"]);
+    let answer = sequences.recalled(now, ONE, 1, Err(broke())).unwrap().body;
+    let DataBody::Failed(GenerationError::NotReady { reason, .. }) = &answer else {
+        panic!("{answer:?}")
+    };
+    assert!(reason.contains("rank 1 is over"), "{reason}");
 }

@@ -37,6 +37,10 @@ pub trait WorkersRuntime {
     /// Has a host hold these layers, those first that are needed first.
     fn hold(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>);
 
+    /// The worker of a rank is to be that of another one, `to`, and to hold these layers: its host goes by that name from now
+    /// on.
+    fn join(&mut self, from: &WorkerKey, to: &WorkerKey, layers: Vec<LayerRange>);
+
     /// Has a host try again what it has given up.
     fn try_again(&mut self, worker: &WorkerKey);
 
@@ -89,6 +93,8 @@ pub enum WorkerNote<'a> {
     },
     /// Its files were replaced: what was loaded is let go.
     FilesReplaced,
+    /// A rank takes over units of one that its group has lost.
+    TakesOver,
     /// Its host died and is started again.
     HostDied(&'a str),
     /// Its host died so often that it is given up for so long.

@@ -5,6 +5,8 @@ use planaria_protocol::plan::PlanParts;
 use super::*;
 use crate::sequence::machine::tests::plan_of;
 
+mod groups;
+
 const ME: Incarnation = Incarnation { node: id(1), boot_count: 1 };
 const LOAD: Duration = Duration::from_secs(60);
 const MS: Duration = Duration::from_millis(1);
@@ -56,6 +58,11 @@ impl WorkersRuntime for Node {
         self.done.push(format!("hold {}", show(&layers)));
     }
 
+    fn join(&mut self, from: &WorkerKey, to: &WorkerKey, layers: Vec<LayerRange>) {
+        let [from, to] = [from, to].map(|key| key.rank_on(ME.node).unwrap().1);
+        self.done.push(format!("{from} joins as {to} for {}", show(&layers)));
+    }
+
     fn try_again(&mut self, _: &WorkerKey) {
         self.done.push("try again".to_owned());
     }
@@ -91,6 +98,11 @@ impl WorkersRuntime for Node {
     fn note(&mut self, _: &WorkerKey, _: WorkerNote<'_>) {}
 }
 
+fn key() -> WorkerKey {
+    let plan = plan(3, 0, 3);
+    WorkerKey::of_stage(&plan, &plan.stages()[0])
+}
+
 /// Workers that are told something, and what comes of it.
 struct Told {
     workers: Workers,
@@ -123,7 +135,7 @@ impl Told {
     }
 
     fn changed(&mut self, state: ShardState, held: &[(u32, u32)]) -> Vec<String> {
-        let key = WorkerKey::of(&plan(3, 0, 3));
+        let key = key();
         let held = held.iter().map(|(first, last)| layers(*first, *last)).collect();
         let reason = "no such tensor".to_owned();
         let report = ShardReport { state, held, reason, ..ShardReport::starting(&key.model) };
@@ -131,12 +143,12 @@ impl Told {
     }
 
     fn die(&mut self) -> Vec<String> {
-        let (key, how) = (WorkerKey::of(&plan(3, 0, 3)), "it panicked".to_owned());
+        let (key, how) = (key(), "it panicked".to_owned());
         self.on(WorkersEvent::HostLost(key, self.node.host, how))
     }
 
     fn start_again(&mut self) -> Vec<String> {
-        self.on(WorkersEvent::StartAgain(WorkerKey::of(&plan(3, 0, 3))))
+        self.on(WorkersEvent::StartAgain(key()))
     }
 }
 
@@ -168,7 +180,7 @@ fn none() -> Vec<String> {
 #[test]
 fn plans_in_force_come_first_then_what_was_prepared_then_what_may_come() {
     let mut told = Told::new();
-    let shard = ShardKey { worker: WorkerKey::of(&plan(3, 0, 3)), layers: layers(6, 7) };
+    let shard = ShardKey { worker: key(), layers: layers(6, 7) };
     assert_eq!(told.on(WorkersEvent::Standby(vec![shard])), ["start 6-7"]);
     assert_eq!(told.load(&plan(3, 0, 3)), ["hold 0-3 6-7"]);
     assert_eq!(told.in_force(&[&plan(2, 0, 5)]), ["hold 0-5 0-3 6-7"]);
@@ -191,7 +203,7 @@ fn what_nothing_asks_for_any_more_is_kept_for_as_long_as_a_frame_may_be_on_its_w
 fn a_worker_that_sequences_pass_through_is_kept() {
     let mut told = Told::new();
     told.in_force(&[&plan(3, 0, 3)]);
-    let key = WorkerKey::of(&plan(3, 0, 3));
+    let key = key();
     told.on(WorkersEvent::Busy(key.clone(), 1, true));
     told.in_force(&[]);
     assert_eq!(told.after(Duration::from_secs(60)), none());
@@ -348,7 +360,7 @@ fn what_was_given_up_is_tried_when_its_model_is_asked_for_again() {
 fn what_a_former_host_said_does_not_count() {
     let mut told = Told::new();
     told.load(&plan(3, 0, 3));
-    let key = WorkerKey::of(&plan(3, 0, 3));
+    let key = key();
     let held = [layers(0, 3)].into_iter().collect();
     let ready = ShardReport { state: ShardState::Ready, held, ..ShardReport::starting(&key.model) };
     told.die();
