@@ -4,24 +4,30 @@
 //! when peers should know. How long a layer takes is at first taken from a short probe of the device,
 //! and from then on from the steps that workers compute.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use planaria_config::NodeId;
 use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::ModelDigest;
+use planaria_engine::partition::group::rank_layer_seconds;
 use planaria_engine::partition::latency;
 use planaria_engine::speed::{Accelerator, Device, Kernels, Probed, Speed};
 use planaria_protocol::wire::{HeldModel, ShardReport};
 use serde::{Deserialize, Serialize};
 
-pub use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState, PathSpeed};
+pub use planaria_protocol::capabilities::{
+    Capabilities, GroupSpeed, LinkSpeed, MemoryState, PathSpeed,
+};
 
 /// What a node is taken to compute with until it says more: a modest machine.
 const UNKNOWN: Speed = Speed { bytes_per_second: 10_000_000_000, flops_per_second: 50_000_000_000 };
 
 /// Changes by less than this part are not worth telling.
 const NOTICEABLE: f64 = 0.1;
+
+/// So many groups of which it was a rank a node knows.
+const GROUPS: usize = 4;
 
 /// Round trips that differ by less are equal.
 const SAME_RTT: Duration = Duration::from_micros(100);
@@ -203,10 +209,17 @@ impl Measures {
             let Some(model) = held.iter().find(|model| model.name == shard.model) else {
                 continue;
             };
-            let layers = shard.work.step_layers;
-            let work = layers.and_then(|layers| latency::work(&model.geometry, layers));
-            let work = work.unwrap_or(0.0);
-            let seconds = f64::from(shard.work.step_micros) / 1e6 / work;
+            let step = f64::from(shard.work.step_micros) / 1e6;
+            let seconds = shard.work.step_layers.and_then(|layers| match shard.work.step_rank {
+                None => Some(step / latency::work(&model.geometry, layers)?),
+                Some(rank) => {
+                    rank_layer_seconds(&model.geometry, layers, rank.units, rank.of, step)
+                }
+            });
+            let seconds = seconds.unwrap_or(f64::NAN);
+            let exchange = shard.work.step_rank.map_or(0, |rank| rank.exchange_micros);
+            let ranks = shard.ranks.iter().map(|rank| rank.incarnation.node);
+            news |= self.group(ranks.collect(), exchange);
             let known = self.0.layer_seconds.get(&model.digest);
             if is_sound(seconds) && known.is_none_or(|known| is_other(*known, seconds)) {
                 self.0.layer_seconds.insert(model.digest, seconds);
@@ -214,6 +227,25 @@ impl Measures {
             }
         }
         news
+    }
+
+    /// In the group of these an exchange takes so long.
+    fn group(&mut self, members: BTreeSet<NodeId>, exchange_micros: u32) -> bool {
+        if members.len() < 2 || exchange_micros == 0 {
+            return false;
+        }
+        let groups = &mut self.0.groups;
+        let known = groups.iter().find(|group| group.members == members);
+        if known
+            .is_some_and(|known| !is_other(known.exchange_micros.into(), exchange_micros.into()))
+        {
+            return false;
+        }
+        groups.retain(|group| group.members != members);
+        groups.push(GroupSpeed { members, exchange_micros });
+        let old = groups.len().saturating_sub(GROUPS);
+        groups.drain(..old);
+        true
     }
 }
 

@@ -10,7 +10,7 @@ use planaria_config::{
 use planaria_engine::model_dir::Content;
 use planaria_engine::speed::{Device, Kernels};
 use planaria_protocol::capabilities::{LinkSpeed, MemoryState, PathSpeed};
-use planaria_protocol::plan::{Assignment, Plan};
+use planaria_protocol::plan::{Assignment, Plan, RankAssignment};
 use planaria_protocol::state::{ModelState, NodeState, RecoveryLabel, SequenceCounts, ShardState};
 use planaria_protocol::wire::{ShardReport, ShardWork};
 use serde::{Deserialize, Serialize};
@@ -177,6 +177,9 @@ pub struct FailoverStage {
     /// Its layers: `first_layer` and `last_layer`.
     #[serde(flatten)]
     pub layers: LayerRange,
+    /// The names of the nodes that would compute it together, this one first; empty if it is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<String>,
 }
 
 impl ModelView {
@@ -221,6 +224,28 @@ pub struct StageView {
     /// Whether its node's settings pin it to these layers.
     #[serde(default)]
     pub pinned: bool,
+    /// The nodes that compute it together, this one first; empty if it is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<RankView>,
+}
+
+/// A rank of a group that computes a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankView {
+    /// Who.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// The first and the last unit of each layer that it computes, of as many as there are.
+    pub first_unit: u16,
+    /// See `first_unit`.
+    pub last_unit: u16,
+    /// See `first_unit`.
+    pub units: u16,
+    /// Whether its worker can compute.
+    pub state: ShardState,
+    /// What its worker has done since it was loaded.
+    pub work: ShardWork,
 }
 
 /// What a node holds of a model.
@@ -396,13 +421,13 @@ fn doubtful(view: &View, model: &ModelName, agreed: Option<&Agreement>) -> Vec<D
 }
 
 fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
-    let nexts = plan.nodes().collect::<Vec<_>>().into_iter().cycle().skip(1);
+    let nexts = plan.leaders().collect::<Vec<_>>().into_iter().cycle().skip(1);
     plan.stages()
         .iter()
         .zip(nexts)
         .map(|(stage, next)| {
             let node = stage.incarnation.node;
-            let shard = view.member(node).and_then(|m| m.shard(plan.model(), stage.layers));
+            let shard = view.member(node).and_then(|m| m.shard(plan.model(), stage));
             StageView {
                 node,
                 name: view.name(node),
@@ -411,9 +436,27 @@ fn stage_views(view: &View, plan: &Plan) -> Vec<StageView> {
                 work: shard.map(|shard| shard.work).unwrap_or_default(),
                 hop_micros: hop_micros(view, plan, node, next),
                 pinned: view.is_pinned(node, plan.model(), stage.layers),
+                ranks: rank_views(view, plan, stage),
             }
         })
         .collect()
+}
+
+fn rank_views(view: &View, plan: &Plan, stage: &Assignment) -> Vec<RankView> {
+    let rank = |rank: &RankAssignment| {
+        let (node, own) = (rank.incarnation.node, rank.units.own());
+        let shard = view.member(node).and_then(|member| member.shard(plan.model(), stage));
+        RankView {
+            node,
+            name: view.name(node),
+            first_unit: own.start,
+            last_unit: own.end.saturating_sub(1),
+            units: stage.units(),
+            state: shard.map_or(ShardState::Loading, |shard| shard.state_of(stage.layers)),
+            work: shard.map(|shard| shard.work).unwrap_or_default(),
+        }
+    };
+    stage.ranks.iter().map(rank).collect()
 }
 
 fn hop_micros(view: &View, plan: &Plan, from: NodeId, to: NodeId) -> Option<u32> {
@@ -429,6 +472,7 @@ fn failover(view: &View, stages: &[Assignment]) -> Vec<FailoverStage> {
         node: stage.incarnation.node,
         name: view.name(stage.incarnation.node),
         layers: stage.layers,
+        ranks: stage.ranks.iter().map(|rank| view.name(rank.incarnation.node)).collect(),
     });
     stages.collect()
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use planaria_config::{Incarnation, LayerRange, ModelName, NodeId};
 use planaria_protocol::desired::clock::Stamp;
 use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
-use planaria_protocol::plan::Plan;
+use planaria_protocol::plan::{Assignment, Plan};
 use planaria_protocol::state::NodeState;
 use planaria_protocol::wire::{HeldModel, Report, ShardReport};
 
@@ -71,11 +71,12 @@ impl Member {
         Some(held.digest == plan.parts().digest && agrees)
     }
 
-    /// What it says of a shard of these layers: who holds them all, or might yet.
+    /// What it says of its part in a stage: the worker that holds it, or might yet.
     #[must_use]
-    pub fn shard(&self, model: &ModelName, layers: LayerRange) -> Option<&ShardReport> {
-        let mut of_model = self.report.shards.iter().filter(|shard| shard.model == *model);
-        let holder = of_model.clone().find(|shard| shard.held.covers(layers));
+    pub fn shard(&self, model: &ModelName, stage: &Assignment) -> Option<&ShardReport> {
+        let is_it = |shard: &&ShardReport| shard.model == *model && shard.ranks == stage.ranks;
+        let mut of_model = self.report.shards.iter().filter(is_it);
+        let holder = of_model.clone().find(|shard| shard.held.covers(stage.layers));
         holder.or_else(|| of_model.next())
     }
 }
@@ -166,9 +167,9 @@ impl View {
     #[must_use]
     pub fn follows_pins(&self, plan: &Plan) -> bool {
         self.alive().all(|member| {
-            let stage = plan.stages().iter().find(|stage| stage.incarnation == member.incarnation);
+            let mut own = plan.members().filter(|(life, _)| *life == member.incarnation);
             let pin = member.report.pins.get(plan.model());
-            pin.is_none_or(|pin| stage.is_some_and(|stage| stage.layers == *pin))
+            pin.is_none_or(|pin| own.any(|(_, stage)| stage.layers == *pin))
         })
     }
 
@@ -209,24 +210,22 @@ impl View {
     /// Whether every incarnation of a plan lives.
     #[must_use]
     pub fn is_alive_plan(&self, plan: &Plan) -> bool {
-        plan.stages().iter().all(|stage| self.is_alive(stage.incarnation))
+        plan.lives().all(|life| self.is_alive(life))
     }
 
     /// Whether an incarnation of a plan lives no more, or is cut off. One that was not seen yet may be on
     /// its way.
     #[must_use]
     pub fn has_lost(&self, plan: &Plan) -> bool {
-        plan.stages().iter().any(|stage| {
-            let seen = self.state_of(stage.incarnation.node);
-            seen.is_some_and(|(seen, _)| seen >= stage.incarnation)
-                && !self.is_alive(stage.incarnation)
+        plan.lives().any(|life| {
+            let seen = self.state_of(life.node);
+            seen.is_some_and(|(seen, _)| seen >= life) && !self.is_alive(life)
         })
     }
 
     /// The incarnations of a plan of which nothing more can be expected.
     pub fn losses(&self, plan: &Plan) -> impl Iterator<Item = Incarnation> {
-        let lives = plan.stages().iter().map(|stage| stage.incarnation);
-        lives.filter(|life| self.is_dead(*life))
+        plan.lives().filter(|life| self.is_dead(*life))
     }
 
     /// The models that the cluster is to serve, by name.

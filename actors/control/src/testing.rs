@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use planaria_config::{ByteSize, Incarnation, ModelName, NodeId};
-use planaria_engine::geometry::{Geometry, WorkingSet};
-use planaria_protocol::capabilities::Capabilities;
+use planaria_engine::geometry::{Cut, Geometry, UnitSizes, WorkingSet};
+use planaria_protocol::capabilities::{Capabilities, LinkSpeed};
 use planaria_protocol::desired::DesiredMap;
 use planaria_protocol::state::{NodeState, SequenceCounts};
 use planaria_protocol::wire::features::Features;
@@ -40,6 +40,7 @@ pub fn member(byte: u8, boot_count: u64, memory: u64) -> Member {
         max_context: 1024,
         vocab: 100,
         working: WorkingSet::default(),
+        cut: None,
     };
     let report = Report {
         name: format!("node-{byte}"),
@@ -75,4 +76,19 @@ pub fn member(byte: u8, boot_count: u64, memory: u64) -> Member {
         address: SocketAddr::from(([127, 0, 0, 1], u16::from(byte))),
         report: Arc::new(report),
     }
+}
+
+/// A member as [`member`] is, which computes a layer in so many milliseconds, can share layers, each of which is cut into
+/// eight units, and has fast links to nodes 1 to 8.
+#[must_use]
+pub fn sharing(byte: u8, memory: u64, layer_ms: f64) -> Member {
+    let mut member = member(byte, 1, memory);
+    let report = Arc::make_mut(&mut member.report);
+    let held = report.models.first_mut().unwrap();
+    held.geometry.cut = Some(Cut::Units(UnitSizes { count: 8, shared_bytes: 0, key_heads: 8 }));
+    report.capabilities.layer_seconds.insert(held.digest, layer_ms / 1e3);
+    let link = LinkSpeed { rtt_micros: 100, bytes_per_second: Some(1_000_000_000) };
+    let others = (1..=8).filter(|other| *other != byte);
+    report.capabilities.links = others.map(|other| (id(other), link)).collect();
+    member
 }

@@ -115,7 +115,9 @@ pub const SETTINGS: &[SettingDoc] = &[
         "How layers are dealt out to nodes",
         "`latency` finds the division with the least time per token by what nodes and links were \
          measured to do; a model that one fast node can hold stays on that node. \
+         Where links are fast and nodes slow, several of them compute the same layers together. \
          `ring-memory-weighted` gives every node a contiguous range in proportion to its memory. \
+         `tensor` gives all layers to all nodes, each of which computes a part of every one. \
          `planaria models add --strategy` chooses for one model; for the others the setting of the \
          node that plans holds, the living one with the lowest id. So it is for context and \
          max-sequences: give all nodes the same.",

@@ -14,6 +14,8 @@ pub enum Strategy {
     Latency,
     /// Contiguous ranges in proportion to memory, over every node.
     RingMemoryWeighted,
+    /// All layers on every node, which compute each of them together.
+    Tensor,
 }
 
 impl Strategy {
@@ -23,6 +25,7 @@ impl Strategy {
         match self {
             Self::Latency => "latency",
             Self::RingMemoryWeighted => "ring-memory-weighted",
+            Self::Tensor => "tensor",
         }
     }
 }
@@ -34,8 +37,9 @@ impl FromStr for Strategy {
         match text {
             "latency" => Ok(Self::Latency),
             "ring-memory-weighted" => Ok(Self::RingMemoryWeighted),
+            "tensor" => Ok(Self::Tensor),
             _ => Err(format!(
-                "`{text}` is not a strategy; there are `latency` and `ring-memory-weighted`"
+                "`{text}` is not a strategy; there are `latency`, `ring-memory-weighted` and `tensor`"
             )),
         }
     }

@@ -1,7 +1,9 @@
-use planaria_config::LayerRange;
+use planaria_config::{Incarnation, LayerRange};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::geometry::WorkingSet;
 use planaria_engine::speed::Accelerator;
-use planaria_protocol::wire::ShardWork;
+use planaria_protocol::plan::RankAssignment;
+use planaria_protocol::wire::{RankStep, ShardWork};
 
 use super::*;
 
@@ -27,6 +29,7 @@ fn held() -> HeldModel {
         max_context: 16,
         vocab: 10,
         working: WorkingSet::default(),
+        cut: None,
     };
     HeldModel {
         name: "m".parse().unwrap(),
@@ -182,4 +185,48 @@ fn absurd_measures_are_not_kept() {
     measures.round_trips([(id(1), Duration::MAX)]);
     measures.arrived(id(1), u64::MAX, Duration::ZERO);
     assert!(measures.known().links[&id(1)].seconds(u32::MAX).is_finite());
+}
+
+/// A shard of which a node has these of eight units.
+fn rank(nodes: &[u8], units: std::ops::Range<u16>, step_micros: u32, exchange: u32) -> ShardReport {
+    let mut shard = shard(0, 3, step_micros);
+    let units = RankUnits::new(&units, &units).unwrap();
+    shard.work.step_rank = Some(RankStep { units, of: 8, exchange_micros: exchange });
+    let life = |node: &u8| Incarnation { node: id(*node), boot_count: 1 };
+    let ranks = nodes.iter().map(|node| RankAssignment { incarnation: life(node), units });
+    shard.ranks = ranks.collect();
+    shard
+}
+
+#[test]
+fn a_rank_tells_what_whole_layers_take_a_node_alone() {
+    let seconds = |shard: ShardReport| {
+        let mut measures = Measures::default();
+        assert!(measures.shards(&[shard], &[held()]));
+        *measures.known().layer_seconds.get(&digest()).unwrap()
+    };
+    // Eight half-layers of 80 us besides products. Half of four layers, and for the leader the head, as much as two.
+    assert!((seconds(rank(&[1, 2], 4..8, 2_640, 0)) - 1e-3).abs() < 1e-9);
+    assert!((seconds(rank(&[1, 2], 0..4, 4_640, 0)) - 1e-3).abs() < 1e-9);
+    // Some of a step is left for products, however short it is.
+    assert!(seconds(rank(&[1, 2], 4..8, 100, 0)) > 0.0);
+}
+
+#[test]
+fn a_rank_remembers_what_exchanges_took_in_its_last_groups() {
+    let mut measures = Measures::default();
+    let mut say = |nodes: &[u8], exchange| {
+        measures.shards(&[rank(nodes, 0..4, 4_640, exchange)], &[held()]);
+        let groups = &measures.known().groups;
+        groups.iter().map(|group| (group.members.len(), group.exchange_micros)).collect::<Vec<_>>()
+    };
+    assert_eq!(say(&[1], 10), [], "alone");
+    assert_eq!(say(&[1, 2], 0), [], "before the first");
+    assert_eq!(say(&[1, 2], 200), [(2, 200)]);
+    assert_eq!(say(&[2, 1], 210), [(2, 200)], "nothing new");
+    assert_eq!(say(&[1, 2, 3], 300), [(2, 200), (3, 300)]);
+    assert_eq!(say(&[1, 2], 400), [(3, 300), (2, 400)]);
+    say(&[1, 3], 500);
+    say(&[1, 4], 600);
+    assert_eq!(say(&[1, 5], 700), [(2, 400), (2, 500), (2, 600), (2, 700)], "not more");
 }

@@ -153,8 +153,9 @@ mod tests {
             strategy: Strategy::Latency,
             context: 16,
             max_sequences: 1,
-            stages: vec![Assignment { incarnation, layers }],
+            stages: vec![Assignment::alone(incarnation, layers)],
             content: Some(content),
+            takes_over: None,
         })
         .unwrap()
     }

@@ -375,17 +375,17 @@ impl Scheduler {
     #[must_use]
     pub fn state(&self, model: &ModelName) -> (ModelState, String) {
         if let Some(plan) = self.plan(model) {
-            let idle = plan.stages().iter().find_map(|stage| {
-                let member = self.view.member(stage.incarnation.node)?;
-                let shard = member.shard(plan.model(), stage.layers);
-                let name = self.view.name(stage.incarnation.node);
+            let idle = plan.members().find_map(|(life, stage)| {
+                let member = self.view.member(life.node)?;
+                let shard = member.shard(plan.model(), stage);
+                let name = self.view.name(life.node);
                 match shard.map(|shard| (shard.state_of(stage.layers), &shard.reason)) {
                     Some((ShardState::Ready, _)) => None,
                     Some((ShardState::Restarting, _)) => {
                         Some(format!("the worker of {name} restarts"))
                     }
                     Some((ShardState::Failed, reason)) => {
-                        let known = self.failures.words(stage.incarnation, model);
+                        let known = self.failures.words(life, model);
                         let reason = known.as_ref().unwrap_or(reason);
                         Some(format!("{name} gave up its layers: {reason}"))
                     }
@@ -457,8 +457,8 @@ impl Scheduler {
     /// them.
     fn learn_contents(&mut self) {
         for plan in self.plans.values_mut() {
-            let mut said = plan.stages().iter().map(|stage| {
-                let held = self.view.member(stage.incarnation.node)?.held(plan.model())?;
+            let mut said = plan.lives().map(|life| {
+                let held = self.view.member(life.node)?.held(plan.model())?;
                 held.content.filter(|_| held.digest == plan.parts().digest)
             });
             let first = said.next().flatten();
@@ -479,21 +479,21 @@ impl Scheduler {
     fn note_failed_shards(&mut self, now: Instant) -> bool {
         let mut broken = false;
         for plan in self.plans.values() {
-            for stage in plan.stages() {
-                let member = self.view.member(stage.incarnation.node);
+            for (life, stage) in plan.members() {
+                let member = self.view.member(life.node);
                 // It failed over files that it has no more; whether it has the model is another question.
                 let member = member.filter(|member| member.has_files_of(plan) != Some(false));
                 let Some(member) = member else {
                     continue;
                 };
-                let shard = member.shard(plan.model(), stage.layers);
+                let shard = member.shard(plan.model(), stage);
                 let failed = shard.filter(|s| s.state_of(stage.layers) == ShardState::Failed);
                 // What it told before it heard of the plan may be older than what it loaded for that.
                 let Some(shard) = failed.filter(|_| member.report.plans.contains(plan)) else {
                     continue;
                 };
                 let preparing = self.preparing.get(plan.model());
-                if preparing.is_some_and(|p| p.plan.stage_of(stage.incarnation.node).is_some()) {
+                if preparing.is_some_and(|p| p.plan.stage_of(life.node).is_some()) {
                     // It is being tried again.
                     continue;
                 }
@@ -763,6 +763,7 @@ impl Scheduler {
             max_sequences: layout.max_sequences,
             stages: layout.stages,
             content: Some(layout.content),
+            takes_over: layout.takes_over,
         });
         let plan = match plan {
             Ok(plan) => plan,
@@ -815,11 +816,11 @@ impl Scheduler {
 
     /// Whether a node has given up its layers of a plan in force: prepared anew, it tries again.
     fn has_failed(&self, plan: &Plan) -> bool {
-        plan.stages().iter().any(|stage| {
-            let member = self.view.member(stage.incarnation.node);
+        plan.members().any(|(life, stage)| {
+            let member = self.view.member(life.node);
             let shard = member
                 .filter(|member| member.report.plans.contains(plan))
-                .and_then(|member| member.shard(plan.model(), stage.layers));
+                .and_then(|member| member.shard(plan.model(), stage));
             shard.is_some_and(|shard| shard.state_of(stage.layers) == ShardState::Failed)
         })
     }

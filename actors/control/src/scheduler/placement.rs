@@ -2,21 +2,23 @@
 //! true reason why there is none.
 
 pub mod costs;
+mod groups;
 
 use std::collections::BTreeMap;
 
 use planaria_config::{
-    ByteSize, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
+    ByteSize, Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
 };
+use planaria_engine::architecture::RankUnits;
+use planaria_engine::geometry::Cut;
 use planaria_engine::model_dir::{Content, ModelDigest};
-use planaria_engine::partition::latency::{
-    Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency,
-};
-use planaria_engine::partition::pins::Conflict;
+use planaria_engine::partition::latency::{Candidate, Cost, NoPlacement, Problem, least_latency};
 use planaria_engine::partition::{self, Member};
 use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::plan::{Assignment, Plan, PlanParts};
+use planaria_protocol::wire::features::Feature;
 
+use self::groups::{Division, Groups, Part, without_lost_rank};
 use super::agreement::Agreement;
 use crate::capabilities::LayerSpeeds;
 use crate::membership::{self, View};
@@ -115,6 +117,8 @@ pub struct Layout {
     pub stages: Vec<Assignment>,
     /// What is known of the content of those files.
     pub content: Content,
+    /// See [`PlanParts::takes_over`].
+    pub takes_over: Option<Epoch>,
 }
 
 /// A layout among others.
@@ -124,8 +128,10 @@ pub struct Placed {
     pub layout: Layout,
     /// What it costs.
     pub cost: Cost,
-    /// Bytes that each of its stages takes at its peak.
-    pub stage_bytes: Vec<u64>,
+    /// Bytes that each member of each of its stages takes at its peak.
+    pub stage_bytes: Vec<Vec<u64>>,
+    /// Seconds of an exchange in each of its stages; 0 in a stage of one node.
+    pub exchange_seconds: Vec<f64>,
     /// What the plan in force costs, in the same terms; `None` if there is none or it is not possible
     /// any more.
     pub in_force: Option<Cost>,
@@ -185,8 +191,9 @@ fn place_in_order<'a>(
     for (model, sizing) in models {
         let found = place(Situation { sizing: *sizing, ..situation }, &free, model);
         if let Ok(found) = &found {
-            for (stage, bytes) in found.layout.stages.iter().zip(&found.stage_bytes) {
-                if let Some(free) = free.get_mut(&stage.incarnation.node) {
+            let members = found.layout.stages.iter().flat_map(Assignment::members);
+            for (life, bytes) in members.zip(found.stage_bytes.iter().flatten()) {
+                if let Some(free) = free.get_mut(&life.node) {
                     *free = free.saturating_sub(*bytes);
                 }
             }
@@ -214,6 +221,11 @@ fn place(
     let in_force = in_force.get(model).map(Plan::parts).filter(is_of_it);
     let in_force = in_force.filter(|plan| plan.context == context);
     let held = in_force.map_or(&[][..], |plan| &plan.stages);
+    if sizing.strategy == Strategy::Tensor
+        && let Some(Cut::Whole(why)) = &geometry.cut
+    {
+        return Err(why.clone());
+    }
     let (nodes, contenders, left_out) = candidates(situation, free, model, &agreed, held);
     let hops = costs::hops(view, &nodes, geometry.hidden_bytes);
     let mut problem = Problem {
@@ -224,62 +236,113 @@ fn place(
         nodes: &nodes,
         hops: &hops,
     };
-    let named = |stages: &[Assignment]| -> Option<Vec<_>> {
-        stages
-            .iter()
-            .map(|s| view.is_alive(s.incarnation).then_some((s.incarnation.node, s.layers)))
-            .collect()
-    };
-    let may_be = |stages: &Vec<(NodeId, LayerRange)>| {
-        fits(&problem, stages) && follows_pins(&problem, stages)
+    let groups = Groups { view, problem: &problem };
+    let strategy = possible_strategy(view, sizing.strategy);
+    let may_be = |found: &Division| {
+        // `tensor` follows no pins.
+        groups.fits(found) && (strategy == Strategy::Tensor || follows_pins(&problem, found))
     };
     let possible = in_force
         .filter(|plan| plan.max_sequences == sizing.max_sequences)
-        .and_then(|plan| named(&plan.stages))
+        .filter(|plan| may_form_groups(view) || plan.stages.iter().all(|s| s.ranks.is_empty()))
+        .and_then(|plan| Division::of(view, &plan.stages))
         .filter(may_be);
     let stays = situation.settled.get(model).filter(|settled| {
-        let Layout { digest, strategy, context: of, max_sequences, .. } = &settled.layout;
+        let Layout { digest, strategy: of, context: settled_context, max_sequences, .. } =
+            &settled.layout;
         let (by_memory, sequences) = (Strategy::RingMemoryWeighted, sizing.max_sequences);
-        (*strategy, sizing.strategy) == (by_memory, by_memory)
-            && (*digest, *of, *max_sequences) == (agreed.digest, context, sequences)
+        (*of, strategy) == (by_memory, by_memory)
+            && (*digest, *settled_context, *max_sequences) == (agreed.digest, context, sequences)
             && settled.contenders == contenders
     });
-    let stays = stays.and_then(|settled| named(&settled.layout.stages)).filter(may_be);
-    let mut found = stays.map_or_else(|| divide(sizing.strategy, &problem), Ok);
+    let stays = stays.and_then(|settled| Division::of(view, &settled.layout.stages)).filter(may_be);
+    let left = in_force
+        .filter(|plan| (plan.strategy, plan.max_sequences) == (strategy, sizing.max_sequences))
+        .filter(|_| may_form_groups(view))
+        .and_then(|plan| without_lost_rank(view, &plan.stages))
+        .filter(may_be);
+    let takes_over = in_force.map(|plan| plan.epoch).filter(|_| left.is_some() && stays.is_none());
+    let mut found = stays.or(left).map_or_else(|| divide(strategy, &groups), Ok);
     // Better served by another division than not at all.
     let mut unpinned = None;
     let free_nodes: Vec<Candidate>;
-    if let Err(NoPlacement::Pinned(conflict)) = &found {
-        unpinned = Some(explain_pins(view, model, conflict));
+    if let Err(NoDivision::Placement(NoPlacement::Pinned(conflict))) = &found {
+        unpinned = Some(explain_pins(view, model, &conflict.to_string()));
         free_nodes = nodes.iter().map(|node| Candidate { pinned: None, ..*node }).collect();
         problem.nodes = &free_nodes;
-        found = divide(sizing.strategy, &problem);
+        found = divide(strategy, &Groups { view, problem: &problem });
+    } else if let Ok(found) = &found
+        && !follows_pins(&problem, found)
+    {
+        let reason = format!("the strategy `{}` gives all layers to all", strategy.name());
+        unpinned = Some(explain_pins(view, model, &reason));
     }
-    let stages = found.map_err(|error| explain(&error, &problem, &left_out))?;
-    let cost_of = |stages: &[(NodeId, LayerRange)]| cost(&problem, stages);
-    let price = cost_of(&stages).ok_or("a stage is on a node that is not there")?;
-    let as_it_is = possible.as_deref().and_then(cost_of);
-    let bytes = |layers| geometry.peak_bytes(layers, context, sizing.max_sequences);
-    let stage_bytes: Vec<u64> = stages.iter().map(|(_, layers)| bytes(*layers)).collect();
-    let fits_beside = stages.iter().all(|(node, layers)| {
+    let groups = Groups { view, problem: &problem };
+    let division = found.map_err(|error| match error {
+        NoDivision::Placement(error) => explain(&error, &problem, &left_out),
+        NoDivision::Group(error) => error,
+    })?;
+    let price = groups.cost(&division).ok_or("a stage is on a node that is not there")?;
+    let as_it_is = possible.and_then(|division| groups.cost(&division));
+    let of_member =
+        |(_, layers, units): (NodeId, LayerRange, Option<RankUnits>)| groups.bytes(layers, units);
+    let mut bytes = division.members().map(of_member);
+    let in_stage = |part: &Part| bytes.by_ref().take(part.ranks.len().max(1)).collect();
+    let stage_bytes: Vec<Vec<u64>> = division.stages.iter().map(in_stage).collect();
+    drop(bytes);
+    let exchange = |part: &Part| {
+        let (ids, units): (Vec<_>, Vec<_>) = part.ranks.iter().copied().unzip();
+        if ids.len() < 2 { 0.0 } else { groups.exchange_seconds(&ids, &units) }
+    };
+    let exchange_seconds = division.stages.iter().map(exchange).collect();
+    let fits_beside = division.members().all(|(node, layers, units)| {
         // The same worker holds what it has and what it gains, until nothing needs the former any more.
-        let old = held.iter().find(|stage| stage.incarnation.node == *node);
-        let both: LayerSet = old.map(|old| old.layers).into_iter().chain([*layers]).collect();
-        let both = geometry.peak_bytes_of(&both, context, sizing.max_sequences);
-        free.get(node).is_some_and(|free| both <= *free)
+        let held_by = |stage: &&Assignment| stage.members().any(|life| life.node == node);
+        let old = held.iter().find(held_by);
+        let rank = old.and_then(|old| old.rank_of(node)).map(|(_, rank)| rank.units);
+        let both = match (old, rank, units) {
+            (Some(old), None, None) => {
+                let both: LayerSet = [old.layers, layers].into_iter().collect();
+                geometry.peak_bytes_of(&both, context, sizing.max_sequences)
+            }
+            // Another worker holds it, unless that becomes this one.
+            (Some(old), ..) if takes_over.is_none() && (old.layers, rank) != (layers, units) => {
+                groups.bytes(old.layers, rank).saturating_add(groups.bytes(layers, units))
+            }
+            _ => groups.bytes(layers, units),
+        };
+        free.get(&node).is_some_and(|free| both <= *free)
     });
-    let stages = stages
-        .into_iter()
-        .filter_map(|(node, layers)| {
-            view.member(node).map(|m| Assignment { incarnation: m.incarnation, layers })
-        })
-        .collect();
+    let stages = division.assigned(view).ok_or("a node is gone")?;
     let layers = geometry.layers().get();
-    let Sizing { strategy, max_sequences, .. } = sizing;
+    let max_sequences = sizing.max_sequences;
     let Agreement { digest, content, .. } = agreed;
-    let layout = Layout { digest, layers, strategy, context, max_sequences, stages, content };
+    let layout =
+        Layout { digest, layers, strategy, context, max_sequences, stages, content, takes_over };
     let (cost, in_force) = (price, as_it_is);
-    Ok(Placed { layout, cost, stage_bytes, in_force, contenders, fits_beside, unpinned })
+    Ok(Placed {
+        layout,
+        cost,
+        stage_bytes,
+        exchange_seconds,
+        in_force,
+        contenders,
+        fits_beside,
+        unpinned,
+    })
+}
+
+/// The strategy that is followed where this one is wanted: while a member knows nothing of groups, no plan has any.
+fn possible_strategy(view: &View, wanted: Strategy) -> Strategy {
+    match wanted {
+        Strategy::Tensor if !may_form_groups(view) => Strategy::Latency,
+        possible => possible,
+    }
+}
+
+/// Whether all members know of groups.
+pub(super) fn may_form_groups(view: &View) -> bool {
+    view.alive().all(|member| member.report.features.lists(Feature::Groups))
 }
 
 /// The members that may hold layers of a model, and why the others may not.
@@ -316,12 +379,18 @@ fn candidates(
                 memory: free.get(&incarnation.node).copied().unwrap_or(0),
                 layer_seconds: speeds.on(&report.capabilities),
                 stage_seconds: 0.0,
-                held: held.iter().find(|s| s.incarnation == incarnation).map(|s| s.layers),
+                held: whole_layers(held, incarnation),
                 pinned,
             });
         }
     }
     (nodes, contenders, left_out)
+}
+
+/// The whole layers that stages give to a node in this life.
+fn whole_layers(stages: &[Assignment], life: Incarnation) -> Option<LayerRange> {
+    let stage = stages.iter().find(|stage| stage.ranks.is_empty() && stage.incarnation == life)?;
+    Some(stage.layers)
 }
 
 /// Why a member can load nothing of a model, unless it holds all that the plan in force gives to it.
@@ -331,48 +400,58 @@ fn unreadable<'a>(
     held: &[Assignment],
 ) -> Option<&'a str> {
     let files = member.held(model)?;
-    let stage = held.iter().find(|stage| stage.incarnation == member.incarnation);
+    let stage = held.iter().find(|stage| stage.members().any(|life| life == member.incarnation));
     let has_it = stage.is_some_and(|stage| {
-        let shard = member.shard(model, stage.layers);
+        let shard = member.shard(model, stage);
         shard.is_some_and(|shard| shard.held.covers(stage.layers))
     });
     files.unreadable.as_deref().filter(|_| !has_it)
 }
 
-fn divide(
-    strategy: Strategy,
-    problem: &Problem<'_>,
-) -> Result<Vec<(NodeId, LayerRange)>, NoPlacement> {
-    match strategy {
-        Strategy::Latency => Ok(least_latency(problem)?.stages),
-        Strategy::RingMemoryWeighted => {
-            let Problem { geometry, context, sequences, .. } = *problem;
-            let pins = problem.pins()?;
-            let free = problem.nodes.iter().filter(|node| node.pinned.is_none());
-            let members = free.map(|node| {
-                let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);
-                Member { memory: node.memory, id: node.id, max_layers: Some(fit) }
-            });
-            let members: Vec<_> = members.collect();
-            let layers = geometry.layers();
-            Ok(if pins.is_empty() {
-                partition::ring_memory_weighted(&members, layers)?
-            } else {
-                partition::ring_around_pins(&members, &pins, layers)?
-            })
-        }
-    }
+/// Why a model's layers cannot be dealt out.
+enum NoDivision {
+    Placement(NoPlacement),
+    /// No group can share them, in words.
+    Group(String),
 }
 
-/// Whether every node that is pinned holds what it is pinned to.
-fn follows_pins(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {
-    problem.nodes.iter().all(|node| {
-        let stage = stages.iter().find(|(id, _)| *id == node.id);
-        node.pinned.is_none() || stage.map(|(_, layers)| *layers) == node.pinned
+fn divide(strategy: Strategy, groups: &Groups<'_>) -> Result<Division, NoDivision> {
+    let problem = groups.problem;
+    let found = match strategy {
+        Strategy::Tensor => return groups.over_all().map_err(NoDivision::Group),
+        Strategy::Latency if may_form_groups(groups.view) => groups.least_latency(),
+        Strategy::Latency => least_latency(problem).map(|found| Division::pipeline(found.stages)),
+        Strategy::RingMemoryWeighted => by_memory(problem).map(Division::pipeline),
+    };
+    found.map_err(NoDivision::Placement)
+}
+
+fn by_memory(problem: &Problem<'_>) -> Result<Vec<(NodeId, LayerRange)>, NoPlacement> {
+    let Problem { geometry, context, sequences, .. } = *problem;
+    let pins = problem.pins()?;
+    let free = problem.nodes.iter().filter(|node| node.pinned.is_none());
+    let members = free.map(|node| {
+        let fit = partition::layers_that_fit(geometry, node.memory, context, sequences);
+        Member { memory: node.memory, id: node.id, max_layers: Some(fit) }
+    });
+    let members: Vec<_> = members.collect();
+    let layers = geometry.layers();
+    Ok(if pins.is_empty() {
+        partition::ring_memory_weighted(&members, layers)?
+    } else {
+        partition::ring_around_pins(&members, &pins, layers)?
     })
 }
 
-fn explain_pins(view: &View, model: &ModelName, conflict: &Conflict) -> String {
+/// Whether every node that is pinned holds what it is pinned to.
+fn follows_pins(problem: &Problem<'_>, found: &Division) -> bool {
+    problem.nodes.iter().all(|node| {
+        let own = found.of_node(node.id).map(|(layers, _)| layers);
+        node.pinned.is_none() || own == node.pinned
+    })
+}
+
+fn explain_pins(view: &View, model: &ModelName, conflict: &str) -> String {
     let pins = view.alive().filter_map(|member| {
         let layers = member.report.pins.get(model)?;
         Some(format!("{} to {layers}", view.name(member.incarnation.node)))

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
 use planaria_engine::partition::latency::Cost;
+use planaria_protocol::plan::{Assignment, RankAssignment};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -68,6 +69,36 @@ pub struct PreviewStage {
     /// Whether its node's settings pin it to these layers.
     #[serde(default)]
     pub pinned: bool,
+    /// The nodes that would compute it together, this one first; empty if it is one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ranks: Vec<PreviewRank>,
+    /// Exchanges between them for a token: two in each layer.
+    #[serde(default)]
+    pub exchanges: u32,
+    /// Milliseconds that each of them takes.
+    #[serde(default)]
+    pub exchange_ms: f64,
+}
+
+/// A rank that would be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PreviewRank {
+    /// Who.
+    pub node: NodeId,
+    /// That node's name.
+    pub name: String,
+    /// The first and the last unit of each layer that it would compute, of as many as there are.
+    pub first_unit: u16,
+    /// See `first_unit`.
+    pub last_unit: u16,
+    /// See `first_unit`.
+    pub units: u16,
+    /// The first and the last unit of which it would hold keys and values.
+    pub first_kept: u16,
+    /// See `first_kept`.
+    pub last_kept: u16,
+    /// Memory that it would take at most.
+    pub bytes: u64,
 }
 
 /// The plan in force, for comparison.
@@ -164,16 +195,19 @@ fn feasible(
     placed: &Placed,
     in_force: &BTreeMap<ModelName, planaria_protocol::plan::Plan>,
 ) -> Preview {
-    let Placed { layout, cost, stage_bytes, .. } = placed;
-    let stages = layout.stages.iter().zip(&cost.stages).zip(stage_bytes);
-    let stages = stages.map(|((stage, cost), bytes)| PreviewStage {
+    let Placed { layout, cost, stage_bytes, exchange_seconds, .. } = placed;
+    let stages = layout.stages.iter().zip(&cost.stages).zip(stage_bytes).zip(exchange_seconds);
+    let stages = stages.map(|(((stage, cost), bytes), exchange)| PreviewStage {
         node: stage.incarnation.node,
         name: view.name(stage.incarnation.node),
         layers: stage.layers,
-        bytes: *bytes,
+        bytes: bytes.first().copied().unwrap_or_default(),
         layers_ms: cost.layers * 1e3,
         hop_ms: cost.hop * 1e3,
         pinned: view.is_pinned(stage.incarnation.node, model, stage.layers),
+        ranks: ranks(view, stage, bytes),
+        exchanges: if stage.ranks.len() > 1 { 2 * stage.layers.count() } else { 0 },
+        exchange_ms: exchange * 1e3,
     });
     let known = in_force.get(model).zip(placed.in_force.as_ref());
     Preview {
@@ -192,6 +226,23 @@ fn feasible(
             same: plan.stages() == layout.stages,
         }),
     }
+}
+
+fn ranks(view: &View, stage: &Assignment, bytes: &[u64]) -> Vec<PreviewRank> {
+    let rank = |(rank, bytes): (&RankAssignment, &u64)| {
+        let (own, kept) = (rank.units.own(), rank.units.kept());
+        PreviewRank {
+            node: rank.incarnation.node,
+            name: view.name(rank.incarnation.node),
+            first_unit: own.start,
+            last_unit: own.end.saturating_sub(1),
+            units: stage.units(),
+            first_kept: kept.start,
+            last_kept: kept.end.saturating_sub(1),
+            bytes: *bytes,
+        }
+    };
+    stage.ranks.iter().zip(bytes).map(rank).collect()
 }
 
 fn per_token(cost: &Cost) -> f64 {

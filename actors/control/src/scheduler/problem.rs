@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use planaria_config::{LayerSet, ModelName, NodeId};
+use planaria_engine::partition::group::rank_bytes;
 use planaria_engine::partition::usable;
 use planaria_protocol::plan::{Plan, ShardKey, WorkerKey};
 
@@ -90,17 +91,26 @@ impl PlacementProblem {
         let bytes = |key: &WorkerKey, layers: &LayerSet| {
             let Sizing { context, max_sequences, .. } = *sizings.get(&key.model)?;
             let held = own.models.iter().find(|held| held.digest == key.digest)?;
-            let context = context.min(held.geometry.max_context);
-            Some(held.geometry.peak_bytes_of(layers, context, max_sequences))
+            let (geometry, context) = (&held.geometry, context.min(held.geometry.max_context));
+            match key.rank_on(me) {
+                None => Some(geometry.peak_bytes_of(layers, context, max_sequences)),
+                // A rank has one stage.
+                Some((_, units)) => {
+                    let layers = *layers.runs().first()?;
+                    rank_bytes(geometry, layers, units, context, max_sequences)
+                }
+            }
         };
         let current: Vec<ShardKey> =
             self.in_force.values().filter_map(|plan| ShardKey::of(plan, me)).collect();
         let mut losses: BTreeMap<ShardKey, usize> = BTreeMap::new();
         for (model, layout) in failovers.values().flatten() {
             let stages = layout.iter().flat_map(|layout| &layout.stages);
-            let mine = stages.filter(|stage| stage.incarnation.node == me);
+            // A rank that is left takes over in its place: what it would load beside would be held twice.
+            let mine =
+                stages.filter(|stage| stage.incarnation.node == me && stage.ranks.is_empty());
             for (stage, layout) in mine.zip(layout) {
-                let worker = WorkerKey { model: model.clone(), digest: layout.digest };
+                let worker = WorkerKey::whole(model.clone(), layout.digest);
                 let key = ShardKey { worker, layers: stage.layers };
                 if !current.contains(&key) {
                     *losses.entry(key).or_default() += 1;

@@ -1,11 +1,11 @@
 //! What is chosen of what could be: a division that was found, that of a failover plan, or the one that
 //! there is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use planaria_config::{ModelName, Strategy};
-use planaria_protocol::plan::Plan;
+use planaria_config::{Incarnation, ModelName, Strategy};
+use planaria_protocol::plan::{Assignment, Plan};
 
 use super::{Scheduler, SchedulerAction};
 use crate::scheduler::placement::{Layout, Placed};
@@ -26,7 +26,7 @@ impl Scheduler {
         let is_on_its_way =
             self.preparing.get(model).is_some_and(|p| self.view.is_alive_plan(&p.plan));
         let strategy = placed.layout.strategy;
-        if is_on_its_way && strategy == Strategy::Latency {
+        if is_on_its_way && strategy != Strategy::RingMemoryWeighted {
             // Measures change all the time; who loads is not sent another way for that.
             return None;
         }
@@ -37,8 +37,11 @@ impl Scheduler {
             self.better_since.remove(model);
             return Some(self.failover_layout(model).unwrap_or(placed.layout));
         };
+        let is_faster = placed.cost.objective < BETTER * in_force.objective;
         let is_better = match strategy {
-            Strategy::Latency => placed.cost.objective < BETTER * in_force.objective,
+            Strategy::Latency => is_faster,
+            // Whoever is there and has memory takes part, however fast that is.
+            Strategy::Tensor => is_faster || !self.is_for_nodes_of(model, &placed.layout),
             // It knows no better and worse: there is one division, and it is to be in force.
             Strategy::RingMemoryWeighted => return Some(placed.layout),
         };
@@ -55,6 +58,14 @@ impl Scheduler {
         None
     }
 
+    /// Whether the plan in force is for the very nodes of a layout.
+    fn is_for_nodes_of(&self, model: &ModelName, layout: &Layout) -> bool {
+        let members = |stages: &[Assignment]| -> BTreeSet<Incarnation> {
+            stages.iter().flat_map(Assignment::members).collect()
+        };
+        self.plans.get(model).is_some_and(|plan| members(plan.stages()) == members(&layout.stages))
+    }
+
     /// Whether a node of the plan in force, all of which live, is about to leave.
     pub(super) fn is_left(&self, model: &ModelName) -> bool {
         let nodes = self.plan(model).into_iter().flat_map(Plan::nodes);
@@ -64,18 +75,19 @@ impl Scheduler {
     /// What was worked out for the loss of the one node that the plan in force has lost.
     pub(super) fn failover_layout(&self, model: &ModelName) -> Option<Layout> {
         let plan = self.plans.get(model)?;
-        let mut lost = plan.stages().iter().filter(|s| !self.view.is_alive(s.incarnation));
+        let mut lost = plan.lives().filter(|life| !self.view.is_alive(*life));
         let (Some(lost), None) = (lost.next(), lost.next()) else {
             return None;
         };
-        let layout = self.failovers.get(&lost.incarnation.node)?.get(model)?.as_ref()?;
+        let layout = self.failovers.get(&lost.node)?.get(model)?.as_ref()?;
         let content = plan.parts().content.unwrap_or_default();
         let is_sound = layout.digest == plan.parts().digest
             && layout.content.agrees_with(&content)
-            && layout.stages.iter().all(|stage| {
-                self.view.is_alive(stage.incarnation)
-                    && !self.failures.contains(stage.incarnation, model)
-            });
+            && layout
+                .stages
+                .iter()
+                .flat_map(Assignment::members)
+                .all(|life| self.view.is_alive(life) && !self.failures.contains(life, model));
         is_sound.then(|| layout.clone())
     }
 

@@ -14,6 +14,7 @@ use crate::testing::{id, member, model};
 
 mod company;
 mod files;
+mod groups;
 mod latency;
 mod pins;
 
