@@ -17,7 +17,7 @@ use planaria_protocol::capabilities::Capabilities;
 use planaria_protocol::desired::DesiredMap;
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::{NodeState, SequenceCounts};
-use planaria_protocol::wire::features::{Features, ensure};
+use planaria_protocol::wire::features::{Feature, Features, ensure};
 use planaria_protocol::wire::{Control, HeldModel, Report, ShardReport};
 use planaria_telemetry::metrics::{Metrics, Suspicion};
 use planaria_transport::{Frame, Lane, LinkSender, encode_message};
@@ -540,15 +540,19 @@ impl State {
     }
 
     fn report_to(&self, links: &[LinkSender]) {
-        // With many models it is long, and every build knows it: it is written once for all.
-        let report = match encode_message(&Control::Report(Box::new(self.own.clone()))) {
-            Ok(report) => report,
-            Err(error) => {
+        // With many models it is long: it is written once for all, and once for those who know nothing of groups.
+        let write = |report: &Report| encode_message(&Control::Report(Box::new(report.clone())));
+        let (new, old) = match (write(&self.own), self.own.without_groups().as_ref().map(write)) {
+            (Ok(new), None) => (new.clone(), new),
+            (Ok(new), Some(Ok(old))) => (new, old),
+            (Err(error), _) | (_, Some(Err(error))) => {
                 tracing::error!(%error, "this node's report could not be written");
                 return;
             }
         };
         for link in links {
+            let knows_groups = Feature::Groups.is_among(&link.peer().features);
+            let report = if knows_groups { &new } else { &old };
             let frame = Frame { header: report.clone(), payload: Bytes::new() };
             if let Err(error) = link.try_send(Lane::Control, frame) {
                 tracing::debug!(peer = %link.peer().incarnation, %error, "could not report to a peer");

@@ -206,7 +206,7 @@ fn what_is_enumerated_within_messages_is_what_the_first_build_knew() {
             Accelerator::None | Accelerator::Metal | Accelerator::Cuda => {}
         }
         match strategy {
-            Strategy::Latency | Strategy::RingMemoryWeighted => {}
+            Strategy::Latency | Strategy::RingMemoryWeighted | Strategy::Tensor => {}
         }
     };
     let _of_frames = |finish: FinishReason, error: GenerationError| {

@@ -14,18 +14,20 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 use std::time::Instant;
 
 use bytes::Bytes;
-use planaria_config::{Epoch, LayerRange, NodeId};
+use planaria_collectives::{GroupId, Header, Part, Rank};
+use planaria_config::{Epoch, Incarnation, LayerRange, NodeId};
 use planaria_control::membership::View;
 use planaria_pipeline::routes::{Routes, Way};
-use planaria_protocol::plan::{Plan, WorkerKey};
-use planaria_protocol::wire::features::{NotUnderstood, ensure};
+use planaria_protocol::pipe::Command;
+use planaria_protocol::plan::{Assignment, Plan, RankAssignment, WorkerKey};
+use planaria_protocol::wire::features::{Feature, NotUnderstood, ensure};
 use planaria_protocol::wire::{DataBody, DataHeader, Envelope};
 use planaria_telemetry::metrics::{DroppedFrame, Metrics};
 use planaria_telemetry::rare_log::RareLog;
 use planaria_telemetry::traces::Traces;
 use planaria_telemetry::traces::spans::hop;
 use planaria_telemetry::wall_clock::unix_micros;
-use planaria_transport::{Frame, Lane, LinkSender, encode_message};
+use planaria_transport::{Frame, HostSender, Lane, LinkSender, decode_message, encode_message};
 use thiserror::Error;
 
 use crate::sequence::SequencesHandle;
@@ -70,6 +72,31 @@ struct Tables {
     links: BTreeMap<NodeId, LinkSender>,
     routes: Routes,
     workers: BTreeMap<WorkerKey, WorkerHandle>,
+    /// The way into worker processes that are ranks: what ranks exchange passes no actor.
+    ranks: BTreeMap<WorkerKey, RankProcess>,
+}
+
+/// A worker process that is a rank.
+#[derive(Debug)]
+struct RankProcess {
+    commands: HostSender,
+    /// The latest group of which a frame passed.
+    latest: Mutex<Option<GroupId>>,
+}
+
+impl RankProcess {
+    /// A frame of this group passes.
+    fn passes(&self, group: GroupId) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_later = |known: GroupId| (known.epoch, known.attempt) < (group.epoch, group.attempt);
+        if latest.is_none_or(is_later) {
+            *latest = Some(group);
+        }
+    }
+
+    fn latest(&self) -> Option<GroupId> {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Router {
@@ -81,8 +108,8 @@ impl Router {
         traces: Traces,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (links, workers) = (BTreeMap::new(), BTreeMap::new());
-        let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers });
+        let (links, workers, ranks) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let tables = RwLock::new(Tables { links, routes: Routes::new(me), workers, ranks });
         Self { me, sequences, traces, metrics, tables, unsent: Mutex::default() }
     }
 
@@ -160,11 +187,13 @@ impl Router {
         let (way, worker) = {
             let tables = self.read();
             let way = tables.routes.way(&header);
-            let of = |plan| tables.workers.get(&WorkerKey::of(plan));
+            let of = |plan| tables.workers.get(&WorkerKey::of(plan, self.me)?);
             let worker = match &way {
                 Way::Stage(plan) => of(plan).cloned(),
                 Way::Holder(Some(plan)) => {
-                    of(plan).into_iter().for_each(|worker| worker.release(&header));
+                    // A rank may have another name by now.
+                    let of_model = tables.workers.iter().filter(|(key, _)| key.is_of(plan));
+                    of_model.for_each(|(_, worker)| worker.release(&header));
                     return;
                 }
                 Way::Holder(None) => {
@@ -180,13 +209,92 @@ impl Router {
             (Way::Owner, _) => self.sequences.frame(header),
             (Way::Stage(plan), Some(worker)) => worker.take(plan, header, payload),
             (Way::Stage(plan), None) => {
-                let stage = plan.stage_of(self.me);
+                let stage = plan.led_by(self.me);
                 let (stage, layers) = stage.map(|(n, stage)| (n, stage.layers)).unzip();
                 self.refuse(&header, stage.unwrap_or_default(), layers);
             }
             (Way::Nowhere(stage, layers), _) => self.refuse(&header, stage, layers),
             (Way::Holder(_), _) => {}
         }
+    }
+
+    /// Takes what a rank on another node, in this life, sent to a rank here.
+    pub fn exchange(&self, from: Incarnation, header: &Header, encoded: Bytes, payload: Bytes) {
+        let tables = self.read();
+        let own = tables.routes.group(&header.group).and_then(|(plan, stage)| {
+            let sender = stage.ranks.get(header.from.index())?;
+            let (me, _) = stage.rank_of(self.me).filter(|_| sender.incarnation == from)?;
+            Some((me, stage, WorkerKey::of_stage(plan, stage)))
+        });
+        let Some((me, stage, key)) = own else {
+            self.metrics.frame_dropped(DroppedFrame::Stale);
+            return;
+        };
+        if let Part::GaveUp(culprits) = header.part
+            && culprits.contains(me)
+            && let Some(worker) = tables.workers.get(&key)
+        {
+            worker.accuse();
+        }
+        let taken = tables.ranks.get(&key).is_some_and(|rank| {
+            rank.passes(header.group);
+            self.command(&rank.commands, &Command::Exchange(encoded), payload)
+        });
+        if !taken && !matches!(header.part, Part::GaveUp(_)) {
+            // Its worker is being started: nobody is to wait for it.
+            tables.give_up(stage, &Header { from: me, ..*header });
+        }
+    }
+
+    /// Sends what a rank here has for another one. If that cannot be done, the other one is over for it.
+    pub fn send_exchange(&self, to: Rank, encoded: &Bytes, payload: Bytes) {
+        let header = match decode_message::<Header>(encoded) {
+            Ok(header) => header,
+            Err(error) => {
+                tracing::error!(%error, "a rank's header makes no sense");
+                return;
+            }
+        };
+        let tables = self.read();
+        let Some((plan, stage)) = tables.routes.group(&header.group) else {
+            self.metrics.frame_dropped(DroppedFrame::Stale);
+            return;
+        };
+        let frame = Frame { header: encoded.clone(), payload };
+        if let Err(error) = tables.send_to_rank(stage, to, frame) {
+            tracing::debug!(%error, "nothing can be sent to {to}");
+            if let Some(rank) = tables.ranks.get(&WorkerKey::of_stage(plan, stage)) {
+                self.command(&rank.commands, &Command::Over(to), Bytes::new());
+            }
+        }
+    }
+
+    /// The worker of a rank here has ended, which said this last: the others need not wait for more.
+    pub fn rank_ended(&self, last: &Bytes) {
+        let Ok(header) = decode_message::<Header>(last) else { return };
+        let tables = self.read();
+        let Some((plan, stage)) = tables.routes.group(&header.group) else { return };
+        // Others may have begun anew meanwhile.
+        let process = tables.ranks.get(&WorkerKey::of_stage(plan, stage));
+        let latest = process.and_then(RankProcess::latest).filter(|latest| {
+            latest.epoch == header.group.epoch && latest.attempt > header.group.attempt
+        });
+        tables.give_up(stage, &Header { group: latest.unwrap_or(header.group), ..header });
+    }
+
+    /// Whether the process took it.
+    fn command(&self, rank: &HostSender, command: &Command, payload: Bytes) -> bool {
+        let sent = match encode_message(command) {
+            Ok(header) => rank.try_send(Frame { header, payload }).map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = sent {
+            // It is stuck or gone, and its group notices.
+            self.metrics.frame_dropped(DroppedFrame::Unsent);
+            tracing::debug!(%error, "a rank does not take what others send");
+            return false;
+        }
+        true
     }
 
     /// Takes note of a frame that this node does not understand. If it is a stage of the sequence, the owner
@@ -202,6 +310,12 @@ impl Router {
     #[must_use]
     pub fn plan(&self, epoch: Epoch) -> Option<Arc<Plan>> {
         self.read().routes.plan(epoch).map(|(plan, _)| Arc::clone(plan))
+    }
+
+    /// Whether some sequence may run under a plan with this group.
+    #[must_use]
+    pub fn knows_group(&self, ranks: &[RankAssignment]) -> bool {
+        self.read().routes.knows_group(ranks)
     }
 
     /// When this node heard of the plan of an epoch, if frames may travel under it.
@@ -263,14 +377,35 @@ impl Router {
         self.write().workers.insert(key, worker);
     }
 
+    /// Hands what ranks exchange to this worker.
+    pub fn add_rank(&self, key: WorkerKey, commands: HostSender) {
+        let latest = Mutex::default();
+        self.write().ranks.insert(key, RankProcess { commands, latest });
+    }
+
+    /// The worker of a rank goes by another name from now on.
+    pub fn rename_worker(&self, from: &WorkerKey, to: &WorkerKey) {
+        let mut tables = self.write();
+        if let Some(worker) = tables.workers.remove(from) {
+            tables.workers.insert(to.clone(), worker);
+        }
+        if let Some(rank) = tables.ranks.remove(from) {
+            tables.ranks.insert(to.clone(), rank);
+        }
+    }
+
     /// The worker is gone.
     pub fn remove_worker(&self, key: &WorkerKey) {
-        self.write().workers.remove(key);
+        let mut tables = self.write();
+        tables.workers.remove(key);
+        tables.ranks.remove(key);
     }
 
     /// All workers are gone.
     pub fn remove_workers(&self) {
-        self.write().workers.clear();
+        let mut tables = self.write();
+        tables.workers.clear();
+        tables.ranks.clear();
     }
 
     /// The link to a node, and the lane on which this frame travels there.
@@ -307,6 +442,35 @@ impl Router {
 
     fn write(&self) -> RwLockWriteGuard<'_, Tables> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tables {
+    /// Tells the others of a group that a rank here, which this header is of, does not take part any more.
+    fn give_up(&self, stage: &Assignment, header: &Header) {
+        let part = Part::GaveUp([header.from].into_iter().collect());
+        let Ok(encoded) = encode_message(&Header { part, ..*header }) else { return };
+        for to in (0..).map(Rank).take(stage.ranks.len()).filter(|to| *to != header.from) {
+            // Whoever cannot be reached finds out.
+            drop(self.send_to_rank(stage, to, Frame::message(encoded.clone())));
+        }
+    }
+
+    fn send_to_rank(
+        &self,
+        stage: &Assignment,
+        to: Rank,
+        frame: Frame,
+    ) -> Result<(), Undeliverable> {
+        let rank = stage.ranks.get(to.index());
+        let rank = rank.ok_or_else(|| Undeliverable::refused(format!("there is no {to}")))?;
+        let node = rank.incarnation.node;
+        let link = self.links.get(&node).ok_or(Undeliverable::NoLink(node))?;
+        if link.peer().incarnation != rank.incarnation {
+            return Err(Undeliverable::NoLink(node));
+        }
+        ensure(node, &link.peer().features, Some(Feature::Groups))?;
+        link.try_send(Lane::Exchange, frame).map_err(Undeliverable::refused)
     }
 }
 

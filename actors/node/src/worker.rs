@@ -289,6 +289,17 @@ impl WorkersRuntime for Around {
         }
     }
 
+    fn join(&mut self, from: &WorkerKey, to: &WorkerKey, layers: Vec<LayerRange>) {
+        self.deps.router.rename_worker(from, to);
+        if let Some(files) = self.files.remove(from) {
+            self.files.insert(to.clone(), files);
+        }
+        if let Some(host) = self.hosts.remove(from) {
+            host.handle.join(to.clone(), layers);
+            self.hosts.insert(to.clone(), host);
+        }
+    }
+
     fn try_again(&mut self, worker: &WorkerKey) {
         if let Some(host) = self.host(worker) {
             host.try_again();
@@ -341,6 +352,9 @@ impl WorkersRuntime for Around {
             }
             WorkerNote::FilesReplaced => {
                 tracing::info!(%model, "its files were replaced: what was loaded is let go");
+            }
+            WorkerNote::TakesOver => {
+                tracing::info!(%model, "takes over units of a node that its group has lost");
             }
             WorkerNote::HostDied(how) => tracing::error!(%model, how, "a host died"),
             WorkerNote::GivenUp(how, wait) => {

@@ -72,6 +72,7 @@ pub struct Metrics {
     unread_messages: IntCounterVec,
     hop: HistogramVec,
     stage_forward: HistogramVec,
+    exchange: HistogramVec,
     restarts: IntCounterVec,
     frames_dropped: IntCounterVec,
     activation_streams: IntGauge,
@@ -249,6 +250,12 @@ impl Metrics {
                 &["peer"],
                 HOPS,
             )?,
+            exchange: made.histograms(
+                "exchange_seconds",
+                "What the leader of a group of nodes waited for the sums of the others: the mean of a step, for each of them.",
+                model,
+                HOPS,
+            )?,
             stage_forward: made.histograms(
                 "stage_forward_seconds",
                 "From handing a part of a sequence to a worker to its result, waiting included.",
@@ -382,6 +389,12 @@ impl Metrics {
     /// What a worker took for a part of a sequence.
     pub fn stage_forward(&self, model: &str, took: Duration) {
         self.stage_forward.with_label_values(&[model]).observe(took.as_secs_f64());
+    }
+
+    /// A rank waited so long for so many sums of the others.
+    pub fn exchanges(&self, model: &str, count: u32, waited: Duration) {
+        let each = self.exchange.with_label_values(&[model]);
+        (0..count).for_each(|_| each.observe(waited.as_secs_f64() / f64::from(count)));
     }
 
     /// The way to a peer.

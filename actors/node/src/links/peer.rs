@@ -6,13 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use planaria_collectives::Header;
 use planaria_config::Incarnation;
 use planaria_control::supervision::ActorKind;
 use planaria_protocol::wire::{Bulk, Control, DataHeader, Envelope};
 use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::rare_log::RareLog;
 use planaria_transport::{
-    DatagramReceiver, Lane, LaneReceiver, LinkReceiver, LinkSender, decode_message,
+    DatagramReceiver, Frame, Lane, LaneReceiver, LinkReceiver, LinkSender, decode_message,
 };
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
 use tokio::sync::Semaphore;
@@ -177,11 +178,19 @@ async fn take_control(deps: Deps, link: LinkSender, mut control: LaneReceiver) {
     }
 }
 
-/// No plan of this build has a group, so nobody has anything to exchange.
 async fn take_exchange(deps: Deps, link: LinkSender, mut exchange: LaneReceiver) {
-    let mut unread = Unread::new(Lane::Exchange, &deps, link.peer().incarnation);
-    while exchange.recv().await.is_some() {
-        unread.another("no plan has a group");
+    let from = link.peer().incarnation;
+    let mut unread = Unread::new(Lane::Exchange, &deps, from);
+    while let Some(inbound) = exchange.recv().await {
+        let Frame { header, payload } = inbound.frame;
+        match received::read::<Header>(&header) {
+            Received::Known(known) => deps.router.exchange(from, &known, header, payload),
+            Received::Unknown(reason) => unread.another(&reason),
+            Received::Garbage(reason) => {
+                link.close(&format!("a header of an exchange could not be read: {reason}"));
+                return;
+            }
+        }
     }
 }
 

@@ -183,9 +183,8 @@ pub(crate) fn plan_of(
     stages: &[(Incarnation, u32, u32)],
     digest: ModelDigest,
 ) -> Arc<Plan> {
-    let assignment = |(incarnation, first, last): &(Incarnation, u32, u32)| Assignment {
-        incarnation: *incarnation,
-        layers: LayerRange::inclusive(*first, *last).unwrap(),
+    let assignment = |(incarnation, first, last): &(Incarnation, u32, u32)| {
+        Assignment::alone(*incarnation, LayerRange::inclusive(*first, *last).unwrap())
     };
     let layers = stages.iter().map(|(_, _, last)| last + 1).max().unwrap();
     let parts = PlanParts {
@@ -198,6 +197,7 @@ pub(crate) fn plan_of(
         max_sequences: 2,
         stages: stages.iter().map(assignment).collect(),
         content: None,
+        takes_over: None,
     };
     Arc::new(Plan::new(parts).unwrap())
 }

@@ -55,12 +55,12 @@ impl Places {
         Self { deps, sequence }
     }
 
-    /// From this attempt on the sequence runs under this plan: nodes that are not in it any more forget
+    /// From this attempt on the sequence runs under this plan: workers that are not in it any more forget
     /// what came before.
     pub(super) fn moved(&self, plan: &Arc<Plan>, attempt: u16) {
         let former = self.deps.running.lock().insert(self.sequence, Arc::clone(plan));
-        let stays = |node| plan.stage_of(node).is_some();
         if let Some(former) = former {
+            let stays = |node| plan.keeps_worker(&former, node);
             self.free(&former, attempt.saturating_sub(1), stays);
         }
     }

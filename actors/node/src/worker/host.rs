@@ -20,13 +20,13 @@ use planaria_engine::geometry::Geometry;
 use planaria_engine::processor::Processor;
 use planaria_pipeline::stage::host::{Host, HostRuntime, WorkerTimeouts};
 use planaria_pipeline::stage::sequences::StepEffects;
-use planaria_protocol::pipe::{Command, WorkerEvent};
-use planaria_protocol::plan::{Plan, WorkerKey};
+use planaria_protocol::pipe::{Command, GroupRank, StepTaken, WorkerEvent};
+use planaria_protocol::plan::{Plan, RankAssignment, WorkerKey};
 use planaria_protocol::state::ShardState;
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport};
 use planaria_telemetry::metrics::Metrics;
 use planaria_telemetry::traces::Traces;
-use planaria_telemetry::wall_clock::time_of_day_after;
+use planaria_telemetry::wall_clock::{time_of_day_after, unix_micros};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::sync::watch;
 
@@ -95,6 +95,16 @@ impl WorkerHandle {
         drop(self.0.cast(HostMessage::Hold(layers)));
     }
 
+    /// Another rank waits for the worker in vain.
+    pub fn accuse(&self) {
+        drop(self.0.cast(HostMessage::Accused));
+    }
+
+    /// The worker is another rank from now on.
+    pub fn join(&self, key: WorkerKey, layers: Vec<LayerRange>) {
+        drop(self.0.cast(HostMessage::Join(Box::new(key), layers)));
+    }
+
     /// What was given up is worth another try.
     pub fn try_again(&self) {
         drop(self.0.cast(HostMessage::TryAgain));
@@ -111,6 +121,10 @@ impl WorkerHandle {
 pub enum HostMessage {
     /// Hold these layers.
     Hold(Vec<LayerRange>),
+    /// Be the rank of this worker, and hold these layers.
+    Join(Box<WorkerKey>, Vec<LayerRange>),
+    /// Another rank waits for the worker in vain.
+    Accused,
     /// A frame for these layers, and when it came.
     Frame(Instant, Arc<Plan>, DataHeader, Bytes),
     /// Forget a sequence up to and with this attempt.
@@ -229,6 +243,11 @@ impl Actor for HostActor {
             }
             HostMessage::Release(sequence, attempt) => host.release(now, sequence, attempt, around),
             HostMessage::Hold(layers) => host.want(now, layers, around),
+            HostMessage::Join(key, layers) => {
+                around.key = *key;
+                host.join(now, &around.key.clone(), layers, around);
+            }
+            HostMessage::Accused => host.accuse(now),
             HostMessage::Members(view) => host.members(now, &view, around),
             HostMessage::Heard(life, HeardFromWorker(heard)) if life == around.life => {
                 match heard {
@@ -270,7 +289,7 @@ impl Actor for HostActor {
 }
 
 impl HostRuntime for Around {
-    fn start_worker(&mut self) -> Result<Option<u32>, String> {
+    fn start_worker(&mut self, rank: Option<GroupRank>) -> Result<Option<u32>, String> {
         self.life += 1;
         self.loading_since = Instant::now();
         let (inbox, life) = (self.inbox.clone(), self.life);
@@ -278,7 +297,8 @@ impl HostRuntime for Around {
             // Without an inbox the host is gone, and this worker is being killed.
             drop(inbox.cast(HostMessage::Heard(life, HeardFromWorker(heard))));
         };
-        let worker = Worker::start(&self.deps.settings, self.deps.processor, hear);
+        let router = rank.is_some().then(|| Arc::clone(&self.deps.router));
+        let worker = Worker::start(&self.deps.settings, self.deps.processor, router, hear);
         let worker = worker.map_err(|error| {
             tracing::error!(model = %self.key.model, %error, "a worker could not be started");
             error.to_string()
@@ -289,9 +309,16 @@ impl HostRuntime for Around {
         // The same bytes may lie in other files by now.
         self.files.follow(&self.deps.inventory.borrow());
         let files = Box::new(self.files.of(self.key.digest));
-        worker.send(&Command::Open(model_dir, files), Bytes::new());
+        if rank.is_some() {
+            self.deps.router.add_rank(self.key.clone(), worker.commands());
+        }
+        worker.send(&Command::Open(model_dir, files, rank), Bytes::new());
         self.worker = Some(worker);
         Ok(pid)
+    }
+
+    fn attempts_from(&self) -> u64 {
+        unix_micros()
     }
 
     fn kill_worker(&mut self, why: &str) {
@@ -342,6 +369,10 @@ impl HostRuntime for Around {
         self.deps.view.borrow().is_dead(life)
     }
 
+    fn knows_group(&self, ranks: &[RankAssignment]) -> bool {
+        self.deps.router.knows_group(ranks)
+    }
+
     fn view(&self) -> View {
         self.deps.view.borrow().clone()
     }
@@ -387,6 +418,11 @@ impl HostRuntime for Around {
 
     fn computed(&mut self, effects: &StepEffects) {
         self.deps.metrics.stage_forward(self.key.model.as_str(), effects.took);
+        if effects.step.is_first {
+            let StepTaken { exchanges, exchange_micros, .. } = effects.step;
+            let waited = Duration::from_micros(exchange_micros.into());
+            self.deps.metrics.exchanges(self.key.model.as_str(), exchanges, waited);
+        }
         if effects.of.trace.is_some() {
             let spans = spans::of_result(&self.deps.settings.name, self.heard_at, effects);
             spans.for_each(|span| self.deps.traces.take(span));
@@ -418,6 +454,9 @@ impl Around {
             }
             WorkerEvent::OpenFailed(reason) => {
                 tracing::error!(%model, reason, "the model cannot be opened");
+            }
+            WorkerEvent::GroupOver(reason) => {
+                tracing::warn!(%model, reason, "the exchange with other nodes failed");
             }
             WorkerEvent::Failed(reason) => {
                 tracing::error!(%model, layers = %self.report.held, reason, "the backend failed");

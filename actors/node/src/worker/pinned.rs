@@ -80,7 +80,8 @@ mod tests {
 
     fn key(inventory: &Inventory) -> WorkerKey {
         let model: ModelName = "m".parse().unwrap();
-        WorkerKey { digest: inventory.get(&model).unwrap().digest, model }
+        let digest = inventory.get(&model).unwrap().digest;
+        WorkerKey::whole(model, digest)
     }
 
     #[test]

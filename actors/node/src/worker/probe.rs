@@ -23,7 +23,7 @@ pub async fn measure(settings: &Settings, processor: Processor) -> Result<Probed
     #[expect(clippy::disallowed_methods, reason = "the process sends a single event")]
     let (tell, mut heard) = mpsc::unbounded_channel();
     // It sends a single event; without a listener it is on its way to be killed.
-    let worker = Worker::start(settings, processor, move |said| drop(tell.send(said)));
+    let worker = Worker::start(settings, processor, None, move |said| drop(tell.send(said)));
     let worker = worker.map_err(|error| format!("no process could be started: {error}"))?;
     worker.send(&Command::Probe, Bytes::new());
     match timeout(PATIENCE, heard.recv()).await {

@@ -3,11 +3,12 @@
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use planaria_config::Settings;
 use planaria_engine::processor::Processor;
-use planaria_protocol::pipe::{self, FRAME_CAP};
+use planaria_protocol::pipe::{self, FRAME_CAP, WorkerEvent};
 use planaria_transport::{
     Frame, HostReceiver, HostSender, PipeError, decode_message, encode_message, local_pipe,
 };
@@ -15,6 +16,7 @@ use rustix::process::Signal;
 use tokio::process::{Child, Command};
 
 use crate::descriptors;
+use crate::router::Router;
 
 // Every frame from a peer goes through the pipe.
 const _: () = assert!(FRAME_CAP == planaria_transport::ACTIVATION_CAP);
@@ -50,10 +52,11 @@ pub(super) enum Heard {
 
 impl Worker {
     /// Starts `planaria worker`, this same binary, which logs as `settings` say and computes on `processor`.
-    /// `hear` is called from tasks of its own.
+    /// `hear` is called from tasks of its own; what a rank has for others goes to `router` at once.
     pub(super) fn start(
         settings: &Settings,
         processor: Processor,
+        router: Option<Arc<Router>>,
         hear: impl Fn(Heard) + Clone + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
@@ -79,7 +82,7 @@ impl Worker {
         drop(command);
         let life_line = child.stdin.take();
         let (kill, killed) = tokio::sync::oneshot::channel();
-        let heard = tokio::spawn(read_events(events, hear.clone()));
+        let heard = tokio::spawn(read_events(events, router, hear.clone()));
         tokio::spawn(async move {
             let status = wait(child, killed).await;
             drop(life_line);
@@ -104,6 +107,11 @@ impl Worker {
             tracing::error!(%error, "a command did not reach the worker");
         }
         !matches!(sent, Err(PipeError::Full(_)))
+    }
+
+    /// The way in for what other ranks send.
+    pub(super) fn commands(&self) -> HostSender {
+        self.commands.clone()
     }
 
     pub(super) const fn pid(&self) -> Option<u32> {
@@ -137,10 +145,17 @@ async fn wait(
     child.wait().await
 }
 
-async fn read_events(mut events: HostReceiver, hear: impl Fn(Heard)) {
+async fn read_events(mut events: HostReceiver, router: Option<Arc<Router>>, hear: impl Fn(Heard)) {
+    // What it said last to another rank.
+    let mut last: Option<Bytes> = None;
     loop {
         let event = match events.recv().await {
-            Ok(None) => return,
+            Ok(None) => {
+                if let (Some(router), Some(last)) = (router, last) {
+                    router.rank_ended(&last);
+                }
+                return;
+            }
             Ok(Some(frame)) => match decode_message(&frame.header) {
                 Ok(event) => Ok((event, frame.payload)),
                 Err(error) => Err(error.to_string()),
@@ -148,6 +163,12 @@ async fn read_events(mut events: HostReceiver, hear: impl Fn(Heard)) {
             Err(error) => Err(error.to_string()),
         };
         match event {
+            Ok((WorkerEvent::Exchange { to, header }, payload)) => {
+                if let Some(router) = &router {
+                    router.send_exchange(to, &header, payload);
+                }
+                last = Some(header);
+            }
             Ok((event, payload)) => hear(Heard::Event(event, payload)),
             Err(error) => return hear(Heard::Unreadable(error)),
         }

@@ -186,6 +186,15 @@ pub fn stage_compute(
         .with("step.tokens", i64::from(tokens))
 }
 
+/// What a step of a rank waited for sums of the others, all of it together: the last part of the step stands for it.
+pub fn stage_exchange(compute: &Span, exchanges: u32, waited: Duration) -> Span {
+    let ended = compute.ended;
+    let began = ended.checked_sub(waited).map_or(compute.began, |began| began.max(compute.began));
+    let mut span = Span::within(compute.at, "stage.exchange", 0, (began, ended));
+    span.by = By::Worker;
+    span.with("exchanges", i64::from(exchanges))
+}
+
 /// Who hears of a frame so much later than it was sent has another clock.
 const SAME_CLOCK: Duration = Duration::from_secs(1);
 

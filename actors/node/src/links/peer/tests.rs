@@ -95,8 +95,9 @@ async fn an_owner_is_told_of_a_frame_that_its_stage_does_not_understand() {
             strategy: Strategy::Latency,
             context: 64,
             max_sequences: 2,
-            stages: vec![Assignment { incarnation, layers }],
+            stages: vec![Assignment::alone(incarnation, layers)],
             content: None,
+            takes_over: None,
         })
     };
     // In the second it is no stage, and its owner does not wait for it.

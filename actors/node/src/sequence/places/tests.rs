@@ -36,8 +36,9 @@ fn plan(counter: u64, byte: u8) -> Arc<Plan> {
             strategy: Strategy::RingMemoryWeighted,
             context: 64,
             max_sequences: 2,
-            stages: vec![Assignment { incarnation, layers }],
+            stages: vec![Assignment::alone(incarnation, layers)],
             content: None,
+            takes_over: None,
         })
         .unwrap(),
     )

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use planaria_config::LayerRange;
 use planaria_pipeline::stage::sequences::StepEffects;
 use planaria_protocol::wire::DataHeader;
-use planaria_telemetry::traces::spans::{Span, stage_compute, stage_forward};
+use planaria_telemetry::traces::spans::{Span, stage_compute, stage_exchange, stage_forward};
 
 /// Of a result that came `now`: the stage's time for it, and the worker's step if there was one. None
 /// unless the frame was traced.
@@ -22,8 +22,12 @@ pub(super) fn of_result(
         let took = Duration::from_micros(step.micros.into());
         stage_compute(forward, *layers, (step.segments, step.tokens), took)
     });
+    let exchange = compute.as_ref().filter(|_| step.exchanges > 0).map(|compute| {
+        let waited = Duration::from_micros(step.exchange_micros.into());
+        stage_exchange(compute, step.exchanges, waited)
+    });
     let forward = forward.map(|forward| forward.with("node", node.to_owned()));
-    forward.into_iter().chain(compute)
+    forward.into_iter().chain(compute).chain(exchange)
 }
 
 /// Of what the worker had when it ended: see [`planaria_pipeline::stage::sequences::Sequences::pieces`].
