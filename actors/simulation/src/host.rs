@@ -6,25 +6,27 @@ use std::io::{self, Write};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use planaria_collectives::{Header, Part, Rank};
 use planaria_config::{Incarnation, LayerRange, LayerSet, NodeId};
 use planaria_control::membership::View;
 use planaria_engine::geometry::Geometry;
+use planaria_engine::stage::{Progress, SegmentError};
 use planaria_pipeline::stage::host::{Host, HostRuntime};
 use planaria_pipeline::stage::sequences::{Sequences, StepEffects};
 use planaria_pipeline::stage::workers::WorkersEvent;
-use planaria_protocol::pipe::{Command, FRAME_CAP, WorkerEvent};
-use planaria_protocol::plan::{Plan, WorkerKey};
+use planaria_protocol::pipe::{Command, FRAME_CAP, GroupRank, WorkerEvent};
+use planaria_protocol::plan::{Plan, RankAssignment, WorkerKey};
 use planaria_protocol::wire::{DataBody, DataHeader, ShardReport};
-use planaria_transport::{Frame, decode_message};
+use planaria_transport::{Frame, decode_message, encode_message};
 use planaria_worker::child::Worker;
 use rand::RngExt as _;
 
 use super::models::{geometry, stage};
 use super::node::{Life, Node};
-use super::{MS, Packet, SimEvent, World, now};
+use super::{Bug, MS, Packet, SimEvent, World, now};
 
 /// A host, and its worker.
 pub(super) struct SimulatedHost {
@@ -48,6 +50,11 @@ impl SimulatedHost {
         self.host.as_ref().map(Host::sequences)
     }
 
+    /// Whether its worker stands still.
+    pub(super) fn stands_still(&self) -> bool {
+        self.worker.as_ref().is_some_and(|worker| worker.is_stalled)
+    }
+
     /// Bytes of KV that its worker keeps.
     pub(super) fn kv(&self) -> u64 {
         self.worker.as_ref().map_or(0, |worker| worker.worker.memory().kv)
@@ -56,9 +63,16 @@ impl SimulatedHost {
 
 struct SimulatedWorker {
     worker: Worker<Pipe>,
+    /// What it said last to another rank.
+    last: Option<Bytes>,
+    /// When it wants its turn though nothing comes.
+    wakes_at: Option<Instant>,
     pipe: Pipe,
     inbox: VecDeque<(Command, Bytes)>,
     is_turning: bool,
+    /// Whether it stands still for ever, and until when it is slow.
+    is_stalled: bool,
+    slow_until: Duration,
     /// Which one of its host's it is.
     number: u64,
 }
@@ -134,7 +148,7 @@ impl World {
             self.oracle.violate(what);
             return;
         }
-        let key = WorkerKey::of(plan);
+        let Some(key) = WorkerKey::of(plan, me.node) else { return };
         if !life.hosts.contains_key(&key) {
             let stage = plan.stage_of(me.node).map(|(stage, assigned)| (stage, assigned.layers));
             let Some((stage, layers)) = stage else { return };
@@ -151,7 +165,7 @@ impl World {
         let time = self.time();
         let (sequence, attempt) = (header.sequence, header.attempt);
         for key in self.hosts_of(me) {
-            if plan.is_none_or(|plan| WorkerKey::of(plan) == key) {
+            if plan.is_none_or(|plan| key.is_of(plan)) {
                 self.host(me, &key, |host, around| host.release(time, sequence, attempt, around));
             }
         }
@@ -168,9 +182,12 @@ impl World {
 
     pub(super) fn turn(&mut self, me: Incarnation, key: &WorkerKey, number: u64) {
         let disk = self.nodes.get(&me.node).map_or(Disk::Well, |node| node.disk);
-        let Some(worker) = self.worker(me, key).filter(|worker| worker.number == number) else {
+        let time = self.now;
+        let is_it = |worker: &&mut SimulatedWorker| worker.number == number && !worker.is_stalled;
+        let Some(worker) = self.worker(me, key).filter(is_it) else {
             return;
         };
+        let is_slow = time < worker.slow_until;
         let mut is_broken = false;
         for command in worker.inbox.drain(..) {
             let loads = matches!(&command.0, Command::Hold(layers)
@@ -189,16 +206,97 @@ impl World {
             let reason = "the disk cannot be read".to_owned();
             heard.push((WorkerEvent::HoldFailed(reason), Bytes::new()));
         }
+        let wakes_at = worker.worker.wake_at();
+        let is_news = std::mem::replace(&mut worker.wakes_at, wakes_at) != wakes_at;
         if is_turning {
             let wait = match disk {
                 Disk::Slow if has_loaded => self.pick(300, 1500),
+                _ if is_slow => self.pick(100, 900),
                 _ => self.pick(0, 6),
             };
             self.after(wait, SimEvent::Turn(me, key.clone(), number));
         }
         let time = self.time();
+        if let Some(at) = wakes_at.filter(|_| is_news) {
+            let wait = at.saturating_duration_since(time);
+            self.after(wait, SimEvent::Turn(me, key.clone(), number));
+        }
         for (event, payload) in heard {
-            self.host(me, key, |host, around| host.hear(time, event, &payload, around));
+            if let WorkerEvent::Exchange { to, header } = event {
+                self.send_exchange(me, key, to, header, payload);
+            } else {
+                self.host(me, key, |host, around| host.hear(time, event, &payload, around));
+            }
+        }
+    }
+
+    /// A rank here has something for another one.
+    fn send_exchange(
+        &mut self,
+        me: Incarnation,
+        key: &WorkerKey,
+        to: Rank,
+        encoded: Bytes,
+        payload: Bytes,
+    ) {
+        let header: Header = decode_message(&encoded).unwrap();
+        let group = self.life(me).and_then(|life| life.routes.group(&header.group));
+        let receiver = group.map(|(_, stage)| stage.ranks.get(to.index()).copied().unwrap());
+        if let Some(worker) = self.worker(me, key) {
+            worker.last = Some(encoded.clone());
+        }
+        let Some(receiver) = receiver else { return };
+        let payload = match (self.setup.bug, header.part) {
+            (Some(Bug::SpoilSum), Part::Partial { .. }) => spoilt(&payload),
+            (Some(Bug::BoastRank), Part::Whole) if header.from != Rank(0) => boast(payload),
+            _ => payload,
+        };
+        let packet = Packet::Exchange(encoded, payload);
+        if self.send(me, receiver.incarnation.node, packet).is_err() {
+            self.command(me, key, Command::Over(to), Bytes::new());
+        }
+    }
+
+    /// A rank on another node has something for one here.
+    pub(super) fn take_exchange(
+        &mut self,
+        from: Incarnation,
+        me: Incarnation,
+        encoded: Bytes,
+        payload: Bytes,
+    ) {
+        let header: Header = decode_message(&encoded).unwrap();
+        let group = self.life(me).and_then(|life| life.routes.group(&header.group));
+        let Some((plan, stage)) = group else { return };
+        let sender = stage.ranks.get(header.from.index()).copied();
+        let Some((own, _)) = stage.rank_of(me.node) else { return };
+        if sender.is_none_or(|sender| sender.incarnation != from) {
+            return;
+        }
+        let key = WorkerKey::of_stage(plan, stage);
+        if matches!(header.part, Part::GaveUp(culprits) if culprits.contains(own)) {
+            let time = self.time();
+            self.host(me, &key, |host, _| host.accuse(time));
+        }
+        let is_there = self.worker(me, &key).is_some();
+        if !is_there && !matches!(header.part, Part::GaveUp(_)) {
+            self.give_up(me, &Header { from: own, ..header });
+        }
+        self.command(me, &key, Command::Exchange(encoded), payload);
+    }
+
+    /// Tells a worker something, if there is one.
+    fn command(&mut self, me: Incarnation, key: &WorkerKey, command: Command, payload: Bytes) {
+        let (time, mut wait) = (self.now, self.pick(0, 3));
+        // To a worker that has just died it is lost with everything else.
+        let Some(worker) = self.worker(me, key) else { return };
+        if time < worker.slow_until {
+            wait *= 200;
+        }
+        let number = worker.number;
+        worker.inbox.push_back((command, payload));
+        if !std::mem::replace(&mut worker.is_turning, true) {
+            self.after(wait, SimEvent::Turn(me, key.clone(), number));
         }
     }
 
@@ -225,11 +323,57 @@ impl World {
         }
     }
 
+    pub(super) fn stall_worker(&mut self, id: NodeId) {
+        let Some((me, key)) = self.any_worker(id) else { return };
+        // One that leads, or has whole layers, is noticed only when it has something to do.
+        let follows = key.ranks.first().is_some_and(|leader| leader.incarnation != me);
+        let stalls = follows && self.setup.stalls;
+        if let Some(worker) = self.worker(me, &key).filter(|_| stalls) {
+            worker.is_stalled = true;
+            self.has_stalled = true;
+        }
+    }
+
+    pub(super) fn slow_worker(&mut self, id: NodeId) {
+        let Some((me, key)) = self.any_worker(id) else { return };
+        let until = self.now + self.pick(500, 3000);
+        if let Some(worker) = self.worker(me, &key) {
+            worker.slow_until = until;
+        }
+    }
+
     /// The worker ends, which the host hears of.
     fn end_worker(&mut self, me: Incarnation, key: &WorkerKey) {
         let hosted = self.life(me).and_then(|life| life.hosts.get_mut(key));
-        if let Some(worker) = hosted.and_then(|hosted| hosted.worker.take()) {
-            self.after(MS, SimEvent::Exited(me, key.clone(), worker.number));
+        let Some(worker) = hosted.and_then(|hosted| hosted.worker.take()) else { return };
+        self.after(MS, SimEvent::Exited(me, key.clone(), worker.number));
+        self.rank_ended(me, worker.last);
+    }
+
+    /// A worker is stopped.
+    pub(super) fn end_rank(&mut self, me: Incarnation, key: &WorkerKey) {
+        let last = self.worker(me, key).and_then(|worker| worker.last.take());
+        self.rank_ended(me, last);
+    }
+
+    /// The worker of a rank has ended, which said this last.
+    fn rank_ended(&mut self, me: Incarnation, last: Option<Bytes>) {
+        if let Some(last) = last {
+            self.give_up(me, &decode_message(&last).unwrap());
+        }
+    }
+
+    /// A rank here, which this header is of, takes no part any more.
+    fn give_up(&mut self, me: Incarnation, header: &Header) {
+        let group = self.life(me).and_then(|life| life.routes.group(&header.group));
+        let Some(ranks) = group.map(|(_, stage)| stage.ranks.clone()) else { return };
+        let part = Part::GaveUp([header.from].into_iter().collect());
+        let encoded = encode_message(&Header { part, ..*header }).unwrap();
+        for (rank, to) in (0..).map(Rank).zip(ranks).filter(|(rank, _)| *rank != header.from) {
+            let packet = Packet::Exchange(encoded.clone(), Bytes::new());
+            if self.send(me, to.incarnation.node, packet).is_err() {
+                self.note(|| format!("{rank} does not hear that {} is over", header.from));
+            }
         }
     }
 
@@ -263,6 +407,25 @@ impl World {
     }
 }
 
+/// Adds one to the first number.
+fn spoilt(payload: &Bytes) -> Bytes {
+    let mut bytes = payload.to_vec();
+    if let Some(first) = bytes.first_chunk_mut() {
+        *first = (f32::from_le_bytes(*first) + 1.0).to_le_bytes();
+    }
+    bytes.into()
+}
+
+/// A rank that says how far it is says that it is far.
+fn boast(payload: Bytes) -> Bytes {
+    let Ok(said) = decode_message::<Result<Vec<Progress>, SegmentError>>(&payload) else {
+        return payload;
+    };
+    let far = |progress: Progress| Progress { positions: progress.positions + 1000, ..progress };
+    let said = said.map(|all| all.into_iter().map(far).collect::<Vec<_>>());
+    encode_message(&said).unwrap()
+}
+
 /// The node around a host.
 pub(super) struct Around<'a> {
     world: &'a mut World,
@@ -278,16 +441,32 @@ impl Around<'_> {
 }
 
 impl HostRuntime for Around<'_> {
-    fn start_worker(&mut self) -> Result<Option<u32>, String> {
+    fn start_worker(&mut self, rank: Option<GroupRank>) -> Result<Option<u32>, String> {
         let pipe = Pipe::default();
-        let stage = Box::new(stage(&self.key.model));
-        let worker = Worker::new(stage, pipe.clone(), now);
+        let units = rank.as_ref().and_then(GroupRank::own);
+        let stage = Box::new(stage(&self.key.model, units));
+        let worker = Worker::new(stage, rank.as_ref(), pipe.clone(), now);
         let life = self.world.life(self.me).ok_or("the node is gone")?;
         let number = life.next_worker(self.key);
         let (inbox, is_turning) = (VecDeque::new(), false);
         let hosted = life.hosts.get_mut(self.key).ok_or("the host is gone")?;
-        hosted.worker = Some(SimulatedWorker { worker, pipe, inbox, is_turning, number });
+        let (last, wakes_at, is_stalled, slow_until) = (None, None, false, Duration::ZERO);
+        hosted.worker = Some(SimulatedWorker {
+            worker,
+            last,
+            wakes_at,
+            pipe,
+            inbox,
+            is_turning,
+            is_stalled,
+            slow_until,
+            number,
+        });
         Ok(Some(1))
+    }
+
+    fn attempts_from(&self) -> u64 {
+        u64::try_from(self.world.now.as_micros()).unwrap()
     }
 
     fn kill_worker(&mut self, _: &str) {
@@ -295,15 +474,7 @@ impl HostRuntime for Around<'_> {
     }
 
     fn command(&mut self, command: Command, payload: Bytes) -> bool {
-        let wait = self.world.pick(0, 3);
-        // To a worker that has just died it is lost with everything else.
-        let Some(worker) = self.world.worker(self.me, self.key) else { return true };
-        let number = worker.number;
-        worker.inbox.push_back((command, payload));
-        if !std::mem::replace(&mut worker.is_turning, true) {
-            let turn = SimEvent::Turn(self.me, self.key.clone(), number);
-            self.world.after(wait, turn);
-        }
+        self.world.command(self.me, self.key, command, payload);
         true
     }
 
@@ -339,6 +510,10 @@ impl HostRuntime for Around<'_> {
 
     fn is_dead(&self, life: Incarnation) -> bool {
         self.life().is_some_and(|own| own.view.is_dead(life))
+    }
+
+    fn knows_group(&self, ranks: &[RankAssignment]) -> bool {
+        self.life().is_some_and(|life| life.routes.knows_group(ranks))
     }
 
     fn view(&self) -> View {

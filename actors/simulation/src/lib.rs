@@ -65,6 +65,10 @@ enum Bug {
     KeepUnwanted,
     /// Layers that a loss would ask for are not loaded.
     DropStandby,
+    /// A partial sum changes on its way from one rank to another.
+    SpoilSum,
+    /// A rank that knows less of a sequence than the others says that it knows as much.
+    BoastRank,
 }
 
 /// Within this a node that is asked to stop has handed its layers over, and its answers have ended.
@@ -76,11 +80,18 @@ const FORGOTTEN: Duration = Duration::from_millis(1500);
 /// What one run is made of.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
+    /// Whether workers of ranks that follow may stand still. Not all that it leads to is mended: such a worker may be kept when
+    /// its group is over.
+    stalls: bool,
     nodes: u8,
     faults: u32,
+    /// So many nodes are killed besides.
+    kills: u32,
     requests: u32,
     /// How many models are served.
     models: u8,
+    /// Whether a node has memory for all layers.
+    ample: bool,
     /// Whether layers are loaded that a loss would ask for.
     standby: bool,
     strategy: Strategy,
@@ -91,6 +102,8 @@ struct Setup {
 #[derive(Debug, Clone)]
 enum Packet {
     Data(DataHeader, Bytes),
+    /// What a rank has for another one: the header, encoded.
+    Exchange(Bytes, Bytes),
     Control(Message),
     Report(Box<Report>),
 }
@@ -134,7 +147,7 @@ enum SimEvent {
     Heal(NodeId, NodeId),
     Thaw(NodeId, bool),
     Ask(u32),
-    Fault,
+    Fault(Option<Fault>),
 }
 
 /// What goes wrong.
@@ -142,6 +155,10 @@ enum SimEvent {
 enum Fault {
     Kill,
     KillWorker,
+    /// A worker process stands still until its host kills it.
+    StallWorker,
+    /// For a while a worker takes much longer for each step.
+    SlowWorker,
     /// A host is started again, and has forgotten everything; so nobody is told.
     LoseHost,
     /// For a moment that nobody notices.
@@ -162,12 +179,14 @@ enum Fault {
 }
 
 /// The kinds of faults, the likelier ones more than once.
-const FAULTS: [Fault; 15] = [
+const FAULTS: [Fault; 17] = [
     Fault::Kill,
     Fault::Kill,
     Fault::Kill,
     Fault::KillWorker,
     Fault::KillWorker,
+    Fault::StallWorker,
+    Fault::SlowWorker,
     Fault::LoseHost,
     Fault::Freeze,
     Fault::Zombie,
@@ -199,6 +218,8 @@ struct World {
     busy_until: BTreeMap<Edge, Duration>,
     /// Nodes that are dead, frozen, or about to be another.
     away: BTreeSet<NodeId>,
+    /// Whether a worker stood still.
+    has_stalled: bool,
     /// Nodes whose disk was broken.
     spoiled: BTreeSet<NodeId>,
     oracle: Oracle,
@@ -221,6 +242,8 @@ struct Outcome {
     /// What happened, for somebody who looks for the reason.
     log: Vec<String>,
     recoveries: u32,
+    /// Positions that were computed again in recoveries of answers that had begun.
+    replayed: Vec<u32>,
     tokens: u64,
 }
 
@@ -239,6 +262,7 @@ impl World {
             last_cut: BTreeMap::new(),
             busy_until: BTreeMap::new(),
             away: BTreeSet::new(),
+            has_stalled: false,
             spoiled: BTreeSet::new(),
             oracle: Oracle::default(),
             log: Vec::new(),
@@ -266,7 +290,11 @@ impl World {
         }
         for _ in 0..setup.faults {
             let after = world.pick(1000, 5000);
-            world.after(after, SimEvent::Fault);
+            world.after(after, SimEvent::Fault(None));
+        }
+        for _ in 0..setup.kills {
+            let after = world.pick(1800, 5000);
+            world.after(after, SimEvent::Fault(Some(Fault::Kill)));
         }
         while world.oracle.violation.is_none() {
             let Some(((at, _), event)) = world.queue.pop_first() else { break };
@@ -278,8 +306,8 @@ impl World {
             world.happen(event);
         }
         world.check_end();
-        let Oracle { violation, recoveries, tokens, .. } = world.oracle;
-        Outcome { violation, log: world.log, recoveries, tokens }
+        let Oracle { violation, recoveries, replayed, tokens, .. } = world.oracle;
+        Outcome { violation, log: world.log, recoveries, replayed, tokens }
     }
 
     fn time(&self) -> Instant {
@@ -322,6 +350,7 @@ impl World {
         };
         let lane = match &packet {
             Packet::Data(header, _) => Some((header.epoch.counter, stage_of(header))),
+            Packet::Exchange(..) => Some((u64::MAX, None)),
             Packet::Control(_) | Packet::Report(_) => None,
         };
         let delay = if from.node == to { Duration::ZERO } else { self.pick(0, 8) };
@@ -353,7 +382,10 @@ impl World {
                 }
             }
             SimEvent::Turn(life, key, worker) => {
-                self.defer_or(life, |world| world.turn(life, &key, worker));
+                self.defer_or(life, |world| {
+                    let key = world.life(life).map_or(key.clone(), |life| life.name_of(&key));
+                    world.turn(life, &key, worker);
+                });
             }
             SimEvent::Wake(life, sequence) => {
                 self.defer_or(life, |world| world.wake(life, sequence));
@@ -392,17 +424,26 @@ impl World {
             }
             SimEvent::Thaw(node, is_zombie) => self.thaw(node, is_zombie),
             SimEvent::Ask(request) => self.ask(request),
-            SimEvent::Fault => self.fault(),
+            SimEvent::Fault(fault) => self.fault(fault),
         }
     }
 
     /// An actor takes in what it was told.
     fn receive(&mut self, event: SimEvent) {
+        let name = |world: &mut Self, life, key: &WorkerKey| {
+            world.life(life).map_or_else(|| key.clone(), |life| life.name_of(key))
+        };
         match event {
             SimEvent::Plan(life, event) => self.plan(life, *event),
             SimEvent::Tell(life, id, event) => self.tell(life, id, *event),
-            SimEvent::StartWorker(life, key) => self.start_worker(life, &key),
-            SimEvent::Exited(life, key, worker) => self.worker_exited(life, &key, worker),
+            SimEvent::StartWorker(life, key) => {
+                let key = name(self, life, &key);
+                self.start_worker(life, &key);
+            }
+            SimEvent::Exited(life, key, worker) => {
+                let key = name(self, life, &key);
+                self.worker_exited(life, &key, worker);
+            }
             SimEvent::Workers(life, event) => self.workers(life, *event),
             SimEvent::Changed(life) => self.see_itself(life),
             _ => {}
@@ -430,12 +471,15 @@ impl World {
         self.take_packet(from, to, packet);
     }
 
-    fn fault(&mut self) {
+    fn fault(&mut self, fault: Option<Fault>) {
+        // Who comes back at once may be in the next plan already.
+        let back = if fault.is_some() { (2500, 4000) } else { (300, 2500) };
         let kind = self.rng.random_range(0..FAULTS.len());
         let present: Vec<NodeId> =
             self.nodes.keys().filter(|node| !self.away.contains(node)).copied().collect();
         let victim = present.get(self.rng.random_range(0..present.len().max(1))).copied();
-        let (Some(victim), Some(fault)) = (victim, FAULTS.get(kind).copied()) else { return };
+        let fault = fault.or(FAULTS.get(kind).copied());
+        let (Some(victim), Some(fault)) = (victim, fault) else { return };
         let takes_away =
             matches!(fault, Fault::Kill | Fault::Zombie | Fault::FalseSuspicion | Fault::BreakDisk)
                 || matches!(fault, Fault::Terminate);
@@ -450,10 +494,12 @@ impl World {
         match fault {
             Fault::Kill => {
                 self.end(victim);
-                let back = self.pick(300, 2500);
+                let back = self.pick(back.0, back.1);
                 self.after(back, SimEvent::Start(victim));
             }
             Fault::KillWorker => self.kill_worker(victim),
+            Fault::StallWorker => self.stall_worker(victim),
+            Fault::SlowWorker => self.slow_worker(victim),
             Fault::LoseSequence => self.lose_sequence(victim),
             Fault::Terminate => self.terminate(victim),
             Fault::LoseHost => self.lose_host(victim),

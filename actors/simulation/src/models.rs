@@ -4,8 +4,9 @@
 use std::time::Instant;
 
 use planaria_config::{Incarnation, LayerRange, ModelName};
+use planaria_engine::architecture::RankUnits;
 use planaria_engine::fake::FakeStage;
-use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_engine::geometry::Geometry;
 use planaria_engine::model_dir::{FakeConfig, ModelDigest};
 use planaria_pipeline::stage::host::{Host, WorkerTimeouts};
 use planaria_protocol::plan::WorkerKey;
@@ -41,6 +42,7 @@ pub(super) fn config(model: &ModelName) -> FakeConfig {
         max_position_embeddings: 256,
         step_micros: 0,
         bytes_per_layer: 10 << 20,
+        units: 4,
     }
 }
 
@@ -49,23 +51,16 @@ pub(super) fn all_layers() -> LayerRange {
     LayerRange::half_open(0, LAYERS).unwrap()
 }
 
-pub(super) fn stage(model: &ModelName) -> FakeStage {
-    FakeStage::open(&config(model))
+/// A stage of a model, or a rank of one.
+pub(super) fn stage(model: &ModelName, units: Option<RankUnits>) -> FakeStage {
+    match units {
+        None => FakeStage::open(&config(model)),
+        Some(units) => FakeStage::open_rank(&config(model), units).unwrap(),
+    }
 }
 
 pub(super) fn geometry(model: &ModelName) -> Geometry {
-    let config = config(model);
-    Geometry {
-        bytes_per_layer: vec![config.bytes_per_layer; LAYERS as usize],
-        embed_bytes: 0,
-        head_bytes: 0,
-        tied: false,
-        kv_bytes_per_token_per_layer: 8,
-        hidden_bytes: 4 * config.hidden_size,
-        max_context: 256,
-        vocab: config.vocab_size,
-        working: WorkingSet::default(),
-    }
+    config(model).geometry()
 }
 
 pub(super) fn held(model: &ModelName) -> HeldModel {

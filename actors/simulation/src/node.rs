@@ -28,7 +28,7 @@ use planaria_protocol::wire::{DataHeader, Report, RunningReport, ShardReport};
 use super::host::{Disk, SimulatedHost};
 use super::models::{all_layers, digest, held, names};
 use super::owner::Owner;
-use super::{Bug, MS, Packet, SimEvent, World, check_plan};
+use super::{Bug, MS, Packet, Setup, SimEvent, World, check_plan};
 
 /// As nodes with the usual settings are, but for the time that a load may take.
 const TIMEOUTS: Timeouts = Timeouts::with(Duration::from_secs(60), Duration::from_secs(20));
@@ -62,14 +62,17 @@ pub(super) struct Life {
     pub(super) hosts: BTreeMap<WorkerKey, SimulatedHost>,
     /// How many processes each of them has had.
     processes: BTreeMap<WorkerKey, u64>,
+    /// What workers were called before they became other ranks.
+    renamed: BTreeMap<WorkerKey, WorkerKey>,
     /// The layers that the loss of a node would ask for.
     standby: Vec<ShardKey>,
     /// What is told of its shards.
     pub(super) shards: Vec<ShardReport>,
     /// The plans in force, as its workers know them.
     known: Vec<Plan>,
-    /// How many models are served.
+    /// How many models are served, and whether there is plenty of memory.
     models: u8,
+    ample: bool,
     pub(super) owners: BTreeMap<SequenceId, Owner>,
     /// Whether it was asked to stop.
     leaving: bool,
@@ -138,14 +141,26 @@ impl Node {
             let held = life.hosts.get(&shard.worker).and_then(SimulatedHost::held);
             held.is_some_and(|held| held.covers(shard.layers))
         };
-        let lacks = wanted.iter().find(|shard| self.disk != Disk::Broken && !held(shard))?;
+        // Who stands still has as long as a load may take.
+        let waits = |shard: &ShardKey| {
+            life.hosts.get(&shard.worker).is_some_and(SimulatedHost::stands_still)
+        };
+        let lacks = wanted
+            .iter()
+            .find(|shard| self.disk != Disk::Broken && !held(shard) && !waits(shard))?;
         Some(format!("{:?} lacks {} of `{}`", self.id, lacks.layers, lacks.worker.model))
     }
 
     /// What is left of requests that are over.
     pub(super) fn leftovers(&self) -> Option<String> {
         let life = self.life.as_ref()?;
-        let kv: u64 = life.hosts.values().map(SimulatedHost::kv).sum();
+        // What stands still and has nothing to do is noticed when it has.
+        let leads = |key: &WorkerKey| {
+            key.ranks.first().is_none_or(|first| first.incarnation.node == self.id)
+        };
+        let hosts = life.hosts.iter();
+        let hosts = hosts.filter(|(key, host)| !(host.stands_still() && leads(key)));
+        let kv: u64 = hosts.map(|(_, host)| host.kv()).sum();
         let open = life.hosts.values().filter_map(SimulatedHost::sequences);
         let open: Vec<_> = open.filter(|open| !open.is_empty()).collect();
         let owners: Vec<&SequenceId> = life.owners.keys().collect();
@@ -155,7 +170,7 @@ impl Node {
 }
 
 impl Life {
-    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan], models: u8) -> Self {
+    fn new(me: Incarnation, sizing: Sizing, stored: &[Plan], setup: &Setup) -> Self {
         Self {
             me,
             members: BTreeMap::new(),
@@ -166,10 +181,12 @@ impl Life {
             workers: Some(Workers::new(me, TIMEOUTS.load)),
             hosts: BTreeMap::new(),
             processes: BTreeMap::new(),
+            renamed: BTreeMap::new(),
             standby: Vec::new(),
             shards: Vec::new(),
             known: Vec::new(),
-            models,
+            models: setup.models,
+            ample: setup.ample,
             owners: BTreeMap::new(),
             leaving: false,
         }
@@ -177,8 +194,9 @@ impl Life {
 
     fn report(&self) -> Report {
         let byte = self.me.node.as_bytes().first().copied().unwrap_or_default();
-        // Two of them can hold all layers of all models, one cannot.
-        let memory = ByteSize::mib((65 + 5 * u64::from(byte)) * u64::from(self.models));
+        // Two of them can hold all layers of all models, one cannot, unless there is plenty.
+        let each = if self.ample { 300 } else { 65 + 5 * u64::from(byte) };
+        let memory = ByteSize::mib(each * u64::from(self.models));
         let mut capabilities = Capabilities::default();
         for model in names(self.models) {
             capabilities.layer_seconds.insert(digest(&model), 1e-3 * f64::from(byte));
@@ -231,6 +249,28 @@ impl Life {
         *processes
     }
 
+    /// The worker of a rank goes by another name.
+    pub(super) fn rename_host(&mut self, from: &WorkerKey, to: &WorkerKey) {
+        if let Some(host) = self.hosts.remove(from) {
+            self.hosts.insert(to.clone(), host);
+        }
+        if let Some(processes) = self.processes.remove(from) {
+            self.processes.insert(to.clone(), processes);
+        }
+        self.renamed.insert(from.clone(), to.clone());
+    }
+
+    /// What the worker of this name is called now.
+    pub(super) fn name_of(&self, key: &WorkerKey) -> WorkerKey {
+        let mut name = key;
+        while !self.hosts.contains_key(name)
+            && let Some(later) = self.renamed.get(name)
+        {
+            name = later;
+        }
+        name.clone()
+    }
+
     /// Whether a process was the worker's last.
     pub(super) fn was_last(&self, key: &WorkerKey, number: u64) -> bool {
         self.processes.get(key) == Some(&number)
@@ -247,7 +287,7 @@ impl World {
         }
         let me = Incarnation { node: id, boot_count: node.boot_count };
         let sizing = Sizing { strategy: self.setup.strategy, ..SIZING };
-        node.life = Some(Life::new(me, sizing, &node.stored, self.setup.models));
+        node.life = Some(Life::new(me, sizing, &node.stored, &self.setup));
         self.away.remove(&id);
         self.oracle.born(me);
         self.note(|| format!("{me:?} begins"));
@@ -314,7 +354,8 @@ impl World {
             names(self.setup.models).any(|model| scheduler.obstacle(&model).is_some())
         });
         let has_answers = self.life(me).is_some_and(|life| !life.owners.is_empty());
-        if is_stuck && !has_answers {
+        // Who shall take them may stand still for as long as a load may take.
+        if (is_stuck || self.has_stalled) && !has_answers {
             self.note(|| format!("{me:?} stops with what nobody can take"));
             self.stop(me);
         } else {
@@ -450,6 +491,7 @@ impl World {
                 self.plan(to, message.event_from(from.node));
             }
             Packet::Data(header, payload) => self.deliver(to, header, payload),
+            Packet::Exchange(header, payload) => self.take_exchange(from, to, header, payload),
         }
     }
 

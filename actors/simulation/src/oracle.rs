@@ -7,6 +7,7 @@ use planaria_config::{Epoch, Incarnation, ModelName, SequenceId};
 use planaria_engine::fake::FakeStage;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage as _, Step};
+use planaria_pipeline::sequence::recovery::Recovered;
 use planaria_protocol::generation::{ClientEvent, FinishReason};
 use planaria_protocol::plan::Plan;
 
@@ -22,6 +23,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 pub(super) struct Oracle {
     pub(super) violation: Option<String>,
     pub(super) recoveries: u32,
+    /// Positions that each of them computed again.
+    pub(super) replayed: Vec<u32>,
     pub(super) tokens: u64,
     requests: BTreeMap<u32, Asked>,
     lives: BTreeSet<Incarnation>,
@@ -106,6 +109,14 @@ impl Oracle {
         self.over(now, request);
         if let Some(asked) = self.requests.get_mut(&request) {
             asked.has_left = true;
+        }
+    }
+
+    /// A request goes on. Of one that has no token yet it is not known how much of its prompt was computed before.
+    pub(super) fn recovered(&mut self, request: u32, recovered: &Recovered) {
+        self.recoveries += 1;
+        if self.requests.get(&request).is_some_and(|asked| asked.told > 0) {
+            self.replayed.push(recovered.replayed);
         }
     }
 

@@ -204,8 +204,9 @@ impl SequenceRuntime for Around<'_> {
         let life = self.world.life(self.me);
         let Some(owner) = life.and_then(|life| life.owners.get_mut(&self.id)) else { return };
         let former = std::mem::replace(&mut owner.plan, Arc::clone(plan));
-        let stays = |node| plan.stage_of(node).is_some();
-        self.world.free(&former, (self.me, self.id, attempt.saturating_sub(1)), stays);
+        let attempt = attempt.saturating_sub(1);
+        let stays = |node| plan.keeps_worker(&former, node);
+        self.world.free(&former, (self.me, self.id, attempt), stays);
     }
 
     fn waits(&mut self, _: bool) {}
@@ -214,8 +215,9 @@ impl SequenceRuntime for Around<'_> {
 
     fn recovered(&mut self, recovered: Recovered) {
         let request = self.request;
-        self.world.oracle.recoveries += 1;
-        if recovered.kind == "silence" {
+        self.world.oracle.recovered(request, &recovered);
+        // A worker that has no history may take as long as a step may.
+        if recovered.kind == "silence" && !self.world.has_stalled {
             let what = format!("request {request}: nobody noticed that it stood still");
             self.world.oracle.violate(what);
         }

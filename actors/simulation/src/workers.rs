@@ -64,6 +64,7 @@ impl WorkersRuntime for Around<'_> {
         }
         let time = self.world.time();
         self.world.host(self.me, worker, |host, around| host.end(time, around));
+        self.world.end_rank(self.me, worker);
         self.forget_host(worker);
     }
 
@@ -76,6 +77,14 @@ impl WorkersRuntime for Around<'_> {
     fn hold(&mut self, worker: &WorkerKey, layers: Vec<LayerRange>) {
         let time = self.world.time();
         self.world.host(self.me, worker, |host, around| host.want(time, layers, around));
+    }
+
+    fn join(&mut self, from: &WorkerKey, to: &WorkerKey, layers: Vec<LayerRange>) {
+        let time = self.world.time();
+        if let Some(life) = self.world.life(self.me) {
+            life.rename_host(from, to);
+        }
+        self.world.host(self.me, to, |host, around| host.join(time, to, layers, around));
     }
 
     fn try_again(&mut self, worker: &WorkerKey) {
@@ -117,6 +126,16 @@ impl WorkersRuntime for Around<'_> {
 
     fn note(&mut self, worker: &WorkerKey, note: WorkerNote<'_>) {
         let me = self.me;
-        self.world.note(|| format!("{me:?}, `{}`: {note:?}", worker.model));
+        self.world.note(|| {
+            format!(
+                "{me:?}, `{}` {:?}: {note:?}",
+                worker.model,
+                worker
+                    .ranks
+                    .iter()
+                    .map(|r| format!("{}:{}", r.incarnation, r.units))
+                    .collect::<Vec<_>>()
+            )
+        });
     }
 }
