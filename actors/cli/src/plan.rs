@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use planaria_config::{ByteSize, Strategy};
-use planaria_control::scheduler::preview::Preview;
+use planaria_control::scheduler::preview::{Preview, PreviewRank, PreviewStage};
 
 use super::node_api::NodeApi;
 use super::table;
@@ -15,7 +15,7 @@ use super::table;
 pub(super) struct PlanFlags {
     /// The model to divide.
     model: String,
-    /// How: `latency` or `ring-memory-weighted`; the cluster's way unless given.
+    /// How: `latency`, `ring-memory-weighted` or `tensor`; the cluster's way unless given.
     #[arg(long, value_name = "NAME")]
     strategy: Option<Strategy>,
     /// As if this node were down.
@@ -44,6 +44,32 @@ pub(super) fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
     Ok(if preview.feasible { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// A rank's part of each layer.
+fn part(rank: &PreviewRank) -> String {
+    let own = u32::from(rank.last_unit) + 1 - u32::from(rank.first_unit);
+    format!("{own} of {} parts", rank.units)
+}
+
+/// What the nodes of a group exchange, and whether they can do without one of them.
+fn group(stage: &PreviewStage) -> String {
+    let each = table::milliseconds(stage.exchange_ms);
+    let all = table::milliseconds(stage.exchange_ms * f64::from(stage.exchanges));
+    let keeps = |rank: &PreviewRank| (rank.first_kept, rank.last_kept);
+    let own = |rank: &PreviewRank| (rank.first_unit, rank.last_unit);
+    let is_kept = stage.ranks.iter().any(|rank| keeps(rank) != own(rank));
+    let loss = if is_kept {
+        "If one of them is lost, the others go on with its keys and values."
+    } else {
+        "They have no memory for each other's keys and values: if one is lost, they compute all of them again."
+    };
+    format!(
+        "{} nodes compute layers {} together, with {} exchanges of {each} for a token: {all}.\n{loss}\n",
+        stage.ranks.len(),
+        stage.layers,
+        stage.exchanges,
+    )
+}
+
 /// A preview for a person to read.
 fn describe(preview: &Preview) -> String {
     let Preview { model, strategy, .. } = preview;
@@ -52,16 +78,26 @@ fn describe(preview: &Preview) -> String {
     }
     let mut stages = table::plain(&["STAGE", "NODE", "LAYERS", "MEMORY", "COMPUTE", "HOP"]);
     for (index, stage) in preview.stages.iter().enumerate() {
+        let first = stage.ranks.first();
         stages.add_row([
             index.to_string(),
             stage.name.clone(),
-            table::layers(stage.layers, stage.pinned),
+            table::layers(stage.layers, stage.pinned)
+                + &first.map(|rank| format!(" ({})", part(rank))).unwrap_or_default(),
             ByteSize(stage.bytes).to_string(),
             table::milliseconds(stage.layers_ms),
             table::milliseconds(stage.hop_ms),
         ]);
+        for rank in stage.ranks.iter().skip(1) {
+            let bytes = ByteSize(rank.bytes).to_string();
+            let (name, part) = (rank.name.clone(), format!("({})", part(rank)));
+            stages.add_row([String::new(), name, part, bytes, String::new(), String::new()]);
+        }
     }
     let mut text = format!("{model} ({})\n{}\n", strategy.name(), stages.trim_fmt());
+    for stage in preview.stages.iter().filter(|stage| stage.ranks.len() > 1) {
+        text.push_str(&group(stage));
+    }
     let rate = 1e3 / preview.token_ms.max(1e-9);
     let token = table::milliseconds(preview.token_ms);
     text.push_str(&format!(

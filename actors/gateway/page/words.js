@@ -46,7 +46,18 @@ export function list(words) {
 }
 
 export function stages(all) {
-  return all.map((stage) => `${stage.name} ${range(stage)}`).join(", ");
+  return all.map((stage) => `${who(stage)} ${range(stage)}`).join(", ");
+}
+
+/** Who computes a stage: a node, or several that share its layers. */
+export function who(stage) {
+  const names = (stage.ranks ?? []).map((rank) => rank.name ?? rank);
+  return names.length > 1 ? names.join(" + ") : stage.name;
+}
+
+/** A rank's part of each layer. */
+export function part(rank) {
+  return `${rank.last_unit - rank.first_unit + 1} of ${rank.units} parts`;
 }
 
 export function clock(at) {
@@ -62,6 +73,7 @@ export function epoch(of, nodes) {
 
 /** What `strategy` divides a model by. */
 export function division(strategy) {
+  if (strategy === "tensor") return "every layer shared by all";
   return strategy === "latency" ? "divided by time per token" : "divided by memory";
 }
 

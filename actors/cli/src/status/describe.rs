@@ -3,7 +3,9 @@
 use comfy_table::{Cell, Color, Table};
 use crossterm::style::Stylize as _;
 use planaria_config::ByteSize;
-use planaria_control::cluster_view::{ClusterView, LinkView, ModelView, RecoveryView, StageView};
+use planaria_control::cluster_view::{
+    ClusterView, LinkView, ModelView, RankView, RecoveryView, StageView,
+};
 use planaria_protocol::state::{ModelState, NodeState, RecoveryLabel, ShardState};
 
 use crate::table;
@@ -92,6 +94,9 @@ fn model(model: &ModelView, look: &Look) -> String {
         look.styled(table::plain(&["STAGE", "NODE", "LAYERS", "STATE", "STEP", "HOP"]));
     for (index, stage) in model.stages.iter().enumerate() {
         stages.add_row(self::stage(index, stage));
+        for rank in stage.ranks.iter().skip(1) {
+            stages.add_row(self::rank(rank));
+        }
     }
     text.push_str(&format!("{}\n", stages.trim_fmt()));
     text.push_str(&without_one(model, look));
@@ -102,24 +107,49 @@ fn model(model: &ModelView, look: &Look) -> String {
 }
 
 fn stage(index: usize, stage: &StageView) -> [Cell; 6] {
-    let (state, color) = match stage.state {
+    let first = stage.ranks.first();
+    let part = first.map(|rank| format!(" ({})", part(rank))).unwrap_or_default();
+    [
+        Cell::new(index),
+        Cell::new(&stage.name),
+        Cell::new(table::layers(stage.layers, stage.pinned) + &part),
+        state(stage.state),
+        Cell::new(known(Some(stage.work.step_micros))),
+        Cell::new(known(stage.hop_micros)),
+    ]
+}
+
+/// Another node that computes the same layers.
+fn rank(rank: &RankView) -> [Cell; 6] {
+    [
+        Cell::new(""),
+        Cell::new(&rank.name),
+        Cell::new(format!("({})", part(rank))),
+        state(rank.state),
+        Cell::new(known(Some(rank.work.step_micros))),
+        Cell::new(""),
+    ]
+}
+
+/// A rank's part of each layer.
+fn part(rank: &RankView) -> String {
+    let own = u32::from(rank.last_unit) + 1 - u32::from(rank.first_unit);
+    format!("{own} of {} parts", rank.units)
+}
+
+fn state(state: ShardState) -> Cell {
+    let (word, color) = match state {
         ShardState::Loading => ("loading", Color::Yellow),
         ShardState::Ready => ("ready", Color::Green),
         ShardState::Restarting => ("restarting", Color::Yellow),
         ShardState::Failed => ("failed", Color::Red),
     };
-    let known = |micros: Option<u32>| {
-        let micros = micros.filter(|micros| *micros > 0);
-        micros.map_or("-".to_owned(), |m| table::milliseconds(f64::from(m) / 1e3))
-    };
-    [
-        Cell::new(index),
-        Cell::new(&stage.name),
-        Cell::new(table::layers(stage.layers, stage.pinned)),
-        Cell::new(state).fg(color),
-        Cell::new(known(Some(stage.work.step_micros))),
-        Cell::new(known(stage.hop_micros)),
-    ]
+    Cell::new(word).fg(color)
+}
+
+fn known(micros: Option<u32>) -> String {
+    let micros = micros.filter(|micros| *micros > 0);
+    micros.map_or("-".to_owned(), |m| table::milliseconds(f64::from(m) / 1e3))
 }
 
 /// What becomes of a model if one of its nodes dies.

@@ -88,6 +88,7 @@ fn ten_gib() -> Model {
         max_context: 4096,
         vocab: 1000,
         working: WorkingSet { always: 0, per_token: 0, per_pair: 0, per_sampled: 0 },
+        cut: None,
     }))
 }
 
