@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
 use futures::{StreamExt as _, stream};
+use planaria_config::NodeId;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::timeout;
@@ -20,7 +21,7 @@ use crate::network::Network;
 use crate::resources::Resources;
 use crate::scenario::{Scenario, World};
 use crate::schedule::Role;
-use crate::view::View;
+use crate::view::{StageSeen, View};
 use crate::{Cluster, NodeSpec, repository, wait_for, wait_for_up_to, write_fake_model};
 
 /// Its layers, whichever model it is.
@@ -62,7 +63,12 @@ impl Model {
 
 fn write_exact(folder: &Path, name: &str, world: World) -> Result<()> {
     // About the pace of the demo model; or 900 tokens in half a minute.
-    let step_micros = if world == World::Slow { 2500 } else { 100 };
+    let step_micros = match world {
+        World::Slow => 2500,
+        // So much that a third node is worth its exchanges.
+        World::Group => 6000,
+        _ => 100,
+    };
     // No two nodes have room for twelve such layers.
     let bytes_per_layer: u64 = if world == World::Scarce { 150 << 20 } else { 0 };
     let sizes = json!({
@@ -161,6 +167,9 @@ impl Arena {
         for number in 1..=nodes {
             let settings = ["--set", "context=1024", "--set", "replan-after=1s"];
             let mut spec = NodeSpec::new(&format!("node-{number}"), memory).with(&settings);
+            if scenario.world == World::Group {
+                spec = spec.with(&["--set", "strategy=tensor"]);
+            }
             for model in &arena.models {
                 spec = spec.with(&["--model", model]);
             }
@@ -297,10 +306,11 @@ impl Arena {
     pub async fn who(&mut self, role: Role) -> Result<usize> {
         let view = self.api(0)?.view().await?;
         let stages = &view.model(self.main_model()).context("the model is not served")?.stages;
+        let members: Vec<NodeId> = stages.iter().flat_map(StageSeen::members).collect();
         let node = match role {
-            Role::First => stages.first().map(|stage| stage.node),
-            Role::Middle => stages.get(stages.len() / 2).map(|stage| stage.node),
-            Role::Last => stages.last().map(|stage| stage.node),
+            Role::First => members.first().copied(),
+            Role::Middle => members.get(members.len() / 2).copied(),
+            Role::Last => members.last().copied(),
             Role::Planner => view.nodes.iter().filter(|n| n.is_alive()).map(|n| n.id).min(),
         };
         let node = node.context("there is no plan")?;
@@ -374,11 +384,13 @@ impl Arena {
                 for name in &self.models {
                     let model = view.model(name);
                     let ready = model.filter(|model| model.is_ready());
-                    let stages = ready.map_or(0, |model| model.stages.len());
-                    if alive != self.len() || stages != self.len() {
+                    let members = ready.map_or(0, |model| {
+                        model.stages.iter().flat_map(StageSeen::members).count()
+                    });
+                    if alive != self.len() || members != self.len() {
                         let reason = model.map(|model| model.reason.clone()).unwrap_or_default();
                         let what = format!(
-                            "{alive} nodes are alive, {stages} hold layers of {name}: {reason}"
+                            "{alive} nodes are alive, {members} hold layers of {name}: {reason}"
                         );
                         found.push(not_whole(what));
                     }

@@ -44,6 +44,8 @@ pub enum World {
     Scarce,
     /// One model, which needs half a minute for the longest answer.
     Slow,
+    /// The same, all of whose layers all nodes compute together.
+    Group,
 }
 
 /// What is done to the cluster.

@@ -68,6 +68,24 @@ pub struct StageSeen {
     /// Its layers.
     #[serde(flatten)]
     pub layers: LayerRange,
+    /// The nodes that compute it together, this one first; empty if it is one alone.
+    #[serde(default)]
+    pub ranks: Vec<RankSeen>,
+}
+
+/// A rank of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct RankSeen {
+    /// Who.
+    pub node: NodeId,
+}
+
+impl StageSeen {
+    /// All nodes that compute it.
+    pub fn members(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let alone = self.ranks.is_empty().then_some(self.node);
+        alone.into_iter().chain(self.ranks.iter().map(|rank| rank.node))
+    }
 }
 
 /// A recovery.

@@ -12,13 +12,13 @@ use planaria_control::scheduler::machine::{
     Message, Scheduler, SchedulerAction, SchedulerEvent, Timeouts,
 };
 use planaria_control::scheduler::placement::Sizing;
-use planaria_engine::geometry::{Geometry, WorkingSet};
+use planaria_engine::geometry::{Cut, Geometry, UnitSizes, WorkingSet};
 use planaria_engine::model_dir::ModelDigest;
 use planaria_engine::sampler::{Logprobs, SamplingParams};
 use planaria_engine::speed::{Accelerator, Device, Kernels, Speed};
 use planaria_engine::stage::Progress;
 use planaria_pipeline::sequence::resume_plan;
-use planaria_protocol::capabilities::{Capabilities, LinkSpeed, MemoryState};
+use planaria_protocol::capabilities::{Capabilities, GroupSpeed, LinkSpeed, MemoryState};
 use planaria_protocol::desired::clock::Clock;
 use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::generation::{FinishReason, GenerationError, Until};
@@ -168,10 +168,9 @@ fn any_plan(decisions: &mut Decisions<'_>) -> Option<Plan> {
         strategy: Strategy::RingMemoryWeighted,
         context: decisions.number32(),
         max_sequences: decisions.number32(),
-        stages: stages
-            .map(|layers| Assignment { incarnation: incarnation(decisions), layers })
-            .collect(),
+        stages: stages.map(|layers| Assignment::alone(incarnation(decisions), layers)).collect(),
         content: None,
+        takes_over: None,
     };
     // As it comes from a peer.
     decode_message(&encode_message(&parts).unwrap()).ok()
@@ -206,6 +205,13 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                         per_pair: decisions.number(),
                         per_sampled: decisions.number(),
                     },
+                    cut: decisions.rarely(2).then(|| {
+                        Cut::Units(UnitSizes {
+                            count: u16::try_from(decisions.up_to(9)).unwrap_or(0) + 2,
+                            shared_bytes: decisions.number(),
+                            key_heads: decisions.number32(),
+                        })
+                    }),
                 },
                 content: None,
                 unreadable: None,
@@ -223,6 +229,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                 pid: None,
                 memory_bytes: decisions.number(),
                 mapped_bytes: decisions.number(),
+                ranks: Vec::new(),
                 work: ShardWork::default(),
             })
             .collect(),
@@ -266,6 +273,10 @@ fn capabilities(decisions: &mut Decisions<'_>) -> Capabilities {
             .collect(),
         links: (0..NODES).map(|id| (node(id), link(decisions))).collect(),
         paths: BTreeMap::new(),
+        groups: vec![GroupSpeed {
+            members: (0..NODES).map(node).collect(),
+            exchange_micros: decisions.number32(),
+        }],
     }
 }
 
@@ -294,8 +305,9 @@ pub(crate) fn plan(counter: u64) -> Plan {
         strategy: Strategy::RingMemoryWeighted,
         context: 64,
         max_sequences: 2,
-        stages: vec![Assignment { incarnation, layers: LayerRange::inclusive(0, 1).unwrap() }],
+        stages: vec![Assignment::alone(incarnation, LayerRange::inclusive(0, 1).unwrap())],
         content: None,
+        takes_over: None,
     })
     .unwrap()
 }

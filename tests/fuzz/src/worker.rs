@@ -27,7 +27,14 @@ pub(crate) fn run(mut input: &[u8]) {
         };
         for stage in &mut stages {
             match command.clone() {
-                Command::Open(..) | Command::Probe => {}
+                // For ranks, which these are not.
+                Command::Open(..)
+                | Command::Probe
+                | Command::Join(_)
+                | Command::Exchange(_)
+                | Command::Over(_)
+                | Command::ForgetUntouched(_)
+                | Command::Retain(_) => {}
                 Command::Hold(layers) => {
                     let held = stage.held().clone();
                     let layers = layers.into_iter().collect();
@@ -67,6 +74,7 @@ fn config() -> FakeConfig {
         max_position_embeddings: 64,
         step_micros: 0,
         bytes_per_layer: 1,
+        units: 2,
     }
 }
 
@@ -120,9 +128,9 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let mut stream = Vec::new();
     let mut seeds = Vec::new();
     for (command, payload) in [
-        (Command::Open("/models/a".into(), files), 0),
+        (Command::Open("/models/a".into(), files, None), 0),
         (Command::Hold(vec![layers]), 0),
-        (Command::Adopt { layers, stages: 2, kv_bytes: 1 << 16 }, 0),
+        (Command::Adopt { layers, stages: 2, kv_bytes: 1 << 16, lead: None }, 0),
         (compute(0, true), 0),
         (compute(64, true), 0),
         (compute(0, true), 24),

@@ -66,6 +66,16 @@ async fn an_actor_that_runs_in_circles_costs_no_token() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_of_a_group_that_is_killed_costs_no_token() -> Result<()> {
+    rounds("group-kill-node", 2).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rank_that_is_heard_no_more_costs_no_token() -> Result<()> {
+    rounds("group-cut-one-way", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_stands_still_for_a_moment_keeps_its_place() -> Result<()> {
     rounds("freeze-short", 3).await
 }

@@ -111,7 +111,7 @@ async fn plan_shows_what_would_be_and_changes_nothing() -> Result<()> {
     let said = text(&wrong.stderr);
     ensure!(!wrong.status.success() && said.contains("no node `huge`"), "{said}");
     let wrong = text(&plan(&["--strategy", "fastest"]).await?.stderr);
-    ensure!(wrong.contains("`latency` and `ring-memory-weighted`"), "{wrong}");
+    ensure!(wrong.contains("`latency`, `ring-memory-weighted` and `tensor`"), "{wrong}");
     let after = api.cluster().await?.models.first().and_then(|model| model.epoch);
     ensure!(before == after, "{before:?}, now {after:?}");
     Ok(())

@@ -11,6 +11,7 @@ mod doctor;
 mod exchange;
 mod files;
 mod golden;
+mod groups;
 mod identity;
 mod load;
 mod logs;

@@ -4,11 +4,12 @@
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm and llama.cpp, and a folder for the models that are measured; then the names of the parts to
-//! run, or none for all of them (`single`, `serving`, `stages`, `hop`, `rebuild`, `join`, `traces`). A
+//! run, or none for all of them (`single`, `serving`, `stages`, `hop`, `groups`, `rebuild`, `join`, `traces`). A
 //! piece of a model's name (`350M`, `bf16 4-bit`, `43M f32`) restricts `single` to such models.
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
+mod groups;
 mod hop;
 mod join;
 mod machine;
@@ -31,7 +32,8 @@ const DECODE: usize = 64;
 const ROUNDS: usize = 3;
 
 /// In the order in which they run.
-const PARTS: [&str; 7] = ["single", "serving", "stages", "hop", "rebuild", "join", "traces"];
+const PARTS: [&str; 8] =
+    ["single", "serving", "stages", "hop", "groups", "rebuild", "join", "traces"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -74,6 +76,9 @@ async fn main() -> Result<()> {
     }
     if wanted("hop") {
         hop::measure(&planaria).await?;
+    }
+    if wanted("groups") {
+        groups::measure(&planaria, &first.folder(&python, &models).await?).await?;
     }
     if wanted("rebuild") {
         rebuild::measure(&planaria, &first.folder(&python, &models).await?).await?;
