@@ -536,6 +536,8 @@ impl State {
             .map(|member| (member.incarnation.node, member.address))
             .collect();
         self.take([MembersEvent::Own(self.own.clone())]);
+        // Plans that were replaced grow old, whether members tell anything new or not.
+        self.deps.router.members(&self.deps.view.borrow());
         self.report_to(&self.deps.router.links());
     }
 

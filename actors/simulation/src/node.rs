@@ -304,13 +304,16 @@ impl World {
 
     pub(super) fn tick(&mut self, me: Incarnation) {
         self.see_itself(me);
+        let time = self.time();
+        if let Some(life) = self.life(me) {
+            life.routes.look(time, &life.view);
+        }
         self.plan(me, SchedulerEvent::Tick);
         let Some(report) = self.life(me).map(|life| life.report()) else { return };
         let others: Vec<NodeId> = self.nodes.keys().filter(|n| **n != me.node).copied().collect();
         for other in others {
             drop(self.send(me, other, Packet::Report(Box::new(report.clone()))));
         }
-        let time = self.time();
         self.workers(me, WorkersEvent::Tick);
         for key in self.hosts_of(me) {
             self.host(me, &key, |host, around| host.tick(time, around));

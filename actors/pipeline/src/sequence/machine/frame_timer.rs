@@ -75,7 +75,8 @@ impl FrameTimer {
             return self.asked_at.unwrap_or(self.heard_at) + wait;
         }
         let unusual = self.usual.map_or(NOVICE, |usual| usual.saturating_mul(UNUSUAL));
-        let wait = unusual.max(SUSPECT_AFTER);
+        // However slow frames were, there is time for an answer before the silence is too long.
+        let wait = unusual.min(self.step_timeout * 2 / 3).max(SUSPECT_AFTER);
         self.asked_at.map_or(self.heard_at + wait, |asked| asked + wait.max(ASK_AGAIN))
     }
 }

@@ -532,6 +532,20 @@ fn an_unusual_silence_has_nodes_and_stages_asked() {
 }
 
 #[test]
+fn however_slow_frames_were_a_silence_is_asked_about_before_it_is_too_long() {
+    let (mut sequence, _, now) = start(3);
+    let slow = now + PACE.step_timeout / 2;
+    let event = frame(&sequence, 3, accepted(20, None));
+    sequence.on(slow, event);
+    let at = sequence.wake_at(slow).unwrap();
+    assert!(matches!(
+        sequence.on(at, SequenceEvent::Tick)[..],
+        [SequenceAction::Suspect(_), SequenceAction::Forward(_)]
+    ));
+    assert!(at + Duration::from_secs(3) < slow + PACE.step_timeout, "there is time for an answer");
+}
+
+#[test]
 fn a_silence_before_the_first_frame_is_asked_about_too() {
     let (mut sequence, _, now) = start(3);
     let at = sequence.wake_at(now).unwrap();
