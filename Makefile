@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat ranks exchange kernels fuzz bench lint deny fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat ranks exchange kernels fuzz schemas responses clients bench lint deny fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -11,6 +11,7 @@ DESTDIR ?=
 QUESTION ?=
 BENCH ?=
 CHAOS ?= --rounds 10
+CLIENTS ?=
 SOAK ?= --minutes 60
 OTHER_COMMIT ?= 3f70f97
 FUZZ_SECONDS ?= 10
@@ -19,6 +20,9 @@ KILLS ?= 1000
 SEED ?= 1
 PATIENCE ?= 500
 FUZZ_TARGETS ?=
+SUITE ?=
+PYTHON ?= python3
+BUN ?= bun
 
 help: ## Show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,7 +43,7 @@ install: build ## Install planaria for every user (PREFIX=/usr/local DESTDIR=)
 	@./.ci/setup.sh install
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) deploy/install.sh $(TARGET)/release/planaria
 
-demo: build ## Three nodes answer a question, and again while one is killed (QUESTION="...")
+demo: build ## Three nodes answer a question and call a tool, while nodes are killed (QUESTION="...")
 	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin demo
 	@$(TARGET)/release/demo $(TARGET)/release/planaria $(if $(QUESTION),"$(QUESTION)")
 
@@ -77,6 +81,11 @@ compat: build ## Clusters of this build and of OTHER_COMMIT, or of PLANARIA_OTHE
 	@other="$${PLANARIA_OTHER_BUILD:-$$(.ci/other_build.sh $(OTHER_COMMIT) $(CACHE)/builds)}" && \
 	$(TARGET)/release/chaos mixed --planaria $(TARGET)/release/planaria --other "$$other"
 
+clients: setup ## Agents and other clients that nobody here wrote, on three nodes (CLIENTS="litellm codex" for some)
+	@./.ci/setup.sh agents
+	@cargo build --locked --quiet -p planaria-tests --bin planaria-under-test --bin clients
+	@$(TARGET)/debug/clients $(TARGET)/debug/planaria-under-test $(CACHE)/agents $(CACHE)/clients/bin/python $(CLIENTS)
+
 many: setup ## As many models as can be wanted at once, each asked for through each node, through a kill and a restart
 	cargo test --locked -p planaria-tests --test endurance -- --ignored --nocapture
 
@@ -92,6 +101,14 @@ fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
 	cargo build --locked --quiet -p planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
+schemas: setup ## Random answers to the schemas of the JSON Schema Test Suite (SUITE=its folder tests, PYTHON=one with jsonschema)
+	@cargo run --locked --quiet -p planaria-engine --example schemas -- "$(SUITE)" > $(TARGET)/schemas.jsonl
+	@$(PYTHON) engine/examples/validate.py $(TARGET)/schemas.jsonl
+
+responses: setup ## The Open Responses compliance suite (SUITE=a checkout of it after `bun install`, BUN=the program if it is not in PATH)
+	@cargo build --locked --quiet -p planaria-tests --bin planaria-under-test --bin responses
+	@$(TARGET)/debug/responses $(TARGET)/debug/planaria-under-test "$(SUITE)" "$(BUN)"
 
 ranks: setup ## Kill a process of a group of ranks in the middle of an exchange, again and again (KILLS=1000 SEED=1 PATIENCE=500, in ms)
 	@cargo build --release --locked --quiet -p planaria-tests --no-default-features --bin ranks

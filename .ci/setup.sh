@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what Planaria needs, each thing only if it is missing.
-# Usage: .ci/setup.sh build|install|tests|deny|bench|jaeger|arm64
+# Usage: .ci/setup.sh build|install|tests|agents|deny|bench|jaeger|arm64
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -89,12 +89,28 @@ cargo_deny() {
 
 # The clients that the tests talk to the API with.
 clients() {
-    python_env "$cache/clients" openai==3.54.0 langchain-openai==1.7.4 llm==0.36
+    python_env "$cache/clients" openai==3.54.0 langchain-openai==1.7.4 llm==0.36 anthropic==2.14.0 ollama==0.6.3
     have node && have npm || apt_install nodejs npm
     local stamp="$cache/clients/planaria-node-packages" packages=(openai@7.57.0 playwright-core@1.65.1)
     if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
         say "installing ${packages[*]} for Node.js"
         npm install --silent --no-audit --no-fund --prefix "$cache/clients" "${packages[@]}" >&2 \
+            || fail "npm could not install ${packages[*]}"
+        printf '%s' "${packages[*]}" >"$stamp"
+    fi
+}
+
+# Clients with a loop of their own, for `make clients`.
+agents() {
+    clients
+    python_env "$cache/agents" litellm==1.110.2 pydantic-ai-slim[openai]==2.68.0 langchain==1.5.2 langchain-openai==1.7.4
+    # It wants an older litellm.
+    python_env "$cache/agents/aider" aider-chat==0.86.2
+    local stamp="$cache/agents/planaria-node-packages"
+    local packages=(ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 zod@4.6.7 @openai/codex@0.171.0)
+    if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
+        say "installing ${packages[*]} for Node.js"
+        npm install --silent --no-audit --no-fund --prefix "$cache/agents" "${packages[@]}" >&2 \
             || fail "npm could not install ${packages[*]}"
         printf '%s' "${packages[*]}" >"$stamp"
     fi
@@ -217,9 +233,10 @@ case "${1:-}" in
     build) build ;;
     install) install_tools ;;
     tests) install_tools; clients; browser; network; systemd; prometheus; jaeger ;;
+    agents) agents ;;
     deny) cargo_deny ;;
     bench) bench ;;
     jaeger) jaeger ;;
     arm64) arm64 ;;
-    *) fail "usage: setup.sh build|install|tests|deny|bench|jaeger|arm64" ;;
+    *) fail "usage: setup.sh build|install|tests|agents|deny|bench|jaeger|arm64" ;;
 esac

@@ -159,6 +159,18 @@ impl Api {
     /// # Errors
     /// When the node does not begin a stream; with [`Refused`] if it says why.
     pub async fn events(&self, path: &str, body: &Value) -> Result<Events> {
+        self.begin(path, body, Framing::Events).await
+    }
+
+    /// The same of an answer that comes as lines of JSON, each of which is a chunk.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn lines(&self, path: &str, body: &Value) -> Result<Events> {
+        self.begin(path, body, Framing::Lines).await
+    }
+
+    async fn begin(&self, path: &str, body: &Value, framing: Framing) -> Result<Events> {
         let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
         let status = answer.status();
         if !status.is_success() {
@@ -171,7 +183,7 @@ impl Api {
                 words,
             })?;
         }
-        Ok(Events { bytes: answer.bytes_stream().boxed(), buffer: Vec::new() })
+        Ok(Events { bytes: answer.bytes_stream().boxed(), buffer: Vec::new(), framing })
     }
 
     /// Streams an answer; `on_chunk` sees every chunk as it comes.
@@ -223,10 +235,40 @@ pub enum Event {
     Done,
 }
 
-/// A stream of server-sent events, as it comes.
+/// How a stream is cut into events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Framing {
+    /// Server-sent events.
+    Events,
+    /// Lines of JSON.
+    Lines,
+}
+
+impl Framing {
+    /// Cuts the next event off a buffer, if it is whole.
+    fn cut(self, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
+        let end: &[u8] = match self {
+            Self::Events => b"\n\n",
+            Self::Lines => b"\n",
+        };
+        let at = buffer.windows(end.len()).position(|bytes| bytes == end)?;
+        Some(buffer.drain(..at + end.len()).collect())
+    }
+
+    /// What an event says, if it is no comment.
+    fn data(self, event: &str) -> Option<&str> {
+        match self {
+            Self::Events => event.lines().find_map(|line| line.strip_prefix("data: ")),
+            Self::Lines => Some(event.trim()).filter(|line| !line.is_empty()),
+        }
+    }
+}
+
+/// A stream of events, as it comes.
 pub struct Events {
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
     buffer: Vec<u8>,
+    framing: Framing,
 }
 
 impl Events {
@@ -236,10 +278,8 @@ impl Events {
     /// When the stream is cut in the middle of an event, or is none of ours.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         loop {
-            while let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\n\n") {
-                let event: Vec<u8> = self.buffer.drain(..end + 2).collect();
-                let event = std::str::from_utf8(&event)?;
-                match event.lines().find_map(|line| line.strip_prefix("data: ")) {
+            while let Some(event) = self.framing.cut(&mut self.buffer) {
+                match self.framing.data(std::str::from_utf8(&event)?) {
                     Some("[DONE]") => return Ok(Some(Event::Done)),
                     Some(data) => {
                         let chunk: Value = serde_json::from_str(data)?;
@@ -264,5 +304,29 @@ impl Events {
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Events({} bytes wait)", self.buffer.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_cut_where_its_events_end() {
+        let said = |framing: Framing, text: &str| {
+            let mut buffer = text.as_bytes().to_vec();
+            let mut said = Vec::new();
+            while let Some(event) = framing.cut(&mut buffer) {
+                let event = String::from_utf8(event).unwrap();
+                said.extend(framing.data(&event).map(str::to_owned));
+            }
+            (said, buffer.len())
+        };
+        let events = "event: a\ndata: {}\n\n: a comment\n\ndata: [DONE]\n\ndata: {";
+        assert_eq!(said(Framing::Events, events), (vec!["{}".to_owned(), "[DONE]".to_owned()], 7));
+        assert_eq!(
+            said(Framing::Lines, "{}\n\n[1]\n{"),
+            (vec!["{}".to_owned(), "[1]".to_owned()], 1)
+        );
     }
 }

@@ -14,15 +14,20 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use crate::api::Api;
-use crate::check::{Violation, back_at_base, plans_cover, ready_means, views_agree};
+use crate::check::{
+    Violation, as_asked, back_at_base, in_order, plans_cover, ready_means, views_agree,
+};
 use crate::collector::Collector;
+use crate::dialect::Kind;
 use crate::history::{Ask, Heard};
 use crate::network::Network;
 use crate::resources::Resources;
 use crate::scenario::{Scenario, World};
 use crate::schedule::Role;
 use crate::view::{StageSeen, View};
-use crate::{Cluster, NodeSpec, repository, wait_for, wait_for_up_to, write_fake_model};
+use crate::{
+    Cluster, NodeSpec, TEMPLATE, give_tools, repository, wait_for, wait_for_up_to, write_fake_model,
+};
 
 /// Its layers, whichever model it is.
 const LAYERS: u32 = 12;
@@ -53,9 +58,17 @@ impl Model {
         match self {
             Self::Exact => write_exact(folder, self.name(), world),
             Self::Demo => {
-                let demo = repository().join("engine/models/demo");
-                std::os::unix::fs::symlink(demo, folder.join(self.name()))?;
-                Ok(())
+                let (demo, own) =
+                    (repository().join("engine/models/demo"), folder.join(self.name()));
+                std::fs::create_dir(&own)?;
+                for file in std::fs::read_dir(demo)? {
+                    let file = file?;
+                    // It gets another, and the repository's is not to be written.
+                    if file.file_name() != TEMPLATE {
+                        std::os::unix::fs::symlink(file.path(), own.join(file.file_name()))?;
+                    }
+                }
+                give_tools(folder, self.name())
             }
         }
     }
@@ -76,7 +89,8 @@ fn write_exact(folder: &Path, name: &str, world: World) -> Result<()> {
         "max_position_embeddings": 1024, "step_micros": step_micros,
         "bytes_per_layer": bytes_per_layer,
     });
-    write_fake_model(folder, name, sizes)
+    write_fake_model(folder, name, sizes)?;
+    give_tools(folder, name)
 }
 
 /// Models that nobody asks for until a scenario does.
@@ -174,15 +188,13 @@ impl Arena {
                 spec = spec.with(&["--model", model]);
             }
             spec.arguments.extend(arena.collector.iter().flat_map(Collector::settings));
-            let index = arena.cluster.start(spec).await?;
+            let index = match &mut arena.network {
+                Some(network) => arena.cluster.start_behind(network, spec).await?,
+                None => arena.cluster.start(spec).await?,
+            };
             let node = arena.cluster.node(index)?;
             // The same port in every life, so that others find it again.
-            node.spec.listen = Some(node.listen.clone());
-            if let Some(network) = &mut arena.network {
-                let port = node.listen.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-                let port = port.with_context(|| format!("no port in {}", node.listen))?;
-                node.listen = network.attach(port).await?.to_string();
-            }
+            node.spec.listen.get_or_insert_with(|| node.listen.clone());
             arena.places.push(node.listen.clone());
         }
         let (_, found) = arena.whole().await;
@@ -195,6 +207,7 @@ impl Arena {
 
     async fn learn_probes(&mut self) -> Result<()> {
         let short = |model: &String| Ask {
+            kind: Kind::Tokens,
             model: model.clone(),
             prompt: vec![11, 12, 13, 14],
             draws: false,
@@ -341,12 +354,15 @@ impl Arena {
             asks.iter().filter(|ask| !self.undisturbed.contains_key(ask)).cloned().collect();
         let answers = join_all(unknown.iter().map(|ask| ask.hear(&api, Arc::default()))).await;
         for (ask, heard) in unknown.into_iter().zip(answers) {
-            let tokens = heard.tokens.len();
             ensure!(
-                heard.error.is_none() && heard.done && tokens == ask.tokens as usize,
-                "an undisturbed answer failed after {tokens} tokens: {:?}",
+                heard.error.is_none() && heard.done,
+                "an undisturbed answer ({:?}) failed after {} tokens: {:?}",
+                ask.kind,
+                heard.count(),
                 heard.error
             );
+            let wrong = as_asked(&ask, &heard).or_else(|| in_order(&heard));
+            ensure!(wrong.is_none(), "an undisturbed answer is wrong: {wrong:?}");
             self.undisturbed.insert(ask, heard);
         }
         let known = asks.iter().filter_map(|ask| self.undisturbed.get(ask).cloned());

@@ -1,6 +1,8 @@
 //! What must hold after every fault, as functions of what was seen from outside. Each has a planted
 //! violation in its test: a check that cannot fail is worth nothing.
 
+mod answers;
+
 use std::time::Duration;
 
 use serde::Serialize;
@@ -8,6 +10,8 @@ use serde::Serialize;
 use crate::history::Heard;
 use crate::resources::Resources;
 use crate::view::{NodeSeen, View};
+
+pub use answers::{as_asked, in_order, in_time, same_answer, same_as_far};
 
 /// Something that must hold and does not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -20,72 +24,6 @@ pub struct Violation {
 
 fn violation(check: &'static str, what: String) -> Violation {
     Violation { check, what }
-}
-
-/// The tokens, the end and the usage are those of the undisturbed answer.
-#[must_use]
-pub fn same_answer(expected: &Heard, heard: &Heard) -> Vec<Violation> {
-    let mut found = Vec::new();
-    if let Some(error) = &heard.error {
-        let so_far = heard.tokens.len();
-        found.push(violation("answer", format!("failed after {so_far} tokens: {error}")));
-    } else if !heard.done {
-        found.push(violation("answer", "ended without [DONE]".to_owned()));
-    }
-    found.extend(divergence(&expected.tokens, &heard.tokens));
-    if heard.error.is_none() {
-        if heard.finish != expected.finish {
-            let (was, is) = (&expected.finish, &heard.finish);
-            found.push(violation("finish", format!("{is:?} in place of {was:?}")));
-        }
-        if heard.usage != expected.usage {
-            let (was, is) = (expected.usage, heard.usage);
-            found.push(violation("usage", format!("{is:?} in place of {was:?}")));
-        }
-    }
-    found
-}
-
-/// The first place where tokens are others than they should be, and what happened there as far as one
-/// can tell.
-fn divergence(expected: &[u64], heard: &[u64]) -> Option<Violation> {
-    let same = expected.iter().zip(heard).take_while(|(a, b)| a == b).count();
-    let (rest, got) = (expected.get(same..)?, heard.get(same..)?);
-    if rest.is_empty() && got.is_empty() {
-        return None;
-    }
-    // A few tokens may be alike by chance.
-    let begins = |a: &[u64], b: &[u64]| {
-        let count = a.len().min(b.len()).min(8);
-        count > 0 && a.get(..count) == b.get(..count)
-    };
-    let how = if got.is_empty() {
-        format!("the last {} are missing", rest.len())
-    } else if rest.is_empty() {
-        format!("{} too many came", got.len())
-    } else if (1..=same).any(|back| begins(got, expected.get(same - back..).unwrap_or_default())) {
-        "some came twice".to_owned()
-    } else if (1..rest.len()).any(|skip| begins(got, rest.get(skip..).unwrap_or_default())) {
-        "some are missing".to_owned()
-    } else {
-        "others came".to_owned()
-    };
-    let of = expected.len();
-    Some(violation("tokens", format!("after {same} of {of} tokens {how}")))
-}
-
-/// As far as tokens came they are those of the undisturbed answer.
-#[must_use]
-pub fn same_as_far(expected: &Heard, heard: &Heard) -> Option<Violation> {
-    let so_far = expected.tokens.get(..heard.tokens.len()).unwrap_or(&expected.tokens);
-    divergence(so_far, &heard.tokens)
-}
-
-/// It ended in time, whichever way.
-#[must_use]
-pub fn in_time(heard: &Heard, deadline: Duration) -> Option<Violation> {
-    (heard.took > deadline)
-        .then(|| violation("deadline", format!("it took {:?}, not {deadline:?}", heard.took)))
 }
 
 /// A node that said it was ready for a model answered at once, and rightly. `whom` names both.
@@ -127,7 +65,8 @@ pub fn logged_at_most<'a>(
     found.into_iter().collect()
 }
 
-/// Every plan that is said to be ready covers each layer exactly once, on nodes that are not over.
+/// Every plan that is said to be ready covers each layer exactly once, and each unit of a layer that several nodes share, on
+/// nodes that are not over.
 #[must_use]
 pub fn plans_cover(view: &View, layers: u32) -> Vec<Violation> {
     let mut found = Vec::new();
@@ -139,9 +78,25 @@ pub fn plans_cover(view: &View, layers: u32) -> Vec<Violation> {
                 found.push(violation("coverage", what));
             }
             next = stage.layers.last() + 1;
-            let node = view.nodes.iter().find(|node| node.id == stage.node);
-            if node.is_none_or(NodeSeen::is_over) {
-                let what = format!("{} holds {} and is over", stage.name, stage.layers);
+            for member in stage.members() {
+                let node = view.nodes.iter().find(|node| node.id == member);
+                if node.is_none_or(NodeSeen::is_over) {
+                    let name = node.map_or(&stage.name, |node| &node.name);
+                    let what = format!("{name} holds {} and is over", stage.layers);
+                    found.push(violation("coverage", what));
+                }
+            }
+            let (mut unit, mut units) = (0, 0);
+            for rank in &stage.ranks {
+                if rank.first_unit != unit {
+                    let what =
+                        format!("{:?} begins with unit {}, not {unit}", rank.node, rank.first_unit);
+                    found.push(violation("coverage", what));
+                }
+                (unit, units) = (rank.last_unit + 1, rank.units);
+            }
+            if unit != units {
+                let what = format!("{} ends before unit {unit} of {units}", stage.name);
                 found.push(violation("coverage", what));
             }
         }
@@ -223,67 +178,12 @@ pub fn nobody_removed(before: &View, after: &View) -> Option<Violation> {
 
 #[cfg(test)]
 mod tests {
+    use planaria_config::NodeId;
     use serde_json::json;
 
+    use super::answers::tests::{heard, named};
     use super::*;
-
-    fn heard(tokens: impl IntoIterator<Item = u64>) -> Heard {
-        let tokens: Vec<u64> = tokens.into_iter().collect();
-        Heard {
-            usage: Some(tokens.len() as u64),
-            tokens,
-            finish: Some("length".to_owned()),
-            done: true,
-            took: Duration::from_secs(1),
-            ..Heard::default()
-        }
-    }
-
-    fn named(found: &[Violation], check: &str, words: &str) -> bool {
-        found.iter().any(|v| v.check == check && v.what.contains(words))
-    }
-
-    #[test]
-    fn an_answer_that_differs_in_anything_is_found() {
-        let right = heard(0..40);
-        assert_eq!(same_answer(&right, &right), []);
-        let twice = heard((0..20).chain(18..40));
-        assert!(named(
-            &same_answer(&right, &twice),
-            "tokens",
-            "after 20 of 40 tokens some came twice"
-        ));
-        let gap = heard((0..20).chain(23..40));
-        assert!(named(&same_answer(&right, &gap), "tokens", "some are missing"));
-        let other = heard((0..20).chain(100..120));
-        assert!(named(&same_answer(&right, &other), "tokens", "others came"));
-        let short = heard(0..37);
-        let found = same_answer(&right, &short);
-        assert!(named(&found, "tokens", "the last 3 are missing") && named(&found, "usage", "37"));
-        let long = heard(0..41);
-        assert!(named(&same_answer(&right, &long), "tokens", "1 too many"));
-        let stopped = Heard { finish: Some("stop".to_owned()), ..right.clone() };
-        assert!(named(&same_answer(&right, &stopped), "finish", "stop"));
-        let cut = Heard { done: false, ..right.clone() };
-        assert!(named(&same_answer(&right, &cut), "answer", "[DONE]"));
-        let failed = Heard { error: Some("gone".to_owned()), ..heard(0..3) };
-        assert!(named(&same_answer(&right, &failed), "answer", "failed after 3 tokens: gone"));
-    }
-
-    #[test]
-    fn what_came_of_a_cut_answer_must_be_right() {
-        let right = heard(0..40);
-        assert_eq!(same_as_far(&right, &heard(0..3)), None);
-        assert_eq!(same_as_far(&right, &heard(0..0)), None);
-        assert!(same_as_far(&right, &heard([0, 1, 3])).is_some());
-        assert!(same_as_far(&right, &heard(0..41)).is_some());
-    }
-
-    #[test]
-    fn an_answer_that_takes_too_long_is_found() {
-        assert_eq!(in_time(&heard(0..3), Duration::from_secs(1)), None);
-        assert!(in_time(&heard(0..3), Duration::from_millis(999)).is_some());
-    }
+    use crate::view::RankSeen;
 
     #[test]
     fn a_node_that_was_not_ready_after_all_is_found() {
@@ -346,6 +246,27 @@ mod tests {
         let dead = plans_cover(&view(&[(1, 0, 5), (2, 6, 11)], &["alive", "down"]), 12);
         assert!(named(&dead, "coverage", "n2"));
         assert!(!plans_cover(&view(&[(3, 0, 11)], &alive), 12).is_empty(), "nobody knows it");
+    }
+
+    #[test]
+    fn a_group_that_lacks_a_unit_or_names_the_dead_is_found() {
+        let group = |units: &[(u8, u16, u16)], states: &[&str]| {
+            let mut view = view(&[(1, 0, 11)], states);
+            let rank = |(node, first_unit, last_unit)| RankSeen {
+                node: NodeId::from_bytes([node; 32]),
+                first_unit,
+                last_unit,
+                units: 8,
+            };
+            view.models[0].stages[0].ranks = units.iter().copied().map(rank).collect();
+            plans_cover(&view, 12)
+        };
+        let alive = ["alive", "alive"];
+        assert_eq!(group(&[(1, 0, 4), (2, 5, 7)], &alive), []);
+        assert!(named(&group(&[(1, 0, 4), (2, 6, 7)], &alive), "coverage", "not 5"));
+        assert!(named(&group(&[(1, 0, 4), (2, 5, 6)], &alive), "coverage", "before unit 7 of 8"));
+        let dead = group(&[(1, 0, 4), (2, 5, 7)], &["alive", "down"]);
+        assert!(named(&dead, "coverage", "n2"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Several nodes, as a person would start them: on loopback, or each on a machine of its own.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -8,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::api::Api;
 use crate::lan::Machine;
+use crate::network::Network;
 use crate::process::{Process, is_running, signal};
 use crate::view::ModelSeen;
 use crate::wait_for;
@@ -191,6 +193,20 @@ impl Cluster {
     pub async fn start(&mut self, spec: NodeSpec) -> Result<usize> {
         let process = self.spawn(&spec)?;
         self.adopt(spec, process).await
+    }
+
+    /// The same for a node that others reach through this network only, at the same port in every life. Nodes have the
+    /// numbers there that they have here, if all are started so.
+    ///
+    /// # Errors
+    /// When it does not come up, or the network has no address for it.
+    pub async fn start_behind(&mut self, network: &mut Network, spec: NodeSpec) -> Result<usize> {
+        let index = self.start(spec).await?;
+        let node = self.node(index)?;
+        let at: SocketAddr = node.listen.parse().with_context(|| node.listen.clone())?;
+        node.spec.listen = Some(node.listen.clone());
+        node.listen = network.attach(at.port()).await?.to_string();
+        Ok(index)
     }
 
     /// Starts a node and waits for nothing.

@@ -1,4 +1,4 @@
-//! What a client asked for and what it saw, with the time of every token.
+//! What a client asked for and what it saw, with the time of every piece of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,30 +6,37 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::api::{Api, Event, Refused};
+use crate::dialect::{Kind, Listener};
 
-/// A request for a stream of tokens.
+/// A request for a stream.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Ask {
+    /// In which dialect, and for what.
+    pub kind: Kind,
     /// The model.
     pub model: String,
-    /// Ids of the prompt.
+    /// Ids of the prompt. Where a dialect takes words they are made of these.
     pub prompt: Vec<u32>,
     /// Whether tokens are drawn (at temperature 0.9), or the likeliest taken.
     pub draws: bool,
     /// For drawing.
     pub seed: u32,
-    /// As many tokens are wanted.
+    /// As many tokens are wanted; about as many, where the answer has a form.
     pub tokens: u32,
 }
 
 /// What came.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Heard {
-    /// The tokens.
+    /// The tokens, of [`Kind::Tokens`].
     pub tokens: Vec<u64>,
+    /// What was said, of all other kinds.
+    pub said: Said,
+    /// The first thing that did not come where it should.
+    pub misplaced: Option<String>,
     /// When each piece of the answer came, since the request was sent.
     pub times: Vec<Duration>,
     /// The finish reason.
@@ -42,7 +49,7 @@ pub struct Heard {
     pub refused: Option<u16>,
     /// When the node asked to be asked again, at last.
     pub retry_after: Option<Duration>,
-    /// Whether `[DONE]` came last.
+    /// Whether `[DONE]` came last, or what ends an answer in its dialect.
     pub done: bool,
     /// How often the node asked to be asked again, before its answer began.
     pub retries: u32,
@@ -50,21 +57,46 @@ pub struct Heard {
     pub took: Duration,
 }
 
+/// What a client has parsed of an answer in the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Said {
+    /// The text.
+    pub text: String,
+    /// What was thought before.
+    pub thoughts: String,
+    /// The calls.
+    pub calls: Vec<Call>,
+}
+
+/// A call of a tool.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Call {
+    /// The tool.
+    pub name: String,
+    /// JSON, as it came.
+    pub arguments: String,
+}
+
+impl Call {
+    pub(crate) fn to(name: &str) -> Self {
+        Self { name: name.to_owned(), arguments: String::new() }
+    }
+}
+
+impl Said {
+    /// Bytes of words, and calls: it grows with everything that comes.
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let arguments: usize = self.calls.iter().map(|call| call.arguments.len()).sum();
+        (self.text.len() + self.thoughts.len() + arguments, self.calls.len())
+    }
+}
+
 /// As often the SDKs of `OpenAI` ask again by themselves.
 const RETRIES: u32 = 2;
 
 impl Ask {
-    fn body(&self) -> Value {
-        json!({
-            "model": self.model, "prompt": self.prompt, "max_tokens": self.tokens,
-            "temperature": if self.draws { 0.9 } else { 0.0 }, "seed": self.seed,
-            "ignore_eos": true, "return_token_ids": true,
-            "stream": true, "stream_options": {"include_usage": true},
-        })
-    }
-
-    /// Asks, as clients do, and takes down what comes. `seen` counts the tokens as they come. A node that
-    /// cannot be reached, or goes away in the middle, is an error that was heard.
+    /// Asks, as clients do, and takes down what comes. `seen` counts the tokens as they come, or the pieces where tokens do
+    /// not show. A node that cannot be reached, or goes away in the middle, is an error that was heard.
     pub async fn hear(&self, api: &Api, seen: Arc<AtomicUsize>) -> Heard {
         self.hear_patiently(api, seen, RETRIES).await
     }
@@ -74,18 +106,23 @@ impl Ask {
         self.hear_patiently(api, seen, 0).await
     }
 
-    /// Asks for the whole answer at once, once.
+    /// Asks for the whole answer at once, once. Only an answer of [`Kind::Tokens`] is understood so.
     pub async fn hear_whole(&self, api: &Api) -> Heard {
         let begun = Instant::now();
+        if self.kind != Kind::Tokens {
+            let error = format!("{:?} is heard as a stream only", self.kind);
+            return Heard { error: Some(error), ..Heard::default() };
+        }
         let mut body = self.body();
         if let Some(fields) = body.as_object_mut() {
             fields.remove("stream_options");
             fields.insert("stream".to_owned(), Value::Bool(false));
         }
         let mut heard = Heard::default();
-        match api.post("/v1/completions", &body).await {
+        match api.post(self.kind.path(), &body).await {
             Ok((200, answer)) => {
-                heard.take_in(&answer);
+                let mut listener = Listener::of(self.kind);
+                listener.take_in(&Event::Chunk(answer), &mut heard);
                 heard.done = true;
             }
             Ok((status, answer)) => {
@@ -127,23 +164,16 @@ impl Ask {
         begun: Instant,
         seen: &AtomicUsize,
     ) -> Result<()> {
-        let mut events = api.events("/v1/completions", &self.body()).await?;
+        let (path, body) = (self.kind.path(), self.body());
+        let mut events = match self.kind.is_in_lines() {
+            true => api.lines(path, &body).await?,
+            false => api.events(path, &body).await?,
+        };
+        let mut listener = Listener::of(self.kind);
         while let Some(event) = events.next().await? {
-            let chunk = match event {
-                Event::Chunk(chunk) => chunk,
-                Event::Done => {
-                    heard.done = true;
-                    continue;
-                }
-                Event::Error(error) => {
-                    let words = error.get("message").and_then(Value::as_str).map(str::to_owned);
-                    heard.error = Some(words.unwrap_or_else(|| error.to_string()));
-                    continue;
-                }
-            };
-            if heard.take_in(&chunk) {
+            if listener.take_in(&event, heard) {
                 heard.times.push(begun.elapsed());
-                seen.store(heard.tokens.len(), Ordering::Relaxed);
+                seen.store(heard.tokens.len().max(heard.times.len()), Ordering::Relaxed);
             }
         }
         Ok(())
@@ -151,16 +181,11 @@ impl Ask {
 }
 
 impl Heard {
-    /// A part of an answer, or all of it; whether it had tokens.
-    fn take_in(&mut self, part: &Value) -> bool {
-        let ids = part.pointer("/choices/0/token_ids").and_then(Value::as_array);
-        let before = self.tokens.len();
-        self.tokens.extend(ids.into_iter().flatten().filter_map(Value::as_u64));
-        let finish = part.pointer("/choices/0/finish_reason").and_then(Value::as_str);
-        self.finish = finish.map(str::to_owned).or_else(|| self.finish.take());
-        let usage = part.pointer("/usage/completion_tokens").and_then(Value::as_u64);
-        self.usage = usage.or(self.usage);
-        self.tokens.len() > before
+    /// Tokens that came: where they do not show, as many as the answer says.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        let told = self.usage.and_then(|usage| usize::try_from(usage).ok());
+        if self.tokens.is_empty() { told.unwrap_or(0) } else { self.tokens.len() }
     }
 
     /// The longest time in which nothing came, from the request to the end.

@@ -190,8 +190,11 @@ async fn rounds(binary: &Path, scenario: &Scenario, flags: &RunFlags) -> Result<
         );
         let result = play(&mut arena, scenario, drawn).await;
         let result = result.with_context(|| format!("{round_again}\n{}", arena.cluster.logs()))?;
-        let pause = result.pauses.iter().max().copied().unwrap_or_default();
-        say(&format!("{} {round}: {}; longest pause {pause:?}", scenario.name, result.proof))?;
+        let pause = match result.pauses.iter().max() {
+            Some(longest) => format!("longest pause {longest:?}"),
+            None => "no pauses to be seen".to_owned(),
+        };
+        say(&format!("{} {round}: {}; {pause}", scenario.name, result.proof))?;
         for violation in &result.violations {
             say(&format!("  {}: {}", violation.check, violation.what))?;
         }

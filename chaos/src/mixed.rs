@@ -10,6 +10,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::check::{Violation, same_answer};
+use crate::dialect::Kind;
 use crate::history::{Ask, Heard};
 use crate::view::View;
 use crate::{Cluster, NodeSpec, wait_for, write_fake_model};
@@ -236,7 +237,9 @@ impl Pair {
 
 fn ask(model: &str) -> Ask {
     let prompt = (0..40).map(|number| 10 + number * 7).collect();
-    Ask { model: model.to_owned(), prompt, draws: true, seed: 3, tokens: 200 }
+    // The other build may know no dialects.
+    let kind = Kind::Tokens;
+    Ask { kind, model: model.to_owned(), prompt, draws: true, seed: 3, tokens: 200 }
 }
 
 /// The build that others are held against, beside the one under test.

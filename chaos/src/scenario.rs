@@ -71,6 +71,8 @@ pub enum Fault {
     AbortWorker,
     /// A worker does not go on, and does not end.
     StopWorker,
+    /// What computes on a node runs for a tenth of the time, for as long as answers run.
+    SlowWorker,
     /// A part of a node panics.
     PanicActor,
     /// So does what answers one of its clients.

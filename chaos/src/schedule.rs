@@ -6,6 +6,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde::Serialize;
 
+use crate::dialect::Kind;
 use crate::history::Ask;
 
 /// Whom it hits: a node by its place in the pipeline, or the one that plans.
@@ -50,7 +51,7 @@ pub struct Drawn {
     pub role: Role,
     /// When.
     pub phase: Phase,
-    /// In decode: after so many tokens of each answer.
+    /// In decode: after so many tokens of each answer whose tokens are seen as they come.
     pub after: usize,
     /// How long it lasts, or the pause between two harms.
     pub lasts: Duration,
@@ -78,6 +79,7 @@ impl Drawn {
         };
         let tokens = if streams == 1 { 400 } else { 150 };
         let asks = (0..streams).map(|_| Ask {
+            kind: Kind::Tokens,
             model: model.to_owned(),
             prompt: (0..prompt_tokens).map(|_| dice.random_range(10..700)).collect(),
             draws,
@@ -86,14 +88,24 @@ impl Drawn {
         });
         let asks = asks.collect();
         let (least, most) = range.millis;
-        Self {
+        let drawn = Self {
             role: *pick(&mut dice, &roles).unwrap_or(&Role::First),
             phase,
             after: dice.random_range(5..60),
             lasts: Duration::from_millis(dice.random_range(least..=most.max(least))),
             choice: dice.random_range(0..1 << 16),
             asks,
+        };
+        drawn.in_all_dialects(dice.random_range(0..Kind::MIX.len()))
+    }
+
+    /// Gives each answer a kind: of eight at once each dialect has one.
+    fn in_all_dialects(mut self, first: usize) -> Self {
+        let kinds = Kind::MIX.iter().cycle().skip(first);
+        for (ask, kind) in self.asks.iter_mut().zip(kinds) {
+            ask.kind = *kind;
         }
+        self
     }
 }
 
@@ -134,6 +146,11 @@ mod tests {
         assert!(rounds.iter().any(|drawn| drawn.phase == Phase::Prefill));
         assert!(rounds.iter().any(|drawn| drawn.asks.len() == MANY && drawn.asks[0].draws));
         assert!(rounds.iter().any(|drawn| drawn.asks.len() == 1 && !drawn.asks[0].draws));
+        for kind in Kind::MIX {
+            let has = |drawn: &Drawn| drawn.asks.iter().any(|ask| ask.kind == kind);
+            assert!(rounds.iter().any(|drawn| drawn.asks.len() == 1 && has(drawn)), "{kind:?}");
+            assert!(rounds.iter().all(|drawn| drawn.asks.len() == 1 || has(drawn)), "{kind:?}");
+        }
         let millis = rounds.iter().map(|drawn| drawn.lasts.as_millis());
         assert!(millis.clone().all(|millis| (10..=20).contains(&millis)));
         // They fit the context that nodes are started with.

@@ -27,6 +27,7 @@ use self::figures::{Part, Sample, level};
 use self::presence::Presence;
 use crate::arena::{Arena, Model, SPARES};
 use crate::check::Violation;
+use crate::dialect::Kind;
 use crate::history::{Ask, Heard};
 use crate::process::{is_running, signal};
 use crate::scenario::Scenario;
@@ -134,6 +135,7 @@ async fn known(arena: &mut Arena, dice: &mut StdRng) -> Result<Vec<(Ask, Heard)>
     for number in 0..KNOWN {
         let length = dice.random_range(4..120);
         let ask = Ask {
+            kind: Kind::Tokens,
             model: model.clone(),
             prompt: (0..length).map(|_| dice.random_range(10..700)).collect(),
             draws: number % 2 == 1,

@@ -78,6 +78,12 @@ pub struct StageSeen {
 pub struct RankSeen {
     /// Who.
     pub node: NodeId,
+    /// The first of its units.
+    pub first_unit: u16,
+    /// The last of them.
+    pub last_unit: u16,
+    /// Units of each layer.
+    pub units: u16,
 }
 
 impl StageSeen {

@@ -19,8 +19,8 @@ pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
     CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, LogFormat, Machine, Mistake,
-    Origin, Overrides, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue, Settings,
-    Strategy, THREADS, TraceProtocol, TraceRatio,
+    Origin, Overrides, Parsers, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue,
+    Settings, Strategy, THREADS, TraceProtocol, TraceRatio,
 };
 pub use units::{ByteSize, InvalidByteSize};
 

@@ -43,7 +43,15 @@ pub struct Machine<'a> {
     pub name: &'a str,
     /// The kernels that `kernels` can choose among, the fastest first; none where MLX has its own.
     pub kernels: &'a [&'static str],
+    /// The formats that `tool-parser` can choose among.
+    pub tool_formats: &'a [&'static str],
+    /// The formats that `reasoning-parser` can choose among.
+    pub reasoning_formats: &'a [&'static str],
 }
+
+/// How the answers of models are read where that is not to be found out: a format's name (`none` for none), of one model or
+/// of all others.
+pub type Parsers = Vec<(Option<ModelName>, &'static str)>;
 
 /// The effective settings of a node. Each field is described in [`SETTINGS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,6 +100,10 @@ pub struct Settings {
     pub replan_after: Duration,
     /// Key `standby`.
     pub standby: bool,
+    /// Key `tool-parser`.
+    pub tool_parsers: Parsers,
+    /// Key `reasoning-parser`.
+    pub reasoning_parsers: Parsers,
     /// Key `max-queued`.
     pub max_queued: u32,
     /// Key `prefill-chunk`.
@@ -241,6 +253,10 @@ impl Settings {
         let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1..=4096));
         let replan_after = layers.one("replan-after", duration);
         let standby = layers.one("standby", switch);
+        let parser = |text: &str, formats: &[&'static str]| values::parser(text, formats);
+        let tool_parsers = layers.many("tool-parser", |text| parser(text, machine.tool_formats));
+        let reasoning_parsers =
+            layers.many("reasoning-parser", |text| parser(text, machine.reasoning_formats));
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0..=65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1..=65_536));
         let boundary_logs = layers.one("boundary-logs", |text| text.parse().map_err(said));
@@ -276,6 +292,8 @@ impl Settings {
             plan_streams: plan_streams?,
             replan_after: replan_after?,
             standby: standby?,
+            tool_parsers: tool_parsers?,
+            reasoning_parsers: reasoning_parsers?,
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
             boundary_logs: boundary_logs?,

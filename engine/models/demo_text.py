@@ -1,8 +1,9 @@
 """The text that the demo model learns from: little conversations, from a grammar.
 
 `documents(seed)` yields documents without end. A document is a list of
-`(role, text)` with the roles system, user and assistant, or one `("text", ...)`
-for plain prose. The same seed yields the same documents.
+`(role, text)` with the roles system, user, assistant, tools (the list of them)
+and tool (what one said), or one `("text", ...)` for plain prose, or one
+`("drill", ...)`, to be said four times. The same seed yields the same documents.
 
 The facts are in `demo_facts.py`; here is how they become questions, answers,
 stories and everything else that a person may try on a demo.
@@ -14,6 +15,7 @@ from demo_facts import (
     ANIMALS, ASSISTANT, CAST, COLOURS, GREETINGS, HELPERS, JOKES, LISTS, MIXES,
     OPPOSITES, PLACES, POEMS, SYSTEM, TOPICS, UNKNOWN,
 )
+from demo_tools import drill, thought, with_tools
 
 ONES = ("zero one two three four five six seven eight nine ten eleven twelve thirteen "
         "fourteen fifteen sixteen seventeen eighteen nineteen twenty").split()
@@ -23,11 +25,17 @@ MONTHS = ("January February March April May June July August September October "
 SEASONS = ["spring", "summer", "autumn", "winter"]
 
 
-def documents(seed):
-    """Documents without end, always the same for a seed."""
+def documents(seed, shares=(0.0, 0.3)):
+    """Documents without end, always the same for a seed. `shares`: of drills, and of conversations with tools."""
     rng = random.Random(seed)
+    drills, tools = shares
     while True:
-        if rng.random() < 0.06:
+        kind = rng.random()
+        if kind < drills:
+            yield [("drill", drill(rng))]
+        elif kind < drills + tools:
+            yield with_tools(rng, small_talk)
+        elif rng.random() < 0.06:
             yield [("text", plain(rng))]
         else:
             yield conversation(rng)
@@ -38,11 +46,19 @@ def conversation(rng):
     turns = []
     if rng.random() < 0.15:
         turns.append(("system", rng.choice(SYSTEM)))
-    kinds, weights = zip(*KINDS)
     for _ in range(rng.choices([1, 2, 3, 4], [70, 20, 7, 3])[0]):
-        question, answer = rng.choices(kinds, weights)[0](rng)
-        turns += [("user", as_typed(rng, question)), ("assistant", answer)]
+        question, answer = small_talk(rng)
+        turns += [("user", question), ("assistant", answer)]
     return turns
+
+
+def small_talk(rng):
+    """A question that needs no tool, as it is typed, and its answer; sometimes with the thought before it."""
+    kinds, weights = zip(*KINDS)
+    kind = rng.choices(kinds, weights)[0]
+    question, answer = kind(rng)
+    before = thought(rng, kind.__name__) if rng.random() < 0.12 else ""
+    return as_typed(rng, question), before + answer
 
 
 def plain(rng):

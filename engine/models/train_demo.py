@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
 """Trains Planaria's demo model: a Llama of 12 layers that speaks plain sentences.
 
-The text comes from `demo_text.py`, so nothing is downloaded. The result is a
-directory in the usual Hugging Face layout, `engine/models/demo`.
+The text comes from `demo_text.py` and `demo_tools.py`, so nothing is downloaded. The
+result is a directory in the usual Hugging Face layout, `engine/models/demo`.
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install "mlx[cpu]==0.32.2" mlx-lm tokenizers
     /tmp/venv/bin/python engine/models/train_demo.py
 
-    /tmp/venv/bin/python engine/models/train_demo.py --from engine/models/demo --steps 1400 --lr 0.01 --seed 2
+    train="/tmp/venv/bin/python engine/models/train_demo.py --from engine/models/demo"
+    $train --round drills --steps 650 --lr 0.02 --seed 2
+    $train --round tools --steps 2200 --lr 0.012 --seed 3
+    $train --round talk --steps 600 --lr 0.012 --seed 4
 
-The second round makes it hold on to what was asked. Together they take about an
-hour on two idle cores. On Linux the BLAS in the MLX wheel is slow: replace
-mlx_cpu.libs/libblas-*.so.3* by a link to Debian's OpenBLAS first. The same
-arguments on the same machine give the same model.
+The later rounds make it hold on to what was asked, copy it into the calls of tools,
+and still end a story well. Together they take some two hours on two cores. On Linux the
+BLAS in the MLX wheel is slow: replace mlx_cpu.libs/libblas-*.so.3* by a link to
+Debian's OpenBLAS first. The same arguments on the same machine give the same model.
 """
 
 import argparse
@@ -35,9 +38,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from demo_text import documents
 
 HERE = Path(__file__).resolve().parent
-PAD, BOS, END, SYSTEM, USER, ASSISTANT = range(6)
-SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-ROLES = {"system": SYSTEM, "user": USER, "assistant": ASSISTANT}
+PAD, BOS, END = range(3)
+SPECIAL = ["<|pad|>", "<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tools|>", "<|tool|>"]
+# They are read in answers, so they are tokens, but not special ones.
+MARKERS = ["<tool_call>", "</tool_call>", "<think>", "</think>"]
 
 CONFIG = {
     "architectures": ["LlamaForCausalLM"],
@@ -66,14 +70,31 @@ CONFIG = {
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
+{%- if tools %}
+    {{- '<|tools|>' }}
+    {%- for tool in tools %}
+        {{- '' if loop.first else '\\n' }}
+        {{- tool.function.name ~ '(' ~ ((tool.function.parameters or {}).properties or {}) | list | join(', ') ~ ')' }}
+    {%- endfor %}
+    {{- '<|end|>' }}
+{%- endif %}
 {%- for message in messages %}
-    {%- if message['role'] not in ['system', 'user', 'assistant'] %}
-        {{- raise_exception('the roles are system, user and assistant, not ' ~ message['role']) }}
+    {%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}
+        {{- raise_exception('the roles are system, user, assistant and tool, not ' ~ message['role']) }}
     {%- endif %}
-    {{- '<|' ~ message['role'] ~ '|>' ~ message['content'] | trim ~ '<|end|>' }}
+    {{- '<|' ~ message['role'] ~ '|>' }}
+    {%- if message.reasoning_content %}
+        {{- '<think>' ~ message.reasoning_content ~ '</think>' }}
+    {%- endif %}
+    {{- (message['content'] or '') | trim }}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<tool_call>{"name": "' ~ call.function.name ~ '", "arguments": ' }}
+        {{- call.function.arguments | tojson ~ '}</tool_call>' }}
+    {%- endfor %}
+    {{- '<|end|>' }}
 {%- endfor %}
 {%- if add_generation_prompt %}
-    {{- '<|assistant|>' }}
+    {{- '<|assistant|>' ~ ('<think>' if enable_thinking else '') }}
 {%- endif %}
 """
 
@@ -82,10 +103,15 @@ QUESTIONS = ["Hello!", "Who are you?", "What is a planarian?", "Tell me a story 
              "What happens when a machine dies?", "Count from 3 to 9.", "What color is the sky?",
              "Write a poem about the rain.", "What is the capital of France?"]
 
-# Share of the steps, tokens in a row, rows in a step. Short rows are cheap and teach
-# the words, long rows teach the end of a long story.
-PHASES = [(0.45, 128, 8), (0.40, 256, 4), (0.15, 512, 2)]
-LATER_PHASES = [(0.30, 128, 8), (0.40, 256, 4), (0.30, 512, 2)]
+# Of each round: share of the steps, tokens in a row, rows in a step, and the shares of drills and of tools in the
+# text. Short rows are cheap and teach the words, long rows teach the end of a long story. Drills teach to copy what
+# was read, which this model does not learn from conversations alone, and calls of tools are made of that.
+ROUNDS = {
+    "first": [(0.45, 128, 8, (0.0, 0.3)), (0.40, 256, 4, (0.0, 0.3)), (0.15, 512, 2, (0.0, 0.3))],
+    "drills": [(1.00, 64, 16, (0.7, 0.3))],
+    "tools": [(0.65, 128, 8, (0.15, 0.55)), (0.25, 256, 4, (0.05, 0.4)), (0.10, 512, 2, (0.0, 0.3))],
+    "talk": [(0.40, 256, 4, (0.02, 0.35)), (0.60, 512, 2, (0.0, 0.25))],
+}
 
 
 def main():
@@ -112,6 +138,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=str(HERE / "demo"), help="directory to write (default: engine/models/demo)")
     parser.add_argument("--from", dest="start", help="go on from this model instead of beginning anew")
+    parser.add_argument("--round", choices=ROUNDS, default="first")
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--lr", type=float, default=0.02, help="peak learning rate of the layers; a fifth of it elsewhere")
     parser.add_argument("--seed", type=int, default=1)
@@ -130,35 +157,43 @@ def train_tokenizer(seed):
     source = documents(seed)
     texts = (text for _ in range(8000) for _, text in next(source))
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=CONFIG["vocab_size"], special_tokens=SPECIAL, show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=CONFIG["vocab_size"], show_progress=False,
+        special_tokens=SPECIAL + MARKERS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", BOS)])
-    return tokenizer
+    described = json.loads(tokenizer.to_str())
+    for token in described["added_tokens"]:
+        token["special"] = token["content"] not in MARKERS
+    return Tokenizer.from_str(json.dumps(described))
 
 
 def encode(tokenizer, document):
     """Ids of a document as the chat template renders it, and how much each one counts.
 
     What the assistant says counts in full. Questions count little: people word them
-    as they like, and a small model should not spend itself on guessing them.
+    as they like, and a small model should not spend itself on guessing them. That it
+    is to think does not count at all: the chat template says so, never the model.
     """
     ids, weights = [BOS], [0.0]
+    think = tokenizer.token_to_id("<think>")
     for role, text in document:
         spoken = tokenizer.encode(text, add_special_tokens=False).ids
         if role == "text":
             ids += spoken + [END]
             weights += [0.5] + [1.0] * len(spoken)
+        elif role == "drill":
+            ids += spoken * 4 + [END]
+            weights += [0.0] * (len(spoken) + 1) + [1.0] * (3 * len(spoken))
         else:
             weight = 1.0 if role == "assistant" else 0.05
-            ids += [ROLES[role]] + spoken + [END]
-            weights += [0.05] + [weight] * (len(spoken) + 1)
+            ids += [tokenizer.token_to_id(f"<|{role}|>")] + spoken + [END]
+            weights += [0.05] + [0.0 if token == think else weight for token in spoken] + [weight]
     return ids, weights
 
 
-def batches(tokenizer, seed, length, rows):
+def batches(tokenizer, seed, length, rows, shares):
     """Batches without end; each row begins with a document and is filled with more."""
-    source = documents(seed)
+    source = documents(seed, shares)
     while True:
         ids = np.full((rows, length + 1), PAD, np.int32)
         weights = np.zeros((rows, length + 1), np.float32)
@@ -312,10 +347,10 @@ def train(params, tokenizer, args, out):
         return loss, optimizer.apply_gradients(grads, state)
 
     started, mean, done, tokens = time.time(), None, 0, 0
-    phases = LATER_PHASES if args.start else PHASES
-    for phase, (share, length, rows) in enumerate(phases):
+    phases = ROUNDS[args.round]
+    for phase, (share, length, rows, shares) in enumerate(phases):
         last = args.steps if phase == len(phases) - 1 else done + round(share * args.steps)
-        source = batches(tokenizer, args.seed + 1000 * (phase + 1), length, rows)
+        source = batches(tokenizer, args.seed + 1000 * (phase + 1), length, rows, shares)
         compiled = mx.compile(step, inputs=[optimizer.state], outputs=[optimizer.state])
         while done < last:
             loss, params = compiled(params, *next(source))

@@ -11,7 +11,7 @@ mod working;
 
 pub(crate) use self::parts::{Need, Part};
 pub use self::units::{FeedForwardUnit, LayerShare, RankUnits, Share, Uncuttable};
-pub use self::working::{HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
+pub use self::working::{FORM_TOKEN_BYTES, HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
 
 /// A whole model, from the embedding to the head.
 #[derive(Debug, Clone, PartialEq)]

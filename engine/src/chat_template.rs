@@ -5,6 +5,7 @@
 //! template never comes from a request.
 
 mod calendar;
+mod chat;
 mod cost;
 mod environment;
 mod source;
@@ -14,9 +15,10 @@ use std::io;
 
 use jiff::tz::TimeZone;
 use minijinja::{Environment, ErrorKind, Value};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use self::chat::{Arguments, END_MARK, of_json};
+pub use self::chat::{Chat, ChatMessage, Ending, ToolCall};
 use self::environment::Raised;
 pub(crate) use self::source::find as find_source;
 use crate::model_dir::{ModelDir, ModelError};
@@ -29,28 +31,28 @@ const BASE_FUEL: u64 = 200_000;
 const FUEL_PER_MESSAGE: u64 = 2_000;
 /// Fuel for each byte of the messages: templates trim, split and copy them a few times over.
 const FUEL_PER_BYTE: u64 = 1;
+/// Fuel for each byte of tools and variables: some templates write a schema property by property.
+const FUEL_PER_EXTRA_BYTE: u64 = 20;
 /// Output for what a template adds to the messages, as tool instructions or a system prompt.
 const BASE_OUTPUT_BYTES: usize = 256 << 10;
 /// Output for each message beyond its content, and for each byte of it.
 const OUTPUT_PER_MESSAGE: usize = 1 << 10;
 const OUTPUT_PER_BYTE: usize = 4;
 
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChatMessage {
-    /// `system`, `user`, `assistant` or what else the template knows.
-    pub role: String,
-    /// What was said.
-    pub content: String,
-}
-
 /// A model's chat template, or the knowledge that it has none.
 #[derive(Debug)]
 pub struct ChatTemplate {
-    compiled: Result<Environment<'static>, ChatError>,
+    compiled: Result<Compiled, ChatError>,
     special_tokens: Vec<(String, String)>,
     /// `None` is the zone of this machine, wherever it is by then.
     zone: Option<TimeZone>,
+}
+
+/// A template that can be run.
+#[derive(Debug)]
+struct Compiled {
+    environment: Environment<'static>,
+    source: String,
 }
 
 /// Why messages could not be turned into a prompt.
@@ -80,8 +82,7 @@ impl ChatTemplate {
     pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
         let settings = TokenizerSettings::open(model.path())?;
         let source = find_source(model.path(), &settings)?;
-        let compiled =
-            source.ok_or(ChatError::NoTemplate).and_then(|source| environment::compile(&source));
+        let compiled = source.ok_or(ChatError::NoTemplate).and_then(Compiled::of);
         let special_tokens = settings.special_tokens().clone().into_iter().collect();
         Ok(Self { compiled, special_tokens, zone: None })
     }
@@ -101,34 +102,61 @@ impl ChatTemplate {
         self.compiled.as_ref().map(|_| ()).map_err(ChatError::clone)
     }
 
-    /// The prompt for `messages`, special tokens included, and with the beginning of an answer if
-    /// `add_generation_prompt`. `now`, in seconds since 1970 (UTC), is what templates take for
-    /// the present, and show as clocks here do.
+    /// Its source; empty if there is none that can be used.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        self.compiled.as_ref().map_or("", |compiled| compiled.source.as_str())
+    }
+
+    /// Whether it has the name of this input, such as `tools`, anywhere as a word of its own.
+    #[must_use]
+    pub fn reads(&self, input: &str) -> bool {
+        let is_word = |c: char| c.is_alphanumeric() || c == '_';
+        let mut words = self.source().split(|c| !is_word(c));
+        words.any(|word| word == input)
+    }
+
+    /// The prompt for `chat`, special tokens included. `now`, in seconds since 1970 (UTC), is what templates
+    /// take for the present, and show as clocks here do.
+    ///
+    /// Arguments of calls are objects for the template, as Hugging Face has them. A template that adds them to
+    /// a text fails with that, and is run again with their JSON text.
     ///
     /// # Errors
     /// See [`ChatError`].
-    pub fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-        now: i64,
-    ) -> Result<String, ChatError> {
+    pub fn render(&self, chat: &Chat, now: i64) -> Result<String, ChatError> {
+        if chat.ending == Ending::Continue {
+            let rendered = self.render_whole(&chat.marked_at_its_end(), now)?;
+            return cut_at_mark(rendered);
+        }
+        self.render_whole(chat, now)
+    }
+
+    fn render_whole(&self, chat: &Chat, now: i64) -> Result<String, ChatError> {
+        match self.run(chat, Arguments::Object, now) {
+            Err(ChatError::Broken(_)) if chat.has_calls() => self.run(chat, Arguments::Text, now),
+            rendered => rendered,
+        }
+    }
+
+    fn run(&self, chat: &Chat, arguments: Arguments, now: i64) -> Result<String, ChatError> {
         let compiled = self.compiled.as_ref().map_err(ChatError::clone)?;
-        let bytes: usize = messages.iter().map(|m| m.role.len() + m.content.len()).sum();
+        let (messages, bytes, others) = (chat.messages.len(), chat.bytes(), chat.extra_bytes());
         let fuel = BASE_FUEL
-            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages.len() as u64))
-            .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64));
+            .saturating_add(FUEL_PER_MESSAGE.saturating_mul(messages as u64))
+            .saturating_add(FUEL_PER_BYTE.saturating_mul(bytes as u64))
+            .saturating_add(FUEL_PER_EXTRA_BYTE.saturating_mul(others as u64));
         let here = || TimeZone::try_system().unwrap_or(TimeZone::UTC);
         let zone = self.zone.clone().unwrap_or_else(here);
-        let environment = environment::for_one_run(compiled, fuel, now, zone);
+        let environment = environment::for_one_run(&compiled.environment, fuel, now, zone);
         let limit = BASE_OUTPUT_BYTES
-            .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages.len()))
-            .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes));
+            .saturating_add(OUTPUT_PER_MESSAGE.saturating_mul(messages))
+            .saturating_add(OUTPUT_PER_BYTE.saturating_mul(bytes.saturating_add(others)));
         let mut output = BoundedOutput { bytes: Vec::new(), limit, overrun: false };
-        let rendered = environment.get_template(environment::NAME).and_then(|t| {
-            t.render_captured_to(self.context(messages, add_generation_prompt), &mut output)
-                .map(|_| ())
-        });
+        let context = self.context(compiled, chat, arguments);
+        let rendered = environment
+            .get_template(environment::NAME)
+            .and_then(|t| t.render_captured_to(context, &mut output).map(|_| ()));
         if output.overrun {
             return Err(ChatError::Runaway(format!("it wrote more than {limit} bytes")));
         }
@@ -137,22 +165,40 @@ impl ChatTemplate {
     }
 
     /// What a template sees: as in Hugging Face's `apply_chat_template`.
-    fn context(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Value {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|m| {
-                Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())])
-            })
-            .collect();
+    fn context(&self, compiled: &Compiled, chat: &Chat, arguments: Arguments) -> Value {
+        let messages: Vec<Value> =
+            chat.messages.iter().map(|m| m.to_value(arguments, &compiled.source)).collect();
         let tokens = self.special_tokens.iter().map(|(name, text)| (name.as_str(), text.as_str()));
         let mut pairs: Vec<(&str, Value)> =
             tokens.map(|(name, text)| (name, Value::from(text))).collect();
+        let tools = match chat.tools.as_slice() {
+            [] => Value::from(()),
+            tools => tools.iter().map(of_json).collect(),
+        };
         pairs.push(("messages", Value::from(messages)));
-        pairs.push(("add_generation_prompt", Value::from(add_generation_prompt)));
-        pairs.push(("tools", Value::from(())));
+        pairs.push(("add_generation_prompt", Value::from(chat.ending == Ending::Answer)));
+        pairs.push(("tools", tools));
         pairs.push(("documents", Value::from(())));
+        let variables = chat.variables.iter();
+        pairs.extend(variables.map(|(name, value)| (name.as_str(), of_json(value))));
         Value::from_pairs(pairs)
     }
+}
+
+impl Compiled {
+    fn of(source: String) -> Result<Self, ChatError> {
+        let environment = environment::compile(&source)?;
+        Ok(Self { environment, source })
+    }
+}
+
+/// The prompt up to the mark behind its last message, which the answer continues.
+fn cut_at_mark(mut prompt: String) -> Result<String, ChatError> {
+    let Some(at) = prompt.rfind(END_MARK) else {
+        return Err(ChatError::Refused("it does not show the last message as it is".to_owned()));
+    };
+    prompt.truncate(at);
+    Ok(prompt)
 }
 
 fn classify(error: &minijinja::Error) -> ChatError {

@@ -65,9 +65,20 @@ impl Detokenizer {
         if fresh.ends_with(char::REPLACEMENT_CHARACTER) && !overdue {
             return Ok(String::new());
         }
-        self.window.drain(..self.shown);
-        self.shown = self.window.len();
-        self.context = self.tokenizer.decode(&self.window, true)?;
+        self.show()?;
+        Ok(fresh)
+    }
+
+    /// The text of the tokens that are held back, when the next one is not to be read with them: it is
+    /// no text. Those after it are decoded as if nothing had happened.
+    ///
+    /// # Errors
+    /// When the decoder fails.
+    pub fn settle(&mut self) -> Result<String, TokenizerError> {
+        let fresh = self.fresh()?;
+        if !fresh.is_empty() {
+            self.show()?;
+        }
         Ok(fresh)
     }
 
@@ -81,6 +92,14 @@ impl Detokenizer {
         self.shown = 0;
         self.context.clear();
         Ok(fresh)
+    }
+
+    /// The tokens held back are out.
+    fn show(&mut self) -> Result<(), TokenizerError> {
+        self.window.drain(..self.shown);
+        self.shown = self.window.len();
+        self.context = self.tokenizer.decode(&self.window, true)?;
+        Ok(())
     }
 
     /// The text of the tokens held back.

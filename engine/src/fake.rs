@@ -21,7 +21,7 @@ mod step;
 
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
@@ -29,7 +29,8 @@ use planaria_config::{LayerRange, LayerSet, SequenceId};
 use self::rank::{Rank, Stopped};
 use self::step::{Pass, Underway};
 use crate::architecture::RankUnits;
-use crate::model_dir::{FakeConfig, ModelError};
+use crate::grammar::Vocabulary;
+use crate::model_dir::{FakeConfig, ModelDir, ModelError};
 use crate::prefix_cache::{BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigests};
 use crate::sampler::{SamplingParams, mix, sample};
 use crate::sequence_log::{LayerCache, SequenceLogs};
@@ -45,6 +46,7 @@ pub(crate) const KV_BYTES_PER_TOKEN: u64 = 8;
 #[derive(Debug)]
 pub struct FakeStage {
     config: FakeConfig,
+    vocabulary: Vocabulary,
     /// If it is a rank of a group.
     rank: Option<Rank>,
     /// A rank's step that waits for a sum.
@@ -114,8 +116,9 @@ impl FakeStage {
         };
         let sequences = SequenceLogs::new(shape, config.vocab_size, config.max_position_embeddings);
         let prefixes = PrefixCache::new(0);
+        let vocabulary = Vocabulary::of_bytes(config.vocab_size);
         let config = config.clone();
-        Self { config, rank: None, stopped: None, sequences, prefixes, kv_budget: 0 }
+        Self { config, vocabulary, rank: None, stopped: None, sequences, prefixes, kv_budget: 0 }
     }
 
     /// A stage that holds nothing yet, and computes these units of each layer, as one rank of a group.
@@ -124,6 +127,12 @@ impl FakeStage {
     /// When the model has no such units.
     pub fn open_rank(config: &FakeConfig, units: RankUnits) -> Result<Self, ModelError> {
         Ok(Self { rank: Some(Rank::new(config, units)?), ..Self::open(config) })
+    }
+
+    /// It with the tokenizer in its model's folder, if there is one. Without, the token of each byte is its number.
+    #[must_use]
+    pub fn with_tokenizer_of(self, model: &ModelDir) -> Self {
+        Self { vocabulary: Vocabulary::of_model(model), ..self }
     }
 
     /// Begins a step; another rank gives its results if it `follows`.
@@ -176,6 +185,7 @@ impl FakeStage {
         let Pass { segment, caches, rows, .. } = pass;
         let shape = self.sequences.shape();
         let block_bytes = self.kv_bytes(BLOCK_TOKENS.into());
+        let before = self.sequences.get(segment.sequence).map(|log| log.tokens.len());
         let log = self.sequences.extend(&segment, Vec::new);
         log.digests.extend(&log.tokens);
         let digests = log.digests.as_slice();
@@ -208,9 +218,24 @@ impl FakeStage {
             (0..self.config.vocab_size).map(|token| logit(last, token)).collect();
         // A log fits the context, which is a u32.
         let position = u32::try_from(log.tokens.len()).unwrap_or(u32::MAX);
-        sample(&mut logits, &log.params, &log.tokens, position)
-            .map(SegmentOutput::Sampled)
-            .map_err(|error| SegmentError::Malformed(error.to_string()))
+        let sampled = log.mask(&self.vocabulary).and_then(|mask| {
+            sample(&mut logits, &log.params, &log.tokens, position, mask.as_ref())
+                .map_err(|error| SegmentError::Malformed(error.to_string()))
+        });
+        if sampled.is_err() {
+            self.undo(&segment, before);
+        }
+        sampled.map(SegmentOutput::Sampled)
+    }
+
+    /// Makes the state of a segment's sequence as it was before: with so many tokens in its log, or unknown.
+    fn undo(&mut self, segment: &Segment, before: Option<usize>) {
+        let Some(before) = before else { return self.sequences.release(segment.sequence) };
+        if let Some(log) = self.sequences.get_mut(segment.sequence) {
+            log.tokens.truncate(before);
+            log.digests = PrefixDigests::of(&log.tokens);
+        }
+        self.sequences.rewind(segment.sequence, segment.layers, segment.start);
     }
 
     /// How long a step takes a stage that is no rank. As on MLX, segments for the same layers are computed together.
@@ -261,20 +286,13 @@ impl Stage for FakeStage {
         if let Some(range) = layers.runs().iter().find(|run| run.last() >= count) {
             return Err(ModelError::NoSuchLayers { range: *range, layers: count });
         }
+        if self.shape().has_head(layers) {
+            self.vocabulary.prepare();
+        }
         let bytes = self.weight_bytes(&layers.without(self.held()));
         self.sequences.hold(layers.clone());
         progress(LoadProgress { bytes_loaded: bytes, bytes_total: bytes });
         Ok(())
-    }
-
-    fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
-        match self.begin(step)? {
-            StepProgress::Done(results) => Ok(results),
-            StepProgress::Exchange(_) => {
-                self.abandon();
-                Err(StageError("a rank of a group computes no step alone".to_owned()))
-            }
-        }
     }
 
     fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
@@ -418,11 +436,15 @@ fn centred(number: f32) -> f32 {
     number / (1_u32 << 23) as f32 - 1.0
 }
 
-/// Computes as long as it is told.
+/// Computes as long as it is told. Time in which the process stood still is not computed in.
 fn pause(time: Duration) {
-    if !time.is_zero() {
+    const PIECE: Duration = Duration::from_micros(250);
+    let mut left = time;
+    while !left.is_zero() {
+        let began = Instant::now();
         #[expect(clippy::disallowed_methods, reason = "it stands in for a computation")]
-        std::thread::sleep(time);
+        std::thread::sleep(left.min(PIECE));
+        left = left.saturating_sub(began.elapsed().min(2 * PIECE));
     }
 }
 
@@ -449,6 +471,19 @@ mod tests {
 
     fn stage(layers: LayerRange) -> FakeStage {
         FakeStage::new(&config(), layers).unwrap()
+    }
+
+    #[test]
+    fn tokens_are_read_for_forms_where_it_samples() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/demo");
+        let model = ModelDir::open(&folder).unwrap();
+        for (layers, samples) in [((0, 3), false), ((3, 4), true)] {
+            let layers = LayerRange::inclusive(layers.0, layers.1).unwrap();
+            let mut stage = FakeStage::open(&config()).with_tokenizer_of(&model);
+            stage.hold(&layers.into(), &mut |_| ()).unwrap();
+            // Whoever asks first has the thread.
+            assert_eq!(stage.vocabulary.prepare().is_none(), samples, "{layers}");
+        }
     }
 
     #[test]

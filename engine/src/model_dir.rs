@@ -340,6 +340,7 @@ fn transformer_geometry(
         .map(|layer| size_of(Module::Layer(layer)))
         .collect::<Result<Vec<u64>, ModelError>>()?;
     claims.expect_all(model, model_type)?;
+    let cut = cut(shelf, model, bytes_per_layer.iter().sum())?;
     let activation = activation.unwrap_or(Dtype::F32);
     let width = if activation == Dtype::F32 { 4 } else { 2 };
     let kv_bytes = |layer: &crate::architecture::Layer| {
@@ -355,46 +356,37 @@ fn transformer_geometry(
         max_context: model.max_context,
         vocab: model.vocab_size,
         working: model.working_set(u64::from(width)),
-        cut: Some(match unit_sizes(shelf, model)? {
-            Ok(sizes) => Cut::Units(sizes),
-            Err(uncuttable) => Cut::Whole(uncuttable.to_string()),
-        }),
+        cut: Some(cut),
     };
     Ok((geometry, activation))
 }
 
-/// How the layers of a model can be shared by ranks.
-fn unit_sizes(
-    shelf: Shelf<'_>,
-    model: &Architecture,
-) -> Result<Result<UnitSizes, Uncuttable>, ModelError> {
+/// How the layers of a model, which have so many bytes, can be shared by ranks.
+fn cut(shelf: Shelf<'_>, model: &Architecture, layer_bytes: u64) -> Result<Cut, ModelError> {
     let count = match shelf.units(model) {
         Ok(count) => count,
-        Err(uncuttable) => return Ok(Err(uncuttable)),
-    };
-    let bytes = |model: &Architecture| -> Result<u64, ModelError> {
-        let mut bytes = 0;
-        for layer in 0..model.layer_count() {
-            let found = shelf.part(model, Module::Layer(layer))?;
-            bytes += found.iter().map(|found| found.tensor.byte_count()).sum::<u64>();
-        }
-        Ok(bytes)
+        Err(uncuttable) => return Ok(Cut::Whole(uncuttable.to_string())),
     };
     // What two ranks have between them beyond one model they both have.
     let mut all = 0;
     for own in [0..count / 2, count / 2..count] {
-        match model.share(count, own.clone(), own, |linear| shelf.column_group(linear)) {
-            Ok(share) => all += bytes(&share.architecture)?,
-            Err(uncuttable) => return Ok(Err(uncuttable)),
+        let share = match model.share(count, own.clone(), own, |linear| shelf.column_group(linear))
+        {
+            Ok(share) => share.architecture,
+            Err(uncuttable) => return Ok(Cut::Whole(uncuttable.to_string())),
+        };
+        for layer in 0..share.layer_count() {
+            let found = shelf.part(&share, Module::Layer(layer))?;
+            all += found.iter().map(|found| found.tensor.byte_count()).sum::<u64>();
         }
     }
-    let shared_bytes = all.saturating_sub(bytes(model)?);
+    let shared_bytes = all.saturating_sub(layer_bytes);
     let key_heads = model.layers.iter().map(|layer| match &layer.attention {
         Attention::Grouped(grouped) => grouped.kv_heads,
         Attention::Latent(_) => 0,
     });
     // Where layers differ, those with the fewest say what a rank holds at most.
-    Ok(Ok(UnitSizes { count, shared_bytes, key_heads: key_heads.min().unwrap_or(0) }))
+    Ok(Cut::Units(UnitSizes { count, shared_bytes, key_heads: key_heads.min().unwrap_or(0) }))
 }
 
 /// The type of a sum of two numbers, as MLX has it; types that are no float change nothing.

@@ -5,28 +5,33 @@
 //! their order:
 //!
 //! 1. log-probabilities for the answer, from the logits as the model gave them;
-//! 2. `logit_bias` is added;
-//! 3. `repetition_penalty` over all tokens of the log, then `frequency_penalty` and
-//!    `presence_penalty` over the generated ones (steps 2 and 3 are ordered as in vLLM);
-//! 4. temperature 0: the largest logit wins, the lowest id among equals, and that is all;
-//! 5. logits are divided by the temperature;
-//! 6. `top_k`, then `top_p` of what is left, then `min_p` (ordered as in Hugging Face's generate);
-//! 7. one draw by inverse distribution function over what is left, in the order of ids, with the
+//! 2. tokens that a mask forbids (see [`crate::grammar`]) get minus infinity, which nothing below changes;
+//! 3. `logit_bias` is added;
+//! 4. `repetition_penalty` over all tokens of the log, then `frequency_penalty` and
+//!    `presence_penalty` over the generated ones (steps 3 and 4 are ordered as in vLLM);
+//! 5. temperature 0: the largest logit wins, the lowest id among equals, and that is all;
+//! 6. logits are divided by the temperature;
+//! 7. `top_k`, then `top_p` of what is left, then `min_p` (ordered as in Hugging Face's generate);
+//! 8. one draw by inverse distribution function over what is left, in the order of ids, with the
 //!    number that (`seed`, position) yields.
 
 mod draw;
 mod filter;
+mod mask;
 mod params;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub(crate) use self::draw::mix;
+pub use self::mask::TokenMask;
 pub use self::params::{InvalidParam, InvalidParams};
+use crate::grammar::Constraint;
 
 /// How to sample a sequence. With the token log it determines every token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,6 +58,10 @@ pub struct SamplingParams {
     pub top_logprobs: Option<u8>,
     /// Length of the prompt in tokens: penalties for generated tokens start there.
     pub prompt_tokens: u32,
+    /// What the answer has to be; whoever samples has the mask made of it. Builds that do not know it leave it out, so it goes to
+    /// none of them (`Feature::Constraints`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub constraint: Option<Arc<Constraint>>,
 }
 
 /// A sampled token.
@@ -73,14 +82,14 @@ pub struct Logprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// No token can be chosen: every logit is NaN or minus infinity. The model's output is broken, and
+/// No token can be chosen: every logit that the mask leaves is NaN or minus infinity. The model's output is broken, and
 /// nothing was changed by asking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no token can be sampled: the model's logits are not numbers")]
 pub struct NoCandidate;
 
-/// Chooses the token that stands at `position`, after the tokens of `token_log`. Uses `logits` as
-/// working space.
+/// Chooses the token that stands at `position`, after the tokens of `token_log`, among those that
+/// `mask` allows, if there is one. Uses `logits` as working space.
 ///
 /// # Errors
 /// When no logit is a number above minus infinity. Single NaNs merely never win.
@@ -89,8 +98,12 @@ pub fn sample(
     params: &SamplingParams,
     token_log: &[u32],
     position: u32,
+    mask: Option<&TokenMask>,
 ) -> Result<Sampled, NoCandidate> {
     let report = params.top_logprobs.map(|count| RawLogprobs::of(logits, count));
+    if let Some(mask) = mask {
+        mask.apply(logits);
+    }
     adjust(logits, params, token_log);
     let token = if params.temperature > 0.0 {
         let mut candidates = filter::candidates(logits, params.temperature);

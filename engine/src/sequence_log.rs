@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 
+use crate::grammar::{GrammarError, Guide, Vocabulary};
 use crate::prefix_cache::PrefixDigests;
-use crate::sampler::SamplingParams;
+use crate::sampler::{SamplingParams, TokenMask};
 use crate::stage::{Progress, Segment, SegmentError, StageShape};
 
 /// What a layer remembers of a sequence: its KV, or what stands for it.
@@ -41,6 +42,8 @@ pub struct SequenceLog<C> {
     pub digests: PrefixDigests,
     /// How to sample; that of a stage which never samples may be greedy for want of anything else.
     pub params: SamplingParams,
+    /// What keeps the answer to its constraint, where it is sampled.
+    pub guide: Guide,
     /// What each layer remembers; one that has none remembers nothing.
     pub caches: BTreeMap<u32, C>,
 }
@@ -51,8 +54,24 @@ impl<C> Default for SequenceLog<C> {
             tokens: Vec::new(),
             digests: PrefixDigests::default(),
             params: SamplingParams::greedy(),
+            guide: Guide::default(),
             caches: BTreeMap::new(),
         }
+    }
+}
+
+impl<C> SequenceLog<C> {
+    /// Which tokens may follow the log; `None` where all may.
+    ///
+    /// # Errors
+    /// For this sequence alone: its constraint cannot be kept to.
+    pub fn mask(&mut self, vocabulary: &Vocabulary) -> Result<Option<TokenMask>, SegmentError> {
+        let mask = self.guide.mask(vocabulary, &self.params, &self.tokens);
+        mask.map_err(|error| match error {
+            // The form was fine when these tokens were sampled.
+            GrammarError::OffForm(_) => malformed(error.to_string()),
+            error => SegmentError::Form(error),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::architecture::RankUnits;
+use crate::grammar::GrammarError;
 use crate::model_dir::ModelError;
 use crate::sampler::{Sampled, SamplingParams};
 
@@ -52,16 +53,22 @@ pub trait Stage {
     ///
     /// # Errors
     /// When the backend itself failed: the stage is then in an unknown state and must be dropped.
-    fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError>;
+    fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
+        match self.begin(step)? {
+            StepProgress::Done(results) => Ok(results),
+            StepProgress::Exchange(_) => {
+                self.abandon();
+                Err(StageError("a rank of a group computes no step alone".to_owned()))
+            }
+        }
+    }
 
     /// Begins a step, as [`Stage::step`] if this is no rank of a group. A rank's stops wherever sums of all ranks are needed. Until
     /// it is done any call that changes sequences or layers gives it up, as [`Stage::abandon`].
     ///
     /// # Errors
     /// As [`Stage::step`].
-    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
-        self.step(step).map(StepProgress::Done)
-    }
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError>;
 
     /// The same of a step of which another rank gives the results: what is said of each segment here tells nothing.
     ///
@@ -166,6 +173,12 @@ impl StageShape {
     #[must_use]
     pub const fn is_last(&self, layers: LayerRange) -> bool {
         layers.last() + 1 == self.layers
+    }
+
+    /// Whether a stage with these layers samples.
+    #[must_use]
+    pub fn has_head(&self, held: &LayerSet) -> bool {
+        self.layers.checked_sub(1).is_some_and(|last| held.contains(last))
     }
 }
 
@@ -283,6 +296,9 @@ pub enum SegmentError {
     /// The ranks of the stage's group have not computed it together, for this reason.
     #[error("the group of nodes that share these layers is broken: {0}")]
     GroupFailed(String),
+    /// The answer cannot go on as it has to be: its form is too much, or is not supported. Nothing else is wrong.
+    #[error(transparent)]
+    Form(#[from] GrammarError),
     /// Ids, hidden states or sampling parameters that cannot belong to this stage.
     #[error("malformed segment: {0}")]
     Malformed(String),

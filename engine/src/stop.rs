@@ -9,6 +9,8 @@ pub struct StopStrings {
     stops: Vec<String>,
     held: String,
     stopped: bool,
+    /// Which of them was found.
+    found: Option<usize>,
 }
 
 /// What may be shown after a piece of text.
@@ -21,11 +23,19 @@ pub struct StopOutcome {
 }
 
 impl StopStrings {
+    /// The stop string that was found.
+    #[must_use]
+    pub fn found(&self) -> Option<&str> {
+        self.found.and_then(|place| self.stops.get(place)).map(String::as_str)
+    }
+}
+
+impl StopStrings {
     /// Looks for `stops`; empty ones are ignored, as they would stop before anything is said.
     #[must_use]
     pub fn new(stops: Vec<String>) -> Self {
         let stops = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self { stops, held: String::new(), stopped: false }
+        Self { stops, held: String::new(), stopped: false, found: None }
     }
 
     /// Takes the next piece. After a stop every further piece is dropped.
@@ -34,13 +44,13 @@ impl StopStrings {
             return StopOutcome { emit: String::new(), stopped: true };
         }
         self.held.push_str(text);
-        let found = self.stops.iter().filter_map(|stop| {
+        let found = self.stops.iter().enumerate().filter_map(|(place, stop)| {
             let start = self.held.find(stop.as_str())?;
-            Some((start + stop.len(), start))
+            Some((start + stop.len(), start, place))
         });
-        if let Some((_, start)) = found.min() {
+        if let Some((_, start, place)) = found.min() {
             self.held.truncate(start);
-            self.stopped = true;
+            (self.stopped, self.found) = (true, Some(place));
         }
         let settled = if self.stopped { self.held.len() } else { self.settled() };
         let emit = self.held.drain(..settled).collect();

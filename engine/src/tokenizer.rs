@@ -134,10 +134,33 @@ impl Tokenizer {
         self.alphabet.bytes_of(&self.inner, id)
     }
 
+    /// Whether a token is a marker and no part of a text: a special one, or one that was added and is called `<…>`, as
+    /// `<think>` is by models that do not call it special.
+    #[must_use]
+    pub fn is_marker(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| {
+            token.special || (token.content.starts_with('<') && token.content.ends_with('>'))
+        })
+    }
+
     /// The text that a token stands for, with U+FFFD for bytes that are no UTF-8.
     #[must_use]
     pub fn token_text(&self, id: u32) -> String {
         String::from_utf8_lossy(&self.token_bytes(id)).into_owned()
+    }
+
+    /// The token that stands for exactly this text, if there is one.
+    #[must_use]
+    pub fn id_of(&self, text: &str) -> Option<u32> {
+        self.inner.token_to_id(text)
+    }
+
+    /// Whether a token is a sign for the model and no text.
+    #[must_use]
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        added.get(&id).is_some_and(|token| token.special)
     }
 
     /// Tokens that end an answer: the model's (`generation_config.json`, else `config.json`) and

@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use planaria_engine::chat_template::{ChatError, ChatMessage, ChatTemplate};
+use planaria_engine::chat_template::{Chat, ChatError, ChatMessage, ChatTemplate};
 use planaria_engine::model_dir::ModelDir;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -377,9 +377,9 @@ fn rendered(source: &str) -> Result<String, ChatError> {
     let folder = folder(&config.to_string(), b"{}", 0);
     fs::write(folder.path().join("chat_template.jinja"), source).unwrap();
     let template = ChatTemplate::open(&ModelDir::open(folder.path()).unwrap()).unwrap();
-    let messages = vec![ChatMessage { role: "user".to_owned(), content: "x".to_owned() }];
+    let messages = vec![ChatMessage::new("user", "x")];
     let begun = Instant::now();
-    let render = move || template.render(&messages, true, 0);
+    let render = move || template.render(&Chat::of(messages), 0);
     let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(render).unwrap();
     let outcome = thread.join().unwrap();
     assert!(begun.elapsed() < AT_ONCE, "it took {:?}: {source}", begun.elapsed());

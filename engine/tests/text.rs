@@ -5,7 +5,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use planaria_engine::chat_template::{ChatError, ChatMessage, ChatTemplate};
+use planaria_engine::chat_template::{Chat, ChatError, ChatMessage, ChatTemplate};
 use planaria_engine::detokenizer::Detokenizer;
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::tokenizer::Tokenizer;
@@ -185,7 +185,7 @@ fn roles_of_tokens_may_have_a_file_of_their_own() {
     let (_folder, model) = model(&files);
     let tokenizer = Tokenizer::open(&model).unwrap();
     let template = ChatTemplate::open(&model).unwrap();
-    assert_eq!(template.render(&conversation(), true, 0).unwrap(), "<s><|user|>");
+    assert_eq!(template.render(&Chat::of(conversation()), 0).unwrap(), "<s><|user|>");
     assert_eq!(tokenizer.encode_prompt("<s>hey").unwrap(), [257, 256, 121], "never two");
     assert_eq!(tokenizer.eos_token_ids().iter().copied().collect::<Vec<_>>(), [258, 259]);
 }
@@ -371,10 +371,7 @@ proptest! {
 }
 
 fn conversation() -> Vec<ChatMessage> {
-    let message = |role: &str, content: &str| ChatMessage {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
+    let message = ChatMessage::new;
     vec![message("system", "Be <kind> & \"short\"."), message("user", "  Héllo\n")]
 }
 
@@ -385,7 +382,7 @@ fn template(source: &str) -> ChatTemplate {
 }
 
 fn render(source: &str) -> Result<String, ChatError> {
-    template(source).render(&conversation(), true, 0)
+    template(source).render(&Chat::of(conversation()), 0)
 }
 
 #[test]
@@ -447,13 +444,14 @@ fn ends_of_lines_are_one_character() {
     let (folder, model) = model(&[("chat_template.jinja", json!(""))]);
     fs::write(folder.path().join("chat_template.jinja"), source.replace('\n', "\r\n")).unwrap();
     let template = ChatTemplate::open(&model).unwrap();
-    assert_eq!(template.render(&conversation(), true, 0).unwrap(), lines);
+    assert_eq!(template.render(&Chat::of(conversation()), 0).unwrap(), lines);
 }
 
 #[test]
 fn now_is_what_clocks_show() {
     let source = "{{ strftime_now('%d %B %Y %H:%M %Z') }}";
-    let render = |zone| template(source).in_zone(zone).render(&conversation(), true, 0).unwrap();
+    let render =
+        |zone| template(source).in_zone(zone).render(&Chat::of(conversation()), 0).unwrap();
     assert_eq!(render("Asia/Tokyo"), "01 January 1970 09:00 JST");
     assert_eq!(render("America/Los_Angeles"), "31 December 1969 16:00 PST");
     assert_eq!(render("UTC"), "01 January 1970 00:00 UTC");
@@ -542,7 +540,7 @@ fn a_model_without_a_template_points_to_completions() {
     for settings in [json!({}), json!({"chat_template": null})] {
         let template =
             ChatTemplate::open(&model(&[("tokenizer_config.json", settings)]).1).unwrap();
-        let error = template.render(&conversation(), true, 0).unwrap_err();
+        let error = template.render(&Chat::of(conversation()), 0).unwrap_err();
         assert_eq!(error, ChatError::NoTemplate);
         assert!(error.to_string().ends_with("use /v1/completions"));
     }
@@ -554,7 +552,7 @@ fn templates_in_all_their_places() {
     let named = json!({"chat_template": [
         {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "named"}]});
     let open = |files: &[(&str, Value)]| {
-        ChatTemplate::open(&model(files).1).map(|t| t.render(&conversation(), true, 0))
+        ChatTemplate::open(&model(files).1).map(|t| t.render(&Chat::of(conversation()), 0))
     };
     let settings = ("tokenizer_config.json", named);
     let json_file = ("chat_template.json", json!({"chat_template": "json"}));
@@ -573,7 +571,7 @@ fn templates_in_all_their_places() {
 fn long_conversations_are_no_runaways() {
     let source =
         "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}</s>\n{% endfor %}";
-    let turn = ChatMessage { role: "user".to_owned(), content: "word ".repeat(2000) };
-    let prompt = template(source).render(&vec![turn; 500], true, 0).unwrap();
+    let turn = ChatMessage::new("user", "word ".repeat(2000));
+    let prompt = template(source).render(&Chat::of(vec![turn; 500]), 0).unwrap();
     assert!(prompt.len() > 4_900_000);
 }

@@ -100,9 +100,7 @@ def raises(kind, what, **request):
 raises(openai.NotFoundError, "an unknown model", model="nobody-has-this")
 error = raises(openai.BadRequestError, "a bad temperature", temperature=9)
 check(error.param == "temperature", f"the parameter is named: {error.param}")
-raises(openai.BadRequestError, "tools", tools=[
-    {"type": "function", "function": {"name": "f", "parameters": {}}}
-])
+raises(openai.BadRequestError, "a tool without a name", tools=[{"type": "function", "function": {"parameters": {}}}])
 raises(openai.BadRequestError, "a prompt past the context", messages=[
     {"role": "user", "content": "planarian " * 3000}
 ])

@@ -2,8 +2,8 @@
 //! `planaria_control`.
 
 pub use planaria_chaos::{
-    Cluster, Lan, Machine, NodeSpec, PATIENCE, Process, api, process, repository, wait_for,
-    wait_for_up_to, write_fake_model,
+    Cluster, Lan, Machine, NodeSpec, PATIENCE, Process, api, give_tools, network, process,
+    repository, wait_for, wait_for_up_to, write_fake_model, write_tool_model,
 };
 use planaria_control::cluster_view::ClusterView;
 

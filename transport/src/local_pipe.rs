@@ -63,6 +63,8 @@ struct Out {
     /// What found no room: parts of frames, and how many frames end in them.
     waits: VecDeque<(Bytes, bool)>,
     frames: usize,
+    /// Whether the receiver has found out that the child is gone.
+    is_over: bool,
 }
 
 /// Why a frame was not taken.
@@ -80,6 +82,9 @@ pub enum PipeError {
     /// The child has broken the memory that it shares.
     #[error("the memory of the pipe makes no sense any more")]
     Broken,
+    /// The child is gone, as the receiver has found out.
+    #[error("the process at the other end is gone")]
+    Gone,
 }
 
 /// The child's end. One thread has it.
@@ -128,7 +133,7 @@ pub fn local_pipe(cap: usize, limit: usize) -> io::Result<(HostSender, HostRecei
     sendmsg(&ours, &[IoSlice::new(&[0])], &mut rights, SendFlags::empty())?;
     ours.set_nonblocking(true)?;
     let socket = tokio::net::UnixStream::from_std(ours)?;
-    let out = Mutex::new(Out { ring: writer, waits: VecDeque::new(), frames: 0 });
+    let out = Mutex::new(Out { ring: writer, waits: VecDeque::new(), frames: 0, is_over: false });
     let shared = Arc::new(Shared { socket, out, limit, cap });
     let receiver = HostReceiver {
         shared: Arc::clone(&shared),
@@ -139,15 +144,20 @@ pub fn local_pipe(cap: usize, limit: usize) -> io::Result<(HostSender, HostRecei
 }
 
 impl HostSender {
-    /// Sends a frame, now or as soon as there is room. It does not wait, and does not find out that the child is gone.
+    /// Sends a frame, now or as soon as there is room. It does not wait, and does not find out that the child is gone: the
+    /// receiver does.
     ///
     /// # Errors
-    /// When too many frames wait already, or it is longer than the pipe carries: it was not sent then. When the pipe is broken.
+    /// When too many frames wait already, or it is longer than the pipe carries: it was not sent then. When the pipe is broken,
+    /// or the receiver has come to its end.
     pub fn try_send(&self, frame: Frame) -> Result<(), PipeError> {
         let length = frame.length();
         let chunks = frame.chunks(self.shared.cap);
         let [head, payload] = chunks.map_err(|_| PipeError::TooLong { length })?;
         let mut out = self.shared.out();
+        if out.is_over {
+            return Err(PipeError::Gone);
+        }
         if out.frames >= self.shared.limit {
             return Err(PipeError::Full(out.frames));
         }
@@ -184,15 +194,21 @@ impl HostReceiver {
             let mut bytes = [0; 64];
             match self.shared.socket.try_read(&mut bytes) {
                 // What it wrote before its end is in the ring.
-                Ok(0) => return self.frames.next(),
+                Ok(0) => return self.at_end(),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return self.frames.next();
+                    return self.at_end();
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Nothing more is sent to a child that is gone.
+    fn at_end(&mut self) -> Result<Option<Frame>, FrameError> {
+        self.shared.out().is_over = true;
+        self.frames.next()
     }
 
     fn wake_writer(&self) {
@@ -460,7 +476,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_child_sent_before_its_end_arrives() {
-        let (_sender, mut receiver, socket) = local_pipe(CAP, 10).unwrap();
+        let (sender, mut receiver, socket) = local_pipe(CAP, 10).unwrap();
         let (_, mut child) = ChildPipe::attach(socket, CAP).unwrap().split();
         for number in 0..3 {
             frame(number, 100).write_to(&mut child, CAP).unwrap();
@@ -472,6 +488,8 @@ mod tests {
             assert_eq!(receiver.recv().await.unwrap().unwrap(), frame(number, 100));
         }
         assert!(receiver.recv().await.unwrap().is_none());
+        // What comes for it now is to be refused, and not to wait for nobody.
+        assert_eq!(sender.try_send(frame(0, 100)), Err(PipeError::Gone));
     }
 
     #[tokio::test]

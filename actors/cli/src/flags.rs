@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use clap::Args;
 use planaria_config::{Environment, Machine, Overrides, SettingValue, Settings};
 use planaria_engine::processor;
+use planaria_engine::reply::{ReasoningFormat, ToolFormat};
 use planaria_worker::machine;
 
 /// Flags that `serve` and `config` share. Their values are checked together with the other
@@ -69,7 +70,14 @@ impl SettingFlags {
     pub(super) fn resolve(&self) -> anyhow::Result<(Settings, Vec<SettingValue>)> {
         let environment: Environment = std::env::vars().collect();
         let file = self.file(&environment)?;
-        let machine = Machine { name: &machine::name(), kernels: &processor::kernels() };
+        let machine = Machine {
+            name: &machine::name(),
+            kernels: &processor::kernels(),
+            tool_formats: &ToolFormat::all().map(ToolFormat::name).collect::<Vec<_>>(),
+            reasoning_formats: &ReasoningFormat::all()
+                .map(ReasoningFormat::name)
+                .collect::<Vec<_>>(),
+        };
         Ok(Settings::resolve(&self.overrides()?, &environment, file, &machine)?)
     }
 

@@ -46,8 +46,7 @@ pub(super) fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
 
 /// A rank's part of each layer.
 fn part(rank: &PreviewRank) -> String {
-    let own = u32::from(rank.last_unit) + 1 - u32::from(rank.first_unit);
-    format!("{own} of {} parts", rank.units)
+    table::part(rank.first_unit, rank.last_unit, rank.units)
 }
 
 /// What the nodes of a group exchange, and whether they can do without one of them.

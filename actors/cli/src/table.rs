@@ -43,6 +43,11 @@ pub(super) fn ago(now: u64, at: u64) -> String {
     }
 }
 
+/// A rank's part of each layer, from its first unit to its last.
+pub(super) fn part(first: u16, last: u16, units: u16) -> String {
+    format!("{} of {units} parts", u32::from(last) + 1 - u32::from(first))
+}
+
 /// A stage's layers, and whether somebody has chosen them.
 pub(super) fn layers(layers: LayerRange, pinned: bool) -> String {
     if pinned { format!("{layers} (pinned)") } else { layers.to_string() }

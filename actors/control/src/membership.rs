@@ -22,6 +22,7 @@ use planaria_protocol::desired::clock::Stamp;
 use planaria_protocol::desired::{DesiredMap, DesiredSpec, Entry};
 use planaria_protocol::plan::{Assignment, Plan};
 use planaria_protocol::state::NodeState;
+use planaria_protocol::wire::features::Feature;
 use planaria_protocol::wire::{HeldModel, Report, ShardReport};
 
 pub use members::{CUT_OFF, FORGET, MAX_OVER, Members, MembersEvent};
@@ -205,6 +206,13 @@ impl View {
             member.state = NodeState::Down;
         }
         Self { members: Arc::new(members), ..self.clone() }
+    }
+
+    /// The name of a node of a plan that does not list a feature, if there is one. Who has not reported yet lists none.
+    #[must_use]
+    pub fn lacks(&self, plan: &Plan, feature: Feature) -> Option<String> {
+        let lists = |node| self.member(node).is_some_and(|m| m.report.features.lists(feature));
+        plan.nodes().find(|node| !lists(*node)).map(|node| self.name(node))
     }
 
     /// Whether every incarnation of a plan lives.

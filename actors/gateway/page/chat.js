@@ -178,6 +178,7 @@ class Answer {
   #pause = null;
   #usage = null;
   #reason = null;
+  #thoughts = null;
 
   constructor(body, log) {
     this.#body = body;
@@ -206,6 +207,11 @@ class Answer {
     const [choice] = chunk.choices ?? [];
     this.#reason = choice?.finish_reason ?? this.#reason;
     const piece = choice?.delta?.content ?? "";
+    const thought = choice?.delta?.reasoning_content ?? "";
+    for (const call of choice?.delta?.tool_calls ?? []) {
+      if (call.function?.name) this.#body.append(el("span", { class: "mark", "data-mark": "call" }, `calls ${call.function.name}`));
+    }
+    if (thought !== "") this.#think(thought);
     if (piece === "") return;
     const now = performance.now();
     if (this.#pause) {
@@ -216,6 +222,16 @@ class Answer {
     this.#last = now;
     this.text += piece;
     this.#body.append(piece);
+    this.#follow();
+  }
+
+  /** Thoughts stand dimmed before the answer. */
+  #think(thought) {
+    if (!this.#thoughts) {
+      this.#thoughts = el("span", { class: "thoughts" });
+      this.#body.prepend(this.#thoughts);
+    }
+    this.#thoughts.append(thought);
     this.#follow();
   }
 
@@ -236,7 +252,7 @@ class Answer {
   end() {
     this.#body.removeAttribute("data-writing");
     this.#pause?.remove();
-    if (this.text === "") this.#body.closest("article").remove();
+    if (this.text === "" && !this.#thoughts) this.#body.closest("article").remove();
   }
 }
 

@@ -1,7 +1,7 @@
 // Models: state, plan, and what would become of it without a node.
 
 import { el, keyed, say, set, shorten, svg } from "./elements.js";
-import { count, division, epoch, layers, micros, part as share, safety, stages, who } from "./words.js";
+import { count, division, epoch, layers, micros, part as share, safety, sharers, stages, who } from "./words.js";
 
 const FONT = "600 13px system-ui, sans-serif";
 const SMALL = "12px system-ui, sans-serif";
@@ -66,7 +66,8 @@ function update(card, model, view, hues) {
 
 function stageWords(stage) {
   const words = [layers(stage), worst(stage)];
-  if ((stage.ranks ?? []).length > 1) words.push(stage.ranks.map((rank) => `${rank.name} ${share(rank)}`).join(", "));
+  const parts = sharers(stage).map((rank) => `${rank.name} ${share(rank)}`);
+  if (parts.length > 0) words.push(parts.join(", "));
   if (stage.work.step_micros > 0) words.push(`a step takes ${micros(stage.work.step_micros)}`);
   if (stage.hop_micros !== null) words.push(`${micros(stage.hop_micros)} to the next`);
   if (stage.pinned) words.push("pinned");
@@ -75,14 +76,14 @@ function stageWords(stage) {
 
 /** The state of a stage: that of a rank that is not ready, if there is one. */
 function worst(stage) {
-  return (stage.ranks ?? []).map((rank) => rank.state).find((state) => state !== "ready") ?? stage.state;
+  return sharers(stage).map((rank) => rank.state).find((state) => state !== "ready") ?? stage.state;
 }
 
 /** The layers of a model, from the first to the last, by who computes them. */
 function drawStrip(place, model) {
   const width = place.clientWidth;
   const total = (model.stages.at(-1)?.last_layer ?? -1) + 1;
-  const key = JSON.stringify([width, model.stages.map((s) => [s.node, who(s), s.first_layer, s.last_layer, worst(s), (s.ranks ?? []).map((r) => r.last_unit)])]);
+  const key = JSON.stringify([width, model.stages.map((s) => [s.node, who(s), s.first_layer, s.last_layer, worst(s), sharers(s).map((r) => r.last_unit)])]);
   if (place.dataset.drawn === key || total === 0 || width < 50) return;
   place.dataset.drawn = key;
   const gap = 2;
@@ -96,8 +97,7 @@ function drawStrip(place, model) {
       return shown === words || shown.length > 4 ? svg("text", { class: className, x: x + 9, y }, shown) : null;
     };
     // Ranks share every layer: below the words each has a line as long as its part.
-    const ranks = stage.ranks?.length > 1 ? stage.ranks : [];
-    const parts = ranks.map((rank) => {
+    const parts = sharers(stage).map((rank) => {
       const [left, end] = [rank.first_unit, rank.last_unit + 1].map((unit) => (unit / rank.units) * (w - 16));
       return svg("rect", { class: "rank", x: x + 8 + left, y: HEIGHT - 6, width: Math.max(2, end - left - 3), height: 2 });
     });

@@ -2,7 +2,7 @@
 
 import { keyed, say, set, shorten, svg } from "./elements.js";
 import { loop, way } from "./layout.js";
-import { list, part as share, range } from "./words.js";
+import { list, part as share, range, sharers } from "./words.js";
 
 /** So many places; of nodes that are over, only as many are shown as fit. */
 const PLACES = 12;
@@ -153,11 +153,11 @@ function drawCard(element, node, view, hues, width, height) {
 function holdingsOf(node, view) {
   return view.models.flatMap((model) => {
     const total = (model.stages.at(-1)?.last_layer ?? -1) + 1;
-    const rankOf = (stage) => (stage.ranks ?? []).find((rank) => rank.node === node.id);
+    const rankOf = (stage) => sharers(stage).find((rank) => rank.node === node.id);
     const own = model.stages.filter((stage) => stage.node === node.id || rankOf(stage));
     const ready = (node.held ?? []).find((held) => held.model === model.name)?.layers ?? [];
     if (own.length === 0 && ready.length === 0) return [];
-    const part = (stage) => (stage.ranks?.length > 1 ? ` (${share(rankOf(stage))})` : "");
+    const part = (stage) => (rankOf(stage) ? ` (${share(rankOf(stage))})` : "");
     const short = own.map((stage) => range(stage) + part(stage)).join(", ");
     const words = own.length > 0 ? `layers ${short}` : "standing by";
     return [{ model: model.name, short: short || "standing by", words, own, ready, total }];

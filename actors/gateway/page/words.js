@@ -49,10 +49,15 @@ export function stages(all) {
   return all.map((stage) => `${who(stage)} ${range(stage)}`).join(", ");
 }
 
+/** The ranks that share the layers of a stage; none of a node alone. */
+export function sharers(stage) {
+  const ranks = stage.ranks ?? [];
+  return ranks.length > 1 ? ranks : [];
+}
+
 /** Who computes a stage: a node, or several that share its layers. */
 export function who(stage) {
-  const names = (stage.ranks ?? []).map((rank) => rank.name ?? rank);
-  return names.length > 1 ? names.join(" + ") : stage.name;
+  return sharers(stage).map((rank) => rank.name ?? rank).join(" + ") || stage.name;
 }
 
 /** A rank's part of each layer. */

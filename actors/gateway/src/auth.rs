@@ -15,7 +15,7 @@ use super::Shared;
 use super::error::ApiError;
 use super::page::is_page;
 
-/// The key that clients must send as `Authorization: Bearer`.
+/// The key that clients must send as `Authorization: Bearer`, or as `x-api-key`.
 #[derive(Clone)]
 pub struct ApiKey(Padded, usize);
 
@@ -76,18 +76,32 @@ pub(super) async fn demand_key(
     }
 }
 
+/// Where Anthropic's clients put the key.
+const OWN_HEADER: &str = "x-api-key";
+
+/// A client may send both headers, since some know one setting for each; one of them has to bear the key.
 fn check(key: &ApiKey, headers: &HeaderMap) -> Result<(), ApiError> {
     let refused = |message| ApiError::refused(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
-    let mut given = headers.get_all(header::AUTHORIZATION).iter();
-    let (Some(value), None) = (given.next(), given.next()) else {
-        return Err(refused(
-            "this server demands an API key: send one header `Authorization: Bearer KEY`",
-        ));
-    };
-    match bearer(value.as_bytes()) {
-        Some(presented) if key.admits(presented) => Ok(()),
-        Some(_) => Err(refused("the API key is wrong: ask whoever runs this server for it")),
-        None => Err(refused("the API key goes into `Authorization: Bearer KEY`")),
+    let given = only(headers, header::AUTHORIZATION.as_str()).map(bearer);
+    let own = only(headers, OWN_HEADER).map(<[u8]>::trim_ascii);
+    let mut presented = [given.flatten(), own].into_iter().flatten().peekable();
+    match (given, presented.peek().is_some()) {
+        (_, true) if presented.any(|presented| key.admits(presented)) => Ok(()),
+        (_, true) => Err(refused("the API key is wrong: ask whoever runs this server for it")),
+        (Some(_), false) => Err(refused("the API key goes into `Authorization: Bearer KEY`")),
+        (None, false) => Err(refused(
+            "this server demands an API key: send one header `Authorization: Bearer KEY`, or \
+             `x-api-key: KEY`",
+        )),
+    }
+}
+
+/// The value of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let mut given = headers.get_all(name).iter();
+    match (given.next(), given.next()) {
+        (Some(value), None) => Some(value.as_bytes()),
+        _ => None,
     }
 }
 
@@ -105,6 +119,8 @@ fn pad(text: &[u8]) -> Option<Padded> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::{HeaderName, HeaderValue};
+
     use super::*;
 
     fn headers(values: &[&'static str]) -> HeaderMap {
@@ -130,6 +146,22 @@ mod tests {
         }
         assert!(check(&key, &headers(&[])).is_err());
         assert!(check(&key, &headers(&["Bearer sk-secret", "Bearer sk-secret"])).is_err());
+        let own = |value: &'static str| {
+            (HeaderName::from_static(OWN_HEADER), HeaderValue::from_static(value))
+        };
+        let bearer = |value: &'static str| (header::AUTHORIZATION, HeaderValue::from_static(value));
+        let beside = |pairs: Vec<_>| check(&key, &pairs.into_iter().collect());
+        assert!(beside(vec![own("sk-secret")]).is_ok());
+        assert!(beside(vec![own("none"), bearer("Bearer sk-secret")]).is_ok());
+        assert!(beside(vec![own("sk-secret"), bearer("Bearer none")]).is_ok());
+        for bad in [vec![own("Bearer sk-secret")], vec![own("")]] {
+            assert!(beside(bad).is_err());
+        }
+        let mut twice = headers(&[]);
+        for _ in 0..2 {
+            twice.append(OWN_HEADER, HeaderValue::from_static("sk-secret"));
+        }
+        assert!(check(&key, &twice).is_err());
         assert!(!key.admits(&[b'a'; 2 * MAX_BYTES]));
         assert!(!key.admits(b"sk-secret\0"), "padding must not be presentable");
     }

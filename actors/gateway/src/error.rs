@@ -4,7 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use planaria_config::ModelName;
 use planaria_engine::model_dir::Part;
-use planaria_protocol::generation::{GenerationError, SubmitError};
+use planaria_protocol::generation::{FormFault, GenerationError, SubmitError};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -122,7 +122,9 @@ impl ApiError {
     pub(crate) fn not_admitted(error: &SubmitError, prompt: &'static str) -> Self {
         match error {
             SubmitError::UnknownModel(_) => Self::model_not_found(error.to_string()),
-            SubmitError::NoPlan { .. } => Self::unavailable(error.to_string(), "model_unavailable"),
+            SubmitError::NoPlan { .. } | SubmitError::OlderBuild { .. } => {
+                Self::unavailable(error.to_string(), "model_unavailable")
+            }
             SubmitError::Overloaded { .. } => Self::overloaded(error.to_string()),
             SubmitError::PromptTooLong { tokens, limit } => {
                 Self::prompt_too_long(prompt, *tokens as usize, *limit)
@@ -142,6 +144,12 @@ impl ApiError {
             GenerationError::ShuttingDown => Self::unavailable(message, "node_unavailable"),
             GenerationError::NoRoom { .. } => Self::overloaded(message),
             GenerationError::NotReady { .. } => Self::unavailable(message, "model_unavailable"),
+            GenerationError::Rejected { form: Some(fault), .. } => {
+                Self::malformed(message).coded(match fault {
+                    FormFault::TooComplex => "form_too_complex",
+                    FormFault::Unsupported => "unsupported_form",
+                })
+            }
             GenerationError::StageFailed { .. } | GenerationError::Rejected { .. } => {
                 Self { code: Some("stage_failed"), ..Self::internal(message) }
             }
@@ -219,6 +227,10 @@ impl ApiError {
         self
     }
 
+    pub(crate) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// In words.
     pub(crate) fn message(&self) -> &str {
         &self.message
@@ -265,6 +277,8 @@ impl IntoResponse for ApiError {
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For whoever writes it otherwise.
+        response.extensions_mut().insert(self);
         response
     }
 }
@@ -277,6 +291,12 @@ mod tests {
     fn before_the_first_token_a_failure_has_a_status_that_clients_understand() {
         let node = || "b".to_owned();
         let model = || "demo".parse().unwrap();
+        let rejected = |form| GenerationError::Rejected {
+            node: node(),
+            layers: "0-3".to_owned(),
+            reason: "too much".to_owned(),
+            form,
+        };
         for (error, status, retry) in [
             (GenerationError::NodeLost { node: node(), layers: "0-3".to_owned() }, 503, true),
             (GenerationError::PlanLost { model: model(), reason: node() }, 503, true),
@@ -284,6 +304,8 @@ mod tests {
             (GenerationError::NoRoom { limit: 8 }, 429, true),
             (GenerationError::TimedOut { seconds: 30 }, 504, false),
             (GenerationError::ClientTooSlow, 408, false),
+            (rejected(Some(FormFault::TooComplex)), 400, false),
+            (rejected(None), 500, false),
             (
                 GenerationError::StageFailed {
                     node: node(),

@@ -54,7 +54,8 @@ pub(super) async fn events(State(shared): State<Shared>) -> Result<Response, Api
         let event = watcher.next().await?;
         Some((Ok::<_, Infallible>(event), watcher))
     });
-    Ok((HEADERS, Body::from_stream(body)).into_response())
+    let kind = [(axum::http::header::CONTENT_TYPE, "text/event-stream")];
+    Ok((HEADERS, kind, Body::from_stream(body)).into_response())
 }
 
 /// One client.

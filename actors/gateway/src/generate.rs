@@ -1,39 +1,46 @@
-//! `/v1/chat/completions` and `/v1/completions`: from a request to an answer, whole or streamed.
+//! From a request to its answers, whole or streamed, in whatever dialect.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt as _;
+use bytes::Bytes;
+use futures::FutureExt;
 use planaria_config::ModelName;
 use planaria_engine::detokenizer::Detokenizer;
+use planaria_engine::reply::{Dialect as ReplyDialect, Reply};
 use planaria_engine::stop::StopStrings;
+use planaria_engine::tokenizer::TokenizerError;
 use planaria_protocol::generation::{Request, SubmitError};
 use planaria_protocol::state::ModelState;
 use planaria_telemetry::wall_clock::unix_seconds;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::{Answer, Piece, Progress};
+use super::Shared;
+use super::answer::{Answer, Reader};
 use super::body::Read;
+use super::choices::{Choices, Rest};
 use super::error::ApiError;
 use super::preparation::{Room, Work};
-use super::reply::Reply;
-use super::request::{Asked, Delivery, Endpoint, Given};
+use super::recording::{Recording, Wish, demand_store};
+use super::request::{Asked, Delivery, Endpoint, Given, Reading, Resolved};
 use super::running::Running;
+use super::stream::{self, Beginning};
 use super::traced::Traced;
-use super::{Shared, stream};
+use super::writer::{Dialect, Head};
 use crate::generation::Generation;
-use crate::stored_answers::{Record, Recorder};
+use crate::served::ServedModel;
 
 pub(super) async fn chat(
     State(shared): State<Shared>,
     headers: HeaderMap,
     Extension(body): Extension<Read>,
 ) -> Result<Response, ApiError> {
-    respond(shared, Endpoint::Chat, &headers, body).await
+    respond(shared, &Endpoint::Chat, &headers, body).await
 }
 
 pub(super) async fn completion(
@@ -41,72 +48,140 @@ pub(super) async fn completion(
     headers: HeaderMap,
     Extension(body): Extension<Read>,
 ) -> Result<Response, ApiError> {
-    respond(shared, Endpoint::Completion, &headers, body).await
+    respond(shared, &Endpoint::Completion, &headers, body).await
 }
 
-async fn respond(
+/// Answers a request of a dialect.
+pub(super) async fn respond(
     shared: Shared,
-    endpoint: Endpoint,
+    dialect: &'static dyn Dialect,
+    headers: &HeaderMap,
+    body: Read,
+) -> Result<Response, ApiError> {
+    begun(shared, Arc::new(dialect), headers, body).await?.respond().await
+}
+
+/// A request that was read, and is to be answered.
+pub(super) struct Begun {
+    dialect: Arc<dyn Dialect>,
+    /// Its answers, once they are admitted. Nothing happens before it is asked for them.
+    pub(super) beginning: Beginning,
+    /// Whether they are to come as they are computed.
+    pub(super) is_streamed: bool,
+    heartbeat: Duration,
+}
+
+impl Begun {
+    /// Answers it, as long as its client stays.
+    pub(super) async fn respond(self) -> Result<Response, ApiError> {
+        if self.is_streamed {
+            stream::respond(self.dialect, self.beginning, self.heartbeat).await
+        } else {
+            Ok(json(self.beginning.await?.whole().await?))
+        }
+    }
+}
+
+/// Reads a request.
+pub(super) async fn begun(
+    shared: Shared,
+    dialect: Arc<dyn Dialect>,
     headers: &HeaderMap,
     Read { bytes, room }: Read,
-) -> Result<Response, ApiError> {
+) -> Result<Begun, ApiError> {
     if shared.is_leaving() {
-        return Err(ApiError::not_admitted(&SubmitError::Leaving, endpoint.prompt_field()));
+        return Err(ApiError::not_admitted(&SubmitError::Leaving, dialect.prompt_field()));
     }
     let parent = Traced::parent(headers);
-    let length = bytes.len();
-    let parse = move || Asked::parse(endpoint, &bytes);
-    let asked = shared.preparations.run(Work::Parse, length, parse).await?;
+    let asked = asked(&shared, &dialect, &bytes).await?;
     let model = shared.served_name(&asked.model)?;
-    if asked.delivery.store.is_some() && !shared.stored.has_room() {
-        let message =
-            "this node stores no answers (its setting `stored-answers` is 0): leave it out";
-        return Err(ApiError::invalid("store", message));
-    }
-    if asked.delivery.store.is_some()
-        && let Some(closed) = shared.stored.closed()
-    {
-        return Err(cannot_store(&closed));
+    if asked.delivery.store.is_some() {
+        demand_store(&shared, &asked.delivery)?;
     }
     let is_streamed = asked.delivery.stream;
     let heartbeat = shared.limits.heartbeat;
-    let traced = Traced::begin(endpoint, model.as_str(), parent);
+    let traced = Traced::begin(dialect.operation(), model.as_str(), parent);
+    let asking = Arc::clone(&dialect);
     let beginning = async move {
-        let begun = begin(&shared, endpoint, model, (asked, room), &traced).await;
+        let begun = begin(&shared, asking, model, (asked, room), &traced).await;
         if let Err(error) = &begun {
             traced.failed(error.word());
         }
         begun
     };
-    if is_streamed {
-        stream::respond(beginning.boxed(), heartbeat).await
-    } else {
-        whole(beginning.await?).await
+    Ok(Begun { dialect, beginning: beginning.boxed(), is_streamed, heartbeat })
+}
+
+/// Times that a request is parsed anew with more of what it refers to.
+const MOST_RECALLS: usize = 16;
+
+/// Parses a request, with what it refers to.
+async fn asked(
+    shared: &Shared,
+    dialect: &Arc<dyn Dialect>,
+    bytes: &Bytes,
+) -> Result<Asked, ApiError> {
+    let mut recalls = 0;
+    loop {
+        let (reader, body) = (Arc::clone(dialect), bytes.clone());
+        let parse = move || reader.parse(&body);
+        let asked = shared.preparations.run(Work::Parse, bytes.len(), parse).await;
+        if asked.is_ok() || recalls == MOST_RECALLS || !dialect.recalls(shared).await? {
+            return asked;
+        }
+        recalls += 1;
     }
 }
 
 /// Has a request tokenized and admitted.
 async fn begin(
     shared: &Shared,
-    endpoint: Endpoint,
+    dialect: Arc<dyn Dialect>,
     model: ModelName,
     asked: (Asked, Room),
     traced: &Traced,
-) -> Result<Running, ApiError> {
-    let prepared = prepare(shared, endpoint, model, asked, traced).await?;
-    submit(shared, endpoint, prepared, traced.clone()).await
+) -> Result<Choices, ApiError> {
+    let Prepared { request, delivery, reading, mut answers } =
+        prepare(shared, model, asked, traced).await?;
+    let created = unix_seconds();
+    let prompt: Arc<[u32]> = request.prompt.as_slice().into();
+    let head = Head { id: String::new(), created, model: request.model.to_string(), prompt };
+    let count = answers.len();
+    let first = answers.pop().ok_or_else(|| ApiError::internal("no answer was asked for"))?;
+    let wish = Wish::of(dialect.as_ref(), &delivery, (created, &request, &reading))?;
+    dialect.asks(&request);
+    let submitting = Submitting { shared: Shared::clone(shared), dialect, traced: traced.clone() };
+    let (running, head) = submitting.submit(head, request.clone(), first, wish).await?;
+    traced.answers(&head.id);
+    let writer = submitting.dialect.writer(head.clone(), &delivery);
+    let seed = request.sampling.seed;
+    let rest = (!answers.is_empty()).then(|| -> Rest {
+        async move {
+            let mut others = Vec::new();
+            for (number, answer) in (1..).zip(answers) {
+                let mut request = request.clone();
+                request.sampling.seed = seed.wrapping_add(number);
+                let (running, _) = submitting.submit(head.clone(), request, answer, None).await?;
+                others.push(running);
+            }
+            Ok(others)
+        }
+        .boxed()
+    });
+    Ok(Choices::new(writer, running, rest, count))
 }
 
 struct Prepared {
     request: Request,
     delivery: Delivery,
-    answer: Answer,
+    /// How its answers are read.
+    reading: Reading,
+    answers: Vec<Answer>,
 }
 
 /// Renders and tokenizes, away from the threads that serve connections.
 async fn prepare(
     shared: &Shared,
-    endpoint: Endpoint,
     name: ModelName,
     (asked, room): (Asked, Room),
     traced: &Traced,
@@ -121,18 +196,39 @@ async fn prepare(
     let length = asked.text_bytes();
     let work = move || {
         let _until_it_is_read = room;
-        let (request, delivery) = asked.resolve(&model, given)?;
-        let tokenizer = Arc::clone(&model.tokenizer);
-        let detokenizer = match endpoint {
-            Endpoint::Chat => Detokenizer::new(Arc::clone(&tokenizer)),
-            // Its text goes on where the prompt ends.
-            Endpoint::Completion => Detokenizer::after(Arc::clone(&tokenizer), &request.prompt)
-                .map_err(|error| ApiError::internal(error.to_string()))?,
+        let Resolved { request, delivery, reading } = asked.resolve(&model, given)?;
+        let answer = |_| {
+            let answer = answer(&model, &reading, &request.prompt, &delivery);
+            answer.map_err(|error| ApiError::internal(error.to_string()))
         };
-        let stop = StopStrings::new(delivery.stop.clone());
-        Ok(Prepared { request, delivery, answer: Answer::new(tokenizer, detokenizer, stop) })
+        let answers = (0..delivery.answers).map(answer).collect::<Result<_, ApiError>>()?;
+        Ok(Prepared { request, delivery, reading, answers })
     };
     shared.preparations.run(Work::Tokenize, length, work).await
+}
+
+/// An answer to `prompt` in the words of a model.
+pub(super) fn answer(
+    model: &ServedModel,
+    reading: &Reading,
+    prompt: &[u32],
+    delivery: &Delivery,
+) -> Result<Answer, TokenizerError> {
+    let tokenizer = Arc::clone(&model.tokenizer);
+    let reply = |dialect: ReplyDialect, tools| {
+        Reply::new(Arc::clone(&tokenizer), dialect, tools, prompt).map(Box::new)
+    };
+    let reader = match reading {
+        // Its text goes on where the prompt ends.
+        Reading::Text => Reader::Text(Detokenizer::after(Arc::clone(&tokenizer), prompt)?),
+        Reading::Chat(tools) => Reader::Chat(reply(model.dialect, tools.clone())?),
+        Reading::Calls { or_text } => {
+            let (list, may_be_text) = (String::new(), *or_text);
+            Reader::Calls { reply: reply(model.dialect, None)?, list, may_be_text }
+        }
+    };
+    let stop = StopStrings::new(delivery.stop.clone());
+    Ok(Answer::new(tokenizer, reader, stop, delivery.parallel_calls))
 }
 
 /// Does what takes a moment and no tokenizer, away from the threads that serve connections.
@@ -144,70 +240,51 @@ pub(super) async fn off_thread<T: Send + 'static>(
         .unwrap_or_else(|_| Err(ApiError::internal("the request could not be prepared")))
 }
 
-async fn submit(
-    shared: &Shared,
-    endpoint: Endpoint,
-    prepared: Prepared,
+/// What the answers of a request share on their way to the cluster.
+struct Submitting {
+    shared: Shared,
+    dialect: Arc<dyn Dialect>,
     traced: Traced,
-) -> Result<Running, ApiError> {
-    let Prepared { mut request, delivery, answer } = prepared;
-    traced.asks(&request);
-    request.trace = traced.context();
-    let name = request.model.to_string();
-    let prompt = request.prompt.clone();
-    let created = unix_seconds();
-    let record = delivery.store.as_ref().map(|metadata| Record {
-        created,
-        model: request.model.clone(),
-        sampling: request.sampling.clone(),
-        until: request.until.clone(),
-        stop: delivery.stop.clone(),
-        token_ids: delivery.token_ids,
-        metadata: metadata.clone(),
-        outcome: None,
-    });
-    let generation = admitted(shared, request).await.map_err(|error| {
-        tracing::info!(model = name, %error, "a request was not admitted");
-        ApiError::not_admitted(&error, endpoint.prompt_field())
-    })?;
-    let recorder = match record {
-        Some(record) => Some(stored(shared, &generation, record, &prompt).await?),
-        None => None,
-    };
-    let reply = Reply {
-        endpoint,
-        delivery,
-        id: endpoint.answer_id(generation.id),
-        created,
-        model: name,
-        prompt,
-    };
-    traced.answers(&reply.id);
-    let metrics = Arc::clone(&shared.metrics);
-    Ok(Running::new(generation, answer, reply, recorder, metrics, traced))
 }
 
-/// Begins to store an answer. Its id is told to nobody before it is on disk.
-async fn stored(
-    shared: &Shared,
-    generation: &Generation,
-    record: Record,
-    prompt: &[u32],
-) -> Result<Recorder, ApiError> {
-    let recorder = shared.stored.begin(generation.id, record, prompt);
-    match recorder.written().await {
-        Ok(()) => Ok(recorder),
-        Err(why) => {
-            recorder.forget();
-            Err(cannot_store(&why))
+impl Submitting {
+    /// Has an answer admitted, which gives it its name.
+    async fn submit(
+        &self,
+        head: Head,
+        mut request: Request,
+        answer: Answer,
+        wish: Option<Wish>,
+    ) -> Result<(Running, Head), ApiError> {
+        let Self { shared, dialect, traced } = self;
+        traced.asks(&request);
+        request.trace = traced.context();
+        let mut recording = match &wish {
+            Some(wish) => wish.before_admission(shared, dialect, &head).await?,
+            None => None,
+        };
+        let generation = match admitted(shared, request).await {
+            Ok(generation) => generation,
+            Err(error) => {
+                tracing::info!(model = head.model, %error, "a request was not admitted");
+                let error = ApiError::not_admitted(&error, dialect.prompt_field());
+                if let Some(recording) = recording {
+                    recording.refused(&error);
+                }
+                return Err(error);
+            }
+        };
+        if let (None, Some(wish)) = (&recording, &wish) {
+            recording = wish.after_admission(shared, dialect, &head, generation.id).await?;
         }
+        let head = Head { id: dialect.answer_id(generation.id), ..head };
+        let answer = answer.of(recording.as_ref().map_or(generation.id, |recording| recording.key));
+        let recorder = recording.and_then(Recording::admitted);
+        let metrics = Arc::clone(&shared.metrics);
+        let traced = traced.clone();
+        let running = Running::new(generation, answer, head.clone(), recorder, metrics, traced);
+        Ok((running, head))
     }
-}
-
-fn cannot_store(why: &str) -> ApiError {
-    ApiError::store_closed(format!(
-        "the answer cannot be stored: {why}; ask again later, or without `store`"
-    ))
 }
 
 /// Has a request admitted. One that comes while the model's layers are being loaded waits a moment for
@@ -229,22 +306,6 @@ async fn admitted(shared: &Shared, request: Request) -> Result<Generation, Submi
             .any(|known| known.name == *model && known.state == ModelState::Unavailable);
         if hopeless || !matches!(timeout_at(until, view.changed()).await, Ok(Ok(()))) {
             return answer;
-        }
-    }
-}
-
-/// Waits for the end and answers in one.
-async fn whole(mut running: Running) -> Result<Response, ApiError> {
-    let mut all = Piece::default();
-    loop {
-        match running.next().await {
-            Progress::More(piece) => all.append(piece),
-            Progress::Recovering => {}
-            Progress::Last(piece, reason) => {
-                all.append(piece);
-                return Ok(json(running.reply().whole(all, reason, running.counts())));
-            }
-            Progress::Failed(error) => return Err(error),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The HTTP API: OpenAI's routes, and what people and scripts ask a node about itself.
+//! The HTTP API: OpenAI's routes, Anthropic's, Ollama's, and what people and scripts ask a node about itself.
 //!
 //! A request passes `path` (which route is meant?), `host` (is it addressed to us?), `origin` (may its web
 //! page ask?), `auth` (has it the key?), `places` (is there one for it?) and then a route. An answer is made
@@ -6,20 +6,24 @@
 //! more tokens, `answer` turns those into text, and `reply` writes that as JSON; `generate` connects them,
 //! `preparation` bounds what that takes, and `stream` sends them as they come. An answer that is to be stored
 //! is taken down on the way; `stored` shows it, and `resume` goes on with those that a restart of the node
-//! interrupted. `models`, `cluster`, `events` and `catalog` hold the other routes, `page` what people see in a
-//! browser, `server` the connections, `error` all that can go wrong.
+//! interrupted. `responses`, `anthropic` and `ollama` are dialects of their own. `models`, `cluster`, `events` and
+//! `catalog` hold the other routes, `page` what people see in a browser, `openapi` what machines read of all routes,
+//! `server` the connections, `error` all that can go wrong, and `error_shapes` how that is written.
 //!
 //! A generation lives as long as the response that shows it: a client that leaves, is cut off or
 //! has met its stop text drops it, and so cancels the work on every stage. Prompts and answers are never
 //! logged.
 
 mod answer;
+mod anthropic;
 mod auth;
 pub mod backups;
 mod body;
 mod catalog;
+mod choices;
 mod cluster;
 mod error;
+mod error_shapes;
 pub mod event_stream;
 mod events;
 mod generate;
@@ -27,22 +31,29 @@ pub mod generation;
 mod host;
 pub mod model_list;
 mod models;
+mod ollama;
+mod openapi;
 mod origin;
 mod page;
 mod path;
 mod places;
 mod preparation;
 pub mod previewer;
+mod recording;
 mod reply;
 mod request;
+mod responses;
 mod resume;
 mod running;
+mod scores;
 pub mod served;
 mod server;
 mod stored;
 pub mod stored_answers;
 mod stream;
+mod tokenize;
 mod traced;
+mod writer;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,6 +71,7 @@ use self::host::AllowedHosts;
 use self::origin::AllowedOrigins;
 use self::places::Places;
 use self::preparation::Preparations;
+use self::responses::Memory;
 use crate::backups::Backups;
 use crate::generation::Generator;
 use crate::model_list::Catalog;
@@ -174,6 +186,8 @@ struct Parts {
     previewer: Previewer,
     backups: Backups,
     stored: StoredAnswers,
+    /// The responses that are remembered.
+    responses: Arc<Memory>,
     metrics: Arc<Metrics>,
     traces: Traces,
     context: u32,
@@ -218,6 +232,7 @@ fn share(state: State) -> Shared {
         previewer: state.previewer,
         backups: state.backups,
         stored: state.stored,
+        responses: Arc::default(),
         metrics: state.metrics,
         traces: state.traces,
         context: state.context,
@@ -237,11 +252,21 @@ fn routes(shared: Shared) -> Router {
         .route("/v1/chat/completions", post(generate::chat))
         .route("/v1/chat/completions/{id}", get(stored::one).delete(stored::delete))
         .route("/v1/completions", post(generate::completion))
+        .route("/v1/responses", post(responses::create))
+        .route("/v1/responses/{id}", get(responses::one).delete(responses::delete))
+        .route("/v1/responses/{id}/cancel", post(responses::cancel))
+        .route("/v1/responses/{id}/input_items", get(responses::input_items))
+        .route("/v1/messages", post(anthropic::create))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
+        .merge(ollama::routes())
+        .route("/tokenize", post(tokenize::tokenize))
+        .route("/detokenize", post(tokenize::detokenize))
         .route("/health", get(cluster::health))
         .route("/ready", get(cluster::ready))
         .route("/metrics", get(cluster::metrics))
+        .route("/openapi.json", get(openapi::document))
         .route("/cluster", get(cluster::cluster))
         .route("/cluster/events", get(events::events))
         .route("/cluster/plan", get(cluster::plan))
@@ -258,6 +283,8 @@ fn routes(shared: Shared) -> Router {
         .allow(router)
         .layer(from_fn_with_state(Arc::clone(&shared), origin::refuse_foreign_pages))
         .layer(from_fn_with_state(Arc::clone(&shared), host::demand_known_host))
+        // Around all that refuses a request.
+        .layer(from_fn(error_shapes::write))
         .with_state(shared);
     // Around the router, which has chosen a route before its layers see a request.
     Router::new().fallback_service(router).layer(from_fn(path::tidy))

@@ -79,7 +79,7 @@ impl super::Parts {
         Err(ApiError::model_differs(name, &view.node.name, &differs))
     }
 
-    fn served_names(&self) -> Vec<ModelName> {
+    pub(super) fn served_names(&self) -> Vec<ModelName> {
         let view = self.view.borrow();
         view.models.iter().map(|model| model.name.clone()).collect()
     }

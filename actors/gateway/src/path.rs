@@ -39,7 +39,9 @@ fn tidied(uri: &Uri) -> Option<Uri> {
 }
 
 /// What clients of OpenAI's API look for.
-const ROUTES: [&str; 3] = ["/v1/chat/completions", "/v1/completions", "/v1/models"];
+const ROUTES: [&str; 5] =
+    ["/v1/chat/completions", "/v1/completions", "/v1/responses", MESSAGES, "/v1/models"];
+const MESSAGES: &str = "/v1/messages";
 
 /// There is nothing at a path.
 pub(super) async fn no_such_route(method: Method, uri: Uri) -> ApiError {
@@ -52,12 +54,14 @@ pub(super) async fn no_such_route(method: Method, uri: Uri) -> ApiError {
         Some(route) => format!("`{route}` is meant, it seems"),
         None => format!("there are `{}`", ROUTES.join("`, `")),
     };
+    // Anthropic's clients write `/v1` themselves.
+    let base = if meant == Some(&MESSAGES) { "" } else { "/v1" };
     ApiError::refused(
         StatusCode::NOT_FOUND,
         "unknown_url",
         format!(
             "unknown request URL: {method} {path}; {hint}, and the base URL of clients is \
-             `http://HOST:PORT/v1`"
+             `http://HOST:PORT{base}`"
         ),
     )
 }

@@ -5,85 +5,114 @@ mod completion;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use planaria_protocol::generation::FinishReason;
 use serde::Serialize;
 
-use super::answer::{Counts, Piece};
+use super::answer::{Counts, Finish, Piece};
+use super::error::ApiError;
 use super::request::{Delivery, Endpoint};
+use super::writer::{Head, Writer, event};
 use crate::stored_answers::{Outcome, Record};
 
-/// What all chunks of an answer share.
+/// Writes answers of chats and completions.
 #[derive(Debug)]
 pub(super) struct Reply {
-    /// Whom to answer like.
-    pub(super) endpoint: Endpoint,
-    /// How the client wants it.
-    pub(super) delivery: Delivery,
-    /// The answer's id.
-    pub(super) id: String,
-    /// When it began, in seconds since 1970.
-    pub(super) created: u64,
-    /// The model that answers.
-    pub(super) model: String,
-    /// The prompt's token ids.
-    pub(super) prompt: Vec<u32>,
+    endpoint: Endpoint,
+    head: Head,
+    include_usage: bool,
+    token_ids: bool,
+    logprobs: bool,
+    /// Answers.
+    count: usize,
+}
+
+impl Writer for Reply {
+    fn opening(&mut self) -> Vec<Bytes> {
+        let chunks = (0..self.count).filter_map(|index| match self.endpoint {
+            Endpoint::Chat => Some(self.chunk(self.prompt_ids(), &chat::role_chunk(index))),
+            Endpoint::Completion => {
+                self.prompt_ids().map(|ids| self.chunk(None, &completion::prompt_chunk(index, ids)))
+            }
+        });
+        chunks.collect()
+    }
+
+    fn piece(&mut self, answer: usize, piece: Piece) -> Vec<Bytes> {
+        let wants_tokens = self.token_ids || self.logprobs;
+        let is_empty = piece.parts.is_empty() && piece.malformed_calls == 0;
+        if is_empty && (piece.tokens.is_empty() || !wants_tokens) {
+            return Vec::new();
+        }
+        let ids = self.token_ids;
+        match self.endpoint {
+            Endpoint::Chat => {
+                let chunks = chat::piece_chunks(answer, piece, ids);
+                chunks.iter().map(|choice| self.chunk(None, choice)).collect()
+            }
+            Endpoint::Completion => {
+                vec![self.chunk(None, &completion::choice(answer, piece, ids, None))]
+            }
+        }
+    }
+
+    fn finished(&mut self, answer: usize, finish: &Finish) -> Vec<Bytes> {
+        vec![match self.endpoint {
+            Endpoint::Chat => self.chunk(None, &chat::last_chunk(answer, finish)),
+            Endpoint::Completion => {
+                let choice = completion::choice(answer, Piece::default(), false, Some(finish));
+                self.chunk(None, &choice)
+            }
+        }]
+    }
+
+    fn closing(&mut self, counts: Counts) -> Vec<Bytes> {
+        let usage = self.include_usage.then(|| {
+            let nothing: [(); 0] = [];
+            let usage = Some(Some(self.usage(counts)));
+            event(text(&self.envelope(self.chunk_object(), None, nothing, usage)))
+        });
+        usage.into_iter().chain([event("[DONE]")]).collect()
+    }
+
+    fn failed(&mut self, error: &ApiError) -> Vec<Bytes> {
+        vec![event(error.body())]
+    }
+
+    fn whole(&mut self, answers: Vec<(Piece, Finish)>, counts: Counts) -> String {
+        let ids = self.token_ids;
+        let answers = answers.into_iter().enumerate();
+        let usage = Some(Some(self.usage(counts)));
+        match self.endpoint {
+            Endpoint::Chat => {
+                let choices = answers
+                    .map(|(index, (piece, finish))| chat::whole(index, piece, ids, Some(&finish)));
+                let choices: Vec<_> = choices.collect();
+                text(&self.envelope("chat.completion", self.prompt_ids(), choices, usage))
+            }
+            Endpoint::Completion => {
+                let choices = answers.map(|(index, (piece, finish))| {
+                    let mut choice = completion::choice(index, piece, ids, Some(&finish));
+                    choice.prompt_token_ids = self.prompt_ids();
+                    choice
+                });
+                let choices: Vec<_> = choices.collect();
+                text(&self.envelope("text_completion", None, choices, usage))
+            }
+        }
+    }
 }
 
 impl Reply {
-    /// The chunk before the first token.
-    pub(super) fn opening(&self) -> Option<String> {
-        match self.endpoint {
-            Endpoint::Chat => Some(self.chunk(self.prompt_ids(), &chat::role_chunk())),
-            Endpoint::Completion => {
-                self.prompt_ids().map(|ids| self.chunk(None, &completion::prompt_chunk(ids)))
-            }
-        }
-    }
-
-    /// The chunk for `piece`; none when the client would see nothing in it.
-    pub(super) fn piece(&self, piece: Piece) -> Option<String> {
-        let wants_tokens = self.delivery.token_ids || self.delivery.logprobs;
-        if piece.text.is_empty() && (piece.tokens.is_empty() || !wants_tokens) {
-            return None;
-        }
-        let ids = self.delivery.token_ids;
-        Some(match self.endpoint {
-            Endpoint::Chat => self.chunk(None, &chat::piece_chunk(piece, ids)),
-            Endpoint::Completion => self.chunk(None, &completion::choice(piece, ids, None)),
-        })
-    }
-
-    /// The chunk after the last token.
-    pub(super) fn closing(&self, reason: FinishReason) -> String {
-        match self.endpoint {
-            Endpoint::Chat => self.chunk(None, &chat::last_chunk(reason)),
-            Endpoint::Completion => {
-                let choice = completion::choice(Piece::default(), false, Some(reason));
-                self.chunk(None, &choice)
-            }
-        }
-    }
-
-    /// The chunk that counts tokens, if it was asked for.
-    pub(super) fn usage(&self, counts: Counts) -> Option<String> {
-        self.delivery.include_usage.then(|| {
-            let nothing: [(); 0] = [];
-            let usage = Some(Some(self.count(counts)));
-            text(&self.envelope(self.chunk_object(), None, nothing, usage))
-        })
-    }
-
-    /// The answer in one.
-    pub(super) fn whole(&self, piece: Piece, reason: FinishReason, counts: Counts) -> String {
-        let ids = self.delivery.token_ids;
-        match self.endpoint {
-            Endpoint::Chat => text(&self.whole_chat(piece, Some(reason), counts)),
-            Endpoint::Completion => {
-                let mut choice = completion::choice(piece, ids, Some(reason));
-                choice.prompt_token_ids = self.prompt_ids();
-                let usage = Some(Some(self.count(counts)));
-                text(&self.envelope("text_completion", None, [choice], usage))
-            }
+    /// For what is answered under `head`.
+    pub(super) const fn new(endpoint: Endpoint, head: Head, delivery: &Delivery) -> Self {
+        Self {
+            endpoint,
+            head,
+            include_usage: delivery.include_usage,
+            token_ids: delivery.token_ids,
+            logprobs: delivery.logprobs,
+            count: delivery.answers,
         }
     }
 
@@ -91,36 +120,27 @@ impl Reply {
     pub(super) fn stored(
         &self,
         piece: Piece,
-        reason: Option<FinishReason>,
+        finish: Option<&Finish>,
         counts: Counts,
         record: &Record,
     ) -> String {
         let (status, error) = match &record.outcome {
-            _ if reason.is_some() => ("completed", None),
+            _ if finish.is_some() => ("completed", None),
             // A part of the answer, so something lacks that was written.
             None | Some(Outcome::Finished(_)) => ("in_progress", None),
             Some(Outcome::Failed { message, code }) => ("failed", Some(Failure { message, code })),
             Some(Outcome::Cancelled) => ("cancelled", None),
         };
-        let completion = self.whole_chat(piece, reason, counts);
+        let choice = chat::whole(0, piece, self.token_ids, finish);
+        let usage = Some(Some(self.usage(counts)));
+        let completion = self.envelope("chat.completion", self.prompt_ids(), [choice], usage);
         text(&Stored { completion, status, error, metadata: &record.metadata })
     }
 
-    fn whole_chat(
-        &self,
-        piece: Piece,
-        reason: Option<FinishReason>,
-        counts: Counts,
-    ) -> Envelope<'_, [chat::Choice; 1]> {
-        let choice = chat::whole(piece, self.delivery.token_ids, reason);
-        let usage = Some(Some(self.count(counts)));
-        self.envelope("chat.completion", self.prompt_ids(), [choice], usage)
-    }
-
-    fn chunk(&self, prompt: Option<&[u32]>, choice: &impl Serialize) -> String {
+    fn chunk(&self, prompt: Option<&[u32]>, choice: &impl Serialize) -> Bytes {
         // OpenAI says "not yet" where a count will follow.
-        let usage = self.delivery.include_usage.then_some(None);
-        text(&self.envelope(self.chunk_object(), prompt, [choice], usage))
+        let usage = self.include_usage.then_some(None);
+        event(text(&self.envelope(self.chunk_object(), prompt, [choice], usage)))
     }
 
     const fn chunk_object(&self) -> &'static str {
@@ -131,16 +151,17 @@ impl Reply {
     }
 
     fn prompt_ids(&self) -> Option<&[u32]> {
-        self.delivery.token_ids.then_some(self.prompt.as_slice())
+        self.token_ids.then_some(&*self.head.prompt)
     }
 
-    fn count(&self, counts: Counts) -> Usage {
-        let prompt_tokens = self.prompt.len() as u64;
+    fn usage(&self, counts: Counts) -> Usage {
+        let prompt_tokens = self.head.prompt.len() as u64;
         Usage {
             prompt_tokens,
             completion_tokens: counts.answer,
             total_tokens: prompt_tokens + u64::from(counts.answer),
             prompt_tokens_details: PromptTokens { cached_tokens: counts.reused },
+            completion_tokens_details: CompletionTokens { reasoning_tokens: counts.reasoning },
         }
     }
 
@@ -152,10 +173,10 @@ impl Reply {
         usage: Option<Option<Usage>>,
     ) -> Envelope<'a, C> {
         Envelope {
-            id: &self.id,
+            id: &self.head.id,
             object,
-            created: self.created,
-            model: &self.model,
+            created: self.head.created,
+            model: &self.head.model,
             choices,
             prompt_token_ids,
             usage,
@@ -204,6 +225,12 @@ struct Usage {
     completion_tokens: u32,
     total_tokens: u64,
     prompt_tokens_details: PromptTokens,
+    completion_tokens_details: CompletionTokens,
+}
+
+#[derive(Serialize)]
+struct CompletionTokens {
+    reasoning_tokens: u32,
 }
 
 #[derive(Serialize)]
@@ -212,17 +239,17 @@ struct PromptTokens {
 }
 
 /// OpenAI's `finish_reason`.
+const fn finish_word(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::Calls => "tool_calls",
+        other => reason_word(other.reason()),
+    }
+}
+
+/// The same of what the cluster knows.
 pub(super) const fn reason_word(reason: FinishReason) -> &'static str {
     match reason {
         FinishReason::Stop => "stop",
         FinishReason::Length => "length",
     }
-}
-
-/// JSON has no infinity; OpenAI writes this for "never".
-const LEAST_LOGPROB: f32 = -9999.0;
-
-const fn finite(logprob: f32) -> f32 {
-    // `max` of a NaN and a number is the number.
-    logprob.max(LEAST_LOGPROB)
 }

@@ -3,26 +3,37 @@
 //! Nothing here waits or does I/O; rendering and tokenizing a long prompt takes long enough to
 //! belong on a blocking thread.
 
-mod chat;
+pub(super) mod chat;
 mod completion;
-mod fields;
-mod sampling;
-mod storing;
-mod unsupported;
+mod constraint;
+pub(super) mod fields;
+pub(super) mod forms;
+pub(super) mod sampling;
+pub(super) mod storing;
+pub(super) mod tools;
+pub(super) mod unsupported;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use planaria_config::SequenceId;
-use planaria_engine::chat_template::{ChatError, ChatMessage};
+use planaria_engine::chat_template::{Chat, ChatError};
+use planaria_engine::reply::{Dialect as ReplyDialect, ToolTypes};
 use planaria_engine::sampler::SamplingParams;
 use planaria_protocol::generation::{Request, Until};
 use serde_json::Value;
 
+use self::constraint::Demand;
 use self::fields::{Fields, wrong_kind};
+use self::forms::Form;
 use self::sampling::SamplingAsked;
+use self::tools::{Effort, ToolChoice};
 use super::error::ApiError;
+use super::reply::Reply;
+use super::writer::{Dialect, Head, Writer, event};
 use crate::served::ServedModel;
+use crate::stored_answers::{Calls, Record};
 
 /// Which of OpenAI's two ways to ask for text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +44,23 @@ pub(super) enum Endpoint {
     Completion,
 }
 
-/// What a client asks for.
+/// What a client asks for, in whatever dialect.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Asked {
     /// The model's name as it was written, perhaps of no model at all.
     pub(super) model: String,
-    endpoint: Endpoint,
-    prompt: Prompt,
-    sampling: SamplingAsked,
-    max_tokens: Option<NonZeroU32>,
-    ignore_eos: bool,
-    stop_token_ids: Vec<u32>,
+    /// The field that holds the prompt.
+    pub(super) prompt_field: &'static str,
+    /// What is to be answered.
+    pub(super) prompt: Prompt,
+    /// How tokens are chosen.
+    pub(super) sampling: SamplingAsked,
+    /// Most tokens of an answer.
+    pub(super) max_tokens: Option<NonZeroU32>,
+    /// Whether the model's own end is none.
+    pub(super) ignore_eos: bool,
+    /// Tokens that end the answer too.
+    pub(super) stop_token_ids: Vec<u32>,
     /// How the answer is to come.
     pub(super) delivery: Delivery,
 }
@@ -74,13 +91,97 @@ pub(super) struct Delivery {
     pub(super) logprobs: bool,
     /// To be read again later, with this written on it.
     pub(super) store: Option<BTreeMap<String, String>>,
+    /// Answers that are drawn from the prompt, at least 1.
+    pub(super) answers: usize,
+    /// Whether the model may call several tools at once.
+    pub(super) parallel_calls: bool,
 }
 
+impl Delivery {
+    /// What is to be stored of an answer.
+    pub(super) fn record(&self, created: u64, request: &Request, reading: &Reading) -> Record {
+        Record {
+            created,
+            model: request.model.clone(),
+            sampling: request.sampling.clone(),
+            until: request.until.clone(),
+            stop: self.stop.clone(),
+            token_ids: self.token_ids,
+            metadata: self.store.clone().unwrap_or_default(),
+            outcome: None,
+            ended: None,
+            reused: 0,
+            calls: reading.recorded(self.parallel_calls),
+        }
+    }
+}
+
+/// What is to be answered.
 #[derive(Debug, Clone, PartialEq)]
-enum Prompt {
-    Chat(Vec<ChatMessage>),
+pub(super) enum Prompt {
+    /// A conversation.
+    Chat(Box<ChatAsked>),
+    /// A text to go on with.
     Text(String),
+    /// The same in tokens.
     Tokens(Vec<u32>),
+}
+
+/// A conversation that is to be answered, and how.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct ChatAsked {
+    /// Messages, tools, and what the template is told beside them.
+    pub(super) chat: Chat,
+    /// Whether the model has to call a tool.
+    pub(super) tool_choice: ToolChoice,
+    /// How much the model is to think.
+    pub(super) effort: Option<Effort>,
+    /// What the answer has to be.
+    pub(super) form: Option<Form>,
+}
+
+/// A request in tokens, and how its answer is read.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    /// What the cluster is asked.
+    pub(super) request: Request,
+    /// How the answer is to come.
+    pub(super) delivery: Delivery,
+    /// How its tokens are read.
+    pub(super) reading: Reading,
+}
+
+/// How the tokens of an answer are read.
+#[derive(Debug, Clone)]
+pub(super) enum Reading {
+    /// As text.
+    Text,
+    /// As the reply of a chat, which may call these tools.
+    Chat(Option<Arc<ToolTypes>>),
+    /// As the reply of a chat whose text is a list of calls.
+    Calls {
+        /// Whether it may be an answer in its place.
+        or_text: bool,
+    },
+}
+
+impl Reading {
+    /// How a stored answer is read.
+    pub(super) fn of_recorded(calls: Option<&Calls>) -> Self {
+        match calls {
+            None => Self::Chat(None),
+            Some(Calls::Marked { types, .. }) => Self::Chat(Some(Arc::new(types.clone()))),
+            Some(Calls::Listed { or_text, .. }) => Self::Calls { or_text: *or_text },
+        }
+    }
+
+    fn recorded(&self, parallel: bool) -> Option<Calls> {
+        match self {
+            Self::Text | Self::Chat(None) => None,
+            Self::Chat(Some(types)) => Some(Calls::Marked { types: (**types).clone(), parallel }),
+            Self::Calls { or_text } => Some(Calls::Listed { parallel, or_text: *or_text }),
+        }
+    }
 }
 
 /// Of stop texts, and of stop tokens: many times what clients send, and still compared within microseconds
@@ -89,14 +190,12 @@ const MOST_STOPS: usize = 64;
 /// A stop text is compared at every token, and as much text is held back.
 const LONGEST_STOP: usize = 1024;
 /// OpenAI's default for plain completions, which have no natural end.
-const COMPLETION_TOKENS: u32 = 16;
+const COMPLETION_TOKENS: Option<NonZeroU32> = NonZeroU32::new(16);
+
+/// Answers that may be drawn from one prompt.
+const MOST_ANSWERS: u32 = 8;
 
 impl Endpoint {
-    /// The name of an answer.
-    pub(super) fn answer_id(self, sequence: SequenceId) -> String {
-        format!("{}{sequence}", self.answer_prefix())
-    }
-
     /// How names of answers begin.
     pub(super) const fn answer_prefix(self) -> &'static str {
         match self {
@@ -104,36 +203,73 @@ impl Endpoint {
             Self::Completion => "cmpl-",
         }
     }
+}
 
-    /// The field that holds the prompt.
-    pub(super) const fn prompt_field(self) -> &'static str {
+impl Dialect for Endpoint {
+    fn parse(&self, body: &[u8]) -> Result<Asked, ApiError> {
+        Asked::parse(*self, body)
+    }
+
+    fn operation(&self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Completion => "text_completion",
+        }
+    }
+
+    fn prompt_field(&self) -> &'static str {
         match self {
             Self::Chat => "messages",
             Self::Completion => "prompt",
         }
     }
+
+    fn answer_id(&self, sequence: SequenceId) -> String {
+        format!("{}{sequence}", self.answer_prefix())
+    }
+
+    fn writer(&self, head: Head, delivery: &Delivery) -> Box<dyn Writer> {
+        Box::new(Reply::new(*self, head, delivery))
+    }
+
+    fn failed(&self, error: &ApiError) -> Vec<bytes::Bytes> {
+        vec![event(error.body())]
+    }
+}
+
+/// A request's body as JSON.
+pub(super) fn json_of(body: &[u8]) -> Result<Value, ApiError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::malformed(format!("the request's body is not JSON: {error}")))
+}
+
+/// The field `model`.
+pub(super) fn model_of(fields: &Fields<'_>) -> Result<String, ApiError> {
+    match fields.required("model")? {
+        Value::String(model) => Ok(model.clone()),
+        other => Err(wrong_kind("model".to_owned(), other, "a text")),
+    }
 }
 
 impl Asked {
-    /// Reads a request's body.
-    pub(super) fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, ApiError> {
-        let body: Value = serde_json::from_slice(body).map_err(|error| {
-            ApiError::malformed(format!("the request's body is not JSON: {error}"))
-        })?;
+    /// Reads the body of a request to OpenAI's endpoints.
+    fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, ApiError> {
+        let body = json_of(body)?;
         let fields = Fields::of(String::new(), &body)?;
-        let model = match fields.required("model")? {
-            Value::String(model) => model.clone(),
-            other => return Err(wrong_kind("model".to_owned(), other, "a text")),
-        };
+        let model = model_of(&fields)?;
         unsupported::refuse(endpoint, &fields)?;
+        let form = forms::of(&fields)?;
         let prompt = match endpoint {
-            Endpoint::Chat => Prompt::Chat(chat::messages(&fields)?),
-            Endpoint::Completion => completion::prompt(&fields)?,
+            Endpoint::Chat => Prompt::Chat(Box::new(chat::asked(&fields, form)?)),
+            Endpoint::Completion => {
+                forms::refuse_for_completions(form.as_ref())?;
+                completion::prompt(&fields)?
+            }
         };
         let sampling = SamplingAsked::parse(endpoint, &fields)?;
         Ok(Self {
             model,
-            endpoint,
+            prompt_field: endpoint.prompt_field(),
             prompt,
             max_tokens: max_tokens(endpoint, &fields)?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
@@ -149,16 +285,19 @@ impl Asked {
     }
 
     /// Turns words into tokens and fills what was left open.
-    pub(super) fn resolve(
-        self,
-        model: &ServedModel,
-        given: Given,
-    ) -> Result<(Request, Delivery), ApiError> {
-        let field = self.endpoint.prompt_field();
+    pub(super) fn resolve(self, model: &ServedModel, given: Given) -> Result<Resolved, ApiError> {
+        let field = self.prompt_field;
         let context = given.context.min(model.max_context);
-        let most_tokens = self.most_tokens();
+        // Clients ask for more than a model's context holds: they do not know it, and have one number for all
+        // models.
+        let most_tokens = self.max_tokens.map_or(u32::MAX, NonZeroU32::get);
         let ends = self.ends(model)?;
-        let sampling = self.sampling.resolve(model, given.draw)?;
+        let mut sampling = self.sampling.resolve(model, given.draw)?;
+        let reading = self.prompt.reading(model.dialect);
+        let demand = match &self.prompt {
+            Prompt::Chat(asked) => Demand::of(asked, self.delivery.parallel_calls)?,
+            Prompt::Text(_) | Prompt::Tokens(_) => None,
+        };
         let prompt = self.prompt.tokens(field, model, given.now, context)?;
         let room = u32::try_from(prompt.len())
             .ok()
@@ -170,6 +309,9 @@ impl Asked {
         if prompt.is_empty() {
             return Err(ApiError::invalid(field, "the prompt has no tokens"));
         }
+        if let Some(demand) = demand {
+            sampling.constraint = Some(demand.constraint(model, &prompt, &ends)?);
+        }
         let request = Request {
             model: model.name.clone(),
             sampling: SamplingParams { prompt_tokens: context - room.get(), ..sampling },
@@ -178,17 +320,12 @@ impl Asked {
             until: Until { eos: ends, max_tokens: most_tokens.min(room.get()) },
             trace: None,
         };
-        Ok((request, self.delivery))
+        Ok(Resolved { request, delivery: self.delivery, reading })
     }
 
-    /// Tokens that the answer may have, had it all the room it wants. Clients ask for more than a model's
-    /// context holds: they do not know it, and have one number for all models.
-    fn most_tokens(&self) -> u32 {
-        match (self.max_tokens, self.endpoint) {
-            (Some(tokens), _) => tokens.get(),
-            (None, Endpoint::Chat) => u32::MAX,
-            (None, Endpoint::Completion) => COMPLETION_TOKENS,
-        }
+    /// Tokens of the prompt, also of one that is too long to be answered.
+    pub(super) fn count(self, model: &ServedModel, now: i64) -> Result<usize, ApiError> {
+        Ok(self.prompt.tokens(self.prompt_field, model, now, u32::MAX)?.len())
     }
 
     /// Tokens that end the answer.
@@ -208,16 +345,30 @@ impl Asked {
 }
 
 impl Prompt {
-    fn bytes(&self) -> usize {
+    /// A conversation as chat completions have it.
+    pub(super) fn of_chat(fields: &Fields<'_>) -> Result<Self, ApiError> {
+        Ok(Self::Chat(Box::new(chat::asked(fields, None)?)))
+    }
+
+    /// How much there is to render and to tokenize.
+    pub(super) fn bytes(&self) -> usize {
         match self {
-            Self::Chat(messages) => messages.iter().map(|message| message.content.len()).sum(),
+            Self::Chat(asked) => asked.chat.bytes() + asked.chat.extra_bytes(),
             Self::Text(text) => text.len(),
             // They are tokens already.
             Self::Tokens(_) => 0,
         }
     }
 
-    fn tokens(
+    fn reading(&self, dialect: ReplyDialect) -> Reading {
+        match self {
+            Self::Chat(asked) => asked.reading(dialect),
+            Self::Text(_) | Self::Tokens(_) => Reading::Text,
+        }
+    }
+
+    /// Its tokens, fewer than `context`; `field` holds it.
+    pub(super) fn tokens(
         self,
         field: &'static str,
         model: &ServedModel,
@@ -226,11 +377,10 @@ impl Prompt {
     ) -> Result<Vec<u32>, ApiError> {
         let tokenizer = &model.tokenizer;
         let encoded = match self {
-            Self::Chat(messages) => {
-                let text = model
-                    .template
-                    .render(&messages, true, now)
-                    .map_err(|error| refused_by_template(&error))?;
+            Self::Chat(asked) => {
+                let chat = asked.for_model(model)?;
+                let rendered = model.template.render(&chat, now);
+                let text = rendered.map_err(|error| refused_by_template(field, &chat, &error))?;
                 fits(field, &text, model, context)?;
                 tokenizer.encode_rendered(&text)
             }
@@ -286,11 +436,16 @@ fn fits(
     }
 }
 
-fn refused_by_template(error: &ChatError) -> ApiError {
+fn refused_by_template(field: &'static str, chat: &Chat, error: &ChatError) -> ApiError {
     let message = error.to_string();
     match error {
+        // It may have broken over what a client has put in.
+        ChatError::Broken(_) if !chat.variables.is_empty() => {
+            ApiError::invalid("chat_template_kwargs", message)
+        }
+        ChatError::Broken(_) if !chat.tools.is_empty() => ApiError::invalid("tools", message),
         ChatError::NoTemplate => ApiError::invalid("model", message).coded("no_chat_template"),
-        ChatError::Refused(_) | ChatError::Runaway(_) => ApiError::invalid("messages", message),
+        ChatError::Refused(_) | ChatError::Runaway(_) => ApiError::invalid(field, message),
         ChatError::Broken(_) => ApiError::internal(message),
     }
 }
@@ -303,14 +458,22 @@ fn max_tokens(endpoint: Endpoint, fields: &Fields<'_>) -> Result<Option<NonZeroU
     };
     let mut asked = None;
     for name in names {
-        // Past all contexts it makes no difference how far.
-        let parse = |value: &Value| {
-            value.as_u64().and_then(|n| NonZeroU32::new(u32::try_from(n).unwrap_or(u32::MAX)))
-        };
-        let tokens = fields.parsed(name, "a whole number of at least 1", parse)?;
+        let tokens = whole_number(fields, name)?;
         asked = asked.or(tokens);
     }
-    Ok(asked)
+    let default = match endpoint {
+        Endpoint::Chat => None,
+        Endpoint::Completion => COMPLETION_TOKENS,
+    };
+    Ok(asked.or(default))
+}
+
+/// A number of tokens, at least 1. Past all contexts it makes no difference how far.
+pub(super) fn whole_number(fields: &Fields<'_>, key: &str) -> Result<Option<NonZeroU32>, ApiError> {
+    let parse = |value: &Value| {
+        value.as_u64().and_then(|n| NonZeroU32::new(u32::try_from(n).unwrap_or(u32::MAX)))
+    };
+    fields.parsed(key, "a whole number of at least 1", parse)
 }
 
 /// As vLLM has them: like the model's own end, but for one answer.
@@ -340,7 +503,7 @@ fn delivery(endpoint: Endpoint, fields: &Fields<'_>, logprobs: bool) -> Result<D
         None => false,
     };
     Ok(Delivery {
-        stop: stop(fields)?,
+        stop: stop(fields, "stop")?,
         stream,
         include_usage,
         token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
@@ -350,30 +513,40 @@ fn delivery(endpoint: Endpoint, fields: &Fields<'_>, logprobs: bool) -> Result<D
             // OpenAI stores none of these.
             Endpoint::Completion => None,
         },
+        answers: answers(fields)?,
+        parallel_calls: fields.flag("parallel_tool_calls")?.unwrap_or(true),
     })
 }
 
-fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
-    let texts = match fields.value("stop") {
+fn answers(fields: &Fields<'_>) -> Result<usize, ApiError> {
+    let answers = fields.whole("n", 1..=MOST_ANSWERS)?.unwrap_or(1);
+    Ok(answers as usize)
+}
+
+/// Texts that end an answer, in the field `stop` or another one.
+pub(super) fn stop(fields: &Fields<'_>, key: &str) -> Result<Vec<String>, ApiError> {
+    let texts = match fields.value(key) {
         None => Vec::new(),
         Some(Value::String(text)) => vec![text.clone()],
         Some(Value::Array(list)) => list
             .iter()
             .map(|value| value.as_str().map(ToOwned::to_owned))
             .collect::<Option<_>>()
-            .ok_or_else(|| ApiError::invalid("stop", "the entries of `stop` have to be texts"))?,
+            .ok_or_else(|| {
+                ApiError::invalid(key, format!("the entries of `{key}` have to be texts"))
+            })?,
         Some(other) => {
-            return Err(wrong_kind("stop".to_owned(), other, "a text or a list of them"));
+            return Err(wrong_kind(key.to_owned(), other, "a text or a list of them"));
         }
     };
     let count = texts.len();
     if count > MOST_STOPS {
-        let message = format!("`stop` has {count} entries; {MOST_STOPS} are allowed");
-        return Err(ApiError::invalid("stop", message));
+        let message = format!("`{key}` has {count} entries; {MOST_STOPS} are allowed");
+        return Err(ApiError::invalid(key, message));
     }
     if texts.iter().any(|text| !(1..=LONGEST_STOP).contains(&text.len())) {
-        let message = format!("the entries of `stop` have to have 1 to {LONGEST_STOP} bytes");
-        return Err(ApiError::invalid("stop", message));
+        let message = format!("the entries of `{key}` have to have 1 to {LONGEST_STOP} bytes");
+        return Err(ApiError::invalid(key, message));
     }
     Ok(texts)
 }

@@ -1,20 +1,24 @@
 //! Goes on with stored answers that were interrupted: the node was restarted, or a part of it.
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use planaria_config::SequenceId;
 use planaria_protocol::generation::{FinishReason, Request, SubmitError};
+use planaria_telemetry::wall_clock::unix_seconds;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::answer::Progress;
+use super::answer::{Counts, Finish, Piece, Progress};
 use super::error::ApiError;
 use super::request::Endpoint;
+use super::responses::{self, GoingOn};
 use super::running::Running;
-use super::stored::{Again, reply};
+use super::stored::{Again, head};
 use super::traced::Traced;
+use super::writer::Dialect as _;
 use super::{Parts, Shared};
 use crate::generation::Generation;
 use crate::stored_answers::{Claim, Outcome, Recorder, StoredAnswer, StoredError};
@@ -68,15 +72,20 @@ async fn resume(shared: &Parts, claim: Claim) {
             return;
         }
     };
-    match again(shared, id, &answer, &recorder).await {
-        Ok(Some(again)) => match ended(&answer, &again) {
-            Some(reason) => recorder.ended(Outcome::Finished(reason)),
-            None => go_on(shared, id, answer, again, recorder).await,
-        },
+    let mut again = match again(shared, id, &answer, &recorder).await {
+        Ok(Some(again)) => again,
         // It was removed.
-        Ok(None) => {}
-        Err(error) => recorder.ended(error.outcome()),
+        Ok(None) => return,
+        Err(error) => return recorder.ended(error.outcome(), unix_seconds()),
+    };
+    if let Some(reason) = ended(&answer, &again) {
+        return recorder.ended(Outcome::Finished(reason), unix_seconds());
     }
+    let reader = match responses::going_on(shared, id, &answer, &mut again).await {
+        Ok(reader) => reader,
+        Err(error) => return recorder.ended(error.outcome(), unix_seconds()),
+    };
+    go_on(shared, id, (answer, again), recorder, reader).await;
 }
 
 /// What came of it so far, as soon as this node has the words of its model: a folder may come late, as one
@@ -92,7 +101,7 @@ async fn again(
     let mut doublings = 0;
     while !recorder.is_removed() {
         let error = match shared.words_of(name).await {
-            Ok(model) => return Again::with(model, answer).await.map(Some),
+            Ok(model) => return Again::with(model, id, answer).await.map(Some),
             Err(error) => error,
         };
         // What is to be served is known from the disk on: this is no matter of time.
@@ -111,18 +120,18 @@ async fn again(
 /// Whether it was over when it was interrupted, but for the word that it is.
 fn ended(answer: &StoredAnswer, again: &Again) -> Option<FinishReason> {
     let is_full = answer.tokens.len() >= answer.record.until.max_tokens as usize;
-    again.reason.or(is_full.then_some(FinishReason::Length))
+    again.finish.as_ref().map(Finish::reason).or(is_full.then_some(FinishReason::Length))
 }
 
 async fn go_on(
     shared: &Parts,
     id: SequenceId,
-    answer: StoredAnswer,
-    again: Again,
+    (answer, again): (StoredAnswer, Again),
     recorder: Recorder,
+    mut reader: Option<GoingOn>,
 ) {
     // Its former trace ended with the life of the node that began it.
-    let traced = Traced::begin(Endpoint::Chat, answer.record.model.as_str(), None);
+    let traced = Traced::begin(Endpoint::Chat.operation(), answer.record.model.as_str(), None);
     let request = Request {
         model: answer.record.model.clone(),
         prompt: answer.prompt.clone(),
@@ -131,32 +140,76 @@ async fn go_on(
         until: answer.record.until.clone(),
         trace: traced.context(),
     };
-    let reply = reply(id, &answer);
+    let head = head(id, &answer);
     traced.asks(&request);
-    traced.answers(&reply.id);
-    let generation = match admitted(shared, &request, &recorder).await {
-        Ok(Some(generation)) => generation,
-        Ok(None) => return,
-        // So far its plan had room for it.
-        Err(SubmitError::PromptTooLong { .. }) if !answer.tokens.is_empty() => {
-            recorder.ended(Outcome::Finished(FinishReason::Length));
-            return;
-        }
-        Err(error) => {
-            tracing::warn!(sequence = %id, model = %request.model, %error, "a stored answer cannot go on");
-            recorder.ended(ApiError::not_admitted(&error, "messages").outcome());
-            return;
+    traced.answers(&head.id);
+    let admitted = tokio::select! {
+        admitted = admitted(shared, &request, &recorder) => admitted,
+        () = cancelled(reader.as_ref()) => {
+            return recorder.ended(Outcome::Cancelled, unix_seconds());
         }
     };
-    tracing::info!(sequence = %generation.id, stored = reply.id, model = %request.model,
+    let generation = match admitted {
+        Ok(Some(generation)) => generation,
+        Ok(None) => return,
+        Err(error) => {
+            let counts = again.answer.counts();
+            return not_admitted(&error, counts, &answer, &recorder, reader);
+        }
+    };
+    tracing::info!(sequence = %generation.id, stored = head.id, model = %request.model,
         tokens = answer.tokens.len(), "a stored answer goes on");
     let metrics = Arc::clone(&shared.metrics);
-    let mut running =
-        Running::new(generation, again.answer, reply, Some(recorder), metrics, traced);
-    while matches!(running.next().await, Progress::More(_) | Progress::Recovering) {
-        if running.is_removed() {
+    if let Some(reader) = &mut reader {
+        reader.begins();
+    }
+    let mut running = Running::new(generation, again.answer, head, Some(recorder), metrics, traced);
+    loop {
+        let progress = tokio::select! {
+            progress = running.next() => progress,
+            () = cancelled(reader.as_ref()) => return,
+        };
+        let is_last = !matches!(progress, Progress::More(_) | Progress::Recovering);
+        if let Some(reader) = &mut reader {
+            reader.shows(progress, running.counts());
+        }
+        if is_last || running.is_removed() {
             return;
         }
+    }
+}
+
+/// Waits until whoever reads it wants no more of it.
+async fn cancelled(reader: Option<&GoingOn>) {
+    match reader {
+        Some(reader) => reader.cancelled().await,
+        None => pending().await,
+    }
+}
+
+/// What is written of an answer that the cluster does not take up again.
+fn not_admitted(
+    error: &SubmitError,
+    counts: Counts,
+    answer: &StoredAnswer,
+    recorder: &Recorder,
+    reader: Option<GoingOn>,
+) {
+    let progress = match error {
+        // So far its plan had room for it.
+        SubmitError::PromptTooLong { .. } if !answer.tokens.is_empty() => {
+            recorder.ended(Outcome::Finished(FinishReason::Length), unix_seconds());
+            Progress::Last(Piece::default(), Finish::Length)
+        }
+        _ => {
+            tracing::warn!(model = %answer.record.model, %error, "a stored answer cannot go on");
+            let error = ApiError::not_admitted(error, "messages");
+            recorder.ended(error.outcome(), unix_seconds());
+            Progress::Failed(error)
+        }
+    };
+    if let Some(mut reader) = reader {
+        reader.shows(progress, counts);
     }
 }
 
@@ -182,7 +235,10 @@ async fn admitted(
                 drop(timeout(PAUSE, view.changed()).await);
             }
             Err(
-                SubmitError::Overloaded { .. } | SubmitError::Unavailable | SubmitError::Leaving,
+                SubmitError::Overloaded { .. }
+                | SubmitError::OlderBuild { .. }
+                | SubmitError::Unavailable
+                | SubmitError::Leaving,
             ) => sleep(PAUSE).await,
         }
     }

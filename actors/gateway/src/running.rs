@@ -6,10 +6,12 @@ use std::time::Instant;
 use planaria_config::SequenceId;
 use planaria_protocol::generation::{ClientEvent, GenerationError};
 use planaria_telemetry::metrics::{Ended, Metrics};
+use planaria_telemetry::wall_clock::unix_seconds;
 
 use super::answer::{Answer, Counts, Progress};
-use super::reply::{Reply, reason_word};
+use super::reply::reason_word;
 use super::traced::Traced;
+use super::writer::Head;
 use crate::generation::Generation;
 use crate::stored_answers::{Outcome, Recorder};
 
@@ -20,7 +22,7 @@ pub(super) struct Running {
     /// Until it has ended or is of no use any more.
     generation: Option<Generation>,
     answer: Answer,
-    reply: Reply,
+    head: Head,
     /// Of an answer that is to be stored.
     recorder: Option<Recorder>,
     outcome: Ended,
@@ -35,7 +37,7 @@ impl Running {
     pub(super) fn new(
         generation: Generation,
         answer: Answer,
-        reply: Reply,
+        head: Head,
         recorder: Option<Recorder>,
         metrics: Arc<Metrics>,
         traced: Traced,
@@ -44,7 +46,7 @@ impl Running {
             id: generation.id,
             generation: Some(generation),
             answer,
-            reply,
+            head,
             recorder,
             outcome: Ended::Cancelled,
             metrics,
@@ -54,9 +56,9 @@ impl Running {
         }
     }
 
-    /// How to write what comes.
-    pub(super) const fn reply(&self) -> &Reply {
-        &self.reply
+    /// Whether nothing comes any more.
+    pub(super) const fn is_over(&self) -> bool {
+        !matches!(self.outcome, Ended::Cancelled)
     }
 
     /// Whether it was to be stored, and was removed.
@@ -80,11 +82,15 @@ impl Running {
             // It is this node that ends then, or a part of it.
             may_go_on |=
                 matches!(event, None | Some(ClientEvent::Failed(GenerationError::ShuttingDown)));
-            if let Some(ClientEvent::Token(token)) = &event {
-                self.count_token();
-                if let Some(recorder) = &self.recorder {
-                    recorder.token(token);
+            match (&event, &self.recorder) {
+                (Some(ClientEvent::Token(token)), recorder) => {
+                    if let Some(recorder) = recorder {
+                        recorder.token(token);
+                    }
+                    self.count_token();
                 }
+                (Some(ClientEvent::Reused(tokens)), Some(recorder)) => recorder.reused(*tokens),
+                _ => {}
             }
             if let Some(progress) = self.answer.on(event) {
                 break progress;
@@ -92,15 +98,15 @@ impl Running {
         };
         self.outcome = match &progress {
             Progress::More(_) | Progress::Recovering => return progress,
-            Progress::Last(_, reason) => Ended::Finished(*reason),
+            Progress::Last(_, finish) => Ended::Finished(finish.reason()),
             Progress::Failed(error) => Ended::Failed(error.word()),
         };
         match (&progress, self.recorder.take()) {
-            (Progress::Last(_, reason), Some(recorder)) => {
-                recorder.ended(Outcome::Finished(*reason));
+            (Progress::Last(_, finish), Some(recorder)) => {
+                recorder.ended(Outcome::Finished(finish.reason()), unix_seconds());
             }
             (Progress::Failed(error), Some(recorder)) if !may_go_on => {
-                recorder.ended(error.outcome());
+                recorder.ended(error.outcome(), unix_seconds());
             }
             _ => {}
         }
@@ -113,12 +119,11 @@ impl Running {
 
 impl Running {
     fn count_token(&mut self) {
-        let (now, model) = (Instant::now(), &self.reply.model);
+        let (now, model) = (Instant::now(), &self.head.model);
         match self.token_at.replace(now) {
             Some(before) => self.metrics.next_token(model, now - before),
             None => {
-                let (prompt, cached) =
-                    (self.reply.prompt.len() as u64, self.answer.counts().reused);
+                let (prompt, cached) = (self.head.prompt.len() as u64, self.answer.counts().reused);
                 self.metrics.first_token(model, prompt, cached.into(), now - self.began);
             }
         }
@@ -127,20 +132,20 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.metrics.ended(&self.reply.model, self.outcome, self.began.elapsed());
+        self.metrics.ended(&self.head.model, self.outcome, self.began.elapsed());
         if let Some(recorder) = &self.recorder {
-            recorder.abandoned();
+            recorder.abandoned(unix_seconds());
         }
         let (outcome, is_good) = match self.outcome {
             Ended::Finished(reason) => (reason_word(reason), true),
             Ended::Failed(code) => (code, false),
             Ended::Cancelled => ("cancelled", false),
         };
-        self.traced.ended(self.reply.prompt.len(), self.answer.counts(), outcome, is_good);
+        self.traced.ended(self.head.prompt.len(), self.answer.counts(), outcome, is_good);
         tracing::info!(
             sequence = %self.id,
-            model = self.reply.model,
-            prompt_tokens = self.reply.prompt.len(),
+            model = self.head.model,
+            prompt_tokens = self.head.prompt.len(),
             cached_tokens = self.answer.counts().reused,
             completion_tokens = self.answer.counts().answer,
             outcome,

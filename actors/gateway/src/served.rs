@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use planaria_config::ModelName;
+use planaria_config::{ModelName, Parsers};
 use planaria_engine::chat_template::ChatTemplate;
+use planaria_engine::grammar::{Constraint, GrammarError, Grammars};
 use planaria_engine::model_dir::{Content, ModelDir, ModelError};
+use planaria_engine::reply::Dialect;
 use planaria_engine::tokenizer::Tokenizer;
 use planaria_protocol::desired::map::MOST_WANTED;
+use serde_json::Value;
 use thiserror::Error;
 use tokio::sync::OnceCell;
 use tokio::task::spawn_blocking;
@@ -20,6 +23,9 @@ pub use planaria_engine::model_dir::GenerationDefaults;
 #[derive(Debug)]
 pub struct ServedModels {
     folder: PathBuf,
+    /// Settings `tool-parser` and `reasoning-parser`.
+    tool_parsers: Parsers,
+    reasoning_parsers: Parsers,
     slots: Mutex<Slots>,
 }
 
@@ -32,6 +38,8 @@ pub struct ServedModel {
     pub tokenizer: Arc<Tokenizer>,
     /// Messages to text.
     pub template: ChatTemplate,
+    /// How it thinks and calls tools.
+    pub dialect: Dialect,
     /// Tokens that end an answer.
     pub eos: Vec<u32>,
     /// Longest sequence that it was made for, in tokens.
@@ -40,8 +48,21 @@ pub struct ServedModel {
     pub vocab: u32,
     /// How it wants to be sampled where a request is silent.
     pub defaults: GenerationDefaults,
+    /// What it is.
+    pub kind: Kind,
     /// The digests of the files that all this was read from.
     pub content: Content,
+    /// Its tokens as a grammar sees them, made when the first answer is constrained.
+    grammars: OnceLock<Result<Grammars, GrammarError>>,
+}
+
+/// What a model is, as its `config.json` says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Kind {
+    /// Its `model_type`.
+    pub family: String,
+    /// Bits of its weights, if they are packed.
+    pub bits: Option<u64>,
 }
 
 /// Why this node does not know a model's words. It may be asked again at any time: a folder that
@@ -88,7 +109,24 @@ impl ServedModels {
     /// Models in folders below `models_dir`. Nothing is read yet.
     #[must_use]
     pub fn new(models_dir: impl Into<PathBuf>) -> Self {
-        Self { folder: models_dir.into(), slots: Mutex::default() }
+        Self {
+            folder: models_dir.into(),
+            tool_parsers: Parsers::new(),
+            reasoning_parsers: Parsers::new(),
+            slots: Mutex::default(),
+        }
+    }
+
+    /// The same with answers read as these settings say, where they do.
+    #[must_use]
+    pub fn reading(self, tool_parsers: Parsers, reasoning_parsers: Parsers) -> Self {
+        Self { tool_parsers, reasoning_parsers, ..self }
+    }
+
+    /// What a setting says of a model: the entry of its own, or else the one for all.
+    fn set(parsers: &Parsers, name: &ModelName) -> Option<&'static str> {
+        let own = parsers.iter().find(|(model, _)| model.as_ref() == Some(name));
+        own.or_else(|| parsers.iter().find(|(model, _)| model.is_none())).map(|(_, format)| *format)
     }
 
     /// The model, read from disk by whoever asks first while the others wait.
@@ -119,9 +157,21 @@ impl ServedModels {
     async fn read(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
         let folder = self.folder.join(name.as_str());
         let owned = name.clone();
-        spawn_blocking(move || ServedModel::open(&folder, owned).map(Arc::new))
-            .await
-            .unwrap_or_else(|_| Err(ServedModelError::Interrupted(name.clone())))
+        let tools = Self::set(&self.tool_parsers, name);
+        let reasoning = Self::set(&self.reasoning_parsers, name);
+        spawn_blocking(move || {
+            let mut model = ServedModel::open(&folder, owned)?;
+            // `none` is no format.
+            if let Some(format) = tools {
+                model.dialect.tools = format.parse().ok();
+            }
+            if let Some(format) = reasoning {
+                model.dialect.reasoning = format.parse().ok();
+            }
+            Ok(Arc::new(model))
+        })
+        .await
+        .unwrap_or_else(|_| Err(ServedModelError::Interrupted(name.clone())))
     }
 }
 
@@ -145,7 +195,28 @@ impl Slots {
     }
 }
 
+impl Kind {
+    /// The file was read before, and is what it should be.
+    fn open(folder: &Path) -> Self {
+        let config = std::fs::read(folder.join("config.json")).unwrap_or_default();
+        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+        let family = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+        let bits = config.pointer("/quantization/bits").and_then(Value::as_u64);
+        Self { family: family.to_owned(), bits }
+    }
+}
+
 impl ServedModel {
+    /// Whether answers can be held to a constraint. Takes a moment.
+    ///
+    /// # Errors
+    /// When they cannot, and why.
+    pub fn check(&self, constraint: &Constraint) -> Result<(), GrammarError> {
+        let grammars = self.grammars.get_or_init(|| Grammars::new(&self.tokenizer, self.vocab));
+        let grammars = grammars.as_ref().map_err(GrammarError::clone)?;
+        grammars.compile(constraint).map(drop)
+    }
+
     fn open(folder: &Path, name: ModelName) -> Result<Self, ServedModelError> {
         if !folder.is_dir() {
             return Err(ServedModelError::NotHere(name));
@@ -154,24 +225,29 @@ impl ServedModel {
             let content = dir.content();
             let tokenizer = Tokenizer::open(&dir)?;
             let template = ChatTemplate::open(&dir)?;
+            let kind = Kind::open(folder);
             // Of files that are being replaced some may be old and others new.
             if dir.content() != content {
                 return Err(ModelError::Changed { file: folder.to_owned() });
             }
-            Ok((template, tokenizer, content, dir))
+            Ok((template, tokenizer, kind, content, dir))
         });
         match model {
-            Ok((template, tokenizer, content, dir)) => {
+            Ok((template, tokenizer, kind, content, dir)) => {
                 warn_of(&name, &tokenizer, dir.config().vocab());
+                let dialect = Dialect::detect(template.source(), |t| tokenizer.id_of(t).is_some());
                 Ok(Self {
+                    dialect,
                     template,
                     eos: tokenizer.eos_token_ids().iter().copied().collect(),
                     tokenizer: Arc::new(tokenizer),
                     max_context: dir.config().max_context(),
                     vocab: dir.config().vocab(),
                     defaults: *dir.generation_defaults(),
+                    kind,
                     content,
                     name,
+                    grammars: OnceLock::new(),
                 })
             }
             Err(problem) => Err(ServedModelError::Broken { name, problem: Arc::new(problem) }),

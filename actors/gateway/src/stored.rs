@@ -1,5 +1,6 @@
 //! `/v1/chat/completions/{id}`: answers that were stored, as OpenAI shows them, with what became of them.
 
+use std::iter;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
@@ -7,36 +8,33 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use planaria_config::SequenceId;
-use planaria_engine::detokenizer::Detokenizer;
-use planaria_engine::stop::StopStrings;
-use planaria_protocol::generation::{ClientEvent, FinishReason};
+use planaria_protocol::generation::ClientEvent;
 use planaria_storage::CommitError;
 use serde_json::{Value, json};
 
-use super::answer::{Answer, Piece, Progress};
+use super::answer::{Answer, Finish, Piece, Progress};
 use super::error::ApiError;
-use super::generate::{json, off_thread};
+use super::generate::{self, json, off_thread};
 use super::reply::Reply;
-use super::request::{Delivery, Endpoint};
+use super::request::{Delivery, Endpoint, Reading};
+use super::responses;
+use super::writer::{Dialect as _, Head};
 use super::{Parts, Shared};
 use crate::served::ServedModel;
-use crate::stored_answers::{Outcome, StoredAnswer, StoredError};
+use crate::stored_answers::{Calls, Outcome, StoredAnswer, StoredError};
 
 pub(super) async fn one(
     State(shared): State<Shared>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let (id, name) = sequence(name)?;
-    let answer = shared.stored.read(id).await;
-    let answer = answer.map_err(|error| match error {
-        StoredError::Closed(_) => ApiError::store_closed(error.to_string()),
-        error => ApiError::internal(error.to_string()),
-    })?;
+    let answer = read(&shared, id).await?.filter(|answer| answer.beside.is_none());
     let answer = answer.ok_or_else(|| not_stored(&name))?;
-    let again = Again::of(&shared, &answer).await?;
-    let reply = reply(id, &answer);
-    let counts = again.answer.counts();
-    Ok(json(reply.stored(again.piece, again.reason, counts, &answer.record)))
+    let Again { answer: read, pieces, finish } = Again::of(&shared, id, &answer).await?;
+    let reply = Reply::new(Endpoint::Chat, head(id, &answer), &delivery(&answer));
+    let mut piece = Piece::default();
+    pieces.into_iter().for_each(|next| piece.append(next));
+    Ok(json(reply.stored(piece, finish.as_ref(), read.counts(), &answer.record)))
 }
 
 pub(super) async fn delete(
@@ -44,7 +42,22 @@ pub(super) async fn delete(
     name: Result<Path<String>, PathRejection>,
 ) -> Result<axum::Json<Value>, ApiError> {
     let (id, name) = sequence(name)?;
-    let removed = shared.stored.remove(id).await;
+    if shared.stored.keeps_beside(id) || !remove(&shared, id).await? {
+        return Err(not_stored(&name));
+    }
+    Ok(axum::Json(json!({"object": "chat.completion.deleted", "id": name, "deleted": true})))
+}
+
+/// A stored answer of any dialect, if there is one.
+pub(super) async fn read(shared: &Parts, id: SequenceId) -> Result<Option<StoredAnswer>, ApiError> {
+    shared.stored.read(id).await.map_err(|error| match error {
+        StoredError::Closed(_) => ApiError::store_closed(error.to_string()),
+        error => ApiError::internal(error.to_string()),
+    })
+}
+
+/// Forgets a stored answer, and says whether there was one.
+pub(super) async fn remove(shared: &Parts, id: SequenceId) -> Result<bool, ApiError> {
     let kept = |error: CommitError| {
         let message = format!("the answer is still stored: {error}");
         match shared.stored.closed() {
@@ -52,29 +65,39 @@ pub(super) async fn delete(
             None => ApiError::internal(message),
         }
     };
-    if !removed.map_err(kept)? {
-        return Err(not_stored(&name));
-    }
-    Ok(axum::Json(json!({"object": "chat.completion.deleted", "id": name, "deleted": true})))
+    shared.stored.remove(id).await.map_err(kept)
 }
 
-/// How an answer is written for its client.
-pub(super) fn reply(id: SequenceId, answer: &StoredAnswer) -> Reply {
+/// What is known of a stored answer beforehand.
+pub(super) fn head(id: SequenceId, answer: &StoredAnswer) -> Head {
+    let name = match &answer.beside {
+        Some(_) => responses::name_of(id),
+        None => Endpoint::Chat.answer_id(id),
+    };
+    Head {
+        id: name,
+        created: answer.record.created,
+        model: answer.record.model.to_string(),
+        prompt: answer.prompt.as_slice().into(),
+    }
+}
+
+/// How its client wanted it.
+fn delivery(answer: &StoredAnswer) -> Delivery {
     let record = &answer.record;
-    Reply {
-        endpoint: Endpoint::Chat,
-        delivery: Delivery {
-            stop: record.stop.clone(),
-            stream: false,
-            include_usage: false,
-            token_ids: record.token_ids,
-            logprobs: record.sampling.top_logprobs.is_some(),
-            store: Some(record.metadata.clone()),
-        },
-        id: Endpoint::Chat.answer_id(id),
-        created: record.created,
-        model: record.model.to_string(),
-        prompt: answer.prompt.clone(),
+    let parallel_calls = match record.calls {
+        None => true,
+        Some(Calls::Marked { parallel, .. } | Calls::Listed { parallel, .. }) => parallel,
+    };
+    Delivery {
+        stop: record.stop.clone(),
+        stream: false,
+        include_usage: false,
+        token_ids: record.token_ids,
+        logprobs: record.sampling.top_logprobs.is_some(),
+        store: Some(record.metadata.clone()),
+        answers: 1,
+        parallel_calls,
     }
 }
 
@@ -82,46 +105,53 @@ pub(super) fn reply(id: SequenceId, answer: &StoredAnswer) -> Reply {
 pub(super) struct Again {
     /// As it was after the last token.
     pub(super) answer: Answer,
-    /// What its client saw.
-    pub(super) piece: Piece,
+    /// What its client saw, in the steps in which it came.
+    pub(super) pieces: Vec<Piece>,
     /// Why it ended, if it has.
-    pub(super) reason: Option<FinishReason>,
+    pub(super) finish: Option<Finish>,
 }
 
 impl Again {
-    pub(super) async fn of(shared: &Parts, stored: &StoredAnswer) -> Result<Self, ApiError> {
+    pub(super) async fn of(
+        shared: &Parts,
+        id: SequenceId,
+        stored: &StoredAnswer,
+    ) -> Result<Self, ApiError> {
         let model = shared.words_of(&stored.record.model).await?;
-        Self::with(model, stored).await
+        Self::with(model, id, stored).await
     }
 
     /// In the words of its model.
     pub(super) async fn with(
         model: Arc<ServedModel>,
+        id: SequenceId,
         stored: &StoredAnswer,
     ) -> Result<Self, ApiError> {
-        let tokens = stored.tokens.clone();
+        let (tokens, reused) = (stored.tokens.clone(), stored.record.reused);
         let finished = match stored.record.outcome {
             Some(Outcome::Finished(reason)) => Some(ClientEvent::Finished(reason)),
             _ => None,
         };
-        let stop = StopStrings::new(stored.record.stop.clone());
+        let reading = Reading::of_recorded(stored.record.calls.as_ref());
+        let (prompt, delivery) = (stored.prompt.clone(), delivery(stored));
         off_thread(move || {
-            let tokenizer = Arc::clone(&model.tokenizer);
-            let detokenizer = Detokenizer::new(Arc::clone(&tokenizer));
-            let mut answer = Answer::new(tokenizer, detokenizer, stop);
-            let mut piece = Piece::default();
-            for event in tokens.into_iter().map(ClientEvent::Token).chain(finished) {
+            let answer = generate::answer(&model, &reading, &prompt, &delivery);
+            let answer = answer.map_err(|error| ApiError::internal(error.to_string()))?;
+            let mut answer = answer.of(id);
+            let mut pieces = Vec::new();
+            let tokens = tokens.into_iter().map(ClientEvent::Token);
+            for event in iter::once(ClientEvent::Reused(reused)).chain(tokens).chain(finished) {
                 match answer.on(Some(event)) {
-                    Some(Progress::More(more)) => piece.append(more),
-                    Some(Progress::Last(last, reason)) => {
-                        piece.append(last);
-                        return Ok(Self { answer, piece, reason: Some(reason) });
+                    Some(Progress::More(more)) => pieces.push(more),
+                    Some(Progress::Last(last, finish)) => {
+                        pieces.push(last);
+                        return Ok(Self { answer, pieces, finish: Some(finish) });
                     }
                     Some(Progress::Failed(error)) => return Err(error),
                     Some(Progress::Recovering) | None => {}
                 }
             }
-            Ok(Self { answer, piece, reason: None })
+            Ok(Self { answer, pieces, finish: None })
         })
         .await
     }

@@ -4,7 +4,7 @@
 //! [`StoredAnswers`] knows which there are (`index`, pure) and reads them; a [`Recorder`] writes one.
 //! Nothing waits for the disk. An answer is its request, with what became of it, in one row, its prompt in
 //! some, and its tokens in some, numbered from 0 without a gap; the last row of tokens is written anew until
-//! it is full.
+//! it is full. What its dialect needs beside that to show it again is a text, in rows of its own.
 
 mod recorder;
 mod retention_index;
@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
 use planaria_config::{ModelName, SequenceId};
+use planaria_engine::grammar::Form;
+use planaria_engine::reply::ToolTypes;
 use planaria_engine::sampler::SamplingParams;
 use planaria_protocol::generation::{FinishReason, Token, Until};
 use planaria_storage::{Batch, CommitError, ReadError, Store, Table};
@@ -24,7 +26,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::spawn_blocking;
 
 use self::recorder::Writing;
-use self::retention_index::{Place, RetentionIndex, Standing};
+use self::retention_index::{Beside, Place, RetentionIndex, Standing};
 
 pub use self::recorder::Recorder;
 
@@ -34,9 +36,13 @@ type RowKey = [u8; 20];
 const ANSWERS: Table<Key, Row> = Table::new("answer");
 const PROMPTS: Table<RowKey, Vec<u32>> = Table::new("answer-prompt");
 const TOKENS: Table<RowKey, Vec<Token>> = Table::new("answer-token");
+const BESIDE: Table<RowKey, String> = Table::new("answer-beside");
 
 /// Tokens of a prompt in one row, with its key and at five bytes each a third of the largest batch.
 const PROMPT_ROW: usize = 65_536;
+
+/// Bytes of what is kept beside an answer in one row: a quarter of the largest batch.
+const BESIDE_ROW: usize = 256 << 10;
 
 /// Tokens of an answer in one row. Few, since the last one is written at each commit; many, since all are
 /// removed at once.
@@ -61,6 +67,51 @@ pub struct Record {
     pub metadata: BTreeMap<String, String>,
     /// How it ended, if it has.
     pub outcome: Option<Outcome>,
+    /// When that was, in seconds since 1970. An earlier build does not say it, nor the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+    /// Tokens of the prompt that needed no computing; of an answer that went on, those of its last beginning.
+    #[serde(default)]
+    pub reused: u32,
+    /// How it may call tools.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
+}
+
+impl Record {
+    /// About what the form of the answer and the types of its tools take.
+    pub(crate) fn form_bytes(&self) -> usize {
+        let form =
+            self.sampling.constraint.as_deref().map_or(0, |constraint| match &constraint.form {
+                Form::JsonObject => 0,
+                Form::JsonSchema(text) | Form::Regex(text) | Form::Lark(text) => text.len(),
+                Form::Choice(texts) => texts.iter().map(|text| text.len() + 5).sum(),
+            });
+        // Names and numbers; as JSON they are longer than in the store.
+        form + self
+            .calls
+            .as_ref()
+            .map_or(0, |calls| serde_json::to_string(calls).map_or(0, |text| text.len()))
+    }
+}
+
+/// How an answer calls tools.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Calls {
+    /// As its model marks calls.
+    Marked {
+        /// The types of their arguments.
+        types: ToolTypes,
+        /// Whether it may make several at once.
+        parallel: bool,
+    },
+    /// Its text is a list of calls.
+    Listed {
+        /// Whether it may make several at once.
+        parallel: bool,
+        /// Whether it may be an answer in their place.
+        or_text: bool,
+    },
 }
 
 /// How an answer ended.
@@ -88,6 +139,8 @@ pub struct StoredAnswer {
     pub prompt: Vec<u32>,
     /// The answer's tokens, as far as they were written.
     pub tokens: Vec<Token>,
+    /// What its dialect keeps beside them, if it keeps anything.
+    pub beside: Option<String>,
 }
 
 /// Why an answer cannot be read.
@@ -99,6 +152,14 @@ pub enum StoredError {
     /// The store is closed. Nothing is known of the answer until it is open again.
     #[error("this node cannot look into its store now, and tries again by itself: {0}")]
     Closed(String),
+    /// This node was killed while what its dialect keeps was written.
+    #[error("the stored answer is incomplete: {found} of {expected} rows beside it were written")]
+    Parted {
+        /// Rows that are there.
+        found: u32,
+        /// Rows that it has.
+        expected: u32,
+    },
     /// This node was killed while its prompt was written.
     #[error(
         "the stored answer is incomplete: {found} of {expected} tokens of its prompt were written"
@@ -122,6 +183,9 @@ struct Row {
     /// Rows of its tokens, and about how many bytes all of it takes; once it has ended.
     rows: u32,
     bytes: u64,
+    /// What its dialect keeps. An earlier build kept nothing.
+    #[serde(default)]
+    beside: Beside,
 }
 
 /// All of them. Clones are handles of the same.
@@ -191,17 +255,29 @@ impl StoredAnswers {
         ))
     }
 
-    /// Begins to write an answer.
+    /// Begins to write an answer, with what its dialect keeps `beside` it.
     #[must_use]
-    pub fn begin(&self, id: SequenceId, record: Record, prompt: &[u32]) -> Recorder {
+    pub fn begin(
+        &self,
+        id: SequenceId,
+        record: Record,
+        prompt: &[u32],
+        beside: Option<&str>,
+    ) -> Recorder {
         let prompt_rows = u32::try_from(prompt.len().div_ceil(PROMPT_ROW)).unwrap_or(u32::MAX);
-        let bytes = prompt_bytes(prompt.len()) + record_bytes(&record);
+        let texts = beside.map_or_else(Vec::new, |text| pieces(text, BESIDE_ROW));
+        let beside = Beside {
+            rows: u32::try_from(texts.len()).unwrap_or(u32::MAX),
+            bytes: texts.iter().map(|text| ROW_BYTES + text.len() as u64).sum(),
+        };
+        let bytes = prompt_bytes(prompt.len()) + record_bytes(&record) + beside.bytes;
         let place = Place {
             created: record.created,
             standing: Standing::Grows,
             prompt_rows,
             rows: 0,
             bytes,
+            beside,
         };
         let gone = {
             let mut index = self.index();
@@ -211,7 +287,7 @@ impl StoredAnswers {
         for (old, place) in gone {
             self.remove_later(old, place);
         }
-        Recorder::begin(self.clone(), id, record, prompt)
+        Recorder::begin(self.clone(), id, record, prompt, texts)
     }
 
     /// Has what is on disk of an answer that was never acknowledged removed, as soon as the store takes that.
@@ -234,6 +310,12 @@ impl StoredAnswers {
                 answers.index().put(id, place);
             }
         });
+    }
+
+    /// Whether there is such an answer, of a dialect that keeps something beside it.
+    #[must_use]
+    pub fn keeps_beside(&self, id: SequenceId) -> bool {
+        self.index().place(id).is_some_and(|place| place.beside.rows > 0)
     }
 
     /// The answers that were interrupted, of which the caller now takes care.
@@ -272,7 +354,7 @@ impl StoredAnswers {
         }
         let key = id.bits().to_be_bytes();
         let store = &self.0.store;
-        let Some(Row { record, prompt_rows, .. }) = ANSWERS.get(store, &key)? else {
+        let Some(Row { record, prompt_rows, beside, .. }) = ANSWERS.get(store, &key)? else {
             // It is being written, or removed.
             return Ok(None);
         };
@@ -284,8 +366,9 @@ impl StoredAnswers {
         if prompt.len() != expected as usize {
             return Err(StoredError::Incomplete { found: prompt.len(), expected });
         }
+        let beside = beside_of(store, &key, beside.rows)?;
         let tokens = token_rows(store, &key).collect::<Result<Vec<_>, _>>()?.concat();
-        Ok(Some(StoredAnswer { record, prompt, tokens }))
+        Ok(Some(StoredAnswer { record, prompt, tokens, beside }))
     }
 
     /// Forgets an answer, and says whether there was one. On return it is gone from the disk.
@@ -396,20 +479,46 @@ fn token_rows<'a>(
     (0..).map_while(|number| TOKENS.get(store, &row_key(key, number)).transpose())
 }
 
+/// What a dialect keeps beside an answer, in so many rows.
+fn beside_of(store: &Store, key: &Key, rows: u32) -> Result<Option<String>, StoredError> {
+    let mut text = String::new();
+    for number in 0..rows {
+        let parted = StoredError::Parted { found: number, expected: rows };
+        text.push_str(&BESIDE.get(store, &row_key(key, number))?.ok_or(parted)?);
+    }
+    Ok((rows > 0).then_some(text))
+}
+
+/// A text in pieces of at most so many bytes, four at least; an empty one in one.
+fn pieces(mut text: &str, most: usize) -> Vec<String> {
+    let mut pieces = Vec::new();
+    loop {
+        let end = text.floor_char_boundary(most);
+        let (piece, rest) = text.split_at(end);
+        pieces.push(piece.to_owned());
+        if rest.is_empty() {
+            return pieces;
+        }
+        text = rest;
+    }
+}
+
 fn place_of(store: &Store, key: &Key, row: &Row) -> Result<Place, ReadError> {
-    let Row { record, prompt_rows, rows, bytes } = row;
+    let Row { record, prompt_rows, rows, bytes, beside } = row;
     let place = |standing, rows, bytes| Place {
         created: record.created,
         standing,
         prompt_rows: *prompt_rows,
         rows,
         bytes,
+        beside: *beside,
     };
     if record.outcome.is_some() {
         return Ok(place(Standing::Over, *rows, *bytes));
     }
     let mut rows = 0;
-    let mut bytes = record_bytes(record) + prompt_bytes(record.sampling.prompt_tokens as usize);
+    let prompt = prompt_bytes(record.sampling.prompt_tokens as usize);
+    let mut bytes = record_bytes(record) + prompt + beside.bytes;
     for tokens in token_rows(store, key) {
         bytes += token_bytes(&tokens?);
         rows += 1;
@@ -423,6 +532,9 @@ fn removal(id: SequenceId, place: &Place) -> Batch {
     batch.remove(&ANSWERS, &key);
     for number in 0..place.prompt_rows {
         batch.remove(&PROMPTS, &row_key(&key, number));
+    }
+    for number in 0..place.beside.rows {
+        batch.remove(&BESIDE, &row_key(&key, number));
     }
     for number in 0..place.rows {
         batch.remove(&TOKENS, &row_key(&key, number));
@@ -439,7 +551,7 @@ fn record_bytes(record: &Record) -> u64 {
     let stop: usize = record.stop.iter().map(String::len).sum();
     let metadata: usize = record.metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
     let numbers = 5 * record.until.eos.len() + 10 * record.sampling.logit_bias.len();
-    ROW_BYTES + (FIELDS + stop + metadata + numbers) as u64
+    ROW_BYTES + (FIELDS + stop + metadata + numbers + record.form_bytes()) as u64
 }
 
 const fn prompt_bytes(tokens: usize) -> u64 {

@@ -1,11 +1,11 @@
-//! Answers as server-sent events.
+//! Answers as they come: as server-sent events, or what else the dialect has.
 //!
 //! The status line waits for the first token, so that a request that is refused or fails before it has a
 //! status that clients know how to retry; but not for longer than a comment is due, since clients and proxies
 //! give up on a server that sends nothing. Later failures are an event, and the stream ends without `[DONE]`.
 
 use std::collections::VecDeque;
-use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,35 +16,36 @@ use futures::future::BoxFuture;
 use futures::stream::unfold;
 use tokio::time::timeout;
 
-use super::answer::{Counts, Progress};
+use super::answer::Progress;
+use super::choices::Choices;
 use super::error::ApiError;
-use super::reply::Reply;
-use super::running::Running;
+use super::writer::Dialect;
 
 /// A request on its way to be admitted. Dropping it withdraws it.
-pub(super) type Beginning = BoxFuture<'static, Result<Running, ApiError>>;
+pub(super) type Beginning = BoxFuture<'static, Result<Choices, ApiError>>;
 
 /// Answers with a stream: as soon as there is something to send, or `heartbeat` from now.
 pub(super) async fn respond(
+    dialect: Arc<dyn Dialect>,
     beginning: Beginning,
     heartbeat: Duration,
 ) -> Result<Response, ApiError> {
     let source = Source::Beginning(beginning);
-    let mut stream = Stream { source, events: VecDeque::new(), heartbeat };
+    let kind = [(header::CONTENT_TYPE, dialect.content_type())];
+    let mut stream = Stream { dialect, source, events: VecDeque::new(), heartbeat };
     match timeout(heartbeat, stream.first()).await {
         Ok(first) => first?,
-        Err(_) => stream.events.push_back(HEARTBEAT),
+        Err(_) => stream.events.push_back(stream.dialect.waiting()),
     }
     let body = unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, std::convert::Infallible>(event), stream))
     });
-    Ok((HEADERS, Body::from_stream(body)).into_response())
+    Ok((HEADERS, kind, Body::from_stream(body)).into_response())
 }
 
-/// The headers of every stream of events.
-pub(super) const HEADERS: [(HeaderName, HeaderValue); 3] = [
-    (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
+/// The headers of every stream.
+pub(super) const HEADERS: [(HeaderName, HeaderValue); 2] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     // nginx collects answers otherwise.
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
@@ -53,6 +54,7 @@ pub(super) const HEADERS: [(HeaderName, HeaderValue); 3] = [
 /// What is left to send. Dropping it, as hyper does when the client is gone, cancels the
 /// generation.
 struct Stream {
+    dialect: Arc<dyn Dialect>,
     source: Source,
     /// Written and not yet taken.
     events: VecDeque<Bytes>,
@@ -63,7 +65,7 @@ struct Stream {
 enum Source {
     /// It waits to be tokenized or admitted.
     Beginning(Beginning),
-    Running(Box<Running>),
+    Running(Box<Choices>),
     /// Nothing will be added.
     Over,
 }
@@ -73,10 +75,10 @@ impl Stream {
     async fn first(&mut self) -> Result<(), ApiError> {
         loop {
             match self.progress().await {
-                Progress::Failed(error) => return Err(error),
-                Progress::Recovering => {}
-                progress => {
-                    self.write(progress);
+                (_, Progress::Failed(error)) => return Err(error),
+                (_, Progress::Recovering) => {}
+                (answer, progress) => {
+                    self.write(answer, progress);
                     return Ok(());
                 }
             }
@@ -92,70 +94,62 @@ impl Stream {
                 return None;
             }
             match timeout(self.heartbeat, self.progress()).await {
-                Ok(progress) => self.write(progress),
-                Err(_) => self.events.push_back(HEARTBEAT),
+                Ok((answer, progress)) => self.write(answer, progress),
+                Err(_) => self.events.push_back(self.dialect.waiting()),
             }
         }
     }
 
-    /// Waits for what comes next. Dropping the future loses nothing.
-    async fn progress(&mut self) -> Progress {
+    /// Waits for what comes next, and of which answer. Dropping the future loses nothing.
+    async fn progress(&mut self) -> (usize, Progress) {
         if let Source::Beginning(beginning) = &mut self.source {
             match beginning.await {
-                Ok(running) => {
-                    self.events.extend(running.reply().opening().map(data));
-                    self.source = Source::Running(Box::new(running));
+                Ok(mut choices) => {
+                    self.events.extend(choices.writer().opening());
+                    self.source = Source::Running(Box::new(choices));
                 }
-                Err(error) => return Progress::Failed(error),
+                Err(error) => return (0, Progress::Failed(error)),
             }
         }
         match &mut self.source {
-            Source::Running(running) => running.next().await,
+            Source::Running(choices) => choices.next().await,
             // Nobody asks what comes after the end.
-            Source::Beginning(_) | Source::Over => Progress::Failed(ApiError::broken_off()),
+            Source::Beginning(_) | Source::Over => (0, Progress::Failed(ApiError::broken_off())),
         }
     }
 
-    fn write(&mut self, progress: Progress) {
-        let over = !matches!(progress, Progress::More(_) | Progress::Recovering);
-        match &self.source {
-            Source::Running(running) => {
-                self.events.extend(written(running.reply(), progress, running.counts()));
-            }
-            Source::Beginning(_) | Source::Over => {
-                if let Progress::Failed(error) = progress {
-                    self.events.push_back(data(error.body()));
-                }
-            }
-        }
-        if over {
+    fn write(&mut self, answer: usize, progress: Progress) {
+        let is_failed = matches!(progress, Progress::Failed(_));
+        let events = match (&mut self.source, progress) {
+            (_, Progress::Recovering) => vec![self.dialect.recovering()],
+            (Source::Running(choices), progress) => written(choices, answer, progress),
+            (_, Progress::Failed(error)) => self.dialect.failed(&error),
+            (_, Progress::More(_) | Progress::Last(..)) => Vec::new(),
+        };
+        self.events.extend(events);
+        let are_over = matches!(&self.source, Source::Running(choices) if choices.are_over());
+        if is_failed || are_over {
             self.source = Source::Over;
         }
     }
 }
 
-/// Comments, which every client passes over.
-const HEARTBEAT: Bytes = Bytes::from_static(b": waiting\n\n");
-const RECOVERING: Bytes = Bytes::from_static(b": recovering\n\n");
-
-/// The events that show `progress`.
-fn written(reply: &Reply, progress: Progress, counts: Counts) -> Vec<Bytes> {
+/// What shows `progress` to the client.
+pub(super) fn written(choices: &mut Choices, answer: usize, progress: Progress) -> Vec<Bytes> {
+    let counts = choices.counts();
+    let are_over = choices.are_over();
+    let writer = choices.writer();
     match progress {
-        Progress::More(piece) => reply.piece(piece).map(data).into_iter().collect(),
-        Progress::Last(piece, reason) => reply
-            .piece(piece)
-            .into_iter()
-            .chain([reply.closing(reason)])
-            .chain(reply.usage(counts))
-            .chain(["[DONE]".to_owned()])
-            .map(data)
-            .collect(),
-        Progress::Recovering => vec![RECOVERING],
-        Progress::Failed(error) => vec![data(error.body())],
+        Progress::More(piece) => writer.piece(answer, piece),
+        Progress::Last(piece, finish) => {
+            let mut events = writer.piece(answer, piece);
+            events.extend(writer.finished(answer, &finish));
+            if are_over {
+                events.extend(writer.closing(counts));
+            }
+            events
+        }
+        Progress::Recovering => Vec::new(),
+        Progress::Failed(error) => writer.failed(&error),
     }
-}
-
-/// JSON has no line breaks of its own, so one line holds it.
-fn data(line: impl Display) -> Bytes {
-    format!("data: {line}\n\n").into()
 }

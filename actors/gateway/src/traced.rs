@@ -9,19 +9,18 @@ use planaria_telemetry::traces::{self, TARGET, set_attribute};
 use tracing::Span;
 
 use super::answer::Counts;
-use super::request::Endpoint;
 
 /// Of one request. It ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(super) struct Traced(Span);
 
 impl Traced {
-    /// A request to an endpoint, for a model that there is; below what its client named, if it did.
-    pub(super) fn begin(endpoint: Endpoint, model: &str, parent: Option<TraceContext>) -> Self {
-        let operation = match endpoint {
-            Endpoint::Chat => "chat",
-            Endpoint::Completion => "text_completion",
-        };
+    /// A request for `operation`, of a model that there is; below what its client named, if it did.
+    pub(super) fn begin(
+        operation: &'static str,
+        model: &str,
+        parent: Option<TraceContext>,
+    ) -> Self {
         let span = tracing::info_span!(target: TARGET, parent: None, "chat",
             otel.name = format_args!("{operation} {model}"), otel.kind = "server");
         if let Some(parent) = parent {

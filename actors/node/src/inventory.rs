@@ -44,6 +44,8 @@ struct Found {
     model: Result<Sound, String>,
     /// Why what is known of it cannot be read any more.
     away: Option<String>,
+    /// Whether its weights were known, have changed, and are not known yet: they may be others than the cluster's.
+    has_changed: bool,
     /// What is odd about it all the same.
     warnings: Vec<String>,
 }
@@ -85,12 +87,14 @@ impl Inventory {
                 Some(known) => Found { away: None, ..known.clone() },
                 None => Found::open(&name, &folder, files),
             };
+            let former = before.models.get(&name).filter(|_| in_use.contains(&name));
             if let Err(reason) = found.model.clone() {
-                let former = before.models.get(&name).filter(|_| in_use.contains(&name));
                 if before.reason(&name).is_none_or(|known| known != reason) {
                     tracing::warn!(model = %name, reason, "a model cannot be used");
                 }
                 found = former.and_then(|former| former.kept(reason)).unwrap_or(found);
+            } else if known.is_none() {
+                found.has_changed = former.is_some_and(Found::was_known);
             }
             models.insert(name, found);
         }
@@ -117,7 +121,7 @@ impl Inventory {
         let sound =
             self.models.values().filter_map(|found| Some((found, found.model.as_ref().ok()?)));
         let held = sound.map(|(found, sound)| HeldModel {
-            unreadable: found.away.clone(),
+            unreadable: found.unreadable(),
             ..sound.held.clone()
         });
         held.collect()
@@ -185,10 +189,12 @@ impl Inventory {
 
     /// Says what is known of the content of weights.
     pub fn complete(&mut self, sums: &Sums) {
-        for sound in self.models.values_mut().filter_map(|found| found.model.as_mut().ok()) {
+        for Found { model, has_changed, .. } in self.models.values_mut() {
+            let Ok(sound) = model else { continue };
             let weights = digest_of(&sound.stamps, sums);
             if let (Some(content), Some(weights)) = (&mut sound.held.content, weights) {
                 content.weights = Some(weights);
+                *has_changed = false;
             }
         }
     }
@@ -250,7 +256,19 @@ impl Found {
             },
             stamps: Arc::new(model.stamps().clone()),
         });
-        Self { files, model, away: None, warnings }
+        Self { files, model, away: None, has_changed: false, warnings }
+    }
+
+    /// Whether all of its weights were known, these or those before.
+    fn was_known(&self) -> bool {
+        let content = self.model.as_ref().ok().and_then(|sound| sound.held.content);
+        self.has_changed || content.is_some_and(|content| content.weights.is_some())
+    }
+
+    /// Why nothing more may be loaded of it.
+    fn unreadable(&self) -> Option<String> {
+        let changed = || "its weights have changed, and are read to know whether they are those of the others";
+        self.away.clone().or_else(|| self.has_changed.then(changed).map(str::to_owned))
     }
 
     /// The same, but that it cannot be read any more.
@@ -456,6 +474,25 @@ mod tests {
         written.complete(&sums);
         assert_eq!(weights(&written), None);
         assert!(written.unread(&sums, &BTreeSet::new(), &nothing).is_some());
+        // Nobody computes with them.
+        assert!(written.held().iter().all(|held| held.unreadable.is_none()));
+
+        // Whoever does loads nothing of them before they are known again, whatever changes meanwhile.
+        let in_use = BTreeSet::from([name.clone()]);
+        let unreadable = |of: &Inventory| of.held().remove(0).unreadable;
+        let mut changed = Inventory::look(models.path(), &words, &in_use);
+        fs::write(folder.join("tokenizer_config.json"), "{} ").unwrap();
+        for _ in 0..2 {
+            changed.complete(&sums);
+            assert!(unreadable(&changed).unwrap().contains("have changed"));
+            changed = Inventory::look(models.path(), &changed, &in_use);
+        }
+        let (_, stamps, file) = changed.unread(&sums, &in_use, &nothing).unwrap();
+        let sum = ModelDir::open(&folder).unwrap().sum_of(&file).unwrap();
+        let mut known = sums.clone();
+        known.insert(stamps[&file].place(), (stamps[&file], sum));
+        changed.complete(&known);
+        assert_eq!((unreadable(&changed), weights(&changed)), (None, before));
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(look(&models, &written).forget_others(&mut sums), [stamp.place()]);
         assert!(sums.is_empty());

@@ -543,8 +543,11 @@ impl State {
 
     fn report_to(&self, links: &[LinkSender]) {
         // With many models it is long: it is written once for all, and once for those who know nothing of groups.
-        let write = |report: &Report| encode_message(&Control::Report(Box::new(report.clone())));
-        let (new, old) = match (write(&self.own), self.own.without_groups().as_ref().map(write)) {
+        let write = |report| encode_message(&Control::Report(Box::new(report)));
+        let knows_groups = |link: &LinkSender| Feature::Groups.is_among(&link.peer().features);
+        let is_wanted = !links.iter().all(knows_groups);
+        let old = is_wanted.then(|| self.own.without_groups()).flatten();
+        let (new, old) = match (write(self.own.clone()), old.map(write)) {
             (Ok(new), None) => (new.clone(), new),
             (Ok(new), Some(Ok(old))) => (new, old),
             (Err(error), _) | (_, Some(Err(error))) => {
@@ -553,8 +556,7 @@ impl State {
             }
         };
         for link in links {
-            let knows_groups = Feature::Groups.is_among(&link.peer().features);
-            let report = if knows_groups { &new } else { &old };
+            let report = if knows_groups(link) { &new } else { &old };
             let frame = Frame { header: report.clone(), payload: Bytes::new() };
             if let Err(error) = link.try_send(Lane::Control, frame) {
                 tracing::debug!(peer = %link.peer().incarnation, %error, "could not report to a peer");

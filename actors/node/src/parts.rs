@@ -191,7 +191,10 @@ impl Parts {
             memory_bytes,
             processor,
             inventory: watch::Sender::new(Arc::new(inventory)),
-            served: Arc::new(ServedModels::new(settings.models_dir.clone())),
+            served: Arc::new(
+                ServedModels::new(settings.models_dir.clone())
+                    .reading(settings.tool_parsers.clone(), settings.reasoning_parsers.clone()),
+            ),
             endpoint,
             announcing,
             store,

@@ -88,10 +88,7 @@ impl RankProcess {
     /// A frame of this group passes.
     fn passes(&self, group: GroupId) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_later = |known: GroupId| (known.epoch, known.attempt) < (group.epoch, group.attempt);
-        if latest.is_none_or(is_later) {
-            *latest = Some(group);
-        }
+        *latest = (*latest).max(Some(group));
     }
 
     fn latest(&self) -> Option<GroupId> {
@@ -221,22 +218,19 @@ impl Router {
     /// Takes what a rank on another node, in this life, sent to a rank here.
     pub fn exchange(&self, from: Incarnation, header: &Header, encoded: Bytes, payload: Bytes) {
         let tables = self.read();
-        let own = tables.routes.group(&header.group).and_then(|(plan, stage)| {
-            let sender = stage.ranks.get(header.from.index())?;
-            let (me, _) = stage.rank_of(self.me).filter(|_| sender.incarnation == from)?;
-            Some((me, stage, WorkerKey::of_stage(plan, stage)))
-        });
-        let Some((me, stage, key)) = own else {
+        let Some((me, plan, stage)) = tables.routes.receiver(from, header) else {
             self.metrics.frame_dropped(DroppedFrame::Stale);
             return;
         };
         if let Part::GaveUp(culprits) = header.part
             && culprits.contains(me)
-            && let Some(worker) = tables.workers.get(&key)
+            && let Some(worker) = tables.workers.get(&WorkerKey::of_stage(plan, stage))
         {
             worker.accuse();
         }
-        let taken = tables.ranks.get(&key).is_some_and(|rank| {
+        // Looked for without a key of its own: this is the hot path of a group.
+        let rank = tables.ranks.iter().find(|(key, _)| key.is_of_stage(plan, stage));
+        let taken = rank.is_some_and(|(_, rank)| {
             rank.passes(header.group);
             self.command(&rank.commands, &Command::Exchange(encoded), payload)
         });

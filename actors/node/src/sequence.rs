@@ -30,6 +30,7 @@ use planaria_protocol::generation::{ClientEvent, GenerationError, Request, Submi
 use planaria_protocol::plan::Plan;
 use planaria_protocol::state::{ModelState, SequenceCounts};
 use planaria_protocol::wire::DataHeader;
+use planaria_protocol::wire::features::Feature;
 use planaria_telemetry::metrics::{Metrics, RecoveryTimes};
 use planaria_telemetry::wall_clock::unix_millis;
 use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
@@ -299,6 +300,12 @@ impl State {
             return Err(SubmitError::Leaving);
         }
         let plan = self.plan_for(&request)?;
+        // A node that comes in later is not sent what it does not understand.
+        if request.sampling.constraint.is_some()
+            && let Some(node) = self.deps.sequence.view.borrow().lacks(&plan, Feature::Constraints)
+        {
+            return Err(SubmitError::OlderBuild { node });
+        }
         let limit = plan.parts().context;
         let tokens = request.prompt.len() + request.begun.len();
         let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);

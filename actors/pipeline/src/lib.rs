@@ -8,3 +8,4 @@ pub mod routes;
 pub mod sequence;
 pub mod stage;
 pub mod step_queue;
+pub mod step_times;

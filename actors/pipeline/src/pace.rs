@@ -1,9 +1,10 @@
 //! How many tokens of prompts may join a step without holding up running answers. Pure.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use planaria_engine::geometry::STEP_TOKENS;
+
+use crate::step_times::StepTimes;
 
 /// Most tokens of prompts in a step. Larger steps compute more efficiently, but everybody in them
 /// waits for the whole step; at 512 a matrix product is already as efficient as it gets. Memory is
@@ -28,10 +29,10 @@ const NEW: f64 = 0.2;
 ///
 /// A step is taken to cost what one without prompts costs, and something for having any prompt in
 /// it, and something for each of its tokens.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pace {
     /// A step without tokens of prompts, by how many answers were in it.
-    plain: BTreeMap<usize, f64>,
+    plain: StepTimes<1>,
     /// Each token of a prompt, as learnt from steps with nothing else in them; and of how many
     /// tokens the largest of those was, for small ones say little.
     per_token: Option<(f64, usize)>,
@@ -39,12 +40,18 @@ pub struct Pace {
     any: f64,
 }
 
+impl Default for Pace {
+    fn default() -> Self {
+        Self { plain: StepTimes::new(NEW), per_token: None, any: 0.0 }
+    }
+}
+
 impl Pace {
     /// Takes in what a step of that many tokens of answers and of prompts took.
     pub fn observe(&mut self, answers: usize, prompts: usize, took: Duration) {
         let took = took.as_secs_f64();
         if prompts == 0 {
-            blend(self.plain.entry(answers).or_insert(took), took);
+            self.plain.observe(answers, [took]);
         } else if answers == 0 {
             let new = took / prompts as f64;
             let (average, largest) = self.per_token.get_or_insert((new, prompts));
@@ -92,10 +99,7 @@ impl Pace {
     /// The number of answers nearest to this of which it is known what a plain step takes, and what
     /// that is.
     fn plain_of(&self, answers: usize) -> Option<(usize, f64)> {
-        let below = self.plain.range(..=answers).next_back();
-        let above = self.plain.range(answers..).next();
-        let nearest = below.into_iter().chain(above).min_by_key(|(n, _)| n.abs_diff(answers));
-        nearest.map(|(n, seconds)| (*n, *seconds))
+        self.plain.nearest(answers).map(|(count, [seconds])| (count, seconds))
     }
 }
 

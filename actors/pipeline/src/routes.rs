@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use planaria_collectives::GroupId;
-use planaria_config::{Epoch, LayerRange, ModelName, NodeId};
+use planaria_collectives::{GroupId, Header, Rank};
+use planaria_config::{Epoch, Incarnation, LayerRange, ModelName, NodeId};
 use planaria_control::membership::{Member, View};
 use planaria_protocol::generation::GenerationError;
 use planaria_protocol::plan::{Assignment, Plan, RankAssignment};
@@ -155,6 +155,18 @@ impl Routes {
     pub fn group(&self, group: &GroupId) -> Option<(&Arc<Plan>, &Assignment)> {
         let (plan, _) = self.plan(group.epoch)?;
         Some((plan, plan.stage(group.stage).filter(|stage| !stage.ranks.is_empty())?))
+    }
+
+    /// Which rank this node is for a rank in that life that has something for it, and of which stage of which plan. `None` if
+    /// it has nothing to say there.
+    pub fn receiver(
+        &self,
+        from: Incarnation,
+        header: &Header,
+    ) -> Option<(Rank, &Arc<Plan>, &Assignment)> {
+        let (plan, stage) = self.group(&header.group)?;
+        stage.ranks.get(header.from.index()).filter(|sender| sender.incarnation == from)?;
+        Some((stage.rank_of(self.me)?.0, plan, stage))
     }
 
     /// Whether there is a plan with this group, whether frames may travel under it or not.

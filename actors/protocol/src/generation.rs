@@ -71,7 +71,7 @@ pub enum GenerationError {
         reason: String,
     },
     /// What was asked for cannot be computed, by whomever it is tried.
-    #[error("layers {layers} on {node} cannot compute this: {reason}")]
+    #[error("{}{reason}", who_cannot(.node, .layers, *.form))]
     Rejected {
         /// The node's name.
         node: String,
@@ -79,6 +79,9 @@ pub enum GenerationError {
         layers: String,
         /// Why, in words.
         reason: String,
+        /// What is wrong with the form that was asked for, if that is the reason. An earlier build does not say it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        form: Option<FormFault>,
     },
     /// The first stage has no room for another sequence.
     #[error("all {limit} places of the model are taken: try again later")]
@@ -106,6 +109,24 @@ pub enum GenerationError {
     /// The node is shutting down.
     #[error("this node is shutting down")]
     ShuttingDown,
+}
+
+/// What is wrong with the form that an answer was to be of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FormFault {
+    /// To follow it takes too much.
+    TooComplex,
+    /// It cannot be followed, for this or for a reason of a later build.
+    #[serde(other)]
+    Unsupported,
+}
+
+/// A node is named where its part is at fault; a form is at fault wherever it is followed.
+fn who_cannot(node: &str, layers: &str, form: Option<FormFault>) -> String {
+    match form {
+        Some(_) => String::new(),
+        None => format!("layers {layers} on {node} cannot compute this: "),
+    }
 }
 
 impl GenerationError {
@@ -190,10 +211,62 @@ pub enum SubmitError {
         /// Positions that there are.
         limit: u32,
     },
+    /// The form of the answer cannot be kept while this node computes for the model.
+    #[error("an answer cannot be held to a form: the node `{node}` runs an older build")]
+    OlderBuild {
+        /// The node's name.
+        node: String,
+    },
     /// A part of this node is being started.
     #[error("this node is not ready to take requests")]
     Unavailable,
     /// This node was asked to stop.
     #[error("this node is stopping: ask another node, or this one once it was started again")]
     Leaving,
+}
+
+#[cfg(test)]
+mod tests {
+    use rmp_serde::{from_slice, to_vec_named};
+
+    use super::*;
+
+    fn rejected(form: Option<FormFault>) -> GenerationError {
+        let (node, layers, reason) = ("mini".to_owned(), "0-3".to_owned(), "too much".to_owned());
+        GenerationError::Rejected { node, layers, reason, form }
+    }
+
+    #[test]
+    fn a_form_is_at_fault_and_no_node() {
+        assert_eq!(rejected(Some(FormFault::TooComplex)).to_string(), "too much");
+        let said = rejected(None).to_string();
+        assert_eq!(said, "layers 0-3 on mini cannot compute this: too much");
+    }
+
+    /// Builds that know nothing of it read the rest, and what later ones say is something.
+    #[test]
+    fn what_is_wrong_with_a_form_is_an_addition() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        enum Earlier {
+            Rejected { node: String, layers: String, reason: String },
+        }
+        #[derive(Serialize)]
+        enum Later {
+            Rejected { node: String, layers: String, reason: String, form: &'static str },
+        }
+        let (node, layers, reason) = ("mini".to_owned(), "0-3".to_owned(), "too much".to_owned());
+        let said = to_vec_named(&rejected(Some(FormFault::TooComplex))).unwrap();
+        let earlier = Earlier::Rejected {
+            node: node.clone(),
+            layers: layers.clone(),
+            reason: reason.clone(),
+        };
+        assert_eq!(from_slice::<Earlier>(&said).unwrap(), earlier);
+        let back: GenerationError = from_slice(&said).unwrap();
+        assert_eq!(back, rejected(Some(FormFault::TooComplex)));
+        assert_eq!(to_vec_named(&rejected(None)).unwrap(), to_vec_named(&earlier).unwrap());
+        let later = Later::Rejected { node, layers, reason, form: "TooSlow" };
+        let read: GenerationError = from_slice(&to_vec_named(&later).unwrap()).unwrap();
+        assert_eq!(read, rejected(Some(FormFault::Unsupported)));
+    }
 }

@@ -354,6 +354,12 @@ impl WorkerKey {
         Self { model, digest, ranks: stage.ranks.clone() }
     }
 
+    /// Whether it computes this stage of a plan: it is [`Self::of_stage`].
+    #[must_use]
+    pub fn is_of_stage(&self, plan: &Plan, stage: &Assignment) -> bool {
+        self.is_of(plan) && self.ranks == stage.ranks
+    }
+
     /// The worker that computes whole layers of a model.
     #[must_use]
     pub const fn whole(model: ModelName, digest: ModelDigest) -> Self {

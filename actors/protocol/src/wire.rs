@@ -420,12 +420,12 @@ pub enum DataBody {
 impl DataBody {
     /// As [`Control::feature`].
     #[must_use]
-    pub const fn feature(&self) -> Option<Feature> {
+    pub fn feature(&self) -> Option<Feature> {
         match self {
-            Self::Forward(_)
-            | Self::Release { .. }
+            Self::Forward(forward) => forward.open.as_ref().and_then(|open| open.feature()),
+            Self::StateQuery { open, .. } => open.feature(),
+            Self::Release { .. }
             | Self::Absorbed { .. }
-            | Self::StateQuery { .. }
             | Self::StageProgress { .. }
             | Self::Resume { .. }
             | Self::Check { .. }
@@ -476,6 +476,10 @@ pub struct Opening {
 }
 
 impl Opening {
+    fn feature(&self) -> Option<Feature> {
+        self.sampling.constraint.as_ref().map(|_| Feature::Constraints)
+    }
+
     /// Whether `token` at `position` is the last one.
     ///
     /// A function of the token log alone, so that whoever samples comes to the same end.
@@ -495,8 +499,11 @@ impl Opening {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use planaria_config::Strategy;
     use planaria_engine::architecture::RankUnits;
+    use planaria_engine::grammar::{Constraint, Form};
 
     use super::*;
     use crate::desired::clock::Clock;
@@ -598,6 +605,39 @@ mod tests {
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.contains("latency") && !text.contains("tensor"), "{text}");
         assert_eq!(told.without_groups(), None, "it is told so once");
+    }
+
+    /// A build that does not know constraints passes over them in silence, and is not sent any.
+    #[test]
+    fn a_constraint_is_sent_to_whoever_lists_constraints() {
+        let form = Form::Choice(vec!["yes".to_owned()]);
+        let constraint = Arc::new(Constraint { form, thinking: None, ends: vec![2] });
+        let plain = SamplingParams::greedy();
+        let bytes = rmp_serde::to_vec_named(&plain).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("constraint"));
+        assert_eq!(rmp_serde::from_slice::<SamplingParams>(&bytes).unwrap(), plain);
+        let held = SamplingParams { constraint: Some(constraint), ..plain.clone() };
+        let bytes = rmp_serde::to_vec_named(&held).unwrap();
+        assert_eq!(rmp_serde::from_slice::<SamplingParams>(&bytes).unwrap(), held);
+
+        let bodies = |sampling: SamplingParams| {
+            let until = Until { eos: vec![2], max_tokens: 9 };
+            let prefix = Vec::new();
+            let open = Box::new(Opening {
+                sampling,
+                until,
+                reuse: false,
+                prefix,
+                trace: None,
+                waits: false,
+            });
+            let (tokens, open_first) = (vec![1], Some(open.clone()));
+            let forward = Forward { stage: 0, tokens, open: open_first, sample: true, more: false };
+            [DataBody::Forward(forward), DataBody::StateQuery { stage: 0, open }]
+        };
+        assert!(bodies(plain).iter().all(|body| body.feature().is_none()));
+        let needed = Some(Feature::Constraints);
+        assert!(bodies(held).iter().all(|body| body.feature() == needed));
     }
 
     #[test]

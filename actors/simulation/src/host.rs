@@ -64,7 +64,7 @@ impl SimulatedHost {
 struct SimulatedWorker {
     worker: Worker<Pipe>,
     /// What it said last to another rank.
-    last: Option<Bytes>,
+    last: Option<Header>,
     /// When it wants its turn though nothing comes.
     wakes_at: Option<Instant>,
     pipe: Pipe,
@@ -243,7 +243,7 @@ impl World {
         let group = self.life(me).and_then(|life| life.routes.group(&header.group));
         let receiver = group.map(|(_, stage)| stage.ranks.get(to.index()).copied().unwrap());
         if let Some(worker) = self.worker(me, key) {
-            worker.last = Some(encoded.clone());
+            worker.last = Some(header);
         }
         let Some(receiver) = receiver else { return };
         let payload = match (self.setup.bug, header.part) {
@@ -266,13 +266,8 @@ impl World {
         payload: Bytes,
     ) {
         let header: Header = decode_message(&encoded).unwrap();
-        let group = self.life(me).and_then(|life| life.routes.group(&header.group));
-        let Some((plan, stage)) = group else { return };
-        let sender = stage.ranks.get(header.from.index()).copied();
-        let Some((own, _)) = stage.rank_of(me.node) else { return };
-        if sender.is_none_or(|sender| sender.incarnation != from) {
-            return;
-        }
+        let receiver = self.life(me).and_then(|life| life.routes.receiver(from, &header));
+        let Some((own, plan, stage)) = receiver else { return };
         let key = WorkerKey::of_stage(plan, stage);
         if matches!(header.part, Part::GaveUp(culprits) if culprits.contains(own)) {
             let time = self.time();
@@ -325,10 +320,8 @@ impl World {
 
     pub(super) fn stall_worker(&mut self, id: NodeId) {
         let Some((me, key)) = self.any_worker(id) else { return };
-        // One that leads, or has whole layers, is noticed only when it has something to do.
-        let follows = key.ranks.first().is_some_and(|leader| leader.incarnation != me);
-        let stalls = follows && self.setup.stalls;
-        if let Some(worker) = self.worker(me, &key).filter(|_| stalls) {
+        // One of whole layers is noticed only when it has something to do.
+        if let Some(worker) = self.worker(me, &key).filter(|_| !key.ranks.is_empty()) {
             worker.is_stalled = true;
             self.has_stalled = true;
         }
@@ -357,9 +350,9 @@ impl World {
     }
 
     /// The worker of a rank has ended, which said this last.
-    fn rank_ended(&mut self, me: Incarnation, last: Option<Bytes>) {
+    fn rank_ended(&mut self, me: Incarnation, last: Option<Header>) {
         if let Some(last) = last {
-            self.give_up(me, &decode_message(&last).unwrap());
+            self.give_up(me, &last);
         }
     }
 

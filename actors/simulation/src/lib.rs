@@ -80,9 +80,6 @@ const FORGOTTEN: Duration = Duration::from_millis(1500);
 /// What one run is made of.
 #[derive(Debug, Clone, Copy)]
 struct Setup {
-    /// Whether workers of ranks that follow may stand still. Not all that it leads to is mended: such a worker may be kept when
-    /// its group is over.
-    stalls: bool,
     nodes: u8,
     faults: u32,
     /// So many nodes are killed besides.
@@ -383,7 +380,7 @@ impl World {
             }
             SimEvent::Turn(life, key, worker) => {
                 self.defer_or(life, |world| {
-                    let key = world.life(life).map_or(key.clone(), |life| life.name_of(&key));
+                    let key = world.name_of(life, &key);
                     world.turn(life, &key, worker);
                 });
             }
@@ -428,20 +425,22 @@ impl World {
         }
     }
 
+    /// What a worker that went by this name when something was said is called now.
+    fn name_of(&mut self, life: Incarnation, key: &WorkerKey) -> WorkerKey {
+        self.life(life).map_or_else(|| key.clone(), |life| life.name_of(key))
+    }
+
     /// An actor takes in what it was told.
     fn receive(&mut self, event: SimEvent) {
-        let name = |world: &mut Self, life, key: &WorkerKey| {
-            world.life(life).map_or_else(|| key.clone(), |life| life.name_of(key))
-        };
         match event {
             SimEvent::Plan(life, event) => self.plan(life, *event),
             SimEvent::Tell(life, id, event) => self.tell(life, id, *event),
             SimEvent::StartWorker(life, key) => {
-                let key = name(self, life, &key);
+                let key = self.name_of(life, &key);
                 self.start_worker(life, &key);
             }
             SimEvent::Exited(life, key, worker) => {
-                let key = name(self, life, &key);
+                let key = self.name_of(life, &key);
                 self.worker_exited(life, &key, worker);
             }
             SimEvent::Workers(life, event) => self.workers(life, *event),

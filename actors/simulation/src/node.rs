@@ -345,7 +345,8 @@ impl World {
     }
 
     /// The time is over in which a node that was asked to stop hands its layers over. If its planner has found
-    /// nobody to take them it stops all the same. (Whom a planner leaves out it does not say, so the node itself may
+    /// nobody to take them it stops all the same, and so it does if somebody was found so late that its workers are still
+    /// on their way out. (Whom a planner leaves out it does not say, so the node itself may
     /// still wait for them.)
     pub(super) fn drain_ends(&mut self, me: Incarnation) {
         if self.nodes.get(&me.node).is_none_or(|node| node.life() != Some(me)) {
@@ -357,9 +358,14 @@ impl World {
             names(self.setup.models).any(|model| scheduler.obstacle(&model).is_some())
         });
         let has_answers = self.life(me).is_some_and(|life| !life.owners.is_empty());
+        let is_relieved = self.life(me).is_some_and(|life| {
+            let plans = life.scheduler.plan_table();
+            let mut plans = plans.models.values().filter_map(|model| model.plan.as_ref());
+            plans.all(|plan| plan.stage_of(me.node).is_none())
+        });
         // Who shall take them may stand still for as long as a load may take.
-        if (is_stuck || self.has_stalled) && !has_answers {
-            self.note(|| format!("{me:?} stops with what nobody can take"));
+        if (is_stuck || is_relieved || self.has_stalled) && !has_answers {
+            self.note(|| format!("{me:?} stops with what it holds"));
             self.stop(me);
         } else {
             self.oracle.violate(format!("{me:?} was asked to stop and cannot"));

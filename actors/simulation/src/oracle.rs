@@ -8,7 +8,7 @@ use planaria_engine::fake::FakeStage;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage as _, Step};
 use planaria_pipeline::sequence::recovery::Recovered;
-use planaria_protocol::generation::{ClientEvent, FinishReason};
+use planaria_protocol::generation::{ClientEvent, FinishReason, Until};
 use planaria_protocol::plan::Plan;
 
 use super::models::{all_layers, config};
@@ -36,6 +36,8 @@ pub(super) struct Oracle {
 #[derive(Debug)]
 struct Asked {
     expected: Vec<u32>,
+    /// How it ends behind that.
+    finish: FinishReason,
     told: usize,
     is_over: bool,
     /// Its client has left, and hears nothing.
@@ -47,17 +49,18 @@ impl Oracle {
         self.violation.get_or_insert(what);
     }
 
-    /// A request for so many tokens of a model begins.
+    /// A request for an answer of a model begins.
     pub(super) fn asked(
         &mut self,
         request: u32,
         model: &ModelName,
         prompt: &[u32],
         params: &SamplingParams,
-        most: u32,
+        until: &Until,
     ) {
-        let expected = undisturbed(model, prompt, params, most);
-        self.requests.insert(request, Asked { expected, told: 0, is_over: false, has_left: false });
+        let (expected, finish) = undisturbed(model, prompt, params, until);
+        let asked = Asked { expected, finish, told: 0, is_over: false, has_left: false };
+        self.requests.insert(request, asked);
     }
 
     /// A client is told something.
@@ -85,7 +88,9 @@ impl Oracle {
                     ));
                 }
             }
-            ClientEvent::Finished(FinishReason::Length) if left == 0 => self.over(now, request),
+            ClientEvent::Finished(reason) if left == 0 && reason == asked.finish => {
+                self.over(now, request);
+            }
             ClientEvent::Finished(reason) => {
                 self.violate(format!(
                     "request {request} ends ({reason:?}) with {left} tokens to come"
@@ -151,11 +156,16 @@ impl Oracle {
     }
 }
 
-/// What follows a prompt when nothing goes wrong.
-fn undisturbed(model: &ModelName, prompt: &[u32], params: &SamplingParams, most: u32) -> Vec<u32> {
+/// What follows a prompt when nothing goes wrong, and how it ends.
+fn undisturbed(
+    model: &ModelName,
+    prompt: &[u32],
+    params: &SamplingParams,
+    until: &Until,
+) -> (Vec<u32>, FinishReason) {
     let mut stage = FakeStage::new(&config(model), all_layers()).unwrap();
     let (mut start, mut tokens, mut answer) = (0, prompt.to_vec(), Vec::new());
-    while answer.len() < most as usize {
+    while answer.len() < until.max_tokens as usize {
         let segment = Segment {
             sequence: SequenceId::from_bits(0),
             layers: all_layers(),
@@ -172,8 +182,11 @@ fn undisturbed(model: &ModelName, prompt: &[u32], params: &SamplingParams, most:
         let [Ok(SegmentOutput::Sampled(sampled))] = outputs.as_slice() else {
             panic!("{outputs:?}")
         };
+        if until.eos.contains(&sampled.token) {
+            return (answer, FinishReason::Stop);
+        }
         tokens = vec![sampled.token];
         answer.push(sampled.token);
     }
-    answer
+    (answer, FinishReason::Length)
 }

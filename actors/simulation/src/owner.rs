@@ -7,6 +7,7 @@ use bytes::Bytes;
 use planaria_config::{Incarnation, NodeId, SequenceId};
 use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
+use planaria_engine::grammar::{Constraint, Form};
 use planaria_engine::sampler::SamplingParams;
 use planaria_pipeline::sequence::machine::{Pace, Sequence, SequenceAction, SequenceEvent};
 use planaria_pipeline::sequence::recovery::Recovered;
@@ -61,11 +62,18 @@ impl World {
         let prompt_tokens = u32::try_from(prompt.len()).unwrap();
         let temperature = if self.rng.random_bool(0.5) { 0.0 } else { 0.8 };
         let seed = self.rng.random();
-        let sampling =
-            SamplingParams { temperature, seed, prompt_tokens, ..SamplingParams::greedy() };
-        let max_tokens = self.rng.random_range(3..40);
-        self.oracle.asked(request, &model, &prompt, &sampling, max_tokens);
-        let until = Until { eos: Vec::new(), max_tokens };
+        let constraint = constraint(seed).map(Arc::new);
+        let eos = constraint.as_ref().map(|held| held.ends.clone()).unwrap_or_default();
+        let sampling = SamplingParams {
+            temperature,
+            seed,
+            prompt_tokens,
+            constraint,
+            ..SamplingParams::greedy()
+        };
+        let until = Until { eos, max_tokens: self.rng.random_range(3..40) };
+        self.oracle.asked(request, &model, &prompt, &sampling, &until);
+        let max_tokens = until.max_tokens;
         let trace = TraceContext::new(u128::from(request) + 1, 1, true);
         let asked = Request { model, prompt, begun: Vec::new(), sampling, until, trace };
         let id = SequenceId::from_bits(u128::from(request) + 1);
@@ -235,6 +243,15 @@ impl Around<'_> {
     fn life(&self) -> Option<&Life> {
         self.world.nodes.get(&self.me.node)?.life_of(self.me)
     }
+}
+
+/// What every third answer has to be. Tokens of the models are bytes, of which the digits 0 and 1 are in each vocabulary.
+fn constraint(seed: u64) -> Option<Constraint> {
+    if !seed.is_multiple_of(3) {
+        return None;
+    }
+    let form = Form::Regex("(0[01]{2,5}1|1{1,3}0){1,6}".to_owned());
+    Some(Constraint { form, thinking: None, ends: vec![u32::from(b'!')] })
 }
 
 /// Sends the last token of what goes on once more.

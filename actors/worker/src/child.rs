@@ -322,17 +322,16 @@ impl<W: Write> Worker<W> {
     }
 
     fn hold(&mut self, layers: &LayerSet) -> io::Result<()> {
-        let output = &mut self.output;
-        let held = self.stage.hold(layers, &mut |LoadProgress { bytes_loaded, bytes_total }| {
-            let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
-            // A node that does not listen any more is noticed by the thread that waits for its end.
-            drop(say(output, &event, Bytes::new()));
-        });
-        if let Err(error) = held {
-            self.wanted.clear();
-            say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())?;
-        }
+        let held = self.stage.hold(layers, &mut tell_loading(&mut self.output));
+        self.loaded(held)?;
         self.say_holds()
+    }
+
+    /// What was to be loaded is, or nothing else is tried.
+    fn loaded(&mut self, loaded: Result<(), ModelError>) -> io::Result<()> {
+        let Err(error) = loaded else { return Ok(()) };
+        self.wanted.clear();
+        say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())
     }
 
     fn say_holds(&mut self) -> io::Result<()> {
@@ -448,18 +447,9 @@ impl<W: Write> Worker<W> {
 
     /// Becomes another rank.
     fn join(&mut self, rank: &GroupRank) -> io::Result<()> {
-        let taken = own_units(rank).and_then(|units| {
-            let output = &mut self.output;
-            self.stage.take_units(units, &mut |LoadProgress { bytes_loaded, bytes_total }| {
-                let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
-                // A node that does not listen any more is noticed by the thread that waits for its end.
-                drop(say(output, &event, Bytes::new()));
-            })
-        });
-        if let Err(error) = taken {
-            self.wanted.clear();
-            say(&mut self.output, &WorkerEvent::HoldFailed(error.to_string()), Bytes::new())?;
-        }
+        let taken = own_units(rank)
+            .and_then(|units| self.stage.take_units(units, &mut tell_loading(&mut self.output)));
+        self.loaded(taken)?;
         let before = self.ranks.take();
         self.ranks = Ranks::new(rank).map(|ranks| ranks.after(before));
         self.say_holds()
@@ -493,6 +483,10 @@ impl<W: Write> Worker<W> {
                 (_, running) => self.running = running,
             }
         }
+        if !leads {
+            // A leader does with its results.
+            self.tell_status_in_time()?;
+        }
         let follows = !leads && !self.stage.sequences().is_empty();
         if std::mem::replace(&mut self.follows, follows) != follows {
             say(&mut self.output, &WorkerEvent::Follows(follows), Bytes::new())?;
@@ -505,10 +499,8 @@ impl<W: Write> Worker<W> {
         let error = || SegmentError::GroupFailed(reason.to_owned());
         match running {
             Some(Running::Step(step)) => {
-                for (ticket, place) in step.pieces {
-                    let outcome = Outcome::Rejected(error());
-                    let computed = of(ticket, place, outcome, StepTaken::default());
-                    write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
+                for piece in step.pieces {
+                    self.not_computed(piece, Outcome::Rejected(error()))?;
                 }
             }
             Some(Running::Recall { sequence, attempt }) => {
@@ -533,9 +525,8 @@ impl<W: Write> Worker<W> {
         let prompt_tokens = next.prompt_tokens();
         let Next { reused, step, tickets, answers } = next;
         for ticket in reused {
-            let (start, count) = (ticket.segment, 0);
-            let computed = of(ticket, (start, count), Outcome::Reused, StepTaken::default());
-            write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
+            let place = (ticket.segment, 0);
+            self.not_computed((ticket, place), Outcome::Reused)?;
         }
         let places = step
             .segments
@@ -566,12 +557,7 @@ impl<W: Write> Worker<W> {
                     pieces.push(piece);
                     sound.push(segment);
                 }
-                Err(error) => {
-                    let (ticket, place) = piece;
-                    let outcome = Outcome::Rejected(error);
-                    let computed = of(ticket, place, outcome, StepTaken::default());
-                    write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())?;
-                }
+                Err(error) => self.not_computed(piece, Outcome::Rejected(error))?,
             }
         }
         if sound.is_empty() {
@@ -579,6 +565,16 @@ impl<W: Write> Worker<W> {
         }
         self.running = Some(Running::Step(UnderWay { pieces, ..step }));
         self.with_ranks(|ranks, run| ranks.step(run, Step { segments: sound }))
+    }
+
+    /// Says what came of a piece that took no step; it is not sent yet.
+    fn not_computed(
+        &mut self,
+        (ticket, place): (Ticket, (u32, u32)),
+        outcome: Outcome,
+    ) -> io::Result<()> {
+        let computed = of(ticket, place, outcome, StepTaken::default());
+        write_event(&mut self.output, &WorkerEvent::Computed(computed), Bytes::new())
     }
 
     /// Tells what came of a step.
@@ -616,10 +612,15 @@ impl<W: Write> Worker<W> {
             taken.is_first = false;
         }
         self.output.flush()?;
-        if (self.clock)().duration_since(self.said_at) >= STATUS_EVERY {
-            self.tell_status()?;
+        self.tell_status_in_time()
+    }
+
+    /// Tells the status if that is due: one that always has something to do tells it as well.
+    fn tell_status_in_time(&mut self) -> io::Result<()> {
+        if (self.clock)().duration_since(self.said_at) < STATUS_EVERY {
+            return Ok(());
         }
-        Ok(())
+        self.tell_status()
     }
 
     fn check(&mut self) -> io::Result<()> {
@@ -668,6 +669,15 @@ const fn of(
 /// Whether something for the next stage comes of it, or the next token.
 fn goes_on(result: &Result<SegmentOutput, SegmentError>) -> bool {
     matches!(result, Ok(SegmentOutput::Hidden(_) | SegmentOutput::Sampled(_)))
+}
+
+/// Says how far loading is.
+fn tell_loading(output: &mut impl Write) -> impl FnMut(LoadProgress) {
+    |LoadProgress { bytes_loaded, bytes_total }| {
+        let event = WorkerEvent::Loading { done: bytes_loaded, total: bytes_total };
+        // A node that does not listen any more is noticed by the thread that waits for its end.
+        drop(say(output, &event, Bytes::new()));
+    }
 }
 
 fn say(output: &mut impl Write, event: &WorkerEvent, payload: Bytes) -> io::Result<()> {

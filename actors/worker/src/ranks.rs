@@ -23,6 +23,7 @@ use planaria_engine::stage::{
     Partials, Progress, SegmentError, SegmentOutput, Stage, StageError, Step, StepProgress,
 };
 use planaria_kernels::{FoldTree, Span};
+use planaria_pipeline::step_times::StepTimes;
 use planaria_protocol::group::{Order, OrderedSegment};
 use planaria_protocol::pipe::{FRAME_CAP, GroupRank, Lead, WorkerEvent, tokens_from_bytes};
 use planaria_protocol::wire::RankStep;
@@ -37,6 +38,9 @@ const SLOWER: u32 = 16;
 
 /// A newer step counts so much in what a step takes.
 const NEWER: f64 = 1.0 / 32.0;
+
+/// Steps of more rows have a prompt in them.
+const ROWS: usize = 64;
 
 type Results = Vec<Result<SegmentOutput, SegmentError>>;
 
@@ -91,7 +95,7 @@ pub(crate) struct Ranks {
     /// How long others are waited for until a step was computed with what is loaded, and whether one was.
     cold: Duration,
     is_warm: bool,
-    /// Since when the stage computes, and what that took: since the last sum, and in the whole step.
+    /// What the stage has computed: since the last sum, and in the whole step.
     last_half: Duration,
     computed: Duration,
     /// Sums in this step, and what was waited for them; since when the last one is waited for.
@@ -99,19 +103,10 @@ pub(crate) struct Ranks {
     exchanged: Duration,
     sent_at: Option<Instant>,
     rows: usize,
-    plain: Option<Plain>,
+    /// Microseconds of this rank's own computing in a step, and that it waits for a sum, by the rows of the step.
+    plain: StepTimes<2>,
     /// When the leader last gave an order for a sequence.
     touched: BTreeMap<SequenceId, Instant>,
-}
-
-/// Steps with the fewest rows that there were.
-#[derive(Debug, Clone, Copy)]
-struct Plain {
-    rows: usize,
-    /// Microseconds of this rank's own computing.
-    computed: f64,
-    /// Microseconds that it waited for a sum.
-    exchange: f64,
 }
 
 /// What it does with the others.
@@ -151,7 +146,7 @@ impl Ranks {
             exchanged: Duration::ZERO,
             sent_at: None,
             rows: 0,
-            plain: None,
+            plain: StepTimes::new(NEWER),
             touched: BTreeMap::new(),
         })
     }
@@ -184,7 +179,7 @@ impl Ranks {
     /// Microseconds that this rank computes in a step with as few rows as there were, and its part in it.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
     pub(crate) fn plain_step(&self) -> Option<(u32, RankStep)> {
-        let Plain { computed, exchange, .. } = self.plain?;
+        let (_, [computed, exchange]) = self.plain.nearest(1)?;
         let (units, of) = (self.own, self.tree.units());
         Some((computed as u32, RankStep { units, of, exchange_micros: exchange as u32 }))
     }
@@ -375,9 +370,7 @@ impl Ranks {
 
     /// Goes over to a later group; whether this is one.
     fn follow(&mut self, run: &mut Run<'_>, id: GroupId) -> bool {
-        let known = self.member.as_ref().map(|member| member.group().id());
-        let is_later =
-            known.is_none_or(|known| (known.epoch, known.attempt) < (id.epoch, id.attempt));
+        let is_later = self.member.as_ref().map(|member| member.group().id()) < Some(id);
         let group = Group::new(id, self.me, self.ranks).filter(|_| is_later);
         if let Some(group) = group {
             run.stage.abandon();
@@ -608,16 +601,10 @@ impl Ranks {
     fn measure(&mut self) {
         let computed = self.computed.as_secs_f64() * 1e6;
         let exchange = self.exchanged.as_secs_f64() * 1e6 / f64::from(self.exchanges.max(1));
-        let newer = |known: f64, new: f64| known + NEWER * (new - known);
-        self.plain = Some(match self.plain {
-            Some(known) if known.rows < self.rows => known,
-            Some(known) if known.rows == self.rows => Plain {
-                rows: self.rows,
-                computed: newer(known.computed, computed),
-                exchange: newer(known.exchange, exchange),
-            },
-            _ => Plain { rows: self.rows, computed, exchange },
-        });
+        // A prompt is no plain step.
+        if self.rows <= ROWS || self.plain.nearest(1).is_none() {
+            self.plain.observe(self.rows, [computed, exchange]);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::play::{Scene, Streams, over};
 use crate::api::Api;
 use crate::arena::SPARES;
 use crate::check::{Violation, logged_at_most, places_free, same_answer};
+use crate::dialect::Kind;
 use crate::history::{Ask, Heard};
 use crate::limits::{allow_writing, forbid_writing, limit_descriptors};
 use crate::process::{Process, is_running, signal};
@@ -79,7 +80,8 @@ fn violation(check: &'static str, what: String) -> Violation {
 impl Scene<'_> {
     fn ask(&self, tokens: u32) -> Ask {
         let model = self.arena.main_model().to_owned();
-        Ask { model, prompt: vec![21, 22, 23, 24, 25], draws: false, seed: 0, tokens }
+        let (kind, prompt) = (Kind::Tokens, vec![21, 22, 23, 24, 25]);
+        Ask { kind, model, prompt, draws: false, seed: 0, tokens }
     }
 
     fn all(&self) -> Vec<usize> {

@@ -14,11 +14,11 @@ use super::{Cut, Fault, Leaving, Scenario};
 use crate::api::Api;
 use crate::arena::Arena;
 use crate::check::{
-    Violation, in_time, nobody_removed, nobody_suspected, nothing_set_aside, same_answer,
+    Violation, as_asked, in_time, nobody_removed, nobody_suspected, nothing_set_aside, same_answer,
     same_as_far,
 };
 use crate::collector::Trouble;
-use crate::history::Heard;
+use crate::history::{Ask, Heard};
 use crate::limits::forbid_writing;
 use crate::network::Rule;
 use crate::process::{is_running, is_stopped, signal};
@@ -28,6 +28,9 @@ use crate::wait_for;
 
 /// An answer may take so long, whatever happens to it.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// The same for those that were under way when a worker became ten times as slow: they stay with the plan that they have.
+const SLOW_DEADLINE: Duration = Duration::from_secs(180);
 
 /// As many answers the plan of an arena has memory for: the default of max-sequences.
 const ADMITTED: usize = 8;
@@ -61,7 +64,7 @@ pub struct Round {
     pub proof: String,
     /// Tokens that were compared.
     pub tokens: usize,
-    /// The longest pause of each answer.
+    /// The longest pause of each answer whose tokens are seen as they come: a call comes whole.
     pub pauses: Vec<Duration>,
     /// What the owner tells of its recoveries.
     #[serde(skip)]
@@ -74,29 +77,41 @@ pub struct Round {
 
 /// Answers under way.
 pub(super) struct Streams {
-    tasks: Vec<(JoinHandle<Heard>, Arc<AtomicUsize>)>,
+    tasks: Vec<Stream>,
+}
+
+/// One of them.
+struct Stream {
+    task: JoinHandle<Heard>,
+    /// Tokens or pieces that have come.
+    seen: Arc<AtomicUsize>,
+    comes_in_pieces: bool,
 }
 
 impl Streams {
     fn begin(api: &Api, drawn: &Drawn) -> Self {
-        let begin = |ask: &crate::history::Ask| {
+        let begin = |ask: &Ask| {
             let seen = Arc::new(AtomicUsize::new(0));
+            let comes_in_pieces = ask.kind.comes_in_pieces();
             let (ask, api, counted) = (ask.clone(), api.clone(), Arc::clone(&seen));
-            (tokio::spawn(async move { ask.hear(&api, counted).await }), seen)
+            let task = tokio::spawn(async move { ask.hear(&api, counted).await });
+            Stream { task, seen, comes_in_pieces }
         };
         Self { tasks: drawn.asks.iter().map(begin).collect() }
     }
 
+    /// Of each answer whose tokens are seen as they come.
     fn counts(&self) -> impl Iterator<Item = usize> {
-        self.tasks.iter().map(|(_, seen)| seen.load(Ordering::Relaxed))
+        let in_pieces = self.tasks.iter().filter(|stream| stream.comes_in_pieces);
+        in_pieces.map(|stream| stream.seen.load(Ordering::Relaxed))
     }
 
     pub(super) fn are_running(&self) -> bool {
-        self.tasks.iter().any(|(task, _)| !task.is_finished())
+        self.tasks.iter().any(|stream| !stream.task.is_finished())
     }
 
-    /// Waits until all are in the phase. How that was seen.
-    async fn reach(&self, drawn: &Drawn, api: &Api) -> Result<String> {
+    /// Waits until all are in the phase. How that was seen. The node had generated so many tokens `before`.
+    async fn reach(&self, drawn: &Drawn, api: &Api, before: f64) -> Result<String> {
         match drawn.phase {
             Phase::Idle => Ok("before the first request".to_owned()),
             Phase::Prefill => {
@@ -115,6 +130,18 @@ impl Streams {
                 let begun = self.counts().filter(|count| *count > 0).count();
                 Ok(format!("{} of {} answers had begun", begun, self.tasks.len()))
             }
+            Phase::Decode if self.counts().next().is_none() => {
+                // Nothing of a call is seen before all of it: its node counts the tokens.
+                let mut tokens = 0.0;
+                wait_for("the calls to be under way", async || {
+                    tokens = generated(api).await? - before;
+                    let enough = (drawn.after * self.tasks.len()) as f64;
+                    Ok((tokens >= enough || !self.are_running()).then_some(()))
+                })
+                .await?;
+                ensure!(self.are_running(), "all calls ended before the fault was done");
+                Ok(format!("{tokens} tokens of calls were generated"))
+            }
             Phase::Decode => {
                 wait_for("the answers to be under way", async || {
                     let under_way = self.counts().all(|count| count >= drawn.after);
@@ -130,9 +157,9 @@ impl Streams {
 
     async fn end(self) -> Vec<Heard> {
         let mut all = Vec::new();
-        for (task, _) in self.tasks {
+        for stream in self.tasks {
             // A task that panicked is a bug here; its answer counts as failed.
-            all.push(task.await.unwrap_or_default());
+            all.push(stream.task.await.unwrap_or_default());
         }
         all
     }
@@ -160,15 +187,16 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
         let proof = scene.fault(scenario.fault, None).await?;
         (Streams::begin(&api, &drawn), proof)
     } else {
+        let before = generated(&api).await?;
         let streams = Streams::begin(&api, &drawn);
-        let when = streams.reach(&drawn, &api).await?;
+        let when = streams.reach(&drawn, &api, before).await?;
         let proof = scene.fault(scenario.fault, Some(&streams)).await?;
         (streams, format!("{when}; {proof}"))
     };
     let heard = streams.end().await;
     let dead = scene.mend()?;
     let mut violations = std::mem::take(&mut scene.found);
-    violations.extend(judge(scenario.fault, &expected, &heard));
+    violations.extend(judge(scenario.fault, &drawn.asks, &expected, &heard));
     // Nobody is to feel a collector's trouble, either.
     if scenario.fault == Fault::Nothing || scenario.needs_collector() {
         let lines = arena.logs();
@@ -196,10 +224,11 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
         let lines = arena.cluster.node(victim)?.process.log();
         violations.extend(nothing_set_aside(lines.iter().map(String::as_str)));
     }
+    let in_pieces = drawn.asks.iter().zip(&heard).filter(|(ask, _)| ask.kind.comes_in_pieces());
     Ok(Round {
         proof: when,
-        tokens: heard.iter().map(|heard| heard.tokens.len()).sum(),
-        pauses: heard.iter().map(Heard::longest_pause).collect(),
+        tokens: heard.iter().map(Heard::count).sum(),
+        pauses: in_pieces.map(|(_, heard)| heard.longest_pause()).collect(),
         recoveries,
         whole,
         violations,
@@ -207,19 +236,24 @@ pub async fn play(arena: &mut Arena, scenario: &Scenario, drawn: Drawn) -> Resul
     })
 }
 
-fn judge(fault: Fault, expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
-    let pairs = expected.iter().zip(heard);
-    let found = pairs.flat_map(|(expected, heard)| {
-        let mut found = match fault {
+fn judge(fault: Fault, asks: &[Ask], expected: &[Heard], heard: &[Heard]) -> Vec<Violation> {
+    let answers = asks.iter().zip(expected.iter().zip(heard));
+    let found = answers.flat_map(|(ask, (expected, heard))| {
+        let mut found: Vec<Violation> = match fault {
             // Whoever speaks to a node that dies hears no more. What he has heard was right.
             Fault::KillOwner => same_as_far(expected, heard).into_iter().collect(),
             // So does the client of a sequence that dies, in words.
             Fault::PanicSequence if heard.error.is_some() => {
                 same_as_far(expected, heard).into_iter().collect()
             }
-            _ => same_answer(expected, heard),
+            _ => {
+                // Whoever heard a failure has no answer to look at.
+                let whole = heard.error.is_none().then(|| as_asked(ask, heard)).flatten();
+                same_answer(expected, heard).into_iter().chain(whole).collect()
+            }
         };
-        found.extend(in_time(heard, DEADLINE));
+        let deadline = if fault == Fault::SlowWorker { SLOW_DEADLINE } else { DEADLINE };
+        found.extend(in_time(heard, deadline));
         found
     });
     found.collect()
@@ -286,6 +320,7 @@ impl Scene<'_> {
                 wait_for("the worker to stand still", stands).await?;
                 Ok(format!("worker {worker} stands still"))
             }
+            Fault::SlowWorker => self.slow_down(streams.context("nothing is under way")?).await,
             Fault::PanicActor => self.panic(choice).await,
             Fault::PanicSequence => {
                 self.panics("sequence").await?;
@@ -478,6 +513,36 @@ impl Scene<'_> {
         Ok(format!("worker {worker} is gone"))
     }
 
+    /// Stops whatever computes on a node for nine tenths of the time until the answers have ended. By then there is to be
+    /// another plan.
+    async fn slow_down(&mut self, streams: &Streams) -> Result<String> {
+        let (api, pid) = (self.arena.api(self.victim)?, self.arena.pid(self.victim)?);
+        let model = self.arena.main_model().to_owned();
+        let epoch = |view: &View| view.model(&model).and_then(|model| model.epoch);
+        let before = epoch(&api.view().await?);
+        let (mut stood, mut is_planned_for) = (0, false);
+        let until = Instant::now() + SLOW_DEADLINE;
+        while streams.are_running() && Instant::now() < until {
+            let view = api.view().await?;
+            is_planned_for |= epoch(&view) != before;
+            let workers = &view.of_process(pid).context("it does not know itself")?.worker_pids;
+            for _ in 0..25 {
+                // One that has ended meanwhile need not go on.
+                workers.iter().for_each(|worker| drop(signal(*worker, Signal::STOP)));
+                tokio::time::sleep(Duration::from_millis(18)).await;
+                stood += usize::from(workers.iter().all(|worker| is_stopped(*worker)));
+                workers.iter().for_each(|worker| drop(signal(*worker, Signal::CONT)));
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        ensure!(stood > 0, "they never stood still");
+        if !is_planned_for {
+            let what = "no other plan was made while a rank was slow".to_owned();
+            self.found.push(Violation { check: "planned around", what });
+        }
+        Ok(format!("{stood} times its workers stood still for 18 of 20 ms"))
+    }
+
     /// Has the next handler of an actor panic, and waits until it has.
     async fn panics(&mut self, actor: &str) -> Result<()> {
         let words = format!("failpoint {actor} panic");
@@ -563,6 +628,14 @@ pub(super) async fn over(streams: Option<&Streams>) {
     while streams.is_some_and(Streams::are_running) && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Tokens that a node has had for its clients, as its metrics say.
+async fn generated(api: &Api) -> Result<f64> {
+    let (status, text) = api.get("/metrics").await?;
+    ensure!(status == 200, "{text}");
+    let counts = text.lines().filter(|line| line.contains("generation_tokens_total{"));
+    Ok(counts.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
 /// Spans that a node could not send, as its metrics say.

@@ -31,6 +31,11 @@ const ORDINARY: u8 = 17;
 /// The same among nodes that compute the same layers together.
 const GROUPS: u8 = 18;
 
+/// A scenario of three nodes that are a group.
+const fn in_group(name: &'static str, fault: Fault, range: Range, about: &'static str) -> Scenario {
+    within(World::Group, of(GROUPS, name, 3, fault, range, about))
+}
+
 const fn at(phases: &'static [Phase]) -> Range {
     Range { phases, millis: (0, 0) }
 }
@@ -357,81 +362,42 @@ pub const SCENARIOS: &[Scenario] = &[
         lasting(DECODE, 10_000, 20_000),
         "a node is started on a copy of another's data folder while that runs",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-kill-node",
-            3,
-            Fault::KillNode,
-            at(ANY),
-            "kill -9 of a node of a group, at any time",
-        ),
+    in_group(
+        "group-kill-node",
+        Fault::KillNode,
+        at(ANY),
+        "kill -9 of a node of a group, at any time",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-kill-worker",
-            3,
-            Fault::KillWorker,
-            at(ANY),
-            "kill -9 of a worker that is a rank",
-        ),
+    in_group("group-kill-worker", Fault::KillWorker, at(ANY), "kill -9 of a worker that is a rank"),
+    in_group(
+        "group-stop-worker",
+        Fault::StopWorker,
+        at(DECODE),
+        "a worker that is a rank never answers again (SIGSTOP)",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-stop-worker",
-            3,
-            Fault::StopWorker,
-            at(DECODE),
-            "a worker that is a rank never answers again (SIGSTOP)",
-        ),
+    in_group(
+        "group-slow-worker",
+        Fault::SlowWorker,
+        at(DECODE),
+        "a worker that is a rank is ten times as slow as it was",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-freeze",
-            3,
-            Fault::Freeze,
-            lasting(BUSY, 700, 3500),
-            "a node of a group stands still for longer than suspicion lasts",
-        ),
+    in_group(
+        "group-freeze",
+        Fault::Freeze,
+        lasting(BUSY, 700, 3500),
+        "a node of a group stands still for longer than suspicion lasts",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-cut-one-way",
-            3,
-            Fault::Cut(Cut::OneWay),
-            lasting(BUSY, 600, 2500),
-            "what one node of a group sends is lost for a while",
-        ),
+    in_group(
+        "group-cut-one-way",
+        Fault::Cut(Cut::OneWay),
+        lasting(BUSY, 600, 2500),
+        "what one node of a group sends is lost for a while",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-lossy",
-            3,
-            Fault::Bad(NetworkProfile::Lossy),
-            at(BUSY),
-            "a tenth of the datagrams between nodes of a group is lost",
-        ),
+    in_group(
+        "group-lossy",
+        Fault::Bad(NetworkProfile::Lossy),
+        at(BUSY),
+        "a tenth of the datagrams between nodes of a group is lost",
     ),
-    within(
-        World::Group,
-        of(
-            GROUPS,
-            "group-drain",
-            3,
-            Fault::Drain,
-            at(BUSY),
-            "a node of a group is asked to stop (SIGTERM)",
-        ),
-    ),
+    in_group("group-drain", Fault::Drain, at(BUSY), "a node of a group is asked to stop (SIGTERM)"),
 ];

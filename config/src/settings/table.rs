@@ -187,6 +187,18 @@ pub const SETTINGS: &[SettingDoc] = &[
         "Raising it serves more clients at once, each more slowly, and keeps more memory for KV \
          caches.",
     ),
+    list(
+        "tool-parser",
+        "How models write calls of tools, as `FORMAT` or `MODEL=FORMAT`",
+        "Found out from a model's chat template and tokens unless set; `none` has calls shown as text. \
+         docs/models.md lists the formats.",
+    ),
+    list(
+        "reasoning-parser",
+        "How models mark what they think, as `FORMAT` or `MODEL=FORMAT`",
+        "Found out from a model's chat template and tokens unless set; `none` has thoughts shown as text. \
+         docs/models.md lists the formats.",
+    ),
     one(
         "plan-streams",
         "1",
@@ -236,8 +248,8 @@ pub const SETTINGS: &[SettingDoc] = &[
         "64MiB",
         "Disk space for answers whose clients asked for them to be stored (with a unit such as 1GiB; \
          0 for none)",
-        "A chat completion that was asked for with `store: true` can be read again, and goes on by \
-         itself when this node was killed and is back. Past this the oldest ones are forgotten.",
+        "A chat completion or a response that was asked for with `store: true` can be read again, and \
+         goes on by itself when this node was killed and is back. Past this the oldest ones are forgotten.",
     ),
     one(
         "step-timeout",

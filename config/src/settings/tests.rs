@@ -13,7 +13,12 @@ fn resolve(
         variables.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
     environment.insert("HOME".to_owned(), "/home/ada".to_owned());
     let file = Some((PathBuf::from("planaria.toml"), file.to_owned()));
-    let machine = Machine { name: "lovelace", kernels: &["avx2", "plain"] };
+    let machine = Machine {
+        name: "lovelace",
+        kernels: &["avx2", "plain"],
+        tool_formats: &["hermes", "glm"],
+        reasoning_formats: &["seed"],
+    };
     Settings::resolve(&overrides, &environment, file, &machine)
 }
 
@@ -102,7 +107,7 @@ fn kernels_are_those_that_the_machine_has() {
         assert!(error.contains(&words), "{error}");
     }
     let set = Overrides::from([("kernels", vec!["plain".to_owned()])]);
-    let mac = Machine { name: "mac", kernels: &[] };
+    let mac = Machine { name: "mac", kernels: &[], tool_formats: &[], reasoning_formats: &[] };
     let error = Settings::resolve(&set, &Environment::new(), None, &mac).unwrap_err().to_string();
     assert!(error.contains("write `auto`"), "{error}");
 }
@@ -202,4 +207,21 @@ fn pages_and_applications_have_origins() {
     assert!(file.contains("cors-origins (planaria.toml): "), "{file}");
     let flag = resolve(&[("api", "x")], &[], "").unwrap_err().to_string();
     assert!(flag.contains("--api: "), "{flag}");
+}
+
+#[test]
+fn parsers_are_of_one_model_or_of_all() {
+    let parsers = |texts: &[&'static str]| {
+        let flags: Vec<_> = texts.iter().map(|text| ("tool-parser", *text)).collect();
+        resolve(&flags, &[], "").map(|(settings, _)| settings.tool_parsers)
+    };
+    let model = "org/m".parse().unwrap();
+    assert_eq!(parsers(&[]), Ok(vec![]));
+    assert_eq!(parsers(&["glm"]), Ok(vec![(None, "glm")]));
+    assert_eq!(parsers(&["org/m=none"]), Ok(vec![(Some(model), "none")]));
+    let mistakes = parsers(&["xml"]).unwrap_err();
+    assert!(
+        mistakes.to_string().contains("`xml` is no format: there are none, hermes, glm"),
+        "{mistakes}"
+    );
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::{InvalidModelName, ModelName};
+
 /// How layers are dealt out to nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -166,6 +168,26 @@ impl FromStr for TraceRatio {
         let millionths = (ratio * f64::from(Self::WHOLE)).round() as u32;
         Ok(Self(millionths))
     }
+}
+
+/// How the answers of one model, or of all others, are read.
+pub(super) fn parser(
+    text: &str,
+    formats: &[&'static str],
+) -> Result<(Option<ModelName>, &'static str), String> {
+    let (model, format) = match text.rsplit_once('=') {
+        Some((model, format)) => {
+            (Some(model.parse().map_err(|error: InvalidModelName| error.to_string())?), format)
+        }
+        None => (None, text),
+    };
+    let known = ["none"].into_iter().chain(formats.iter().copied());
+    let found = known.clone().find(|known| *known == format);
+    let found = found.map(|format| (model, format));
+    found.ok_or_else(|| {
+        let known: Vec<_> = known.collect();
+        format!("`{format}` is no format: there are {}", known.join(", "))
+    })
 }
 
 /// An origin as browsers write it in the header `Origin`: in lower case, without a slash at its end and without

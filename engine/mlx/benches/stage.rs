@@ -3,16 +3,19 @@
 //! `cargo bench -p planaria-mlx --bench stage -- MODEL_DIR [PROMPT_TOKENS] [DECODE_TOKENS] [REPETITIONS] [THREADS] [RANKS]`
 //! prints one line of JSON: tokens per second of prefill and of decode, medians of the repetitions
 //! after one that does not count. The prompt goes in at once, and its time ends when the first
-//! token is there; decode is every token after that. Without `THREADS` all cores compute. With `RANKS` it is what the first of so many
+//! token is there; decode is every token after that. The same is decoded again with an answer that has to be a long JSON string:
+//! `masked_over_plain` says how much longer a token takes then; nothing is said of a model without a tokenizer. Without `THREADS` all cores compute. With `RANKS` it is what the first of so many
 //! ranks takes, without the exchanges: a group of one computes all units.
 
 #![expect(clippy::print_stdout, reason = "the line is what it is for")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use planaria_config::SequenceId;
 use planaria_engine::architecture::RankUnits;
+use planaria_engine::grammar::{Constraint, Form};
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::processor::Processor;
 use planaria_engine::sampler::SamplingParams;
@@ -51,13 +54,22 @@ fn main() -> Result<(), Failure> {
     // Any ids: the work is the same for all.
     let ids = (0_u32..).map(|n| n.wrapping_mul(97) % dir.geometry().vocab);
     let ids: Vec<u32> = ids.take(prompt).collect();
-    run(&mut stage, &ids, decode)?;
+    let held = held(&dir);
+    run(&mut stage, &ids, decode, None)?;
+    if held.is_some() {
+        run(&mut stage, &ids, decode, held.clone())?;
+    }
     let mut prefills = Vec::new();
     let mut decodes = Vec::new();
+    let mut ratios = Vec::new();
     let mut kv = 0;
     for _ in 0..repetitions {
-        let (prefill_seconds, decode_seconds, held) = run(&mut stage, &ids, decode)?;
-        kv = held;
+        let (prefill_seconds, decode_seconds, kv_bytes) = run(&mut stage, &ids, decode, None)?;
+        kv = kv_bytes;
+        if held.is_some() {
+            let (_, masked_seconds, _) = run(&mut stage, &ids, decode, held.clone())?;
+            ratios.push(masked_seconds / decode_seconds);
+        }
         prefills.push(prompt as f64 / prefill_seconds);
         decodes.push(decode as f64 / decode_seconds);
     }
@@ -75,20 +87,35 @@ fn main() -> Result<(), Failure> {
         "kv_bytes": kv,
         "prefill_tokens_per_second": median(prefills),
         "decode_tokens_per_second": median(decodes),
+        "masked_over_plain": median(ratios),
     });
     println!("{result}");
     Ok(())
 }
 
+/// An answer that has to be a JSON string longer than any that is decoded.
+fn held(dir: &ModelDir) -> Option<Arc<Constraint>> {
+    let has_tokenizer = dir.path().join("tokenizer.json").exists();
+    let form = Form::JsonSchema(r#"{"type":"string","minLength":1000000}"#.to_owned());
+    // It never comes so far that a token could end it.
+    has_tokenizer.then(|| Arc::new(Constraint { form, thinking: None, ends: vec![0] }))
+}
+
 /// Seconds of prefill and of decode, and the bytes of KV at the end.
-fn run(stage: &mut MlxStage, prompt: &[u32], decode: usize) -> Result<(f64, f64, u64), Failure> {
+fn run(
+    stage: &mut MlxStage,
+    prompt: &[u32],
+    decode: usize,
+    constraint: Option<Arc<Constraint>>,
+) -> Result<(f64, f64, u64), Failure> {
     let sequence = SequenceId::from_bits(1);
+    let prompt_tokens = u32::try_from(prompt.len())?;
+    let params = SamplingParams { prompt_tokens, constraint, ..SamplingParams::greedy() };
     let started = Instant::now();
-    let mut next = step(stage, sequence, 0, prompt.to_vec())?;
+    let mut next = step(stage, sequence, 0, prompt.to_vec(), Some(params))?;
     let prefilled = Instant::now();
-    let start = u32::try_from(prompt.len())?;
-    for position in start..start + u32::try_from(decode)? {
-        next = step(stage, sequence, position, vec![next])?;
+    for position in prompt_tokens..prompt_tokens + u32::try_from(decode)? {
+        next = step(stage, sequence, position, vec![next], None)?;
     }
     let decoded = Instant::now();
     let kv = stage.memory().kv;
@@ -101,8 +128,9 @@ fn step(
     sequence: SequenceId,
     start: u32,
     tokens: Vec<u32>,
+    open: Option<SamplingParams>,
 ) -> Result<u32, Failure> {
-    let open = (start == 0).then(|| Box::new(SamplingParams::greedy()));
+    let open = open.map(Box::new);
     let layers = *stage.held().runs().first().ok_or("a stage without layers")?;
     let segment = Segment {
         sequence,

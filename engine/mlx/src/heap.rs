@@ -18,14 +18,14 @@ const EVERY: Duration = Duration::from_millis(250);
 pub(super) struct Heap(Option<Instant>);
 
 impl Heap {
-    /// Gives holes back to the system if they have become many.
-    pub(super) fn give_back(&mut self) {
+    /// Gives holes back to the system if they have become many. `others` is what else than arrays is held on purpose.
+    pub(super) fn give_back(&mut self, others: u64) {
         if self.0.is_some_and(|last| last.elapsed() < EVERY) {
             return;
         }
         self.0 = Some(Instant::now());
         if let (Some(resident), Some(held)) = (resident_bytes(), held_by_mlx())
-            && resident > held + OWN_BYTES + HEAP_SLACK_BYTES
+            && resident > held + others + OWN_BYTES + HEAP_SLACK_BYTES
         {
             trim();
         }

@@ -59,8 +59,13 @@ pub fn open_stage(
     Ok(match (model.config(), units) {
         (ModelConfig::Transformer(_), None) => Box::new(MlxStage::open(model)?),
         (ModelConfig::Transformer(_), Some(units)) => Box::new(MlxStage::open_rank(model, units)?),
-        (ModelConfig::Fake(config), None) => Box::new(FakeStage::open(config)),
-        (ModelConfig::Fake(config), Some(units)) => Box::new(FakeStage::open_rank(config, units)?),
+        (ModelConfig::Fake(config), units) => {
+            let stage = match units {
+                None => FakeStage::open(config),
+                Some(units) => FakeStage::open_rank(config, units)?,
+            };
+            Box::new(stage.with_tokenizer_of(model))
+        }
     })
 }
 

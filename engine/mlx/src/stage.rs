@@ -14,11 +14,12 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::transforms::eval;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::architecture::{Architecture, MLX_CACHE_BYTES, RankUnits};
+use planaria_engine::grammar::Vocabulary;
 use planaria_engine::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use planaria_engine::prefix_cache::{
     BLOCK_TOKENS, LayerReach, PrefixCache, PrefixDigest, PrefixDigests,
 };
-use planaria_engine::sampler::SamplingParams;
+use planaria_engine::sampler::{SamplingParams, TokenMask};
 use planaria_engine::sequence_log::{LayerCache, SequenceLogs};
 use planaria_engine::stage::{
     LoadProgress, MemoryUse, Progress, Segment, SegmentError, SegmentOutput, Stage, StageError,
@@ -53,6 +54,7 @@ pub struct MlxStage {
     activation: Dtype,
     weight_bytes: u64,
     sequences: SequenceLogs<KvCache>,
+    vocabulary: Vocabulary,
     /// Blocks of former sequences, by layer.
     prefixes: PrefixCache<KeysValues>,
     kv_budget: u64,
@@ -126,6 +128,7 @@ impl MlxStage {
             activation: dir.activation(),
             weight_bytes: 0,
             sequences: SequenceLogs::new(shape, config.vocab_size, config.max_context),
+            vocabulary: Vocabulary::of_model(dir),
             prefixes: PrefixCache::new(0),
             kv_budget: 0,
             files: WeightFiles::default(),
@@ -293,6 +296,7 @@ impl MlxStage {
         hidden: Option<Array>,
         blocks: &[&Array],
     ) -> Result<Vec<SegmentResult>, StepError> {
+        let masks = if hidden.is_some() { self.masks(segments) } else { Vec::new() };
         let logs = segments.iter().map(|segment| (segment, self.sequences.get(segment.sequence)));
         let logs = logs.filter_map(|(segment, log)| Some((segment, log?)));
         // No output depends on the last layer's cache of a segment that is not sampled.
@@ -304,10 +308,13 @@ impl MlxStage {
             eval(caches)?;
             return Ok(segments.iter().map(|_| Ok(SegmentOutput::Absorbed)).collect());
         };
-        let choosers: Vec<Chooser<'_>> = logs
-            .filter(|(segment, _)| segment.sample)
-            .map(|(_, log)| Chooser { params: &log.params, tokens: &log.tokens })
-            .collect();
+        let sampled = logs.filter(|(segment, _)| segment.sample);
+        let choosers = sampled.zip(masks).map(|((_, log), mask)| Chooser {
+            params: &log.params,
+            tokens: &log.tokens,
+            mask,
+        });
+        let choosers: Vec<Chooser<'_>> = choosers.collect();
         let chosen = choose(&self.model.logits(&hidden)?, &choosers, &caches)?;
         let mut chosen = chosen.into_iter();
         let mut results = Vec::with_capacity(segments.len());
@@ -322,11 +329,22 @@ impl MlxStage {
                         None => Before::Known(segment.start as usize),
                     };
                     self.undo(segment, before);
-                    Err(SegmentError::Malformed(error.to_string()))
+                    Err(error)
                 }
             });
         }
         Ok(results)
+    }
+
+    /// For each segment that is sampled, in their order, which tokens may come.
+    fn masks(&mut self, segments: &[&Segment]) -> Vec<Result<Option<TokenMask>, SegmentError>> {
+        let mut masks = Vec::new();
+        for segment in segments.iter().filter(|segment| segment.sample) {
+            if let Some(log) = self.sequences.get_mut(segment.sequence) {
+                masks.push(log.mask(&self.vocabulary));
+            }
+        }
+        masks
     }
 
     /// Begins a step; another rank gives its results if it `follows`.
@@ -393,6 +411,10 @@ impl Stage for MlxStage {
             Some(rank) => self.dir.tensors_of_share(&rank.share, &stays, layers)?,
             None => self.dir.tensors_beyond(&stays, layers)?,
         };
+        if self.shape().has_head(layers) {
+            // Beside what is read now.
+            self.vocabulary.prepare();
+        }
         self.weight_bytes = self.weight_bytes_of(&stays);
         self.model.free(&self.architecture, &stays);
         self.sequences.hold(stays.clone());
@@ -407,16 +429,6 @@ impl Stage for MlxStage {
         self.sequences.hold(layers.clone());
         self.weight_bytes = self.weight_bytes_of(layers);
         Ok(())
-    }
-
-    fn step(&mut self, step: Step) -> Result<Vec<SegmentResult>, StageError> {
-        match self.begin(step)? {
-            StepProgress::Done(results) => Ok(results),
-            StepProgress::Exchange(_) => {
-                self.abandon();
-                Err(StageError("a rank of a group computes no step alone".to_owned()))
-            }
-        }
     }
 
     fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {

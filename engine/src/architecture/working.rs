@@ -28,6 +28,12 @@ pub const MLX_CACHE_BYTES: u32 = 32 << 20;
 /// How much freed memory the process may keep besides.
 pub const HEAP_SLACK_BYTES: u64 = 32 << 20;
 
+/// What each token of a vocabulary takes where answers are held to forms: as measured with 128,000 and with 200,000 tokens.
+pub const FORM_TOKEN_BYTES: u64 = 350;
+
+/// The same while the vocabulary is read, with the tokenizer.
+const FORM_TOKEN_PEAK_BYTES: u64 = 670;
+
 impl Architecture {
     /// What a step works with, of numbers of `width` bytes. The widest layer counts.
     pub(crate) fn working_set(&self, width: u64) -> WorkingSet {
@@ -35,8 +41,9 @@ impl Architecture {
         let widest = self.layers.iter().map(|layer| expanded(&layer.feed_forward)).max();
         let composed = self.layers.iter().map(|layer| composed_heads(&layer.attention)).max();
         let composed = composed.filter(|_| COMPOSES_SCORES).unwrap_or(0);
+        let vocabulary = u64::from(self.vocab_size) * FORM_TOKEN_PEAK_BYTES;
         WorkingSet {
-            always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES,
+            always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES + vocabulary,
             // Kernels have the rows of a product once more as `f32`.
             per_token: LAYERS_AHEAD * width * results.unwrap_or(0) + 4 * widest.unwrap_or(0),
             // Scores, and their powers on the way.

@@ -22,7 +22,7 @@ use planaria_kernels::FoldTree;
 use thiserror::Error;
 
 use self::bytes::{Sizes, Table};
-pub use self::choice::{EXACT_CANDIDATES, best_group};
+pub use self::choice::best_group;
 use self::dealing::Dealing;
 use super::{latency, usable};
 use crate::architecture::RankUnits;
@@ -176,11 +176,8 @@ pub fn rank_layer_seconds(
     step_seconds: f64,
 ) -> Option<f64> {
     let work = latency::work(geometry, layers)?;
-    let all = geometry.all_layers();
-    let head = match layers.last() == all.last() {
-        true => latency::work(geometry, all)? - f64::from(all.count()),
-        false => 0.0,
-    };
+    let has_head = layers.last() == geometry.all_layers().last();
+    let head = if has_head { latency::head_work(geometry)? } else { 0.0 };
     let own = units.own();
     let part = f64::from(own.end - own.start) / f64::from(of.max(1));
     let products = (work - head) * part + if own.start == 0 { head } else { 0.0 };

@@ -193,6 +193,13 @@ pub fn work(geometry: &Geometry, layers: LayerRange) -> Option<f64> {
     Loads::of(geometry, 0, 0).work(layers)
 }
 
+/// How much of that is the head's.
+#[must_use]
+pub fn head_work(geometry: &Geometry) -> Option<f64> {
+    let all = geometry.all_layers();
+    Some(work(geometry, all)? - f64::from(all.count()))
+}
+
 /// Whether all nodes of a division have memory for their stages.
 #[must_use]
 pub fn fits(problem: &Problem<'_>, stages: &[(NodeId, LayerRange)]) -> bool {

@@ -5,6 +5,7 @@ use std::fmt;
 use thiserror::Error;
 
 use super::SamplingParams;
+use crate::grammar::Constraint;
 
 /// As in OpenAI's API.
 const MAX_TOP_LOGPROBS: u8 = 20;
@@ -12,6 +13,8 @@ const MAX_TOP_LOGPROBS: u8 = 20;
 const MAX_LOGIT_BIAS: usize = 300;
 /// Ten divides every logit by ten: more than that is no penalty but a mistake.
 const MAX_REPETITION_PENALTY: f32 = 10.0;
+/// The name of what is no parameter of a request by itself.
+const CONSTRAINT: &str = "constraint";
 
 /// A sampling parameter outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -53,6 +56,7 @@ impl SamplingParams {
             seed: 0,
             top_logprobs: None,
             prompt_tokens: 0,
+            constraint: None,
         }
     }
 
@@ -105,6 +109,15 @@ impl SamplingParams {
             "logit_bias",
             &format!("must name token ids below {vocab}"),
         );
+        if let Some(Constraint { ends, thinking, .. }) = self.constraint.as_deref() {
+            expect(!ends.is_empty(), CONSTRAINT, "must name a token that ends the answer");
+            let markers = thinking.iter().flat_map(|t| t.open.into_iter().chain([t.close]));
+            expect(
+                ends.iter().copied().chain(markers).all(|token| token < vocab),
+                CONSTRAINT,
+                &format!("must name token ids below {vocab}"),
+            );
+        }
         if mistakes.is_empty() { Ok(()) } else { Err(InvalidParams(mistakes)) }
     }
 }

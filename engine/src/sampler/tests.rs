@@ -5,13 +5,13 @@ use proptest::prelude::*;
 use super::*;
 
 fn chosen(logits: &[f32], params: &SamplingParams, log: &[u32]) -> u32 {
-    sample(&mut logits.to_vec(), params, log, 0).unwrap().token
+    sample(&mut logits.to_vec(), params, log, 0, None).unwrap().token
 }
 
 /// Every token that comes up in a thousand draws.
 fn reachable(logits: &[f32], params: &SamplingParams) -> Vec<u32> {
     let mut tokens: Vec<u32> = (0..1000)
-        .map(|position| sample(&mut logits.to_vec(), params, &[], position).unwrap().token)
+        .map(|position| sample(&mut logits.to_vec(), params, &[], position, None).unwrap().token)
         .collect();
     tokens.sort_unstable();
     tokens.dedup();
@@ -34,7 +34,7 @@ fn greedy_takes_the_lowest_of_equals_and_never_nan() {
 fn no_numbers_are_an_error() {
     for params in [SamplingParams::greedy(), warm()] {
         for mut logits in [vec![], vec![f32::NAN; 3], vec![f32::NEG_INFINITY; 3]] {
-            assert_eq!(sample(&mut logits, &params, &[], 0), Err(NoCandidate));
+            assert_eq!(sample(&mut logits, &params, &[], 0, None), Err(NoCandidate));
         }
     }
 }
@@ -43,6 +43,81 @@ fn no_numbers_are_an_error() {
 fn infinite_logits_are_drawn_without_nan() {
     assert_eq!(reachable(&[f32::INFINITY, 0.0, f32::INFINITY], &warm()), [0, 2]);
     assert_eq!(reachable(&[f32::MAX, f32::MIN, f32::NAN], &warm()), [0]);
+}
+
+fn allowing(tokens: &[u32]) -> TokenMask {
+    let mut mask = TokenMask::none(100);
+    tokens.iter().for_each(|token| mask.set(*token, true));
+    mask
+}
+
+#[test]
+fn a_mask_takes_every_chance_from_the_others() {
+    let logits = vec![9.0, f32::INFINITY, 1.0, f32::NAN, 2.0];
+    let mask = allowing(&[2, 3, 4, 99]);
+    let mut params = SamplingParams {
+        // Neither a bias nor a penalty brings one back.
+        logit_bias: vec![(0, 100.0), (2, 3.0)],
+        repetition_penalty: 0.5,
+        frequency_penalty: -2.0,
+        top_logprobs: Some(1),
+        ..SamplingParams::greedy()
+    };
+    let sampled = |params: &SamplingParams, position| {
+        sample(&mut logits.clone(), params, &[0, 1, 0], position, Some(&mask)).unwrap()
+    };
+    let greedy = sampled(&params, 3);
+    assert_eq!(greedy.token, 2);
+    let report = greedy.logprobs.unwrap();
+    assert_eq!(report.top[0].0, 1, "what is reported is the model's own");
+    params.temperature = 2.0;
+    for position in 0..200 {
+        assert!([2, 4].contains(&sampled(&params, position).token));
+    }
+    let none = sample(&mut [1.0, 2.0], &params, &[], 0, Some(&allowing(&[7])));
+    assert_eq!(none, Err(NoCandidate));
+}
+
+#[test]
+fn filters_count_what_the_mask_leaves() {
+    let logits: Vec<f32> = [0.5_f32, 0.25, 0.125, 0.0625, 0.0625].map(f32::ln).to_vec();
+    let mask = allowing(&[2, 3, 4]);
+    let params = SamplingParams { top_p: 0.6, top_k: 2, ..warm() };
+    let mut seen: Vec<u32> = (0..300)
+        .map(|position| {
+            sample(&mut logits.clone(), &params, &[], position, Some(&mask)).unwrap().token
+        })
+        .collect();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [2], "two thirds of what is left");
+}
+
+#[test]
+fn a_mask_is_a_set() {
+    let mut mask = TokenMask::of_words(70, &[1 << 31, 1, u32::MAX, u32::MAX]);
+    assert_eq!(mask.tokens().collect::<Vec<_>>(), [31, 32, 64, 65, 66, 67, 68, 69]);
+    mask.set(32, false);
+    mask.set(0, true);
+    mask.set(70, true);
+    assert_eq!(mask.tokens().take(3).collect::<Vec<_>>(), [0, 31, 64]);
+    assert!(!mask.allows(70) && !mask.allows(u32::MAX) && !mask.is_empty());
+    assert!(TokenMask::none(70).is_empty() && TokenMask::of_words(64, &[0]).is_empty());
+}
+
+#[test]
+fn a_constraint_names_tokens_of_the_model() {
+    let form = crate::grammar::Form::JsonObject;
+    let thinking = Some(crate::grammar::Thinking { open: Some(3), close: 4, begun: false });
+    let constraint = Constraint { form, thinking, ends: vec![2] };
+    let problem = |constraint: Constraint, vocab| {
+        let constraint = Some(Arc::new(constraint));
+        SamplingParams { constraint, ..SamplingParams::greedy() }.validate(vocab).is_err()
+    };
+    assert!(!problem(constraint.clone(), 5));
+    assert!(problem(constraint.clone(), 4), "the close");
+    assert!(problem(Constraint { ends: vec![9], ..constraint.clone() }, 5));
+    assert!(problem(Constraint { ends: Vec::new(), ..constraint }, 5));
 }
 
 #[test]
@@ -77,7 +152,7 @@ fn temperature_sharpens() {
     let often = |temperature| {
         let params = SamplingParams { temperature, ..warm() };
         let draws = (0..2000).filter(|position| {
-            sample(&mut logits.to_vec(), &params, &[], *position).unwrap().token == 0
+            sample(&mut logits.to_vec(), &params, &[], *position, None).unwrap().token == 0
         });
         draws.count()
     };
@@ -123,7 +198,7 @@ fn log_probabilities_are_the_models_own() {
         top_logprobs: Some(2),
         ..SamplingParams::greedy()
     };
-    let sampled = sample(&mut logits, &params, &[], 0).unwrap();
+    let sampled = sample(&mut logits, &params, &[], 0, None).unwrap();
     let logprobs = sampled.logprobs.unwrap();
     assert_eq!(sampled.token, 2);
     assert!((logprobs.chosen - 0.25_f32.ln()).abs() < 1e-6);
@@ -139,7 +214,8 @@ fn log_probabilities_are_always_numbers() {
         vec![f32::INFINITY, 1.0, f32::INFINITY],
         vec![f32::MAX, f32::MIN],
     ] {
-        let logprobs = sample(&mut logits.clone(), &params, &[], 0).unwrap().logprobs.unwrap();
+        let logprobs =
+            sample(&mut logits.clone(), &params, &[], 0, None).unwrap().logprobs.unwrap();
         assert!(logprobs.chosen.is_finite() && logprobs.chosen <= 0.0, "{logprobs:?}");
         assert!(logprobs.top.iter().all(|(_, l)| l.is_finite() && *l <= 0.0), "{logprobs:?}");
     }
@@ -160,6 +236,7 @@ fn all_mistakes_are_reported() {
         seed: 0,
         top_logprobs: Some(21),
         prompt_tokens: 0,
+        constraint: None,
     };
     let mistakes = wrong.validate(10).unwrap_err();
     let named: Vec<&str> = mistakes.0.iter().map(|mistake| mistake.param).collect();
@@ -203,7 +280,7 @@ proptest! {
             ..SamplingParams::greedy()
         };
         let possible = |logit: &f32| *logit > f32::NEG_INFINITY;
-        match sample(&mut logits.clone(), &params, &log, 3) {
+        match sample(&mut logits.clone(), &params, &log, 3, None) {
             Ok(sampled) => {
                 prop_assert!(possible(&logits[sampled.token as usize]));
                 prop_assert!(sampled.logprobs.unwrap().chosen.is_finite());
@@ -220,8 +297,8 @@ proptest! {
         position: u32,
     ) {
         let params = SamplingParams { seed, top_p: 0.9, ..warm() };
-        let first = sample(&mut logits.clone(), &params, &[], position);
-        let again = sample(&mut logits.to_vec(), &params, &[], position);
+        let first = sample(&mut logits.clone(), &params, &[], position, None);
+        let again = sample(&mut logits.to_vec(), &params, &[], position, None);
         prop_assert_eq!(again, first);
     }
 

@@ -39,7 +39,7 @@ use tokio::sync::{mpsc, watch};
 use crate::decisions::Decisions;
 
 const MODEL: &str = "fuzz/model";
-const CONTEXT: u32 = 64;
+const CONTEXT: u32 = 256;
 const VOCAB: u32 = 300;
 
 struct Server {
@@ -128,7 +128,7 @@ impl Generator for Echo {
         assert!(request.prompt.iter().all(|token| *token < VOCAB), "{request:?}");
         assert!(request.until.max_tokens > 0 && request.until.max_tokens <= CONTEXT - length);
         request.sampling.validate(VOCAB).expect("parameters that a stage takes");
-        let (sender, events) = mpsc::channel(80);
+        let (sender, events) = mpsc::channel(CONTEXT as usize + 1);
         let count = request.until.max_tokens as usize;
         for id in request.prompt.iter().take(count) {
             let top = request.sampling.top_logprobs;
@@ -172,7 +172,9 @@ fn write_model(models: &TempDir) {
                   "fuse_unk": false, "byte_fallback": false, "vocab": vocab, "merges": []},
     });
     file("tokenizer.json", &tokenizer.to_string());
-    file("chat_template.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+    let template = "{% for t in tools or [] %}{{ t.function.name }}<tool_call>{{ t | tojson }}{% endfor %}\
+        {% for m in messages %}<think>{{ m.reasoning_content }}</think>{{ m.content }}{{ m.tool_calls }}{% endfor %}";
+    file("chat_template.jinja", template);
 }
 
 const WORDS: &[&str] = &[
@@ -221,6 +223,31 @@ const WORDS: &[&str] = &[
     "300",
     "-1",
     "tool_calls",
+    "required",
+    "parallel_tool_calls",
+    "json_schema",
+    "schema",
+    "$ref",
+    "#",
+    "anyOf",
+    "properties",
+    "enum",
+    "guided_regex",
+    "guided_choice",
+    "(a+)+$",
+    "arguments",
+    "thinking",
+    "function_call",
+    "tool_result",
+    "item_reference",
+    "previous_response_id",
+    "store",
+    "background",
+    "include",
+    "budget_tokens",
+    "disabled",
+    "continue_final_message",
+    "[{\"name\":\"f\",\"arguments\":{}}]",
 ];
 
 pub(crate) fn run(input: &[u8]) {
@@ -243,6 +270,64 @@ pub(crate) fn run(input: &[u8]) {
                 }),
             ),
             ("/v1/completions", json!({"model": MODEL, "prompt": [[1, 2, 3]]})),
+            (
+                "/v1/chat/completions",
+                json!({
+                    "model": MODEL, "messages": [
+                        {"role": "user", "content": "[{}]"},
+                        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": "{}"}}]},
+                        {"role": "tool", "tool_call_id": "c", "content": "<tool_call>{"},
+                    ],
+                    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+                    "tool_choice": "required", "n": 2, "stream": true,
+                }),
+            ),
+            (
+                "/v1/chat/completions",
+                json!({
+                    "model": MODEL, "messages": [{"role": "user", "content": "{}"}],
+                    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {
+                        "type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "$defs": {"n": {"type": "integer"}},
+                    }}},
+                    "reasoning_effort": "low", "chat_template_kwargs": {"enable_thinking": false},
+                }),
+            ),
+            (
+                "/v1/messages",
+                json!({
+                    "model": MODEL, "max_tokens": 9, "system": "s", "stream": true, "messages": [
+                        {"role": "user", "content": "hi"},
+                        {"role": "assistant", "content": [
+                            {"type": "thinking", "thinking": "t", "signature": ""},
+                            {"type": "tool_use", "id": "c", "name": "f", "input": {}},
+                        ]},
+                        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": "r"}]},
+                    ],
+                    "tools": [{"name": "f", "input_schema": {"type": "object"}}], "tool_choice": {"type": "auto"},
+                }),
+            ),
+            (
+                "/v1/responses",
+                json!({
+                    "model": MODEL, "instructions": "i", "stream": true, "max_output_tokens": 9, "input": [
+                        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+                        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+                        {"type": "function_call_output", "call_id": "c", "output": "r"},
+                    ],
+                    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+                    "text": {"format": {"type": "json_object"}}, "reasoning": {"effort": "low"},
+                }),
+            ),
+            (
+                "/api/chat",
+                json!({
+                    "model": MODEL, "messages": [{"role": "user", "content": "hi"}], "format": {"type": "object"},
+                    "think": true, "options": {"num_predict": 5, "temperature": 0.5, "stop": ["x"]},
+                }),
+            ),
+            ("/api/generate", json!({"model": MODEL, "prompt": "hi", "raw": true, "stream": false})),
+            ("/tokenize", json!({"model": MODEL, "messages": [{"role": "user", "content": "hi"}]})),
+            ("/detokenize", json!({"model": MODEL, "tokens": [104, 105]})),
         ])
         .clone();
     let Value::Object(mut body) = base else {
@@ -347,7 +432,7 @@ fn change_head(decisions: &mut Decisions<'_>, request: &mut Request<Vec<u8>>) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    (0..3_u8)
+    (0..11_u8)
         .flat_map(|base| {
             [vec![base], vec![base, 1, 2, 3, 4, 5, 6], vec![base, 2, 7, 7, 7, 7, 7, 7, 7]]
         })

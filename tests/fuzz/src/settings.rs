@@ -31,7 +31,12 @@ pub(crate) fn run(input: &[u8]) {
     cluster_key(rest);
     let text = String::from_utf8_lossy(rest).into_owned();
     let file = Some((PathBuf::from("planaria.toml"), text));
-    let machine = Machine { name: "machine", kernels: &["avx2", "plain"] };
+    let machine = Machine {
+        name: "machine",
+        kernels: &["avx2", "plain"],
+        tool_formats: &["hermes"],
+        reasoning_formats: &["seed"],
+    };
     match Settings::resolve(&flags, &environment, file, &machine) {
         Ok((settings, values)) => {
             // What was accepted is accepted when it comes as flags.

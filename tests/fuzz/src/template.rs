@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use planaria_engine::chat_template::{ChatMessage, ChatTemplate};
+use planaria_engine::chat_template::{Chat, ChatMessage, ChatTemplate};
 use planaria_engine::model_dir::ModelDir;
 
 use crate::decisions::Decisions;
@@ -135,12 +135,9 @@ pub(crate) fn run(input: &[u8]) {
     let (folder, model) = &*MODEL;
     folder.write("chat_template.jinja", source.as_bytes());
     let template = ChatTemplate::open(model).unwrap();
-    let message = |role: &str, content: &str| ChatMessage {
-        role: role.to_owned(),
-        content: content.to_owned(),
-    };
-    let messages = [message("system", "Be \u{e9} \"short\"."), message("user", " x <s> ")];
-    if let Err(error) = template.render(&messages, true, 0) {
+    let message = ChatMessage::new;
+    let messages = vec![message("system", "Be \u{e9} \"short\"."), message("user", " x <s> ")];
+    if let Err(error) = template.render(&Chat::of(messages), 0) {
         let message = error.to_string();
         assert!(message.len() < 8000, "a message of {} bytes", message.len());
     }

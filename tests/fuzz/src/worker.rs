@@ -94,12 +94,13 @@ fn sampler(mut decisions: Decisions<'_>) {
         seed: decisions.number(),
         top_logprobs: decisions.rarely(2).then(|| u8::try_from(decisions.up_to(30)).unwrap()),
         prompt_tokens: decisions.number32(),
+        constraint: None,
     };
     let mut logits: Vec<f32> = (0..decisions.up_to(40)).map(|_| decisions.float()).collect();
     let vocab = u32::try_from(logits.len()).unwrap();
     let log: Vec<u32> = (0..decisions.up_to(8)).map(|_| decisions.number32()).collect();
     if params.validate(vocab).is_ok()
-        && let Ok(sampled) = sample(&mut logits, &params, &log, decisions.number32())
+        && let Ok(sampled) = sample(&mut logits, &params, &log, decisions.number32(), None)
     {
         assert!(sampled.token < vocab);
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use planaria_tests::{NodeSpec, repository};
+use planaria_tests::{Cluster, NodeSpec, Ready as _, repository, write_tool_model};
 use tokio::process::Command;
 
 use crate::{binary, demo_cluster, demo_models};
@@ -53,6 +53,37 @@ async fn langchain_and_llm_work_with_it_by_their_defaults() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_demo_model_calls_tools_when_it_needs_them() -> Result<()> {
+    let mut cluster = demo_cluster().await?;
+    let mut python = Command::new(installed("PLANARIA_TEST_PYTHON")?);
+    python.arg(repository().join("tests/clients/tools_by_itself.py"));
+    python.arg(cluster.node(2)?.api.url()).arg("demo");
+    run(python).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn loops_of_tools_end_in_every_dialect() -> Result<()> {
+    let models = tempfile::tempdir()?;
+    write_tool_model(models.path(), "agent", 6)?;
+    let mut cluster = Cluster::new(binary(), models.path()).await?;
+    let settings = ["--model", "agent", "--set", "context=32768"];
+    for name in ["one", "two", "three"] {
+        cluster.start(NodeSpec::new(name, "512MiB").with(&settings)).await?;
+    }
+    cluster.ready("agent", 3).await?;
+    for (node, script) in
+        ["tools_openai.py", "tools_anthropic.py", "tools_ollama.py"].into_iter().enumerate()
+    {
+        let mut python = Command::new(installed("PLANARIA_TEST_PYTHON")?);
+        python.arg(repository().join("tests/clients").join(script));
+        python.arg(cluster.node(node)?.api.url()).arg("agent");
+        run(python).await.with_context(|| format!("{script}\n{}", cluster.logs()))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_official_node_package_works_with_it() -> Result<()> {
     let mut cluster = demo_cluster().await?;
     let modules = installed("PLANARIA_TEST_NODE_MODULES")?;
@@ -65,7 +96,7 @@ async fn the_official_node_package_works_with_it() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_key_only_its_bearers_are_served() -> Result<()> {
-    let mut cluster = planaria_tests::Cluster::new(binary(), &demo_models()).await?;
+    let mut cluster = Cluster::new(binary(), &demo_models()).await?;
     let key = cluster.folder().join("api.key");
     std::fs::write(&key, "sk-very-secret\n")?;
     let key = key.display().to_string();

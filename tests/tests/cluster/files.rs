@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
-use planaria_control::cluster_view::ClusterView;
+use planaria_control::cluster_view::{ClusterView, HeldView};
 use planaria_tests::api::Api;
 use planaria_tests::process::signal;
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
@@ -185,11 +185,15 @@ async fn an_answer_goes_on_with_the_weights_that_it_began_with() -> Result<()> {
 /// worker has mapped; that node's log says why.
 async fn goes_on_when_weights(fault: fn(&Path) -> Result<()>, said: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let (mut cluster, view, other) = usual_and_other(folder.path()).await?;
+    let (mut cluster, _, other) = usual_and_other(folder.path()).await?;
     let api = cluster.node(0)?.api.clone();
-    let held = view.nodes.iter().flat_map(|node| &node.held);
-    let mapped: Vec<_> = held.map(|held| (held.mapped_bytes, held.memory_bytes)).collect();
-    ensure!(mapped.iter().all(|(mapped, all)| *mapped > 0 && mapped < all), "{mapped:?}");
+    wait_for("all weights to be mapped", async || {
+        let view = api.cluster().await?;
+        let held: Vec<_> = view.nodes.iter().flat_map(|node| &node.held).collect();
+        let mapped = |held: &&HeldView| (1..held.memory_bytes).contains(&held.mapped_bytes);
+        Ok((held.len() == 2 && held.iter().all(mapped)).then_some(()))
+    })
+    .await?;
     let question = chat(0.0, 0, 300);
     let expected = undisturbed(&api, &question).await?;
     let file = other.join("demo/model.safetensors");

@@ -1,5 +1,6 @@
 //! Scenarios on real `planaria` processes. Needs nothing but what `make test` installs.
 
+mod agents;
 mod backup;
 mod bad_input;
 mod chaos;

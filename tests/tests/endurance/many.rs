@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, stream};
+use planaria_chaos::dialect::Kind;
 use planaria_chaos::history::{Ask, Heard};
 use planaria_tests::{Cluster, NodeSpec, wait_for_up_to, write_fake_model};
 use serde_json::json;
@@ -51,7 +52,8 @@ fn write_models(folder: &Path) -> Result<()> {
 }
 
 fn ask(number: usize) -> Ask {
-    Ask { model: name(number), prompt: vec![11, 12, 13], draws: false, seed: 0, tokens: 3 }
+    let (kind, prompt) = (Kind::Tokens, vec![11, 12, 13]);
+    Ask { kind, model: name(number), prompt, draws: false, seed: 0, tokens: 3 }
 }
 
 /// Asks for every model through every node. All are alike, and so are their answers.

@@ -121,6 +121,7 @@ const HIDDEN: &[(&str, &[&str])] = &[
     ("mlx_rs", &["engine/mlx"]),
     ("mlx_sys", &["engine/mlx"]),
     ("memmap2", &["engine/mlx"]),
+    ("llguidance", &["engine"]),
     ("foca", &["actors/control"]),
     ("prometheus", &["actors/telemetry", "tests"]),
     ("opentelemetry", &["actors/telemetry"]),

@@ -282,7 +282,8 @@ mod tests {
         let overrides: Overrides =
             [("api", vec![address.to_string()]), ("api-key-file", vec![key.display().to_string()])]
                 .into();
-        let machine = Machine { name: "here", kernels: &[] };
+        let machine =
+            Machine { name: "here", kernels: &[], tool_formats: &[], reasoning_formats: &[] };
         let settings =
             Settings::resolve(&overrides, &Environment::new(), None, &machine).unwrap().0;
         let mut requests = Vec::new();

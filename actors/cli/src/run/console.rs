@@ -15,6 +15,8 @@ pub(super) struct Console {
     notes_seen: bool,
     /// Whether notes are written fainter than the answer.
     faint: bool,
+    /// Whether the last line of the model's thoughts has begun and not ended.
+    within_thought: bool,
 }
 
 impl Console {
@@ -25,11 +27,13 @@ impl Console {
             answer_seen: io::stdout().is_terminal(),
             notes_seen,
             faint: notes_seen && output::may_be_colored(),
+            within_thought: false,
         }
     }
 
     /// Shows a part of the answer, at once.
     pub(super) fn show(&mut self, text: &str) -> io::Result<()> {
+        self.end_thought()?;
         let mut out = io::stdout().lock();
         out.write_all(harmless(text, self.answer_seen).as_bytes())?;
         out.flush()?;
@@ -37,6 +41,25 @@ impl Console {
             self.within_line = !text.ends_with('\n');
         }
         Ok(())
+    }
+
+    /// Shows a part of what the model thinks, at once: it is not of the answer.
+    pub(super) fn think(&mut self, text: &str) -> io::Result<()> {
+        let text = harmless(text, self.notes_seen);
+        let mut out = io::stderr().lock();
+        if self.faint {
+            write!(out, "\x1b[2m{text}\x1b[0m")?;
+        } else {
+            write!(out, "{text}")?;
+        }
+        out.flush()?;
+        self.within_thought = !text.ends_with('\n');
+        Ok(())
+    }
+
+    /// Thoughts are over: whatever comes begins a line.
+    fn end_thought(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.within_thought) { writeln!(io::stderr()) } else { Ok(()) }
     }
 
     /// The answer is over: whatever comes begins a line.
@@ -52,6 +75,7 @@ impl Console {
 
     /// Tells the person something that is not the answer.
     pub(super) fn say(&mut self, text: &str) -> io::Result<()> {
+        self.end_thought()?;
         let mut out = io::stderr().lock();
         if self.within_line && self.answer_seen && self.notes_seen {
             // Not of the answer, which may be kept.

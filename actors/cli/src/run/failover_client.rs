@@ -32,6 +32,10 @@ pub(super) enum FailoverEvent {
     Begun,
     /// A piece of the answer.
     Text(String),
+    /// A piece of what the model thinks before it.
+    Thought(String),
+    /// The model calls the tool of this name.
+    Called(String),
     /// The answer is whole, for this reason.
     Over(Option<String>),
     /// The stream has ended before the answer; how, in words.
@@ -68,6 +72,8 @@ pub(super) enum FailoverAction {
     Wait(Instant),
     /// Show this text behind what was shown.
     Show(String),
+    /// Show this behind what was shown of the model's thoughts.
+    Think(String),
     /// What was shown does not hold: say so, and show this text.
     Replace(String),
     /// Tell the person.
@@ -90,6 +96,8 @@ pub(super) enum Ended {
 pub(super) struct FailoverClient {
     nodes: Nodes,
     shown: Shown,
+    /// What was shown of the model's thoughts.
+    thoughts: Shown,
     asked: Option<String>,
     /// When a node was last seen at work on the answer, or the answer was wanted.
     since: Instant,
@@ -112,6 +120,7 @@ impl FailoverClient {
         Self {
             nodes,
             shown: Shown::default(),
+            thoughts: Shown::default(),
             asked: None,
             since: now,
             heard: false,
@@ -131,7 +140,7 @@ impl FailoverClient {
     /// Another answer is wanted.
     pub(super) fn begin(&mut self, now: Instant) -> Vec<FailoverAction> {
         self.nodes.begin();
-        self.shown = Shown::default();
+        (self.shown, self.thoughts) = (Shown::default(), Shown::default());
         self.since = now;
         (self.at_work, self.fruitless) = (false, 0);
         self.lost.clear();
@@ -159,6 +168,19 @@ impl FailoverClient {
                     News::More(text) => self.progress(FailoverAction::Show(text)),
                     News::Another(text) => self.progress(FailoverAction::Replace(text)),
                 }
+            }
+            FailoverEvent::Thought(piece) => {
+                self.since = now;
+                match self.thoughts.take(&piece) {
+                    News::None => Vec::new(),
+                    News::More(text) | News::Another(text) => {
+                        self.progress(FailoverAction::Think(text))
+                    }
+                }
+            }
+            FailoverEvent::Called(name) => {
+                self.since = now;
+                self.progress(FailoverAction::Say(format!("the model calls the tool `{name}`")))
             }
             FailoverEvent::Over(reason) => self.over(&from, reason),
             FailoverEvent::Cut(how) => self.broke_off(now, &from, &how, None),
@@ -282,6 +304,7 @@ impl FailoverClient {
                 let told = before.filter(|before| *before != url);
                 let told = told.and_then(|_| self.tell(&format!("asking {url}")));
                 self.shown.again();
+                self.thoughts.again();
                 self.at_work = false;
                 told.into_iter().chain([FailoverAction::Ask(url)]).collect()
             }

@@ -94,6 +94,7 @@ impl Client {
                         wait = Some(at);
                     }
                     FailoverAction::Show(text) => console.show(&text)?,
+                    FailoverAction::Think(text) => console.think(&text)?,
                     FailoverAction::Replace(text) => {
                         console.break_off(
                             "the answer is another one this time; from its beginning:",
@@ -182,7 +183,13 @@ impl Client {
                             "it sent something that is no answer".to_owned(),
                         ));
                     }
-                    Chunk::Part { text, finish } => {
+                    Chunk::Part { text, thought, calls, finish } => {
+                        if !thought.is_empty() {
+                            listener.hear(FailoverEvent::Thought(thought)).await?;
+                        }
+                        for name in calls {
+                            listener.hear(FailoverEvent::Called(name)).await?;
+                        }
                         if !text.is_empty() {
                             listener.hear(FailoverEvent::Text(text)).await?;
                         }
@@ -278,7 +285,7 @@ fn refused(error: &Value) -> Refusal {
 /// What an event of a stream says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Chunk {
-    Part { text: String, finish: Option<String> },
+    Part { text: String, thought: String, calls: Vec<String>, finish: Option<String> },
     Failed(Refusal),
     Done,
     Unreadable,
@@ -296,8 +303,12 @@ impl Chunk {
             return Self::Failed(refused(error));
         }
         let word = |pointer| json.pointer(pointer).and_then(Value::as_str).map(ToOwned::to_owned);
+        let calls = json.pointer("/choices/0/delta/tool_calls").and_then(Value::as_array);
+        let name = |call: &Value| Some(call.pointer("/function/name")?.as_str()?.to_owned());
         Self::Part {
             text: word("/choices/0/delta/content").unwrap_or_default(),
+            thought: word("/choices/0/delta/reasoning_content").unwrap_or_default(),
+            calls: calls.into_iter().flatten().filter_map(name).collect(),
             finish: word("/choices/0/finish_reason"),
         }
     }
@@ -342,7 +353,8 @@ mod tests {
     }
 
     fn part(text: &str, finish: Option<&str>) -> Chunk {
-        Chunk::Part { text: text.to_owned(), finish: finish.map(ToOwned::to_owned) }
+        let finish = finish.map(ToOwned::to_owned);
+        Chunk::Part { text: text.to_owned(), thought: String::new(), calls: Vec::new(), finish }
     }
 
     #[test]
@@ -352,6 +364,12 @@ mod tests {
         assert_eq!(Chunk::of(role), part("", None));
         let text = r#"{"choices":[{"delta":{"content":"Once"}}]}"#;
         assert_eq!(Chunk::of(text), part("Once", None));
+        let thought = r#"{"choices":[{"delta":{"reasoning_content":"Hm","reasoning":"Hm"}}]}"#;
+        let Chunk::Part { thought, .. } = Chunk::of(thought) else { panic!("a part") };
+        assert_eq!(thought, "Hm");
+        let call = r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","function":{"name":"f"}}]}}]}"#;
+        let Chunk::Part { calls, .. } = Chunk::of(call) else { panic!("a part") };
+        assert_eq!(calls, ["f"]);
         let last = r#"{"choices":[{"delta":{},"finish_reason":"stop"}]}"#;
         assert_eq!(Chunk::of(last), part("", Some("stop")));
         assert_eq!(Chunk::of(r#"{"choices":[],"usage":{}}"#), part("", None));

@@ -133,8 +133,7 @@ fn rank(rank: &RankView) -> [Cell; 6] {
 
 /// A rank's part of each layer.
 fn part(rank: &RankView) -> String {
-    let own = u32::from(rank.last_unit) + 1 - u32::from(rank.first_unit);
-    format!("{own} of {} parts", rank.units)
+    table::part(rank.first_unit, rank.last_unit, rank.units)
 }
 
 fn state(state: ShardState) -> Cell {

@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use planaria_config::{
     ByteSize, Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
 };
-use planaria_engine::architecture::RankUnits;
 use planaria_engine::geometry::Cut;
 use planaria_engine::model_dir::{Content, ModelDigest};
-use planaria_engine::partition::latency::{Candidate, Cost, NoPlacement, Problem, least_latency};
+use planaria_engine::partition::latency::{Candidate, Cost, NoPlacement, Problem};
 use planaria_engine::partition::{self, Member};
 use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::plan::{Assignment, Plan, PlanParts};
@@ -236,15 +235,20 @@ fn place(
         nodes: &nodes,
         hops: &hops,
     };
-    let groups = Groups { view, problem: &problem };
-    let strategy = possible_strategy(view, sizing.strategy);
+    let may_form = may_form_groups(view);
+    let groups = Groups { view, problem: &problem, may_form };
+    // While a member knows nothing of groups, no plan has any.
+    let strategy = match sizing.strategy {
+        Strategy::Tensor if !may_form => Strategy::Latency,
+        possible => possible,
+    };
     let may_be = |found: &Division| {
         // `tensor` follows no pins.
         groups.fits(found) && (strategy == Strategy::Tensor || follows_pins(&problem, found))
     };
     let possible = in_force
         .filter(|plan| plan.max_sequences == sizing.max_sequences)
-        .filter(|plan| may_form_groups(view) || plan.stages.iter().all(|s| s.ranks.is_empty()))
+        .filter(|plan| may_form || plan.stages.iter().all(|s| s.ranks.is_empty()))
         .and_then(|plan| Division::of(view, &plan.stages))
         .filter(may_be);
     let stays = situation.settled.get(model).filter(|settled| {
@@ -258,7 +262,7 @@ fn place(
     let stays = stays.and_then(|settled| Division::of(view, &settled.layout.stages)).filter(may_be);
     let left = in_force
         .filter(|plan| (plan.strategy, plan.max_sequences) == (strategy, sizing.max_sequences))
-        .filter(|_| may_form_groups(view))
+        .filter(|_| may_form)
         .and_then(|plan| without_lost_rank(view, &plan.stages))
         .filter(may_be);
     let takes_over = in_force.map(|plan| plan.epoch).filter(|_| left.is_some() && stays.is_none());
@@ -270,26 +274,23 @@ fn place(
         unpinned = Some(explain_pins(view, model, &conflict.to_string()));
         free_nodes = nodes.iter().map(|node| Candidate { pinned: None, ..*node }).collect();
         problem.nodes = &free_nodes;
-        found = divide(strategy, &Groups { view, problem: &problem });
+        found = divide(strategy, &Groups { view, problem: &problem, may_form });
     } else if let Ok(found) = &found
         && !follows_pins(&problem, found)
     {
         let reason = format!("the strategy `{}` gives all layers to all", strategy.name());
         unpinned = Some(explain_pins(view, model, &reason));
     }
-    let groups = Groups { view, problem: &problem };
+    let groups = Groups { view, problem: &problem, may_form };
     let division = found.map_err(|error| match error {
         NoDivision::Placement(error) => explain(&error, &problem, &left_out),
         NoDivision::Group(error) => error,
     })?;
     let price = groups.cost(&division).ok_or("a stage is on a node that is not there")?;
     let as_it_is = possible.and_then(|division| groups.cost(&division));
-    let of_member =
-        |(_, layers, units): (NodeId, LayerRange, Option<RankUnits>)| groups.bytes(layers, units);
-    let mut bytes = division.members().map(of_member);
-    let in_stage = |part: &Part| bytes.by_ref().take(part.ranks.len().max(1)).collect();
-    let stage_bytes: Vec<Vec<u64>> = division.stages.iter().map(in_stage).collect();
-    drop(bytes);
+    let of_stage =
+        |part: &Part| part.members().map(|(_, units)| groups.bytes(part.layers, units)).collect();
+    let stage_bytes: Vec<Vec<u64>> = division.stages.iter().map(of_stage).collect();
     let exchange = |part: &Part| {
         let (ids, units): (Vec<_>, Vec<_>) = part.ranks.iter().copied().unzip();
         if ids.len() < 2 { 0.0 } else { groups.exchange_seconds(&ids, &units) }
@@ -332,16 +333,8 @@ fn place(
     })
 }
 
-/// The strategy that is followed where this one is wanted: while a member knows nothing of groups, no plan has any.
-fn possible_strategy(view: &View, wanted: Strategy) -> Strategy {
-    match wanted {
-        Strategy::Tensor if !may_form_groups(view) => Strategy::Latency,
-        possible => possible,
-    }
-}
-
 /// Whether all members know of groups.
-pub(super) fn may_form_groups(view: &View) -> bool {
+fn may_form_groups(view: &View) -> bool {
     view.alive().all(|member| member.report.features.lists(Feature::Groups))
 }
 
@@ -419,8 +412,7 @@ fn divide(strategy: Strategy, groups: &Groups<'_>) -> Result<Division, NoDivisio
     let problem = groups.problem;
     let found = match strategy {
         Strategy::Tensor => return groups.over_all().map_err(NoDivision::Group),
-        Strategy::Latency if may_form_groups(groups.view) => groups.least_latency(),
-        Strategy::Latency => least_latency(problem).map(|found| Division::pipeline(found.stages)),
+        Strategy::Latency => groups.least_latency(),
         Strategy::RingMemoryWeighted => by_memory(problem).map(Division::pipeline),
     };
     found.map_err(NoDivision::Placement)
@@ -446,8 +438,8 @@ fn by_memory(problem: &Problem<'_>) -> Result<Vec<(NodeId, LayerRange)>, NoPlace
 /// Whether every node that is pinned holds what it is pinned to.
 fn follows_pins(problem: &Problem<'_>, found: &Division) -> bool {
     problem.nodes.iter().all(|node| {
-        let own = found.of_node(node.id).map(|(layers, _)| layers);
-        node.pinned.is_none() || own == node.pinned
+        let own = found.members().find(|(id, ..)| *id == node.id);
+        node.pinned.is_none() || own.map(|(_, layers, _)| layers) == node.pinned
     })
 }
 

@@ -2,17 +2,17 @@
 
 use std::fmt::Write;
 
-use planaria_protocol::generation::FinishReason;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{finite, reason_word};
-use crate::answer::{Piece, PieceToken, Spelling};
+use super::finish_word;
+use crate::answer::{Finish, Piece, PieceToken, Spelling};
+use crate::scores::{finite, short};
 
 /// A choice of a whole answer, or of a chunk.
 #[derive(Serialize)]
 pub(super) struct Choice<'a> {
-    index: u32,
+    index: usize,
     text: String,
     logprobs: Option<Logprobs>,
     finish_reason: Option<&'static str>,
@@ -32,18 +32,23 @@ struct Logprobs {
 }
 
 /// The first chunk of a stream whose client wants token ids.
-pub(super) fn prompt_chunk(prompt: &[u32]) -> Choice<'_> {
-    Choice { prompt_token_ids: Some(prompt), ..choice(Piece::default(), true, None) }
+pub(super) fn prompt_chunk(index: usize, prompt: &[u32]) -> Choice<'_> {
+    Choice { prompt_token_ids: Some(prompt), ..choice(index, Piece::default(), true, None) }
 }
 
 /// A piece of text, or all of it.
-pub(super) fn choice<'a>(piece: Piece, with_ids: bool, reason: Option<FinishReason>) -> Choice<'a> {
+pub(super) fn choice<'a>(
+    index: usize,
+    piece: Piece,
+    with_ids: bool,
+    finish: Option<&Finish>,
+) -> Choice<'a> {
     Choice {
-        index: 0,
+        index,
         token_ids: with_ids.then(|| piece.ids()),
+        text: piece.text(),
         logprobs: logprobs(piece.tokens),
-        text: piece.text,
-        finish_reason: reason.map(reason_word),
+        finish_reason: finish.map(finish_word),
         prompt_token_ids: None,
     }
 }
@@ -54,11 +59,14 @@ fn logprobs(tokens: Vec<PieceToken>) -> Option<Logprobs> {
         let Some(scores) = token.scores else {
             continue;
         };
-        let mut top: Map<_, _> =
-            scores.top.iter().map(|scored| (name(&scored.token), number(scored.logprob))).collect();
+        let mut top: Map<_, _> = scores
+            .top
+            .iter()
+            .map(|scored| (name(&scored.token), short(finite(scored.logprob))))
+            .collect();
         let chosen = name(&scores.chosen.token);
         // OpenAI always lists the chosen one too.
-        top.entry(chosen.clone()).or_insert_with(|| number(scores.chosen.logprob));
+        top.entry(chosen.clone()).or_insert_with(|| short(finite(scores.chosen.logprob)));
         lists.tokens.push(chosen);
         lists.token_logprobs.push(finite(scores.chosen.logprob));
         lists.top_logprobs.push(top);
@@ -77,9 +85,4 @@ fn name(Spelling(bytes): &Spelling) -> String {
             name
         }),
     }
-}
-
-/// With the digits that an f32 has, not those of the f64 that it becomes.
-fn number(logprob: f32) -> Value {
-    finite(logprob).to_string().parse().map_or(Value::Null, |number: f64| number.into())
 }

@@ -7,14 +7,15 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 
 /// An object in a request. `null` counts as absent, as it does for OpenAI.
-pub(super) struct Fields<'a> {
+#[derive(Clone)]
+pub(crate) struct Fields<'a> {
     path: String,
     map: &'a Map<String, Value>,
 }
 
 impl<'a> Fields<'a> {
     /// The object `value`, found at `path` (empty for the body itself).
-    pub(super) fn of(path: String, value: &'a Value) -> Result<Self, ApiError> {
+    pub(crate) fn of(path: String, value: &'a Value) -> Result<Self, ApiError> {
         match value {
             Value::Object(map) => Ok(Self { path, map }),
             other if path.is_empty() => Err(ApiError::malformed(format!(
@@ -26,30 +27,43 @@ impl<'a> Fields<'a> {
     }
 
     /// The whole name of `key`, for errors.
-    pub(super) fn path(&self, key: &str) -> String {
+    pub(crate) fn path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'a String> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a String> {
         self.map.keys()
     }
 
-    pub(super) fn value(&self, key: &str) -> Option<&'a Value> {
+    pub(crate) fn value(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
-    pub(super) fn required(&self, key: &str) -> Result<&'a Value, ApiError> {
+    pub(crate) fn required(&self, key: &str) -> Result<&'a Value, ApiError> {
         self.value(key).ok_or_else(|| {
             let path = self.path(key);
             ApiError::invalid(&path, format!("`{path}` is missing"))
         })
     }
 
-    pub(super) fn object(&self, key: &str) -> Result<Option<Fields<'a>>, ApiError> {
+    /// An object that has to be there.
+    pub(crate) fn required_object(&self, key: &str) -> Result<Fields<'a>, ApiError> {
+        Fields::of(self.path(key), self.required(key)?)
+    }
+
+    /// A text that has to be there.
+    pub(crate) fn required_text(&self, key: &str) -> Result<&'a str, ApiError> {
+        match self.required(key)? {
+            Value::String(text) => Ok(text),
+            other => Err(wrong_kind(self.path(key), other, "a text")),
+        }
+    }
+
+    pub(crate) fn object(&self, key: &str) -> Result<Option<Fields<'a>>, ApiError> {
         self.value(key).map(|value| Fields::of(self.path(key), value)).transpose()
     }
 
-    pub(super) fn list(&self, key: &str) -> Result<Option<&'a [Value]>, ApiError> {
+    pub(crate) fn list(&self, key: &str) -> Result<Option<&'a [Value]>, ApiError> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Array(list)) => Ok(Some(list)),
@@ -57,7 +71,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, ApiError> {
+    pub(crate) fn text(&self, key: &str) -> Result<Option<&'a str>, ApiError> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
@@ -65,7 +79,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, ApiError> {
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>, ApiError> {
         match self.value(key) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -74,13 +88,13 @@ impl<'a> Fields<'a> {
     }
 
     /// A number that is finite as an `f32`, which is all that a sampler uses.
-    pub(super) fn number(&self, key: &str) -> Result<Option<f32>, ApiError> {
+    pub(crate) fn number(&self, key: &str) -> Result<Option<f32>, ApiError> {
         #[expect(clippy::cast_possible_truncation, reason = "checked right after")]
         let parse = |value: &Value| value.as_f64().map(|number| number as f32);
         self.parsed(key, "a number", |value| parse(value).filter(|n| n.is_finite()))
     }
 
-    pub(super) fn whole(
+    pub(crate) fn whole(
         &self,
         key: &str,
         allowed: RangeInclusive<u32>,
@@ -93,7 +107,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number, by `parse`, which refuses what is not `wanted`.
-    pub(super) fn parsed<T>(
+    pub(crate) fn parsed<T>(
         &self,
         key: &str,
         wanted: &str,
@@ -115,7 +129,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Whether a value says no more than that there is none.
-pub(super) fn is_empty(value: &Value) -> bool {
+pub(crate) fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Bool(true) | Value::Number(_) => false,
@@ -126,7 +140,7 @@ pub(super) fn is_empty(value: &Value) -> bool {
 }
 
 /// An error about a value of the wrong type. It does not quote the value, which may be a prompt.
-pub(super) fn wrong_kind(path: String, found: &Value, wanted: &str) -> ApiError {
+pub(crate) fn wrong_kind(path: String, found: &Value, wanted: &str) -> ApiError {
     let message = format!("`{path}` is {}; it has to be {wanted}", kind(found));
     ApiError::invalid(path, message)
 }

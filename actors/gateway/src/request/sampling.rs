@@ -9,25 +9,49 @@ use crate::error::ApiError;
 use crate::served::ServedModel;
 
 /// What the request says; what it leaves open is `None`.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct SamplingAsked {
-    endpoint: Endpoint,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    presence_penalty: Option<f32>,
-    frequency_penalty: Option<f32>,
-    repetition_penalty: Option<f32>,
-    logit_bias: Vec<(u32, f32)>,
-    seed: Option<u64>,
-    top_logprobs: Option<u8>,
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct SamplingAsked {
+    /// What the field for log-probabilities is called.
+    logprobs_field: &'static str,
+    /// 0 is greedy.
+    pub(crate) temperature: Option<f32>,
+    /// Keep so many; 0 keeps all.
+    pub(crate) top_k: Option<u32>,
+    /// Keep so much probability.
+    pub(crate) top_p: Option<f32>,
+    /// Least share of the likeliest.
+    pub(crate) min_p: Option<f32>,
+    /// See [`SamplingParams`].
+    pub(crate) presence_penalty: Option<f32>,
+    /// See [`SamplingParams`].
+    pub(crate) frequency_penalty: Option<f32>,
+    /// See [`SamplingParams`].
+    pub(crate) repetition_penalty: Option<f32>,
+    /// See [`SamplingParams`].
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Key of the draws.
+    pub(crate) seed: Option<u64>,
+    /// Log-probabilities to tell.
+    pub(crate) top_logprobs: Option<u8>,
 }
 
 impl SamplingAsked {
     pub(super) fn parse(endpoint: Endpoint, fields: &Fields<'_>) -> Result<Self, ApiError> {
+        match endpoint {
+            Endpoint::Chat => Self::with(fields, "top_logprobs", chat_logprobs(fields)?),
+            Endpoint::Completion => Self::with(fields, "logprobs", count(fields, "logprobs")?),
+        }
+    }
+
+    /// Reads all fields but those for log-probabilities, of which the one that counts them is called
+    /// `logprobs_field`.
+    pub(crate) fn with(
+        fields: &Fields<'_>,
+        logprobs_field: &'static str,
+        top_logprobs: Option<u8>,
+    ) -> Result<Self, ApiError> {
         Ok(Self {
-            endpoint,
+            logprobs_field,
             temperature: fields.number("temperature")?,
             top_k: top_k(fields)?,
             top_p: fields.number("top_p")?,
@@ -37,10 +61,7 @@ impl SamplingAsked {
             repetition_penalty: fields.number("repetition_penalty")?,
             logit_bias: logit_bias(fields)?,
             seed: seed(fields)?,
-            top_logprobs: match endpoint {
-                Endpoint::Chat => chat_logprobs(fields)?,
-                Endpoint::Completion => count(fields, "logprobs")?,
-            },
+            top_logprobs,
         })
     }
 
@@ -70,23 +91,21 @@ impl SamplingAsked {
             seed: self.seed.unwrap_or(draw),
             top_logprobs: self.top_logprobs,
             prompt_tokens: 0,
+            constraint: None,
         };
         match params.validate(model.vocab) {
             Ok(()) => Ok(params),
-            Err(InvalidParams(mistakes)) => Err(refused(self.endpoint, &mistakes)),
+            Err(InvalidParams(mistakes)) => Err(refused(self.logprobs_field, &mistakes)),
         }
     }
 }
 
 /// The first mistake; a client mends one at a time, and `param` holds one.
-fn refused(endpoint: Endpoint, mistakes: &[InvalidParam]) -> ApiError {
+fn refused(logprobs_field: &'static str, mistakes: &[InvalidParam]) -> ApiError {
     let Some(InvalidParam { param, problem }) = mistakes.first() else {
         return ApiError::malformed("the sampling parameters are not valid");
     };
-    let param = match (endpoint, *param) {
-        (Endpoint::Completion, "top_logprobs") => "logprobs",
-        (_, param) => param,
-    };
+    let param = if *param == "top_logprobs" { logprobs_field } else { param };
     ApiError::invalid(param, format!("`{param}` {problem}"))
 }
 
@@ -119,7 +138,7 @@ fn chat_logprobs(fields: &Fields<'_>) -> Result<Option<u8>, ApiError> {
 }
 
 /// The sampler knows how many are too many, beyond what fits.
-fn count(fields: &Fields<'_>, key: &str) -> Result<Option<u8>, ApiError> {
+pub(crate) fn count(fields: &Fields<'_>, key: &str) -> Result<Option<u8>, ApiError> {
     fields.parsed(key, "a small whole number", |value| {
         value.as_u64().and_then(|number| u8::try_from(number).ok())
     })

@@ -17,8 +17,13 @@ pub(super) fn metadata(fields: &Fields<'_>) -> Result<Option<BTreeMap<String, St
     if !fields.flag("store")?.unwrap_or(false) {
         return Ok(None);
     }
+    pairs(fields).map(Some)
+}
+
+/// The pairs of `metadata`, within OpenAI's limits.
+pub(crate) fn pairs(fields: &Fields<'_>) -> Result<BTreeMap<String, String>, ApiError> {
     let Some(pairs) = fields.object("metadata")? else {
-        return Ok(Some(BTreeMap::new()));
+        return Ok(BTreeMap::new());
     };
     let count = pairs.keys().count();
     if count > MOST_PAIRS {
@@ -41,8 +46,7 @@ pub(super) fn metadata(fields: &Fields<'_>) -> Result<Option<BTreeMap<String, St
             // Its name may be long.
             Some(other) => Err(wrong_kind("metadata".to_owned(), other, "an object of texts")),
         })
-        .collect::<Result<_, _>>()
-        .map(Some)
+        .collect()
 }
 
 fn fits(text: &str, characters: usize) -> bool {

@@ -4,7 +4,7 @@
 //! They are OpenAI's, and those of the servers that speak its language (vLLM, SGLang, llama.cpp, LM Studio,
 //! OpenRouter, DeepSeek, Mistral, Ollama, text-generation-webui). A value that asks for nothing is accepted,
 //! since clients write all the fields that they know. What changes nothing in an answer (`service_tier`,
-//! `prediction`, `parallel_tool_calls`, `prompt_cache_key`, `cache_salt`, `priority`, ...) is ignored, as
+//! `prediction`, `prompt_cache_key`, `cache_salt`, `priority`, ...) is ignored, as
 //! unknown fields are.
 
 use serde_json::Value;
@@ -15,7 +15,7 @@ use crate::error::ApiError;
 
 /// Which value of a field asks for what is done anyway.
 #[derive(Debug, Clone, Copy)]
-enum Usual {
+pub(crate) enum Usual {
     /// None but what is empty: `false`, `""`, `[]`, `{}`.
     Empty,
     /// This one.
@@ -24,29 +24,21 @@ enum Usual {
     Number(f64),
     /// This one.
     Word(&'static str),
-    /// An object whose `type` this is.
-    Kind(&'static str),
     /// A list of nothing but this.
     Only(&'static str),
     /// Nothing at all.
     Never,
 }
-use Usual::{Empty, Flag, Kind, Never, Number, Only, Word};
+use Usual::{Empty, Flag, Never, Number, Only, Word};
 
 /// A field, and what may be in it.
-type Rule = (&'static str, Usual);
+pub(crate) type Rule = (&'static str, Usual);
 
 const EITHER: &[Rule] = &[
-    ("n", Number(1.0)),
     ("best_of", Number(1.0)),
     ("echo", Empty),
     // Answers of a certain form.
-    ("response_format", Kind("text")),
-    ("structured_outputs", Empty),
     ("structural_tag", Empty),
-    ("guided_json", Empty),
-    ("guided_regex", Empty),
-    ("guided_choice", Empty),
     ("guided_grammar", Empty),
     ("guided_decoding_backend", Empty),
     ("guided_whitespace_pattern", Empty),
@@ -133,18 +125,12 @@ const EITHER: &[Rule] = &[
 ];
 
 const CHAT: &[Rule] = &[
-    ("tools", Empty),
-    ("tool_choice", Word("none")),
     ("functions", Empty),
     ("function_call", Word("none")),
     ("modalities", Only("text")),
     ("audio", Never),
     ("web_search_options", Never),
-    ("reasoning_effort", Word("none")),
     ("verbosity", Word("medium")),
-    ("chat_template_kwargs", Empty),
-    ("add_generation_prompt", Flag(true)),
-    ("continue_final_message", Empty),
     ("add_special_tokens", Empty),
     ("safe_prompt", Empty),
     ("prompt_mode", Empty),
@@ -163,7 +149,18 @@ pub(super) fn refuse(endpoint: Endpoint, fields: &Fields<'_>) -> Result<(), ApiE
         Endpoint::Chat => CHAT,
         Endpoint::Completion => COMPLETION,
     };
-    for (key, usual) in own.iter().chain(EITHER) {
+    refuse_by(own, &[], fields, message)
+}
+
+/// Refuses what a dialect has in `own`, and what others have but for what is `known` to it.
+pub(crate) fn refuse_by(
+    own: &[Rule],
+    known: &[&str],
+    fields: &Fields<'_>,
+    message: fn(&str) -> String,
+) -> Result<(), ApiError> {
+    let others = EITHER.iter().filter(|(key, _)| !known.contains(key));
+    for (key, usual) in own.iter().chain(others) {
         if fields.value(key).is_some_and(|value| !usual.admits(value)) {
             return Err(ApiError::invalid(*key, message(key)).coded("unsupported_parameter"));
         }
@@ -171,14 +168,10 @@ pub(super) fn refuse(endpoint: Endpoint, fields: &Fields<'_>) -> Result<(), ApiE
     Ok(())
 }
 
-fn message(key: &str) -> String {
+/// Why `key` is refused, and what to write instead.
+pub(crate) fn message(key: &str) -> String {
     let instead = match key {
-        "n" | "best_of" => return format!("`{key}` has to be 1: each request has one answer"),
-        "response_format" => {
-            return "`response_format` has to be `{\"type\": \"text\"}`: this server does not \
-                    constrain answers"
-                .to_owned();
-        }
+        "best_of" => return format!("`{key}` has to be 1: use `n`"),
         "chat_template" | "template" => {
             return "chat templates come with the model, never with a request: leave it out"
                 .to_owned();
@@ -203,7 +196,6 @@ impl Usual {
             Flag(usual) => value.as_bool() == Some(usual),
             Number(usual) => value.as_f64() == Some(usual),
             Word(usual) => value == usual,
-            Kind(usual) => value.get("type").is_some_and(|kind| kind == usual),
             Only(usual) => {
                 value.as_array().is_some_and(|list| list.iter().all(|entry| entry == usual))
             }

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use super::retention_index::Standing;
 use super::{
-    ANSWERS, Outcome, PROMPT_ROW, PROMPTS, Record, Row, StoredAnswers, TOKEN_ROW, TOKENS, row_key,
-    token_bytes,
+    ANSWERS, BESIDE, Outcome, PROMPT_ROW, PROMPTS, Record, Row, StoredAnswers, TOKEN_ROW, TOKENS,
+    row_key, token_bytes,
 };
 
 /// Tokens in one commit: with twenty log-probabilities each they fill half a batch.
@@ -52,8 +52,8 @@ struct Progress {
     record: Record,
     /// How much it was told.
     told: u64,
-    /// Rows of the prompt, each with its number, that are not written; the last one goes first.
-    prompt: Vec<(u32, Vec<u32>)>,
+    /// What comes before the tokens and is not written; the last one goes first.
+    first: Vec<First>,
     /// Tokens in rows that are full.
     settled: usize,
     /// Those behind that, which are written; then those that are being written, and those that are not.
@@ -65,31 +65,43 @@ struct Progress {
     has_ended: bool,
 }
 
+/// A row that comes before the tokens, with its number.
+#[derive(Debug)]
+enum First {
+    /// Of the prompt.
+    Prompt(u32, Vec<u32>),
+    /// Of what the dialect keeps.
+    Beside(u32, String),
+}
+
 /// What is on disk once a commit is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Commit {
-    /// A row of the prompt.
-    Prompt,
+    /// A row that comes before the tokens.
+    First,
     /// The tokens that were sent, and with `true` how it ended.
     Tokens(bool),
 }
 
 impl Recorder {
-    /// Of an answer of which nothing is written; `written` tells once its prompt is.
+    /// Of an answer of which nothing is written; `written` tells once its prompt and what is kept beside it are.
     pub(super) fn begin(
         answers: StoredAnswers,
         id: SequenceId,
         record: Record,
         prompt: &[u32],
+        beside: Vec<String>,
     ) -> Self {
         let recorder = Self::new(answers, id, record, &[]);
         {
             let mut progress = recorder.0.progress();
-            let mut rows: Vec<_> =
-                (0..).zip(prompt.chunks(PROMPT_ROW).map(<[u32]>::to_vec)).collect();
+            let prompt = prompt.chunks(PROMPT_ROW).map(<[u32]>::to_vec);
+            let prompt = (0..).zip(prompt).map(|(number, part)| First::Prompt(number, part));
+            let beside = (0..).zip(beside).map(|(number, text)| First::Beside(number, text));
+            let mut rows: Vec<_> = prompt.chain(beside).collect();
             rows.reverse();
             progress.told = rows.len() as u64;
-            progress.prompt = rows;
+            progress.first = rows;
         }
         recorder.0.write();
         recorder
@@ -105,7 +117,7 @@ impl Recorder {
         let progress = Progress {
             record,
             told: 0,
-            prompt: Vec::new(),
+            first: Vec::new(),
             settled: written.len() - written.len() % TOKEN_ROW,
             tail: written
                 .chunks(TOKEN_ROW)
@@ -159,14 +171,21 @@ impl Recorder {
         self.0.write();
     }
 
-    /// How it ended; the first word counts.
-    pub fn ended(&self, outcome: Outcome) {
+    /// So many tokens of its prompt need no computing.
+    pub fn reused(&self, tokens: u32) {
+        // It is written with the end.
+        self.0.progress().record.reused = tokens;
+    }
+
+    /// How it ended, and when, in seconds since 1970; the first word counts.
+    pub fn ended(&self, outcome: Outcome, now: u64) {
         {
             let mut progress = self.0.progress();
             if progress.record.outcome.is_some() {
                 return;
             }
             progress.record.outcome = Some(outcome);
+            progress.record.ended = Some(now);
             progress.told += 1;
             progress.has_ended = true;
         }
@@ -175,9 +194,9 @@ impl Recorder {
 
     /// Nobody reads it any more. While the API is served that is its client's will; otherwise it is
     /// interrupted.
-    pub fn abandoned(&self) {
+    pub fn abandoned(&self, now: u64) {
         if self.0.answers.0.is_serving.load(Ordering::Relaxed) {
-            self.ended(Outcome::Cancelled);
+            self.ended(Outcome::Cancelled, now);
         }
     }
 
@@ -248,18 +267,21 @@ impl Writing {
         }
         let mut batch = Batch::new();
         let mut index = self.answers.index();
-        let (commit, left) = if let Some((number, part)) = progress.prompt.last() {
+        let (commit, left) = if let Some(first) = progress.first.last() {
             let Some(place) = index.place(self.id) else {
                 return self.is_gone();
             };
-            if *number == 0 {
-                let record = Record { outcome: None, ..progress.record.clone() };
-                let row = Row { record, prompt_rows: place.prompt_rows, rows: 0, bytes: 0 };
-                batch.put(&ANSWERS, &key, &row);
+            if matches!(first, First::Prompt(0, _)) {
+                let record = Record { outcome: None, ended: None, ..progress.record.clone() };
+                let (prompt_rows, beside) = (place.prompt_rows, place.beside);
+                batch.put(&ANSWERS, &key, &Row { record, prompt_rows, rows: 0, bytes: 0, beside });
             }
-            batch.put(&PROMPTS, &row_key(&key, *number), part);
-            let rows = progress.prompt.len() - 1;
-            (Commit::Prompt, rows + progress.pending.len() + usize::from(progress.has_ended))
+            match first {
+                First::Prompt(number, part) => batch.put(&PROMPTS, &row_key(&key, *number), part),
+                First::Beside(number, text) => batch.put(&BESIDE, &row_key(&key, *number), text),
+            };
+            let rows = progress.first.len() - 1;
+            (Commit::First, rows + progress.pending.len() + usize::from(progress.has_ended))
         } else if progress.pending.is_empty() && !progress.has_ended {
             return None;
         } else {
@@ -282,6 +304,7 @@ impl Writing {
                     prompt_rows: place.prompt_rows,
                     rows: place.rows,
                     bytes: place.bytes,
+                    beside: place.beside,
                 };
                 batch.put(&ANSWERS, &key, &row);
                 progress.has_ended = false;
@@ -304,7 +327,9 @@ impl Writing {
             tracing::error!(sequence = %self.id, %error, "an answer cannot be stored");
         }
         self.progress().pending.clear();
-        self.is_gone::<()>();
+        // Whoever waits to tell its name hears that there is none.
+        let told = self.written.borrow().told;
+        self.written.send_replace(Written { told, refused: Some(error.to_string()) });
     }
 
     /// The store did not take a commit. It is tried again once it may take it.
@@ -327,7 +352,7 @@ impl Progress {
     fn acknowledged(&mut self, commit: Commit) {
         self.is_under_way = false;
         match commit {
-            Commit::Prompt => drop(self.prompt.pop()),
+            Commit::First => drop(self.first.pop()),
             Commit::Tokens(_) => {
                 self.tail.append(&mut self.sent);
                 let full = self.tail.len() - self.tail.len() % TOKEN_ROW;
@@ -341,7 +366,7 @@ impl Progress {
     fn refused(&mut self, commit: Commit) -> u64 {
         self.is_under_way = false;
         match commit {
-            Commit::Prompt => 0,
+            Commit::First => 0,
             Commit::Tokens(has_ended) => {
                 let bytes = token_bytes(&self.sent);
                 self.sent.append(&mut self.pending);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use planaria_config::SequenceId;
+use serde::{Deserialize, Serialize};
 
 #[derive(Debug)]
 pub(super) struct RetentionIndex {
@@ -21,6 +22,14 @@ pub(super) struct Place {
     pub(super) prompt_rows: u32,
     pub(super) rows: u32,
     /// About all of it.
+    pub(super) bytes: u64,
+    pub(super) beside: Beside,
+}
+
+/// The room of what is kept beside an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Beside {
+    pub(super) rows: u32,
     pub(super) bytes: u64,
 }
 
@@ -123,7 +132,8 @@ mod tests {
     }
 
     fn place(created: u64, standing: Standing) -> Place {
-        Place { created, standing, prompt_rows: 1, rows: 0, bytes: 10 }
+        let beside = Beside::default();
+        Place { created, standing, prompt_rows: 1, rows: 0, bytes: 10, beside }
     }
 
     #[test]

@@ -15,6 +15,9 @@ fn record(prompt: u32, created: u64) -> Record {
         token_ids: false,
         metadata: BTreeMap::from([("for".to_owned(), "tests".to_owned())]),
         outcome: None,
+        ended: None,
+        reused: 0,
+        calls: None,
     }
 }
 
@@ -44,7 +47,7 @@ fn an_answer_is_there_as_it_was_written() {
     let store = Store::in_memory();
     let answers = open(&store);
     let prompt: Vec<u32> = (0..70_000).collect();
-    let recorder = answers.begin(id(7), record(70_000, 1), &prompt);
+    let recorder = answers.begin(id(7), record(70_000, 1), &prompt, None);
     let expected = tokens(200);
     for (count, token) in (1..).zip(&expected) {
         recorder.token(token);
@@ -55,8 +58,8 @@ fn an_answer_is_there_as_it_was_written() {
             assert_eq!((found.prompt.len(), found.record.outcome), (70_000, None));
         }
     }
-    recorder.ended(Outcome::Finished(FinishReason::Length));
-    recorder.ended(Outcome::Cancelled);
+    recorder.ended(Outcome::Finished(FinishReason::Length), 9);
+    recorder.ended(Outcome::Cancelled, 9);
     recorder.token(&expected[0]);
     drop(recorder);
     settle(&store);
@@ -65,7 +68,7 @@ fn an_answer_is_there_as_it_was_written() {
         assert_eq!(found.tokens, expected);
         assert_eq!(found.prompt, prompt);
         let outcome = Some(Outcome::Finished(FinishReason::Length));
-        assert_eq!(found.record, Record { outcome, ..record(70_000, 1) });
+        assert_eq!(found.record, Record { outcome, ended: Some(9), ..record(70_000, 1) });
         assert!(answers.claim().is_empty());
         assert_eq!(answers.read_written(id(8)).unwrap(), None);
     }
@@ -80,7 +83,7 @@ async fn one_that_was_interrupted_is_taken_up_where_it_was() {
         let answers = open(&store);
         let mut claimed = answers.claim();
         let (recorder, written) = match claimed.pop() {
-            None => (answers.begin(id(1), record(3, 1), &[5, 6, 7]), 0),
+            None => (answers.begin(id(1), record(3, 1), &[5, 6, 7], None), 0),
             Some(one) => {
                 let (found, recorder) = one.take_up().await.unwrap().unwrap();
                 assert_eq!(found.prompt, [5, 6, 7]);
@@ -101,11 +104,12 @@ fn what_has_no_room_any_more_is_gone_from_the_disk() {
     let store = Store::in_memory();
     let answers = StoredAnswers::open(store.clone(), 4000).unwrap();
     for number in 0..20 {
-        let recorder = answers.begin(id(number), record(1, u64::try_from(number).unwrap()), &[1]);
+        let recorder =
+            answers.begin(id(number), record(1, u64::try_from(number).unwrap()), &[1], None);
         for token in tokens(70) {
             recorder.token(&token);
         }
-        recorder.ended(Outcome::Finished(FinishReason::Stop));
+        recorder.ended(Outcome::Finished(FinishReason::Stop), 9);
         drop(recorder);
         settle(&store);
     }
@@ -121,13 +125,13 @@ fn what_has_no_room_any_more_is_gone_from_the_disk() {
 async fn a_removed_answer_leaves_nothing_though_it_goes_on() {
     let store = Store::in_memory();
     let answers = open(&store);
-    let recorder = answers.begin(id(1), record(1, 1), &[1]);
+    let recorder = answers.begin(id(1), record(1, 1), &[1], None);
     let all = tokens(100);
     all[..80].iter().for_each(|token| recorder.token(token));
     assert!(answers.remove(id(1)).await.unwrap());
     assert!(recorder.is_removed());
     all[80..].iter().for_each(|token| recorder.token(token));
-    recorder.ended(Outcome::Finished(FinishReason::Length));
+    recorder.ended(Outcome::Finished(FinishReason::Length), 9);
     drop(recorder);
     settle(&store);
     assert!(!answers.remove(id(1)).await.unwrap());
@@ -142,9 +146,9 @@ fn who_leaves_while_the_api_is_served_has_cancelled() {
     let answers = open(&store);
     let mut told = answers.interruptions();
     let serving = answers.serving();
-    answers.begin(id(1), record(1, 1), &[1]).abandoned();
+    answers.begin(id(1), record(1, 1), &[1], None).abandoned(9);
     drop(serving);
-    answers.begin(id(2), record(1, 1), &[1]).abandoned();
+    answers.begin(id(2), record(1, 1), &[1], None).abandoned(9);
     settle(&store);
     let outcome = |bits| answers.read_written(id(bits)).unwrap().unwrap().record.outcome;
     assert_eq!((outcome(1), outcome(2)), (Some(Outcome::Cancelled), None));
@@ -211,7 +215,7 @@ async fn what_the_store_refused_of_an_answer_is_there_once_it_is_open_again() {
         let store = full.store();
         let answers = open(&store);
         let prompt: Vec<u32> = (0..70_000).collect();
-        let recorder = answers.begin(id(1), record(70_000, 1), &prompt);
+        let recorder = answers.begin(id(1), record(70_000, 1), &prompt, None);
         let expected = tokens(300);
         for token in &expected[..200] {
             recorder.token(token);
@@ -223,7 +227,7 @@ async fn what_the_store_refused_of_an_answer_is_there_once_it_is_open_again() {
         assert!(matches!(error, StoredError::Closed(_)), "{error}");
         assert!(recorder.written().await.is_err());
         expected[200..].iter().for_each(|token| recorder.token(token));
-        recorder.ended(Outcome::Finished(FinishReason::Stop));
+        recorder.ended(Outcome::Finished(FinishReason::Stop), 9);
         drop(recorder);
 
         full.has_room(&store);
@@ -245,7 +249,7 @@ async fn what_its_client_was_told_is_not_stored_is_not_there_later() {
     let store = full.store();
     let answers = open(&store);
     let prompt: Vec<u32> = (0..70_000).collect();
-    let recorder = answers.begin(id(1), record(70_000, 1), &prompt);
+    let recorder = answers.begin(id(1), record(70_000, 1), &prompt, None);
     let why = recorder.written().await.unwrap_err();
     assert!(why.contains("no space left on device"), "{why}");
     recorder.forget();
@@ -260,7 +264,7 @@ async fn while_the_store_is_closed_nothing_is_lost_to_those_who_read_remove_or_g
     let full = Full::after(usize::MAX);
     let store = full.store();
     let answers = open(&store);
-    let recorder = answers.begin(id(1), record(1, 1), &[1]);
+    let recorder = answers.begin(id(1), record(1, 1), &[1], None);
     drop(recorder);
     settle(&store);
     full.left.store(0, Ordering::Relaxed);
@@ -272,4 +276,61 @@ async fn while_the_store_is_closed_nothing_is_lost_to_those_who_read_remove_or_g
     full.has_room(&store);
     assert!(claim.take_up().await.unwrap().is_some());
     assert!(answers.remove(id(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_dialect_keeps_is_there_with_the_answer_and_gone_with_it() {
+    let store = Store::in_memory();
+    let answers = StoredAnswers::open(store.clone(), 4 << 20).unwrap();
+    // In three rows, cut between characters.
+    let beside = "\u{e9}".repeat(300 << 10);
+    let recorder = answers.begin(id(1), record(1, 1), &[1], Some(&beside));
+    let plain = answers.begin(id(2), record(1, 2), &[1], None);
+    recorder.written().await.unwrap();
+    plain.written().await.unwrap();
+    assert_eq!(BESIDE.scan(&store).unwrap().len(), 3);
+    for answers in [&answers, &StoredAnswers::open(store.clone(), 4 << 20).unwrap()] {
+        let found = answers.read_written(id(1)).unwrap().unwrap();
+        assert_eq!(found.beside.as_deref(), Some(beside.as_str()));
+        assert_eq!(answers.read_written(id(2)).unwrap().unwrap().beside, None);
+        assert!(answers.keeps_beside(id(1)) && !answers.keeps_beside(id(2)));
+        let place = answers.index().place(id(1)).unwrap().clone();
+        assert!(place.bytes > beside.len() as u64, "{place:?}");
+    }
+    // It counts for the room, after the end too.
+    recorder.reused(7);
+    recorder.ended(Outcome::Finished(FinishReason::Stop), 9);
+    drop(recorder);
+    settle(&store);
+    let again = StoredAnswers::open(store.clone(), 4 << 20).unwrap();
+    let place = again.index().place(id(1)).unwrap().clone();
+    assert!(place.bytes > beside.len() as u64, "{place:?}");
+    assert_eq!(again.read_written(id(1)).unwrap().unwrap().record.reused, 7);
+    assert!(again.remove(id(1)).await.unwrap());
+    assert!(BESIDE.scan(&store).unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_lacks_what_is_kept_beside_it_is_not_taken_for_whole() {
+    let store = Store::in_memory();
+    let answers = open(&store);
+    let beside = "x".repeat(2 * BESIDE_ROW);
+    answers.begin(id(1), record(1, 1), &[1], Some(&beside)).written().await.unwrap();
+    let mut batch = Batch::new();
+    batch.remove(&BESIDE, &row_key(&1_u128.to_be_bytes(), 1));
+    store.commit(batch).unwrap();
+    let error = open(&store).read_written(id(1)).unwrap_err();
+    assert!(matches!(error, StoredError::Parted { found: 1, expected: 2 }), "{error}");
+}
+
+#[test]
+fn a_text_is_cut_between_characters() {
+    for (text, expected) in [
+        ("", vec![""]),
+        ("abcd", vec!["abcd"]),
+        ("abcde", vec!["abcd", "e"]),
+        ("a\u{e9}\u{20ac}", vec!["a\u{e9}", "\u{20ac}"]),
+    ] {
+        assert_eq!(pieces(text, 4), expected);
+    }
 }

@@ -31,6 +31,7 @@ async fn a_chat_is_answered_as_openai_does() {
         json!({
             "prompt_tokens": 4, "completion_tokens": 9, "total_tokens": 13,
             "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": 0},
         })
     );
     let request = server.double.request();

@@ -63,14 +63,17 @@ pub(crate) fn saying(text: &str) -> Script {
 pub(crate) struct Double {
     scripts: Mutex<VecDeque<Script>>,
     requests: Mutex<Vec<Request>>,
+    past: u128,
     cancelled: Arc<Semaphore>,
 }
 
 impl Double {
-    pub(crate) fn new(scripts: impl IntoIterator<Item = Script>) -> Arc<Self> {
+    /// Names what it generates by numbers after `past`.
+    pub(crate) fn after(past: u128, scripts: impl IntoIterator<Item = Script>) -> Arc<Self> {
         Arc::new(Self {
             scripts: Mutex::new(scripts.into_iter().collect()),
             requests: Mutex::default(),
+            past,
             cancelled: Arc::new(Semaphore::new(0)),
         })
     }
@@ -119,7 +122,7 @@ impl Generator for Double {
         let id = {
             let mut requests = self.requests.lock().unwrap();
             requests.push(request);
-            SequenceId::from_bits(requests.len() as u128)
+            SequenceId::from_bits(self.past + requests.len() as u128)
         };
         let cancelled = Guard(Arc::clone(&self.cancelled));
         let script = self.next();

@@ -10,10 +10,8 @@ use crate::server::start;
 #[tokio::test]
 async fn what_other_servers_know_is_refused_by_name_in_any_request() {
     for (param, value) in [
-        ("guided_json", json!({"type": "object"})),
-        ("guided_regex", json!("a*")),
-        ("structured_outputs", json!({"choice": ["a"]})),
-        ("response_format", json!({"type": "json_schema", "json_schema": {}})),
+        ("guided_grammar", json!("start: /a/")),
+        ("structured_outputs", json!({"grammar": "start: /a/"})),
         ("grammar", json!("root ::= [a-z]")),
         ("format", json!("json")),
         ("thinking", json!({"type": "enabled"})),
@@ -47,12 +45,20 @@ async fn what_other_servers_know_is_refused_by_name_in_any_request() {
         refused(COMPLETIONS, &completion(extra), param).await;
     }
     for (param, value) in [
-        ("chat_template_kwargs", json!({"enable_thinking": false})),
-        ("add_generation_prompt", json!(false)),
+        ("chat_template_kwargs.tools", json!({"enable_thinking": false, "tools": []})),
         ("continue_final_message", json!(true)),
         ("add_special_tokens", json!(true)),
     ] {
-        refused(CHAT, &chat(json!({param: value})), param).await;
+        let field = param.split('.').next().unwrap();
+        refused(CHAT, &chat(json!({field: value})), param).await;
+    }
+    for (param, value) in [
+        ("guided_json", json!({"type": "object"})),
+        ("guided_regex", json!("a*")),
+        ("structured_outputs", json!({"choice": ["a"]})),
+        ("response_format", json!({"type": "json_object"})),
+    ] {
+        refused(COMPLETIONS, &completion(json!({param: value})), param).await;
     }
     refused(COMPLETIONS, &completion(json!({"add_special_tokens": false})), "add_special_tokens")
         .await;

@@ -10,6 +10,7 @@
 
 mod access;
 mod answers;
+mod anthropic;
 mod bodies;
 mod catalog;
 mod client;
@@ -18,9 +19,16 @@ mod connections;
 mod double;
 mod events;
 mod fields;
+mod harmony;
+mod kept;
 mod model;
+mod ollama;
+mod openapi;
 mod page;
 mod refusals;
+mod responses;
 mod server;
 mod stored;
 mod streaming;
+mod tokenize;
+mod tools;

@@ -113,3 +113,26 @@ fn tokenizer() -> Value {
 pub(crate) fn tokens(text: &str) -> Vec<u32> {
     text.bytes().map(u32::from).collect()
 }
+
+/// A template with tools and thoughts, in the manner of Hermes and Qwen.
+const TOOL_TEMPLATE: &str = "\
+    {%- if tools %}{{ '<|system|>' + (tools | tojson) }}{% endif -%}\
+    {%- for message in messages -%}\
+    {{- '<|' + ('user' if message.role == 'tool' else message.role) + '|>' -}}\
+    {%- if message.reasoning_content %}{{ '<think>' + message.reasoning_content + '</think>' }}{% endif -%}\
+    {%- if message.role == 'tool' %}{{ '<tool_response>' }}{% endif -%}\
+    {{- message.content -}}\
+    {%- for call in message.tool_calls or [] -%}\
+    {{- '<tool_call>{\"name\": \"' + call.function.name + '\", \"arguments\": ' -}}\
+    {{- (call.function.arguments | tojson) + '}</tool_call>' -}}\
+    {%- endfor -%}\
+    {%- endfor -%}\
+    {%- if add_generation_prompt %}{{ '<|assistant|>' }}{% endif -%}\
+    {%- if enable_thinking is false %}{{ '<think></think>' }}{% endif -%}";
+
+/// Has the model call tools and think, and gives it room for that; before it is first asked for.
+pub(crate) fn call_tools(models_dir: &Path) {
+    set(models_dir, "config.json", "max_position_embeddings", json!(4096));
+    let file = models_dir.join(NAME).join("chat_template.jinja");
+    std::fs::write(file, TOOL_TEMPLATE).unwrap();
+}

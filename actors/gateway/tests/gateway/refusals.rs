@@ -28,18 +28,13 @@ pub(crate) async fn refused(path: &str, body: &Value, param: &str) -> Value {
 #[tokio::test]
 async fn what_is_not_supported_is_said_in_chats() {
     for (param, value) in [
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
-        ("tool_choice", json!("auto")),
         ("functions", json!([{"name": "f"}])),
         ("function_call", json!("auto")),
-        ("response_format", json!({"type": "json_object"})),
         ("modalities", json!(["text", "audio"])),
         ("audio", json!({"voice": "x"})),
         ("web_search_options", json!({})),
-        ("reasoning_effort", json!("high")),
         ("verbosity", json!("low")),
         ("chat_template", json!("{{ messages }}")),
-        ("n", json!(2)),
     ] {
         let error = refused(CHAT, &chat(json!({param: value})), param).await;
         assert_eq!(error["code"], "unsupported_parameter");
@@ -126,7 +121,8 @@ async fn mistakes_in_chats_name_their_field() {
         ("messages", json!({"messages": "Hi"})),
         ("messages[0]", json!({"messages": ["Hi"]})),
         ("messages[0].role", json!({"messages": [{"content": "Hi"}]})),
-        ("messages[0].role", json!({"messages": [{"role": "tool", "content": "Hi"}]})),
+        ("messages[0].role", json!({"messages": [{"role": "function", "content": "Hi"}]})),
+        ("messages[0].tool_call_id", json!({"messages": [{"role": "tool", "content": "Hi"}]})),
         ("messages[0].content", json!({"messages": [{"role": "user"}]})),
         ("messages[0].content", json!({"messages": [{"role": "system", "content": null}]})),
         ("messages[0].content", user(json!(1))),
@@ -137,9 +133,16 @@ async fn mistakes_in_chats_name_their_field() {
             "messages[0].content[1].text",
             user(json!([{"type": "text", "text": "a"}, {"type": "text"}])),
         ),
-        ("messages[0].tool_calls", assistant(json!({"tool_calls": [{"id": "1"}]}))),
+        ("messages[0].tool_calls[0].function", assistant(json!({"tool_calls": [{"id": "1"}]}))),
+        (
+            "messages[0].tool_calls[0].function.arguments",
+            assistant(json!({"tool_calls": [{"function": {"name": "f", "arguments": "{"}}]})),
+        ),
+        ("n", json!({"n": 9})),
+        ("n", json!({"n": 0})),
+        ("reasoning_effort", json!({"reasoning_effort": "much"})),
         ("messages[0].function_call", assistant(json!({"function_call": {"name": "f"}}))),
-        ("messages[0].reasoning_content", assistant(json!({"reasoning_content": "Hm."}))),
+        ("messages[0].reasoning_content", assistant(json!({"reasoning_content": 1}))),
         ("messages[0].prefix", assistant(json!({"prefix": true}))),
         ("messages", user(json!("a <|beyond|> b"))),
         // The template's own word.

@@ -52,6 +52,8 @@ pub(crate) struct Options {
     pub(crate) stored_bytes: u64,
     /// Whether the models folder has the model, or gets it later.
     pub(crate) has_model: bool,
+    /// Generations of former lives, whose names come before those of this one.
+    pub(crate) past: u128,
 }
 
 impl Default for Options {
@@ -66,6 +68,7 @@ impl Default for Options {
             store: Store::in_memory(),
             stored_bytes: 1 << 20,
             has_model: true,
+            past: 0,
         }
     }
 }
@@ -82,7 +85,7 @@ pub(crate) async fn start_with(
 ) -> Server {
     let listener = TcpListener::bind(options.listen).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let double = Double::new(scripts);
+    let double = Double::after(options.past, scripts);
     let models_dir = model::models_dir();
     if options.has_model {
         model::write(&models_dir);

@@ -280,7 +280,7 @@ async fn an_interrupted_answer_of_a_model_that_is_not_served_any_more_has_failed
 
 /// Rows on a disk that takes none while it is full.
 #[derive(Clone, Default)]
-struct Disk(Arc<MemoryBackend>, Arc<AtomicBool>);
+pub(crate) struct Disk(Arc<MemoryBackend>, Arc<AtomicBool>);
 
 impl Backend for Disk {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, BackendError> {
@@ -300,7 +300,7 @@ impl Backend for Disk {
 }
 
 impl Disk {
-    fn store(&self) -> Store {
+    pub(crate) fn store(&self) -> Store {
         let disk = self.clone();
         let store = Store::on_each(move || match disk.1.load(Ordering::SeqCst) {
             true => Err("the disk is full".to_owned()),
@@ -309,7 +309,7 @@ impl Disk {
         store.unwrap()
     }
 
-    fn fill(&self, is_full: bool) {
+    pub(crate) fn fill(&self, is_full: bool) {
         self.1.store(is_full, Ordering::SeqCst);
     }
 }

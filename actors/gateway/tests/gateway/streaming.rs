@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use planaria_engine::sampler::Logprobs;
 use planaria_gateway::Limits;
-use planaria_protocol::generation::{FinishReason, GenerationError, SubmitError};
+use planaria_protocol::generation::{FinishReason, FormFault, GenerationError, SubmitError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -139,12 +139,19 @@ fn node_lost() -> GenerationError {
     GenerationError::NodeLost { node: "b".to_owned(), layers: "4-7".to_owned() }
 }
 
+fn too_complex() -> GenerationError {
+    let (node, layers) = ("b".to_owned(), "4-7".to_owned());
+    let (reason, form) = ("it takes too much".to_owned(), Some(FormFault::TooComplex));
+    GenerationError::Rejected { node, layers, reason, form }
+}
+
 #[tokio::test]
 async fn a_failure_before_the_first_token_has_a_status() {
     for (step, status, code, retry) in [
         (Step::Fail(node_lost()), 503, "node_lost", Some("5")),
         (Step::Fail(GenerationError::NoRoom { limit: 8 }), 429, "rate_limit_exceeded", Some("2")),
         (Step::Fail(GenerationError::TimedOut { seconds: 30 }), 504, "generation_timeout", None),
+        (Step::Fail(too_complex()), 400, "form_too_complex", None),
         (Step::BreakOff, 500, "internal_error", None),
     ] {
         let server = start([Script::Play(vec![step])]).await;
@@ -163,19 +170,22 @@ async fn a_failure_before_the_first_token_has_a_status() {
 
 #[tokio::test]
 async fn a_failure_after_the_first_token_is_the_last_event() {
-    for (step, code) in [(Step::Fail(node_lost()), "node_lost"), (Step::BreakOff, "internal_error")]
-    {
+    for (step, code, kind) in [
+        (Step::Fail(node_lost()), "node_lost", "server_error"),
+        (Step::Fail(too_complex()), "form_too_complex", "invalid_request_error"),
+        (Step::BreakOff, "internal_error", "server_error"),
+    ] {
         let steps = [say("ab"), vec![step]].concat();
         let server = start([Script::Play(steps)]).await;
         let streamed = server.client().stream(CHAT, chat(json!({}))).await;
         let last: Value = serde_json::from_str(streamed.data.last().unwrap()).unwrap();
         assert_eq!(last["error"]["code"], code);
-        assert_eq!(last["error"]["type"], "server_error");
+        assert_eq!(last["error"]["type"], kind);
         assert!(!streamed.data.contains(&"[DONE]".to_owned()));
         assert!(streamed.data[streamed.data.len() - 2].contains("\"content\":\"b\""));
         // In one piece there is a status for it.
         let (status, body) = server.client().post(CHAT, &chat(json!({}))).await;
-        assert!(status.is_server_error());
+        assert_eq!(status.is_server_error(), kind == "server_error");
         assert_eq!(body["error"]["code"], code);
     }
 }

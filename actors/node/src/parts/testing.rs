@@ -46,7 +46,7 @@ pub(crate) fn parts(name: &str, boot_count: u64) -> Parts {
 pub(crate) fn parts_of(name: &str, identity: &Identity, boot_count: u64) -> Parts {
     let flags = [("listen", "127.0.0.1:0"), ("api", "127.0.0.1:0"), ("models-dir", "nowhere")];
     let flags = flags.into_iter().map(|(key, value)| (key, vec![value.to_owned()])).collect();
-    let machine = Machine { name, kernels: &[] };
+    let machine = Machine { name, kernels: &[], tool_formats: &[], reasoning_formats: &[] };
     let (settings, _) = Settings::resolve(&flags, &[].into(), None, &machine).unwrap();
     let me = Incarnation { node: identity.node_id(), boot_count };
     let credentials = Credentials::derive(&cluster_key(), identity).unwrap();

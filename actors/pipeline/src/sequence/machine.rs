@@ -27,7 +27,7 @@ use planaria_engine::prefix_cache::BLOCK_TOKENS;
 use planaria_protocol::generation::{
     ClientEvent, FinishReason, GenerationError, Request, Token, Until,
 };
-use planaria_protocol::plan::{Assignment, Plan};
+use planaria_protocol::plan::Plan;
 use planaria_protocol::trace_context::TraceContext;
 use planaria_protocol::wire::{DataBody, DataHeader, Forward, Opening};
 
@@ -211,11 +211,7 @@ impl Sequence {
             }
             SequenceEvent::PlansChanged => Vec::new(),
             SequenceEvent::Unreachable(stage, reason) if !awaits_plan => {
-                let stage = self.plan.stage(stage).cloned();
-                let stage = stage.as_ref();
-                let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
-                let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
-                self.broken(now, GenerationError::NotReady { node, layers, reason }, stage)
+                self.unreachable(now, stage, reason)
             }
             SequenceEvent::Unreachable(..) => Vec::new(),
             SequenceEvent::NodeLost { life, name } => self.on_loss(now, life, name),
@@ -226,17 +222,23 @@ impl Sequence {
         }
     }
 
+    /// Nothing can be sent to a stage, or what it sent is lost.
+    fn unreachable(&mut self, now: Instant, stage: u16, reason: String) -> Vec<SequenceAction> {
+        let stage = self.plan.stage(stage);
+        let at = stage.map(|stage| stage.incarnation.node);
+        let layers = stage.map(|stage| stage.layers.to_string()).unwrap_or_default();
+        let node = stage.map(|stage| stage.incarnation.node.short()).unwrap_or_default();
+        self.broken(now, GenerationError::NotReady { node, layers, reason }, at)
+    }
+
     fn on_loss(&mut self, now: Instant, life: Incarnation, name: String) -> Vec<SequenceAction> {
-        let mut members = self.plan.members();
-        let Some(stage) = members.find_map(|(it, stage)| (it == life).then(|| stage.clone()))
-        else {
+        let Some((_, stage)) = self.plan.members().find(|(it, _)| *it == life) else {
             return Vec::new();
         };
-        drop(members);
-        let layers = stage.layers.to_string();
+        let (at, layers) = (stage.incarnation.node, stage.layers.to_string());
         let error = GenerationError::NodeLost { node: name, layers };
         let Phase::AwaitingPlan(seeking) = &mut self.phase else {
-            return self.broken(now, error, Some(&stage));
+            return self.broken(now, error, Some(at));
         };
         if seeking.broken.from == self.plan.epoch() {
             seeking.broken.explain(life.node, error);
@@ -283,7 +285,7 @@ impl Sequence {
         &mut self,
         now: Instant,
         error: GenerationError,
-        at: Option<&Assignment>,
+        at: Option<NodeId>,
     ) -> Vec<SequenceAction> {
         let died = self.died(at, &error);
         let mut actions = self.waits_no_more();
@@ -320,11 +322,7 @@ impl Sequence {
     }
 
     /// The span at which it broke, if it is known at which stage; else all that it may have been.
-    fn died(
-        &self,
-        at: Option<&Assignment>,
-        error: &GenerationError,
-    ) -> Vec<(NodeId, TraceContext)> {
+    fn died(&self, at: Option<NodeId>, error: &GenerationError) -> Vec<(NodeId, TraceContext)> {
         let Some(spans) = self.spans else {
             return Vec::new();
         };
@@ -337,7 +335,7 @@ impl Sequence {
         let is_gone = !matches!(error, GenerationError::StageFailed { .. });
         let nodes = (0..).zip(self.plan.leaders());
         nodes
-            .filter(|(_, node)| at.is_none_or(|stage| stage.incarnation.node == *node))
+            .filter(|(_, node)| at.is_none_or(|at| at == *node))
             .map(|(stage, node)| {
                 let piece = Piece { stage, attempt: self.attempt, position };
                 (node, spans.died(is_decode, &self.plan, piece, is_gone))
@@ -535,12 +533,20 @@ impl Sequence {
             {
                 self.accepted(now, Token { id: token, logprobs }, finish, reused)
             }
+            // Tokens come in order: one is lost with a link that is there again, and the last stage goes on all the same.
+            DataBody::Accepted { .. }
+                if header.position > length(&self.log) && self.may_accept() =>
+            {
+                let last = self.plan.stages().len().saturating_sub(1);
+                let last = u16::try_from(last).unwrap_or(u16::MAX);
+                self.unreachable(now, last, "a token was lost on its way".to_owned())
+            }
             DataBody::Waits => self.waits(now),
             DataBody::Granted => self.granted(now),
             DataBody::PrefixGone => self.begin_without_prefix(now),
             DataBody::Failed(error) => {
-                let at = self.failed_stage(&error).cloned();
-                self.broken(now, error, at.as_ref())
+                let at = self.failed_stage(&error);
+                self.broken(now, error, at)
             }
             DataBody::Accepted { .. }
             | DataBody::Forward(_)
@@ -678,17 +684,18 @@ impl Sequence {
         }
     }
 
-    /// The stage that an error speaks of: that of its number, or where an earlier build did not say that,
-    /// the one of these layers.
-    fn failed_stage(&self, error: &GenerationError) -> Option<&Assignment> {
+    /// Who speaks for the stage that an error speaks of: that of its number, or where an earlier build did not
+    /// say that, the one of these layers.
+    fn failed_stage(&self, error: &GenerationError) -> Option<NodeId> {
         let GenerationError::StageFailed { layers, stage, .. } = error else {
             return None;
         };
         let mut stages = self.plan.stages().iter();
-        match stage {
+        let stage = match stage {
             Some(stage) => self.plan.stage(*stage),
             None => stages.find(|stage| stage.layers.to_string() == *layers),
-        }
+        };
+        stage.map(|stage| stage.incarnation.node)
     }
 
     fn fail(&mut self, error: GenerationError) -> Vec<SequenceAction> {

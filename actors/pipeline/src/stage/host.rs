@@ -709,7 +709,7 @@ impl Host {
             return;
         }
         let is_dead = |rank: &RankAssignment| runtime.is_dead(rank.incarnation);
-        let may_run = runtime.knows_group(self.group.ranks());
+        let may_run = |ranks: &[RankAssignment]| runtime.knows_group(ranks);
         let command = match self.group.tidy(now, self.given_up(), is_dead, may_run) {
             Some(Tidy::Unknown) => Command::Retain(self.sequences.ids()),
             Some(Tidy::Untouched(patience)) => Command::ForgetUntouched(patience),

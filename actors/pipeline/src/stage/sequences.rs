@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use planaria_config::{ByteSize, Incarnation, LayerRange, NodeId, SequenceId};
 use planaria_control::membership::View;
+use planaria_engine::grammar::GrammarError;
 use planaria_engine::stage::{Progress, SegmentError};
-use planaria_protocol::generation::GenerationError;
+use planaria_protocol::generation::{FormFault, GenerationError};
 use planaria_protocol::pipe::{Command, Compute, Computed, Outcome, StepTaken, tokens_from_bytes};
 use planaria_protocol::plan::Plan;
 use planaria_protocol::resume::ResumePlan;
@@ -888,7 +889,18 @@ fn rejected(me: NodeId, open: &Open, error: &SegmentError) -> GenerationError {
             let stage = open.plan.stage_of(me).map(|(stage, _)| stage);
             GenerationError::StageFailed { node, layers, reason, stage }
         }
-        _ => GenerationError::Rejected { node, layers, reason },
+        SegmentError::Form(error) => {
+            let form = Some(match error {
+                GrammarError::TooComplex(_) => FormFault::TooComplex,
+                _ => FormFault::Unsupported,
+            });
+            GenerationError::Rejected { node, layers, reason, form }
+        }
+        SegmentError::PastContext { .. }
+        | SegmentError::PrefixGone { .. }
+        | SegmentError::Malformed(_) => {
+            GenerationError::Rejected { node, layers, reason, form: None }
+        }
     }
 }
 

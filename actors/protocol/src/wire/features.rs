@@ -17,10 +17,13 @@ pub enum Feature {
     Queue,
     /// Stages of several nodes: their plans, and the lane of what their ranks exchange.
     Groups,
+    /// `SamplingParams::constraint`: what an answer has to be. A build that does not know it would answer with anything.
+    Constraints,
 }
 
 /// What this build understands: a feature gets into this list with the code that handles its messages.
-const UNDERSTOOD: &[Feature] = &[Feature::Abort, Feature::Queue, Feature::Groups];
+const UNDERSTOOD: &[Feature] =
+    &[Feature::Abort, Feature::Queue, Feature::Groups, Feature::Constraints];
 
 /// A peer would not understand it. Nothing was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -34,7 +37,7 @@ pub struct NotUnderstood {
 
 impl Feature {
     /// All of them. Their order is their place in a [`Features`].
-    const ALL: [Self; 3] = [Self::Abort, Self::Queue, Self::Groups];
+    const ALL: [Self; 4] = [Self::Abort, Self::Queue, Self::Groups, Self::Constraints];
 
     /// Its name between nodes, for ever.
     #[must_use]
@@ -43,6 +46,7 @@ impl Feature {
             Self::Abort => "abort",
             Self::Queue => "queue",
             Self::Groups => "groups",
+            Self::Constraints => "constraints",
         }
     }
 

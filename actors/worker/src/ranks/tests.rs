@@ -294,6 +294,20 @@ fn ranks_compute_what_whole_layers_do() {
 }
 
 #[test]
+fn a_rank_that_follows_all_the_time_says_what_steps_take() {
+    let mut group = Wired::new(&[0..4, 4..8]);
+    group.compute(ONE, 0, &PROMPT);
+    let mut token = group.token();
+    for position in 5..8 {
+        NOW.set(now() + Duration::from_millis(400));
+        group.compute(ONE, position, &[token]);
+        token = group.token();
+    }
+    let told = |(event, _): &(WorkerEvent, Bytes)| matches!(event, WorkerEvent::Status(_));
+    assert!(group.said[1].iter().any(told), "{:?}", group.said[1]);
+}
+
+#[test]
 fn what_comes_in_the_middle_of_a_step_waits_for_its_end() {
     let mut group = Wired::new(&[0..4, 4..8]);
     group.compute(TWO, 0, &[7, 7]);

@@ -102,7 +102,7 @@ impl MlxStage {
             Vec::new()
         };
         self.keep(blocks, segments, &results);
-        self.heap.give_back();
+        self.heap.give_back(self.vocabulary.bytes());
         Ok(results)
     }
 

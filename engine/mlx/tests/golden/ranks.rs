@@ -118,6 +118,10 @@ impl Stage for Group {
         self.ranks.iter_mut().try_for_each(|rank| rank.hold(layers, progress))
     }
 
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        self.step(step).map(StepProgress::Done)
+    }
+
     fn step(&mut self, step: Step) -> Result<Vec<Result<SegmentOutput, SegmentError>>, StageError> {
         let begin = |(rank, stage): (usize, &mut MlxStage)| match rank {
             0 => stage.begin(step.clone()),

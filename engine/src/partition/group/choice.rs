@@ -13,7 +13,7 @@ use crate::partition::latency::{SAME, compare};
 
 /// With as many candidates every set of them is looked at; each more would double time. With more, the fastest ones of each
 /// number.
-pub const EXACT_CANDIDATES: usize = 10;
+const EXACT_CANDIDATES: usize = 10;
 
 /// The group of at least two over all layers in which a token takes the least time ([`group_layer_seconds`]): the places of
 /// its ranks among `candidates`, in that order, their units, and the seconds. Among equals the one with the fewest ranks,

@@ -221,7 +221,6 @@ fn a_layer_takes_the_slowest_share_and_two_exchanges() {
     assert_eq!(seconds(&ranks[1..], &[units(0..9, 0..9)]), f64::INFINITY);
 }
 
-/// The places of the best group and its shares, if an exchange takes no time.
 #[test]
 fn what_a_rank_took_says_what_a_layer_takes() {
     let geometry = geometry(8, 8);
@@ -246,6 +245,7 @@ fn what_a_rank_took_says_what_a_layer_takes() {
     assert_eq!(rank_layer_seconds(&geometry, beyond, own, 8, step), None);
 }
 
+/// The places of the best group and its shares, if an exchange takes no time.
 fn best(
     geometry: &Geometry,
     candidates: &[RankCandidate],

@@ -16,7 +16,7 @@ const TOKENS: usize = 96;
 /// Nodes tell each other what they have measured once a second.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// The model in this folder, and one whose layers only take time, by one to three ranks of one thread each.
+/// The model in this folder, and one whose layers only take time, by one to four ranks of one thread each.
 pub(crate) async fn measure(planaria: &Path, model: &Path) -> Result<()> {
     println!(
         "\nGroups on loopback, one thread each: milliseconds per token as planned and as measured\n"

@@ -15,7 +15,12 @@ fn settings(set: &[(&'static str, &str)]) -> Settings {
     let mut overrides: Overrides =
         [("data-dir", vec!["/data".to_owned()]), ("models-dir", vec!["/models".to_owned()])].into();
     overrides.extend(set.iter().map(|(key, value)| (*key, vec![(*value).to_owned()])));
-    let machine = Machine { name: "here", kernels: &["avx2", "plain"] };
+    let machine = Machine {
+        name: "here",
+        kernels: &["avx2", "plain"],
+        tool_formats: &[],
+        reasoning_formats: &[],
+    };
     Settings::resolve(&overrides, &Environment::new(), None, &machine).unwrap().0
 }
 

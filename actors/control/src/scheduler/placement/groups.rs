@@ -16,7 +16,7 @@ use planaria_engine::partition::group::{
     take_over,
 };
 use planaria_engine::partition::latency::{
-    Candidate, Cost, NoPlacement, Problem, cost, fits, least_latency, work,
+    Candidate, Cost, NoPlacement, Problem, cost, fits, head_work, least_latency,
 };
 use planaria_engine::partition::usable;
 use planaria_protocol::plan::{Assignment, RankAssignment};
@@ -78,23 +78,22 @@ impl Division {
         self.stages.iter().map(assigned).collect()
     }
 
-    /// What a node has in it.
-    pub(super) fn of_node(&self, node: NodeId) -> Option<(LayerRange, Option<RankUnits>)> {
-        self.stages.iter().find_map(|part| {
-            let units = part.ranks.iter().find(|(rank, _)| *rank == node).map(|(_, units)| *units);
-            (part.leader == node || units.is_some()).then_some((part.layers, units))
-        })
-    }
-
     /// Every node, with what it has.
     pub(super) fn members(
         &self,
     ) -> impl Iterator<Item = (NodeId, LayerRange, Option<RankUnits>)> + '_ {
-        self.stages.iter().flat_map(|part| {
-            let alone = part.ranks.is_empty().then_some((part.leader, part.layers, None));
-            let ranks = part.ranks.iter().map(|(rank, units)| (*rank, part.layers, Some(*units)));
-            alone.into_iter().chain(ranks)
-        })
+        self.stages
+            .iter()
+            .flat_map(|part| part.members().map(move |(node, units)| (node, part.layers, units)))
+    }
+}
+
+impl Part {
+    /// Every node, with its units if it is a rank.
+    pub(super) fn members(&self) -> impl Iterator<Item = (NodeId, Option<RankUnits>)> + '_ {
+        let alone = self.ranks.is_empty().then_some((self.leader, None));
+        let ranks = self.ranks.iter().map(|(rank, units)| (*rank, Some(*units)));
+        alone.into_iter().chain(ranks)
     }
 }
 
@@ -120,6 +119,8 @@ pub(super) fn without_lost_rank(view: &View, stages: &[Assignment]) -> Option<Di
 pub(super) struct Groups<'a> {
     pub(super) view: &'a View,
     pub(super) problem: &'a Problem<'a>,
+    /// Whether all members know of groups.
+    pub(super) may_form: bool,
 }
 
 /// Nodes that compute as one.
@@ -167,11 +168,10 @@ impl Groups<'_> {
         let bound = alone.as_ref().map_or(f64::INFINITY, |found| WINS * found.cost.objective);
         let mut best: Option<(f64, Division)> = None;
         let is_pinned = self.problem.nodes.iter().any(|node| node.pinned.is_some());
-        for blocks in if is_pinned { Vec::new() } else { self.ways() } {
+        for blocks in if is_pinned || !self.may_form { Vec::new() } else { self.ways() } {
             let Some(division) = self.divide(&blocks) else { continue };
-            let Some(cost) = self.cost(&division).filter(|_| self.fits(&division)) else {
-                continue;
-            };
+            let cost = self.price(&division, &blocks).filter(|_| self.fits(&division));
+            let Some(cost) = cost else { continue };
             let known = best.as_ref().map_or(bound, |(objective, _)| *objective);
             if cost.objective < known {
                 best = Some((cost.objective, division));
@@ -185,8 +185,12 @@ impl Groups<'_> {
 
     /// What a division costs; `None` if it names a node that is not there.
     pub(super) fn cost(&self, division: &Division) -> Option<Cost> {
-        let blocks = self.blocks_of(division)?;
-        let (nodes, hops) = self.virtual_nodes(&blocks);
+        self.price(division, &self.blocks_of(division)?)
+    }
+
+    /// The same, among these blocks: those of the division, and perhaps others.
+    fn price(&self, division: &Division, blocks: &[Block]) -> Option<Cost> {
+        let (nodes, hops) = self.virtual_nodes(blocks);
         let problem = Problem { nodes: &nodes, hops: &hops, ..*self.problem };
         let stages: Vec<_> =
             division.stages.iter().map(|part| (part.leader, part.layers)).collect();
@@ -195,9 +199,9 @@ impl Groups<'_> {
         if let Some((part, stage)) = division.stages.last().zip(cost.stages.last_mut())
             && !part.ranks.is_empty()
         {
-            let geometry = self.problem.geometry;
-            let head = work(geometry, geometry.all_layers())? - f64::from(geometry.layers().get());
-            let together = blocks.last()?.candidate.layer_seconds;
+            let head = head_work(self.problem.geometry)?;
+            let block = blocks.iter().find(|block| block.candidate.id == part.leader)?;
+            let together = block.candidate.layer_seconds;
             let leader = self.node(part.leader)?.layer_seconds;
             let more = head.max(0.0) * (leader - together);
             stage.layers += more;

@@ -67,10 +67,6 @@ impl HostGroup {
         }
     }
 
-    pub(super) fn ranks(&self) -> &[RankAssignment] {
-        &self.ranks
-    }
-
     /// Which rank the worker is, where a step may take so long.
     pub(super) fn rank(&self, step: Duration) -> Option<GroupRank> {
         let me = self.ranks.iter().position(|rank| rank.incarnation.node == self.me)?;
@@ -101,6 +97,7 @@ impl HostGroup {
     /// The worker is to be a rank of another group.
     pub(super) fn join(&mut self, ranks: &[RankAssignment]) {
         self.ranks = ranks.to_vec();
+        self.follows &= !self.leads();
     }
 
     /// It was told so, and is to say something soon.
@@ -156,20 +153,21 @@ impl HostGroup {
         lost
     }
 
-    /// What is to be forgotten now, if it is time to look: whether somebody is `over`, and whether anything may still run
-    /// under a plan with this group.
+    /// What is to be forgotten now, if it is time to look: who `is_dead`, and whether anything `may_run` under a plan
+    /// with this group.
     pub(super) fn tidy(
         &mut self,
         now: Instant,
         given_up: Duration,
         is_dead: impl Fn(&RankAssignment) -> bool,
-        may_run: bool,
+        may_run: impl FnOnce(&[RankAssignment]) -> bool,
     ) -> Option<Tidy> {
         self.tidy_at.take_if(|at| *at <= now)?;
         if self.leads() {
             return Some(Tidy::Unknown);
         }
         self.tidy_at = self.follows.then_some(now + LEFTOVERS);
+        let may_run = may_run(&self.ranks);
         if self.follows && !may_run {
             // It has nothing else to do than to say that it has forgotten all.
             self.accuse(now);

@@ -384,6 +384,30 @@ fn a_worker_that_does_not_say_how_far_it_is_with_a_sequence_owes_that() {
 }
 
 #[test]
+fn a_form_that_cannot_be_followed_is_no_fault_of_the_stage() {
+    let now = Instant::now();
+    let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);
+    for (why, fault) in [
+        (GrammarError::TooComplex("much".to_owned()), FormFault::TooComplex),
+        (GrammarError::DeadEnd, FormFault::Unsupported),
+    ] {
+        let mut sequences = running(now, &stages);
+        let more = header(&stages, 0, 4, forward(0, &[11], false));
+        sequences.take(now, Arc::clone(&stages), &more, Bytes::new());
+        let outcome = Outcome::Rejected(SegmentError::Form(why.clone()));
+        let effects =
+            sequences.computed(now, Computed { outcome, ..hidden(0, 4, 1) }, &[]).unwrap();
+        let [(to, DataHeader { body: DataBody::Failed(error), .. })] = effects.frames.as_slice()
+        else {
+            panic!("{:?}", effects.frames)
+        };
+        assert_eq!(*to, node(9));
+        let GenerationError::Rejected { form, .. } = error else { panic!("{error:?}") };
+        assert_eq!((*form, error.to_string()), (Some(fault), why.to_string()));
+    }
+}
+
+#[test]
 fn a_group_that_broke_is_no_fault_of_the_sequence() {
     let now = Instant::now();
     let stages = plan(1, &[(1, 0, 3), (2, 4, 7)]);

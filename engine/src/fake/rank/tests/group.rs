@@ -58,7 +58,7 @@ impl Group {
         }
     }
 
-    fn begin(&mut self, step: &Step) -> Vec<StepProgress> {
+    fn begin_all(&mut self, step: &Step) -> Vec<StepProgress> {
         let begin = |(index, rank): (usize, &mut FakeStage)| match index {
             0 => rank.begin(step.clone()).unwrap(),
             _ => rank.follow(step.clone()).unwrap(),
@@ -85,7 +85,7 @@ impl Group {
 
     /// Begins a step and goes on with it so many times.
     pub(super) fn begin_and_go_on(&mut self, step: &Step, times: usize) -> Vec<StepProgress> {
-        let mut progress = self.begin(step);
+        let mut progress = self.begin_all(step);
         for _ in 0..times {
             progress = self.go_on(progress).unwrap();
         }
@@ -136,6 +136,10 @@ impl Stage for Group {
         self.ranks.iter_mut().try_for_each(|rank| rank.hold(layers, progress))
     }
 
+    fn begin(&mut self, step: Step) -> Result<StepProgress, StageError> {
+        self.step(step).map(StepProgress::Done)
+    }
+
     fn step(&mut self, step: Step) -> Result<Results, StageError> {
         if self.falters {
             let halves = 2 * self.held().layers().count();
@@ -145,7 +149,7 @@ impl Stage for Group {
             self.exchanges = exchanges;
             self.steps += 1;
         }
-        let mut progress = self.begin(&step);
+        let mut progress = self.begin_all(&step);
         let mut done = loop {
             match self.go_on(progress) {
                 Ok(further) => progress = further,

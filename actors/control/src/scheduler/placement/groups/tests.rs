@@ -474,7 +474,7 @@ fn the_loss_of_each_rank_is_thought_through_before_it_comes() {
     assert_eq!(standby, 0, "a rank takes over in its place, and loads nothing beside");
 }
 
-/// Nodes that have no link to each other yet (nobody has measured it) get one group over both.
+/// Nodes between which nobody has measured a link yet.
 #[test]
 fn nodes_without_a_link_between_them_form_no_group() {
     let mut members = [1, 2].map(|byte| sharing(byte, room(70), 10.0));
@@ -515,6 +515,27 @@ fn a_group_that_has_memory_for_some_layers_is_a_stage() {
     assert!(show(&found.layout).iter().any(|s| s.contains(':')), "{:?}", show(&found.layout));
 }
 
+/// The same where embedding and head weigh more than a layer, which nobody shares, and of each layer ranks share the less the
+/// more of it every rank has.
+#[test]
+fn a_group_has_fewer_layers_where_less_is_shared() {
+    for shared in [0, 2_000_000, 4_000_000, 6_000_000] {
+        let mut members = [1, 2, 3].map(|byte| sharing(byte, room(184), 9.0));
+        far(&mut members, 3, 20_000);
+        let sizes = UnitSizes { count: 8, shared_bytes: 22 * shared, key_heads: 8 };
+        cut(&mut members, &Cut::Units(sizes));
+        for member in &mut members {
+            for held in &mut report(member).models {
+                held.geometry.bytes_per_layer = vec![17_600_000; 22];
+                (held.geometry.embed_bytes, held.geometry.head_bytes) = (26_200_000, 26_200_000);
+            }
+        }
+        let found = found(&members, LATENCY);
+        let stages = show(&found.layout);
+        assert!(stages.len() == 2 && stages.iter().any(|s| s.contains(':')), "{shared} {stages:?}");
+    }
+}
+
 /// The slow one has no memory for a unit; the fast one has memory for five.
 #[test]
 fn tensor_leaves_out_who_has_no_memory_and_not_who_would_have_most() {
@@ -544,7 +565,7 @@ fn a_pin_that_tensor_does_not_follow_changes_nothing_of_what_is_left() {
     assert_eq!(after.takes_over, Some(plan.epoch()));
 }
 
-/// A rank is taken to hold whole layers when room for standbys is looked for.
+/// A rank is counted with its units, not with whole layers, when room for standbys is looked for.
 #[test]
 fn a_rank_leaves_room_for_standbys_beside_its_units() {
     let other: ModelName = "n".parse().unwrap();

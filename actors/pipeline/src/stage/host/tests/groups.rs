@@ -257,7 +257,9 @@ fn who_does_not_lead_any_more_has_no_sequences_and_who_leads_now_takes_them_up()
     assert!(!rig.commands().iter().any(|command| matches!(command, Command::Release(_))));
 
     let mut rig = Rig::ready(2, &plan);
+    rig.hear(WorkerEvent::Follows(true));
     rig.join(&key(&after));
+    assert!(!rig.recorded.is_busy, "nobody leads it any more, and it may be stuck");
     rig.holds(&key(&after));
     rig.commands();
     rig.take(&after, &frame(&after));

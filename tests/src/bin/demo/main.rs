@@ -1,12 +1,14 @@
-//! `make demo`: three nodes on this machine, one model split over them, one answer; and the same
-//! answer again, while a node is killed.
+//! `make demo`: three nodes on this machine, one model split over them, one answer; the same answer again, while a
+//! node is killed; and the call of a tool, in the middle of which a node is killed too.
 //!
 //! Arguments: the `planaria` binary, and optionally a question.
 
 #![expect(clippy::print_stdout, reason = "it talks to a person")]
 
+mod call;
+mod shown;
+
 use std::collections::BTreeSet;
-use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -15,6 +17,10 @@ use planaria_tests::api::{Api, Streamed};
 use planaria_tests::collector::{Collector, SpanSeen};
 use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use serde_json::{Value, json};
+
+use shown::{Wrapped, indented, step};
+
+const CHAT: &str = "/v1/chat/completions";
 
 const QUESTION: &str = "Tell me a story about a badger in an old mill.";
 
@@ -43,9 +49,7 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     for (name, memory) in NODES {
         let mut spec = NodeSpec::new(name, memory).with(&["--model", "demo"]);
         spec.arguments.extend(traced.iter().flatten().cloned());
-        let index = cluster.start(spec).await?;
-        let node = cluster.node(index)?;
-        println!("  {name:<7} {memory:>7}   pid {:<7} API {}", node.process.pid(), node.api.url());
+        start(&mut cluster, spec).await?;
     }
     step("They meet, and agree who holds which layers of the model `demo`");
     cluster.ready("demo", NODES.len()).await?;
@@ -72,10 +76,11 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     let seconds = start.elapsed().as_secs_f64();
     println!("  {tokens} tokens in {seconds:.1} s, each of them through all three nodes");
 
-    let disturbed = second_act(&mut cluster, &first, &body, &undisturbed).await?;
+    let (disturbed, lost) = second_act(&mut cluster, &first, &body, &undisturbed).await?;
     if let Some(jaeger) = &jaeger {
         look_at_trace(jaeger, &disturbed).await?;
     }
+    call::third_act(&mut cluster, &first, lost).await?;
 
     step("Stopping everything that was started");
     for node in &mut cluster.nodes {
@@ -89,19 +94,29 @@ async fn demonstrate(binary: &std::path::Path, question: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the same once more, and kills the middle node in the middle of a sentence.
+/// Starts a node and says where it is.
+async fn start(cluster: &mut Cluster, spec: NodeSpec) -> Result<()> {
+    let (name, memory) = (spec.name.clone(), spec.memory.clone());
+    let index = cluster.start(spec).await?;
+    let node = cluster.node(index)?;
+    println!("  {name:<7} {memory:>7}   pid {:<7} API {}", node.process.pid(), node.api.url());
+    Ok(())
+}
+
+/// Asks the same once more, and kills the middle node in the middle of a sentence. Gives the answer, and how that node
+/// was started.
 async fn second_act(
     cluster: &mut Cluster,
     api: &Api,
     body: &Value,
     undisturbed: &Streamed,
-) -> Result<Streamed> {
+) -> Result<(Streamed, NodeSpec)> {
     step(
         "Asking the same again, and killing the middle node (kill -9) in the middle of a sentence",
     );
-    let mut victim = Some(cluster.nodes.remove(1));
-    let (name, pid) =
-        victim.as_ref().map(|v| (v.spec.name.clone(), v.process.pid())).context("it")?;
+    let victim = cluster.nodes.remove(1);
+    let (lost, pid) = (victim.spec.clone(), victim.process.pid());
+    let (name, mut victim) = (&lost.name, Some(victim));
     let half = undisturbed.chat_text().chars().count() / 2;
     let mut seen = 0;
     println!();
@@ -130,17 +145,9 @@ async fn second_act(
     })
     .await?;
     for recovery in &view.recoveries {
-        println!(
-            "  {}: noticed after {} ms, replanned and loaded in {} ms, {} positions computed again \
-             in {} ms",
-            recovery.cause,
-            recovery.detect_ms,
-            recovery.load_ms,
-            recovery.replayed,
-            recovery.rebuild_ms,
-        );
+        println!("  {}", shown::recovery(recovery));
     }
-    Ok(streamed)
+    Ok((streamed, lost))
 }
 
 /// Says what Jaeger knows of an answer that went on after a death.
@@ -178,7 +185,7 @@ async fn answer(
     let mut shown = Wrapped::default();
     let (mut last, mut longest): (Option<Instant>, Duration) = (None, Duration::ZERO);
     let streamed = api
-        .stream("/v1/chat/completions", body, async |chunk| {
+        .stream(CHAT, body, async |chunk| {
             if let Some(text) = chunk.pointer("/choices/0/delta/content").and_then(Value::as_str) {
                 let since = last.replace(Instant::now()).map(|last| last.elapsed());
                 longest = longest.max(since.unwrap_or_default());
@@ -194,61 +201,4 @@ async fn answer(
         bail!("the answer broke off: {error}");
     }
     Ok((streamed, longest))
-}
-
-fn step(what: &str) {
-    let bold = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    if bold {
-        println!("\n\x1b[1m{what}\x1b[0m");
-    } else {
-        println!("\n{what}");
-    }
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("{}\n", format!("  {line}").trim_end())).collect()
-}
-
-/// Writes text as it comes, word by word, in lines of at most 76 characters.
-#[derive(Default)]
-struct Wrapped {
-    column: usize,
-    word: String,
-}
-
-impl Wrapped {
-    const WIDTH: usize = 76;
-
-    fn push(&mut self, text: &str) -> Result<()> {
-        for character in text.chars() {
-            if character.is_whitespace() {
-                self.finish()?;
-            } else {
-                self.word.push(character);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes the word that was begun.
-    fn finish(&mut self) -> Result<()> {
-        if self.word.is_empty() {
-            return Ok(());
-        }
-        let length = self.word.chars().count();
-        let gap = match self.column {
-            0 => "  ",
-            column if column + 1 + length > Self::WIDTH => {
-                self.column = 0;
-                "\n  "
-            }
-            _ => " ",
-        };
-        let mut out = std::io::stdout().lock();
-        write!(out, "{gap}{}", self.word)?;
-        out.flush()?;
-        self.column += length + 1;
-        self.word.clear();
-        Ok(())
-    }
 }
