@@ -94,14 +94,18 @@ impl Places {
 }
 
 /// A place, until it is dropped.
-struct Place {
+pub(super) struct Place {
     places: Arc<Mutex<Places>>,
     address: Address,
     seat: Option<Seat>,
 }
 
 impl Place {
-    fn take(shared: &Shared, seat: Option<Seat>) -> Result<Self, ApiError> {
+    /// Takes a place, for a request on the connection that has this seat.
+    ///
+    /// # Errors
+    /// When all places are taken, or the address has its share of them.
+    pub(super) fn take(shared: &Shared, seat: Option<Seat>) -> Result<Self, ApiError> {
         // A router of its own, behind some other server.
         let unknown = Address::V4(0);
         let address = seat.as_ref().map_or(unknown, Seat::address);

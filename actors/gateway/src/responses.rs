@@ -4,7 +4,8 @@
 //! is the response as it grows, a pure function of the pieces, and `output` what it consists of; `memory` remembers it,
 //! with its events; `writing` writes what the core computes into it, `background` computes without a client, `following`
 //! sends the events of a response to whoever asks for them, and `stored` holds the routes of responses that there are.
-//! `kept` is what is on disk of a response, and `recall` brings it back.
+//! `kept` is what is on disk of a response, and `recall` brings it back; `references` is what a request refers to of all
+//! these. `websocket` takes requests as messages of a connection, and `compaction` has a model sum up a conversation.
 //!
 //! A response is stored unless its request says `store: false`: in memory, by the node that was asked, until newer ones
 //! need the room. With an explicit `store: true` it is on disk as well, as stored answers of chats are: it is there after
@@ -13,6 +14,7 @@
 //! long as its node.
 
 mod background;
+mod compaction;
 mod conversation;
 mod following;
 mod items;
@@ -20,13 +22,15 @@ mod kept;
 mod memory;
 mod output;
 mod recall;
+mod references;
 mod reply;
 mod request;
 mod stored;
 mod tools;
+mod websocket;
 mod writing;
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use axum::Extension;
 use axum::extract::State;
@@ -40,13 +44,16 @@ use planaria_protocol::generation::Request;
 use planaria_telemetry::wall_clock::unix_seconds;
 use tokio::sync::watch;
 
+pub(super) use self::compaction::compact;
 pub(super) use self::kept::name_of;
+use self::memory::Entry;
 pub(super) use self::memory::Memory;
-use self::memory::{Entry, Known};
 pub(super) use self::recall::{GoingOn, going_on};
+use self::references::References;
 use self::reply::Reply;
-use self::request::Told;
+use self::request::{Told, Transport};
 pub(super) use self::stored::{cancel, delete, input_items, one};
+pub(super) use self::websocket::connect;
 use self::writing::ReplyWriter;
 use super::body::Read;
 use super::error::ApiError;
@@ -61,7 +68,8 @@ pub(super) async fn create(
     headers: HeaderMap,
     Extension(body): Extension<Read>,
 ) -> Result<Response, ApiError> {
-    let spoken = Arc::new(Spoken::new(Arc::clone(&shared.responses)));
+    let references = References::new(Arc::clone(&shared.responses), None);
+    let spoken = Arc::new(Spoken::new(references, Transport::Http));
     let dialect = Arc::clone(&spoken) as Arc<dyn Dialect>;
     let begun = generate::begun(Shared::clone(&shared), dialect, &headers, body).await?;
     match spoken.in_background() {
@@ -73,15 +81,14 @@ pub(super) async fn create(
 /// The dialect of one request, which refers to what is remembered and is shown in its response.
 #[derive(Debug)]
 struct Spoken {
-    memory: Arc<Memory>,
+    references: References,
+    transport: Transport,
     /// What the request says; once it is read.
     told: OnceLock<Told>,
     /// Its response: from the beginning of one in the background, and of others from when they are admitted.
     entry: OnceLock<Arc<Entry>>,
     /// Temperature and `top_p` as they are used.
     sampled: OnceLock<[(&'static str, f32); 2]>,
-    /// A response that it refers to and that is not in memory.
-    lacking: Mutex<Option<String>>,
     /// Why it is not on disk, if it is not and should be.
     warning: OnceLock<String>,
     /// Whether it is known if it is on disk.
@@ -89,13 +96,13 @@ struct Spoken {
 }
 
 impl Spoken {
-    fn new(memory: Arc<Memory>) -> Self {
+    fn new(references: References, transport: Transport) -> Self {
         Self {
-            memory,
+            references,
+            transport,
             told: OnceLock::new(),
             entry: OnceLock::new(),
             sampled: OnceLock::new(),
-            lacking: Mutex::default(),
             warning: OnceLock::new(),
             is_settled: watch::Sender::new(false),
         }
@@ -140,26 +147,14 @@ impl Spoken {
 
 impl Dialect for Spoken {
     fn parse(&self, body: &[u8]) -> Result<Asked, ApiError> {
-        let known = Known::of(&self.memory);
-        let read = request::read(body, &known);
-        *self.lacking.lock().unwrap_or_else(PoisonError::into_inner) = known.lacking();
-        let (asked, told) = read?;
+        let (asked, told) =
+            self.references.read(|known| request::read(body, known, self.transport))?;
         self.told.get_or_init(|| told);
         Ok(asked)
     }
 
     fn recalls<'a>(&'a self, shared: &'a Parts) -> BoxFuture<'a, Result<bool, ApiError>> {
-        let lacking = self.lacking.lock().unwrap_or_else(PoisonError::into_inner).take();
-        async move {
-            let Some(name) = lacking else {
-                return Ok(false);
-            };
-            match recall::recalled(shared, &name).await? {
-                Some(entry) if !entry.is_over() => Err(request::has_not_ended(&name)),
-                recalled => Ok(recalled.is_some()),
-            }
-        }
-        .boxed()
+        self.references.recalls(shared).boxed()
     }
 
     fn prompt_field(&self) -> &'static str {
@@ -210,10 +205,12 @@ impl Dialect for Spoken {
 
     fn writer(&self, head: Head, delivery: &Delivery) -> Box<dyn Writer> {
         let entry = Arc::clone(self.entry(head.id, head.created));
-        let is_stored = self.told.get().is_some_and(|told| told.is_stored);
+        let told = self.told.get();
+        let is_stored = told.is_some_and(|told| told.is_stored);
+        let is_shown = told.is_none_or(|told| told.generates);
         entry.fill(self.sampled.get().map_or(&[], |numbers| numbers));
-        let memory = is_stored.then(|| Arc::clone(&self.memory));
-        Box::new(ReplyWriter::new(entry, memory, head.prompt.len(), delivery.stream))
+        let memory = is_stored.then(|| Arc::clone(self.references.memory()));
+        Box::new(ReplyWriter::new(entry, memory, head.prompt.len(), (delivery.stream, is_shown)))
     }
 
     fn failed(&self, error: &ApiError) -> Vec<Bytes> {

@@ -4,7 +4,8 @@
 //! one that has been idle for longest makes room (`seats`).
 //!
 //! hyper serves each connection in a task of its own; all of them end with the future of
-//! [`serve`]. A client that leaves drops the task's response, and with it the generation.
+//! [`serve`]. A client that leaves drops the task's response, and with it the generation. A connection that becomes a
+//! WebSocket stays in its task, and keeps its seat.
 
 mod seats;
 mod write_timeout;
@@ -32,7 +33,7 @@ use self::seats::{SeatId, Seats};
 use self::write_timeout::WriteTimeout;
 use super::host::LocalAddress;
 use super::places::Address;
-use super::{Limits, State, resume, routes, share};
+use super::{Limits, Parts, State, resume, routes, share};
 
 /// Room for a request's line and headers; OpenAI's clients send about 1 KiB.
 const HEADER_BYTES: usize = 64 << 10;
@@ -101,7 +102,7 @@ async fn accept(
             other.abort();
         }
         let seat = Seat { seats: Arc::clone(&seats), id, address };
-        let ends = Ends { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() };
+        let ends = Ends::of(&shared);
         let handle =
             connections.spawn(connection(stream, service.clone(), limits, ends, Taken(seat)));
         lock(&seats).hold(id, handle);
@@ -153,8 +154,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a request has its connection used for something else than HTTP, once it is answered.
+#[derive(Clone, Default)]
+pub(super) struct Takeover(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
+
+impl Takeover {
+    /// From then on the connection lives as long as `session`.
+    pub(super) fn by(&self, session: impl Future<Output = ()> + Send + 'static) {
+        *lock(&self.0) = Some(Box::pin(session));
+    }
+}
+
 /// When a connection is to end.
-struct Ends {
+pub(super) struct Ends {
     /// The node was asked to stop. One that is made after that is for a last request.
     leaving: watch::Receiver<bool>,
     /// The server shuts down.
@@ -162,8 +174,13 @@ struct Ends {
 }
 
 impl Ends {
+    /// Of a connection that is made now.
+    pub(super) fn of(shared: &Parts) -> Self {
+        Self { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() }
+    }
+
     /// Waits until the connection is to end with the request that it is used for, or at once if it is not.
-    async fn near(self) {
+    pub(super) async fn near(self) {
         let Self { mut leaving, mut closing } = self;
         let is_late = *leaving.borrow_and_update();
         tokio::select! {
@@ -187,9 +204,12 @@ async fn connection(
     let _ = stream.set_nodelay(true);
     let leaving = ends.leaving.clone();
     let seat = taken.0.clone();
+    let takeover = Takeover::default();
+    let session = takeover.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(local);
         request.extensions_mut().insert(seat.clone());
+        request.extensions_mut().insert(takeover.clone());
         let (answer, leaving) = (service.call(request), leaving.clone());
         async move {
             let mut answer = answer.await;
@@ -208,6 +228,7 @@ async fn connection(
             .header_read_timeout(limits.header_timeout)
             .max_buf_size(HEADER_BYTES)
             .serve_connection(stream, service)
+            .with_upgrades()
     );
     let result = tokio::select! {
         result = &mut served => result,
@@ -218,5 +239,9 @@ async fn connection(
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended early");
+    }
+    let session = lock(&session.0).take();
+    if let Some(session) = session {
+        session.await;
     }
 }

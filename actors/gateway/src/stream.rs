@@ -30,9 +30,8 @@ pub(super) async fn respond(
     beginning: Beginning,
     heartbeat: Duration,
 ) -> Result<Response, ApiError> {
-    let source = Source::Beginning(beginning);
     let kind = [(header::CONTENT_TYPE, dialect.content_type())];
-    let mut stream = Stream { dialect, source, events: VecDeque::new(), heartbeat };
+    let mut stream = Stream::new(dialect, beginning, heartbeat);
     match timeout(heartbeat, stream.first()).await {
         Ok(first) => first?,
         Err(_) => stream.events.push_back(stream.dialect.waiting()),
@@ -53,7 +52,7 @@ pub(super) const HEADERS: [(HeaderName, HeaderValue); 2] = [
 
 /// What is left to send. Dropping it, as hyper does when the client is gone, cancels the
 /// generation.
-struct Stream {
+pub(super) struct Stream {
     dialect: Arc<dyn Dialect>,
     source: Source,
     /// Written and not yet taken.
@@ -71,6 +70,15 @@ enum Source {
 }
 
 impl Stream {
+    pub(super) const fn new(
+        dialect: Arc<dyn Dialect>,
+        beginning: Beginning,
+        heartbeat: Duration,
+    ) -> Self {
+        let source = Source::Beginning(beginning);
+        Self { dialect, source, events: VecDeque::new(), heartbeat }
+    }
+
     /// Waits for the first token, or why there is none. Dropping the future loses nothing.
     async fn first(&mut self) -> Result<(), ApiError> {
         loop {
@@ -85,7 +93,8 @@ impl Stream {
         }
     }
 
-    async fn next(&mut self) -> Option<Bytes> {
+    /// Waits for the next event, or for the time to show that the stream lives. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);

@@ -197,3 +197,10 @@ pub(super) fn event(data: impl Display) -> Bytes {
 pub(super) fn named_event(name: &str, data: impl Display) -> Bytes {
     format!("event: {name}\ndata: {data}\n\n").into()
 }
+
+/// The data of an event that has a name.
+pub(super) fn data_of(event: &Bytes) -> Option<Bytes> {
+    const BEFORE: &[u8] = b"\ndata: ";
+    let at = event.windows(BEFORE.len()).position(|bytes| bytes == BEFORE)? + BEFORE.len();
+    Some(event.slice(at..event.len().checked_sub(2)?))
+}

@@ -17,15 +17,23 @@ use tokio::process::Command;
 
 const MODEL: &str = "demo";
 
-/// Cases that pass whatever a model says, of what this server offers. Others need WebSockets, compaction, images, or a
-/// model that calls a tool by itself.
-const OFFERED: [&str; 6] = [
+/// Cases that pass whatever a model says. The two others need images, or a model that calls a tool by itself.
+const OFFERED: [&str; 15] = [
     "basic-response",
     "assistant-phase",
     "response-output-phase-schema",
     "streaming-response",
     "system-prompt",
     "multi-turn",
+    "compact-response",
+    "compact-missing-model",
+    "websocket-response",
+    "websocket-sequential-responses",
+    "websocket-continuation",
+    "websocket-reconnect-store-false-recovery",
+    "websocket-previous-response-not-found",
+    "websocket-failed-continuation-evicts-cache",
+    "websocket-compact-new-chain",
 ];
 
 /// The suite waits half a minute for each event of a WebSocket, of all cases at once.

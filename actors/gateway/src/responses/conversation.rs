@@ -108,7 +108,7 @@ mod tests {
 
     fn read(items: &Value) -> Vec<Arc<Item>> {
         let memory = Memory::default();
-        let known = Known::of(&memory);
+        let known = Known::of(&memory, None);
         let list = items.as_array().unwrap().iter().enumerate();
         list.map(|(at, item)| items::read(&known, format!("input[{at}]"), item).unwrap()).collect()
     }
@@ -155,7 +155,8 @@ mod tests {
     fn thoughts_that_nobody_can_read_are_refused() {
         let memory = Memory::default();
         let item = json!({"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"});
-        let error = items::read(&Known::of(&memory), "input[0]".to_owned(), &item).unwrap_err();
+        let error =
+            items::read(&Known::of(&memory, None), "input[0]".to_owned(), &item).unwrap_err();
         assert!(error.message().contains("`input[0].encrypted_content`"), "{error:?}");
         let mut item = item;
         item["summary"] = json!([{"type": "summary_text", "text": "Short."}]);

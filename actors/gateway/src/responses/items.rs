@@ -11,8 +11,8 @@ use crate::error::ApiError;
 use crate::request::chat::arguments;
 use crate::request::fields::{Fields, is_empty, wrong_kind};
 
-/// Begins what is given as encrypted thoughts. They are not secret, since they are in the content as well: clients
-/// that leave the content out hand them back all the same.
+/// Begins what is given as encrypted. None of it is secret: thoughts are in the content as well, and clients that leave
+/// the content out hand them back all the same; a summary is for the model alone.
 const CARRIED: &str = "planaria:";
 
 /// An item of a conversation.
@@ -83,9 +83,14 @@ pub(super) fn of_text(text: &str) -> Item {
     Item::of(value, Turn::User(text.to_owned()))
 }
 
-/// Thoughts in the form in which clients hand them back without reading them.
-pub(super) fn carried(reasoning: &str) -> String {
-    format!("{CARRIED}{reasoning}")
+/// A text in the form in which clients hand it back without reading it.
+pub(super) fn carried(text: &str) -> String {
+    format!("{CARRIED}{text}")
+}
+
+/// What stands for a conversation that was summed up.
+pub(super) fn of_summary(id: &str, summary: &str) -> Value {
+    json!({"id": id, "type": "compaction", "encrypted_content": carried(summary)})
 }
 
 /// About what a value of JSON takes in memory beside its text.
@@ -114,11 +119,12 @@ fn item(fields: &Fields<'_>, kind: &str) -> Result<Item, ApiError> {
         "function_call" => call(fields),
         "function_call_output" => yielded(fields),
         "reasoning" => reasoning(fields),
+        "compaction" => compaction(fields),
         _ => {
             let (path, kind) = (fields.path("type"), shortened(kind));
             let message = format!(
                 "`{path}` is `{kind}`; this server knows `message`, `function_call`, `function_call_output`, \
-                 `reasoning` and `item_reference`"
+                 `reasoning`, `compaction` and `item_reference`"
             );
             Err(ApiError::invalid(path, message).coded("unsupported_parameter"))
         }
@@ -187,9 +193,7 @@ fn reasoning(fields: &Fields<'_>) -> Result<Item, ApiError> {
         _ if !content.is_empty() => content.concat(),
         Some(carried) => carried.to_owned(),
         None if summary.is_empty() && encrypted.is_some_and(|text| !text.is_empty()) => {
-            let path = fields.path("encrypted_content");
-            let message = format!("`{path}` was not written by this server: leave the item out");
-            return Err(ApiError::invalid(path, message).coded("invalid_encrypted_content"));
+            return Err(foreign(fields));
         }
         None => summary.join("\n\n"),
     };
@@ -205,6 +209,26 @@ fn reasoning(fields: &Fields<'_>) -> Result<Item, ApiError> {
         "status": "completed",
     });
     Ok(Item::of(value, Turn::Reasoning(text)))
+}
+
+/// What a model wrote of a conversation is its own turn, in place of the turns that it sums up.
+fn compaction(fields: &Fields<'_>) -> Result<Item, ApiError> {
+    let encrypted = fields.required_text("encrypted_content")?;
+    let Some(summary) = encrypted.strip_prefix(CARRIED) else {
+        return Err(foreign(fields));
+    };
+    let value = of_summary(&id_of(fields, "cmp")?, summary);
+    Ok(Item::of(value, Turn::Assistant(format!("{SUMMARY}\n{summary}"))))
+}
+
+/// Tells a model what a summary is.
+const SUMMARY: &str = "Summary of this conversation so far:";
+
+/// What another server wrote for itself.
+fn foreign(fields: &Fields<'_>) -> ApiError {
+    let path = fields.path("encrypted_content");
+    let message = format!("`{path}` was not written by this server: leave the item out");
+    ApiError::invalid(path, message).coded("invalid_encrypted_content")
 }
 
 /// A tool within another would have a name of two parts.

@@ -4,7 +4,7 @@
 //! They are bounded by number and by bytes; the oldest that have ended go first, and those that grow stay. Those whose
 //! request says `store: true` are on disk too, and come back when they are asked for.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -105,6 +105,9 @@ impl Memory {
 #[derive(Debug)]
 pub(super) struct Known<'a> {
     memory: &'a Memory,
+    /// One that need not be in memory.
+    last: Option<&'a Arc<Entry>>,
+    uses_last: Cell<bool>,
     /// Read once, when it is first asked for.
     items: OnceCell<HashMap<String, Arc<Item>>>,
     /// The first response that is not here.
@@ -112,12 +115,23 @@ pub(super) struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    pub(super) const fn of(memory: &'a Memory) -> Self {
-        Self { memory, items: OnceCell::new(), lacking: RefCell::new(None) }
+    /// What is in memory, and `last`.
+    pub(super) const fn of(memory: &'a Memory, last: Option<&'a Arc<Entry>>) -> Self {
+        Self {
+            memory,
+            last,
+            uses_last: Cell::new(false),
+            items: OnceCell::new(),
+            lacking: RefCell::new(None),
+        }
     }
 
     /// The response of this name.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Entry>> {
+        if let Some(last) = self.last.filter(|last| last.id == id) {
+            self.uses_last.set(true);
+            return Some(Arc::clone(last));
+        }
         let entry = self.memory.get(id);
         if entry.is_none() {
             self.lacks(id.to_owned());
@@ -127,13 +141,24 @@ impl<'a> Known<'a> {
 
     /// The item of this name.
     pub(super) fn item(&self, id: &str) -> Option<Arc<Item>> {
-        let item = self.items.get_or_init(|| self.memory.items()).get(id).cloned();
+        let all = || {
+            let mut items = self.memory.items();
+            let last = self.last.and_then(|last| last.conversation()).unwrap_or_default();
+            items.extend(last.into_iter().map(|item| (item.id.clone(), item)));
+            items
+        };
+        let item = self.items.get_or_init(all).get(id).cloned();
         if item.is_none()
             && let Some(response) = kept::source_of(id)
         {
             self.lacks(response);
         }
         item
+    }
+
+    /// Whether the last one was asked for.
+    pub(super) fn uses_last(&self) -> bool {
+        self.uses_last.get()
     }
 
     /// What was asked for first in vain.
@@ -265,6 +290,11 @@ impl Entry {
     /// Whether it waits for its turn.
     pub(super) fn is_queued(&self) -> bool {
         self.state().reply.is_queued()
+    }
+
+    /// Whether all of it is there, as far as its request let it grow.
+    pub(super) fn has_succeeded(&self) -> bool {
+        self.state().reply.has_succeeded()
     }
 
     /// Waits until it is over.

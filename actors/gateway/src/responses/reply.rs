@@ -96,6 +96,11 @@ impl Reply {
         !matches!(self.status, Status::Queued | Status::InProgress)
     }
 
+    /// Whether all of it is there, as far as its request let it grow.
+    pub(super) const fn has_succeeded(&self) -> bool {
+        matches!(self.status, Status::Completed | Status::Incomplete)
+    }
+
     /// Whether it waits for its turn.
     pub(super) fn is_queued(&self) -> bool {
         self.status == Status::Queued
@@ -324,23 +329,13 @@ impl Reply {
             "error": self.error,
             "incomplete_details": incomplete,
             "output": self.output(),
-            "usage": self.counts.map(|counts| self.usage(counts)),
+            "usage": self.counts.map(|counts| usage(self.prompt, counts)),
         });
         let mut value = joined(head, Value::Object(self.asked.fields.clone()));
         if let (1.., Some(fields)) = (self.malformed, value.as_object_mut()) {
             fields.insert("malformed_tool_calls".to_owned(), json!(self.malformed));
         }
         value
-    }
-
-    fn usage(&self, counts: Counts) -> Value {
-        json!({
-            "input_tokens": self.prompt,
-            "input_tokens_details": {"cached_tokens": counts.reused, "cache_write_tokens": 0},
-            "output_tokens": counts.answer,
-            "output_tokens_details": {"reasoning_tokens": counts.reasoning},
-            "total_tokens": self.prompt + counts.answer as usize,
-        })
     }
 }
 
@@ -357,12 +352,24 @@ impl Status {
     }
 }
 
-/// The last event of a stream that failed before there was a response: flat as OpenAI has it, and within `error` as Open
-/// Responses does.
+/// The tokens of an answer to a prompt of so many.
+pub(super) fn usage(prompt: usize, counts: Counts) -> Value {
+    json!({
+        "input_tokens": prompt,
+        "input_tokens_details": {"cached_tokens": counts.reused, "cache_write_tokens": 0},
+        "output_tokens": counts.answer,
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning},
+        "total_tokens": prompt + counts.answer as usize,
+    })
+}
+
+/// The last event of a stream that failed before there was a response: flat as OpenAI has it, and within `error`, beside
+/// the status, as Open Responses does.
 pub(super) fn error_event(error: &ApiError) -> Bytes {
     let body = error.body();
     let said = |key: &str| body.pointer(&format!("/error/{key}")).cloned().unwrap_or_default();
-    let event = json!({"type": "error", "sequence_number": 0, "code": said("code"),
-                       "message": said("message"), "param": said("param"), "error": body.get("error")});
+    let event = json!({"type": "error", "sequence_number": 0, "status": error.status().as_u16(),
+                       "code": said("code"), "message": said("message"), "param": said("param"),
+                       "error": body.get("error")});
     named_event("error", event)
 }

@@ -1,5 +1,6 @@
 //! A request for a response, as a type.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use planaria_engine::chat_template::Chat;
@@ -25,6 +26,18 @@ pub(super) const PROMPT: &str = "input";
 /// The sampler's limit, and OpenAI's.
 const MOST_LOGPROBS: u8 = 20;
 
+/// How a request came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// As the body of a request of HTTP.
+    Http,
+    /// As a message of a WebSocket, whose response comes as events.
+    WebSocket,
+}
+
+/// The `type` of a message that is a request.
+const CREATE: &str = "response.create";
+
 /// What a request says beside what is to be computed.
 #[derive(Debug)]
 pub(super) struct Told {
@@ -38,6 +51,8 @@ pub(super) struct Told {
     pub(super) is_kept: bool,
     /// Whether it is to be computed without its client.
     pub(super) is_background: bool,
+    /// Whether there is to be an answer. Without, its response holds the conversation for later ones.
+    pub(super) generates: bool,
 }
 
 /// Fields that this dialect has under another name, or that would change an answer and are not known to it.
@@ -98,18 +113,27 @@ fn refusal(key: &str) -> String {
     format!("`{key}` is not supported by this server: its name here is `{instead}`")
 }
 
-/// Reads the body of a request. What it goes on with is `known`.
-pub(super) fn read(body: &[u8], known: &Known<'_>) -> Result<(Asked, Told), ApiError> {
+/// Reads a request. What it goes on with is `known`.
+pub(super) fn read(
+    body: &[u8],
+    known: &Known<'_>,
+    transport: Transport,
+) -> Result<(Asked, Told), ApiError> {
     let body = json_of(body)?;
     let fields = Fields::of(String::new(), &body)?;
+    let generates = generates(&fields, transport)?;
     let model = model_of(&fields)?;
     refuse_by(UNSUPPORTED, &KNOWN, &fields, refusal)?;
     let store = fields.flag("store")?;
-    let (is_stored, is_kept) = (store.unwrap_or(true), store == Some(true));
+    let (is_stored, is_kept) = (store.unwrap_or(true), store == Some(true) && generates);
     let is_background = fields.flag("background")?.unwrap_or(false);
     if is_background && !is_stored {
         let message = "`background` needs a response that is stored: leave `store` out";
         return Err(ApiError::invalid("background", message));
+    }
+    if is_background && transport == Transport::WebSocket {
+        let message = "`background` is for requests of HTTP: leave it out";
+        return Err(ApiError::invalid("background", message).coded("unsupported_parameter"));
     }
     let input = input(&fields, known)?;
     let instructions = fields.text("instructions")?;
@@ -126,6 +150,8 @@ pub(super) fn read(body: &[u8], known: &Known<'_>) -> Result<(Asked, Told), ApiE
     let top_logprobs = top_logprobs(&fields)?;
     let scores = include.logprobs || top_logprobs.is_some_and(|count| count > 0);
     let most = whole_number(&fields, "max_output_tokens")?;
+    // The prompt is computed for it, and it is not shown.
+    let max_tokens = if generates { most } else { Some(NonZeroU32::MIN) };
     let parallel_calls = fields.flag("parallel_tool_calls")?.unwrap_or(true);
     check_words(&fields)?;
     let shown = json!({
@@ -165,12 +191,12 @@ pub(super) fn read(body: &[u8], known: &Known<'_>) -> Result<(Asked, Told), ApiE
             "top_logprobs",
             scores.then(|| top_logprobs.unwrap_or(0)),
         )?,
-        max_tokens: most,
+        max_tokens,
         ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
         stop_token_ids: Vec::new(),
         delivery: Delivery {
             stop: stop(&fields, "stop")?,
-            stream: fields.flag("stream")?.unwrap_or(false),
+            stream: fields.flag("stream")?.unwrap_or(false) || transport == Transport::WebSocket,
             include_usage: true,
             token_ids: false,
             logprobs: scores,
@@ -181,8 +207,29 @@ pub(super) fn read(body: &[u8], known: &Known<'_>) -> Result<(Asked, Told), ApiE
         },
     };
     let carries_reasoning = include.reasoning;
-    let asked_of_reply = reply::Asked { fields: shown, carries_reasoning };
-    Ok((asked, Told { asked: asked_of_reply, input, is_stored, is_kept, is_background }))
+    let mut asked_of_reply = reply::Asked { fields: shown, carries_reasoning };
+    if store == Some(true) && !generates {
+        asked_of_reply.warn("without an answer there is nothing to write to the disk");
+    }
+    let told = Told { asked: asked_of_reply, input, is_stored, is_kept, is_background, generates };
+    Ok((asked, told))
+}
+
+/// Checks that a message is a request; gives whether there is to be an answer.
+fn generates(fields: &Fields<'_>, transport: Transport) -> Result<bool, ApiError> {
+    let generates = fields.flag("generate")?.unwrap_or(true);
+    match transport {
+        Transport::WebSocket if fields.text("type")? != Some(CREATE) => {
+            let message =
+                format!("`type` has to be `{CREATE}`: this server knows no other message");
+            Err(ApiError::invalid("type", message))
+        }
+        Transport::Http if !generates => {
+            let message = "`generate` is for requests on a WebSocket: leave it out";
+            Err(ApiError::invalid("generate", message).coded("unsupported_parameter"))
+        }
+        _ => Ok(generates),
+    }
 }
 
 /// The conversation: what a former response answered and put out, and what is new.

@@ -21,15 +21,17 @@ pub(super) struct ReplyWriter {
     prompt: usize,
     /// Whether somebody has its name.
     is_known: bool,
+    /// Whether what the model says is shown.
+    is_shown: bool,
 }
 
 impl ReplyWriter {
-    /// Of a response that begins. It is remembered from here on, if it is not already.
+    /// Of a response that begins, which comes in events if it is streamed. It is remembered from here on, if it is not already.
     pub(super) fn new(
         entry: Arc<Entry>,
         memory: Option<Arc<Memory>>,
         prompt: usize,
-        is_streamed: bool,
+        (is_streamed, is_shown): (bool, bool),
     ) -> Self {
         let is_known = entry.is_background;
         if let Some(memory) = memory.as_ref().filter(|_| !is_known) {
@@ -39,12 +41,12 @@ impl ReplyWriter {
             // Its client hears of it at its end, and others see it grow.
             entry.write(|reply| reply.begun(prompt));
         }
-        Self { entry, memory, prompt, is_known }
+        Self { entry, memory, prompt, is_known, is_shown }
     }
 
     /// Of a response that goes on from the disk and is remembered.
     pub(super) const fn again(entry: Arc<Entry>, memory: Arc<Memory>, prompt: usize) -> Self {
-        Self { entry, memory: Some(memory), prompt, is_known: true }
+        Self { entry, memory: Some(memory), prompt, is_known: true, is_shown: true }
     }
 }
 
@@ -56,6 +58,9 @@ impl Writer for ReplyWriter {
     }
 
     fn piece(&mut self, _answer: usize, piece: Piece) -> Vec<Bytes> {
+        if !self.is_shown {
+            return Vec::new();
+        }
         self.entry.write(|reply| reply.piece(piece))
     }
 
@@ -64,10 +69,16 @@ impl Writer for ReplyWriter {
     }
 
     fn finished(&mut self, _answer: usize, finish: &Finish) -> Vec<Bytes> {
+        if !self.is_shown {
+            return Vec::new();
+        }
         self.entry.write(|reply| reply.finished(finish))
     }
 
-    fn closing(&mut self, counts: Counts) -> Vec<Bytes> {
+    fn closing(&mut self, mut counts: Counts) -> Vec<Bytes> {
+        if !self.is_shown {
+            counts = Counts { answer: 0, reasoning: 0, ..counts };
+        }
         let events = self.entry.write(|reply| reply.closing(counts, unix_seconds()));
         if let Some(memory) = &self.memory {
             memory.trim();

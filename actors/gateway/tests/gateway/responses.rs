@@ -33,7 +33,7 @@ pub(crate) async fn respond(client: &Client, extra: Value) -> Value {
 }
 
 /// A server whose model thinks and calls tools.
-async fn agent(scripts: impl IntoIterator<Item = Script>) -> Server {
+pub(crate) async fn agent(scripts: impl IntoIterator<Item = Script>) -> Server {
     let server = start_with(scripts, Options { context: 4000, ..Options::default() }).await;
     model::call_tools(&server.models_dir);
     server
