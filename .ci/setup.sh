@@ -89,7 +89,7 @@ cargo_deny() {
 
 # The clients that the tests talk to the API with.
 clients() {
-    python_env "$cache/clients" openai==3.54.0 langchain-openai==1.7.4 llm==0.36 anthropic==2.14.0 ollama==0.6.3
+    python_env "$cache/clients" openai[realtime]==3.54.0 langchain-openai==1.7.4 llm==0.36 anthropic==2.14.0 ollama==0.6.3
     have node && have npm || apt_install nodejs npm
     local stamp="$cache/clients/planaria-node-packages" packages=(openai@7.57.0 playwright-core@1.65.1)
     if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then

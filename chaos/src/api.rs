@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::future::ready;
+use futures::stream::{BoxStream, once, unfold};
+use futures::{SinkExt as _, StreamExt as _, TryStreamExt as _};
 use reqwest::{Client, Method};
+use serde::Deserialize as _;
 use serde_json::{Value, json};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
 
 use crate::lan::Machine;
 use crate::view::View;
@@ -170,6 +174,38 @@ impl Api {
         self.begin(path, body, Framing::Lines).await
     }
 
+    /// The same of a request on a WebSocket of its own, whose answer comes as messages.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn messages(&self, path: &str, body: &Value) -> Result<Events> {
+        let url = format!("{}{path}", self.url.replacen("http", "ws", 1));
+        let (mut socket, _) = connect_async(url).await?;
+        socket.send(Message::text(body.to_string())).await?;
+        let mut messages = socket.filter_map(|message| {
+            ready(match message {
+                Ok(Message::Text(text)) => Some(Ok(Bytes::from(format!("{text}\n")))),
+                Ok(_) => None,
+                Err(error) => Some(Err(anyhow!(error))),
+            })
+        });
+        let first = messages.next().await.context("the WebSocket was closed")??;
+        let event: Value = serde_json::from_slice(&first)?;
+        if let ("error", Some(status)) = (type_of(&event), event.get("status")) {
+            let (status, words) = (u16::deserialize(status)?, event.to_string());
+            return Err(Refused { status, retry_after: None, words })?;
+        }
+        let is_over = is_last(&first);
+        // The connection stays after the last one.
+        let rest = unfold((messages, is_over), async |(mut messages, is_over)| {
+            let message = if is_over { None } else { messages.next().await }?;
+            let is_over = message.as_ref().is_ok_and(|message| is_last(message));
+            Some((message, (messages, is_over)))
+        });
+        let bytes = once(ready(Ok(first))).chain(rest).boxed();
+        Ok(Events { bytes, buffer: Vec::new(), framing: Framing::Lines })
+    }
+
     async fn begin(&self, path: &str, body: &Value, framing: Framing) -> Result<Events> {
         let answer = self.client.post(format!("{}{path}", self.url)).json(body).send().await?;
         let status = answer.status();
@@ -183,7 +219,8 @@ impl Api {
                 words,
             })?;
         }
-        Ok(Events { bytes: answer.bytes_stream().boxed(), buffer: Vec::new(), framing })
+        let bytes = answer.bytes_stream().map_err(Into::into).boxed();
+        Ok(Events { bytes, buffer: Vec::new(), framing })
     }
 
     /// Streams an answer; `on_chunk` sees every chunk as it comes.
@@ -210,6 +247,16 @@ impl Api {
         }
         Ok(streamed)
     }
+}
+
+fn type_of(event: &Value) -> &str {
+    event.get("type").and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether no event of a response follows this one.
+fn is_last(event: &[u8]) -> bool {
+    const LAST: [&str; 4] = ["response.completed", "response.incomplete", "response.failed", "error"];
+    serde_json::from_slice(event).is_ok_and(|event| LAST.contains(&type_of(&event)))
 }
 
 /// The node answered that it does not begin a stream.
@@ -266,7 +313,7 @@ impl Framing {
 
 /// A stream of events, as it comes.
 pub struct Events {
-    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+    bytes: BoxStream<'static, Result<Bytes>>,
     buffer: Vec<u8>,
     framing: Framing,
 }

@@ -23,6 +23,8 @@ pub enum Kind {
     Messages,
     /// A response that follows a schema.
     Responses,
+    /// The same over a WebSocket.
+    WebSocket,
     /// A chat by the API of Ollama, whose answer has a format.
     Ollama,
 }
@@ -53,13 +55,15 @@ enum City {
 
 impl Kind {
     /// Every second request is of tokens, and the others are spread over the dialects.
-    pub const MIX: [Self; 8] = [
+    pub const MIX: [Self; 10] = [
         Self::Tokens,
         Self::Chat,
         Self::Tokens,
         Self::Messages,
         Self::Tokens,
         Self::Responses,
+        Self::Tokens,
+        Self::WebSocket,
         Self::Tokens,
         Self::Ollama,
     ];
@@ -71,17 +75,12 @@ impl Kind {
         !matches!(self, Self::Chat | Self::Messages)
     }
 
-    /// Whether a stream is of lines of JSON, not of server-sent events.
-    pub(crate) const fn is_in_lines(self) -> bool {
-        matches!(self, Self::Ollama)
-    }
-
     pub(crate) const fn path(self) -> &'static str {
         match self {
             Self::Tokens => "/v1/completions",
             Self::Chat => "/v1/chat/completions",
             Self::Messages => "/v1/messages",
-            Self::Responses => "/v1/responses",
+            Self::Responses | Self::WebSocket => "/v1/responses",
             Self::Ollama => "/api/chat",
         }
     }
@@ -110,11 +109,12 @@ impl Ask {
                 "max_tokens": ROOM, "tools": [{"name": TOOL, "input_schema": self.schema()}],
                 "tool_choice": {"type": "any", "disable_parallel_tool_use": true}, "stream": true,
             }),
-            Kind::Responses => json!({
-                "model": model, "input": self.words(), "temperature": temperature, "seed": seed,
+            // The former is the type of a message, and the latter means nothing in one.
+            Kind::Responses | Kind::WebSocket => json!({
+                "type": "response.create", "stream": true, "model": model, "input": self.words(), "temperature": temperature, "seed": seed,
                 "text": {"format": {"type": "json_schema", "name": "trip", "schema": self.schema()}},
                 // A node whose disk takes nothing answers all the same.
-                "store": false, "stream": true,
+                "store": false,
             }),
             Kind::Ollama => json!({
                 "model": model, "messages": messages(), "format": self.schema(),

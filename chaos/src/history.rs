@@ -165,9 +165,12 @@ impl Ask {
         seen: &AtomicUsize,
     ) -> Result<()> {
         let (path, body) = (self.kind.path(), self.body());
-        let mut events = match self.kind.is_in_lines() {
-            true => api.lines(path, &body).await?,
-            false => api.events(path, &body).await?,
+        let mut events = match self.kind {
+            Kind::Ollama => api.lines(path, &body).await?,
+            Kind::WebSocket => api.messages(path, &body).await?,
+            Kind::Tokens | Kind::Chat | Kind::Messages | Kind::Responses => {
+                api.events(path, &body).await?
+            }
         };
         let mut listener = Listener::of(self.kind);
         while let Some(event) = events.next().await? {

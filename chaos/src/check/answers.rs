@@ -205,7 +205,8 @@ pub(super) mod tests {
     }
 
     const TWO: &str = r#"{"cities":["Oslo","Rome"]}"#;
-    const FORMS: [Kind; 4] = [Kind::Chat, Kind::Messages, Kind::Responses, Kind::Ollama];
+    const FORMS: [Kind; 5] =
+        [Kind::Chat, Kind::Messages, Kind::Responses, Kind::WebSocket, Kind::Ollama];
 
     #[test]
     fn something_else_that_was_said_is_found() {

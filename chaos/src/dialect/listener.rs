@@ -38,7 +38,7 @@ impl Listener {
                     Kind::Tokens => tokens(chunk, heard),
                     Kind::Chat => chat(chunk, heard),
                     Kind::Messages => self.message(chunk, heard),
-                    Kind::Responses => self.response(chunk, heard),
+                    Kind::Responses | Kind::WebSocket => self.response(chunk, heard),
                     Kind::Ollama => ollama(chunk, heard),
                 }
                 heard.usage = usage(chunk).or(heard.usage);
@@ -236,7 +236,7 @@ mod tests {
                 json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}, "usage": {"output_tokens": 2}}),
                 json!({"type": "message_stop"}),
             ],
-            Kind::Responses => vec![
+            Kind::Responses | Kind::WebSocket => vec![
                 json!({"type": "response.created", "sequence_number": 0}),
                 json!({"type": "response.output_text.delta", "sequence_number": 1, "delta": "{"}),
                 json!({"type": "response.output_text.delta", "sequence_number": 2, "delta": "}"}),

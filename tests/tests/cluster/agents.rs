@@ -96,6 +96,11 @@ async fn a_response_of_a_form_goes_on_when_a_node_dies() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_response_over_a_websocket_goes_on_when_a_node_dies() -> Result<()> {
+    goes_on(Kind::WebSocket).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_answer_of_a_form_in_lines_goes_on_when_a_node_dies() -> Result<()> {
     goes_on(Kind::Ollama).await
 }

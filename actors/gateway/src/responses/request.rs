@@ -71,6 +71,7 @@ const UNSUPPORTED: &[Rule] = &[
     ("moderation", Usual::Empty),
     ("image", Usual::Empty),
     ("background_options", Usual::Empty),
+    ("stream_id", Usual::Empty),
     // Of chat completions, there and elsewhere.
     ("n", Usual::Number(1.0)),
     ("functions", Usual::Empty),
