@@ -64,8 +64,7 @@ test: setup-tests ## Run every test
 
 simulate: setup ## Clusters on virtual time: answers in SEEDS=10000 of them, an hour of membership in one of a hundred
 	export PLANARIA_SIMULATED_SECONDS=3600 PLANARIA_SIMULATED_SEEDS=$(SEEDS) && \
-	cargo test --release --locked -p planaria-simulation -- --nocapture && \
-	cargo test --release --locked -p planaria-control --lib swim::tests::simulation -- --nocapture
+	cargo test --release --locked -p planaria-simulation -p planaria-control --lib -- --nocapture
 
 chaos: build ## Break real clusters in every way there is (CHAOS="--scenario kill-node --rounds 20 --seed 2")
 	@cargo build --release --locked --quiet -p planaria-chaos --bin chaos

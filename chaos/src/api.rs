@@ -174,7 +174,7 @@ impl Api {
         self.begin(path, body, Framing::Lines).await
     }
 
-    /// The same of a request on a WebSocket of its own, whose answer comes as messages.
+    /// Begins to stream an answer on a WebSocket of its own, as messages.
     ///
     /// # Errors
     /// As above.
@@ -192,8 +192,13 @@ impl Api {
         let first = messages.next().await.context("the WebSocket was closed")??;
         let event: Value = serde_json::from_slice(&first)?;
         if let ("error", Some(status)) = (type_of(&event), event.get("status")) {
-            let (status, words) = (u16::deserialize(status)?, event.to_string());
-            return Err(Refused { status, retry_after: None, words })?;
+            let retry_after = event.pointer("/headers/retry-after").and_then(Value::as_str);
+            let retry_after = retry_after.and_then(|seconds| seconds.parse().ok());
+            return Err(Refused {
+                status: u16::deserialize(status)?,
+                retry_after: retry_after.map(Duration::from_secs),
+                words: event.to_string(),
+            })?;
         }
         let is_over = is_last(&first);
         // The connection stays after the last one.
@@ -255,7 +260,8 @@ fn type_of(event: &Value) -> &str {
 
 /// Whether no event of a response follows this one.
 fn is_last(event: &[u8]) -> bool {
-    const LAST: [&str; 4] = ["response.completed", "response.incomplete", "response.failed", "error"];
+    const LAST: [&str; 4] =
+        ["response.completed", "response.incomplete", "response.failed", "error"];
     serde_json::from_slice(event).is_ok_and(|event| LAST.contains(&type_of(&event)))
 }
 

@@ -54,17 +54,15 @@ enum City {
 }
 
 impl Kind {
-    /// Every second request is of tokens, and the others are spread over the dialects.
-    pub const MIX: [Self; 10] = [
+    /// Of eight requests three are of tokens, and the others of one dialect each.
+    pub const MIX: [Self; 8] = [
         Self::Tokens,
         Self::Chat,
         Self::Tokens,
         Self::Messages,
-        Self::Tokens,
         Self::Responses,
         Self::Tokens,
         Self::WebSocket,
-        Self::Tokens,
         Self::Ollama,
     ];
 
@@ -109,7 +107,7 @@ impl Ask {
                 "max_tokens": ROOM, "tools": [{"name": TOOL, "input_schema": self.schema()}],
                 "tool_choice": {"type": "any", "disable_parallel_tool_use": true}, "stream": true,
             }),
-            // The former is the type of a message, and the latter means nothing in one.
+            // `type` belongs to messages of a WebSocket, and `stream` to bodies: each means nothing to the other.
             Kind::Responses | Kind::WebSocket => json!({
                 "type": "response.create", "stream": true, "model": model, "input": self.words(), "temperature": temperature, "seed": seed,
                 "text": {"format": {"type": "json_schema", "name": "trip", "schema": self.schema()}},

@@ -198,6 +198,13 @@ impl ApiError {
         Self::full(message.to_owned(), "too_many_watchers")
     }
 
+    /// More connections are WebSockets than may be.
+    pub(crate) fn too_many_web_sockets(limit: usize) -> Self {
+        let message =
+            format!("this node has {limit} WebSockets: ask by `POST`, or try again later");
+        Self::full(message, "too_many_websockets")
+    }
+
     /// All places are taken, and become free by themselves.
     pub(crate) fn overloaded(message: String) -> Self {
         Self::full(message, "rate_limit_exceeded")
@@ -236,6 +243,11 @@ impl ApiError {
         &self.message
     }
 
+    /// When to ask again, if that helps.
+    pub(crate) const fn retry_after_seconds(&self) -> Option<u32> {
+        self.retry_after_seconds
+    }
+
     /// A word for logs: the code, never the message, which may quote the client.
     pub(crate) const fn word(&self) -> &'static str {
         match self.code {
@@ -271,6 +283,9 @@ impl IntoResponse for ApiError {
             response
                 .headers_mut()
                 .insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response

@@ -135,6 +135,8 @@ pub struct Limits {
     pub connections: usize,
     /// Clients that watch the cluster (`/cluster/events`); past it 429.
     pub watchers: usize,
+    /// Connections that are WebSockets; past it 429. Each holds a message of `body_bytes`, and a conversation as long.
+    pub web_sockets: usize,
     /// Longest time for clients to read the ends of their answers after the shutdown began. Answers that run
     /// have ended by then (setting `drain-timeout`).
     pub drain: Duration,
@@ -158,6 +160,8 @@ impl Default for Limits {
             connections: 512,
             // Many more than people look at one node, and a fraction of the connections.
             watchers: 64,
+            // An agent has one.
+            web_sockets: 64,
             drain: Duration::from_secs(10),
             hold: Duration::from_secs(3),
         }
@@ -195,6 +199,8 @@ struct Parts {
     limits: Limits,
     /// Places of clients that watch.
     watchers: Arc<Semaphore>,
+    /// Places of WebSockets.
+    web_sockets: Arc<Semaphore>,
     /// Set when the server begins to shut down.
     closing: watch::Sender<bool>,
     /// Places of requests.
@@ -239,6 +245,7 @@ fn share(state: State) -> Shared {
         leaving: state.leaving,
         limits: state.limits,
         watchers: Arc::new(Semaphore::new(state.limits.watchers)),
+        web_sockets: Arc::new(Semaphore::new(state.limits.web_sockets)),
         closing: watch::Sender::new(false),
         places: Arc::new(Mutex::new(Places::new(state.limits.requests()))),
         preparations: Preparations::new(),

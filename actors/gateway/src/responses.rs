@@ -54,7 +54,7 @@ use self::reply::Reply;
 use self::request::{Told, Transport};
 pub(super) use self::stored::{cancel, delete, input_items, one};
 pub(super) use self::websocket::connect;
-use self::writing::ReplyWriter;
+use self::writing::{ReplyWriter, Shown};
 use super::body::Read;
 use super::error::ApiError;
 use super::generate;
@@ -207,10 +207,14 @@ impl Dialect for Spoken {
         let entry = Arc::clone(self.entry(head.id, head.created));
         let told = self.told.get();
         let is_stored = told.is_some_and(|told| told.is_stored);
-        let is_shown = told.is_none_or(|told| told.generates);
+        let shown = match told.is_none_or(|told| told.generates) {
+            false => Shown::Ends,
+            true if delivery.stream => Shown::Events,
+            true => Shown::Whole,
+        };
         entry.fill(self.sampled.get().map_or(&[], |numbers| numbers));
         let memory = is_stored.then(|| Arc::clone(self.references.memory()));
-        Box::new(ReplyWriter::new(entry, memory, head.prompt.len(), (delivery.stream, is_shown)))
+        Box::new(ReplyWriter::new(entry, memory, head.prompt.len(), shown))
     }
 
     fn failed(&self, error: &ApiError) -> Vec<Bytes> {

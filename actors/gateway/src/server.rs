@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use futures::future::BoxFuture;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -33,7 +33,7 @@ use self::seats::{SeatId, Seats};
 use self::write_timeout::WriteTimeout;
 use super::host::LocalAddress;
 use super::places::Address;
-use super::{Limits, Parts, State, resume, routes, share};
+use super::{Limits, State, resume, routes, share};
 
 /// Room for a request's line and headers; OpenAI's clients send about 1 KiB.
 const HEADER_BYTES: usize = 64 << 10;
@@ -102,7 +102,7 @@ async fn accept(
             other.abort();
         }
         let seat = Seat { seats: Arc::clone(&seats), id, address };
-        let ends = Ends::of(&shared);
+        let ends = Ends { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() };
         let handle =
             connections.spawn(connection(stream, service.clone(), limits, ends, Taken(seat)));
         lock(&seats).hold(id, handle);
@@ -154,19 +154,19 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How a request has its connection used for something else than HTTP, once it is answered.
+/// What a connection is used for once it is no longer HTTP's.
 #[derive(Clone, Default)]
 pub(super) struct Takeover(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
 
 impl Takeover {
-    /// From then on the connection lives as long as `session`.
-    pub(super) fn by(&self, session: impl Future<Output = ()> + Send + 'static) {
+    /// After its answer, the connection lives as long as `session`.
+    pub(super) fn set(&self, session: impl Future<Output = ()> + Send + 'static) {
         *lock(&self.0) = Some(Box::pin(session));
     }
 }
 
 /// When a connection is to end.
-pub(super) struct Ends {
+struct Ends {
     /// The node was asked to stop. One that is made after that is for a last request.
     leaving: watch::Receiver<bool>,
     /// The server shuts down.
@@ -174,13 +174,8 @@ pub(super) struct Ends {
 }
 
 impl Ends {
-    /// Of a connection that is made now.
-    pub(super) fn of(shared: &Parts) -> Self {
-        Self { leaving: shared.leaving.clone(), closing: shared.closing.subscribe() }
-    }
-
     /// Waits until the connection is to end with the request that it is used for, or at once if it is not.
-    pub(super) async fn near(self) {
+    async fn near(self) {
         let Self { mut leaving, mut closing } = self;
         let is_late = *leaving.borrow_and_update();
         tokio::select! {
@@ -214,6 +209,7 @@ async fn connection(
         async move {
             let mut answer = answer.await;
             if let Ok(answer) = &mut answer
+                && answer.status() != StatusCode::SWITCHING_PROTOCOLS
                 && *leaving.borrow()
             {
                 answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -222,22 +218,25 @@ async fn connection(
         }
     });
     let stream = TokioIo::new(WriteTimeout::new(stream, limits.write_timeout));
-    let mut served = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.header_timeout)
-            .max_buf_size(HEADER_BYTES)
-            .serve_connection(stream, service)
-            .with_upgrades()
-    );
-    let result = tokio::select! {
-        result = &mut served => result,
-        () = ends.near() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+    let result = async {
+        let mut served = pin!(
+            http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.header_timeout)
+                .max_buf_size(HEADER_BYTES)
+                .serve_connection(stream, service)
+                .with_upgrades()
+        );
+        tokio::select! {
+            result = &mut served => result,
+            () = ends.near() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
         }
     };
-    if let Err(error) = result {
+    // All of it is gone by then: a session that waits for a connection which broke hears so.
+    if let Err(error) = result.await {
         tracing::debug!(%error, "a connection ended early");
     }
     let session = lock(&session.0).take();

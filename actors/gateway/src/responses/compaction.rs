@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::Extension;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -24,7 +24,7 @@ use crate::answer::{Counts, Finish, Piece};
 use crate::body::Read;
 use crate::error::ApiError;
 use crate::generate;
-use crate::request::tools::ToolChoice;
+use crate::request::tools::{Effort, ToolChoice};
 use crate::request::{Asked, ChatAsked, Delivery, Prompt};
 use crate::writer::{Dialect, Head, Writer};
 use crate::{Parts, Shared};
@@ -82,8 +82,8 @@ impl Compacting {
     fn response(&self) -> Result<String, ApiError> {
         let written = self.written.get().filter(|written| !written.summary.trim().is_empty());
         let (Some(told), Some(written)) = (self.told.get(), written) else {
-            let message = "the model has written no summary: try again, or go on with the conversation as it is";
-            return Err(ApiError::internal(message).coded("no_summary"));
+            let message = "the model has written no summary: go on with the conversation as it is";
+            return Err(ApiError::refused(StatusCode::UNPROCESSABLE_ENTITY, "no_summary", message));
         };
         let stays = |item: &Arc<items::Item>| {
             matches!(item.turn, Turn::User(_) | Turn::System(_)).then(|| item.value.clone())
@@ -115,6 +115,8 @@ impl Dialect for Compacting {
         if let Prompt::Chat(chat) = &mut asked.prompt {
             ask_for_summary(chat);
         }
+        asked.delivery.stop.clear();
+        asked.ignore_eos = false;
         asked.max_tokens = asked.max_tokens.or(USUAL_TOKENS.try_into().ok());
         self.told.get_or_init(|| told);
         Ok(asked)
@@ -151,6 +153,8 @@ fn ask_for_summary(asked: &mut ChatAsked) {
         }
         _ => messages.push(ChatMessage::new("user", TASK)),
     }
+    // Thoughts about a summary are lost.
+    asked.effort = asked.effort.or(Some(Effort::None));
     asked.tool_choice = ToolChoice::None;
     asked.form = None;
 }

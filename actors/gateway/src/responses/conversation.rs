@@ -22,10 +22,14 @@ pub(super) fn messages(
     if let Some(instructions) = instructions.filter(|text| !text.is_empty()) {
         talk.messages.push(ChatMessage::new("system", instructions));
     }
+    let is_compacted = items.iter().any(|item| matches!(item.turn, Turn::Summary(_)));
     for item in items {
         match &item.turn {
             Turn::System(text) => talk.system(text),
-            Turn::User(text) => talk.messages.push(ChatMessage::new("user", text)),
+            Turn::User(text) => talk.user(text, is_compacted),
+            Turn::Summary(text) => {
+                talk.assistant(|turn| append(&mut turn.content, &format!("{SUMMARY}\n{text}")));
+            }
             Turn::Assistant(text) => talk.assistant(|turn| append(&mut turn.content, text)),
             Turn::Reasoning(text) => talk.assistant(|turn| append(&mut turn.reasoning, text)),
             Turn::Call(call) => {
@@ -39,6 +43,9 @@ pub(super) fn messages(
     talk.messages.retain(|message| message.role != "assistant" || !is_blank(message));
     Ok(talk.messages)
 }
+
+/// Tells a model what a summary is.
+const SUMMARY: &str = "Summary of this conversation so far:";
 
 fn is_blank(message: &ChatMessage) -> bool {
     message.content.is_empty() && message.reasoning.is_empty() && message.tool_calls.is_empty()
@@ -61,6 +68,18 @@ impl Talk<'_> {
                 first.content.push_str(text);
             }
             _ => self.messages.push(ChatMessage::new("system", text)),
+        }
+    }
+
+    /// Where turns of the model were summed up, those of users that it stood between are one: many templates want that
+    /// both take turns.
+    fn user(&mut self, text: &str, is_compacted: bool) {
+        match self.messages.last_mut() {
+            Some(last) if is_compacted && last.role == "user" => {
+                last.content.push_str("\n\n");
+                last.content.push_str(text);
+            }
+            _ => self.messages.push(ChatMessage::new("user", text)),
         }
     }
 
@@ -142,6 +161,20 @@ mod tests {
         assert_eq!(talk[3].name.as_deref(), Some("g"));
         assert_eq!((talk[4].content.as_str(), talk[4].tool_call_id.as_deref()), ("one", Some("1")));
         assert_eq!((talk[5].reasoning.as_str(), talk[5].content.as_str()), ("So.", "Done."));
+    }
+
+    #[test]
+    fn users_and_a_model_take_turns_after_a_summary() {
+        let user = |text: &str| json!({"role": "user", "content": text});
+        let summary = items::of_summary("cmp_1", "All well.");
+        let talk =
+            messages(None, &read(&json!([user("a"), user("b"), summary, user("c")]))).unwrap();
+        let told: Vec<_> =
+            talk.iter().map(|turn| (turn.role.as_str(), turn.content.as_str())).collect();
+        let summary = format!("{SUMMARY}\nAll well.");
+        assert_eq!(told, [("user", "a\n\nb"), ("assistant", &summary), ("user", "c")]);
+        let plain = messages(None, &read(&json!([user("a"), user("b")]))).unwrap();
+        assert_eq!(plain.len(), 2, "others are left as they are");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) enum Turn {
     Assistant(String),
     /// What it thinks.
     Reasoning(String),
+    /// What it wrote in place of turns before.
+    Summary(String),
     /// A tool that it calls.
     Call(ToolCall),
     /// What comes of a call.
@@ -211,18 +213,15 @@ fn reasoning(fields: &Fields<'_>) -> Result<Item, ApiError> {
     Ok(Item::of(value, Turn::Reasoning(text)))
 }
 
-/// What a model wrote of a conversation is its own turn, in place of the turns that it sums up.
+/// A summary that this server gave.
 fn compaction(fields: &Fields<'_>) -> Result<Item, ApiError> {
     let encrypted = fields.required_text("encrypted_content")?;
     let Some(summary) = encrypted.strip_prefix(CARRIED) else {
         return Err(foreign(fields));
     };
     let value = of_summary(&id_of(fields, "cmp")?, summary);
-    Ok(Item::of(value, Turn::Assistant(format!("{SUMMARY}\n{summary}"))))
+    Ok(Item::of(value, Turn::Summary(summary.to_owned())))
 }
-
-/// Tells a model what a summary is.
-const SUMMARY: &str = "Summary of this conversation so far:";
 
 /// What another server wrote for itself.
 fn foreign(fields: &Fields<'_>) -> ApiError {

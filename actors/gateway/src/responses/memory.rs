@@ -126,10 +126,14 @@ impl<'a> Known<'a> {
         }
     }
 
+    /// Notes that the request goes on with the response of this name, whatever else becomes of it.
+    pub(super) fn goes_on_with(&self, id: &str) {
+        self.uses_last.set(self.last.is_some_and(|last| last.id == id));
+    }
+
     /// The response of this name.
     pub(super) fn get(&self, id: &str) -> Option<Arc<Entry>> {
         if let Some(last) = self.last.filter(|last| last.id == id) {
-            self.uses_last.set(true);
             return Some(Arc::clone(last));
         }
         let entry = self.memory.get(id);
@@ -156,7 +160,7 @@ impl<'a> Known<'a> {
         item
     }
 
-    /// Whether the last one was asked for.
+    /// Whether the request goes on with the last one.
     pub(super) fn uses_last(&self) -> bool {
         self.uses_last.get()
     }
@@ -347,6 +351,11 @@ impl Entry {
             items.map(Arc::new).collect()
         });
         Some(self.input.iter().chain(output).cloned().collect())
+    }
+
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.size().bytes
     }
 
     fn size(&self) -> Size {

@@ -40,7 +40,7 @@ impl References {
         read
     }
 
-    /// Whether it refers to the last response of its connection.
+    /// Whether it goes on with the last response of its connection.
     pub(super) fn uses_last(&self) -> bool {
         self.uses_last.load(Ordering::Relaxed)
     }

@@ -364,12 +364,15 @@ pub(super) fn usage(prompt: usize, counts: Counts) -> Value {
 }
 
 /// The last event of a stream that failed before there was a response: flat as OpenAI has it, and within `error`, beside
-/// the status, as Open Responses does.
+/// the status, as Open Responses does; with the headers that the answer of a request would have.
 pub(super) fn error_event(error: &ApiError) -> Bytes {
     let body = error.body();
     let said = |key: &str| body.pointer(&format!("/error/{key}")).cloned().unwrap_or_default();
-    let event = json!({"type": "error", "sequence_number": 0, "status": error.status().as_u16(),
-                       "code": said("code"), "message": said("message"), "param": said("param"),
-                       "error": body.get("error")});
+    let mut event = json!({"type": "error", "sequence_number": 0, "status": error.status().as_u16(),
+                           "code": said("code"), "message": said("message"), "param": said("param"),
+                           "error": body.get("error")});
+    if let (Some(seconds), Some(fields)) = (error.retry_after_seconds(), event.as_object_mut()) {
+        fields.insert("headers".to_owned(), json!({"retry-after": seconds.to_string()}));
+    }
     named_event("error", event)
 }

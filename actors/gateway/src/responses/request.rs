@@ -23,10 +23,13 @@ use crate::request::{Asked, ChatAsked, Delivery, Prompt, json_of, model_of, stop
 /// The field that holds the prompt.
 pub(super) const PROMPT: &str = "input";
 
+/// The field with the name of the response that is gone on with.
+const PREVIOUS: &str = "previous_response_id";
+
 /// The sampler's limit, and OpenAI's.
 const MOST_LOGPROBS: u8 = 20;
 
-/// How a request came.
+/// The way that a request comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     /// As the body of a request of HTTP.
@@ -122,6 +125,9 @@ pub(super) fn read(
 ) -> Result<(Asked, Told), ApiError> {
     let body = json_of(body)?;
     let fields = Fields::of(String::new(), &body)?;
+    if let Some(id) = fields.text(PREVIOUS)? {
+        known.goes_on_with(id);
+    }
     let generates = generates(&fields, transport)?;
     let model = model_of(&fields)?;
     refuse_by(UNSUPPORTED, &KNOWN, &fields, refusal)?;
@@ -165,7 +171,7 @@ pub(super) fn read(
         "model": model,
         "parallel_tool_calls": parallel_calls,
         "presence_penalty": fields.number("presence_penalty")?.unwrap_or(0.0),
-        "previous_response_id": fields.text("previous_response_id")?,
+        "previous_response_id": fields.text(PREVIOUS)?,
         "prompt_cache_key": fields.text("prompt_cache_key")?,
         "reasoning": reasoning,
         "safety_identifier": fields.text("safety_identifier")?,
@@ -223,7 +229,7 @@ fn generates(fields: &Fields<'_>, transport: Transport) -> Result<bool, ApiError
         Transport::WebSocket if fields.text("type")? != Some(CREATE) => {
             let message =
                 format!("`type` has to be `{CREATE}`: this server knows no other message");
-            Err(ApiError::invalid("type", message))
+            Err(ApiError::invalid("type", message).coded("unsupported_event"))
         }
         Transport::Http if !generates => {
             let message = "`generate` is for requests on a WebSocket: leave it out";
@@ -235,7 +241,7 @@ fn generates(fields: &Fields<'_>, transport: Transport) -> Result<bool, ApiError
 
 /// The conversation: what a former response answered and put out, and what is new.
 fn input(fields: &Fields<'_>, known: &Known<'_>) -> Result<Vec<Arc<Item>>, ApiError> {
-    let mut all = match fields.text("previous_response_id")? {
+    let mut all = match fields.text(PREVIOUS)? {
         Some(id) => previous(id, known)?,
         None => Vec::new(),
     };
@@ -253,9 +259,6 @@ fn input(fields: &Fields<'_>, known: &Known<'_>) -> Result<Vec<Arc<Item>>, ApiEr
     }
     Ok(all)
 }
-
-/// The field with the name of the response that is gone on with.
-const PREVIOUS: &str = "previous_response_id";
 
 fn previous(id: &str, known: &Known<'_>) -> Result<Vec<Arc<Item>>, ApiError> {
     let Some(entry) = known.get(id) else {

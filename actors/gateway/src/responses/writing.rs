@@ -25,23 +25,34 @@ pub(super) struct ReplyWriter {
     is_shown: bool,
 }
 
+/// What a client sees of a response while it grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Its events.
+    Events,
+    /// Nothing before its end.
+    Whole,
+    /// Its beginning and its end: it has no output.
+    Ends,
+}
+
 impl ReplyWriter {
-    /// Of a response that begins, which comes in events if it is streamed. It is remembered from here on, if it is not already.
+    /// Of a response that begins. It is remembered from here on, if it is not already.
     pub(super) fn new(
         entry: Arc<Entry>,
         memory: Option<Arc<Memory>>,
         prompt: usize,
-        (is_streamed, is_shown): (bool, bool),
+        shown: Shown,
     ) -> Self {
         let is_known = entry.is_background;
         if let Some(memory) = memory.as_ref().filter(|_| !is_known) {
             memory.insert(Arc::clone(&entry));
         }
-        if !is_known && !is_streamed {
+        if !is_known && shown == Shown::Whole {
             // Its client hears of it at its end, and others see it grow.
             entry.write(|reply| reply.begun(prompt));
         }
-        Self { entry, memory, prompt, is_known, is_shown }
+        Self { entry, memory, prompt, is_known, is_shown: shown != Shown::Ends }
     }
 
     /// Of a response that goes on from the disk and is remembered.

@@ -91,5 +91,5 @@ async fn what_cannot_be_compacted_is_refused() {
         assert_eq!(status, expected, "{extra}: {error}");
     }
     let (status, error) = compacted(&client, json!({"input": "Hi"})).await;
-    assert_eq!((status, &error["error"]["code"]), (500, &json!("no_summary")));
+    assert_eq!((status, &error["error"]["code"]), (422, &json!("no_summary")));
 }

@@ -144,11 +144,17 @@ async fn a_response_that_is_not_stored_is_gone_on_with_on_its_connection_alone()
     assert_eq!(String::from_utf8(text).unwrap(), "HiSunny.Sure?");
     // Only the last one is there; and whoever fails with it begins anew.
     assert_eq!(socket.refused(goes_on).await, not_found);
-    let last = second["id"].clone();
     let output = json!({"type": "function_call_output", "call_id": "none", "output": "x"});
-    let (status, _) =
-        socket.refused(json!({"previous_response_id": last, "input": [output]})).await;
-    assert_eq!(status, 400);
+    for fails in [json!({"input": [output]}), json!({"input": "Sure?", "model": "none"})] {
+        let last = socket.respond(json!({})).await["id"].clone();
+        let goes_on = with(json!({"previous_response_id": last}), fails);
+        assert!(socket.refused(goes_on).await.0 >= 400);
+        let again = json!({"previous_response_id": last, "input": "Sure?"});
+        assert_eq!(socket.refused(again).await, not_found);
+    }
+    let last = socket.respond(json!({})).await["id"].clone();
+    let goes_on = json!({"previous_response_id": last, "input": "Sure?", "background": true});
+    assert_eq!(socket.refused(goes_on).await.0, 400);
     let again = json!({"previous_response_id": last, "input": "Sure?"});
     assert_eq!(socket.refused(again).await, not_found);
     assert_eq!(socket.respond(json!({})).await["status"], "completed");
@@ -161,7 +167,10 @@ async fn a_failure_that_has_nothing_to_do_with_the_last_response_leaves_it() {
         start([saying("ok"), Script::Refuse(SubmitError::Leaving), fails, saying("ok")]).await;
     let mut socket = connect(&server).await;
     let first = socket.respond(json!({})).await;
-    assert_eq!(socket.refused(json!({})).await, (503, "node_unavailable".to_owned()));
+    socket.ask(json!({})).await;
+    let refused = socket.event().await;
+    assert_eq!(refusal(&refused), (503, "node_unavailable".to_owned()));
+    assert_eq!(refused["headers"]["retry-after"], "5");
     assert_eq!(socket.respond(json!({})).await["status"], "failed");
     let goes_on = json!({"previous_response_id": first["id"], "input": "b"});
     assert_eq!(socket.respond(goes_on).await["status"], "completed");
@@ -172,11 +181,12 @@ async fn requests_that_come_meanwhile_wait_for_their_turn() {
     let server = start([saying("ok")]).await;
     let mut socket = connect(&server).await;
     const MANY: usize = 20;
-    for _ in 0..MANY {
-        socket.ask(json!({})).await;
+    for turn in 0..MANY {
+        socket.ask(json!({"metadata": {"turn": turn.to_string()}})).await;
     }
-    for _ in 0..MANY {
-        assert_eq!(socket.events().await.pop().unwrap()["type"], "response.completed");
+    for turn in 0..MANY {
+        let response = socket.events().await.pop().unwrap()["response"].take();
+        assert_eq!(response["metadata"]["turn"], turn.to_string());
     }
     assert_eq!(server.double.requests().len(), MANY);
 }
@@ -210,15 +220,81 @@ async fn what_is_no_request_is_refused_and_the_connection_goes_on() {
         (Message::text(asked(json!({"type": "response.cancel"})).to_string()), 400),
         (Message::text(asked(json!({"background": true})).to_string()), 400),
         (Message::text(asked(json!({"model": "none"})).to_string()), 404),
-        (Message::text(asked(json!({"input": "a".repeat(1000)})).to_string()), 413),
         (Message::binary(asked(json!({})).to_string()), 400),
     ] {
         socket.send(message.clone()).await;
         assert_eq!(refusal(&socket.event().await).0, status, "{message:?}");
     }
+    // What wants no answer gets none.
+    socket
+        .send(Message::text(json!({"type": "response.processed", "response_id": "r"}).to_string()))
+        .await;
     assert_eq!(socket.respond(json!({})).await["status"], "completed");
     socket.send(Message::text("a".repeat(4000))).await;
-    assert_eq!(socket.closed().await, CloseCode::Protocol);
+    assert_eq!(refusal(&socket.event().await).0, 413);
+    assert_eq!(socket.closed().await, CloseCode::Size);
+}
+
+#[tokio::test]
+async fn a_refusal_waits_for_its_turn_too() {
+    let server = start([saying("ok")]).await;
+    let mut socket = connect(&server).await;
+    socket.ask(json!({"metadata": {"turn": "1"}})).await;
+    socket.send(Message::binary("{}")).await;
+    socket.ask(json!({"model": "none"})).await;
+    socket.ask(json!({"metadata": {"turn": "4"}})).await;
+    let first = socket.events().await;
+    assert_eq!(first.last().unwrap()["response"]["metadata"]["turn"], "1");
+    assert_eq!(refusal(&socket.event().await).0, 400);
+    assert_eq!(refusal(&socket.event().await).0, 404);
+    let last = socket.events().await;
+    assert_eq!(last.last().unwrap()["response"]["metadata"]["turn"], "4");
+}
+
+#[tokio::test]
+async fn a_client_that_says_farewell_hears_it_back() {
+    let server = start([saying("ok")]).await;
+    let mut socket = connect(&server).await;
+    socket.respond(json!({})).await;
+    socket.0.close(None).await.unwrap();
+    let end = timeout(PATIENCE, socket.0.next()).await.expect("an end in time");
+    assert!(matches!(end, Some(Ok(Message::Close(_)))), "{end:?}");
+    let end = timeout(PATIENCE, socket.0.next()).await.expect("an end in time");
+    assert!(end.is_none(), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_node_has_so_many_websockets_and_no_more() {
+    let limits = Limits { web_sockets: 1, ..Limits::default() };
+    let server = start_with([saying("ok")], Options { limits, ..Options::default() }).await;
+    let mut socket = connect(&server).await;
+    match connect_with(&server, &[]).await {
+        Err(Error::Http(answer)) => {
+            assert_eq!(answer.status(), StatusCode::TOO_MANY_REQUESTS);
+            assert!(answer.headers().contains_key("retry-after"));
+        }
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+    assert_eq!(socket.respond(json!({})).await["status"], "completed");
+    socket.0.close(None).await.unwrap();
+    drop(socket);
+    let started = std::time::Instant::now();
+    while connect_with(&server, &[]).await.is_err() {
+        assert!(started.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_is_too_long_to_be_held_is_not_gone_on_with() {
+    let limits = Limits { body_bytes: 2000, ..Limits::default() };
+    let options = Options { limits, context: 4000, ..Options::default() };
+    let server = start_with([saying("ok")], options).await;
+    crate::model::call_tools(&server.models_dir);
+    let mut socket = connect(&server).await;
+    let first = socket.respond(json!({"input": "a".repeat(1500)})).await;
+    let goes_on = json!({"previous_response_id": first["id"], "input": "b"});
+    assert_eq!(socket.refused(goes_on).await, (400, "previous_response_not_found".to_owned()));
 }
 
 #[tokio::test]
@@ -264,6 +340,7 @@ async fn who_may_not_ask_gets_no_websocket() {
     let plain = server.client().request(Method::GET, RESPONSES).bearer_auth("sk-right");
     let plain = plain.send().await.unwrap();
     assert_eq!(plain.status(), StatusCode::UPGRADE_REQUIRED);
+    assert_eq!(plain.headers()["upgrade"], "websocket");
 }
 
 #[tokio::test]
@@ -277,6 +354,10 @@ async fn a_node_that_stops_ends_what_it_began_and_closes() {
     while socket.event().await["type"] != "response.output_text.delta" {}
     server.leaving.send_replace(true);
     assert_eq!(idle.closed().await, CloseCode::Away);
+    match connect_with(&server, &[]).await {
+        Err(Error::Http(answer)) => assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
     while socket.event().await["type"] != "response.completed" {}
     assert_eq!(socket.closed().await, CloseCode::Away);
 }
