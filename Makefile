@@ -82,7 +82,7 @@ compat: build ## Clusters of this build and of OTHER_COMMIT, or of PLANARIA_OTHE
 
 clients: setup ## Agents and other clients that nobody here wrote, on three nodes (CLIENTS="litellm codex" for some)
 	@./.ci/setup.sh agents
-	@cargo build --locked --quiet -p planaria-tests --bin planaria-under-test --bin clients
+	@cargo build --locked --quiet --workspace --bin planaria-under-test --bin clients
 	@$(TARGET)/debug/clients $(TARGET)/debug/planaria-under-test $(CACHE)/agents $(CACHE)/clients/bin/python $(CLIENTS)
 
 many: setup ## As many models as can be wanted at once, each asked for through each node, through a kill and a restart
@@ -96,9 +96,10 @@ kernels: setup ## The kernels' tests under AddressSanitizer, and for arm64 (in a
 	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="$$(command -v qemu-aarch64 >/dev/null && echo qemu-aarch64 -L /usr/aarch64-linux-gnu)" \
 	RUSTFLAGS= cargo test --release --locked -p planaria-kernels --target aarch64-unknown-linux-gnu
 
+# With the features of the whole workspace, so that what `make test` has compiled is not compiled again.
 fuzz: setup ## Try hostile bytes on every parser (FUZZ_SECONDS=10 for each, FUZZ_TARGETS="a b" for some)
 	@RUSTC_WORKSPACE_WRAPPER=$(CURDIR)/tests/fuzz/instrumented_rustc.sh \
-	cargo build --locked --quiet -p planaria-fuzz
+	cargo build --locked --quiet --workspace --bin planaria-fuzz
 	@tests/fuzz/run.sh $(TARGET)/debug/planaria-fuzz $(TARGET)/fuzz $(FUZZ_SECONDS) $(FUZZ_TARGETS)
 
 schemas: setup ## Random answers to the schemas of the JSON Schema Test Suite (SUITE=its folder tests, PYTHON=one with jsonschema)
@@ -106,7 +107,7 @@ schemas: setup ## Random answers to the schemas of the JSON Schema Test Suite (S
 	@$(PYTHON) engine/examples/validate.py $(TARGET)/schemas.jsonl
 
 responses: setup ## The Open Responses compliance suite (SUITE=a checkout of it after `bun install`, BUN=the program if it is not in PATH)
-	@cargo build --locked --quiet -p planaria-tests --bin planaria-under-test --bin responses
+	@cargo build --locked --quiet --workspace --bin planaria-under-test --bin responses
 	@$(TARGET)/debug/responses $(TARGET)/debug/planaria-under-test "$(SUITE)" "$(BUN)"
 
 ranks: setup ## Kill a process of a group of ranks in the middle of an exchange, again and again (KILLS=1000 SEED=1 PATIENCE=500, in ms)
