@@ -226,7 +226,7 @@ impl Session {
         let most = self.client.shared.limits.body_bytes;
         match spoken.entry.get().filter(|entry| entry.has_succeeded()) {
             Some(entry) => {
-                self.last = Some(Arc::clone(entry)).filter(|entry| entry.bytes() <= most)
+                self.last = Some(Arc::clone(entry)).filter(|entry| entry.bytes() <= most);
             }
             // A client that tries again has to know what it goes on with.
             None if spoken.references.uses_last() => self.last = None,
