@@ -28,20 +28,20 @@ use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
 
-/// Every family by its `model_type`.
-const FAMILIES: &[(&str, Family)] = &[
-    ("deepseek_v3", deepseek_v3::architecture),
-    ("gemma2", gemma2::architecture),
-    ("gemma3", gemma3::inside_multimodal),
-    ("gemma3_text", gemma3::architecture),
-    ("gpt_oss", gpt_oss::architecture),
-    ("llama", llama::architecture),
-    ("mistral", mistral::architecture),
-    ("mixtral", mixtral::architecture),
-    ("phi3", phi3::architecture),
-    ("qwen2", qwen2::architecture),
-    ("qwen3", qwen3::architecture),
-    ("qwen3_moe", qwen3_moe::architecture),
+/// Every family: its `model_type`, the models that call themselves so, and what reads them.
+const FAMILIES: &[(&str, &str, Family)] = &[
+    ("deepseek_v3", "DeepSeek-V3, R1", deepseek_v3::architecture),
+    ("gemma2", "Gemma 2", gemma2::architecture),
+    ("gemma3", "Gemma 3, of which the text", gemma3::inside_multimodal),
+    ("gemma3_text", "Gemma 3", gemma3::architecture),
+    ("gpt_oss", "gpt-oss", gpt_oss::architecture),
+    ("llama", "Llama 2, 3, and others of their making", llama::architecture),
+    ("mistral", "Mistral", mistral::architecture),
+    ("mixtral", "Mixtral", mixtral::architecture),
+    ("phi3", "Phi 3, Phi 4", phi3::architecture),
+    ("qwen2", "Qwen 2, 2.5", qwen2::architecture),
+    ("qwen3", "Qwen 3", qwen3::architecture),
+    ("qwen3_moe", "Qwen 3, mixtures of experts", qwen3_moe::architecture),
 ];
 
 type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;
@@ -56,12 +56,17 @@ pub(crate) struct Source<'a> {
 
 /// The family of that `model_type`.
 pub(crate) fn of(model_type: &str) -> Option<Family> {
-    FAMILIES.iter().find(|(name, _)| *name == model_type).map(|(_, family)| *family)
+    FAMILIES.iter().find(|(name, ..)| *name == model_type).map(|(.., family)| *family)
 }
 
 /// Every `model_type` that is known here, in order.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|(name, _)| *name)
+    listed().map(|(name, _)| name)
+}
+
+/// The same, each with the models that call themselves so.
+pub(crate) fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
+    FAMILIES.iter().map(|(name, models, _)| (*name, *models))
 }
 
 #[cfg(test)]

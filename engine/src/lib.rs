@@ -25,4 +25,5 @@ pub mod sequence_log;
 pub mod speed;
 pub mod stage;
 pub mod stop;
+pub mod supported;
 pub mod tokenizer;

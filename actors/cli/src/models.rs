@@ -8,11 +8,12 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use planaria_config::{ByteSize, ModelName};
 use planaria_engine::model_dir::ModelDir;
+use planaria_engine::supported;
 use planaria_gateway::model_list::{CatalogModel, Changed, ModelList};
 use planaria_protocol::desired::DesiredSpec;
 use planaria_protocol::state::ModelState;
 use planaria_telemetry::wall_clock::unix_millis;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::node_api::NodeApi;
 use super::table;
@@ -27,6 +28,15 @@ pub(super) enum ModelsCommand {
     Add(AddFlags),
     /// Have the cluster serve a model no longer. Its files stay where they are.
     Rm(RmFlags),
+    /// List the families of models and the formats that this build knows.
+    Families(FamiliesFlags),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct FamiliesFlags {
+    /// As JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -90,6 +100,7 @@ pub(super) fn run(command: &ModelsCommand) -> anyhow::Result<ExitCode> {
         ModelsCommand::Show(flags) => show(flags)?,
         ModelsCommand::Add(flags) => add(flags)?,
         ModelsCommand::Rm(flags) => rm(flags)?,
+        ModelsCommand::Families(flags) => families(flags),
     };
     write!(std::io::stdout().lock(), "{text}")?;
     Ok(ExitCode::SUCCESS)
@@ -149,6 +160,28 @@ fn rm(flags: &RmFlags) -> anyhow::Result<String> {
         return Ok(format!("{text}\n"));
     }
     Ok(format!("{name} is not asked for any more; running answers may end\n"))
+}
+
+/// No node is asked.
+fn families(flags: &FamiliesFlags) -> String {
+    let supported = supported::all();
+    if flags.json {
+        let lists = supported.into_iter().map(|list| {
+            let [name, about] = list.header;
+            let rows = list.rows.into_iter().map(|row| json!({name: row.0, about: row.1}));
+            (list.key.to_owned(), rows.collect())
+        });
+        return format!("{}\n", Value::Object(lists.collect()));
+    }
+    let tables = supported.map(|list| {
+        let [name, about] = list.header;
+        let mut table = table::plain(&[&name.to_uppercase(), &about.to_uppercase()]);
+        for (name, about) in list.rows {
+            table.add_row([name, about]);
+        }
+        format!("{}\n", table.trim_fmt())
+    });
+    tables.join("\n")
 }
 
 const PATH: &str = "/cluster/models";
@@ -291,4 +324,22 @@ fn describe_change(changed: &Changed, is_wanted: bool, now: u64) -> String {
         return format!("asked for by the settings of {}", changed.name);
     };
     format!("{what} on {} {}", changed.name, table::ago(now, at))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_are_listed_for_people_and_for_programs() {
+        let text = families(&FamiliesFlags { json: false });
+        assert!(text.lines().any(|line| {
+            line.split_whitespace().eq(["qwen3_moe", "Qwen", "3,", "mixtures", "of", "experts"])
+        }));
+        let json: Value = serde_json::from_str(&families(&FamiliesFlags { json: true })).unwrap();
+        let of = |key: &str| json[key].as_array().unwrap().len();
+        assert_eq!(of("families"), supported::all()[0].rows.len());
+        assert_eq!(json["tool_parsers"][0]["tool-parser"], "hermes");
+        assert!(of("weights") > 0 && of("reasoning_parsers") > 0);
+    }
 }

@@ -73,37 +73,40 @@ pub struct UnknownFormat {
     known: String,
 }
 
-const TOOL_FORMATS: &[(ToolFormat, &str)] = &[
-    (ToolFormat::Hermes, "hermes"),
-    (ToolFormat::QwenXml, "qwen-xml"),
-    (ToolFormat::Glm, "glm"),
-    (ToolFormat::MinimaxM2, "minimax-m2"),
-    (ToolFormat::DeepseekV3, "deepseek-v3"),
-    (ToolFormat::DeepseekV31, "deepseek-v31"),
-    (ToolFormat::DeepseekDsml, "deepseek-dsml"),
-    (ToolFormat::KimiK2, "kimi-k2"),
-    (ToolFormat::MistralJson, "mistral-json"),
-    (ToolFormat::MistralArgs, "mistral-args"),
-    (ToolFormat::LlamaJson, "llama-json"),
-    (ToolFormat::Pythonic, "pythonic"),
-    (ToolFormat::Gemma4, "gemma4"),
-    (ToolFormat::Step3, "step3"),
-    (ToolFormat::Harmony, "harmony"),
+/// A format, its name in settings, and models that were trained to it.
+type Known<T> = (T, &'static str, &'static str);
+
+const TOOL_FORMATS: &[Known<ToolFormat>] = &[
+    (ToolFormat::Hermes, "hermes", "Hermes, Qwen 2.5 and 3"),
+    (ToolFormat::QwenXml, "qwen-xml", "Qwen3-Coder, Qwen 3.5"),
+    (ToolFormat::Glm, "glm", "GLM 4.5 and later"),
+    (ToolFormat::MinimaxM2, "minimax-m2", "MiniMax M2"),
+    (ToolFormat::DeepseekV3, "deepseek-v3", "DeepSeek-V3, R1"),
+    (ToolFormat::DeepseekV31, "deepseek-v31", "DeepSeek-V3.1"),
+    (ToolFormat::DeepseekDsml, "deepseek-dsml", "DeepSeek-V3.2, V4"),
+    (ToolFormat::KimiK2, "kimi-k2", "Kimi K2"),
+    (ToolFormat::MistralJson, "mistral-json", "Mistral until 2024"),
+    (ToolFormat::MistralArgs, "mistral-args", "Mistral since 2025"),
+    (ToolFormat::LlamaJson, "llama-json", "Llama 3"),
+    (ToolFormat::Pythonic, "pythonic", "Llama 3.2, Llama 4"),
+    (ToolFormat::Gemma4, "gemma4", "Gemma 4"),
+    (ToolFormat::Step3, "step3", "Step 3"),
+    (ToolFormat::Harmony, "harmony", "gpt-oss"),
 ];
 
-const REASONING_FORMATS: &[(ReasoningFormat, &str)] = &[
-    (ReasoningFormat::ThinkTags, "think-tags"),
-    (ReasoningFormat::MistralThink, "mistral-think"),
-    (ReasoningFormat::Seed, "seed"),
-    (ReasoningFormat::Kimi, "kimi"),
-    (ReasoningFormat::Gemma4, "gemma4"),
-    (ReasoningFormat::Harmony, "harmony"),
+const REASONING_FORMATS: &[Known<ReasoningFormat>] = &[
+    (ReasoningFormat::ThinkTags, "think-tags", "DeepSeek-R1, Qwen 3, and most others"),
+    (ReasoningFormat::MistralThink, "mistral-think", "Magistral"),
+    (ReasoningFormat::Seed, "seed", "Seed-OSS"),
+    (ReasoningFormat::Kimi, "kimi", "Kimi-VL"),
+    (ReasoningFormat::Gemma4, "gemma4", "Gemma 4"),
+    (ReasoningFormat::Harmony, "harmony", "gpt-oss"),
 ];
 
 impl ToolFormat {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        TOOL_FORMATS.iter().map(|(format, _)| *format)
+        TOOL_FORMATS.iter().map(|(format, ..)| *format)
     }
 
     /// Its name in settings.
@@ -111,18 +114,28 @@ impl ToolFormat {
     pub fn name(self) -> &'static str {
         name_of(TOOL_FORMATS, self)
     }
+
+    /// The name of each, and models that were trained to it.
+    pub fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
+        TOOL_FORMATS.iter().map(|(_, name, models)| (*name, *models))
+    }
 }
 
 impl ReasoningFormat {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        REASONING_FORMATS.iter().map(|(format, _)| *format)
+        REASONING_FORMATS.iter().map(|(format, ..)| *format)
     }
 
     /// Its name in settings.
     #[must_use]
     pub fn name(self) -> &'static str {
         name_of(REASONING_FORMATS, self)
+    }
+
+    /// The name of each, and models that were trained to it.
+    pub fn listed() -> impl Iterator<Item = (&'static str, &'static str)> {
+        REASONING_FORMATS.iter().map(|(_, name, models)| (*name, *models))
     }
 }
 
@@ -142,14 +155,14 @@ impl FromStr for ReasoningFormat {
     }
 }
 
-fn name_of<T: Copy + PartialEq>(formats: &[(T, &'static str)], format: T) -> &'static str {
-    formats.iter().find(|(known, _)| *known == format).map_or("", |(_, name)| name)
+fn name_of<T: Copy + PartialEq>(formats: &[Known<T>], format: T) -> &'static str {
+    formats.iter().find(|(known, ..)| *known == format).map_or("", |(_, name, _)| name)
 }
 
-fn named<T: Copy>(formats: &[(T, &'static str)], given: &str) -> Result<T, UnknownFormat> {
-    let found = formats.iter().find(|(_, name)| *name == given);
-    found.map(|(format, _)| *format).ok_or_else(|| {
-        let names: Vec<&str> = formats.iter().map(|(_, name)| *name).collect();
+fn named<T: Copy>(formats: &[Known<T>], given: &str) -> Result<T, UnknownFormat> {
+    let found = formats.iter().find(|(_, name, _)| *name == given);
+    found.map(|(format, ..)| *format).ok_or_else(|| {
+        let names: Vec<&str> = formats.iter().map(|(_, name, _)| *name).collect();
         UnknownFormat { given: given.to_owned(), known: names.join(", ") }
     })
 }
