@@ -94,7 +94,7 @@ clients() {
     local stamp="$cache/clients/planaria-node-packages" packages=(openai@7.57.0 playwright-core@1.65.1)
     if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
         say "installing ${packages[*]} for Node.js"
-        npm install --silent --no-audit --no-fund --prefix "$cache/clients" "${packages[@]}" >&2 \
+        npm install --silent --no-audit --no-fund --fetch-timeout 60000 --prefix "$cache/clients" "${packages[@]}" >&2 \
             || fail "npm could not install ${packages[*]}"
         printf '%s' "${packages[*]}" >"$stamp"
     fi
@@ -110,7 +110,7 @@ agents() {
     local packages=(ai@7.0.173 @ai-sdk/openai-compatible@3.0.92 zod@4.6.7 @openai/codex@0.171.0)
     if [ "$(cat "$stamp" 2>/dev/null)" != "${packages[*]}" ]; then
         say "installing ${packages[*]} for Node.js"
-        npm install --silent --no-audit --no-fund --prefix "$cache/agents" "${packages[@]}" >&2 \
+        npm install --silent --no-audit --no-fund --fetch-timeout 60000 --prefix "$cache/agents" "${packages[@]}" >&2 \
             || fail "npm could not install ${packages[*]}"
         printf '%s' "${packages[*]}" >"$stamp"
     fi
