@@ -173,6 +173,16 @@ pub enum Stored {
         /// Whether rows and columns change places.
         transposed: bool,
     },
+    /// A stack, as some columns of the matrices of a tensor `[count, columns, of]`, of which rows and columns change places
+    /// (the experts of Qwen3-VL).
+    Turned {
+        /// The tensor's whole name.
+        tensor: String,
+        /// The first of those columns.
+        first: u32,
+        /// Columns that each matrix of the tensor has.
+        of: u32,
+    },
 }
 
 /// How a layer looks at other positions.
@@ -201,9 +211,9 @@ pub struct GroupedQuery {
     pub value: Linear,
     /// From `heads * head_dim`.
     pub output: Linear,
-    /// On every query head, before it is turned.
+    /// On every query head, or on all of them together if it is as wide, before they are turned.
     pub query_norm: Option<Norm>,
-    /// On every key head, before it is turned.
+    /// The same of key heads.
     pub key_norm: Option<Norm>,
     /// What queries and keys are turned by.
     pub rope: Rope,
@@ -347,6 +357,8 @@ pub enum Activation {
 pub struct Experts {
     /// Scores every expert.
     pub router: Linear,
+    /// The router computes in 32 bits whatever the type of the model (`MiniMax`).
+    pub routes_wide: bool,
     /// From scores to experts and weights.
     pub routing: Routing,
     /// How many experts a token has.
@@ -394,6 +406,15 @@ impl Architecture {
     #[must_use]
     pub fn layer_count(&self) -> u32 {
         u32::try_from(self.layers.len()).unwrap_or(u32::MAX)
+    }
+}
+
+impl GroupedQuery {
+    /// A norm on all heads together, which nobody can compute who has only some of them.
+    #[must_use]
+    pub fn joint_norm(&self) -> Option<&Norm> {
+        let norms = self.query_norm.iter().chain(&self.key_norm);
+        norms.into_iter().find(|norm| norm.width != self.head_dim)
     }
 }
 

@@ -10,16 +10,23 @@ mod decoder;
 mod deepseek_v3;
 mod gemma2;
 mod gemma3;
+mod glm4_moe;
+mod glm4_moe_lite;
 mod gpt_oss;
+mod inside;
 mod keys;
+mod kimi_k25;
 mod llama;
+mod minimax_m2;
 mod mistral;
+mod mistral3;
 mod mixtral;
 mod mixture;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_vl;
 mod rope;
 mod windows;
 
@@ -34,14 +41,27 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("gemma2", "Gemma 2", gemma2::architecture),
     ("gemma3", "Gemma 3, of which the text", gemma3::inside_multimodal),
     ("gemma3_text", "Gemma 3", gemma3::architecture),
+    ("glm4_moe", "GLM-4.5, 4.6, 4.7, with experts", glm4_moe::architecture),
+    ("glm4_moe_lite", "GLM-4.7 Flash", glm4_moe_lite::architecture),
     ("gpt_oss", "gpt-oss", gpt_oss::architecture),
+    ("joyai_llm_flash", "JoyAI-LLM Flash", deepseek_v3::architecture),
+    ("kimi_k2", "Kimi K2", deepseek_v3::architecture),
+    ("kimi_k25", "Kimi K2.5, of which the text", kimi_k25::architecture),
     ("llama", "Llama 2, 3, and others of their making", llama::architecture),
+    ("minimax_m2", "MiniMax M2", minimax_m2::architecture),
     ("mistral", "Mistral", mistral::architecture),
+    ("mistral3", "Mistral Small 3.1, 3.2, of which the text", mistral3::architecture),
     ("mixtral", "Mixtral", mixtral::architecture),
     ("phi3", "Phi 3, Phi 4", phi3::architecture),
     ("qwen2", "Qwen 2, 2.5", qwen2::architecture),
     ("qwen3", "Qwen 3", qwen3::architecture),
     ("qwen3_moe", "Qwen 3, mixtures of experts", qwen3_moe::architecture),
+    ("qwen3_vl", "Qwen3-VL, of which the text", qwen3_vl::architecture),
+    (
+        "qwen3_vl_moe",
+        "Qwen3-VL, mixtures of experts, of which the text",
+        qwen3_vl::architecture_with_experts,
+    ),
 ];
 
 type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;
@@ -49,9 +69,32 @@ type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;
 /// What a family is told of a model.
 pub(crate) struct Source<'a> {
     /// `config.json`, or the part of it that describes the language model.
-    pub(crate) config: Section<'a>,
+    config: Section<'a>,
     /// Whether the files hold a tensor of that name.
-    pub(crate) has: &'a dyn Fn(&str) -> bool,
+    has: &'a dyn Fn(&str) -> bool,
+    /// What names of tensors begin with.
+    names: Names,
+    /// Of a language model inside a larger one: what is said outside of whether the embedding is the head.
+    tied_outside: Option<bool>,
+}
+
+/// What names of tensors begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Names {
+    /// Those of all modules but the head.
+    root: &'static str,
+    /// The head.
+    head: &'static str,
+    /// Whether this is a part of a larger model.
+    is_inside: bool,
+}
+
+impl<'a> Source<'a> {
+    /// A folder with this configuration.
+    pub(crate) const fn new(config: Section<'a>, has: &'a dyn Fn(&str) -> bool) -> Self {
+        let names = Names { root: "model", head: "lm_head", is_inside: false };
+        Self { config, has, names, tied_outside: None }
+    }
 }
 
 /// The family of that `model_type`.

@@ -293,9 +293,20 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "num_experts_per_tok": 1, "moe_intermediate_size": 1 << 20, "n_shared_experts": 1024,
         "num_local_experts": 1024, "num_experts": 1024, "text_config": {},
     });
-    for family in
-        ["deepseek_v3", "gemma2", "gemma3_text", "gpt_oss", "llama", "mixtral", "phi3", "qwen3_moe"]
-    {
+    for family in [
+        "deepseek_v3",
+        "gemma2",
+        "gemma3_text",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "gpt_oss",
+        "kimi_k2",
+        "llama",
+        "minimax_m2",
+        "mixtral",
+        "phi3",
+        "qwen3_moe",
+    ] {
         let refused = refusal(&with(family, &most));
         assert!(
             refused.starts_with("DIR: tensor `model.embed_tokens.weight` is missing"),

@@ -81,6 +81,51 @@ FAMILIES = {
         "rope_scaling": {"type": "yarn", "factor": 8.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
                          "mscale_all_dim": 1.0, "original_max_position_embeddings": 64}},
 }
+FAMILIES |= {
+    "glm4_moe": SMALL | {
+        "architectures": ["Glm4MoeForCausalLM"], "model_type": "glm4_moe", "tie_word_embeddings": False,
+        "hidden_size": 24, "head_dim": 12, "partial_rotary_factor": 0.5, "attention_bias": True, "use_qk_norm": True,
+        "n_routed_experts": 6, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+        "moe_intermediate_size": 6, "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+        "rope_scaling": None},
+    # An epsilon that shows where it is not that of the norms within attention.
+    "glm4_moe_lite": {key: value for key, value in FAMILIES["deepseek_v3"].items() if key != "rope_scaling"} | {
+        "architectures": ["Glm4MoeLiteForCausalLM"], "model_type": "glm4_moe_lite", "hidden_size": 20,
+        "rms_norm_eps": 0.1, "rope_theta": 1000000.0, "partial_rotary_factor": 1.0, "n_group": 1, "topk_group": 1,
+        "n_routed_experts": 6, "routed_scaling_factor": 1.8},
+    # Names as hubs have them; the number of shared experts' inner width is only looked at by mlx-lm.
+    "minimax_m2": SMALL | {
+        "architectures": ["MiniMaxM2ForCausalLM"], "model_type": "minimax_m2", "tie_word_embeddings": False,
+        "hidden_size": 24, "intermediate_size": 6, "head_dim": 10, "rotary_dim": 4, "rope_theta": 5000000.0,
+        "rms_norm_eps": 1e-6, "num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 0,
+        "scoring_func": "sigmoid", "use_qk_norm": True, "qk_norm_type": "per_layer", "use_routing_bias": True,
+        "attn_type_list": [1, 1, 1, 1], "use_mtp": True, "num_mtp_modules": 3, "mtp_transformer_layers": 1},
+}
+
+
+def beside_pictures(name, kind, config, vision):
+    """A language model inside one that sees pictures."""
+    return {"architectures": [name], "model_type": kind, "bos_token_id": 1, "eos_token_id": 2, "torch_dtype": "float32",
+            "tie_word_embeddings": config["tie_word_embeddings"], "text_config": config,
+            "vision_config": {"hidden_size": 8} | vision}
+
+
+MROPE = {"rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [2, 2, 1]}}
+FAMILIES |= {
+    "kimi_k25": beside_pictures("KimiK25ForConditionalGeneration", "kimi_k25", FAMILIES["deepseek_v3"] | {
+        "model_type": "kimi_k2", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827,
+        "rms_norm_eps": 1e-5}, {"num_hidden_layers": 1}),
+    "qwen3_vl": beside_pictures("Qwen3VLForConditionalGeneration", "qwen3_vl", FAMILIES["qwen3"] | MROPE | {
+        "model_type": "qwen3_vl_text", "head_dim": 10, "tie_word_embeddings": False},
+        {"model_type": "qwen3_vl", "depth": 1}),
+    "qwen3_vl_moe": beside_pictures(
+        "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe", FAMILIES["qwen3_moe"] | MROPE | {
+            "model_type": "qwen3_vl_moe_text", "tie_word_embeddings": False, "num_experts": 4},
+        {"model_type": "qwen3_vl_moe", "depth": 1}),
+    "mistral3": beside_pictures("Mistral3ForConditionalGeneration", "mistral3", FAMILIES["mistral"] | {
+        "sliding_window": None, "tie_word_embeddings": False, "hidden_size": 20, "rope_theta": 1000000000.0},
+        {"model_type": "pixtral", "num_hidden_layers": 1}),
+}
 
 # Models for quantization: widths that groups divide.
 PACKED = SMALL | {"intermediate_size": 32}
@@ -186,6 +231,32 @@ CASES = {
     "gemma3-multimodal": {"family": "gemma3", "config": {}, "layout": "gemma3-towers"},
     "rope-yarn": {"config": SMALL | {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_scaling": {
         "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}}},
+    "glm4-moe-mlx": {"family": "glm4_moe", "config": {}},
+    "glm4-moe-hf": {"family": "glm4_moe", "layout": "experts-apart", "config": {
+        "attention_bias": False, "use_qk_norm": False, "head_dim": 16, "partial_rotary_factor": 0.25, "n_group": 3,
+        "topk_group": 2, "first_k_dense_replace": 2, "n_shared_experts": 2, "num_key_value_heads": 1}},
+    "kimi-k2-hf": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": {
+        "model_type": "kimi_k2", "n_group": 1, "topk_group": 1, "routed_scaling_factor": 2.827,
+        "rope_theta": 50000.0, "rms_norm_eps": 1e-5, "rope_scaling": FAMILIES["deepseek_v3"]["rope_scaling"] | {
+            "factor": 32.0, "beta_fast": 1.0}}},
+    "glm4-moe-lite-mlx": {"family": "glm4_moe_lite", "config": {}},
+    "glm4-moe-lite-hf": {"family": "glm4_moe_lite", "layout": "deepseek-hf", "config": {
+        "num_attention_heads": 2, "num_key_value_heads": 2, "n_group": 3, "topk_group": 2, "attention_bias": True}},
+    "minimax-m2-mlx": {"family": "minimax_m2", "config": {}},
+    "minimax-m2-hf": {"family": "minimax_m2", "layout": "mixtral-hf", "config": {
+        "head_dim": 12, "rotary_dim": 4, "hidden_size": 20, "num_local_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 1}},
+    # mlx computes plain experts in float32 only on CPUs, so no case shows that the router is not rounded to bfloat16.
+    "q4-minimax-m2-f32": {"family": "minimax_m2", "config": {
+        "hidden_size": 64, "intermediate_size": 32, "head_dim": 16, "rotary_dim": 8, "num_hidden_layers": 3,
+        "num_local_experts": 4, "attn_type_list": [1, 1, 1]}, "quantize": {"group_size": 32, "bits": 4}},
+    "kimi-k25-mlx": {"family": "kimi_k25", "config": {}, "layout": "eyes"},
+    "kimi-k25-hf": {"family": "kimi_k25", "layout": "kimi-k25-hf", "config": {}},
+    "qwen3-vl-mlx": {"family": "qwen3_vl", "config": {}, "layout": "eyes"},
+    "qwen3-vl-hf": {"family": "qwen3_vl", "layout": "qwen3-vl-hf", "config": {}},
+    "qwen3-vl-moe-mlx": {"family": "qwen3_vl_moe", "config": {}, "layout": "eyes"},
+    "qwen3-vl-moe-hf": {"family": "qwen3_vl_moe", "layout": "qwen3-vl-moe-hf", "config": {}},
+    "mistral3-mlx": {"family": "mistral3", "config": {}, "layout": "eyes"},
+    "mistral3-hf": {"family": "mistral3", "layout": "mistral3-hf", "config": {}},
 }
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}

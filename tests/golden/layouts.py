@@ -79,5 +79,49 @@ def gemma3_towers(weights, config):
     }, config
 
 
-LAYOUTS = {"experts-apart": experts_apart, "mixtral-hf": mixtral, "gpt-oss-hf": gpt_oss, "deepseek-hf": deepseek,
+def eyes(weights, config):
+    """What a loader of text must pass over."""
+    return weights | {"vision_tower.patch_embed.proj.weight": mx.ones((8, 8)),
+                      "vision_tower.merger.mlp.0.weight": mx.ones((8, 4))}, config
+
+
+def kimi_k25(weights, config):
+    weights, config = deepseek(weights, config)
+    return weights | {"mm_projector.proj.0.weight": mx.ones((8, 4)),
+                      "vision_tower.patch_embed.proj.weight": mx.ones((8, 8))}, config
+
+
+def below_model(*eyes):
+    """The language model as `model.language_model`, the head outside of it."""
+    def lay_out(weights, config):
+        def renamed(path):
+            path = path.removeprefix("language_model.")
+            return path if path.startswith("lm_head") else "model.language_model." + path.removeprefix("model.")
+
+        found = {renamed(path): weight for path, weight in weights.items()}
+        return found | {f"model.{eye}.weight": mx.ones((8, 8)) for eye in eyes}, config
+    return lay_out
+
+
+def qwen3_vl_moe(weights, config):
+    """The experts of a layer in two tensors, each matrix from inputs to outputs, gate and up side by side."""
+    weights, config = below_model("visual.patch_embed.proj")(weights, config)
+    found = {}
+    for path, weight in weights.items():
+        before, _, matrix = path.partition(".mlp.switch_mlp.")
+        if matrix == "gate_proj.weight":
+            up = weights[before + ".mlp.switch_mlp.up_proj.weight"]
+            path, weight = before + ".mlp.experts.gate_up_proj", mx.concatenate([weight, up], axis=1).swapaxes(1, 2)
+        elif matrix == "down_proj.weight":
+            path, weight = before + ".mlp.experts.down_proj", weight.swapaxes(1, 2)
+        elif matrix:
+            continue
+        found[path] = mx.contiguous(weight)
+    return found, config
+
+
+LAYOUTS = {"eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
+           "qwen3-vl-moe-hf": qwen3_vl_moe,
+           "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),
+           "experts-apart": experts_apart, "mixtral-hf": mixtral, "gpt-oss-hf": gpt_oss, "deepseek-hf": deepseek,
            "gemma3-towers": gemma3_towers}

@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
+from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import text_part
@@ -67,7 +68,8 @@ def no_rope(model, _):
 
 def rope_not_scaled(model, config):
     config = text_part(config)
-    if not config.get("rope_scaling"):
+    scaling = config.get("rope_scaling")
+    if not scaling or scaling.get("rope_type") == "default":
         return False
     for layer in model.layers:
         layer.self_attn.rope = plain_rope(layer.self_attn, config, is_pairwise(layer.self_attn.rope))
@@ -114,12 +116,13 @@ def rope_short_factors(model, config):
 
 
 def rope_all_dims(model, config):
-    if config.get("partial_rotary_factor", 1.0) == 1.0:
+    if config.get("partial_rotary_factor", 1.0) == 1.0 and not config.get("rotary_dim"):
         return False
     for layer in model.layers:
-        rope, rest = layer.self_attn.rope, nn.RoPE(layer.self_attn.head_dim, base=config["rope_theta"])
-        layer.self_attn.rope = lambda x, offset=0, rope=rope, rest=rest: mx.concatenate(
-            [rope(x, offset=offset)[..., :rope.dim], rest(x, offset=offset)[..., rope.dim:]], axis=-1)
+        rope = layer.self_attn.rope
+        layer.self_attn.rope = lambda x, offset=0, rope=rope: mx.concatenate(
+            [rope(x, offset=offset)[..., :dims_of(rope)],
+             nn.RoPE(x.shape[-1], base=config["rope_theta"])(x, offset=offset)[..., dims_of(rope):]], axis=-1)
 
 
 def rope_mscale_on_all_dims(model, config):
@@ -127,6 +130,8 @@ def rope_mscale_on_all_dims(model, config):
         return False
     for layer in model.layers:
         rope = layer.self_attn.rope
+        if not hasattr(rope, "_scale"):
+            return False
         layer.self_attn.rope = lambda x, offset=0, rope=rope: mx.concatenate(
             [rope(x, offset=offset)[..., :rope.dim], x[..., rope.dim:] * rope._scale], axis=-1)
 
@@ -189,6 +194,18 @@ def no_head_norm(name):
             if name not in layer.self_attn:
                 return False
             setattr(layer.self_attn, name, lambda x: x)
+    return break_it
+
+
+def head_norms_apart(name, heads):
+    """Every head by itself where all are to be normed together."""
+    def break_it(model, config):
+        for layer in model.layers:
+            norm = layer.self_attn.get(name)
+            if norm is None or norm.weight.size == text_part(config)["head_dim"]:
+                return False
+            setattr(layer.self_attn, name, lambda x, norm=norm: mx.fast.rms_norm(
+                x.reshape(*x.shape[:-1], config[heads], -1), None, norm.eps).reshape(x.shape) * norm.weight)
     return break_it
 
 
@@ -273,6 +290,15 @@ def embeddings_not_scaled(model, config):
     body_of(model).args.hidden_size = 1
 
 
+def inner_epsilon(model, config):
+    """The norms within attention by DeepSeek's epsilon."""
+    for layer in model.layers:
+        if "kv_a_layernorm" not in layer.self_attn or text_part(config)["rms_norm_eps"] <= 1e-3:
+            return False
+        for name in ("q_a_layernorm", "kv_a_layernorm"):
+            layer.self_attn[name].eps = 1e-6
+
+
 def epsilon(model, _):
     for _, module in model.named_modules():
         if hasattr(module, "eps"):
@@ -348,7 +374,7 @@ def no_routed_scale(block):
 
 
 def no_groups(block):
-    if not hasattr(router_of(block), "n_group"):
+    if getattr(router_of(block), "n_group", 1) == 1:
         return False
     router_of(block).n_group = 1
 
@@ -356,6 +382,9 @@ def no_groups(block):
 def bias_in_weights(block):
     """The correction is for the choice only; here it comes into the weights too."""
     router = router_of(block)
+    if "e_score_correction_bias" in block:
+        block.__class__ = CorrectedWeights
+        return None
     if "e_score_correction_bias" not in router:
         return False
 
@@ -367,6 +396,15 @@ def bias_in_weights(block):
             return chosen, weights / weights.sum(axis=-1, keepdims=True) * self.routed_scaling_factor
 
     router.__class__ = Wrong
+
+
+class CorrectedWeights(MiniMaxSparseMoeBlock):
+    def __call__(self, x):
+        scores = mx.sigmoid(self.gate(x.astype(mx.float32))) + self.e_score_correction_bias
+        chosen = mx.argsort(-scores, axis=-1)[..., :self.num_experts_per_tok]
+        weights = mx.take_along_axis(scores, chosen, axis=-1)
+        weights = weights / weights.sum(axis=-1, keepdims=True)
+        return (self.switch_mlp(x, chosen) * weights[..., None]).sum(axis=-2)
 
 
 def no_shared_experts(block):
@@ -401,13 +439,18 @@ MISTAKES = {
     "no up bias": flat("up_proj.bias", 0.0),
     "no down bias": flat("down_proj.bias", 0.0),
     "epsilon ignored": epsilon,
+    "epsilon of DeepSeek": inner_epsilon,
 
     "no k bias": flat("k_proj.bias", 0.0),
+    "no bias of low rank queries": flat("q_a_proj.bias", 0.0),
+    "no bias of latents": flat("kv_a_proj_with_mqa.bias", 0.0),
     "no router bias": flat("router.bias", 0.0),
     "no q norm weights": flat("q_norm.weight", 1.0),
     "no k norm weights": flat("k_norm.weight", 1.0),
     "no q norm": no_head_norm("q_norm"),
     "no k norm": no_head_norm("k_norm"),
+    "q norm of each head": head_norms_apart("q_norm", "num_attention_heads"),
+    "k norm of each head": head_norms_apart("k_norm", "num_key_value_heads"),
     "no norm before the MLP": flat("pre_feedforward_layernorm.weight", 1.0),
     "no norm after the MLP": flat("post_feedforward_layernorm.weight", 1.0),
     "no norm of low rank queries": flat("q_a_layernorm.weight", 1.0),

@@ -130,7 +130,7 @@ def logprobs(model, ids, path):
 
 def sparse_blocks(model):
     """Of every layer with experts the block that chooses among them."""
-    for layer in getattr(model, "language_model", model).layers:
+    for layer in getattr(model, "language_model", model).model.layers:
         block = layer.block_sparse_moe if "block_sparse_moe" in layer else layer.mlp
         if "gate" in block or "router" in block:
             yield block
@@ -164,6 +164,8 @@ def choice_margin(model, ids):
 def gap_of(block, x, y):
     router = router_of(block)
     count = getattr(*chooser_of(block))
+    if "e_score_correction_bias" in block:
+        return gap_at(np.array(mx.sigmoid(y) + block.e_score_correction_bias), count)
     if not hasattr(router, "e_score_correction_bias"):
         return gap_at(np.array(y.astype(mx.float32)), count)
     scores = np.array(mx.sigmoid(x @ router.weight.T) + router.e_score_correction_bias)[0]

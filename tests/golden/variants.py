@@ -30,6 +30,8 @@ HERE = Path(__file__).resolve().parent
 # Enough to see a difference: a short prompt, one of middle length, and one longer than any window.
 PROMPTS = [2, 4, 5]
 STEPS = 12
+# Names by which others publish a family, and by which the reference knows it too.
+OTHER_NAMES = {"kimi_k2": "deepseek_v3", "joyai_llm_flash": "deepseek_v3"}
 CHANGES = {
     "phi3-partial-rotary": {
         "case": "phi3",
@@ -45,12 +47,12 @@ def main():
     (HERE / "transformers5").mkdir(exist_ok=True)
     for folder in folders:
         with tempfile.TemporaryDirectory() as out:
-            AutoConfig.from_pretrained(folder).save_pretrained(out)
+            save_as_transformers_does(json.loads((folder / "config.json").read_text()), Path(out))
             shutil.copyfile(Path(out) / "config.json", HERE / "transformers5" / f"{folder.name}.json")
     labels = {}
     for folder in folders:
         own = json.loads((folder / "config.json").read_text())["model_type"]
-        for label in sorted(set(FAMILIES) - {own}):
+        for label in sorted({*FAMILIES, *OTHER_NAMES} - {own}):
             if found := tokens_with(folder, {"model_type": label}):
                 labels.setdefault(folder.name, {})[label] = found
                 print(folder.name, "as", label, flush=True)
@@ -61,6 +63,18 @@ def main():
         changes[name] = {"case": change["case"], "config": change["config"], "tokens": found}
     lines = [f'  "prompts": {json.dumps(PROMPTS)}', group("labels", labels), group("changes", changes)]
     (HERE / "variants.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def save_as_transformers_does(config, out):
+    """Transformers lacks some of the names, though not the families."""
+    name = config["model_type"]
+    config["model_type"] = OTHER_NAMES.get(name, name)
+    file = out / "config.json"
+    file.write_text(json.dumps(config))
+    AutoConfig.from_pretrained(out).save_pretrained(out)
+    if name in OTHER_NAMES:
+        saved = json.loads(file.read_text()) | {"model_type": name}
+        file.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
 
 
 def group(name, entries):

@@ -251,12 +251,12 @@ impl GroupedQuery {
     }
 
     fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
-        let keys = normed(self.key_norm.as_ref(), self.in_heads(&self.key.forward(x)?)?)?;
+        let keys = self.normed(self.key_norm.as_ref(), &self.key.forward(x)?)?;
         Ok((rows.turn(&keys, self.rope)?, self.in_heads(&self.value.forward(x)?)?))
     }
 
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
-        let queries = normed(self.query_norm.as_ref(), self.in_heads(&self.query.forward(x)?)?)?;
+        let queries = self.normed(self.query_norm.as_ref(), &self.query.forward(x)?)?;
         let queries = by_head(&rows.turn(&queries, self.rope)?)?;
         rows.by_sequence([&queries], memory, |span, [queries], memory| {
             if self.uneven.is_empty() {
@@ -366,6 +366,15 @@ impl GroupedQuery {
         found.reshape(&[1, -1, count, self.head_dim])
     }
 
+    /// `x [rows, heads * head_dim]`, normed head by head or all heads together: `[rows, heads, head_dim]`.
+    fn normed(&self, norm: Option<&RmsNorm>, x: &Array) -> Mlx<Array> {
+        match norm {
+            None => self.in_heads(x),
+            Some(norm) if norm.width() == self.head_dim => norm.forward(&self.in_heads(x)?),
+            Some(norm) => self.in_heads(&norm.forward(x)?),
+        }
+    }
+
     /// `[rows, heads * head_dim]` as `[rows, heads, head_dim]`.
     fn in_heads(&self, x: &Array) -> Mlx<Array> {
         x.reshape(&[x.shape().first().copied().unwrap_or(0), -1, self.head_dim])
@@ -388,13 +397,6 @@ fn runs(queries_of: &[u32]) -> Result<Vec<Run>, LoadError> {
         }
     }
     Ok(runs)
-}
-
-fn normed(norm: Option<&RmsNorm>, x: Array) -> Mlx<Array> {
-    match norm {
-        None => Ok(x),
-        Some(norm) => norm.forward(&x),
-    }
 }
 
 /// `[rows, heads, head_dim]` as `[1, heads, rows, head_dim]`.

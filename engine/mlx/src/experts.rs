@@ -19,6 +19,7 @@ const SORTED_FROM: usize = 64;
 /// A mixture of experts, and what every token passes beside it.
 pub(super) struct ExpertMlp {
     router: Linear,
+    routes_wide: bool,
     routing: Routing,
     /// Of [`Routing::Sigmoid`].
     correction: Option<Array>,
@@ -59,6 +60,7 @@ impl ExpertMlp {
         let units = units.map(|units| units.iter().map(own).collect::<Result<_, LoadError>>());
         Ok(Self {
             router: Linear::take(weights, &experts.router)?,
+            routes_wide: experts.routes_wide,
             routing: experts.routing.clone(),
             correction,
             chosen: as_dim(experts.chosen)?,
@@ -73,7 +75,11 @@ impl ExpertMlp {
 
     /// Of `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Projected> {
-        let choice = self.choose(&self.router.forward(x)?)?;
+        let scores = match self.routes_wide {
+            true => self.router.forward_wide(x)?,
+            false => self.router.forward(x)?,
+        };
+        let choice = self.choose(&scores)?;
         if let Some(units) = &self.units {
             return self.partial(x, &choice, units).map(Projected::Partial);
         }
@@ -145,7 +151,7 @@ impl ExpertMlp {
                 let experts = best(&judged, self.chosen)?;
                 let weights = take_along_axis(&shares, &experts, -1)?;
                 let normalized = *normalized && self.chosen > 1;
-                let weights = if normalized { to_one(&weights)? } else { weights };
+                let weights = if normalized { to_one_or_none(&weights)? } else { weights };
                 let weights = weights.multiply(Array::from_f32(*scale))?;
                 Ok(Choice { experts, weights })
             }
@@ -185,6 +191,12 @@ fn best(scores: &Array, count: i32) -> Mlx<Array> {
 /// `weights [rows, n]`, each row divided by its sum.
 fn to_one(weights: &Array) -> Mlx<Array> {
     weights.divide(weights.sum_axis(-1, true)?)
+}
+
+/// The same of sigmoids, whose sum may be nothing: then they are nothing, as their authors have it.
+fn to_one_or_none(weights: &Array) -> Mlx<Array> {
+    const LEAST: f32 = 1e-20;
+    weights.divide(weights.sum_axis(-1, true)?.add(Array::from_f32(LEAST))?)
 }
 
 /// `scores [rows, experts]` with 0 for the experts of all groups but the best: those whose two best

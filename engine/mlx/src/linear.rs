@@ -91,6 +91,19 @@ impl Matrix {
         }
     }
 
+    /// [`Self::apply`] of `x f32`, to `f32` whatever the type of the weights.
+    fn apply_wide(&self, x: &Array) -> Mlx<Array> {
+        match self {
+            Self::Plain { weight, transposed } => {
+                match cpu::matmul_wide(x, &cpu::Matrix::Plain(weight))? {
+                    Some(product) => Ok(product),
+                    None => x.matmul(for_mlx(weight, transposed)?.as_dtype(Dtype::Float32)?),
+                }
+            }
+            Self::Packed(packed) => packed.matmul(x),
+        }
+    }
+
     /// [`Self::apply_each`] of `x f32`, to `f32` whatever the type of the weights.
     fn apply_each_wide(&self, x: &Array) -> Mlx<Array> {
         match self {
@@ -150,7 +163,15 @@ impl Linear {
 
     /// `x [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
-        let product = self.matrix.apply(x)?;
+        self.biased(self.matrix.apply(x)?)
+    }
+
+    /// The same in 32 bits, whatever the type of `x` and the weights: `f32 [rows, out]`.
+    pub(super) fn forward_wide(&self, x: &Array) -> Mlx<Array> {
+        self.biased(self.matrix.apply_wide(&x.as_dtype(Dtype::Float32)?)?)
+    }
+
+    fn biased(&self, product: Array) -> Mlx<Array> {
         match &self.bias {
             None => Ok(product),
             Some(bias) => cpu::add(&product, bias)?.map_or_else(|| product.add(bias), Ok),

@@ -24,6 +24,11 @@ impl RmsNorm {
         Ok(Self { weight, eps: norm.eps })
     }
 
+    /// The length of the axis that it norms.
+    pub(super) fn width(&self) -> i32 {
+        self.weight.shape().last().copied().unwrap_or(0)
+    }
+
     /// `x [.., width]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
         match cpu::rms_norm(x, &self.weight, self.eps)? {

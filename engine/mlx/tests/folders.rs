@@ -159,7 +159,10 @@ fn tensors_that_are_known_to_be_spare_are_passed_over() {
     for (name, change, extra) in [
         ("f32-tied", json!({}), "model.layers.0.self_attn.rotary_emb.inv_freq"),
         ("deepseek-v3-hf", json!({"num_nextn_predict_layers": 1}), "model.layers.4.eh_proj.weight"),
+        ("glm4-moe-mlx", json!({"num_nextn_predict_layers": 1}), "model.layers.4.eh_proj.weight"),
         ("gemma3-multimodal", json!({}), "vision_tower.x.weight"),
+        ("qwen3-vl-hf", json!({}), "model.visual.x.weight"),
+        ("kimi-k25-mlx", json!({}), "mm_projector.x.weight"),
     ] {
         let case = case(name);
         let folder = case.copy_with(&change);
@@ -171,6 +174,35 @@ fn tensors_that_are_known_to_be_spare_are_passed_over() {
         let error = ModelDir::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("1 of the tensors: `model.mystery.weight`:"), "{error}");
     }
+}
+
+#[test]
+fn what_stands_beside_pictures_is_the_model_that_it_is_said_to_be() {
+    for (name, change, problem) in [
+        ("mistral3-mlx", json!({"model_type": "ministral3"}), "`ministral3` is not supported here"),
+        ("qwen3-vl-hf", json!({"tie_word_embeddings": true}), "in `text_config` it is true"),
+        (
+            "qwen3-vl-moe-hf",
+            json!({"norm_topk_prob": false}),
+            "`text_config.norm_topk_prob` is false",
+        ),
+        ("kimi-k25-hf", json!({"scoring_func": "softmax"}), "`text_config.scoring_func` is not"),
+        (
+            "mistral3-hf",
+            json!({"rope_parameters": {"rope_type": "default", "spin": 2}}),
+            "`text_config.rope_parameters.spin` is 2",
+        ),
+    ] {
+        let case = case(name);
+        let mut inner = case.config()["text_config"].clone();
+        for (key, value) in change.as_object().unwrap() {
+            inner[key] = value.clone();
+        }
+        let error = case.refusal(&json!({"text_config": inner}));
+        assert!(error.contains(problem), "{name}: {error}");
+    }
+    let error = case("mistral3-hf").refusal(&json!({"text_config": null}));
+    assert!(error.contains("`text_config` is missing"), "{error}");
 }
 
 #[test]
@@ -268,8 +300,15 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("gemma3-text", "use_bidirectional_attention", json!(true)),
         ("deepseek-v3-mlx", "scoring_func", json!("softmax")),
         ("deepseek-v3-mlx", "qk_head_dim", json!(99)),
+        ("glm4-moe-mlx", "mlp_layer_types", json!(["sparse", "sparse", "sparse", "sparse"])),
+        ("glm4-moe-hf", "moe_layer_freq", json!(2)),
         ("gpt-oss-mlx", "swiglu_alpha", json!(1.5)),
         ("qwen3-moe-mlx", "num_local_experts", json!(99)),
+        ("minimax-m2-mlx", "attn_type_list", json!([1, 1, 0, 1])),
+        ("minimax-m2-mlx", "qk_norm_type", json!("per_head")),
+        ("minimax-m2-mlx", "shared_intermediate_size", json!(8)),
+        ("minimax-m2-mlx", "use_routing_bias", json!(false)),
+        ("minimax-m2-mlx", "rotary_dim", json!(99)),
         ("mixtral-mlx", "attention_bias", json!(true)),
         ("gemma2", "hidden_activation", json!("gelu")),
     ] {
@@ -284,6 +323,8 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("gemma3-text", "sliding_window"),
         ("qwen2-tied", "rope_theta"),
         ("deepseek-v3-mlx", "routed_scaling_factor"),
+        ("glm4-moe-mlx", "n_routed_experts"),
+        ("glm4-moe-lite-mlx", "rope_theta"),
     ] {
         let case = case(name);
         let folder = case.copy();

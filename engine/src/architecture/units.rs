@@ -127,6 +127,7 @@ impl Architecture {
     pub fn units(&self, group: impl Fn(&Linear) -> u32) -> Result<u16, Uncuttable> {
         let limits = self.layers.iter().map(|layer| {
             let (attention, mut fitting) = match &layer.attention {
+                Attention::Grouped(grouped) if grouped.joint_norm().is_some() => return Err(joint(grouped)),
                 Attention::Grouped(grouped) => (&grouped.output, fitting(grouped, &group)),
                 Attention::Latent(latent) => (&latent.output, divisors(latent.heads, latent.value_dim, &latent.output, &group)),
             };
@@ -202,6 +203,12 @@ impl Architecture {
     }
 }
 
+/// What is said of attention whose heads are normed together.
+fn joint(grouped: &GroupedQuery) -> Uncuttable {
+    let norm = grouped.joint_norm().map_or(&grouped.query.module, |norm| &norm.module);
+    Uncuttable { module: norm.clone(), why: "norms all heads together".to_owned() }
+}
+
 /// Numbers of units that grouped-query attention can be cut into, from the least.
 fn fitting(grouped: &GroupedQuery, group: &impl Fn(&Linear) -> u32) -> Vec<u32> {
     let mut fitting = divisors(grouped.heads, grouped.head_dim, &grouped.output, group);
@@ -248,6 +255,9 @@ struct Cut<'a, G> {
 impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
     /// The columns of each own unit, and the queries of each held key head.
     fn grouped(&self, grouped: &mut GroupedQuery) -> Result<(Vec<u32>, Vec<u32>), Uncuttable> {
+        if grouped.joint_norm().is_some() {
+            return Err(joint(grouped));
+        }
         let GroupedQuery { heads, kv_heads, head_dim, .. } = *grouped;
         let per_unit = heads / self.units;
         let queries = self.own.start * per_unit..self.own.end * per_unit;

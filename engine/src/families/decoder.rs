@@ -2,8 +2,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::Source;
 use super::rope::Asked;
+use super::{Names, Source};
 use crate::architecture::{
     Activation, Architecture, Attention, Embedding, Extra, FeedForward, Gated, GroupedQuery, Layer,
     Linear, Norm, Rope, Stored,
@@ -15,7 +15,7 @@ use crate::model_dir::limits::{
 };
 
 /// Whether the embedding is the head.
-const TIE: &str = "tie_word_embeddings";
+pub(super) const TIE: &str = "tie_word_embeddings";
 
 const EPS: RangeInclusive<f32> = f32::MIN_POSITIVE..=1.0;
 
@@ -32,10 +32,7 @@ pub(super) struct Decoder {
     pub(super) vocab_size: u32,
     pub(super) max_position_embeddings: u32,
     pub(super) tie_word_embeddings: bool,
-    /// What every module's name begins with, such as `model`.
-    root: String,
-    /// The head's module.
-    head: String,
+    names: Names,
     norms_from_one: bool,
 }
 
@@ -82,16 +79,7 @@ impl Defaults {
 impl Decoder {
     /// Reads the sizes.
     pub(super) fn read(source: &Source<'_>, defaults: &Defaults) -> Result<Self, ModelError> {
-        Self::read_below(source, "", defaults)
-    }
-
-    /// The same of a part of a larger model, whose names begin with `prefix`.
-    pub(super) fn read_below(
-        Source { config, has }: &Source<'_>,
-        prefix: &str,
-        defaults: &Defaults,
-    ) -> Result<Self, ModelError> {
-        let head = format!("{prefix}lm_head");
+        let Source { config, has, names, tied_outside } = source;
         let count =
             |key: &str, limit, default: Option<u32>| match config.optional_count(key, 1..=limit)? {
                 Some(count) => Ok(count),
@@ -134,14 +122,14 @@ impl Decoder {
             )?,
             tie_word_embeddings: config.flag(
                 TIE,
-                match defaults.head {
-                    Head::Own => false,
-                    Head::OwnIfThere => !has(&format!("{head}.weight")),
-                    Head::Embedding => true,
+                match (tied_outside, defaults.head) {
+                    (Some(tied), _) => *tied,
+                    (None, Head::Own) => false,
+                    (None, Head::OwnIfThere) => !has(&format!("{}.weight", names.head)),
+                    (None, Head::Embedding) => true,
                 },
             )?,
-            root: format!("{prefix}model"),
-            head,
+            names: *names,
             norms_from_one: false,
         })
     }
@@ -157,14 +145,15 @@ impl Decoder {
         &self,
         layer: impl FnMut(u32) -> Result<Layer, ModelError>,
     ) -> Result<Architecture, ModelError> {
-        let head = self.linear(&self.head, self.vocab_size, self.hidden_size, false);
-        let embedding = format!("{}.embed_tokens", self.root);
+        let head = self.linear(self.names.head, self.vocab_size, self.hidden_size, false);
+        let embedding = format!("{}.embed_tokens", self.names.root);
         // Older files of many families keep these; they follow from the configuration.
         let mut extras: Vec<Extra> = ["inv_freq", "cos_cached", "sin_cached"]
             .map(|name| Extra::Suffix(format!(".rotary_emb.{name}")))
             .into();
         if self.tie_word_embeddings {
-            extras.push(Extra::CopyOf { module: self.head.clone(), of: embedding.clone() });
+            extras
+                .push(Extra::CopyOf { module: self.names.head.to_owned(), of: embedding.clone() });
         }
         Ok(Architecture {
             hidden_size: self.hidden_size,
@@ -172,16 +161,23 @@ impl Decoder {
             max_context: self.max_position_embeddings,
             embedding: Embedding { module: embedding, scale: None },
             layers: (0..self.num_hidden_layers).map(layer).collect::<Result<_, _>>()?,
-            norm: self.norm(&format!("{}.norm", self.root), self.hidden_size),
+            norm: self.norm(&format!("{}.norm", self.names.root), self.hidden_size),
             head: (!self.tie_word_embeddings).then_some(head),
             logit_softcap: None,
             extras,
         })
     }
 
+    /// Layers that guess at tokens after the next one and stand behind the last layer.
+    pub(super) fn guessing_layers(&self, config: &Section<'_>) -> Result<Vec<Extra>, ModelError> {
+        let count = config.optional_count("num_nextn_predict_layers", 0..=MAX_LAYERS)?.unwrap_or(0);
+        let layers = (0..count).map(|layer| self.path(self.num_hidden_layers + layer));
+        Ok(layers.map(|path| Extra::Prefix(format!("{path}."))).collect())
+    }
+
     /// The module of a layer.
     pub(super) fn path(&self, layer: u32) -> String {
-        format!("{}.layers.{layer}", self.root)
+        format!("{}.layers.{layer}", self.names.root)
     }
 
     /// A layer with a norm before each of its two parts.
@@ -258,8 +254,18 @@ impl Decoder {
 
     /// The norms on query and key heads.
     pub(super) fn head_norms(&self, layer: u32) -> [Option<Norm>; 2] {
+        self.norms_in_attention(layer, [self.head_dim; 2])
+    }
+
+    /// The norms on all query heads together, and on all key heads.
+    pub(super) fn joint_norms(&self, layer: u32) -> [Option<Norm>; 2] {
+        self.norms_in_attention(layer, [self.query_width(), self.key_width()])
+    }
+
+    fn norms_in_attention(&self, layer: u32, [query, key]: [u32; 2]) -> [Option<Norm>; 2] {
         let path = format!("{}.self_attn", self.path(layer));
-        ["q_norm", "k_norm"].map(|name| Some(self.norm(&format!("{path}.{name}"), self.head_dim)))
+        let norm = |name: &str, width| Some(self.norm(&format!("{path}.{name}"), width));
+        [norm("q_norm", query), norm("k_norm", key)]
     }
 
     /// The usual feed-forward part, without biases.
@@ -306,13 +312,18 @@ impl Decoder {
 
     /// The rotary positions that the file describes, over whole heads.
     pub(super) fn rope(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
-        Asked::usual(self.head_dim, self.max_position_embeddings).read(config)
+        self.usual_rope().read(config)
+    }
+
+    /// What families know of them, if they know nothing else.
+    fn usual_rope(&self) -> Asked {
+        let usual = Asked::usual(self.head_dim, self.max_position_embeddings);
+        Asked { of_pictures: self.names.is_inside, ..usual }
     }
 
     /// The same in a family of which mlx-lm takes another base for granted than the authors.
     pub(super) fn rope_of_said_base(&self, config: &Section<'_>) -> Result<Rope, ModelError> {
-        let asked = Asked::usual(self.head_dim, self.max_position_embeddings);
-        Asked { theta: 1_000_000.0, theta_is_doubtful: true, ..asked }.read(config)
+        Asked { theta: 1_000_000.0, theta_is_doubtful: true, ..self.usual_rope() }.read(config)
     }
 }
 

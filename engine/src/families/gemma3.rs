@@ -4,9 +4,10 @@
 use super::Source;
 use super::decoder::{Decoder, Defaults, Head};
 use super::gemma2::{gemma_activation, softcap};
+use super::inside;
 use super::rope::{Asked, EVERYWHERE, NEARBY};
 use super::windows::Windows;
-use crate::architecture::{Architecture, Extra};
+use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 use crate::model_dir::limits::{MAX_LAYERS, MAX_VOCAB};
 
@@ -25,37 +26,15 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     build(source, Decoder::read(source, &DEFAULTS)?)
 }
 
-/// The language model inside a multimodal one; the rest of its files is left alone.
+/// The language model inside a multimodal one.
 pub(super) fn inside_multimodal(source: &Source<'_>) -> Result<Architecture, ModelError> {
-    let config = source
-        .config
-        .section("text_config")?
-        .ok_or_else(|| source.config.problem("text_config", "is missing"))?;
     // mlx-lm takes the vocabulary from outside, Hugging Face from inside.
     let vocab = source.config.optional_count("vocab_size", 1..=MAX_VOCAB)?;
     let defaults = Defaults { vocab: vocab.or(DEFAULTS.vocab), ..DEFAULTS };
-    if let Some(other) = config.text("model_type")?.filter(|other| *other != "gemma3_text") {
-        let other: String = other.chars().take(40).collect();
-        let problem = format!("`{other}` is not supported here; expected `gemma3_text`");
-        return Err(config.problem("model_type", problem));
-    }
-    // The outer one is about the same head.
-    let (outer, inner) = (source.config.flag(TIE, true)?, config.flag(TIE, true)?);
-    let is_said = source.config.value(TIE).is_some() && config.value(TIE).is_some();
-    if is_said && outer != inner {
-        let problem = format!("is {outer}, and in `text_config` it is {inner}");
-        return Err(source.config.problem(TIE, problem));
-    }
-    let defaults = Defaults { head: if outer { Head::Embedding } else { Head::Own }, ..defaults };
-    let inside = Source { config, has: source.has };
-    let decoder = Decoder::read_below(&inside, "language_model.", &defaults)?;
-    let mut model = build(&inside, decoder)?;
-    let others = ["vision_tower.", "multi_modal_projector."];
-    model.extras.extend(others.map(|other| Extra::Prefix(other.to_owned())));
-    Ok(model)
+    inside::text_model(source, &["gemma3_text"], |source| {
+        build(source, Decoder::read(source, &defaults)?)
+    })
 }
-
-const TIE: &str = "tie_word_embeddings";
 
 fn build(Source { config, .. }: &Source<'_>, decoder: Decoder) -> Result<Architecture, ModelError> {
     let decoder = decoder.with_norms_from_one();

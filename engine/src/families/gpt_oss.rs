@@ -37,6 +37,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
             decoder.linear(&format!("{path}.mlp.router"), count, decoder.hidden_size, true);
         let experts = Experts {
             router,
+            routes_wide: false,
             routing: Routing::ChooseThenSoftmax,
             chosen,
             gate,

@@ -18,7 +18,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let windows = Windows::read(config, decoder.num_hidden_layers, None, |_| true)?;
     let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
     let (inner, names) = (decoder.intermediate_size, ["w1", "w3", "w2"]);
-    let mixture = Mixture { count, chosen, inner, names };
+    let mixture = Mixture { count, chosen, inner, names, may_be_turned: false };
     decoder.model(|layer| {
         let path = format!("{}.block_sparse_moe", decoder.path(layer));
         let experts = mixture.experts(source, &decoder, &path, Routing::ChooseThenSoftmax);

@@ -1,5 +1,8 @@
 //! The usual mixture of experts, by its usual names.
 
+mod sigmoid;
+
+pub(super) use self::sigmoid::{SigmoidMixture, SparseLayers};
 use super::Source;
 use super::decoder::Decoder;
 use crate::architecture::{Activation, Experts, Routing, Stack, Stored};
@@ -20,6 +23,8 @@ pub(super) struct Mixture {
     pub(super) inner: u32,
     /// What files call gate, up and down of a single expert.
     pub(super) names: [&'static str; 3],
+    /// Whether files may hold those of all experts in two tensors, turned, gate and up in one.
+    pub(super) may_be_turned: bool,
 }
 
 impl Mixture {
@@ -37,6 +42,7 @@ impl Mixture {
         Experts {
             router: decoder.linear(&format!("{path}.gate"), self.count, hidden, false),
             routing,
+            routes_wide: false,
             chosen: self.chosen,
             gate: stack(0, inner, hidden),
             up: stack(1, inner, hidden),
@@ -61,6 +67,16 @@ impl Mixture {
         let stacked = format!("{path}.switch_mlp.{}", name(USUAL_NAMES));
         let mut each = decoder.linear(&stacked, rows, columns, false);
         if !(source.has)(&format!("{}.weight", each.module)) {
+            let joined = if index < 2 { "gate_up_proj" } else { "down_proj" };
+            let tensor = format!("{path}.experts.{joined}");
+            if self.may_be_turned && (source.has)(&tensor) {
+                let [first, of] = [[0, 2 * rows], [rows, 2 * rows], [0, rows]]
+                    .get(index)
+                    .copied()
+                    .unwrap_or_default();
+                each.stored = Stored::Turned { tensor, first, of };
+                return Stack { count: self.count, each };
+            }
             let module = |expert| format!("{path}.experts.{expert}.{}", name(self.names));
             if (source.has)(&format!("{}.weight", module(0))) {
                 each.stored = Stored::Each((0..self.count).map(module).collect());

@@ -10,6 +10,19 @@ use crate::model_dir::ModelError;
 use crate::model_dir::limits::{MAX_LAYERS, MAX_WIDTH};
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    build(source, source.config.flag("norm_topk_prob", false)?, false)
+}
+
+/// The same in Qwen3-VL: the weights of the chosen add up to one whatever the file says.
+pub(super) fn beside_pictures(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    build(source, true, true)
+}
+
+fn build(
+    source: &Source<'_>,
+    normalized: bool,
+    may_be_turned: bool,
+) -> Result<Architecture, ModelError> {
     let config = &source.config;
     let decoder = Decoder::read(source, &Defaults::NONE)?;
     expect_silu(config)?;
@@ -22,8 +35,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let (count, chosen) = expert_counts(config, name, "num_experts_per_tok")?;
     config.agrees(names[1], count, names[0])?;
     let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
-    let mixture = Mixture { count, chosen, inner, names: USUAL_NAMES };
-    let normalized = config.flag("norm_topk_prob", false)?;
+    let mixture = Mixture { count, chosen, inner, names: USUAL_NAMES, may_be_turned };
     let step = config.optional_count("decoder_sparse_step", 1..=MAX_LAYERS)?.unwrap_or(1);
     let dense = config.counts("mlp_only_layers")?;
     decoder.model(|layer| {

@@ -30,6 +30,10 @@ pub(super) struct Asked {
     pub(super) theta_is_doubtful: bool,
     /// Whether the family can turn a part of each head.
     pub(super) partial: bool,
+    /// Which part where the file is silent.
+    pub(super) part: f32,
+    /// Whether the model sees pictures too, whose positions have three parts. Those of text are thrice the same.
+    pub(super) of_pictures: bool,
     /// The layers that are meant, in a family whose layers differ.
     pub(super) layers: Option<&'static str>,
 }
@@ -48,6 +52,8 @@ impl Asked {
             theta: DEFAULT_THETA,
             theta_is_doubtful: false,
             partial: false,
+            part: 1.0,
+            of_pictures: false,
             layers: None,
         }
     }
@@ -63,7 +69,7 @@ impl Asked {
         }
         let theta = theta.unwrap_or(self.theta);
         let part_key = "partial_rotary_factor";
-        let part = said.number(part_key, part_key, 1e-3..=1.0)?.unwrap_or(1.0);
+        let part = said.number(part_key, part_key, 1e-3..=1.0)?.unwrap_or(self.part);
         if part < 1.0 && !self.partial {
             let problem = format!("is {part}; models of this family turn whole heads");
             return Err(said.problem(part_key, problem));
@@ -85,9 +91,64 @@ impl Asked {
             amplitude: 1.0,
         };
         if let Some(section) = said.section() {
-            stretch(&mut rope, theta, config, section, self.max_context)?;
+            self.stretch(&mut rope, theta, config, section)?;
         }
         Ok(rope)
+    }
+
+    fn stretch(
+        &self,
+        rope: &mut Rope,
+        theta: f32,
+        config: &Section<'_>,
+        scaling: &Section<'_>,
+    ) -> Result<(), ModelError> {
+        let expect_keys = |own: &[&str]| said::expect_keys(scaling, own, self.of_pictures);
+        let (key, kind) = said::kind_of(scaling)?;
+        // One period for each pair of numbers, before any stretching.
+        let dims = rope.dims;
+        let periods = || (0..dims).step_by(2).map(move |dim| theta.powf(dim as f32 / dims as f32));
+        match kind {
+            "default" => expect_keys(&[])?,
+            "linear" => {
+                expect_keys(&["factor"])?;
+                let factor = scaling.number("factor", FACTOR)?;
+                rope.speeds = Speeds::Base { base: theta, scale: factor.recip() };
+            }
+            "llama3" => {
+                expect_keys(&["factor", "low_freq_factor", "high_freq_factor"])?;
+                let llama3 = Llama3::read(config, scaling)?;
+                rope.speeds =
+                    Speeds::Periods(periods().map(|period| llama3.period(period)).collect());
+            }
+            "yarn" => {
+                expect_keys(Yarn::KEYS)?;
+                let yarn = Yarn::read(config, scaling)?;
+                // Pairs are told apart by how much more often one turns than the next.
+                if theta <= 1.0 {
+                    return Err(config.problem("rope_theta", "is 1; `yarn` needs more"));
+                }
+                rope.speeds = Speeds::Periods(yarn.periods(theta, &periods().collect::<Vec<_>>()));
+                rope.amplitude = attention_factor(scaling)?.unwrap_or(yarn.amplitude());
+            }
+            "longrope" => {
+                expect_keys(&["long_factor", "short_factor", "factor", ATTENTION])?;
+                let factors = long_factors(scaling, dims / 2)?;
+                let stretched = periods().zip(factors).map(|(period, factor)| period * factor);
+                rope.speeds = Speeds::Periods(stretched.collect());
+                let amplitude = long_amplitude(config, scaling, self.max_context)?;
+                rope.amplitude = attention_factor(scaling)?.unwrap_or(amplitude);
+            }
+            other => {
+                let other: String = other.chars().take(40).collect();
+                let problem = format!(
+                    "`{other}` is not supported; supported are `default`, `linear`, `llama3`, `yarn` \
+                     and `longrope`"
+                );
+                return Err(scaling.problem(key, problem));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -102,59 +163,6 @@ pub(super) fn score_factor(config: &Section<'_>) -> Result<f32, ModelError> {
     let factor = section.optional_number("factor", FACTOR)?.unwrap_or(1.0);
     let growth = if all == 0.0 { 1.0 } else { yarn_growth(factor, all) };
     Ok(growth * growth)
-}
-
-fn stretch(
-    rope: &mut Rope,
-    theta: f32,
-    config: &Section<'_>,
-    scaling: &Section<'_>,
-    max_context: u32,
-) -> Result<(), ModelError> {
-    let (key, kind) = said::kind_of(scaling)?;
-    // One period for each pair of numbers, before any stretching.
-    let dims = rope.dims;
-    let periods = || (0..dims).step_by(2).map(move |dim| theta.powf(dim as f32 / dims as f32));
-    match kind {
-        "default" => said::expect_keys(scaling, &[])?,
-        "linear" => {
-            said::expect_keys(scaling, &["factor"])?;
-            let factor = scaling.number("factor", FACTOR)?;
-            rope.speeds = Speeds::Base { base: theta, scale: factor.recip() };
-        }
-        "llama3" => {
-            said::expect_keys(scaling, &["factor", "low_freq_factor", "high_freq_factor"])?;
-            let llama3 = Llama3::read(config, scaling)?;
-            rope.speeds = Speeds::Periods(periods().map(|period| llama3.period(period)).collect());
-        }
-        "yarn" => {
-            said::expect_keys(scaling, Yarn::KEYS)?;
-            let yarn = Yarn::read(config, scaling)?;
-            // Pairs are told apart by how much more often one turns than the next.
-            if theta <= 1.0 {
-                return Err(config.problem("rope_theta", "is 1; `yarn` needs more"));
-            }
-            rope.speeds = Speeds::Periods(yarn.periods(theta, &periods().collect::<Vec<_>>()));
-            rope.amplitude = attention_factor(scaling)?.unwrap_or(yarn.amplitude());
-        }
-        "longrope" => {
-            said::expect_keys(scaling, &["long_factor", "short_factor", "factor", ATTENTION])?;
-            let factors = long_factors(scaling, dims / 2)?;
-            let stretched = periods().zip(factors).map(|(period, factor)| period * factor);
-            rope.speeds = Speeds::Periods(stretched.collect());
-            let amplitude = long_amplitude(config, scaling, max_context)?;
-            rope.amplitude = attention_factor(scaling)?.unwrap_or(amplitude);
-        }
-        other => {
-            let other: String = other.chars().take(40).collect();
-            let problem = format!(
-                "`{other}` is not supported; supported are `default`, `linear`, `llama3`, `yarn` \
-                 and `longrope`"
-            );
-            return Err(scaling.problem(key, problem));
-        }
-    }
-    Ok(())
 }
 
 const ATTENTION: &str = "attention_factor";

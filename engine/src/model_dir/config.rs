@@ -100,7 +100,7 @@ impl ModelConfig {
                 format!("`{other}` is not supported; supported are `{}`", known.join("`, `"));
             return Err(root.problem("model_type", problem));
         };
-        family(&Source { config: root.clone(), has }).map(Self::Transformer)
+        family(&Source::new(root.clone(), has)).map(Self::Transformer)
     }
 }
 

@@ -235,6 +235,10 @@ impl Matrix<'_> {
             Stored::Each(modules) => {
                 format!("{}.{kind}", modules.first().map_or(self.module, String::as_str))
             }
+            Stored::Turned { tensor, .. } => match kind {
+                "weight" => tensor.clone(),
+                kind => format!("{tensor}.{kind}"),
+            },
             Stored::Blocks { module, .. } => match kind {
                 "weight" => format!("{module}_blocks"),
                 kind => format!("{module}_{kind}"),
@@ -264,6 +268,7 @@ impl Matrix<'_> {
             Stored::PerHead { first, of, transposed, .. } => {
                 self.per_head(info, *first as usize, *of as usize, *transposed)?
             }
+            Stored::Turned { first, of, .. } => self.turned(info, *first as usize, *of as usize)?,
         };
         tensor.name = name;
         Ok(Some(tensor))
@@ -417,6 +422,19 @@ impl Matrix<'_> {
         }
         let tensor = whole(info, info.dtype, vec![heads, of, *columns]);
         Ok(self.picked(tensor, first, 1, transposed))
+    }
+
+    fn turned(&self, info: &TensorInfo, first: usize, of: usize) -> Result<Tensor, ModelError> {
+        let [count, rows, columns] = self.shape.as_slice() else {
+            return Err(wrong_info(info, "a stack of matrices".to_owned()));
+        };
+        let whole = [*count, *columns, of];
+        if info.shape != whole {
+            return Err(wrong_info(info, describe(FLOATS, &whole)));
+        }
+        let before = Matrix { shape: vec![*count, *columns, *rows], ..*self };
+        let tensor = before.columns(info, first, of)?;
+        Ok(self.picked(tensor, 0, 1, true))
     }
 
     /// Takes this matrix's rows of each matrix in `tensor [matrices, rows, ..]`, which has them.

@@ -77,8 +77,42 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         "routed_scaling_factor": 2.5, "topk_method": "noaux_tc", "scoring_func": "sigmoid",
     });
     deepseek.as_object_mut().unwrap().extend(yarn.as_object().unwrap().clone());
+    let mut glm = json!({
+        "partial_rotary_factor": 0.5, "use_qk_norm": true, "attention_bias": true,
+        "num_nextn_predict_layers": 1, "rope_theta": 1e6, "mlp_layer_types": ["dense", "sparse"],
+    });
+    for (key, value) in deepseek.as_object().unwrap() {
+        if key.starts_with("n_")
+            || key.contains("moe_i")
+            || key.contains("top")
+            || key.contains("routed")
+        {
+            glm[key] = value.clone();
+        }
+    }
+    glm["num_experts_per_tok"] = json!(2);
+    let minimax = json!({
+        "rotary_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "use_qk_norm": true,
+        "shared_intermediate_size": 0, "scoring_func": "sigmoid", "attn_type_list": [1, 1],
+        "qk_norm_type": "per_layer", "use_routing_bias": true, "rope_theta": 5e6,
+    });
+    let mut glm_lite = deepseek.clone();
+    glm_lite["rope_theta"] = json!(1e6);
     let text = sizes("gemma3_text", json!({"sliding_window": 8, "sliding_window_pattern": 2}));
     let inside = json!({"model_type": "gemma3", "vocab_size": 32, "text_config": text});
+    let beside_pictures = |family: &str, text: Value| json!({"model_type": family, "vocab_size": 32, "tie_word_embeddings": true, "text_config": text});
+    let of_pictures = json!({"rope_theta": 5e6, "rope_scaling": {
+        "rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": true,
+    }});
+    let mut of_pictures_with_experts = qwen_experts.clone();
+    of_pictures_with_experts.as_object_mut().unwrap().remove("layer_types");
+    of_pictures_with_experts["use_sliding_window"] = json!(false);
+    let turned = |name: &str, shape: &[u64]| {
+        float(
+            &format!("model.language_model.{}mlp.experts.{name}", &layer["model.".len()..]),
+            shape,
+        )
+    };
     let fake = json!({"bytes_per_layer": 1000, "step_micros": 0});
     let kv_b = (0..2)
         .map(|layer| float(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), &[64, 16]));
@@ -134,7 +168,37 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         (sizes("gpt_oss", experts.clone()), Vec::new()),
         (sizes("gpt_oss", experts), [blocks("gate_up_proj", 64), blocks("down_proj", 32)].concat()),
         (sizes("deepseek_v3", deepseek.clone()), Vec::new()),
-        (sizes("deepseek_v3", deepseek), kv_b.collect()),
+        (sizes("deepseek_v3", deepseek.clone()), kv_b.collect()),
+        (sizes("kimi_k2", deepseek.clone()), Vec::new()),
+        (sizes("joyai_llm_flash", deepseek.clone()), Vec::new()),
+        (beside_pictures("kimi_k25", sizes("kimi_k2", deepseek)), Vec::new()),
+        (
+            beside_pictures("mistral3", sizes("mistral", json!({"sliding_window": null}))),
+            Vec::new(),
+        ),
+        (beside_pictures("qwen3_vl", sizes("qwen3_vl_text", of_pictures)), Vec::new()),
+        (
+            beside_pictures(
+                "qwen3_vl_moe",
+                sizes("qwen3_vl_moe_text", of_pictures_with_experts.clone()),
+            ),
+            Vec::new(),
+        ),
+        (
+            beside_pictures("qwen3_vl_moe", sizes("qwen3_vl_moe_text", of_pictures_with_experts)),
+            vec![
+                float("model.language_model.embed_tokens.weight", &[32, 32]),
+                turned("gate_up_proj", &[4, 32, 64]),
+                turned("down_proj", &[4, 32, 32]),
+            ],
+        ),
+        (sizes("glm4_moe", glm), Vec::new()),
+        (sizes("minimax_m2", minimax.clone()), Vec::new()),
+        (
+            sizes("minimax_m2", minimax),
+            vec![float(&format!("{layer}block_sparse_moe.experts.0.w1.weight"), &[32, 32])],
+        ),
+        (sizes("glm4_moe_lite", glm_lite), Vec::new()),
         (sizes("planaria_fake", fake), Vec::new()),
     ]
 }

@@ -28,9 +28,18 @@ pub(crate) fn matmul(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
     {
         return matmul(&x.as_dtype(Dtype::Float32)?, matrix);
     }
+    whole(x, matrix, false)
+}
+
+/// [`matmul`] of `x f32` with weights that may be narrower, to `f32`, which is rounded to nothing less.
+pub(crate) fn matmul_wide(x: &Array, matrix: &Matrix<'_>) -> Mlx<Option<Array>> {
+    if x.dtype() == Dtype::Float32 { whole(x, matrix, true) } else { Ok(None) }
+}
+
+fn whole(x: &Array, matrix: &Matrix<'_>, is_wide: bool) -> Mlx<Option<Array>> {
     let [outputs, _] = matrix.weight().shape() else { return Ok(None) };
     let Some((_, leading)) = x.shape().split_last() else { return Ok(None) };
-    let Some(packing) = matrix.packing(x, false) else { return Ok(None) };
+    let Some(packing) = matrix.packing(x, is_wide) else { return Ok(None) };
     let shape = [leading, &[*outputs]].concat();
     let rows = |x: &View<'_>, _: Option<&View<'_>>| {
         let rows: usize = (1..x.shape.len()).map(|axis| x.size(axis)).product();
@@ -192,7 +201,7 @@ mod tests {
     use mlx_rs::random::normal;
     use mlx_rs::{Array, Dtype};
 
-    use super::{Matrix, matmul};
+    use super::{Matrix, matmul, matmul_wide};
     use planaria_engine::model_dir::{QuantMode, QuantParams};
 
     type Outcome = Result<(), Box<dyn std::error::Error>>;
@@ -252,6 +261,20 @@ mod tests {
                 .matmul(weight.as_dtype(Dtype::Float32)?.swap_axes(0, 1)?)?;
             close(&found, &expected, &format!("{dtype:?}"));
         }
+        Ok(())
+    }
+
+    #[test]
+    fn wide_rows_are_multiplied_with_narrow_weights_and_not_rounded() -> Outcome {
+        let weight = normal::<f32>(&[9, 40], None, None, None)?.as_dtype(Dtype::Bfloat16)?;
+        let x = normal::<f32>(&[3, 40], None, None, None)?;
+        let found = matmul_wide(&x, &Matrix::Plain(&weight))?.ok_or("one of ours")?;
+        let expected = x.matmul(weight.as_dtype(Dtype::Float32)?.swap_axes(0, 1)?)?;
+        assert_eq!((found.dtype(), found.shape()), (Dtype::Float32, &[3, 9][..]));
+        for (found, expected) in numbers(&found).iter().zip(numbers(&expected)) {
+            assert!((found - expected).abs() < 1e-4, "{found}, not {expected}");
+        }
+        assert!(matmul_wide(&x.as_dtype(Dtype::Bfloat16)?, &Matrix::Plain(&weight))?.is_none());
         Ok(())
     }
 

@@ -107,8 +107,13 @@ pub(super) fn kind_of<'a>(section: &Section<'a>) -> Result<(&'static str, &'a st
 }
 
 /// Refuses what else is said of positions than the keys of this kind of stretching: whatever it
-/// means, tokens would be in other places than in training.
-pub(super) fn expect_keys(section: &Section<'_>, own: &[&str]) -> Result<(), ModelError> {
+/// means, tokens would be in other places than in training. `of_pictures` says that positions may have three parts.
+pub(super) fn expect_keys(
+    section: &Section<'_>,
+    own: &[&str],
+    of_pictures: bool,
+) -> Result<(), ModelError> {
+    const OF_PICTURES: &[&str] = &["mrope_section", "mrope_interleaved"];
     // Of every kind. The last says how a model was trained, not how it computes.
     const COMMON: &[&str] = &[
         "rope_type",
@@ -119,7 +124,8 @@ pub(super) fn expect_keys(section: &Section<'_>, own: &[&str]) -> Result<(), Mod
         "finetuned",
     ];
     for (key, value) in section.entries() {
-        let is_known = COMMON.contains(&key.as_str()) || own.contains(&key.as_str());
+        let is_part = of_pictures && OF_PICTURES.contains(&key.as_str());
+        let is_known = is_part || COMMON.contains(&key.as_str()) || own.contains(&key.as_str());
         // A factor of one stretches nothing.
         let is_idle = value.is_null() || (key == "factor" && value.as_f64() == Some(1.0));
         if !is_known && !is_idle {
