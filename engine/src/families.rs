@@ -74,8 +74,8 @@ pub(crate) struct Source<'a> {
     has: &'a dyn Fn(&str) -> bool,
     /// What names of tensors begin with.
     names: Names,
-    /// Of a language model inside a larger one: what is said outside of whether the embedding is the head.
-    tied_outside: Option<bool>,
+    /// Of a language model inside a larger one: whether the embedding is the head, if that is known.
+    tied: Option<bool>,
 }
 
 /// What names of tensors begin with.
@@ -93,7 +93,7 @@ impl<'a> Source<'a> {
     /// A folder with this configuration.
     pub(crate) const fn new(config: Section<'a>, has: &'a dyn Fn(&str) -> bool) -> Self {
         let names = Names { root: "model", head: "lm_head", is_inside: false };
-        Self { config, has, names, tied_outside: None }
+        Self { config, has, names, tied: None }
     }
 }
 

@@ -21,7 +21,14 @@ pub(crate) enum Part {
 pub(crate) enum Need<'a> {
     /// `<module>.weight` of that shape, or the packed numbers, scales and biases that stand for it;
     /// and the bias, if there is to be one.
-    Matrix { module: &'a str, shape: Vec<usize>, has_bias: bool, stored: &'a Stored },
+    Matrix {
+        module: &'a str,
+        shape: Vec<usize>,
+        has_bias: bool,
+        stored: &'a Stored,
+        /// Whether hidden states take its type. What is computed at 32 bits in any model may be kept so.
+        decides_type: bool,
+    },
     /// A tensor of floats.
     Floats {
         name: String,
@@ -40,7 +47,13 @@ impl Architecture {
             Part::Embedding => {
                 let shape = vec![self.vocab_size as usize, self.hidden_size as usize];
                 let module = &self.embedding.module;
-                needs.0.push(Need::Matrix { module, shape, has_bias: false, stored: &Stored::Own });
+                needs.0.push(Need::Matrix {
+                    module,
+                    shape,
+                    has_bias: false,
+                    stored: &Stored::Own,
+                    decides_type: true,
+                });
             }
             Part::Layer(layer) => {
                 self.layers.get(layer as usize).into_iter().for_each(|layer| needs.layer(layer));
@@ -107,7 +120,7 @@ impl<'a> Needs<'a> {
     }
 
     fn experts(&mut self, experts: &'a Experts) {
-        self.linear(&experts.router);
+        self.matrix(&experts.router, &[], !experts.routes_wide);
         if let Routing::Sigmoid { correction, .. } = &experts.routing {
             self.floats(correction, &[experts.router.rows], false);
         }
@@ -122,20 +135,21 @@ impl<'a> Needs<'a> {
     }
 
     fn linear(&mut self, linear: &'a Linear) {
-        self.matrix(linear, &[]);
+        self.matrix(linear, &[], true);
     }
 
     fn stack(&mut self, stack: &'a Stack) {
-        self.matrix(&stack.each, &[stack.count]);
+        self.matrix(&stack.each, &[stack.count], true);
     }
 
-    fn matrix(&mut self, linear: &'a Linear, before: &[u32]) {
+    fn matrix(&mut self, linear: &'a Linear, before: &[u32], decides_type: bool) {
         let own = [linear.rows, linear.columns];
         self.0.push(Need::Matrix {
             module: &linear.module,
             shape: before.iter().chain(&own).map(|dim| *dim as usize).collect(),
             has_bias: linear.has_bias,
             stored: &linear.stored,
+            decides_type,
         });
     }
 

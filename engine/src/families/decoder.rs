@@ -79,7 +79,7 @@ impl Defaults {
 impl Decoder {
     /// Reads the sizes.
     pub(super) fn read(source: &Source<'_>, defaults: &Defaults) -> Result<Self, ModelError> {
-        let Source { config, has, names, tied_outside } = source;
+        let Source { config, has, names, tied } = source;
         let count =
             |key: &str, limit, default: Option<u32>| match config.optional_count(key, 1..=limit)? {
                 Some(count) => Ok(count),
@@ -120,15 +120,17 @@ impl Decoder {
                 MAX_CONTEXT,
                 Some(defaults.context.unwrap_or(2048)),
             )?,
-            tie_word_embeddings: config.flag(
-                TIE,
-                match (tied_outside, defaults.head) {
-                    (Some(tied), _) => *tied,
-                    (None, Head::Own) => false,
-                    (None, Head::OwnIfThere) => !has(&format!("{}.weight", names.head)),
-                    (None, Head::Embedding) => true,
-                },
-            )?,
+            tie_word_embeddings: match tied {
+                Some(tied) => *tied,
+                None => config.flag(
+                    TIE,
+                    match defaults.head {
+                        Head::Own => false,
+                        Head::OwnIfThere => !has(&format!("{}.weight", names.head)),
+                        Head::Embedding => true,
+                    },
+                )?,
+            },
             names: *names,
             norms_from_one: false,
         })

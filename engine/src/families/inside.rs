@@ -31,18 +31,18 @@ pub(super) fn text_model(
         let problem = format!("`{other}` is not supported here; expected `{kinds}`");
         return Err(config.problem("model_type", problem));
     }
-    // The outer one is about the same head.
-    let tied_outside = outer.value(TIE).map(|_| outer.flag(TIE, false)).transpose()?;
-    let tied_inside = config.value(TIE).map(|_| config.flag(TIE, false)).transpose()?;
-    if let (Some(outside), Some(inside)) = (tied_outside, tied_inside)
-        && outside != inside
-    {
-        let problem = format!("is {outside}, and in `text_config` it is {inside}");
-        return Err(outer.problem(TIE, problem));
-    }
     let is_newer = (source.has)(&format!("{}.embed_tokens.weight", NEWER.root));
     let names = if is_newer { NEWER } else { USUAL };
-    let mut model = family(&Source { config, has: source.has, names, tied_outside })?;
+    // Both are about the same head. Where they differ, one is a default that transformers 5 has written, and the files tell.
+    let tied_outside = outer.value(TIE).map(|_| outer.flag(TIE, false)).transpose()?;
+    let tied_inside = config.value(TIE).map(|_| config.flag(TIE, false)).transpose()?;
+    let tied = match (tied_outside, tied_inside) {
+        (Some(outside), Some(inside)) if outside != inside => {
+            Some(!(source.has)(&format!("{}.weight", names.head)))
+        }
+        (outside, inside) => outside.or(inside),
+    };
+    let mut model = family(&Source { config, has: source.has, names, tied })?;
     let eyes = EYES.iter().flat_map(|eye| [(*eye).to_owned(), format!("model.{eye}")]);
     model.extras.extend(eyes.map(Extra::Prefix));
     Ok(model)

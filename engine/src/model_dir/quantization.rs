@@ -106,7 +106,8 @@ impl Listed {
 /// Hugging Face's own formats are not MLX's, but for those that pack alike.
 fn refuse_other_formats(root: &Section<'_>) -> Result<(), ModelError> {
     let Some(section) = root.section("quantization_config")? else {
-        return Ok(());
+        // Of a language model inside another.
+        return root.section("text_config")?.map_or(Ok(()), |inner| refuse_other_formats(&inner));
     };
     match section.text("quant_method")? {
         Some("mxfp4" | "mxfp8") => Ok(()),

@@ -118,12 +118,10 @@ impl Shelf<'_> {
                     expect(&tensor, FLOATS, &shape)?;
                     found.push(Found { tensor, decides_type });
                 }
-                Need::Matrix { module, shape, has_bias, stored } => {
+                Need::Matrix { module, shape, has_bias, stored, decides_type } => {
                     let matrix = Matrix { shelf: self, module, shape, stored };
                     let tensors = matrix.find(has_bias)?;
-                    found.extend(
-                        tensors.into_iter().map(|tensor| Found { tensor, decides_type: true }),
-                    );
+                    found.extend(tensors.into_iter().map(|tensor| Found { tensor, decides_type }));
                 }
             }
         }

@@ -135,6 +135,8 @@ impl SigmoidMixture {
             scale: self.scale,
         };
         let mut experts = self.mixture.experts(source, decoder, &path, routing);
+        // So have the authors of these models; mlx-lm rounds to the model's type.
+        experts.routes_wide = true;
         experts.shared = self.shared.map(|experts| {
             decoder.gated_at(&format!("{path}.shared_experts"), experts * self.mixture.inner)
         });
