@@ -215,8 +215,8 @@ pub struct GroupedQuery {
     pub query_norm: Option<Norm>,
     /// The same of key heads.
     pub key_norm: Option<Norm>,
-    /// What queries and keys are turned by.
-    pub rope: Rope,
+    /// What queries and keys are turned by; `None` in a layer that does not know positions (`SmolLM3`).
+    pub rope: Option<Rope>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
     /// A token sees this many tokens, itself among them; `None` is all before it.

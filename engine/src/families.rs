@@ -8,6 +8,7 @@
 
 mod decoder;
 mod deepseek_v3;
+mod ernie4_5;
 mod gemma2;
 mod gemma3;
 mod glm4_moe;
@@ -28,6 +29,8 @@ mod qwen3;
 mod qwen3_moe;
 mod qwen3_vl;
 mod rope;
+mod seed_oss;
+mod smollm3;
 mod windows;
 
 pub(crate) use self::keys::unknown as unknown_keys;
@@ -38,6 +41,7 @@ use crate::model_dir::json::Section;
 /// Every family: its `model_type`, the models that call themselves so, and what reads them.
 const FAMILIES: &[(&str, &str, Family)] = &[
     ("deepseek_v3", "DeepSeek-V3, R1", deepseek_v3::architecture),
+    ("ernie4_5", "ERNIE 4.5, without experts", ernie4_5::architecture),
     ("gemma2", "Gemma 2", gemma2::architecture),
     ("gemma3", "Gemma 3, of which the text", gemma3::inside_multimodal),
     ("gemma3_text", "Gemma 3", gemma3::architecture),
@@ -57,11 +61,9 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("qwen3", "Qwen 3", qwen3::architecture),
     ("qwen3_moe", "Qwen 3, mixtures of experts", qwen3_moe::architecture),
     ("qwen3_vl", "Qwen3-VL, of which the text", qwen3_vl::architecture),
-    (
-        "qwen3_vl_moe",
-        "Qwen3-VL, mixtures of experts, of which the text",
-        qwen3_vl::architecture_with_experts,
-    ),
+    ("qwen3_vl_moe", "Qwen3-VL, mixtures of experts", qwen3_vl::architecture_with_experts),
+    ("seed_oss", "Seed-OSS", seed_oss::architecture),
+    ("smollm3", "SmolLM3", smollm3::architecture),
 ];
 
 type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;

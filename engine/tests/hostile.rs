@@ -306,6 +306,9 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "mixtral",
         "phi3",
         "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+        "ernie4_5",
     ] {
         let refused = refusal(&with(family, &most));
         assert!(

@@ -124,7 +124,10 @@ fn a_sound_folder() {
     let model = open(&folder);
     let attention = first_attention(&model);
     assert_eq!((attention.heads, attention.kv_heads, attention.head_dim), (4, 2, 16));
-    assert_eq!(attention.rope.speeds, Speeds::Base { base: 10_000.0, scale: 1.0 });
+    assert_eq!(
+        attention.rope.as_ref().unwrap().speeds,
+        Speeds::Base { base: 10_000.0, scale: 1.0 }
+    );
     assert_eq!(model.eos_token_ids(), [2]);
     assert_eq!(model.activation(), Dtype::F32);
     let geometry = model.geometry();
@@ -248,7 +251,7 @@ fn a_byte_order_mark_is_no_part_of_a_file() {
 fn rope_scaling_in_all_its_spellings() {
     let rope = |key: &str, value: Value| {
         let folder = folder(&changed(|config| config[key] = value), &tensors());
-        ModelDir::open(folder.path()).map(|model| first_attention(&model).rope.clone())
+        ModelDir::open(folder.path()).map(|model| first_attention(&model).rope.clone().unwrap())
     };
     let speeds = |key: &str, value: Value| rope(key, value).unwrap().speeds;
     let base = |base, scale| Speeds::Base { base, scale };

@@ -126,6 +126,18 @@ FAMILIES |= {
         "sliding_window": None, "tie_word_embeddings": False, "hidden_size": 20, "rope_theta": 1000000000.0},
         {"model_type": "pixtral", "num_hidden_layers": 1}),
 }
+FAMILIES |= {
+    "seed_oss": SMALL | {"architectures": ["SeedOssForCausalLM"], "model_type": "seed_oss", "hidden_size": 24,
+                         "head_dim": 10, "tie_word_embeddings": False, "attention_bias": True,
+                         "attention_out_bias": False, "mlp_bias": False, "rope_theta": 10000000.0,
+                         "rope_scaling": {"rope_type": "default"}, "attention_dropout": 0.1, "residual_dropout": 0.1},
+    "smollm3": SMALL | {"architectures": ["SmolLM3ForCausalLM"], "model_type": "smollm3", "hidden_size": 24,
+                        "num_hidden_layers": 5, "rope_theta": 5000000.0, "no_rope_layers": [1, 1, 0, 1, 0],
+                        "no_rope_layer_interval": 4, "use_sliding_window": False, "sliding_window": None,
+                        "layer_types": ["full_attention"] * 5, "attention_bias": False, "mlp_bias": False},
+    "ernie4_5": SMALL | {"architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "hidden_size": 24,
+                         "head_dim": 10, "use_bias": False, "rope_theta": 500000.0},
+}
 
 # Models for quantization: widths that groups divide.
 PACKED = SMALL | {"intermediate_size": 32}
@@ -257,6 +269,16 @@ CASES = {
     "qwen3-vl-moe-hf": {"family": "qwen3_vl_moe", "layout": "qwen3-vl-moe-hf", "config": {}},
     "mistral3-mlx": {"family": "mistral3", "config": {}, "layout": "eyes"},
     "mistral3-hf": {"family": "mistral3", "layout": "mistral3-hf", "config": {}},
+    "seed-oss": {"family": "seed_oss", "config": {}},
+    "seed-oss-biases": {"family": "seed_oss", "config": {
+        "attention_bias": False, "attention_out_bias": True, "mlp_bias": True, "num_key_value_heads": 1}},
+    "smollm3": {"family": "smollm3", "config": {}},
+    "smollm3-interval": {"family": "smollm3", "config": {
+        "no_rope_layers": None, "no_rope_layer_interval": 2, "layer_types": None,
+        "attention_bias": True, "num_key_value_heads": 1}},
+    "ernie4-5": {"family": "ernie4_5", "config": {}},
+    "ernie4-5-biases": {"family": "ernie4_5", "config": {"use_bias": True, "tie_word_embeddings": False,
+                                                         "num_key_value_heads": 1}},
 }
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}

@@ -11,6 +11,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
 from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
+from mlx_lm.models.smollm3 import NoPE
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import text_part
@@ -57,6 +58,23 @@ def plain_rope(attention, config, traditional):
     return nn.RoPE(dims_of(attention.rope), traditional=traditional, base=base)
 
 
+def rope_everywhere(model, config):
+    """Positions in the layers too that are not to know them."""
+    ropes = [layer.self_attn.rope for layer in model.layers if not isinstance(layer.self_attn.rope, NoPE)]
+    if len(ropes) == len(model.layers):
+        return False
+    for layer in model.layers:
+        layer.self_attn.rope = ropes[0]
+
+
+def rope_in_other_layers(model, config):
+    ropes = [layer.self_attn.rope for layer in model.layers]
+    if not any(isinstance(rope, NoPE) for rope in ropes):
+        return False
+    for layer, rope in zip(model.layers, ropes[1:] + ropes[:1]):
+        layer.self_attn.rope = rope
+
+
 def is_pairwise(rope):
     return getattr(rope, "traditional", False)
 
@@ -78,6 +96,8 @@ def rope_not_scaled(model, config):
 def rope_of_pairs(model, config):
     """Neighbours are turned together where halves are to be, and the other way round."""
     for layer in model.layers:
+        if isinstance(layer.self_attn.rope, NoPE):
+            continue
         traditional = not is_pairwise(layer.self_attn.rope)
         layer.self_attn.rope = plain_rope(layer.self_attn, text_part(config), traditional)
 
@@ -427,6 +447,8 @@ MISTAKES = {
     "RoPE not scaled": rope_not_scaled,
     "RoPE of pairs": rope_of_pairs,
     "offset stands still": rope_stuck,
+    "RoPE everywhere": rope_everywhere,
+    "RoPE in other layers": rope_in_other_layers,
     "heads mixed": heads_mixed,
     "layers swapped": layers_swapped,
     "no input norm": flat("input_layernorm.weight", 1.0),

@@ -125,7 +125,7 @@ impl Attention {
     ) -> Result<Self, LoadError> {
         match parts {
             AttentionParts::Grouped(parts) => {
-                let rope = rope_of(&parts.rope)?;
+                let rope = parts.rope.as_ref().map(rope_of).transpose()?;
                 Ok(Self::Grouped(GroupedQuery::take(weights, parts, share, rope)?))
             }
             AttentionParts::Latent(parts) => {
@@ -202,7 +202,7 @@ pub(super) struct GroupedQuery {
     output: Projection,
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
-    rope: usize,
+    rope: Option<usize>,
     head_dim: i32,
     /// Where key heads have different numbers of them: runs of key heads, and the query heads of each.
     uneven: Vec<Run>,
@@ -217,7 +217,7 @@ impl GroupedQuery {
         weights: &mut Weights<'_>,
         parts: &GroupedQueryParts,
         share: Option<&LayerShare>,
-        rope: usize,
+        rope: Option<usize>,
     ) -> Result<Self, LoadError> {
         let widths = share.map(|share| share.attention.as_slice());
         let queries_of = share.map(|share| share.queries_of.as_slice()).unwrap_or_default();
@@ -252,12 +252,12 @@ impl GroupedQuery {
 
     fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
         let keys = self.normed(self.key_norm.as_ref(), &self.key.forward(x)?)?;
-        Ok((rows.turn(&keys, self.rope)?, self.in_heads(&self.value.forward(x)?)?))
+        Ok((self.turned(keys, rows)?, self.in_heads(&self.value.forward(x)?)?))
     }
 
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
         let queries = self.normed(self.query_norm.as_ref(), &self.query.forward(x)?)?;
-        let queries = by_head(&rows.turn(&queries, self.rope)?)?;
+        let queries = by_head(&self.turned(queries, rows)?)?;
         rows.by_sequence([&queries], memory, |span, [queries], memory| {
             if self.uneven.is_empty() {
                 return self.look(&queries, span.count, memory, self.sinks.as_ref(), rows);
@@ -364,6 +364,14 @@ impl GroupedQuery {
         let shares = softmax_axis(&scores, -1, true)?;
         let found = shares.matmul(memory.values.expand_dims(2)?)?;
         found.reshape(&[1, -1, count, self.head_dim])
+    }
+
+    /// `x [rows, heads, head_dim]` turned, if the layer knows positions.
+    fn turned(&self, x: Array, rows: &StepRows<'_>) -> Mlx<Array> {
+        match self.rope {
+            None => Ok(x),
+            Some(rope) => rows.turn(&x, rope),
+        }
     }
 
     /// `x [rows, heads * head_dim]`, normed head by head or all heads together: `[rows, heads, head_dim]`.

@@ -311,6 +311,8 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("minimax-m2-mlx", "use_routing_bias", json!(false)),
         ("minimax-m2-mlx", "rotary_dim", json!(99)),
         ("mixtral-mlx", "attention_bias", json!(true)),
+        ("smollm3", "no_rope_layers", json!([1, 0])),
+        ("smollm3", "use_sliding_window", json!(true)),
         ("gemma2", "hidden_activation", json!("gelu")),
     ] {
         let mut change = json!({});
@@ -326,6 +328,8 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("deepseek-v3-mlx", "routed_scaling_factor"),
         ("glm4-moe-mlx", "n_routed_experts"),
         ("glm4-moe-lite-mlx", "rope_theta"),
+        ("seed-oss", "attention_bias"),
+        ("ernie4-5", "use_bias"),
     ] {
         let case = case(name);
         let folder = case.copy();

@@ -246,7 +246,7 @@ impl Decoder {
             output: linear("o_proj", self.hidden_size, queries),
             query_norm: None,
             key_norm: None,
-            rope: rope.clone(),
+            rope: Some(rope.clone()),
             scale: (self.head_dim as f32).sqrt().recip(),
             window: None,
             softcap: None,
@@ -348,6 +348,18 @@ impl GroupedQuery {
     /// The same, seeing no further than `window` tokens.
     pub(super) const fn within(mut self, window: Option<u32>) -> Self {
         self.window = window;
+        self
+    }
+}
+
+impl FeedForward {
+    /// The same with biases on its three matrices; a mixture of experts stays as it is.
+    pub(super) fn with_biases(mut self, biased: bool) -> Self {
+        if let Self::Gated(gated) = &mut self {
+            for linear in [&mut gated.gate, &mut gated.up, &mut gated.down] {
+                linear.has_bias = biased;
+            }
+        }
         self
     }
 }

@@ -13,7 +13,7 @@ use crate::model_dir::json::Section;
 use crate::model_dir::limits::{MAX_HEAD_DIM, MAX_WIDTH};
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
-    build(source, Decoder::read(source, &DEFAULTS)?, &OF_DEEPSEEK)
+    build(source, &Decoder::read(source, &DEFAULTS)?, &OF_DEEPSEEK)
 }
 
 /// No head is as wide as the hidden size divided by their number, which need not come out even.
@@ -38,16 +38,16 @@ pub(super) const OF_DEEPSEEK: Variant = Variant {
 /// A model of these sizes.
 pub(super) fn build(
     source: &Source<'_>,
-    decoder: Decoder,
+    decoder: &Decoder,
     variant: &Variant,
 ) -> Result<Architecture, ModelError> {
     let config = &source.config;
     expect_silu(config)?;
-    let attention = LatentSizes::read(config, &decoder, variant)?;
-    let experts = SigmoidMixture::read(config, &decoder, variant.sparse)?;
+    let attention = LatentSizes::read(config, decoder, variant)?;
+    let experts = SigmoidMixture::read(config, decoder, variant.sparse)?;
     let mut model = decoder.model(|layer| {
-        let feed_forward = SigmoidMixture::or_dense(experts.as_ref(), source, &decoder, layer);
-        let attention = attention.of(source, &decoder, layer);
+        let feed_forward = SigmoidMixture::or_dense(experts.as_ref(), source, decoder, layer);
+        let attention = attention.of(source, decoder, layer);
         Ok(decoder.layer_of(layer, Attention::Latent(Box::new(attention)), feed_forward))
     })?;
     model.extras.extend(decoder.guessing_layers(config)?);

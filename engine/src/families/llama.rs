@@ -3,7 +3,7 @@
 use super::Source;
 use super::decoder::{Decoder, Defaults, Head, expect_silu};
 use super::windows::Windows;
-use crate::architecture::{Architecture, FeedForward};
+use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
@@ -29,12 +29,6 @@ pub(super) fn with_windows(
             .attention(layer, &rope)
             .with_biases(attention_bias, attention_bias)
             .within(windows.of(layer));
-        let mut feed_forward = decoder.gated(layer);
-        if let FeedForward::Gated(gated) = &mut feed_forward {
-            for linear in [&mut gated.gate, &mut gated.up, &mut gated.down] {
-                linear.has_bias = mlp_bias;
-            }
-        }
-        Ok(decoder.layer(layer, attention, feed_forward))
+        Ok(decoder.layer(layer, attention, decoder.gated(layer).with_biases(mlp_bias)))
     })
 }

@@ -199,6 +199,15 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
             vec![float(&format!("{layer}block_sparse_moe.experts.0.w1.weight"), &[32, 32])],
         ),
         (sizes("glm4_moe_lite", glm_lite), Vec::new()),
+        (
+            sizes(
+                "seed_oss",
+                json!({"attention_bias": true, "attention_out_bias": true, "mlp_bias": true}),
+            ),
+            Vec::new(),
+        ),
+        (sizes("smollm3", json!({"no_rope_layers": [1, 0], "rope_theta": 5e6})), Vec::new()),
+        (sizes("ernie4_5", json!({"use_bias": true, "rope_theta": 5e5})), Vec::new()),
         (sizes("planaria_fake", fake), Vec::new()),
     ]
 }
