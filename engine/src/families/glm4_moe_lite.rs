@@ -1,5 +1,5 @@
 //! GLM-4.7 Flash: a small DeepSeek-V3 whose norms all have one epsilon, that of the configuration. (Transformers has 1e-6
-//! in the norms within attention; mlx-lm, vLLM and `SGLang` read it.)
+//! in the norms within attention; mlx-lm reads it.)
 
 use super::Source;
 use super::decoder::Decoder;
