@@ -164,7 +164,7 @@ impl Dialect for Spoken {
     fn answer_id(&self, sequence: SequenceId) -> String {
         match self.entry.get() {
             Some(entry) => entry.id.clone(),
-            None => format!("resp_{sequence}"),
+            None => name_of(sequence),
         }
     }
 

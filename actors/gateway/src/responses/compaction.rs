@@ -17,6 +17,7 @@ use planaria_engine::chat_template::ChatMessage;
 use serde_json::{Value, json};
 
 use super::items::{self, Turn};
+use super::kept::name_of;
 use super::references::References;
 use super::reply::{self, usage};
 use super::request::{self, Told, Transport};
@@ -131,7 +132,7 @@ impl Dialect for Compacting {
     }
 
     fn answer_id(&self, sequence: SequenceId) -> String {
-        format!("resp_{sequence}")
+        name_of(sequence)
     }
 
     fn writer(&self, head: Head, _delivery: &Delivery) -> Box<dyn Writer> {
