@@ -14,7 +14,9 @@ mod generation;
 mod headers;
 pub(crate) mod json;
 pub(crate) mod limits;
+mod made;
 mod quantization;
+mod repack;
 mod shelves;
 mod stamp;
 mod tensors;
@@ -37,8 +39,10 @@ use self::headers::Stored;
 pub use self::headers::TensorInfo;
 use self::json::{Section, parse_object, read_bounded};
 pub use self::limits::MAX_LAYERS;
+pub use self::made::Made;
 use self::quantization::Listed;
 pub use self::quantization::{QuantMode, QuantParams};
+use self::repack::Repacked;
 pub use self::shelves::{PassedOver, Shelves, look_for_models, model_names};
 pub use self::stamp::{Stamp, Stamps};
 use self::tensors::Shelf;
@@ -58,6 +62,7 @@ pub struct ModelDir {
     config: ModelConfig,
     eos_token_ids: Vec<u32>,
     tensors: BTreeMap<String, TensorInfo>,
+    repacked: Option<Repacked>,
     listed: Listed,
     activation: Dtype,
     geometry: Geometry,
@@ -89,10 +94,14 @@ impl ModelDir {
         } else {
             Stored::default()
         };
-        let has = |name: &str| tensors.contains_key(name);
+        let repacked = Repacked::of(&root, &tensors)?;
+        let known = repacked.as_ref().map_or(&tensors, Repacked::tensors);
+        let has = |name: &str| known.contains_key(name);
         let config = ModelConfig::parse(&root, &has)?;
         let listed = Listed::read(&root)?;
-        let shelf = Shelf { folder: path, stored: &tensors, listed: &listed };
+        let repacked_here = repacked.as_ref();
+        let shelf =
+            Shelf { folder: path, stored: &tensors, repacked: repacked_here, listed: &listed };
         let (geometry, activation) = match &config {
             ModelConfig::Transformer(model) => {
                 let model_type = root.text("model_type")?.unwrap_or_default();
@@ -127,6 +136,7 @@ impl ModelDir {
             config,
             eos_token_ids,
             tensors,
+            repacked,
             listed,
             activation,
             geometry,
@@ -272,7 +282,12 @@ impl ModelDir {
     }
 
     fn shelf(&self) -> Shelf<'_> {
-        Shelf { folder: &self.path, stored: &self.tensors, listed: &self.listed }
+        Shelf {
+            folder: &self.path,
+            stored: &self.tensors,
+            repacked: self.repacked.as_ref(),
+            listed: &self.listed,
+        }
     }
 
     fn parts_beyond(

@@ -15,13 +15,23 @@ pub struct Supported {
 }
 
 /// Formats of weights. What a module is packed in, its tensors say.
-const WEIGHTS: [(&str, &str); 6] = [
+const WEIGHTS: [(&str, &str); 10] = [
     ("f32, f16, bf16", "plain, by the names of Hugging Face or of MLX"),
     ("affine", "MLX: 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128"),
     ("mxfp4", "OCP MX: 4-bit floats in groups of 32; also the packed experts of gpt-oss"),
     ("mxfp8", "OCP MX: 8-bit floats in groups of 32"),
-    ("nvfp4", "NVIDIA: 4-bit floats in groups of 16, without a global scale"),
-    ("GPTQ, AWQ, and others", "refused: convert the original with mlx_lm.convert"),
+    ("nvfp4", "NVIDIA: 4-bit floats in groups of 16; also of `modelopt` and `compressed-tensors`"),
+    (
+        "fp8",
+        "8-bit floats with scales of blocks, rows or matrices; held in 16 bits, or 8 if `ue8m0`",
+    ),
+    (
+        "compressed-tensors",
+        "integers of 2, 4 or 8 bits without zero points; 8-bit and 4-bit floats",
+    ),
+    ("awq", "4 bits, `gemm`"),
+    ("gptq", "2, 4 or 8 bits, inputs in their order (no `desc_act`)"),
+    ("others", "refused: convert the original with mlx_lm.convert"),
 ];
 
 /// All that is supported.

@@ -386,7 +386,8 @@ fn e8m0(byte: u8) -> f32 {
 }
 
 /// The value of an E4M3 number. The two that are no numbers are taken for 480, as MLX does on CPUs.
-fn e4m3(byte: u8) -> f32 {
+#[must_use]
+pub fn e4m3(byte: u8) -> f32 {
     let byte = u32::from(byte);
     f32::from_bits((byte & 0x80) << 24 | (byte & 0x7f) << 20) * TWO_TO_120
 }

@@ -35,7 +35,7 @@ mod vector;
 
 pub use attention::{Attention, BLOCK, Heads, Pairs, attend};
 pub use fold::{FoldTree, NoSum, Span, accumulate};
-pub use format::Packing;
+pub use format::{Packing, e4m3};
 pub use isa::{Isa, UnknownIsa};
 pub use number::Number;
 pub use panel::Rows;

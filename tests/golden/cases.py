@@ -4,7 +4,8 @@ A case is: `family` (a key of FAMILIES; llama without), `config` (what differs f
 family's), and where they are wanted `dtype` (float32 without), `quantize` and
 `overrides` (for mlx-lm's quantize_model), `only` (a part of the names of what is
 quantized), `layout` (a key of layouts.LAYOUTS; MLX's own names without), `files` (how
-many), `safety` (how many times the noise a margin must be), `gains` (how large a kind
+many), `format` (a key of formats.FORMATS and its arguments; needs a layout), `index` (what
+decides its seeds, in place of its position), `safety` (how many times the noise a margin must be), `gains` (how large a kind
 of random parameter is, see checkpoint.py).
 """
 
@@ -280,6 +281,24 @@ CASES = {
     "ernie4-5-biases": {"family": "ernie4_5", "config": {"use_bias": True, "tie_word_embeddings": False,
                                                          "num_key_value_heads": 1}},
 }
+# Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
+MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}
+CASES |= {name: case | {"index": 400 + index} for index, (name, case) in enumerate({
+    "fp8-blocks": MOE_APART | {"config": {"head_dim": 12, "moe_intermediate_size": 10}, "format": ["fp8", 8, 20]},
+    "fp8-powers-mla": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": PACKED_MLA,
+                       "format": ["fp8", 16, 32, True]},
+    "fp8-rows": {"layout": "as-it-is", "config": SMALL, "format": ["fp8-rows"]},
+    "int4-compressed": {"family": "kimi_k25", "layout": "kimi-k25-hf", "format": ["int4", 32], "only": ".experts.",
+                        "config": {"text_config": FAMILIES["kimi_k25"]["text_config"] | {
+                            key: value for key, value in PACKED_MLA.items() if "group" not in key}}},
+    "awq": {"layout": "as-it-is", "config": PACKED | {"tie_word_embeddings": False}, "format": ["awq", 32]},
+    "awq-moe": MOE_APART | {"config": PACKED_MOE, "format": ["awq", 32]},
+    "gptq": MOE_APART | {"config": PACKED_MOE, "format": ["gptq", 32, 4, False]},
+    "gptq8-v2": {"layout": "as-it-is", "config": PACKED, "format": ["gptq", 32, 8, True]},
+    "nvfp4-modelopt": MOE_APART | {"config": PACKED_MOE, "format": ["nvfp4", False]},
+    "nvfp4-compressed": {"family": "qwen3", "layout": "as-it-is", "config": PACKED | {"head_dim": 16},
+                         "format": ["nvfp4", True]},
+}.items())}
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}
 # Between the last expert chosen and the first not chosen, in what the router compares; float32 only.

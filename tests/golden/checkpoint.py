@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 
 from cases import SPECIAL, VOCAB, config_of
+from formats import packed, write_safetensors
 from layouts import LAYOUTS
 
 
@@ -41,7 +42,11 @@ def write_checkpoint(case, seed, out):
     mx.eval(model.parameters())
     if layout := case.get("layout"):
         weights, config = LAYOUTS[layout](dict(tree_flatten(model.parameters())), config)
-        save_in_files(weights, case.get("files", 1), out)
+        if how := case.get("format"):
+            tensors, config = packed(weights, config, how, case.get("only", ""))
+            write_safetensors(tensors, out / "model.safetensors")
+        else:
+            save_in_files(weights, case.get("files", 1), out)
     elif files := case.get("files"):
         save_in_files(dict(tree_flatten(model.parameters())), files, out)
     else:

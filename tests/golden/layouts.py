@@ -120,7 +120,12 @@ def qwen3_vl_moe(weights, config):
     return found, config
 
 
-LAYOUTS = {"eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
+def as_it_is(weights, config):
+    """MLX's names, which are those of Hugging Face where nothing else is said."""
+    return weights, config
+
+
+LAYOUTS = {"as-it-is": as_it_is, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
            "qwen3-vl-moe-hf": qwen3_vl_moe,
            "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),
            "experts-apart": experts_apart, "mixtral-hf": mixtral, "gpt-oss-hf": gpt_oss, "deepseek-hf": deepseek,

@@ -24,7 +24,7 @@ Random models are a hard test only if they are chosen well. So for every case
   the weights of experts. Each of these is broken on purpose, and most of the
   prompts must notice.
 
-cases.py says which cases there are, checkpoint.py and layouts.py write them,
+cases.py says which cases there are, checkpoint.py, layouts.py and formats.py write them,
 reference.py has the models that answer, mistakes.py breaks them.
 
 golden.json: `texts` (the prompts as text), `prompts` (their ids, which is what
@@ -95,7 +95,7 @@ def make_case(name, out):
     """A checkpoint whose greedy paths are clear and notice mistakes, in `out`, with its golden.json."""
     case = CASES[name]
     tokenizer = make_tokenizer()
-    index = list(CASES).index(name)
+    index = case.get("index", list(CASES).index(name))
     for attempt in range(100):
         shutil.rmtree(out, ignore_errors=True)
         write_checkpoint(case, SEEDS_PER_CASE * (index + 1) + attempt, out)

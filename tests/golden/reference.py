@@ -1,7 +1,10 @@
 """The models that golden tokens come from: mlx-lm's, with the windows that it leaves out."""
 
 import contextlib
+import json
 import math
+import tempfile
+from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,6 +14,8 @@ from mlx_lm.generate import generate_step
 from mlx_lm.models import gemma2
 from mlx_lm.models.cache import make_prompt_cache
 from mlx_lm.utils import load_model
+
+from formats import unpacked
 
 # Why golden tokens are not mlx-lm's own, by family.
 DIFFERENCES = {
@@ -34,8 +39,18 @@ mx.gather_qmm = gather_qmm_without_scale
 
 
 def load(folder):
-    """mlx-lm's model and config, with windows where the family has them."""
-    model, config = load_model(folder)
+    """mlx-lm's model and config, with windows where the family has them.
+
+    Of a folder in the formats of others it gets the numbers that they stand for.
+    """
+    if plain := unpacked(folder):
+        weights, config = plain
+        with tempfile.TemporaryDirectory() as temporary:
+            mx.save_safetensors(f"{temporary}/model.safetensors", weights)
+            (Path(temporary) / "config.json").write_text(json.dumps(config))
+            model, config = load_model(Path(temporary))
+    else:
+        model, config = load_model(folder)
     return with_windows(model, config), config
 
 

@@ -39,10 +39,12 @@ impl Matrix {
             return Ok(Self::Plain { weight, transposed });
         };
         let biases = format!("{module}.biases");
+        let whole = format!("{module}.global_scale");
         Ok(Self::Packed(Packed {
             weight,
             scales: weights.take_anywhere(&format!("{module}.scales"))?,
             biases: weights.has(&biases).then(|| weights.take_anywhere(&biases)).transpose()?,
+            whole: weights.has(&whole).then(|| weights.take(&whole)).transpose()?,
             params,
         }))
     }
@@ -65,13 +67,14 @@ impl Matrix {
                 transposed.eval()?;
                 Self::Plain { weight, transposed }
             }
-            Self::Packed(Packed { weight, scales, biases, params }) => {
+            Self::Packed(Packed { weight, scales, biases, whole, params }) => {
                 let small = |size: u32| i32::try_from(size).unwrap_or(i32::MAX);
                 let groups = (1, small(params.group_size));
                 Self::Packed(Packed {
                     weight: part(weight, (small(params.bits), 32))?,
                     scales: part(scales, groups)?,
                     biases: biases.as_ref().map(|biases| part(biases, groups)).transpose()?,
+                    whole: whole.clone(),
                     params: *params,
                 })
             }

@@ -4,7 +4,7 @@
 
 use std::ffi::CStr;
 
-use mlx_rs::{Array, Stream};
+use mlx_rs::{Array, Dtype, Stream};
 use mlx_sys::{mlx_array, mlx_array_new, mlx_optional_dtype, mlx_optional_int};
 use planaria_engine::model_dir::{QuantMode, QuantParams};
 
@@ -20,33 +20,51 @@ pub(super) struct Packed {
     pub(super) scales: Array,
     /// As `scales`; in the affine mode only.
     pub(super) biases: Option<Array>,
+    /// What all products are multiplied by: `f32 [1]`, or `f32 [matrices]` of a stack.
+    pub(super) whole: Option<Array>,
     pub(super) params: QuantParams,
 }
 
 impl Packed {
     /// `x [.., rows, in]` times the matrix: `[.., rows, out]`.
     pub(super) fn matmul(&self, x: &Array) -> Mlx<Array> {
-        match cpu::matmul(x, &self.for_kernels())? {
+        self.multiplied(x, &[], |x| match cpu::matmul(x, &self.for_kernels())? {
             Some(product) => Ok(product),
             None => self.quantized_matmul(x, true),
-        }
+        })
     }
 
     /// Every matrix of a stack applied to its own `x [1, count or 1, rows, in]`: `[1, count, rows, out]`.
     pub(super) fn matmul_each(&self, x: &Array) -> Mlx<Array> {
-        match cpu::matmul_each(x, &self.for_kernels())? {
+        self.multiplied(x, &[1, 2], |x| match cpu::matmul_each(x, &self.for_kernels())? {
             Some(products) => Ok(products),
             None => self.quantized_matmul(x, true),
-        }
+        })
     }
 
     /// [`Self::matmul`] from the other side: `x [.., rows, out]` to `[.., rows, in]`.
     pub(super) fn matmul_backwards(&self, x: &Array) -> Mlx<Array> {
-        self.quantized_matmul(x, false)
+        self.multiplied(x, &[1, 2], |x| self.quantized_matmul(x, false))
+    }
+
+    /// What `product` makes of `x`, multiplied by what all of it is multiplied by, in 32 bits: where that is needed,
+    /// products before are far larger than after, too large for 16 bits. `axes` are those that the factors of a stack lack
+    /// behind their own.
+    fn multiplied(
+        &self,
+        x: &Array,
+        axes: &[i32],
+        product: impl FnOnce(&Array) -> Mlx<Array>,
+    ) -> Mlx<Array> {
+        let Some(whole) = &self.whole else { return product(x) };
+        let factors =
+            if whole.ndim() == 0 { whole.clone() } else { whole.expand_dims_axes(axes)? };
+        let wide = product(&x.as_dtype(Dtype::Float32)?)?;
+        wide.multiply(factors)?.as_dtype(x.dtype())
     }
 
     const fn for_kernels(&self) -> cpu::Matrix<'_> {
-        let Self { weight, scales, biases, params } = self;
+        let Self { weight, scales, biases, params, .. } = self;
         cpu::Matrix::Packed { weight, scales, biases: biases.as_ref(), params: *params }
     }
 
@@ -75,6 +93,13 @@ impl Packed {
 
     /// For each of `indices`, the matrix of that number applied to its `x`.
     pub(super) fn gather_matmul(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
+        let Some(whole) = &self.whole else { return self.gathered(x, indices, sorted) };
+        let factors = whole.take_axis(indices, 0)?.expand_dims_axes(&[-1, -2])?;
+        let wide = self.gathered(&x.as_dtype(Dtype::Float32)?, indices, sorted)?;
+        wide.multiply(factors)?.as_dtype(x.dtype())
+    }
+
+    fn gathered(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
         if let Some(products) = cpu::matmul_chosen(x, indices, &self.for_kernels())? {
             return Ok(products);
         }
@@ -108,6 +133,7 @@ impl Packed {
             weight: rows_of(&self.weight, ids)?,
             scales: rows_of(&self.scales, ids)?,
             biases: self.biases.as_ref().map(|biases| rows_of(biases, ids)).transpose()?,
+            whole: None,
             params: self.params,
         };
         let Call { biases, group_size, bits, mode } = rows.call();
@@ -115,7 +141,7 @@ impl Packed {
         let same_type = mlx_optional_dtype { value: 0, has_value: false };
         #[expect(unsafe_code, reason = "mlx-rs fixes the mode")]
         // SAFETY: as in `quantized_matmul`; there is no scale of the whole matrix, and no type is asked for.
-        output(|result| unsafe {
+        let rows = output(|result| unsafe {
             mlx_sys::mlx_dequantize(
                 result,
                 rows.weight.as_ptr(),
@@ -128,7 +154,11 @@ impl Packed {
                 same_type,
                 stream.as_ptr(),
             )
-        })
+        })?;
+        match &self.whole {
+            None => Ok(rows),
+            Some(whole) => rows.as_dtype(Dtype::Float32)?.multiply(whole)?.as_dtype(rows.dtype()),
+        }
     }
 
     /// The same where MLX's own operations can read it.
@@ -137,6 +167,7 @@ impl Packed {
             weight: cpu::copied(&self.weight)?,
             scales: cpu::copied(&self.scales)?,
             biases: self.biases.as_ref().map(cpu::copied).transpose()?,
+            whole: self.whole.clone(),
             params: self.params,
         })
     }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
-use planaria_engine::model_dir::{ModelDir, ModelError, Pick, Piece, QuantParams, Stamps, Tensor};
+use planaria_engine::model_dir::{
+    Made, ModelDir, ModelError, Pick, Piece, QuantParams, Stamps, Tensor,
+};
 use planaria_engine::stage::LoadProgress;
 
 use super::bytes::array_from_bytes;
@@ -41,8 +43,13 @@ impl<'a> Weights<'a> {
         wanted.sort_by(|a, b| place(a).cmp(&place(b)));
         let bytes_total = wanted.iter().map(Tensor::byte_count).sum();
         let mut bytes_loaded = 0;
-        let mut reader =
-            Reader { stamps: model.stamps(), files, open: Vec::new(), buffer: Vec::new() };
+        let mut reader = Reader {
+            stamps: model.stamps(),
+            files,
+            open: Vec::new(),
+            buffer: Vec::new(),
+            made: None,
+        };
         let mut tensors = BTreeMap::new();
         let mut mapped = BTreeSet::new();
         let mut packed = BTreeMap::new();
@@ -101,9 +108,12 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Where the first of a tensor's numbers are.
-fn place(tensor: &Tensor) -> Option<(&Path, u64)> {
-    tensor.pieces.first().map(|piece| (&*piece.file, piece.bytes.start))
+/// Where the first of a tensor's numbers are. What is made of the same ones follows each other.
+fn place(tensor: &Tensor) -> Option<(&Path, u64, u64)> {
+    let piece = tensor.pieces.first()?;
+    let source = piece.made.as_ref().and_then(|made| made.sources().first());
+    let start = source.map_or(piece.bytes.start, |source| source.bytes.start);
+    Some((&piece.file, start, piece.bytes.start))
 }
 
 /// Reads tensors of the files that it has opened so far.
@@ -112,6 +122,8 @@ struct Reader<'a> {
     files: &'a mut WeightFiles,
     open: Vec<Arc<WeightFile>>,
     buffer: Vec<u8>,
+    /// What was made last: others may want a piece of it too.
+    made: Option<(Arc<Made>, Vec<u8>)>,
 }
 
 impl Reader<'_> {
@@ -121,7 +133,7 @@ impl Reader<'_> {
             return Ok(None);
         };
         // It would take a page of its own.
-        if tensor.byte_count() < PAGE_BYTES {
+        if tensor.byte_count() < PAGE_BYTES || piece.made.is_some() {
             return Ok(None);
         }
         self.file(&piece.file)?.map(piece, &shape(tensor)?, tensor.dtype)
@@ -132,9 +144,8 @@ impl Reader<'_> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         for piece in &tensor.pieces {
-            let file = self.file(&piece.file)?;
             let Some(columns) = &tensor.columns else {
-                file.append(piece, &mut buffer)?;
+                self.append(piece, &mut buffer)?;
                 continue;
             };
             let rows = piece
@@ -143,7 +154,7 @@ impl Reader<'_> {
                 .step_by(usize::try_from(columns.row_bytes).unwrap_or(usize::MAX).max(1));
             for row in rows {
                 let bytes = row + columns.own.start..row + columns.own.end;
-                file.append(&Piece { file: Arc::clone(&piece.file), bytes }, &mut buffer)?;
+                self.append(&Piece { bytes, ..piece.clone() }, &mut buffer)?;
             }
         }
         let array = array_from_bytes(&buffer, &shape(tensor)?, tensor.dtype);
@@ -153,6 +164,42 @@ impl Reader<'_> {
             Some(pick) => picked(&array, pick),
         });
         picked.map_err(|e| backend(tensor, e.what()))
+    }
+
+    /// Copies a piece to the end of `buffer`.
+    fn append(&mut self, piece: &Piece, buffer: &mut Vec<u8>) -> Result<(), ModelError> {
+        let Some(made) = &piece.made else {
+            return self.file(&piece.file)?.append(piece, buffer);
+        };
+        if self.made.as_ref().is_none_or(|(known, _)| !Arc::ptr_eq(known, made)) {
+            self.made = None;
+            let numbers = self.make(made)?;
+            self.made = Some((Arc::clone(made), numbers));
+        }
+        let numbers = self.made.as_ref().map_or(&[][..], |(_, numbers)| numbers);
+        let small = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let own = numbers.get(small(piece.bytes.start)..small(piece.bytes.end));
+        let lacking = || ModelError::Backend("a tensor has less numbers than its shape".to_owned());
+        buffer.extend_from_slice(own.ok_or_else(lacking)?);
+        Ok(())
+    }
+
+    /// The numbers of a tensor that no file holds as it is wanted.
+    fn make(&mut self, made: &Made) -> Result<Vec<u8>, ModelError> {
+        let mut sources = Vec::new();
+        for source in made.sources() {
+            let piece =
+                Piece { file: Arc::clone(&source.file), bytes: source.bytes.clone(), made: None };
+            let mut bytes = Vec::new();
+            self.file(&source.file)?.append(&piece, &mut bytes)?;
+            sources.push(bytes);
+        }
+        made.numbers(&sources).map_err(|problem| {
+            let main = made.sources().first();
+            let name = main.map(|source| source.name.as_str()).unwrap_or_default();
+            let file = main.map(|source| source.file.to_path_buf()).unwrap_or_default();
+            ModelError::Malformed { file, problem: format!("`{name}` {problem}") }
+        })
     }
 
     /// A file, opened unless it is open.
@@ -166,9 +213,12 @@ impl Reader<'_> {
     }
 }
 
-/// The shape of a tensor as it is stored.
+/// The shape of a tensor as it is stored; a single number is a list of one.
 fn shape(tensor: &Tensor) -> Result<Vec<i32>, ModelError> {
     let stored = tensor.pick.as_ref().map_or(&tensor.shape, |pick| &pick.stored);
+    if stored.is_empty() {
+        return Ok(vec![1]);
+    }
     let small: Result<_, _> = stored.iter().map(|dim| i32::try_from(*dim)).collect();
     small.map_err(|_| backend(tensor, &format!("the shape {stored:?} is too large for MLX")))
 }

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use safetensors::Dtype;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::ModelError;
 use super::error::shown;
 use super::json::{Section, parse_object, plain_file, read_bounded};
+use super::{Made, ModelError};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -37,8 +37,10 @@ pub struct TensorInfo {
     pub dtype: Dtype,
     /// Its shape, row-major.
     pub shape: Vec<usize>,
-    /// Where its numbers are, counted from the beginning of the file.
+    /// Where its numbers are, counted from the beginning of the file; or among those that are made.
     pub bytes: Range<u64>,
+    /// How it is made, if no file holds it so. The file is that of its first source.
+    pub made: Option<Arc<Made>>,
 }
 
 impl TensorInfo {
@@ -230,7 +232,8 @@ fn read_header(path: &Path) -> Result<Vec<TensorInfo>, ModelError> {
             .map_err(|problem| ModelError::malformed(path, format!("tensor `{name}` {problem}")))?;
         end = end.max(bytes.end);
         let (dtype, shape) = (entry.dtype, entry.shape);
-        tensors.push(TensorInfo { name, file: Arc::clone(&shared), dtype, shape, bytes });
+        let file = Arc::clone(&shared);
+        tensors.push(TensorInfo { name, file, dtype, shape, bytes, made: None });
     }
     if end > length {
         return Err(truncated(end));

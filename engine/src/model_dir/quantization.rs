@@ -82,7 +82,6 @@ pub(crate) struct Listed(BTreeMap<String, QuantParams>);
 impl Listed {
     pub(crate) fn read(root: &Section<'_>) -> Result<Self, ModelError> {
         let Some(section) = root.section("quantization")? else {
-            refuse_other_formats(root)?;
             return Ok(Self::default());
         };
         params(&section)?;
@@ -100,22 +99,6 @@ impl Listed {
     /// How `module` is said to be packed, if anything is said.
     pub(crate) fn of(&self, module: &str) -> Option<QuantParams> {
         self.0.get(module).copied()
-    }
-}
-
-/// Hugging Face's own formats are not MLX's, but for those that pack alike.
-fn refuse_other_formats(root: &Section<'_>) -> Result<(), ModelError> {
-    let Some(section) = root.section("quantization_config")? else {
-        // Of a language model inside another.
-        return root.section("text_config")?.map_or(Ok(()), |inner| refuse_other_formats(&inner));
-    };
-    match section.text("quant_method")? {
-        Some("mxfp4" | "mxfp8") => Ok(()),
-        _ => Err(root.problem(
-            "quantization_config",
-            "is not MLX's format (which has a `quantization` entry): convert the model with \
-             mlx_lm.convert",
-        )),
     }
 }
 

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use safetensors::Dtype;
 
 use super::error::shown;
-use super::quantization::{Listed, QuantParams};
-use super::{ModelError, TensorInfo};
+use super::quantization::{Listed, QuantMode, QuantParams};
+use super::repack::{ModuleProblem, Repacked, UNPACKED};
+use super::{Made, ModelError, TensorInfo};
 use crate::architecture::{Architecture, Linear, Need, Part, Stored, Uncuttable};
 
 /// A tensor as the model wants it, and where its numbers are.
@@ -32,13 +33,15 @@ pub struct Tensor {
     pub packed: Option<QuantParams>,
 }
 
-/// Some bytes of a file.
+/// Some bytes of a file, or of numbers that are made of what files hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The file.
     pub file: Arc<Path>,
-    /// Counted from its beginning.
+    /// Counted from its beginning, or from that of what is made.
     pub bytes: Range<u64>,
+    /// How the numbers are made.
+    pub made: Option<Arc<Made>>,
 }
 
 /// Some rows of every matrix of a stack.
@@ -78,7 +81,10 @@ impl Tensor {
 #[derive(Clone, Copy)]
 pub(crate) struct Shelf<'a> {
     pub(crate) folder: &'a Path,
+    /// What files hold.
     pub(crate) stored: &'a BTreeMap<String, TensorInfo>,
+    /// The same as MLX packs it, if it is in another format.
+    pub(crate) repacked: Option<&'a Repacked>,
     pub(crate) listed: &'a Listed,
 }
 
@@ -91,7 +97,15 @@ pub(crate) struct Found {
 
 const FLOATS: &[Dtype] = &[Dtype::F32, Dtype::F16, Dtype::BF16];
 
-impl Shelf<'_> {
+/// The kind of tensor that all numbers of an nvfp4 matrix are multiplied by, beside their scales.
+const WHOLE: &str = "global_scale";
+
+impl<'a> Shelf<'a> {
+    /// A tensor by the name that MLX has for it.
+    fn get(&self, name: &str) -> Option<&'a TensorInfo> {
+        self.repacked.map_or(self.stored, Repacked::tensors).get(name)
+    }
+
     /// Into how many units each layer of `model` is cut.
     pub(crate) fn units(&self, model: &Architecture) -> Result<u16, Uncuttable> {
         model.units(|linear| self.column_group(linear))
@@ -99,7 +113,7 @@ impl Shelf<'_> {
 
     /// How many columns of a matrix share a scale; 1 if it is not packed.
     pub(crate) fn column_group(&self, linear: &Linear) -> u32 {
-        let scales = self.stored.get(&format!("{}.scales", linear.module));
+        let scales = self.get(&format!("{}.scales", linear.module));
         let groups = scales.and_then(|scales| u32::try_from(*scales.shape.last()?).ok());
         linear.columns / groups.unwrap_or(linear.columns).max(1)
     }
@@ -111,7 +125,6 @@ impl Shelf<'_> {
             match need {
                 Need::Floats { name, shape, decides_type } => {
                     let tensor = self
-                        .stored
                         .get(&name)
                         .map(|info| whole(info, info.dtype, info.shape.clone()))
                         .ok_or_else(|| self.missing(&name, FLOATS, &shape))?;
@@ -121,7 +134,13 @@ impl Shelf<'_> {
                 Need::Matrix { module, shape, has_bias, stored, decides_type } => {
                     let matrix = Matrix { shelf: self, module, shape, stored };
                     let tensors = matrix.find(has_bias)?;
-                    found.extend(tensors.into_iter().map(|tensor| Found { tensor, decides_type }));
+                    // A scale of a whole matrix has 32 bits in any model.
+                    let decides = |tensor: &Tensor| decides_type && !tensor.name.ends_with(WHOLE);
+                    found.extend(
+                        tensors
+                            .into_iter()
+                            .map(|tensor| Found { decides_type: decides(&tensor), tensor }),
+                    );
                 }
             }
         }
@@ -198,6 +217,12 @@ impl Matrix<'_> {
         if scale_types != [Dtype::U8] {
             tensors.push(self.checked(self.locate("biases")?, "biases", FLOATS, &groups)?);
         }
+        if params.mode == QuantMode::Nvfp4
+            && let Some(whole) = self.locate(WHOLE)?
+        {
+            let (_, stack) = before.split_last().unwrap_or((&0, &[]));
+            tensors.push(self.checked(Some(whole), WHOLE, &[Dtype::F32], stack)?);
+        }
         Ok(tensors)
     }
 
@@ -208,6 +233,9 @@ impl Matrix<'_> {
         dtypes: &[Dtype],
         shape: &[usize],
     ) -> Result<Tensor, ModelError> {
+        if let Some(problem) = self.problem() {
+            return Err(wrong_info(&problem.tensor, problem.expected.clone()));
+        }
         let missing = || {
             let mut shape = shape.to_vec();
             if let (Stored::Rows { of, .. }, Some(rows)) = (self.stored, shape.first_mut()) {
@@ -218,6 +246,12 @@ impl Matrix<'_> {
         let tensor = tensor.ok_or_else(missing)?;
         expect(&tensor, dtypes, shape)?;
         Ok(tensor)
+    }
+
+    /// Why the module could not be seen as MLX packs it.
+    fn problem(&self) -> Option<&ModuleProblem> {
+        let name = self.stored_name("weight");
+        self.shelf.repacked?.problem_of(name.strip_suffix(".weight")?)
     }
 
     /// What the files call `kind` (`weight`, `scales`, `biases` or `bias`), or its first piece.
@@ -247,12 +281,23 @@ impl Matrix<'_> {
     /// The tensor of that kind, if the files have it; nothing of it is compared with what the model
     /// wants yet.
     fn locate(&self, kind: &str) -> Result<Option<Tensor>, ModelError> {
-        let Some(info) = self.shelf.stored.get(&self.stored_name(kind)) else {
-            return Ok(None);
+        // A matrix that is turned cannot be packed.
+        let unpacked = match self.stored {
+            Stored::PerHead { .. } => self.shelf.get(&self.stored_name(UNPACKED)),
+            _ => None,
         };
+        let info = match (unpacked, kind) {
+            (Some(unpacked), "weight") => Some(unpacked),
+            (Some(_), _) => None,
+            (None, _) => self.shelf.get(&self.stored_name(kind)),
+        };
+        let Some(info) = info else { return Ok(None) };
         let name = format!("{}.{kind}", self.module);
         let mut tensor = match self.stored {
             Stored::Own => whole(info, info.dtype, info.shape.clone()),
+            Stored::Rows { .. } | Stored::Columns { .. } if kind == WHOLE => {
+                whole(info, info.dtype, info.shape.clone())
+            }
             Stored::Rows { first, of, .. } => self.rows(info, *first as usize, *of as usize)?,
             Stored::Columns { .. } if kind == "bias" => whole(info, info.dtype, info.shape.clone()),
             Stored::Columns { first, of } => self.columns(info, *first as usize, *of as usize)?,
@@ -284,7 +329,7 @@ impl Matrix<'_> {
         let shape = [&[rows], rest].concat();
         let mut tensor = whole(info, info.dtype, shape);
         let bytes = start..start + rows as u64 * row_bytes;
-        tensor.pieces = vec![Piece { file: Arc::clone(&info.file), bytes }];
+        tensor.pieces = vec![Piece { bytes, ..piece(info) }];
         Ok(tensor)
     }
 
@@ -361,7 +406,6 @@ impl Matrix<'_> {
             let dtypes = [first.dtype];
             let info = self
                 .shelf
-                .stored
                 .get(&name)
                 .ok_or_else(|| self.shelf.missing(&name, &dtypes, &first.shape))?;
             if info.dtype != first.dtype || info.shape != first.shape {
@@ -468,7 +512,7 @@ fn whole(info: &TensorInfo, dtype: Dtype, shape: Vec<usize>) -> Tensor {
 }
 
 fn piece(info: &TensorInfo) -> Piece {
-    Piece { file: Arc::clone(&info.file), bytes: info.bytes.clone() }
+    Piece { file: Arc::clone(&info.file), bytes: info.bytes.clone(), made: info.made.clone() }
 }
 
 fn expect(tensor: &Tensor, dtypes: &[Dtype], shape: &[usize]) -> Result<(), ModelError> {

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use super::digest::sample_of;
 use super::error::shown;
+use super::repack::Repacked;
 use super::tensors::Shelf;
 use super::{ModelError, Piece, TensorInfo};
 use crate::architecture::{Architecture, Extra};
@@ -36,6 +37,13 @@ impl<'a> Claims<'a> {
     /// Marks the tensors of which these are pieces.
     pub(super) fn add(&mut self, pieces: &[Piece]) {
         for piece in pieces {
+            if let Some(made) = &piece.made {
+                let places =
+                    made.sources().iter().map(|source| (&*source.file, source.bytes.start));
+                let sources = places.filter_map(|(file, start)| self.places.get(&(file, start)));
+                self.claimed.extend(sources.map(|tensor| tensor.name.as_str()));
+                continue;
+            }
             let up_to = (&*piece.file, u64::MIN)..=(&*piece.file, piece.bytes.start);
             // Tensors do not overlap, so the last that begins no later holds the piece.
             self.claimed.extend(self.places.range(up_to).next_back().map(|(_, t)| t.name.as_str()));
@@ -49,7 +57,11 @@ impl<'a> Claims<'a> {
         model_type: &str,
     ) -> Result<(), ModelError> {
         let mut left = Vec::new();
+        let is_repacked = self.shelf.repacked.is_some();
         for tensor in self.places.values().filter(|t| !self.claimed.contains(t.name.as_str())) {
+            if is_repacked && Repacked::does_without(&tensor.name) {
+                continue;
+            }
             let fits = |extra: &&Extra| extra.is_about(&tensor.name);
             match model.extras.iter().find(fits) {
                 None => left.push(tensor.name.as_str()),

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use planaria_config::LayerRange;
 use planaria_engine::architecture::{Attention, Rope, Speeds};
-use planaria_engine::model_dir::{ModelConfig, ModelDir, Tensor};
+use planaria_engine::model_dir::{Made, ModelConfig, ModelDir, Tensor, TensorInfo};
 use serde_json::{Map, Value, json};
 
 use crate::decisions::Decisions;
@@ -19,30 +19,44 @@ const LONGEST_MESSAGE: usize = 8000;
 
 /// Names and texts that mean something in some configuration.
 const WORDS: &[&str] = &[
+    "NVFP4",
     "attention_bias",
     "attention_factor",
     "attention_out_bias",
     "attn_logit_softcapping",
     "attn_type_list",
+    "awq",
     "beta_fast",
     "beta_slow",
     "bits",
     "bytes_per_layer",
+    "checkpoint_format",
+    "compressed-tensors",
+    "config_groups",
     "decoder_sparse_step",
     "deepseek_yarn",
     "dense",
+    "desc_act",
+    "e4m3",
     "eos_token_id",
     "factor",
     "final_logit_softcapping",
     "first_k_dense_replace",
+    "fmt",
+    "fp8",
     "full_attention",
     "gelu",
     "gelu_pytorch_tanh",
+    "gemm",
+    "gptq",
+    "gptq_v2",
+    "group_0",
     "group_size",
     "head_dim",
     "hidden_act",
     "hidden_size",
     "high_freq_factor",
+    "int",
     "intermediate_size",
     "kv_lora_rank",
     "layer_types",
@@ -59,6 +73,7 @@ const WORDS: &[&str] = &[
     "mlp_only_layers",
     "mode",
     "model_type",
+    "modelopt",
     "moe_intermediate_size",
     "moe_layer_freq",
     "mrope_section",
@@ -73,6 +88,7 @@ const WORDS: &[&str] = &[
     "no_rope_layers",
     "norm_topk_prob",
     "num_attention_heads",
+    "num_bits",
     "num_experts",
     "num_experts_per_tok",
     "num_hidden_layers",
@@ -86,6 +102,8 @@ const WORDS: &[&str] = &[
     "qk_nope_head_dim",
     "qk_norm_type",
     "qk_rope_head_dim",
+    "quant_algo",
+    "quant_method",
     "quantization",
     "quantization_config",
     "query_pre_attn_scalar",
@@ -99,6 +117,7 @@ const WORDS: &[&str] = &[
     "rope_type",
     "rotary_dim",
     "routed_scaling_factor",
+    "scale_fmt",
     "scoring_func",
     "shared_intermediate_size",
     "silu",
@@ -108,22 +127,44 @@ const WORDS: &[&str] = &[
     "sparse",
     "step_micros",
     "swiglu_limit",
+    "symmetric",
     "text_config",
     "tie_word_embeddings",
     "topk_group",
     "truncate",
     "type",
+    "ue8m0",
     "use_bias",
     "use_qk_norm",
     "use_routing_bias",
     "use_sliding_window",
     "v_head_dim",
+    "version",
     "vocab_size",
+    "weight_block_size",
+    "weights",
     "yarn",
 ];
 
-const TYPES: &[&str] =
-    &["F32", "F16", "BF16", "U32", "U8", "I8", "F64", "F4", "F8_E4M3", "F8_E8M0", "BOOL", "X"];
+const TYPES: &[&str] = &[
+    "F32", "F16", "BF16", "U32", "U8", "I8", "I32", "F64", "F4", "F8_E4M3", "F8_E8M0", "BOOL", "X",
+];
+
+/// What a module has tensors for.
+const KINDS: &[&str] = &[
+    "weight",
+    "scales",
+    "biases",
+    "bias",
+    "g_idx",
+    "qweight",
+    "qzeros",
+    "weight_global_scale",
+    "weight_packed",
+    "weight_scale",
+    "weight_scale_2",
+    "weight_scale_inv",
+];
 
 /// A tensor in a header.
 #[derive(Clone)]
@@ -143,7 +184,7 @@ impl Entry {
     fn size(&self) -> u64 {
         let width = match self.dtype.as_str() {
             "F64" => 8,
-            "F32" | "U32" => 4,
+            "F32" | "U32" | "I32" => 4,
             "F16" | "BF16" => 2,
             _ => 1,
         };
@@ -227,8 +268,10 @@ fn change_tensor(decisions: &mut Decisions<'_>, tensors: &mut Vec<Entry>) {
         5 => entry.place = Some((decisions.number(), decisions.number())),
         6 => entry.place = other.place,
         7 => {
-            let kind = decisions.word(&["scales", "biases", "bias"]);
-            entry.name = entry.name.replace("weight", kind);
+            let kind = decisions.word(KINDS);
+            if let Some((module, _)) = entry.name.rsplit_once('.') {
+                entry.name = format!("{module}.{kind}");
+            }
         }
         _ => {
             if let Some(dim) = entry.shape.first_mut() {
@@ -321,7 +364,12 @@ fn holds_together(model: &ModelDir) {
 fn lies_in_its_files(tensor: &Tensor) {
     let mut stored = 0;
     for piece in &tensor.pieces {
-        assert!(piece.bytes.end <= fs::metadata(&piece.file).unwrap().len(), "{tensor:?}");
+        match &piece.made {
+            None => {
+                assert!(piece.bytes.end <= fs::metadata(&piece.file).unwrap().len(), "{tensor:?}");
+            }
+            Some(made) => can_be_made(made, piece.bytes.end),
+        }
         stored += piece.bytes.end - piece.bytes.start;
     }
     match &tensor.pick {
@@ -331,6 +379,23 @@ fn lies_in_its_files(tensor: &Tensor) {
             let last = pick.first + pick.step * (pick.count - 1);
             assert!(last < pick.stored[1], "{tensor:?}");
         }
+    }
+}
+
+/// So many bytes at least, unless a source is refused. What is large is left alone.
+fn can_be_made(made: &Made, bytes: u64) {
+    const MOST: u64 = 1 << 20;
+    if bytes > MOST || made.sources().iter().any(|source| source.byte_count() > MOST) {
+        return;
+    }
+    let read = |source: &TensorInfo| {
+        let file = fs::read(&source.file).unwrap();
+        let place = |at: u64| usize::try_from(at).unwrap();
+        file[place(source.bytes.start)..place(source.bytes.end)].to_vec()
+    };
+    let sources: Vec<Vec<u8>> = made.sources().iter().map(read).collect();
+    if let Ok(numbers) = made.numbers(&sources) {
+        assert!(numbers.len() as u64 >= bytes, "{} of {bytes} bytes: {made:?}", numbers.len());
     }
 }
 

@@ -132,7 +132,60 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
             Entry::new(&format!("{path}.biases"), kind, &[32, 1]),
         ]
     };
+    let published = |said: Value, tensors: &[(&str, &str, &[u64])]| {
+        let own = tensors.iter().map(|(kind, dtype, shape)| {
+            Entry::new(&format!("{layer}self_attn.q_proj.{kind}"), dtype, shape)
+        });
+        (sizes("llama", json!({"quantization_config": said})), own.collect::<Vec<Entry>>())
+    };
+    let integers: [(&str, &str, &[u64]); 4] = [
+        ("qweight", "I32", &[4, 32]),
+        ("qzeros", "I32", &[1, 4]),
+        ("scales", "F16", &[1, 32]),
+        ("g_idx", "I32", &[32]),
+    ];
+    let blocks_of_floats: [(&str, &str, &[u64]); 2] =
+        [("weight", "F8_E4M3", &[32, 32]), ("weight_scale_inv", "F32", &[2, 1])];
     vec![
+        published(
+            json!({"quant_method": "awq", "bits": 4, "version": "gemm"}),
+            &[("qweight", "I32", &[32, 4]), integers[1], integers[2]],
+        ),
+        published(
+            json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "gptq_v2"}),
+            &integers,
+        ),
+        published(json!({"quant_method": "fp8", "weight_block_size": [16, 32]}), &blocks_of_floats),
+        published(
+            json!({"quant_method": "fp8", "weight_block_size": [16, 32], "scale_fmt": "ue8m0"}),
+            &blocks_of_floats,
+        ),
+        published(
+            json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+                "weights": {"type": "int", "num_bits": 4, "group_size": 32, "symmetric": true},
+            }}}),
+            &[("weight_packed", "I32", &[32, 4]), ("weight_scale", "BF16", &[32, 1])],
+        ),
+        published(
+            json!({"quant_method": "compressed-tensors"}),
+            &[("weight", "F8_E4M3", &[32, 32]), ("weight_scale", "BF16", &[32, 1])],
+        ),
+        published(
+            json!({"quant_method": "compressed-tensors"}),
+            &[
+                ("weight_packed", "U8", &[32, 16]),
+                ("weight_scale", "F8_E4M3", &[32, 2]),
+                ("weight_global_scale", "F32", &[1]),
+            ],
+        ),
+        published(
+            json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}),
+            &[
+                ("weight", "U8", &[32, 16]),
+                ("weight_scale", "F8_E4M3", &[32, 2]),
+                ("weight_scale_2", "F32", &[]),
+            ],
+        ),
         (sizes("llama", json!({})), Vec::new()),
         (sizes("llama", llama3), Vec::new()),
         (
