@@ -133,6 +133,7 @@ fn model(layers: usize, hidden: u32, kv_width: u64, bytes: u64) -> Geometry {
         head_bytes: head,
         tied: false,
         kv_bytes_per_token_per_layer: 4 * kv_width,
+        kv_layers: Vec::new(),
         hidden_bytes: 2 * hidden,
         max_context: 131_072,
         vocab,

@@ -7,6 +7,7 @@ use planaria_config::{LayerRange, LayerSet};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::model_dir::MAX_LAYERS;
+use crate::prefix_cache::BLOCK_TOKENS;
 
 /// The sizes of a model's parts, in bytes. Nodes tell it to each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,8 +21,12 @@ pub struct Geometry {
     pub head_bytes: u64,
     /// Whether the embedding is also the head, so that the last stage needs it too.
     pub tied: bool,
-    /// KV cache of one token in one layer.
+    /// KV cache of one token in one layer; of the layer that takes most.
     pub kv_bytes_per_token_per_layer: u64,
+    /// KV of each layer, where layers differ or forget; otherwise empty. Members of older builds say nothing, and take
+    /// every layer for the one that takes most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "few_layers")]
+    pub kv_layers: Vec<LayerKv>,
     /// One token's hidden state, as it passes between stages.
     pub hidden_bytes: u32,
     /// Longest context in tokens.
@@ -34,6 +39,33 @@ pub struct Geometry {
     /// How its layers can be shared by several ranks; members of older builds say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+}
+
+/// What a layer remembers of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerKv {
+    /// Bytes of one token.
+    pub bytes_per_token: u64,
+    /// How many tokens the next one sees, itself included; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<u32>,
+}
+
+impl LayerKv {
+    /// The most tokens of a sequence for which there is room in this layer, of `context_tokens`. With a window, those that
+    /// are seen and a block behind them stay, and each step adds its own.
+    const fn most_tokens(self, context_tokens: u64) -> u64 {
+        let Some(window) = self.window else { return context_tokens };
+        let kept = window as u64 + BLOCK_TOKENS as u64;
+        let room = (kept + STEP_TOKENS as u64).next_multiple_of(ROOM_TOKENS as u64);
+        if room < context_tokens { room } else { context_tokens }
+    }
+
+    /// Bytes for that many sequences of `context_tokens` tokens each.
+    const fn bytes(self, context_tokens: u64, sequences: u32) -> u64 {
+        let tokens = self.most_tokens(context_tokens).saturating_mul(sequences as u64);
+        tokens.saturating_mul(self.bytes_per_token)
+    }
 }
 
 /// How the layers of a model can be shared by several ranks.
@@ -133,13 +165,6 @@ impl Geometry {
         own.saturating_add(embedding).saturating_add(head)
     }
 
-    /// Bytes that a stage with `layers` holds: its weights, and KV for `context_tokens` tokens of
-    /// all sequences together.
-    #[must_use]
-    pub fn shard_bytes(&self, layers: LayerRange, context_tokens: u64) -> u64 {
-        self.weight_bytes(layers).saturating_add(self.kv_bytes(layers, context_tokens))
-    }
-
     /// Bytes that a worker with `layers` takes at its peak, all of it together: with KV for
     /// `sequences` sequences of `context_tokens` tokens each, and the holes that it leaves in memory
     /// when all of them need more room in the same step.
@@ -151,8 +176,7 @@ impl Geometry {
     /// The same of layers that need not follow each other.
     #[must_use]
     pub fn peak_bytes_of(&self, layers: &LayerSet, context_tokens: u32, sequences: u32) -> u64 {
-        let tokens = kv_tokens(context_tokens, sequences);
-        let kv = layers.runs().iter().map(|run| self.kv_bytes(*run, tokens));
+        let kv = layers.layers().map(|layer| self.peak_kv_bytes(layer, context_tokens, sequences));
         self.weight_bytes_of(layers)
             .saturating_add(kv.fold(0, u64::saturating_add))
             .saturating_add(self.working_bytes(context_tokens, sequences))
@@ -166,27 +190,36 @@ impl Geometry {
         // No step is longer than the context.
         let tokens = u64::from(STEP_TOKENS.min(context_tokens));
         let pairs = tokens.saturating_mul(u64::from(context_tokens));
-        let all = u64::from(context_tokens).saturating_mul(u64::from(sequences));
+        let moved = self.all_layers().range();
+        let moved = moved.map(|layer| self.layer_kv(layer).bytes(context_tokens.into(), sequences));
         always
-            .saturating_add(all.saturating_mul(self.kv_bytes_per_token_per_layer))
+            .saturating_add(moved.max().unwrap_or(0))
             .saturating_add(tokens.saturating_mul(per_token))
             .saturating_add(pairs.saturating_mul(per_pair))
             .saturating_add(u64::from(sequences).saturating_mul(per_sampled))
     }
 
-    /// Bytes of KV for `context_tokens` tokens of all sequences together, in `layers`.
+    /// What a layer remembers of a sequence.
     #[must_use]
-    pub fn kv_bytes(&self, layers: LayerRange, context_tokens: u64) -> u64 {
-        self.kv_bytes_per_token_per_layer
-            .saturating_mul(u64::from(layers.count()))
-            .saturating_mul(context_tokens)
+    pub fn layer_kv(&self, layer: u32) -> LayerKv {
+        let most = LayerKv { bytes_per_token: self.kv_bytes_per_token_per_layer, window: None };
+        self.kv_layers.get(layer as usize).copied().unwrap_or(most)
     }
-}
 
-/// For how many tokens KV takes memory at its peak; see [`Geometry::peak_bytes`].
-pub(crate) fn kv_tokens(context_tokens: u32, sequences: u32) -> u64 {
-    let holes = ROOM_TOKENS.min(context_tokens);
-    (u64::from(context_tokens) + u64::from(holes)).saturating_mul(u64::from(sequences))
+    /// Bytes of KV for `sequences` sequences of `context_tokens` tokens each, in `layers`.
+    #[must_use]
+    pub fn kv_bytes(&self, layers: LayerRange, context_tokens: u32, sequences: u32) -> u64 {
+        let bytes = |layer| self.layer_kv(layer).bytes(context_tokens.into(), sequences);
+        layers.range().map(bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The same of one layer at its peak; see [`Geometry::peak_bytes`].
+    #[must_use]
+    pub fn peak_kv_bytes(&self, layer: u32, context_tokens: u32, sequences: u32) -> u64 {
+        let holes = ROOM_TOKENS.min(context_tokens);
+        let tokens = u64::from(context_tokens) + u64::from(holes);
+        self.layer_kv(layer).bytes(tokens, sequences)
+    }
 }
 
 /// Layer 0 alone, which every model has.
@@ -194,6 +227,16 @@ pub(crate) const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
     Some(range) => range,
     None => unreachable!(),
 };
+
+/// No more than any model is taken to have.
+fn few_layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LayerKv>, D::Error> {
+    let layers = Vec::<LayerKv>::deserialize(deserializer)?;
+    if layers.len() > MAX_LAYERS as usize {
+        let count = layers.len();
+        return Err(serde::de::Error::custom(format!("a model cannot have {count} layers")));
+    }
+    Ok(layers)
+}
 
 /// A model has layers, and no more than any model is taken to have: this comes from other nodes.
 fn layer_sizes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
@@ -224,6 +267,7 @@ mod tests {
             head_bytes: 30,
             tied,
             kv_bytes_per_token_per_layer: 2,
+            kv_layers: Vec::new(),
             hidden_bytes: 8,
             max_context: 1000,
             vocab: 10,
@@ -244,7 +288,7 @@ mod tests {
         assert_eq!(untied.weight_bytes(range(1, 1)), 110);
         assert_eq!(untied.weight_bytes(range(2, 2)), 150);
         assert_eq!(untied.weight_bytes(range(0, 2)), 410);
-        assert_eq!(untied.shard_bytes(range(0, 1), 10), 50 + 210 + 2 * 2 * 10);
+        assert_eq!(untied.kv_bytes(range(0, 1), 10, 3), 2 * 2 * 10 * 3);
     }
 
     #[test]
@@ -255,6 +299,31 @@ mod tests {
         let peak = untied.peak_bytes(range(0, 1), 1000, 4);
         assert_eq!(peak, 50 + 210 + kv + working + 7);
         assert_eq!(untied.working_bytes(10, 1), 7 + 10 * 3 + 100 * 2 + 40 + 2 * 10);
+    }
+
+    #[test]
+    fn layers_that_differ_or_forget_are_counted_as_they_are() {
+        let kv = |bytes_per_token, window| LayerKv { bytes_per_token, window };
+        let mut mixed = geometry(false);
+        mixed.kv_layers = vec![kv(2, Some(100)), kv(5, None), kv(2, Some(2000))];
+        mixed.kv_bytes_per_token_per_layer = 5;
+        // A window of 100 tokens, a block of 64, a step of 512: 676, in steps of 256.
+        assert_eq!(mixed.kv_bytes(range(0, 0), 10_000, 3), 2 * 768 * 3);
+        assert_eq!(mixed.kv_bytes(range(0, 0), 300, 3), 2 * 300 * 3);
+        assert_eq!(mixed.kv_bytes(range(0, 2), 1000, 1), 2 * 768 + 5 * 1000 + 2 * 1000);
+        let all_alike = geometry(false);
+        assert_eq!(all_alike.kv_bytes(range(0, 2), 1000, 1), 3 * 2 * 1000);
+        let peak = |geometry: &Geometry| geometry.peak_bytes(range(0, 2), 1000, 1);
+        let (most, moved) = (2 * 768 + 5 * 1256 + 2 * 1256, 5 * 1000);
+        assert_eq!(peak(&mixed) - peak(&all_alike), most + moved - 3 * 2 * 1256 - 2 * 1000);
+        // As members of older builds send and read it.
+        let json = serde_json::to_value(&all_alike).unwrap();
+        assert!(json.get("kv_layers").is_none());
+        let json = serde_json::to_value(&mixed).unwrap();
+        assert_eq!(serde_json::from_value::<Geometry>(json.clone()).unwrap(), mixed);
+        let mut absurd = json;
+        absurd["kv_layers"] = serde_json::json!(vec![kv(1, None); 1025]);
+        assert!(serde_json::from_value::<Geometry>(absurd).is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub use self::tensors::{Pick, Piece, Tensor};
 use self::unclaimed::Claims;
 use crate::architecture::{Architecture, Attention, Part as Module, Share, Uncuttable};
 use crate::families;
-use crate::geometry::{Cut, Geometry, UnitSizes};
+use crate::geometry::{Cut, Geometry, LayerKv, UnitSizes};
 
 /// Real files have a few KiB; some carry a list per layer.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -358,15 +358,22 @@ fn transformer_geometry(
     let cut = cut(shelf, model, bytes_per_layer.iter().sum())?;
     let activation = activation.unwrap_or(Dtype::F32);
     let width = if activation == Dtype::F32 { 4 } else { 2 };
-    let kv_bytes = |layer: &crate::architecture::Layer| {
-        u64::from(layer.attention.kv_numbers()) * u64::from(width)
+    let kv = |layer: &crate::architecture::Layer| LayerKv {
+        bytes_per_token: u64::from(layer.attention.kv_numbers()) * u64::from(width),
+        window: layer.attention.window(),
     };
+    let mut kv_layers: Vec<LayerKv> = model.layers.iter().map(kv).collect();
+    let most = kv_layers.iter().map(|layer| layer.bytes_per_token).max().unwrap_or(0);
+    if kv_layers.iter().all(|layer| layer.bytes_per_token == most && layer.window.is_none()) {
+        kv_layers.clear();
+    }
     let geometry = Geometry {
         bytes_per_layer,
         embed_bytes,
         head_bytes,
         tied: model.head.is_none(),
-        kv_bytes_per_token_per_layer: model.layers.iter().map(kv_bytes).max().unwrap_or(0),
+        kv_bytes_per_token_per_layer: most,
+        kv_layers,
         hidden_bytes: model.hidden_size * width,
         max_context: model.max_context,
         vocab: model.vocab_size,

@@ -9,7 +9,7 @@ mod ring;
 use thiserror::Error;
 
 pub use self::ring::{Member, ring_around_pins, ring_memory_weighted, ring_shares};
-use crate::geometry::{Geometry, kv_tokens};
+use crate::geometry::Geometry;
 
 /// Of a node's memory, this many percent are given to weights and KV; the rest is left to the
 /// runtime, to activations and to whatever else runs there.
@@ -27,7 +27,7 @@ pub struct Infeasible {
 
 /// How many layers of a model a node with `memory` bytes can hold, whichever they are: 80 % of
 /// the memory, less what a step works with, less embedding and head (it may come to hold both ends),
-/// filled with the largest layers first, each with KV for `sequences` sequences of `context_tokens`
+/// filled with those layers first that take most, each with KV for `sequences` sequences of `context_tokens`
 /// tokens and what it leaves unused as it grows.
 #[must_use]
 pub fn layers_that_fit(
@@ -39,14 +39,15 @@ pub fn layers_that_fit(
     let usable = usable(memory);
     let ends = u128::from(geometry.embed_bytes) + u128::from(geometry.head_bytes);
     let working = u128::from(geometry.working_bytes(context_tokens, sequences));
-    // Saturates: the geometry may be another node's.
-    let kv = u128::from(geometry.kv_bytes_per_token_per_layer)
-        .saturating_mul(u128::from(kv_tokens(context_tokens, sequences)));
-    let mut sizes = geometry.bytes_per_layer.clone();
+    let kv = |layer| geometry.peak_kv_bytes(layer, context_tokens, sequences);
+    let sizes = (0_u32..).zip(&geometry.bytes_per_layer);
+    let sizes = sizes.map(|(layer, weights)| u128::from(*weights) + u128::from(kv(layer)));
+    let mut sizes: Vec<u128> = sizes.collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     let mut needed = ends + working;
     let fitting = sizes.into_iter().take_while(|size| {
-        needed = needed.saturating_add(u128::from(*size)).saturating_add(kv);
+        // The geometry may be another node's.
+        needed = needed.saturating_add(*size);
         needed <= usable
     });
     u32::try_from(fitting.count()).unwrap_or(u32::MAX)
@@ -69,6 +70,7 @@ mod tests {
             head_bytes: 30,
             tied: false,
             kv_bytes_per_token_per_layer: 2,
+            kv_layers: Vec::new(),
             hidden_bytes: 8,
             max_context: 1000,
             vocab: 10,
@@ -94,9 +96,10 @@ mod tests {
             bytes_per_layer: vec![u64::MAX; 3],
             embed_bytes: u64::MAX,
             kv_bytes_per_token_per_layer: u64::MAX,
+            kv_layers: Vec::new(),
             ..geometry()
         };
         assert_eq!(layers_that_fit(&absurd, u64::MAX, u32::MAX, u32::MAX), 0);
-        assert_eq!(absurd.shard_bytes(absurd.all_layers(), u64::MAX), u64::MAX);
+        assert_eq!(absurd.peak_bytes(absurd.all_layers(), u32::MAX, u32::MAX), u64::MAX);
     }
 }

@@ -91,6 +91,7 @@ mod tests {
             head_bytes: 0,
             tied: false,
             kv_bytes_per_token_per_layer: 0,
+            kv_layers: Vec::new(),
             hidden_bytes: 0,
             max_context: 1,
             vocab: 1,

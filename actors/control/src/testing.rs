@@ -36,6 +36,7 @@ pub fn member(byte: u8, boot_count: u64, memory: u64) -> Member {
         head_bytes: 0,
         tied: false,
         kv_bytes_per_token_per_layer: 1,
+        kv_layers: Vec::new(),
         hidden_bytes: 64,
         max_context: 1024,
         vocab: 100,

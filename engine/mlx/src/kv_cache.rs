@@ -130,10 +130,11 @@ impl KvCache {
         Ok(())
     }
 
-    /// How many positions there is room for in a cache that holds the first `positions` of a
-    /// sequence; with a window at most.
-    pub(super) const fn room_for(positions: u32) -> u32 {
-        positions.next_multiple_of(ROOM_TOKENS)
+    /// How many positions there is room for, at most, in a cache that holds the first `positions` of a
+    /// sequence, of which the last `added` came at once.
+    pub(super) fn room_for(positions: u32, added: u32, window: Option<u32>) -> u32 {
+        let kept = window.map(|window| window.saturating_add(BLOCK_TOKENS).saturating_add(added));
+        kept.map_or(positions, |kept| kept.min(positions)).next_multiple_of(ROOM_TOKENS)
     }
 
     /// Bytes of its room.

@@ -14,6 +14,7 @@ use mlx_rs::ops::concatenate;
 use mlx_rs::transforms::eval;
 use planaria_config::{LayerRange, LayerSet, SequenceId};
 use planaria_engine::architecture::{Architecture, MLX_CACHE_BYTES, RankUnits};
+use planaria_engine::geometry::LayerKv;
 use planaria_engine::grammar::Vocabulary;
 use planaria_engine::model_dir::{Dtype, ModelConfig, ModelDir, ModelError};
 use planaria_engine::prefix_cache::{
@@ -240,14 +241,18 @@ impl MlxStage {
     /// How many bytes these segments add to what there is, at most: more room for KV, and the blocks
     /// that are copied from it.
     fn growth(&self, segments: &[&Segment]) -> u64 {
-        let kv_bytes = |layers| self.kv_bytes_of_token(layers);
-        let growth = |segment: &&Segment| {
-            let end = segment.start.saturating_add(small(segment.tokens.len()).unsigned_abs());
-            let room = KvCache::room_for(end);
+        let growth = |segment: &&Segment| -> u64 {
+            let added = small(segment.tokens.len()).unsigned_abs();
+            let end = segment.start.saturating_add(added);
             let known = self.sequences.get(segment.sequence).is_some();
-            let had = if known { KvCache::room_for(segment.start).min(room) } else { 0 };
             let blocks = end / BLOCK_TOKENS - segment.start / BLOCK_TOKENS;
-            u64::from(room - had + blocks * BLOCK_TOKENS) * kv_bytes(segment.layers)
+            let growth = |kv: LayerKv| {
+                let room_for = |positions| KvCache::room_for(positions, added, kv.window);
+                let room = room_for(end);
+                let had = if known { room_for(segment.start).min(room) } else { 0 };
+                u64::from(room - had + blocks * BLOCK_TOKENS) * kv.bytes_per_token
+            };
+            self.kv_of(segment.layers).into_iter().map(growth).sum()
         };
         segments.iter().map(growth).sum()
     }

@@ -137,6 +137,7 @@ impl FakeConfig {
             head_bytes: 0,
             tied: false,
             kv_bytes_per_token_per_layer: crate::fake::KV_BYTES_PER_TOKEN,
+            kv_layers: Vec::new(),
             hidden_bytes: self.hidden_size * 4,
             max_context: self.max_position_embeddings,
             vocab: self.vocab_size,

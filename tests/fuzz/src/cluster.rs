@@ -196,6 +196,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                     head_bytes: decisions.number(),
                     tied: decisions.rarely(2),
                     kv_bytes_per_token_per_layer: decisions.number(),
+                    kv_layers: Vec::new(),
                     hidden_bytes: decisions.number32(),
                     max_context: decisions.number32(),
                     vocab: decisions.number32(),

@@ -25,6 +25,7 @@ fn held() -> HeldModel {
         head_bytes: 200,
         tied: false,
         kv_bytes_per_token_per_layer: 1,
+        kv_layers: Vec::new(),
         hidden_bytes: 8,
         max_context: 16,
         vocab: 10,

@@ -481,7 +481,7 @@ impl Host {
     fn kv_bytes(&self, plan: &Plan, layers: LayerRange, runtime: &impl HostRuntime) -> u64 {
         let Some(geometry) = runtime.geometry() else { return 0 };
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
-        let all = geometry.kv_bytes(layers, u64::from(context) * u64::from(sequences));
+        let all = geometry.kv_bytes(layers, context, sequences);
         match (self.group.units(), geometry.cut) {
             #[expect(
                 clippy::cast_possible_truncation,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use mlx_rs::Array;
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{Attention, RankUnits, Share};
+use planaria_engine::geometry::LayerKv;
 use planaria_engine::model_dir::{ModelDir, ModelError};
 use planaria_engine::stage::{LoadProgress, Partials, Stage, StageError};
 use planaria_kernels::FoldTree;
@@ -128,15 +129,19 @@ impl MlxStage {
         tensors.unwrap_or_default().iter().map(planaria_engine::model_dir::Tensor::byte_count).sum()
     }
 
-    /// Bytes of KV that a token leaves in these layers, as far as this rank has them.
-    pub(super) fn kv_bytes_of_token(&self, layers: LayerRange) -> u64 {
+    /// What each of these layers remembers, as far as this rank has them.
+    pub(super) fn kv_of(&self, layers: LayerRange) -> Vec<LayerKv> {
         let Some(Rank { share, .. }) = &self.rank else {
-            return self.dir.geometry().kv_bytes(layers, 1);
+            let geometry = self.dir.geometry();
+            return layers.range().map(|layer| geometry.layer_kv(layer)).collect();
         };
         let own = share.architecture.layers.iter().skip(layers.first() as usize);
-        let numbers = own.take(layers.count() as usize).map(|layer| layer.attention.kv_numbers());
         let width = self.dir.activation().bitsize() as u64 / 8;
-        numbers.map(|numbers| u64::from(numbers) * width).sum()
+        let kv = |layer: &planaria_engine::architecture::Layer| LayerKv {
+            bytes_per_token: u64::from(layer.attention.kv_numbers()) * width,
+            window: layer.attention.window(),
+        };
+        own.take(layers.count() as usize).map(kv).collect()
     }
 
     fn load_share(

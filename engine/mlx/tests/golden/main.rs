@@ -175,8 +175,7 @@ fn memory_is_what_geometry_says() {
             .for_each(|output| run.take(usize::MAX, output));
         // 150 tokens take the room of 256.
         let geometry = case.dir.geometry();
-        let expected = geometry.shard_bytes(geometry.all_layers(), 256)
-            - geometry.weight_bytes(geometry.all_layers());
+        let expected = geometry.kv_bytes(geometry.all_layers(), 256, 1);
         assert_eq!(stages[0].memory().kv, expected, "{}", case.name);
     }
 }

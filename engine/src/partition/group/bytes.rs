@@ -6,7 +6,7 @@ use planaria_config::LayerRange;
 
 use super::NoGroup;
 use crate::architecture::RankUnits;
-use crate::geometry::{Cut, Geometry, UnitSizes, kv_tokens};
+use crate::geometry::{Cut, Geometry, UnitSizes};
 
 /// More units than any build cuts a layer into. The geometry may be another node's, and the search goes through all
 /// divisions.
@@ -48,11 +48,12 @@ impl Sizes {
         let ends = geometry.weight_bytes(layers).saturating_sub(weights);
         let shared = part(units.shared_bytes, layers.count(), geometry.layers().get()).min(weights);
         let working = geometry.working_bytes(context, sequences);
+        let kv = |layer| geometry.peak_kv_bytes(layer, context, sequences);
         Ok(Self {
             units,
             shared: shared.saturating_add(ends).saturating_add(working),
             dealt: weights - shared,
-            kv: geometry.kv_bytes(layers, kv_tokens(context, sequences)),
+            kv: layers.range().map(kv).fold(0, u64::saturating_add),
         })
     }
 

@@ -33,6 +33,7 @@ fn geometry(count: u16, key_heads: u32) -> Geometry {
         head_bytes: 30,
         tied: false,
         kv_bytes_per_token_per_layer: 2,
+        kv_layers: Vec::new(),
         hidden_bytes: 8,
         max_context: 1000,
         vocab: 10,
@@ -194,6 +195,7 @@ fn absurd_geometry_is_refused() {
         bytes_per_layer: vec![u64::MAX; 3],
         embed_bytes: u64::MAX,
         kv_bytes_per_token_per_layer: u64::MAX,
+        kv_layers: Vec::new(),
         cut: Some(Cut::Units(UnitSizes { count: 64, shared_bytes: u64::MAX, key_heads: u32::MAX })),
         ..geometry(8, 8)
     };
@@ -456,6 +458,7 @@ proptest! {
             head_bytes,
             tied,
             kv_bytes_per_token_per_layer,
+            kv_layers: Vec::new(),
             working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40 },
             cut: Some(Cut::Units(UnitSizes { count, shared_bytes, key_heads })),
             ..geometry(8, 8)

@@ -6,7 +6,7 @@ use planaria_config::LayerRange;
 
 use super::Node;
 use super::balance::{Tried, balanced};
-use crate::geometry::{Geometry, kv_tokens};
+use crate::geometry::Geometry;
 use crate::partition::usable;
 
 /// What a model's layers cost, summed up from the first one on.
@@ -31,13 +31,12 @@ impl Loads {
         let average = all as f64 / sizes.len() as f64;
         // A layer without weights costs what the others do.
         let in_layers = |bytes: u64| if average > 0.0 { bytes as f64 / average } else { 1.0 };
-        let kv = u128::from(geometry.kv_bytes_per_token_per_layer)
-            .saturating_mul(u128::from(kv_tokens(context, sequences)));
         let (mut work, mut bytes) = (vec![0.0], vec![0_u128]);
         let (mut done, mut held) = (0.0, 0_u128);
-        for size in sizes {
+        for (layer, size) in (0_u32..).zip(sizes) {
             done += in_layers(*size);
-            held = held.saturating_add(u128::from(*size)).saturating_add(kv);
+            let kv = geometry.peak_kv_bytes(layer, context, sequences);
+            held = held.saturating_add(u128::from(*size)).saturating_add(kv.into());
             work.push(done);
             bytes.push(held);
         }

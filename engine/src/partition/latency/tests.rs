@@ -42,6 +42,7 @@ fn geometry(bytes_per_layer: Vec<u64>, embed_bytes: u64, head_bytes: u64, tied: 
         head_bytes,
         tied,
         kv_bytes_per_token_per_layer: 0,
+        kv_layers: Vec::new(),
         hidden_bytes: 8,
         max_context: 1,
         vocab: 10,

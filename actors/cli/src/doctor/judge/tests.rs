@@ -89,6 +89,7 @@ fn ten_gib() -> Model {
         head_bytes: 1 << 20,
         tied: false,
         kv_bytes_per_token_per_layer: 0,
+        kv_layers: Vec::new(),
         hidden_bytes: 4096,
         max_context: 4096,
         vocab: 1000,
