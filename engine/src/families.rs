@@ -52,6 +52,7 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("kimi_k2", "Kimi K2", deepseek_v3::architecture),
     ("kimi_k25", "Kimi K2.5, of which the text", kimi_k25::architecture),
     ("llama", "Llama 2, 3, and others of their making", llama::architecture),
+    ("minimax", "MiniMax M2, by its first name", minimax_m2::architecture),
     ("minimax_m2", "MiniMax M2", minimax_m2::architecture),
     ("mistral", "Mistral", mistral::architecture),
     ("mistral3", "Mistral Small 3.1, 3.2, of which the text", mistral3::architecture),

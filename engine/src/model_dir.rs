@@ -121,7 +121,7 @@ impl ModelDir {
             }
             ModelConfig::Fake(config) => (config.geometry(), Dtype::F32),
         };
-        let mut eos_token_ids = root.token_ids("eos_token_id")?;
+        let mut eos_token_ids = end_tokens(&root)?;
         let generation = Generation::open(path, &mut warnings)?;
         if !generation.eos_token_ids.is_empty() {
             eos_token_ids = generation.eos_token_ids;
@@ -314,6 +314,15 @@ impl ModelDir {
             tensors.extend(shelf.part(model, part)?.into_iter().map(|found| found.tensor));
         }
         Ok(tensors)
+    }
+}
+
+/// The tokens that end an answer, by a configuration, or by that of the language model in it.
+fn end_tokens(root: &Section<'_>) -> Result<Vec<u32>, ModelError> {
+    let own = root.token_ids("eos_token_id")?;
+    match root.section("text_config")? {
+        Some(inner) if own.is_empty() => inner.token_ids("eos_token_id"),
+        _ => Ok(own),
     }
 }
 

@@ -31,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 PROMPTS = [2, 4, 5]
 STEPS = 12
 # Names by which others publish a family, and by which the reference knows it too.
-OTHER_NAMES = {"kimi_k2": "deepseek_v3", "joyai_llm_flash": "deepseek_v3"}
+OTHER_NAMES = {"kimi_k2": "deepseek_v3", "joyai_llm_flash": "deepseek_v3", "minimax": "minimax_m2"}
 CHANGES = {
     "phi3-partial-rotary": {
         "case": "phi3",

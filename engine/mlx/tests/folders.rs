@@ -17,6 +17,7 @@ use planaria_engine::model_dir::ModelDir;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
 use planaria_mlx::MlxStage;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -253,6 +254,37 @@ fn an_index_that_names_files_that_are_not_there() {
     });
     let error = dir.unwrap_err().to_string();
     assert!(error.contains("model-00002-of-00003.safetensors: there is no such file"), "{error}");
+}
+
+/// As they are where a loader turned them, and saved them so.
+#[test]
+fn experts_that_are_not_turned() {
+    let case = case("qwen3-vl-moe-hf");
+    let folder = case.copy();
+    let file = folder.path().join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let stored = SafeTensors::deserialize(&bytes).unwrap();
+    let mut turned = 0;
+    let tensors = stored.tensors().into_iter().map(|(name, tensor)| {
+        let [experts, rows, columns] = *tensor.shape() else {
+            return (name, tensor.shape().to_vec(), tensor.data().to_vec());
+        };
+        turned += 1;
+        let number = |at: usize| tensor.data()[4 * at..][..4].to_vec();
+        let places = (0..experts * columns * rows).map(|to| {
+            let (expert, column, row) = (to / (columns * rows), to / rows % columns, to % rows);
+            (expert * rows + row) * columns + column
+        });
+        (name, vec![experts, columns, rows], places.flat_map(number).collect())
+    });
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = tensors.collect();
+    assert!(turned > 0);
+    let views = tensors.iter().map(|(name, shape, data)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    fs::write(&file, safetensors::serialize(views, None).unwrap()).unwrap();
+    let dir = ModelDir::open(folder.path()).unwrap();
+    assert_eq!(case.answers(&dir), case.tokens);
 }
 
 /// Every checkpoint by every other name: refused, or what the reference says with that name.

@@ -470,9 +470,14 @@ impl Matrix<'_> {
         let [count, rows, columns] = self.shape.as_slice() else {
             return Err(wrong_info(info, "a stack of matrices".to_owned()));
         };
-        let whole = [*count, *columns, of];
-        if info.shape != whole {
-            return Err(wrong_info(info, describe(FLOATS, &whole)));
+        let turned = [*count, *columns, of];
+        let straight = [*count, of, *columns];
+        // Some loaders turn them, and save them so.
+        if info.shape == straight && straight != turned {
+            return Ok(self.picked(whole(info, info.dtype, straight.to_vec()), first, 1, false));
+        }
+        if info.shape != turned {
+            return Err(wrong_info(info, describe(FLOATS, &turned)));
         }
         let before = Matrix { shape: vec![*count, *columns, *rows], ..*self };
         let tensor = before.columns(info, first, of)?;

@@ -247,6 +247,7 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         ),
         (sizes("glm4_moe", glm), Vec::new()),
         (sizes("minimax_m2", minimax.clone()), Vec::new()),
+        (sizes("minimax", minimax.clone()), Vec::new()),
         (
             sizes("minimax_m2", minimax),
             vec![float(&format!("{layer}block_sparse_moe.experts.0.w1.weight"), &[32, 32])],
