@@ -1,38 +1,49 @@
-//! A model's tokenizer, as shipped with it (`tokenizer.json`, `tokenizer_config.json`).
+//! A model's tokenizer, as shipped with it: `tokenizer.json`, else `tiktoken.model`, else `tokenizer.model`, and
+//! `tokenizer_config.json`.
 
 mod added;
+mod class;
+mod merges;
+mod parts;
 mod reach;
+mod sentencepiece;
 mod settings;
+mod source;
+mod tiktoken;
 mod token_bytes;
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 use thiserror::Error;
+use tokenizers::TokenizerBuilder;
 
+use self::parts::{Inner, TextNormalizer};
 use self::reach::Reach;
 pub(crate) use self::settings::TokenizerSettings;
+use self::source::Format;
+pub(crate) use self::source::Source;
 use self::token_bytes::ByteAlphabet;
-use crate::model_dir::json::read_bounded;
 use crate::model_dir::{ModelDir, ModelError};
 
-/// The largest published one (Gemma's) has 33 MB.
-pub(crate) const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// The largest published `tokenizer.json` (Gemma's) has 33 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 /// Text to tokens and back.
 #[derive(Debug)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Inner,
     /// The same, reading special tokens as plain text; made when first asked for.
-    literal: OnceLock<tokenizers::Tokenizer>,
+    literal: OnceLock<Inner>,
     alphabet: ByteAlphabet,
     /// Found when first asked for.
     reach: OnceLock<Reach>,
     settings: TokenizerSettings,
     eos_token_ids: BTreeSet<u32>,
+    /// The name of the file that it was read from.
+    file: &'static str,
 }
 
 /// A text could not be turned into tokens, or tokens not into text.
@@ -41,20 +52,20 @@ pub struct Tokenizer {
 pub struct TokenizerError(String);
 
 impl Tokenizer {
+    /// Whether a model's folder has one, sound or not.
+    #[must_use]
+    pub fn is_in(model: &ModelDir) -> bool {
+        Source::of(model.path()).is_some()
+    }
+
     /// Opens the tokenizer of a model.
     ///
     /// # Errors
     /// When there is none, or it is malformed.
     pub fn open(model: &ModelDir) -> Result<Self, ModelError> {
-        let file = tokenizer_file(model)?;
-        let bytes = read_bounded(&file, MAX_TOKENIZER_BYTES)?;
-        let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
-            .map_err(|e| ModelError::malformed(&file, format!("is no tokenizer: {}", e.0)))?;
-        // Some files come with the padding and truncation of their training.
-        inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| ModelError::malformed(&file, e.to_string()))?;
+        let source = Source::expect(model.path())?;
         let settings = TokenizerSettings::open(model.path())?;
-        added::add(&mut inner, &settings)?;
+        let inner = read(&source, &settings)?;
         let mut eos_token_ids: BTreeSet<u32> = model.eos_token_ids().iter().copied().collect();
         eos_token_ids.extend(settings.eos_token().and_then(|token| inner.token_to_id(token)));
         let alphabet = ByteAlphabet::of(&inner);
@@ -65,6 +76,7 @@ impl Tokenizer {
             reach: OnceLock::new(),
             settings,
             eos_token_ids,
+            file: source.format.file_name(),
         })
     }
 
@@ -187,8 +199,9 @@ impl Tokenizer {
             && own != said
         {
             warnings.push(format!(
-                "tokenizer_config.json: `{ADD_PREFIX_SPACE}` is {said}, but {own} in \
-                 tokenizer.json, which counts"
+                "tokenizer_config.json: `{ADD_PREFIX_SPACE}` is {said}, but {own} in {}, which \
+                 counts",
+                self.file
             ));
         }
         warnings
@@ -216,11 +229,49 @@ fn find_flag(part: &Value, key: &str) -> Option<bool> {
     }
 }
 
-fn encode(
-    tokenizer: &tokenizers::Tokenizer,
-    text: &str,
-    add_special: bool,
-) -> Result<Vec<u32>, TokenizerError> {
+/// Reads a tokenizer, and adds what the settings add.
+fn read(source: &Source, settings: &TokenizerSettings) -> Result<Inner, ModelError> {
+    let (file, bytes) = (source.file(), source.read()?);
+    let failed = |error: TokenizerError| {
+        ModelError::malformed(file, format!("is no tokenizer: {}", error.0))
+    };
+    match source.format {
+        Format::Json => {
+            let parsed = guarded(|| Ok(serde_json::from_slice::<Inner>(&bytes)?));
+            let mut inner = parsed.map_err(failed)?;
+            // Some files come with the padding and truncation of their training.
+            inner.with_padding(None);
+            inner.with_truncation(None).map_err(|e| ModelError::malformed(file, e.to_string()))?;
+            added::add(&mut inner, settings, source.format)?;
+            Ok(inner)
+        }
+        Format::Tiktoken => {
+            let mut inner = tiktoken::open(file, &bytes, settings)?;
+            added::add(&mut inner, settings, source.format)?;
+            Ok(inner)
+        }
+        Format::SentencePiece => {
+            let mut opened = sentencepiece::open(file, &bytes, settings)?;
+            added::add(&mut opened.inner, settings, source.format)?;
+            guarded(|| with_normalizer(&opened.inner, opened.normalizer)).map_err(failed)
+        }
+    }
+}
+
+/// The same tokenizer, with a normalizer that the tokens which were added do not go through.
+fn with_normalizer(
+    inner: &Inner,
+    normalizer: sentencepiece::Normalizer,
+) -> tokenizers::Result<Inner> {
+    TokenizerBuilder::new()
+        .with_model(inner.get_model().clone())
+        .with_normalizer(Some(TextNormalizer::SentencePiece(normalizer)))
+        .with_decoder(inner.get_decoder().cloned())
+        .with_added_vocabulary(inner.get_added_vocabulary().clone())
+        .build()
+}
+
+fn encode(tokenizer: &Inner, text: &str, add_special: bool) -> Result<Vec<u32>, TokenizerError> {
     let encoding = guarded(|| tokenizer.encode_fast(text, add_special))?;
     Ok(encoding.get_ids().to_vec())
 }
@@ -231,15 +282,5 @@ fn guarded<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Tokeniz
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(done) => done.map_err(|error| TokenizerError(error.to_string())),
         Err(_) => Err(TokenizerError("its settings make no sense".to_owned())),
-    }
-}
-
-fn tokenizer_file(model: &ModelDir) -> Result<PathBuf, ModelError> {
-    let file = model.path().join("tokenizer.json");
-    if file.exists() {
-        Ok(file)
-    } else {
-        let wanted = "a model that is served has one".to_owned();
-        Err(ModelError::MissingFile { file, wanted })
     }
 }

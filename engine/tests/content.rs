@@ -152,3 +152,20 @@ fn weights_that_were_replaced_are_not_summed() {
     assert!(dir.sum_of(&file).is_err());
     open(&folder).sum_of(&file).unwrap();
 }
+
+/// Nodes of other builds say the same of the same files.
+#[test]
+fn the_digest_of_a_tokenizer_json_is_what_it_was() {
+    let folder = demo();
+    for (file, content) in [
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", r#"{"a": 1}"#),
+        ("special_tokens_map.json", "{}"),
+        ("tiktoken.model", "not read"),
+        ("tokenizer.model", "not read"),
+    ] {
+        fs::write(folder.path().join(file), content).unwrap();
+    }
+    let tokenizer = content(&folder).tokenizer.unwrap();
+    assert_eq!(tokenizer.to_string(), "3f631fc79890ec827d269d6e80a3e153");
+}

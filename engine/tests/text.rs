@@ -313,10 +313,9 @@ fn a_text_has_no_fewer_tokens_than_its_length_says() {
 fn a_tokenizer_that_is_missing_or_broken() {
     let (_folder, missing) = model(&[]);
     let error = Tokenizer::open(&missing).unwrap_err().to_string();
-    assert!(
-        error
-            .ends_with("tokenizer.json: there is no such file, but a model that is served has one")
-    );
+    let problem = "tokenizer.json: there is no such file, but a model that is served has one (or a \
+                   tiktoken.model or tokenizer.model)";
+    assert!(error.ends_with(problem), "{error}");
     for broken in [json!({}), json!("nonsense"), json!([1]), json!({"model": {"type": "BPE"}})] {
         let (_folder, broken) = model(&[("tokenizer.json", broken)]);
         let error = Tokenizer::open(&broken).unwrap_err().to_string();

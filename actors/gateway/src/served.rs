@@ -264,8 +264,8 @@ fn warn_of(model: &ModelName, tokenizer: &Tokenizer, vocab: u32) {
     if beyond > 0 {
         tracing::warn!(
             %model,
-            "tokenizer.json: knows {beyond} tokens beyond the model's {vocab}; a request whose \
-             prompt holds one is refused"
+            "the tokenizer knows {beyond} tokens beyond the model's {vocab}; a request whose prompt \
+             holds one is refused"
         );
     }
 }

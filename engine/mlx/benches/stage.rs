@@ -20,6 +20,7 @@ use planaria_engine::model_dir::ModelDir;
 use planaria_engine::processor::Processor;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Partials, Segment, SegmentOutput, Stage, Step, StepProgress};
+use planaria_engine::tokenizer::Tokenizer;
 use planaria_mlx::MlxStage;
 use serde_json::json;
 
@@ -95,7 +96,7 @@ fn main() -> Result<(), Failure> {
 
 /// An answer that has to be a JSON string longer than any that is decoded.
 fn held(dir: &ModelDir) -> Option<Arc<Constraint>> {
-    let has_tokenizer = dir.path().join("tokenizer.json").exists();
+    let has_tokenizer = Tokenizer::is_in(dir);
     let form = Form::JsonSchema(r#"{"type":"string","minLength":1000000}"#.to_owned());
     // It never comes so far that a token could end it.
     has_tokenizer.then(|| Arc::new(Constraint { form, thinking: None, ends: vec![0] }))

@@ -69,7 +69,7 @@ impl Tokens {
         let made = self.grammars.get_or_init(|| {
             let Some(model) = &self.model else { return Grammars::of_bytes(self.vocab) };
             let is_fake = matches!(model.config(), ModelConfig::Fake(_));
-            if is_fake && !model.path().join("tokenizer.json").exists() {
+            if is_fake && !Tokenizer::is_in(model) {
                 return Grammars::of_bytes(self.vocab);
             }
             let tokenizer = Tokenizer::open(model);

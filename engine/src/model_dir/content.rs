@@ -19,7 +19,7 @@ use thiserror::Error;
 use super::json::read_bounded;
 use super::{MAX_CONFIG_BYTES, ModelDir, ModelError, Stamp, TensorInfo};
 use crate::chat_template::find_source;
-use crate::tokenizer::{MAX_TOKENIZER_BYTES, TokenizerSettings};
+use crate::tokenizer::{Source, TokenizerSettings};
 
 /// Bytes that are read at a time: enough for a disk, and no memory to speak of.
 const CHUNK: usize = 1 << 20;
@@ -31,7 +31,8 @@ pub enum Part {
     Config,
     /// Every tensor.
     Weights,
-    /// `tokenizer.json`, and `tokenizer_config.json` but for the template.
+    /// The file that the tokenizer is read from (`tokenizer.json`, else `tiktoken.model`, else `tokenizer.model`), and
+    /// `tokenizer_config.json` but for the template.
     Tokenizer,
     /// The chat template, in whichever file it is.
     Template,
@@ -146,7 +147,8 @@ impl ModelDir {
         let config = part(&folder.join("config.json"), MAX_CONFIG_BYTES);
         let weights = self.tensors().is_empty().then(|| TensorSum::default().digest());
         let alone = Content { config, weights, ..Content::default() };
-        let Some(tokenizer) = part(&folder.join("tokenizer.json"), MAX_TOKENIZER_BYTES) else {
+        let tokenizer = Source::of(folder).and_then(|source| source.read().ok());
+        let Some(tokenizer) = tokenizer.map(|bytes| PartDigest::of([bytes.as_slice()])) else {
             // Nobody can ask this node, so what else there is of words does not matter.
             return alone;
         };

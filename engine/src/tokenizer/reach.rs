@@ -9,6 +9,7 @@ use std::num::NonZeroUsize;
 use serde_json::Value;
 use tokenizers::models::ModelWrapper;
 
+use super::parts::{Inner, TextModel, TextNormalizer};
 use super::token_bytes::ByteAlphabet;
 
 /// Most bytes of text, blanks left aside, that become one token; `None` when nobody knows.
@@ -21,7 +22,7 @@ const COMPOSED: usize = 4;
 
 impl Reach {
     /// Looks at every token of a vocabulary.
-    pub(super) fn of(tokenizer: &tokenizers::Tokenizer, alphabet: &ByteAlphabet) -> Self {
+    pub(super) fn of(tokenizer: &Inner, alphabet: &ByteAlphabet) -> Self {
         Self(longest(tokenizer, alphabet).and_then(NonZeroUsize::new))
     }
 
@@ -35,16 +36,22 @@ impl Reach {
     }
 }
 
-fn longest(tokenizer: &tokenizers::Tokenizer, alphabet: &ByteAlphabet) -> Option<usize> {
+fn longest(tokenizer: &Inner, alphabet: &ByteAlphabet) -> Option<usize> {
     let shortened = match tokenizer.get_normalizer() {
         None => 1,
-        Some(normalizer) => shortening(&serde_json::to_value(normalizer).ok()?)?,
+        Some(TextNormalizer::Library(normalizer)) => {
+            shortening(&serde_json::to_value(normalizer).ok()?)?
+        }
+        Some(TextNormalizer::SentencePiece(normalizer)) => normalizer.shortening()?,
     };
     let split = match tokenizer.get_pre_tokenizer() {
         None => Split { loses_nothing: true, is_byte_level: false },
         Some(split) => Split::of(&serde_json::to_value(split).ok()?),
     };
-    let ModelWrapper::BPE(model) = tokenizer.get_model() else {
+    let TextModel::Library(model) = tokenizer.get_model() else {
+        return None;
+    };
+    let ModelWrapper::BPE(model) = &**model else {
         return None;
     };
     let has_unknown = model.unk_token.is_some() && !model.fuse_unk;

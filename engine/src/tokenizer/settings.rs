@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::class::Class;
+use super::source::Source;
 use crate::model_dir::ModelError;
 use crate::model_dir::json::{Section, parse_object, read_bounded};
 
@@ -18,6 +20,7 @@ pub(crate) struct TokenizerSettings {
     json: Map<String, Value>,
     special_tokens: BTreeMap<String, String>,
     add_bos_token: Option<bool>,
+    class: Option<Class>,
 }
 
 impl TokenizerSettings {
@@ -32,7 +35,26 @@ impl TokenizerSettings {
             None => None,
             Some(_) => Some(root.flag("add_bos_token", false)?),
         };
-        Ok(Self { file, special_tokens, add_bos_token, json })
+        let mut settings = Self { special_tokens, add_bos_token, class: None, json, file };
+        if Source::of(folder).is_some_and(|source| !source.is_whole()) {
+            settings.complete(Class::of(folder, &settings.file, &settings.json)?);
+        }
+        Ok(settings)
+    }
+
+    /// Fills in what the class does where the file says nothing.
+    fn complete(&mut self, class: Class) {
+        for (role, token) in class.roles() {
+            let tokens = &mut self.special_tokens;
+            tokens.entry((*role).to_owned()).or_insert_with(|| (*token).to_owned());
+        }
+        self.add_bos_token = self.add_bos_token.or(class.adds_bos());
+        self.class = Some(class);
+    }
+
+    /// The class of the authors' code; unknown where `tokenizer.json` says everything.
+    pub(super) fn class(&self) -> Class {
+        self.class.unwrap_or(Class::Other)
     }
 
     /// The text of `bos_token`, `eos_token` and the like, by these names.

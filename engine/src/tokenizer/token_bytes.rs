@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use tokenizers::decoders::DecoderWrapper;
 
+use super::parts::Inner;
+
 /// How a tokenizer writes bytes as characters in the names of its tokens.
 #[derive(Debug)]
 pub(super) enum ByteAlphabet {
@@ -14,17 +16,19 @@ pub(super) enum ByteAlphabet {
 }
 
 impl ByteAlphabet {
-    pub(super) fn of(tokenizer: &tokenizers::Tokenizer) -> Self {
+    pub(super) fn of(tokenizer: &Inner) -> Self {
         match tokenizer.get_decoder() {
             Some(decoder) if is_byte_level(decoder) => Self::ByteLevel(byte_level()),
             _ => Self::SentencePiece,
         }
     }
 
-    pub(super) fn bytes_of(&self, tokenizer: &tokenizers::Tokenizer, id: u32) -> Vec<u8> {
+    pub(super) fn bytes_of(&self, tokenizer: &Inner, id: u32) -> Vec<u8> {
         let added = tokenizer.get_added_vocabulary().get_added_tokens_decoder().get(&id);
         if let Some(added) = added {
-            return added.content.clone().into_bytes();
+            let is_piece = matches!(self, Self::SentencePiece) && !added.special;
+            let content = &added.content;
+            return if is_piece { content.replace('▁', " ") } else { content.clone() }.into_bytes();
         }
         let Some(name) = tokenizer.id_to_token(id) else {
             return Vec::new();
@@ -52,7 +56,7 @@ fn is_byte_level(decoder: &DecoderWrapper) -> bool {
 }
 
 /// `0x0A` for `<0x0A>`.
-fn fallback_byte(name: &str) -> Option<u8> {
+pub(super) fn fallback_byte(name: &str) -> Option<u8> {
     let digits = name.strip_prefix("<0x")?.strip_suffix('>')?;
     let two_digits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
     two_digits.then(|| u8::from_str_radix(digits, 16).ok())?
@@ -61,10 +65,20 @@ fn fallback_byte(name: &str) -> Option<u8> {
 /// GPT-2's table: bytes that print stand for themselves, the others for the characters from
 /// U+0100 on, in order.
 fn byte_level() -> HashMap<char, u8> {
-    let prints = |byte: &u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    let own = (0..=u8::MAX).filter(prints).map(|byte| (char::from(byte), byte));
-    let others = (0..=u8::MAX).filter(|byte| !prints(byte));
-    own.chain(('\u{100}'..).zip(others)).collect()
+    byte_characters().into_iter().zip(0..=u8::MAX).collect()
+}
+
+/// The same, by byte.
+pub(super) fn byte_characters() -> [char; 256] {
+    let prints = |byte: u8| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let mut others = '\u{100}'..;
+    let mut characters = ['\0'; 256];
+    for (byte, character) in (0..=u8::MAX).zip(&mut characters) {
+        let own = prints(byte).then(|| char::from(byte));
+        // There are fewer others than characters from there on.
+        *character = own.or_else(|| others.next()).unwrap_or_default();
+    }
+    characters
 }
 
 #[cfg(test)]
