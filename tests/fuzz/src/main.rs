@@ -38,6 +38,7 @@ mod storage;
 mod swim;
 mod template;
 mod tokenizer;
+mod vocabulary;
 mod worker;
 
 use std::path::PathBuf;
@@ -66,6 +67,7 @@ const TARGETS: &[Target] = &[
     Target { name: "swim", run: swim::run, seeds: swim::seeds },
     Target { name: "template", run: template::run, seeds: template::seeds },
     Target { name: "tokenizer", run: tokenizer::run, seeds: tokenizer::seeds },
+    Target { name: "vocabulary", run: vocabulary::run, seeds: vocabulary::seeds },
     Target { name: "worker", run: worker::run, seeds: worker::seeds },
 ];
 

@@ -189,7 +189,8 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-fn use_it(tokenizer: &Arc<Tokenizer>, mut decisions: Decisions<'_>) {
+/// Asks a tokenizer for everything.
+pub(crate) fn use_it(tokenizer: &Arc<Tokenizer>, mut decisions: Decisions<'_>) {
     let stop = decisions.text(4);
     let text = format!("ab <s> A\u{e9}\u{1f9a0}{}", decisions.text(40));
     let mut ids = vec![0, 7, u32::MAX];
