@@ -90,6 +90,14 @@ impl Class {
         }
     }
 
+    /// Tokens that are special though their file does not say so.
+    pub(super) const fn special(self) -> &'static [&'static str] {
+        match self {
+            Self::Gemma => &["<start_of_turn>", "<end_of_turn>"],
+            Self::Llama | Self::Kimi | Self::Other => &[],
+        }
+    }
+
     /// Whether prompts begin with the token of the role `bos_token` where the settings do not say.
     pub(super) const fn adds_bos(self) -> Option<bool> {
         match self {

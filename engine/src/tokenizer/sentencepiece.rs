@@ -23,6 +23,7 @@ pub(super) use self::normalizer::Normalizer;
 use self::normalizer::{Kept, Prefix, SPACE};
 use self::proto::{Algorithm, Kind, ModelProto, NormalizerSpec, TrainerSpec};
 pub(super) use self::unigram::Unigram;
+use super::class::Class;
 use super::merges::{Joiner, MAX_STEPS, TooMuchWork};
 use super::parts::{Inner, TextModel, TextNormalizer};
 use super::settings::TokenizerSettings;
@@ -103,7 +104,7 @@ pub(super) fn open(
         Ok(Opened { inner, normalizer })
     });
     let mut opened = built.map_err(failed)?;
-    pieces.add_to(&mut opened.inner).map_err(failed)?;
+    pieces.add_to(&mut opened.inner, settings.class()).map_err(failed)?;
     Ok(opened)
 }
 
@@ -279,11 +280,13 @@ impl Pieces {
         self.all.get(self.unknown as usize).map_or("", |piece| &piece.text)
     }
 
-    /// Makes control pieces special tokens, and finds user-defined ones in normalized texts.
-    fn add_to(&self, inner: &mut Inner) -> Result<(), String> {
+    /// Makes control pieces special tokens, with those that the class has besides, and finds user-defined ones in
+    /// normalized texts.
+    fn add_to(&self, inner: &mut Inner, class: Class) -> Result<(), String> {
         let control = self.of_kind(Kind::Control).map(|(_, text)| AddedToken::from(text, true));
+        let is_special = |text: &str| class.special().contains(&text);
         let defined = self.of_kind(Kind::UserDefined);
-        let defined = defined.map(|(_, text)| AddedToken::from(text, false).normalized(true));
+        let defined = defined.map(|(_, text)| AddedToken::from(text, is_special(text)));
         guarded(|| inner.add_tokens(control.chain(defined))).map_err(|error| error.to_string())?;
         Ok(())
     }

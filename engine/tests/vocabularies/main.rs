@@ -192,9 +192,12 @@ fn tokens_have_roles() {
 
     let defined = open(&folder("sentencepiece-defined"));
     assert_eq!(defined.eos_token_ids().first(), Some(&1));
-    for (text, marker, special) in
-        [("<start_of_turn>", true, true), ("<mask>", true, false), ("[BOS]", false, false)]
-    {
+    for (text, marker, special) in [
+        ("<start_of_turn>", true, true),
+        ("<end_of_turn>", true, true),
+        ("<mask>", true, false),
+        ("[BOS]", false, false),
+    ] {
         let id = defined.id_of(text).unwrap();
         assert_eq!((defined.is_marker(id), defined.is_special(id)), (marker, special), "{text}");
     }
