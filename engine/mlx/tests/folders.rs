@@ -256,12 +256,21 @@ fn an_index_that_names_files_that_are_not_there() {
     assert!(error.contains("model-00002-of-00003.safetensors: there is no such file"), "{error}");
 }
 
+#[test]
+fn what_ends_an_answer_may_stand_in_the_part_about_the_language_model() {
+    let case = case("kimi-k25-hf");
+    let mut text = case.config()["text_config"].clone();
+    text["eos_token_id"] = json!([2, 5]);
+    let (_folder, dir) = case.changed(&json!({"eos_token_id": null, "text_config": text}));
+    assert_eq!(dir.eos_token_ids(), [2, 5]);
+}
+
 /// As they are where a loader turned them, and saved them so.
 #[test]
 fn experts_that_are_not_turned() {
     let case = case("qwen3-vl-moe-hf");
     let folder = case.copy();
-    let file = folder.path().join("model.safetensors");
+    let file = folder.path().join("model-00001-of-00001.safetensors");
     let bytes = fs::read(&file).unwrap();
     let stored = SafeTensors::deserialize(&bytes).unwrap();
     let mut turned = 0;
