@@ -144,6 +144,19 @@ fn a_module_that_lacks_something_is_named_with_what_it_lacks() {
     }
 }
 
+/// As llm-compressor writes them: other words for what DeepSeek writes.
+#[test]
+fn blocks_of_compressed_tensors() {
+    let said = json!({"quant_method": "compressed-tensors", "config_groups": {"group_0": {
+        "weights": {"type": "float", "num_bits": 8, "strategy": "block", "block_structure": [8, 20]},
+    }}});
+    let other = |config: &mut Value| config["quantization_config"] = said;
+    let name = |name: &str| name.replace("weight_scale_inv", "weight_scale");
+    let folder = copy("fp8-blocks", other, name);
+    let model = ModelDir::open(folder.path()).unwrap();
+    assert_eq!(model.geometry(), opened("fp8-blocks").1.geometry());
+}
+
 #[test]
 fn tensors_of_a_format_that_do_not_fit_each_other_are_named() {
     let blocks = |config: &mut Value| {

@@ -1,8 +1,12 @@
 #!/usr/bin/env python3
-"""Makes a random Llama checkpoint of any size, to measure speed with. It speaks noise.
+"""Makes a random checkpoint, to measure speed and memory with. It speaks noise.
 
     make_model.py OUT [--hidden 512] [--layers 12] [--heads 8] [--kv-heads 4] [--vocab 8192]
                       [--dtype float32|float16|bfloat16] [--bits 4|8] [--group-size 64]
+    make_model.py OUT --family glm4_moe [--dtype ...] [--bits ...]
+
+Without a family it is a Llama of any size; with one it has that family's shape in FAMILIES below. `read.json` beside
+it says how many bytes of weights a decoded token reads: all but the embedding, of experts those that are chosen.
 
 The tokenizer beside it knows single bytes only, so that a server can load the directory.
 """
@@ -13,8 +17,7 @@ from pathlib import Path
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama
-from mlx_lm.utils import quantize_model, save_config, save_model
+from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 SPECIAL = ["<|bos|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -23,19 +26,49 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}")
 
 
+# Some 100 to 200 million parameters each, in the proportions of what is published.
+COMMON = {"vocab_size": 8192, "max_position_embeddings": 8192, "hidden_act": "silu", "rms_norm_eps": 1e-5,
+          "rope_theta": 10000.0, "attention_bias": False, "mlp_bias": False, "bos_token_id": 0, "eos_token_id": 1,
+          "tie_word_embeddings": False, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12,
+          "num_key_value_heads": 4, "intermediate_size": 2048}
+EXPERTS = {"n_routed_experts": 16, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1, "n_shared_experts": 1,
+           "moe_intermediate_size": 384, "first_k_dense_replace": 1, "norm_topk_prob": True,
+           "routed_scaling_factor": 2.5, "scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+LATENT = {"num_key_value_heads": 12, "q_lora_rank": 384, "kv_lora_rank": 256, "qk_nope_head_dim": 64,
+          "qk_rope_head_dim": 32, "v_head_dim": 64, "moe_layer_freq": 1}
+FAMILIES = {
+    "llama": {},
+    "gemma3_text": {"head_dim": 64, "query_pre_attn_scalar": 64, "sliding_window": 512, "sliding_window_pattern": 6,
+                    "rope_local_base_freq": 10000.0, "hidden_activation": "gelu_pytorch_tanh",
+                    "hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+    "glm4_moe": EXPERTS | {"head_dim": 64, "partial_rotary_factor": 0.5, "attention_bias": True, "use_qk_norm": True,
+                           "rope_scaling": None},
+    "glm4_moe_lite": EXPERTS | LATENT | {"partial_rotary_factor": 1.0},
+    "kimi_k2": EXPERTS | LATENT,
+    "minimax_m2": {"head_dim": 64, "rotary_dim": 32, "intermediate_size": 384, "num_local_experts": 16,
+                   "num_experts_per_tok": 2, "shared_intermediate_size": 0, "scoring_func": "sigmoid",
+                   "use_qk_norm": True, "qk_norm_type": "per_layer", "use_routing_bias": True},
+    "seed_oss": {"head_dim": 64, "attention_bias": True, "attention_out_bias": False,
+                 "rope_scaling": {"rope_type": "default"}},
+    "smollm3": {"no_rope_layer_interval": 4},
+}
+
+
 def main():
     args = arguments()
-    config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": args.vocab,
-        "hidden_size": args.hidden, "intermediate_size": args.intermediate or args.hidden * 8 // 3 // 64 * 64,
-        "num_hidden_layers": args.layers, "num_attention_heads": args.heads,
-        "num_key_value_heads": args.kv_heads or args.heads, "hidden_act": "silu", "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "attention_bias": False, "mlp_bias": False,
-        "tie_word_embeddings": args.tied, "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": args.dtype,
-    }
+    if args.family:
+        config = COMMON | FAMILIES[args.family] | {"model_type": args.family}
+    else:
+        config = COMMON | {
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": args.vocab,
+            "hidden_size": args.hidden, "intermediate_size": args.intermediate or args.hidden * 8 // 3 // 64 * 64,
+            "num_hidden_layers": args.layers, "num_attention_heads": args.heads,
+            "num_key_value_heads": args.kv_heads or args.heads, "tie_word_embeddings": args.tied}
+    config["torch_dtype"] = args.dtype
     mx.random.seed(args.seed)
     # MLX draws its usual small random weights; only speed matters here.
-    model = llama.Model(llama.ModelArgs.from_dict(config))
+    kind, kind_args = _get_classes(config)
+    model = kind(kind_args.from_dict(json.loads(json.dumps(config))))
     model.set_dtype(getattr(mx, args.dtype))
     parameters = sum(w.size for _, w in tree_flatten(model.parameters()))
     if args.bits:
@@ -44,13 +77,26 @@ def main():
     save_model(out, model)
     save_config(config, out / "config.json")
     write_tokenizer(out)
+    (out / "read.json").write_text(json.dumps({"bytes": bytes_read(model, config)}) + "\n")
     size = sum(p.stat().st_size for p in out.iterdir())
     print(f"{out}: {parameters / 1e6:.1f} million parameters, {size / 2**20:.1f} MiB")
+
+
+def bytes_read(model, config):
+    """Bytes of weights that a decoded token reads."""
+    count = config.get("n_routed_experts") or config.get("num_local_experts") or 1
+    share = config.get("num_experts_per_tok", 1) / count
+    read = 0
+    for path, weight in tree_flatten(model.parameters()):
+        is_table = "embed_tokens" in path and not config["tie_word_embeddings"]
+        read += 0 if is_table else weight.nbytes * (share if "switch_mlp" in path else 1)
+    return round(read)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
+    parser.add_argument("--family", choices=FAMILIES, help="a shape of FAMILIES; sizes below are not used then")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--intermediate", type=int, help="default: 8/3 of the hidden size, a multiple of 64")
     parser.add_argument("--layers", type=int, default=12)

@@ -53,6 +53,8 @@ enum Published {
     Compressed {
         /// Columns that share a scale, of packed integers.
         group: Option<usize>,
+        /// Rows and columns of a block of E4M3 numbers, where they are said.
+        block: Option<[usize; 2]>,
     },
     ModelOpt,
     Awq,
@@ -157,17 +159,7 @@ impl Published {
 
     fn fp8(section: &Section<'_>) -> Result<Self, ModelError> {
         one_of(section, "fmt", &["e4m3", "float8_e4m3fn"])?;
-        let sizes = section.counts("weight_block_size")?;
-        let block = match sizes.as_slice() {
-            [] => None,
-            [rows, columns] if *rows > 0 && *columns > 0 => {
-                Some([*rows as usize, *columns as usize])
-            }
-            _ => {
-                let problem = format!("is {sizes:?}, not the rows and columns of a block");
-                return Err(section.problem("weight_block_size", problem));
-            }
-        };
+        let block = block(section, "weight_block_size")?;
         let has_powers = match section.text("scale_fmt")? {
             None | Some("float") => false,
             Some("ue8m0") => true,
@@ -180,12 +172,13 @@ impl Published {
     }
 
     fn compressed(section: &Section<'_>) -> Result<Self, ModelError> {
-        let mut group = None;
+        let (mut group, mut blocks) = (None, None);
         if let Some(groups) = section.section("config_groups")? {
             for (name, _) in groups.entries() {
                 let Some(each) = groups.section(name)? else { continue };
                 let Some(weights) = each.section("weights")? else { continue };
                 if weights.text("type")? != Some("int") {
+                    blocks = blocks.or(block(&weights, "block_structure")?);
                     continue;
                 }
                 if !weights.flag("symmetric", true)? {
@@ -200,7 +193,7 @@ impl Published {
                 group = group.or(own);
             }
         }
-        Ok(Self::Compressed { group })
+        Ok(Self::Compressed { group, block: blocks })
     }
 
     fn gptq(section: &Section<'_>) -> Result<Self, ModelError> {
@@ -246,14 +239,15 @@ impl Published {
                 module.integers(Order::Gptq, bits, added_to_zeros)
             }
             Self::Fp8 { block, has_powers } => module.scaled(block, has_powers),
-            Self::Compressed { group: Some(group) } if bits == Dtype::I32 => {
+            Self::Compressed { group: Some(group), .. } if bits == Dtype::I32 => {
                 module.symmetric(group)
             }
             Self::Compressed { .. } if bits == Dtype::U8 => {
                 module.nvfp4("weight_global_scale", true)
             }
             Self::ModelOpt if bits == Dtype::U8 => module.nvfp4("weight_scale_2", false),
-            Self::Compressed { .. } | Self::ModelOpt => module.scaled(None, false),
+            Self::Compressed { block, .. } => module.scaled(block, false),
+            Self::ModelOpt => module.scaled(None, false),
         }
     }
 }
@@ -451,6 +445,20 @@ fn made(
     let file = file.unwrap_or_else(|| Arc::from(std::path::Path::new("")));
     let made = Some(Arc::new(Made::new(recipe, sources)));
     TensorInfo { name: name.to_owned(), file, dtype, shape, bytes, made }
+}
+
+/// The rows and columns of a block, if they are said.
+fn block(section: &Section<'_>, key: &str) -> Result<Option<[usize; 2]>, ModelError> {
+    let sizes = section.counts(key)?;
+    match sizes.as_slice() {
+        [] => Ok(None),
+        [rows, columns] if *rows > 0 && *columns > 0 => {
+            Ok(Some([*rows as usize, *columns as usize]))
+        }
+        _ => {
+            Err(section.problem(key, format!("is {sizes:?}, not the rows and columns of a block")))
+        }
+    }
 }
 
 /// A text that is one of those that are known, if it is there.

@@ -4,11 +4,12 @@
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm and llama.cpp, and a folder for the models that are measured; then the names of the parts to
-//! run, or none for all of them (`single`, `serving`, `stages`, `hop`, `groups`, `rebuild`, `join`, `traces`). A
+//! run, or none for all of them (`single`, `serving`, `families`, `stages`, `hop`, `groups`, `rebuild`, `join`, `traces`). A
 //! piece of a model's name (`350M`, `bf16 4-bit`, `43M f32`) restricts `single` to such models.
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
+mod families;
 mod groups;
 mod hop;
 mod join;
@@ -32,8 +33,8 @@ const DECODE: usize = 64;
 const ROUNDS: usize = 3;
 
 /// In the order in which they run.
-const PARTS: [&str; 8] =
-    ["single", "serving", "stages", "hop", "groups", "rebuild", "join", "traces"];
+const PARTS: [&str; 9] =
+    ["single", "serving", "families", "stages", "hop", "groups", "rebuild", "join", "traces"];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -70,6 +71,9 @@ async fn main() -> Result<()> {
     let [first, ..] = &MODELS;
     if wanted("serving") {
         serving::compare(&planaria, &python, &first.folder(&python, &models).await?).await?;
+    }
+    if wanted("families") {
+        families::measure(&planaria, &python, &models).await?;
     }
     if wanted("stages") {
         stages::measure(&planaria, &first.folder(&python, &models).await?).await?;

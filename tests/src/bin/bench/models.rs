@@ -154,6 +154,19 @@ impl Shape {
     }
 }
 
+/// The folder of a model of that family, in bf16 with 4 bits, made if it is missing.
+pub(crate) async fn family(name: &str, python: &Path, models: &Path) -> Result<PathBuf> {
+    let folder = models.join(format!("family-{name}"));
+    if !folder.join("read.json").exists() {
+        std::fs::create_dir_all(models)?;
+        let mut make = Command::new(python);
+        make.arg(repository().join("tests/bench/make_model.py")).arg(&folder);
+        make.args(["--family", name, "--dtype", "bfloat16", "--bits", "4"]);
+        done(make).await?;
+    }
+    Ok(folder)
+}
+
 async fn done(mut command: Command) -> Result<()> {
     let output = command.kill_on_drop(true).output().await?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -16,14 +16,14 @@ use crate::streams::{arrivals, prompt, request, throughput};
 use crate::{DECODE, ROUNDS, median, spread};
 
 /// Clients at once.
-const CLIENTS: usize = 8;
+pub(crate) const CLIENTS: usize = 8;
 /// The prompt that arrives while others are answered.
 const LONG: usize = 2000;
 /// The beginning that prompts share, and what is each one's own.
 const SHARED: usize = 1500;
 const OWN: usize = 20;
 /// Room for the long prompt and its answer.
-const CONTEXT: usize = 2304;
+pub(crate) const CONTEXT: usize = 2304;
 
 pub(crate) async fn compare(planaria: &Path, python: &Path, model: &Path) -> Result<()> {
     let name = model.file_name().and_then(|name| name.to_str()).context("a model's name")?;
@@ -147,8 +147,25 @@ async fn shared_beginning(api: &Api, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// After all of the above, and as many sequences at once as are admitted, each as long as it may be.
+/// Memory of a worker, in MiB.
+pub(crate) struct Memory {
+    pub(crate) predicted: f64,
+    pub(crate) peak: f64,
+}
+
+/// After all of the above.
 async fn memory(api: &Api, name: &str) -> Result<()> {
+    let Memory { predicted, peak } = fill(api, name).await?;
+    println!(
+        "\nMemory of the worker, {CLIENTS} contexts of {CONTEXT} tokens filled: predicted {predicted:.1} MiB, measured\n\
+         {peak:.1} MiB at its peak, ratio {:.3}.",
+        peak / predicted,
+    );
+    Ok(())
+}
+
+/// Asks for as many sequences at once as are admitted, each as long as it may be, and what they took.
+pub(crate) async fn fill(api: &Api, name: &str) -> Result<Memory> {
     /// What a chat template, or a special token, adds to a prompt at most.
     const SPARE: usize = 8;
     let longest =
@@ -158,15 +175,11 @@ async fn memory(api: &Api, name: &str) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let view = api.cluster().await?;
     let stage = view.models.iter().flat_map(|model| &model.stages).next().context("a stage")?;
-    let (predicted, peak) = (stage.work.predicted_bytes as f64, stage.work.peak_bytes as f64);
-    println!(
-        "\nMemory of the worker, {CLIENTS} contexts of {CONTEXT} tokens filled: predicted {:.1} MiB, measured\n\
-         {:.1} MiB at its peak, ratio {:.3}.",
-        predicted / f64::from(1 << 20),
-        peak / f64::from(1 << 20),
-        peak / predicted,
-    );
-    Ok(())
+    let in_mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Ok(Memory {
+        predicted: in_mib(stage.work.predicted_bytes),
+        peak: in_mib(stage.work.peak_bytes),
+    })
 }
 
 fn p95(values: &mut [f64]) -> f64 {
