@@ -46,7 +46,7 @@ use self::repack::Repacked;
 pub use self::shelves::{PassedOver, Shelves, look_for_models, model_names};
 pub use self::stamp::{Stamp, Stamps};
 use self::tensors::Shelf;
-pub use self::tensors::{Pick, Piece, Tensor};
+pub use self::tensors::{Columns, Pick, Piece, Tensor};
 use self::unclaimed::Claims;
 use crate::architecture::{Architecture, Attention, Part as Module, Share, Uncuttable};
 use crate::families;

@@ -59,7 +59,10 @@ impl ExpertMlp {
             |unit: &FeedForwardUnit| Ok(as_dim(unit.experts.start)?..as_dim(unit.experts.end)?);
         let units = units.map(|units| units.iter().map(own).collect::<Result<_, LoadError>>());
         Ok(Self {
-            router: Linear::take(weights, &experts.router)?,
+            router: match experts.routes_wide {
+                true => Linear::take_wide(weights, &experts.router)?,
+                false => Linear::take(weights, &experts.router)?,
+            },
             routes_wide: experts.routes_wide,
             routing: experts.routing.clone(),
             correction,

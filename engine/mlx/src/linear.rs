@@ -164,6 +164,24 @@ impl Linear {
         Ok(Self { matrix, bias })
     }
 
+    /// The same, ready for [`Self::forward_wide`]: where MLX multiplies, it has the weights in 32 bits from the beginning.
+    pub(super) fn take_wide(
+        weights: &mut Weights<'_>,
+        parts: &LinearParts,
+    ) -> Result<Self, LoadError> {
+        let Self { matrix, bias } = Self::take(weights, parts)?;
+        let matrix = match matrix {
+            Matrix::Plain { weight, .. } if !cpu::is_here() => {
+                let weight = weight.as_dtype(Dtype::Float32)?;
+                let transposed = weight.swap_axes(-1, -2)?;
+                transposed.eval()?;
+                Matrix::Plain { weight, transposed }
+            }
+            matrix => matrix,
+        };
+        Ok(Self { matrix, bias })
+    }
+
     /// `x [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
         self.biased(self.matrix.apply(x)?)

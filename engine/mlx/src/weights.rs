@@ -7,7 +7,7 @@ use std::sync::Arc;
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::{IntoStrideBy, TryIndexOp};
 use planaria_engine::model_dir::{
-    Made, ModelDir, ModelError, Pick, Piece, QuantParams, Stamps, Tensor,
+    Columns, Made, ModelDir, ModelError, Pick, Piece, QuantParams, Stamps, Tensor,
 };
 use planaria_engine::stage::LoadProgress;
 
@@ -108,6 +108,9 @@ impl<'a> Weights<'a> {
     }
 }
 
+/// How much of a matrix is read at once where only some columns are wanted.
+const ROWS_BYTES: u64 = 4 << 20;
+
 /// Where the first of a tensor's numbers are. What is made of the same ones follows each other.
 fn place(tensor: &Tensor) -> Option<(&Path, u64, u64)> {
     let piece = tensor.pieces.first()?;
@@ -148,14 +151,7 @@ impl Reader<'_> {
                 self.append(piece, &mut buffer)?;
                 continue;
             };
-            let rows = piece
-                .bytes
-                .clone()
-                .step_by(usize::try_from(columns.row_bytes).unwrap_or(usize::MAX).max(1));
-            for row in rows {
-                let bytes = row + columns.own.start..row + columns.own.end;
-                self.append(&Piece { bytes, ..piece.clone() }, &mut buffer)?;
-            }
+            self.append_columns(piece, columns, &mut buffer)?;
         }
         let array = array_from_bytes(&buffer, &shape(tensor)?, tensor.dtype);
         self.buffer = buffer;
@@ -164,6 +160,29 @@ impl Reader<'_> {
             Some(pick) => picked(&array, pick),
         });
         picked.map_err(|e| backend(tensor, e.what()))
+    }
+
+    /// Copies those bytes of each row of a piece that count. Rows are short, so many are read at once.
+    fn append_columns(
+        &mut self,
+        piece: &Piece,
+        columns: &Columns,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ModelError> {
+        let row_bytes = columns.row_bytes.max(1);
+        let at_once = (ROWS_BYTES / row_bytes).max(1) * row_bytes;
+        let small = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let own = small(columns.own.start)..small(columns.own.end);
+        let mut rows = Vec::new();
+        for start in piece.bytes.clone().step_by(small(at_once)) {
+            let bytes = start..piece.bytes.end.min(start + at_once);
+            rows.clear();
+            self.append(&Piece { bytes, ..piece.clone() }, &mut rows)?;
+            for row in rows.chunks_exact(small(row_bytes)) {
+                buffer.extend_from_slice(row.get(own.clone()).unwrap_or_default());
+            }
+        }
+        Ok(())
     }
 
     /// Copies a piece to the end of `buffer`.
