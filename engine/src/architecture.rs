@@ -80,6 +80,8 @@ pub struct Layer {
     pub after_feed_forward: Option<Norm>,
     /// Sums of 16-bit floats (F16, not BF16) are kept from becoming infinite (Gemma 3).
     pub clips_sums: bool,
+    /// A tensor of one number, by which the layer's result is multiplied (Gemma 4).
+    pub scale: Option<String>,
 }
 
 /// Root mean square norm over the last axis.
@@ -207,14 +209,16 @@ pub struct GroupedQuery {
     pub query: Linear,
     /// To `kv_heads * head_dim`.
     pub key: Linear,
-    /// To `kv_heads * head_dim`.
-    pub value: Linear,
+    /// To `kv_heads * head_dim`; `None`: values are keys as they were before they were normed and turned (Gemma 4).
+    pub value: Option<Linear>,
     /// From `heads * head_dim`.
     pub output: Linear,
     /// On every query head, or on all of them together if it is as wide, before they are turned.
     pub query_norm: Option<Norm>,
     /// The same of key heads.
     pub key_norm: Option<Norm>,
+    /// Every value head is divided by its root mean square; this is added to the mean square (Gemma 4).
+    pub value_eps: Option<f32>,
     /// What queries and keys are turned by; `None` in a layer that does not know positions (`SmolLM3`).
     pub rope: Option<Rope>,
     /// Multiplies the products of queries and keys.
@@ -310,7 +314,7 @@ pub enum Speeds {
         /// Below 1 where positions are stretched.
         scale: f32,
     },
-    /// Pair `i` by `1 / periods[i]` per position. MLX calls these `freqs`.
+    /// Pair `i` by `1 / periods[i]` per position; not at all if its period is infinite. MLX calls these `freqs`.
     Periods(Vec<f32>),
 }
 
@@ -321,6 +325,39 @@ pub enum FeedForward {
     Gated(Box<Gated>),
     /// Each token has a few experts of many.
     Experts(Box<Experts>),
+    /// Both.
+    Beside(Box<Beside>),
+}
+
+/// A dense part and experts, which see the same hidden states through norms of their own, and whose normed results are added
+/// (Gemma 4). The norm before the dense part is [`Layer::before_feed_forward`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Beside {
+    /// What every token passes.
+    pub dense: Gated,
+    /// On what that gives.
+    pub after_dense: Norm,
+    /// What hidden states pass on their way to the router.
+    pub before_router: RouterNorm,
+    /// What they pass on their way to experts.
+    pub before_experts: Norm,
+    /// Without anything that every token passes.
+    pub experts: Experts,
+    /// On what they give.
+    pub after_experts: Norm,
+}
+
+/// Root mean square norm whose weights are those of a tensor, times a factor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouterNorm {
+    /// The tensor's name.
+    pub name: String,
+    /// Length of the axis.
+    pub width: u32,
+    /// Added to the mean square; above 0.
+    pub eps: f32,
+    /// What weights are multiplied by.
+    pub factor: f32,
 }
 
 /// `down(activation(gate(x), up(x)))`.
@@ -379,7 +416,10 @@ pub struct Experts {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Routing {
     /// The best, weighed by a softmax over them (Mixtral, gpt-oss).
-    ChooseThenSoftmax,
+    ChooseThenSoftmax {
+        /// A tensor of one number per expert, by which weights are multiplied afterwards (Gemma 4).
+        scales: Option<String>,
+    },
     /// A softmax over all, of which the best are taken (Qwen).
     SoftmaxThenChoose {
         /// Whether the weights of the chosen are made to add up to one.

@@ -11,6 +11,7 @@ mod deepseek_v3;
 mod ernie4_5;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_oss;
@@ -45,6 +46,8 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("gemma2", "Gemma 2", gemma2::architecture),
     ("gemma3", "Gemma 3, of which the text", gemma3::inside_multimodal),
     ("gemma3_text", "Gemma 3", gemma3::architecture),
+    ("gemma4", "Gemma 4 26B-A4B and 31B, of which the text", gemma4::inside_multimodal),
+    ("gemma4_text", "Gemma 4 26B-A4B and 31B", gemma4::architecture),
     ("glm4_moe", "GLM-4.5, 4.6, 4.7, with experts", glm4_moe::architecture),
     ("glm4_moe_lite", "GLM-4.7 Flash", glm4_moe_lite::architecture),
     ("gpt_oss", "gpt-oss", gpt_oss::architecture),

@@ -292,11 +292,14 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "kv_lora_rank": 1 << 14, "q_lora_rank": 1 << 20, "n_routed_experts": 1024,
         "num_experts_per_tok": 1, "moe_intermediate_size": 1 << 20, "n_shared_experts": 1024,
         "num_local_experts": 1024, "num_experts": 1024, "text_config": {},
+        "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": true,
+        "top_k_experts": 1, "global_head_dim": 1 << 14,
     });
     for family in [
         "deepseek_v3",
         "gemma2",
         "gemma3_text",
+        "gemma4_text",
         "glm4_moe",
         "glm4_moe_lite",
         "gpt_oss",

@@ -139,6 +139,20 @@ FAMILIES |= {
     "ernie4_5": SMALL | {"architectures": ["Ernie4_5ForCausalLM"], "model_type": "ernie4_5", "hidden_size": 24,
                          "head_dim": 10, "use_bias": False, "rope_theta": 500000.0},
 }
+GEMMA4_TEXT = {key: value for key, value in GEMMA.items() if key not in ("query_pre_attn_scalar", "rope_theta")} | {
+    "architectures": ["Gemma4ForCausalLM"], "model_type": "gemma4_text", "num_hidden_layers": 5,
+    "layer_types": ["full_attention"] + ["sliding_attention"] * 3 + ["full_attention"], "sliding_window": 20,
+    "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "num_kv_shared_layers": 0,
+    "hidden_size_per_layer_input": 0, "use_bidirectional_attention": "vision", "final_logit_softcapping": 20.0,
+    "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 6,
+    "rope_parameters": {
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 100000.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}}
+FAMILIES |= {
+    "gemma4_text": GEMMA4_TEXT,
+    "gemma4": beside_pictures("Gemma4ForConditionalGeneration", "gemma4", GEMMA4_TEXT, {
+        "model_type": "gemma4_vision", "num_hidden_layers": 1}) | {"vocab_size": VOCAB, "audio_config": None},
+}
 
 # Models for quantization: widths that groups divide.
 PACKED = SMALL | {"intermediate_size": 32}
@@ -280,6 +294,20 @@ CASES = {
     "ernie4-5": {"family": "ernie4_5", "config": {}},
     "ernie4-5-biases": {"family": "ernie4_5", "config": {"use_bias": True, "tie_word_embeddings": False,
                                                          "num_key_value_heads": 1}},
+    "gemma4-text": {"family": "gemma4_text", "config": {}},
+    "gemma4-mlx": {"family": "gemma4", "layout": "eyes", "config": {"text_config": GEMMA4_TEXT | {
+        "layer_types": ["sliding_attention"] * 3 + ["full_attention"] * 2, "sliding_window": 28,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "num_experts": 4, "top_k_experts": 3}}},
+    "gemma4-hf": {"family": "gemma4", "layout": "gemma4-hf", "config": {"text_config": GEMMA4_TEXT | {
+        "enable_moe_block": False, "num_experts": None, "top_k_experts": None, "moe_intermediate_size": None,
+        "num_key_value_heads": 4, "head_dim": 6, "global_head_dim": 12, "num_global_key_value_heads": 2,
+        "rope_parameters": GEMMA4_TEXT["rope_parameters"] | {"full_attention": {
+            "rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 300.0, "factor": 2.0}}}}},
+    "q4-gemma4-f32": {"family": "gemma4_text", "config": {
+        "hidden_size": 64, "intermediate_size": 32, "moe_intermediate_size": 32, "head_dim": 16, "global_head_dim": 32,
+        "num_experts": 4, "num_hidden_layers": 3,
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
+        "quantize": {"group_size": 32, "bits": 4}},
 }
 # Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
 MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}
@@ -309,6 +337,11 @@ SEEDS_PER_CASE = 1000
 def config_of(case):
     """The config.json of a case, before it is quantized."""
     return FAMILIES[case.get("family", "llama")] | case["config"]
+
+
+def are_norms_from_one(family):
+    """Whether weights of norms are stored as their distance from one."""
+    return family.startswith(("gemma2", "gemma3"))
 
 
 def text_part(config):

@@ -10,7 +10,7 @@ import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 
-from cases import SPECIAL, VOCAB, config_of
+from cases import SPECIAL, VOCAB, are_norms_from_one, config_of
 from formats import packed, write_safetensors
 from layouts import LAYOUTS
 
@@ -66,14 +66,14 @@ def random_parameters(model, seed, case):
     """
     config = config_of(case)
     family = config["model_type"]
-    gemma = family.startswith("gemma")
+    gemma, from_one = family.startswith("gemma"), are_norms_from_one(family)
     rng = np.random.Generator(np.random.PCG64(seed))
     attention, entry = (1.1, 6.0) if "dtype" in case else (1.8, 3.0)
     tied = not any(path.endswith("lm_head.weight") for path, _ in tree_flatten(model.parameters()))
     gains = {"q_proj": attention, "k_proj": attention, "v_proj": 1.0, "o_proj": 1.0, "gate_proj": 1.0,
              "up_proj": 1.0, "down_proj": 1.4, "embed_tokens": entry, "lm_head": entry,
              # Fused, routers, and the parts of latent attention.
-             "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
+             "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "proj": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
              "kv_a_proj_with_mqa": attention, "embed_q": attention, "unembed_out": 1.4}
     # The clipped gates of gpt_oss must reach the limit of 7.
     gains |= {"gpt_oss": {"gate_proj": 4.0, "up_proj": 4.0, "down_proj": 0.2}}.get(family, {})
@@ -88,15 +88,18 @@ def random_parameters(model, seed, case):
             return rng.uniform(0.0, 0.6, old.shape)
         if path.endswith("model.norm.weight"):
             # Signs keep a tied head from always preferring the token that it just got.
-            return rng.uniform(0.5, 1.5, old.shape) * rng.choice([-1.0, 1.0], old.shape) - gemma
+            return rng.uniform(0.5, 1.5, old.shape) * rng.choice([-1.0, 1.0], old.shape) - from_one
         if "norm" in kind:
             gain = 1.0
             if kind in ("q_norm", "k_norm"):
-                gain = attention
+                # Gemma 4 has no other scale of scores.
+                gain = 1.0 if family.startswith("gemma4") else attention
             elif gemma and kind in ("post_attention_layernorm", "post_feedforward_layernorm"):
                 # What a layer adds, beside embeddings of three.
                 gain = 2.0
-            return rng.uniform(0.5, 1.5, old.shape) * gain - gemma
+            return rng.uniform(0.5, 1.5, old.shape) * gain - from_one
+        if name in ("layer_scalar", "scale", "per_expert_scale"):
+            return rng.uniform(0.5, 1.5, old.shape)
         if name == "bias":
             return rng.normal(0, 1.0 if kind == "router" else 0.5, old.shape)
         # Latent keys come out of the transposed matrix.

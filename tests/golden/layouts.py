@@ -127,6 +127,7 @@ def as_it_is(weights, config):
 
 LAYOUTS = {"as-it-is": as_it_is, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
            "qwen3-vl-moe-hf": qwen3_vl_moe,
+           "gemma4-hf": below_model("vision_tower.patch_embedder.input_proj", "embed_vision.embedding_projection"),
            "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),
            "experts-apart": experts_apart, "mixtral-hf": mixtral, "gpt-oss-hf": gpt_oss, "deepseek-hf": deepseek,
            "gemma3-towers": gemma3_towers}

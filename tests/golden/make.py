@@ -135,7 +135,7 @@ def make_case(name, out):
     choice = min(choice for _, _, _, choice in found)
     if choice < float("inf"):
         golden["min_choice_margin"] = float(f"{choice:.1e}")
-    if getattr(model, "final_logit_softcapping", None):
+    if getattr(getattr(model, "language_model", model), "final_logit_softcapping", None):
         golden["logprobs"] = [logprobs(model, ids, path) for ids, path in zip(prompts, tokens)]
     if reason := DIFFERENCES.get(config["model_type"]):
         check_difference(out, config["sliding_window"], prompts, tokens)

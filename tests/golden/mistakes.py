@@ -10,11 +10,13 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
+from mlx_lm.models.gemma4_text import Router as Gemma4Router
 from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
+from mlx_lm.models.rope_utils import ProportionalRoPE
 from mlx_lm.models.smollm3 import NoPE
 from mlx_lm.models.switch_layers import SwiGLU
 
-from cases import text_part
+from cases import are_norms_from_one, text_part
 from reference import chooser_of, greedy, load, router_of, sparse_blocks
 
 
@@ -52,9 +54,11 @@ def dims_of(rope):
 
 
 def plain_rope(attention, config, traditional):
-    base = config["rope_theta"]
-    if getattr(attention, "is_sliding", False):
-        base = config["rope_local_base_freq"]
+    is_sliding = getattr(attention, "is_sliding", False)
+    if config["model_type"] == "gemma4_text":
+        base = config["rope_parameters"][attention.layer_type]["rope_theta"]
+    else:
+        base = config["rope_local_base_freq" if is_sliding else "rope_theta"]
     return nn.RoPE(dims_of(attention.rope), traditional=traditional, base=base)
 
 
@@ -158,11 +162,30 @@ def rope_mscale_on_all_dims(model, config):
 
 def rope_global_everywhere(model, config):
     config = text_part(config)
+    if config["model_type"] == "gemma4_text":
+        base = config["rope_parameters"]["full_attention"]["rope_theta"]
+        for layer in model.layers:
+            if layer.self_attn.is_sliding:
+                layer.self_attn.rope = nn.RoPE(layer.self_attn.head_dim, base=base)
+        return
     if "rope_local_base_freq" not in config:
         return False
     ropes = [layer.self_attn.rope for layer in model.layers if not layer.self_attn.is_sliding]
     for layer in model.layers:
         layer.self_attn.rope = ropes[0]
+
+
+def rope_proportional_otherwise(dims_of_part):
+    """All pairs are turned, or those of a part of the head as if it were the whole."""
+    def break_it(model, config):
+        config = text_part(config)
+        found = [layer.self_attn for layer in model.layers if isinstance(layer.self_attn.rope, ProportionalRoPE)]
+        for attention in found:
+            said = config["rope_parameters"]["full_attention"]
+            dims = dims_of_part(attention.head_dim, said["partial_rotary_factor"])
+            attention.rope = nn.RoPE(dims, base=said["rope_theta"], scale=1 / said.get("factor", 1.0))
+        return None if found else False
+    return break_it
 
 
 # Attention.
@@ -186,8 +209,9 @@ def heads_mixed(model, config):
                 [part if i == 0 else turned(part) for i, part in enumerate(mx.split(w, ends))]), module.parameters()))
             continue
         for name in ("k_proj", "v_proj"):
-            module = getattr(layer.self_attn, name)
-            module.update(tree_map(turned, module.parameters()))
+            if name in layer.self_attn:
+                module = layer.self_attn[name]
+                module.update(tree_map(turned, module.parameters()))
 
 
 def latent_heads_mixed(model, _):
@@ -222,11 +246,19 @@ def head_norms_apart(name, heads):
     def break_it(model, config):
         for layer in model.layers:
             norm = layer.self_attn.get(name)
-            if norm is None or norm.weight.size == text_part(config)["head_dim"]:
+            sizes = [text_part(config).get(key) for key in ("head_dim", "global_head_dim")]
+            if norm is None or norm.weight.size in sizes:
                 return False
             setattr(layer.self_attn, name, lambda x, norm=norm: mx.fast.rms_norm(
                 x.reshape(*x.shape[:-1], config[heads], -1), None, norm.eps).reshape(x.shape) * norm.weight)
     return break_it
+
+
+def values_of_normed_keys(model, _):
+    found = [layer.self_attn for layer in model.layers if getattr(layer.self_attn, "use_k_eq_v", False)]
+    for attention in found:
+        attention.v_norm = lambda x, key=attention.k_norm, value=attention.v_norm: value(key(x))
+    return None if found else False
 
 
 def no_softcap(model, _):
@@ -237,7 +269,7 @@ def no_softcap(model, _):
 
 
 # Others may name a window and not use it.
-WINDOWED = ("mistral", "gemma2", "gemma3", "gemma3_text", "gpt_oss")
+WINDOWED = ("mistral", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gpt_oss")
 
 
 def other_window(change):
@@ -288,18 +320,18 @@ def layers_swapped(model, _):
 
 
 def flat(ending, value):
-    """Parameters without their own values; a gemma's norm of one is a zero."""
+    """Parameters without their own values; where norms are stored from one, one is a zero."""
     def break_it(model, config):
         found = [(p, w) for p, w in tree_flatten(model.parameters()) if p.endswith(ending)]
         if not found:
             return False
-        gemma = "norm" in ending and config["model_type"].startswith("gemma")
-        model.load_weights([(p, mx.full(w.shape, value - gemma, w.dtype)) for p, w in found], strict=False)
+        from_one = "norm" in ending and are_norms_from_one(config["model_type"])
+        model.load_weights([(p, mx.full(w.shape, value - from_one, w.dtype)) for p, w in found], strict=False)
     return break_it
 
 
 def norms_without_one(model, config):
-    if not config["model_type"].startswith("gemma"):
+    if not are_norms_from_one(config["model_type"]):
         return False
     model.load_weights([(p, w - 1) for p, w in tree_flatten(model.parameters()) if "norm" in p], strict=False)
 
@@ -307,7 +339,10 @@ def norms_without_one(model, config):
 def embeddings_not_scaled(model, config):
     if not config["model_type"].startswith("gemma"):
         return False
-    body_of(model).args.hidden_size = 1
+    if config["model_type"].startswith("gemma4"):
+        body_of(model).embed_scale = 1.0
+    else:
+        body_of(model).args.hidden_size = 1
 
 
 def inner_epsilon(model, config):
@@ -375,6 +410,9 @@ def one_expert_more(block):
 def router_halved(block):
     """The choice stays (without a bias), the weights of the chosen do not."""
     router = router_of(block)
+    if "proj" in router:
+        router.scale = router.scale * 0.5
+        return
     kept = ("weight",) if "scales" in router else ()
     router.update({name: w * 0.5 for name, w in router.parameters().items() if name not in kept})
 
@@ -427,6 +465,34 @@ class CorrectedWeights(MiniMaxSparseMoeBlock):
         return (self.switch_mlp(x, chosen) * weights[..., None]).sum(axis=-2)
 
 
+def beside_dense(break_block):
+    """Breaks a layer in which experts stand beside a dense part."""
+    def break_it(block):
+        if "pre_feedforward_layernorm_2" not in block:
+            return False
+        break_block(block)
+    return in_blocks(break_it)
+
+
+def dense_left_out(layer):
+    down = layer.mlp.down_proj
+    down.update(tree_map(mx.zeros_like, down.parameters()))
+
+
+def router_sees_normed(layer):
+    layer.router.__class__ = RouterOfNormed
+    layer.router.before = layer.pre_feedforward_layernorm_2
+
+
+class RouterOfNormed(Gemma4Router):
+    def __call__(self, x):
+        return super().__call__(self.before(x))
+
+
+def silu_in_experts(layer):
+    layer.experts.switch_glu.activation = SwiGLU()
+
+
 def no_shared_experts(block):
     if "shared_experts" not in block:
         return False
@@ -436,7 +502,7 @@ def no_shared_experts(block):
 
 def activation(make):
     def break_block(block):
-        if not isinstance(experts_of(block).activation, SwigluOAI):
+        if not isinstance(experts_of(block).get("activation"), SwigluOAI):
             return False
         experts_of(block).activation = make()
     return in_blocks(break_block)
@@ -471,10 +537,16 @@ MISTAKES = {
     "no k norm weights": flat("k_norm.weight", 1.0),
     "no q norm": no_head_norm("q_norm"),
     "no k norm": no_head_norm("k_norm"),
+    "no v norm": no_head_norm("v_norm"),
+    "values of normed keys": values_of_normed_keys,
     "q norm of each head": head_norms_apart("q_norm", "num_attention_heads"),
     "k norm of each head": head_norms_apart("k_norm", "num_key_value_heads"),
     "no norm before the MLP": flat("pre_feedforward_layernorm.weight", 1.0),
     "no norm after the MLP": flat("post_feedforward_layernorm.weight", 1.0),
+    "no norm after the dense part": flat("post_feedforward_layernorm_1.weight", 1.0),
+    "no norm before experts": flat("pre_feedforward_layernorm_2.weight", 1.0),
+    "no norm after experts": flat("post_feedforward_layernorm_2.weight", 1.0),
+    "no layer scalar": flat("layer_scalar", 1.0),
     "no norm of low rank queries": flat("q_a_layernorm.weight", 1.0),
     "no norm of latents": flat("kv_a_layernorm.weight", 1.0),
     "no mscale": rope_without_mscale,
@@ -483,6 +555,8 @@ MISTAKES = {
     "all dimensions turned": rope_all_dims,
     "mscale on all dimensions": rope_mscale_on_all_dims,
     "one RoPE for all layers": rope_global_everywhere,
+    "all pairs turned": rope_proportional_otherwise(lambda width, part: width),
+    "pairs of a part of the head": rope_proportional_otherwise(lambda width, part: int(width * part)),
     "latent heads mixed": latent_heads_mixed,
     "scale of head_dim": scale_of_head_dim,
     "no softcap of scores": no_softcap,
@@ -505,6 +579,11 @@ MISTAKES = {
     "no correction of scores": flat("e_score_correction_bias", 0.0),
     "correction in the weights": in_blocks(bias_in_weights),
     "no shared experts": in_blocks(no_shared_experts),
+    "no scale of the router": flat("router.scale", 1.0),
+    "no scales of experts' weights": flat("per_expert_scale", 1.0),
+    "dense part left out": beside_dense(dense_left_out),
+    "router sees what experts see": beside_dense(router_sees_normed),
+    "SiLU in experts": beside_dense(silu_in_experts),
     "plain SwiGLU": activation(SwiGLU),
     "SwiGLU without limit": activation(lambda: SwigluOAI(limit=1e9)),
     "SwiGLU without alpha": activation(lambda: SwigluOAI(alpha=1.0)),

@@ -1,6 +1,7 @@
 """The models that golden tokens come from: mlx-lm's, with the windows that it leaves out."""
 
 import contextlib
+import copy
 import json
 import math
 import tempfile
@@ -51,6 +52,10 @@ def load(folder):
             model, config = load_model(Path(temporary))
     else:
         model, config = load_model(folder)
+    for block in sparse_blocks(model):
+        # Gemma 4's have one configuration in common.
+        if hasattr(router_of(block), "config"):
+            router_of(block).config = copy.copy(router_of(block).config)
     return with_windows(model, config), config
 
 
@@ -146,7 +151,8 @@ def logprobs(model, ids, path):
 def sparse_blocks(model):
     """Of every layer with experts the block that chooses among them."""
     for layer in getattr(model, "language_model", model).model.layers:
-        block = layer.block_sparse_moe if "block_sparse_moe" in layer else layer.mlp
+        # Gemma 4's router and experts stand beside the dense part.
+        block = layer if "router" in layer else layer.block_sparse_moe if "block_sparse_moe" in layer else layer.mlp
         if "gate" in block or "router" in block:
             yield block
 
@@ -155,11 +161,17 @@ def router_of(block):
     return block["router"] if "router" in block else block["gate"]
 
 
+def scorer_of(block):
+    """What gives the scores that experts are chosen by."""
+    router = router_of(block)
+    return router["proj"] if "proj" in router else router
+
+
 def chooser_of(block):
     """(module, attribute) that says how many experts are chosen."""
     gate = router_of(block)
-    for module in (gate, block):
-        for name in ("top_k", "num_experts_per_tok"):
+    for module in (gate, block, getattr(gate, "config", None)):
+        for name in ("top_k", "num_experts_per_tok", "top_k_experts"):
             if hasattr(module, name):
                 return module, name
     raise AttributeError("top_k")
@@ -171,7 +183,7 @@ def choice_margin(model, ids):
     Infinite for a model without experts.
     """
     with contextlib.ExitStack() as stack:
-        seen = [(block, stack.enter_context(recorded(router_of(block)))) for block in sparse_blocks(model)]
+        seen = [(block, stack.enter_context(recorded(scorer_of(block)))) for block in sparse_blocks(model)]
         mx.eval(model(mx.array([ids])))
         return min((gap_of(block, x, y) for block, calls in seen for x, y in calls), default=math.inf)
 

@@ -198,10 +198,12 @@ impl Attention {
 pub(super) struct GroupedQuery {
     query: Linear,
     key: Linear,
-    value: Linear,
+    /// `None`: values are keys before they are normed and turned.
+    value: Option<Linear>,
     output: Projection,
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
+    value_norm: Option<RmsNorm>,
     rope: Option<usize>,
     head_dim: i32,
     /// Where key heads have different numbers of them: runs of key heads, and the query heads of each.
@@ -226,15 +228,19 @@ impl GroupedQuery {
         let norms = [&parts.query_norm, &parts.key_norm];
         let [query_norm, key_norm] =
             norms.map(|norm| norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose());
+        let head_dim = as_dim(parts.head_dim)?;
+        let value_norm = parts.value_eps.map(|eps| RmsNorm::unweighted(head_dim, eps));
+        let value = parts.value.as_ref().map(|value| Linear::take(weights, value));
         Ok(Self {
             query_norm: query_norm?,
             key_norm: key_norm?,
+            value_norm: value_norm.transpose()?,
             query: Linear::take(weights, &parts.query)?,
             key: Linear::take(weights, &parts.key)?,
-            value: Linear::take(weights, &parts.value)?,
+            value: value.transpose()?,
             output: Projection::take(weights, &parts.output, widths)?,
             rope,
-            head_dim: as_dim(parts.head_dim)?,
+            head_dim,
             uneven: if is_even { Vec::new() } else { runs(queries_of)? },
             scale: parts.scale,
             window: parts.window.map(as_dim).transpose()?,
@@ -251,8 +257,17 @@ impl GroupedQuery {
     }
 
     fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
-        let keys = self.normed(self.key_norm.as_ref(), &self.key.forward(x)?)?;
-        Ok((self.turned(keys, rows)?, self.in_heads(&self.value.forward(x)?)?))
+        let keys = self.key.forward(x)?;
+        let values = match &self.value {
+            Some(value) => self.in_heads(&value.forward(x)?)?,
+            None => self.in_heads(&keys)?,
+        };
+        let values = match &self.value_norm {
+            Some(norm) => norm.forward_as(&values)?,
+            None => values,
+        };
+        let keys = self.normed(self.key_norm.as_ref(), &keys)?;
+        Ok((self.turned(keys, rows)?, values))
     }
 
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {

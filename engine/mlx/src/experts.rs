@@ -21,8 +21,8 @@ pub(super) struct ExpertMlp {
     router: Linear,
     routes_wide: bool,
     routing: Routing,
-    /// Of [`Routing::Sigmoid`].
-    correction: Option<Array>,
+    /// A number for each expert: the correction of [`Routing::Sigmoid`], the scales of [`Routing::ChooseThenSoftmax`].
+    of_each: Option<Array>,
     chosen: i32,
     gate: Stack,
     up: Stack,
@@ -46,10 +46,12 @@ impl ExpertMlp {
         experts: &Experts,
         units: Option<&[FeedForwardUnit]>,
     ) -> Result<Self, LoadError> {
-        let correction = match &experts.routing {
-            Routing::Sigmoid { correction, .. } => Some(weights.take(correction)?),
-            _ => None,
+        let of_each = match &experts.routing {
+            Routing::Sigmoid { correction, .. } => Some(correction),
+            Routing::ChooseThenSoftmax { scales } => scales.as_ref(),
+            Routing::SoftmaxThenChoose { .. } => None,
         };
+        let of_each = of_each.map(|name| weights.take(name)).transpose()?;
         let shared = experts.shared.as_ref();
         let widths: Option<Vec<u32>> =
             units.map(|units| units.iter().map(|unit| unit.columns).collect());
@@ -65,7 +67,7 @@ impl ExpertMlp {
             },
             routes_wide: experts.routes_wide,
             routing: experts.routing.clone(),
-            correction,
+            of_each,
             chosen: as_dim(experts.chosen)?,
             gate: Stack::take(weights, &experts.gate)?,
             up: Stack::take(weights, &experts.up)?,
@@ -78,9 +80,14 @@ impl ExpertMlp {
 
     /// Of `x [rows, hidden]`, same shape out.
     pub(super) fn forward(&self, x: &Array) -> Mlx<Projected> {
+        self.forward_routed(x, x)
+    }
+
+    /// The same with experts chosen by `seen [rows, hidden]`.
+    pub(super) fn forward_routed(&self, x: &Array, seen: &Array) -> Mlx<Projected> {
         let scores = match self.routes_wide {
-            true => self.router.forward_wide(x)?,
-            false => self.router.forward(x)?,
+            true => self.router.forward_wide(seen)?,
+            false => self.router.forward(seen)?,
         };
         let choice = self.choose(&scores)?;
         if let Some(units) = &self.units {
@@ -132,9 +139,13 @@ impl ExpertMlp {
     /// From `scores [rows, experts]`.
     fn choose(&self, scores: &Array) -> Mlx<Choice> {
         match &self.routing {
-            Routing::ChooseThenSoftmax => {
+            Routing::ChooseThenSoftmax { .. } => {
                 let experts = best(scores, self.chosen)?;
                 let weights = softmax_axis(take_along_axis(scores, &experts, -1)?, -1, true)?;
+                let weights = match &self.of_each {
+                    None => weights,
+                    Some(scales) => weights.multiply(scales.take_axis(&experts, 0)?)?,
+                };
                 Ok(Choice { experts, weights })
             }
             Routing::SoftmaxThenChoose { normalized } => {
@@ -147,7 +158,7 @@ impl ExpertMlp {
             Routing::Sigmoid { groups, chosen_groups, normalized, scale, .. } => {
                 let shares = sigmoid(scores.as_dtype(Dtype::Float32)?)?;
                 let mut judged = shares.clone();
-                if let Some(correction) = &self.correction {
+                if let Some(correction) = &self.of_each {
                     judged = judged.add(correction)?;
                 }
                 let judged = only_best_groups(&judged, small(*groups), small(*chosen_groups))?;

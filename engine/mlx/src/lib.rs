@@ -13,6 +13,7 @@
 
 mod attention;
 mod batch;
+mod beside;
 mod bytes;
 mod choice;
 mod cpu;

@@ -13,6 +13,7 @@ use planaria_engine::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
 use super::attention::{Attention, Known, StepRows};
 use super::batch::Batch;
+use super::beside::DenseBesideExperts;
 use super::error::LoadError;
 use super::experts::ExpertMlp;
 use super::kv_cache::KvCache;
@@ -42,6 +43,8 @@ struct Layer {
     feed_forward: FeedForward,
     after_feed_forward: Option<RmsNorm>,
     clips_sums: bool,
+    /// One number.
+    scale: Option<Array>,
 }
 
 /// A step on its way through some layers.
@@ -117,6 +120,7 @@ pub(super) enum Wanted {
 enum FeedForward {
     Gated(Box<GatedMlp>),
     Experts(Box<ExpertMlp>),
+    Beside(Box<DenseBesideExperts>),
 }
 
 struct Head {
@@ -241,13 +245,16 @@ impl Model {
                         Some(sum) => layer.feed_forward.finish(sum, hidden.dtype())?,
                         None => {
                             let normed = layer.before_feed_forward.forward(hidden)?;
-                            match layer.feed_forward.forward(&normed)? {
+                            match layer.feed_forward.forward(hidden, &normed)? {
                                 Projected::Partial(parts) => return Ok(Advance::Exchange(parts)),
                                 Projected::Whole(refined) => refined,
                             }
                         }
                     };
                     *hidden = layer.sum(hidden, refined, layer.after_feed_forward.as_ref())?;
+                    if let Some(scale) = &layer.scale {
+                        *hidden = hidden.multiply(scale.as_dtype(hidden.dtype())?)?;
+                    }
                     // It computes while the layers behind it are still being described.
                     async_eval([&*hidden])?;
                     *at = Place { layer: at.layer + 1, half: Half::Attention };
@@ -291,6 +298,7 @@ impl Layer {
             Ok(ropes.len() - 1)
         };
         let attention = Attention::take(weights, &parts.attention, share, &mut rope_of)?;
+        let scale = parts.scale.as_ref().map(|name| weights.take(name)).transpose()?;
         let mut norm = |norm| RmsNorm::take(weights, norm);
         Ok(Self {
             before_attention: norm(&parts.before_attention)?,
@@ -300,6 +308,7 @@ impl Layer {
             after_feed_forward: parts.after_feed_forward.as_ref().map(norm).transpose()?,
             feed_forward: FeedForward::take(weights, &parts.feed_forward, share)?,
             clips_sums: parts.clips_sums,
+            scale,
         })
     }
 
@@ -356,13 +365,18 @@ impl FeedForward {
             FeedForwardParts::Experts(experts) => {
                 Ok(Self::Experts(Box::new(ExpertMlp::take(weights, experts, units)?)))
             }
+            FeedForwardParts::Beside(both) => {
+                Ok(Self::Beside(Box::new(DenseBesideExperts::take(weights, both, units)?)))
+            }
         }
     }
 
-    fn forward(&self, x: &Array) -> Mlx<Projected> {
+    /// Of hidden states and of what [`Layer::before_feed_forward`] makes of them.
+    fn forward(&self, hidden: &Array, normed: &Array) -> Mlx<Projected> {
         match self {
-            Self::Gated(gated) => gated.forward(x),
-            Self::Experts(experts) => experts.forward(x),
+            Self::Gated(gated) => gated.forward(normed),
+            Self::Experts(experts) => experts.forward(normed),
+            Self::Beside(both) => both.forward(hidden, normed),
         }
     }
 
@@ -371,6 +385,7 @@ impl FeedForward {
         match self {
             Self::Gated(gated) => gated.finish(sum, dtype),
             Self::Experts(_) => sum.as_dtype(dtype),
+            Self::Beside(both) => both.finish(&sum, dtype),
         }
     }
 }

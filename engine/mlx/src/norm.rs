@@ -2,7 +2,8 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
-use planaria_engine::architecture::Norm;
+use mlx_rs::ops::ones;
+use planaria_engine::architecture::{Norm, RouterNorm};
 
 use super::error::LoadError;
 use super::weights::Weights;
@@ -22,6 +23,30 @@ impl RmsNorm {
             weight.eval()?;
         }
         Ok(Self { weight, eps: norm.eps })
+    }
+
+    /// The norm before a router.
+    pub(super) fn of_router(
+        weights: &mut Weights<'_>,
+        norm: &RouterNorm,
+    ) -> Result<Self, LoadError> {
+        let weight = weights.take(&norm.name)?;
+        let weight = weight.multiply(Array::from_f32(norm.factor).as_dtype(weight.dtype())?)?;
+        weight.eval()?;
+        Ok(Self { weight, eps: norm.eps })
+    }
+
+    /// A norm of `width` numbers without a weight.
+    pub(super) fn unweighted(width: i32, eps: f32) -> Result<Self, LoadError> {
+        let weight = ones::<f32>(&[width])?;
+        weight.eval()?;
+        Ok(Self { weight, eps })
+    }
+
+    /// [`Self::forward`] by a weight that may be of another type than `x`, to the type of `x`.
+    pub(super) fn forward_as(&self, x: &Array) -> Mlx<Array> {
+        let weight = self.weight.as_dtype(x.dtype())?;
+        Self { weight, eps: self.eps }.forward(x)
     }
 
     /// The length of the axis that it norms.

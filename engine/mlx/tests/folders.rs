@@ -114,6 +114,33 @@ fn what_is_not_understood_of_positions_is_refused_by_name() {
 }
 
 #[test]
+fn sizes_of_single_layers_are_understood_or_refused_by_name() {
+    let case = case("gemma4-text");
+    let of_layers = |change: Value| {
+        let mut layers = json!({"0": {"head_dim": 16, "num_key_value_heads": 1}});
+        layers["4"] = layers["0"].clone();
+        for (layer, keys) in change.as_object().unwrap() {
+            layers[layer] = keys.clone();
+        }
+        let change = json!({
+            "per_layer_config": layers, "global_head_dim": null, "num_global_key_value_heads": null,
+        });
+        ModelDir::open(case.copy_with(&change).path()).map(|_| ()).map_err(|e| e.to_string())
+    };
+    of_layers(json!({})).unwrap();
+    for (change, problem) in [
+        (json!({"4": {"head_dim": 16, "rank": 1}}), "`per_layer_config.4.rank` of a single layer"),
+        (json!({"5": {}}), "`per_layer_config.5` is no layer's number"),
+        (json!({"4": {"head_dim": 0}}), "`per_layer_config.4.head_dim` is 0"),
+        (json!({"4": {"num_key_value_heads": 3}}), "is 3, which does not divide 4"),
+        (json!({"4": 16}), "`per_layer_config.4` is 16, not an object"),
+    ] {
+        let error = of_layers(change.clone()).unwrap_err();
+        assert!(error.contains(problem), "{change}: {error}");
+    }
+}
+
+#[test]
 fn changes_that_change_tokens() {
     for (name, change) in variants()["changes"].as_object().unwrap() {
         let case = case(change["case"].as_str().unwrap());
@@ -166,6 +193,7 @@ fn tensors_that_are_known_to_be_spare_are_passed_over() {
         // As transformers 5 writes defaults: inside it is false, and there is a head.
         ("qwen3-vl-hf", json!({"tie_word_embeddings": true}), "model.visual.x.weight"),
         ("kimi-k25-mlx", json!({}), "mm_projector.x.weight"),
+        ("gemma4-hf", json!({}), "model.embed_audio.x.weight"),
     ] {
         let case = case(name);
         let folder = case.copy_with(&change);
@@ -355,6 +383,11 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("smollm3", "no_rope_layers", json!([1, 0])),
         ("smollm3", "use_sliding_window", json!(true)),
         ("gemma2", "hidden_activation", json!("gelu")),
+        ("gemma4-text", "hidden_size_per_layer_input", json!(4)),
+        ("gemma4-text", "num_kv_shared_layers", json!(2)),
+        ("gemma4-text", "use_bidirectional_attention", json!("all")),
+        ("gemma4-text", "per_layer_config", json!({"0": {"head_dim": 8}})),
+        ("gemma4-text", "per_layer_config", json!({})),
     ] {
         let mut change = json!({});
         change[key] = value;
@@ -371,6 +404,8 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("glm4-moe-lite-mlx", "rope_theta"),
         ("seed-oss", "attention_bias"),
         ("ernie4-5", "use_bias"),
+        ("gemma4-text", "num_kv_shared_layers"),
+        ("gemma4-text", "final_logit_softcapping"),
     ] {
         let case = case(name);
         let folder = case.copy();

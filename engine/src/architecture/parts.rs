@@ -1,8 +1,8 @@
 //! The tensors that each part of a model consists of.
 
 use super::{
-    Architecture, Attention, Experts, FeedForward, Gated, GroupedQuery, Latent, LatentQuery, Layer,
-    Linear, Norm, Routing, Stack, Stored,
+    Architecture, Attention, Beside, Experts, FeedForward, Gated, GroupedQuery, Latent,
+    LatentQuery, Layer, Linear, Norm, Routing, Stack, Stored,
 };
 
 /// A part of a model that a stage holds as a whole.
@@ -82,14 +82,15 @@ impl<'a> Needs<'a> {
         match &layer.feed_forward {
             FeedForward::Gated(gated) => self.gated(gated),
             FeedForward::Experts(experts) => self.experts(experts),
+            FeedForward::Beside(both) => self.beside(both),
         }
         layer.after_feed_forward.iter().for_each(|norm| self.norm(norm));
+        layer.scale.iter().for_each(|name| self.floats(name, &[1], false));
     }
 
     fn grouped(&mut self, attention: &'a GroupedQuery) {
-        for linear in [&attention.query, &attention.key, &attention.value, &attention.output] {
-            self.linear(linear);
-        }
+        let inward = [&attention.query, &attention.key].into_iter().chain(&attention.value);
+        inward.chain([&attention.output]).for_each(|linear| self.linear(linear));
         let norms = attention.query_norm.iter().chain(&attention.key_norm);
         norms.for_each(|norm| self.norm(norm));
         if let Some(sinks) = &attention.sinks {
@@ -121,13 +122,25 @@ impl<'a> Needs<'a> {
 
     fn experts(&mut self, experts: &'a Experts) {
         self.matrix(&experts.router, &[], !experts.routes_wide);
-        if let Routing::Sigmoid { correction, .. } = &experts.routing {
-            self.floats(correction, &[experts.router.rows], false);
-        }
+        let of_each = match &experts.routing {
+            Routing::Sigmoid { correction, .. } => Some(correction),
+            Routing::ChooseThenSoftmax { scales } => scales.as_ref(),
+            Routing::SoftmaxThenChoose { .. } => None,
+        };
+        of_each.into_iter().for_each(|name| self.floats(name, &[experts.router.rows], false));
         for stack in [&experts.gate, &experts.up, &experts.down] {
             self.stack(stack);
         }
         experts.shared.iter().for_each(|shared| self.gated(shared));
+    }
+
+    fn beside(&mut self, both: &'a Beside) {
+        self.gated(&both.dense);
+        self.floats(&both.before_router.name, &[both.before_router.width], false);
+        self.experts(&both.experts);
+        for norm in [&both.after_dense, &both.before_experts, &both.after_experts] {
+            self.norm(norm);
+        }
     }
 
     fn norm(&mut self, norm: &'a Norm) {

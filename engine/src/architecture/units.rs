@@ -142,6 +142,10 @@ impl Architecture {
             let (module, most) = match &layer.feed_forward {
                 FeedForward::Gated(gated) => (&gated.down.module, blocks(&gated.down, &group)),
                 FeedForward::Experts(experts) => (&experts.down.each.module, experts.router.rows),
+                FeedForward::Beside(both) => {
+                    let parts = blocks(&both.dense.down, &group);
+                    (&both.dense.down.module, parts.min(both.experts.router.rows))
+                }
             };
             fitting.retain(|units| *units <= most);
             if fitting.is_empty() {
@@ -195,6 +199,11 @@ impl Architecture {
                     cut.gated(gated)?.into_iter().map(unit).collect()
                 }
                 FeedForward::Experts(experts) => cut.experts(experts)?,
+                FeedForward::Beside(both) => {
+                    let columns = cut.gated(&mut both.dense)?;
+                    let units = cut.experts(&mut both.experts)?.into_iter().zip(columns);
+                    units.map(|(unit, columns)| FeedForwardUnit { columns, ..unit }).collect()
+                }
             };
             Ok(LayerShare { attention, queries_of, feed_forward })
         });
@@ -267,7 +276,9 @@ impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
         let width = |heads: &Range<u32>| heads.start * head_dim..heads.end * head_dim;
         grouped.query = rows(&grouped.query, width(&queries))?;
         grouped.key = rows(&grouped.key, width(&held))?;
-        grouped.value = rows(&grouped.value, width(&held))?;
+        if let Some(value) = &mut grouped.value {
+            *value = rows(value, width(&held))?;
+        }
         grouped.output = columns(&grouped.output, width(&queries))?;
         if let Some(sinks) = &mut grouped.sinks {
             sinks.first += queries.start;

@@ -70,6 +70,8 @@ impl Architecture {
             FeedForward::Gated(_) => 0,
             // What each expert gives, before they are added up.
             FeedForward::Experts(experts) => hidden * (u64::from(experts.chosen) + 1),
+            // And the norms of both parts.
+            FeedForward::Beside(both) => hidden * (u64::from(both.experts.chosen) + 7),
         };
         // Two norms, two results and two sums; gate, value and their product.
         6 * hidden + attention + 3 * expanded(&layer.feed_forward) + feed_forward
@@ -83,6 +85,10 @@ fn expanded(feed_forward: &FeedForward) -> u64 {
         FeedForward::Experts(experts) => {
             let shared = experts.shared.as_ref().map_or(0, |shared| shared.up.rows);
             u64::from(experts.chosen) * u64::from(experts.up.each.rows) + u64::from(shared)
+        }
+        FeedForward::Beside(both) => {
+            let experts = u64::from(both.experts.chosen) * u64::from(both.experts.up.each.rows);
+            u64::from(both.dense.up.rows) + experts
         }
     }
 }

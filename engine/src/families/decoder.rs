@@ -136,6 +136,11 @@ impl Decoder {
         })
     }
 
+    /// The same with other key heads, all heads of another width: of some of the layers.
+    pub(super) fn with_heads(&self, kv_heads: u32, head_dim: u32) -> Self {
+        Self { num_key_value_heads: kv_heads, head_dim, ..self.clone() }
+    }
+
     /// The same with every weight of a norm stored as its distance from one.
     pub(super) fn with_norms_from_one(mut self) -> Self {
         self.norms_from_one = true;
@@ -209,6 +214,7 @@ impl Decoder {
             feed_forward,
             after_feed_forward: None,
             clips_sums: false,
+            scale: None,
         }
     }
 
@@ -226,6 +232,7 @@ impl Decoder {
             feed_forward: FeedForward::Gated(Box::new(gated)),
             after_feed_forward: Some(norm("post_feedforward_layernorm")),
             clips_sums: false,
+            scale: None,
         }
     }
 
@@ -242,10 +249,11 @@ impl Decoder {
             head_dim: self.head_dim,
             query: linear("q_proj", queries, self.hidden_size),
             key: linear("k_proj", keys, self.hidden_size),
-            value: linear("v_proj", keys, self.hidden_size),
+            value: Some(linear("v_proj", keys, self.hidden_size)),
             output: linear("o_proj", self.hidden_size, queries),
             query_norm: None,
             key_norm: None,
+            value_eps: None,
             rope: Some(rope.clone()),
             scale: (self.head_dim as f32).sqrt().recip(),
             window: None,
@@ -332,7 +340,7 @@ impl Decoder {
 impl GroupedQuery {
     /// The same with biases on what it takes in, and on what it gives out.
     pub(super) fn with_biases(mut self, inward: bool, outward: bool) -> Self {
-        for linear in [&mut self.query, &mut self.key, &mut self.value] {
+        for linear in [&mut self.query, &mut self.key].into_iter().chain(&mut self.value) {
             linear.has_bias = inward;
         }
         self.output.has_bias = outward;

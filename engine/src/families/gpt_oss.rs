@@ -38,7 +38,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         let experts = Experts {
             router,
             routes_wide: false,
-            routing: Routing::ChooseThenSoftmax,
+            routing: Routing::ChooseThenSoftmax { scales: None },
             chosen,
             gate,
             up,

@@ -12,9 +12,18 @@ const USUAL: Names =
 /// As Hugging Face has them since transformers 4.52.
 const NEWER: Names = Names { root: "model.language_model", head: "lm_head", is_inside: true };
 
-/// What turns pictures into hidden states, by the names of all families.
-const EYES: [&str; 5] =
-    ["vision_tower.", "vision_model.", "visual.", "multi_modal_projector.", "mm_projector."];
+/// What turns pictures and sounds into hidden states, by the names of all families.
+const EYES: [&str; 9] = [
+    "vision_tower.",
+    "vision_model.",
+    "vision_embedder.",
+    "visual.",
+    "multi_modal_projector.",
+    "mm_projector.",
+    "embed_vision.",
+    "audio_tower.",
+    "embed_audio.",
+];
 
 /// The model that `text_config` describes, which is one of these `kinds`, as `family` makes it.
 pub(super) fn text_model(

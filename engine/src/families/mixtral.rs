@@ -21,7 +21,8 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let mixture = Mixture { count, chosen, inner, names, may_be_turned: false };
     decoder.model(|layer| {
         let path = format!("{}.block_sparse_moe", decoder.path(layer));
-        let experts = mixture.experts(source, &decoder, &path, Routing::ChooseThenSoftmax);
+        let experts =
+            mixture.experts(source, &decoder, &path, Routing::ChooseThenSoftmax { scales: None });
         let attention = decoder.attention(layer, &rope).within(windows.of(layer));
         Ok(decoder.layer(layer, attention, FeedForward::Experts(Box::new(experts))))
     })

@@ -18,18 +18,18 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     decoder.model(|layer| {
         let path = decoder.path(layer);
         let mut attention = decoder.attention(layer, &rope).within(windows.of(layer));
-        let parts = [&mut attention.query, &mut attention.key, &mut attention.value];
-        lie_in(&format!("{path}.self_attn.qkv_proj"), parts);
+        let inward = [&mut attention.query, &mut attention.key].into_iter();
+        lie_in(&format!("{path}.self_attn.qkv_proj"), inward.chain(&mut attention.value).collect());
         let mut feed_forward = decoder.gated(layer);
         if let FeedForward::Gated(gated) = &mut feed_forward {
-            lie_in(&format!("{path}.mlp.gate_up_proj"), [&mut gated.gate, &mut gated.up]);
+            lie_in(&format!("{path}.mlp.gate_up_proj"), vec![&mut gated.gate, &mut gated.up]);
         }
         Ok(decoder.layer(layer, attention, feed_forward))
     })
 }
 
 /// Has the rows of `parts` lie one after the other in the matrix of `module`.
-fn lie_in<const N: usize>(module: &str, parts: [&mut Linear; N]) {
+fn lie_in(module: &str, parts: Vec<&mut Linear>) {
     let of = parts.iter().map(|part| part.rows).sum();
     let mut first = 0;
     for part in parts {

@@ -43,6 +43,9 @@ pub(super) const EVERYWHERE: &str = "full_attention";
 /// Layers that see a window.
 pub(super) const NEARBY: &str = "sliding_attention";
 
+/// The first pairs of a head turn, as fast as if all of them did (Gemma 4).
+const PROPORTIONAL: &str = "proportional";
+
 impl Asked {
     /// Whole heads of `dims` numbers, in all layers alike, by the usual base.
     pub(super) const fn usual(dims: u32, max_context: u32) -> Self {
@@ -70,7 +73,10 @@ impl Asked {
         let theta = theta.unwrap_or(self.theta);
         let part_key = "partial_rotary_factor";
         let part = said.number(part_key, part_key, 1e-3..=1.0)?.unwrap_or(self.part);
-        if part < 1.0 && !self.partial {
+        // There the pairs that are not turned count as pairs.
+        let kind = said.section().map(said::kind_of).transpose()?;
+        let is_proportional = kind.is_some_and(|(_, kind)| kind == PROPORTIONAL);
+        if part < 1.0 && !self.partial && !is_proportional {
             let problem = format!("is {part}; models of this family turn whole heads");
             return Err(said.problem(part_key, problem));
         }
@@ -79,7 +85,8 @@ impl Asked {
             clippy::cast_sign_loss,
             reason = "a part of a head's width, rounded down as the authors do"
         )]
-        let dims = if part < 1.0 { (self.dims as f32 * part) as u32 } else { self.dims };
+        let turned = if part < 1.0 { (self.dims as f32 * part) as u32 } else { self.dims };
+        let dims = if is_proportional { self.dims } else { turned };
         if !dims.is_multiple_of(2) || dims == 0 {
             let problem = format!("is {dims}; rotary embeddings need an even number");
             return Err(config.problem("head_dim", problem));
@@ -91,7 +98,7 @@ impl Asked {
             amplitude: 1.0,
         };
         if let Some(section) = said.section() {
-            self.stretch(&mut rope, theta, config, section)?;
+            self.stretch(&mut rope, (theta, turned), config, section)?;
         }
         Ok(rope)
     }
@@ -99,7 +106,7 @@ impl Asked {
     fn stretch(
         &self,
         rope: &mut Rope,
-        theta: f32,
+        (theta, turned): (f32, u32),
         config: &Section<'_>,
         scaling: &Section<'_>,
     ) -> Result<(), ModelError> {
@@ -114,6 +121,14 @@ impl Asked {
                 expect_keys(&["factor"])?;
                 let factor = scaling.number("factor", FACTOR)?;
                 rope.speeds = Speeds::Base { base: theta, scale: factor.recip() };
+            }
+            PROPORTIONAL => {
+                expect_keys(&["factor"])?;
+                let factor = scaling.optional_number("factor", FACTOR)?.unwrap_or(1.0);
+                let moving = periods().take(turned as usize / 2).map(|period| factor * period);
+                let still = std::iter::repeat(f32::INFINITY);
+                rope.speeds =
+                    Speeds::Periods(moving.chain(still).take(dims as usize / 2).collect());
             }
             "llama3" => {
                 expect_keys(&["factor", "low_freq_factor", "high_freq_factor"])?;
@@ -142,8 +157,8 @@ impl Asked {
             other => {
                 let other: String = other.chars().take(40).collect();
                 let problem = format!(
-                    "`{other}` is not supported; supported are `default`, `linear`, `llama3`, `yarn` \
-                     and `longrope`"
+                    "`{other}` is not supported; supported are `default`, `linear`, `llama3`, `yarn`, \
+                     `longrope` and `{PROPORTIONAL}`"
                 );
                 return Err(scaling.problem(key, problem));
             }

@@ -22,6 +22,7 @@ const WORDS: &[&str] = &[
     "NVFP4",
     "attention_bias",
     "attention_factor",
+    "attention_k_eq_v",
     "attention_out_bias",
     "attn_logit_softcapping",
     "attn_type_list",
@@ -38,6 +39,7 @@ const WORDS: &[&str] = &[
     "dense",
     "desc_act",
     "e4m3",
+    "enable_moe_block",
     "eos_token_id",
     "factor",
     "final_logit_softcapping",
@@ -48,6 +50,7 @@ const WORDS: &[&str] = &[
     "gelu",
     "gelu_pytorch_tanh",
     "gemm",
+    "global_head_dim",
     "gptq",
     "gptq_v2",
     "group_0",
@@ -55,6 +58,7 @@ const WORDS: &[&str] = &[
     "head_dim",
     "hidden_act",
     "hidden_size",
+    "hidden_size_per_layer_input",
     "high_freq_factor",
     "int",
     "intermediate_size",
@@ -91,13 +95,17 @@ const WORDS: &[&str] = &[
     "num_bits",
     "num_experts",
     "num_experts_per_tok",
+    "num_global_key_value_heads",
     "num_hidden_layers",
     "num_key_value_heads",
+    "num_kv_shared_layers",
     "num_local_experts",
     "nvfp4",
     "original_max_position_embeddings",
     "partial_rotary_factor",
     "per_layer",
+    "per_layer_config",
+    "proportional",
     "q_lora_rank",
     "qk_nope_head_dim",
     "qk_norm_type",
@@ -130,6 +138,7 @@ const WORDS: &[&str] = &[
     "symmetric",
     "text_config",
     "tie_word_embeddings",
+    "top_k_experts",
     "topk_group",
     "truncate",
     "type",
@@ -406,7 +415,8 @@ fn turns(rope: &Rope) {
         Speeds::Base { base, scale } => numbers.extend([*base, *scale]),
         Speeds::Periods(periods) => {
             assert_eq!(periods.len(), rope.dims as usize / 2);
-            numbers.extend(periods);
+            // An infinite one is that of a pair that stays.
+            numbers.extend(periods.iter().filter(|period| **period != f32::INFINITY));
         }
     }
     assert!(numbers.iter().all(|number| number.is_finite() && *number > 0.0), "{rope:?}");

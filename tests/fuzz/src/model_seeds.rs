@@ -113,6 +113,27 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
             shape,
         )
     };
+    let gemma4 = json!({
+        "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8,
+        "global_head_dim": 32, "num_global_key_value_heads": 1, "attention_k_eq_v": true,
+        "num_key_value_heads": 2, "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0,
+        "final_logit_softcapping": 30.0, "enable_moe_block": true, "num_experts": 4,
+        "top_k_experts": 2, "moe_intermediate_size": 32,
+        "rope_parameters": {
+            "full_attention": {
+                "rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6,
+            },
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    });
+    let mut gemma4_by_layer = gemma4.clone();
+    for key in ["global_head_dim", "num_global_key_value_heads", "enable_moe_block"] {
+        gemma4_by_layer[key] = Value::Null;
+    }
+    for key in ["num_experts", "top_k_experts", "moe_intermediate_size"] {
+        gemma4_by_layer[key] = Value::Null;
+    }
+    gemma4_by_layer["per_layer_config"] = json!({"1": {"head_dim": 32, "num_key_value_heads": 1}});
     let fake = json!({"bytes_per_layer": 1000, "step_micros": 0});
     let kv_b = (0..2)
         .map(|layer| float(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), &[64, 16]));
@@ -262,6 +283,9 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         ),
         (sizes("smollm3", json!({"no_rope_layers": [1, 0], "rope_theta": 5e6})), Vec::new()),
         (sizes("ernie4_5", json!({"use_bias": true, "rope_theta": 5e5})), Vec::new()),
+        (sizes("gemma4_text", gemma4.clone()), Vec::new()),
+        (sizes("gemma4_text", gemma4_by_layer), Vec::new()),
+        (beside_pictures("gemma4", sizes("gemma4_text", gemma4)), Vec::new()),
         (sizes("planaria_fake", fake), Vec::new()),
     ]
 }

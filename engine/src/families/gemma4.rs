@@ -1,0 +1,241 @@
+//! Gemma 4, the text part: two kinds of layers with heads and positions of their own. Those that see everything may take
+//! values from keys, and experts may stand beside the dense part.
+//!
+//! The small models (E2B, E4B) hand more to a layer than one row for each token: keys and values of layers before it, and an
+//! embedding of its own. They are refused by the keys that say so.
+
+use super::Source;
+use super::decoder::{Decoder, Defaults, Head, expect_activation};
+use super::gemma2::{gemma_activation, softcap};
+use super::inside;
+use super::mixture::{USUAL_NAMES, expert_counts};
+use super::rope::{Asked, EVERYWHERE, NEARBY};
+use super::windows::Windows;
+use crate::architecture::{
+    Activation, Architecture, Beside, Experts, FeedForward, RouterNorm, Routing, Stack,
+};
+use crate::model_dir::ModelError;
+use crate::model_dir::json::Section;
+use crate::model_dir::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_VOCAB, MAX_WIDTH};
+
+/// What Google's models have where a file is silent.
+const DEFAULTS: Defaults = Defaults {
+    head: Head::Embedding,
+    head_dim: Some(256),
+    context: Some(131_072),
+    ..Defaults::NONE
+};
+
+/// The same of heads that see everything.
+const WIDE_HEAD_DIM: u32 = 512;
+
+/// The language model inside a multimodal one.
+pub(super) fn inside_multimodal(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    // mlx-lm takes the vocabulary from outside, Hugging Face from inside.
+    let vocab = source.config.optional_count("vocab_size", 1..=MAX_VOCAB)?;
+    inside::text_model(source, &["gemma4_text"], |source| {
+        build(source, &Defaults { vocab, ..DEFAULTS })
+    })
+}
+
+pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    build(source, &DEFAULTS)
+}
+
+fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, ModelError> {
+    let config = &source.config;
+    let decoder = Decoder::read(source, defaults)?;
+    config.doubt_silence("num_key_value_heads");
+    gemma_activation(config)?;
+    expect_one_row(config)?;
+    // Of text, every token sees only those before it.
+    expect_activation(config, "use_bidirectional_attention", &["vision"])?;
+    let windows = windows(config, decoder.num_hidden_layers)?;
+    let biased = config.flag("attention_bias", false)?;
+    let values_are_keys = config.flag("attention_k_eq_v", false)?;
+    let heads = heads(config, &decoder, &windows, values_are_keys)?;
+    let mixture = Mixture::read(config)?;
+    let mut model = decoder.model(|layer| {
+        let (kv_heads, head_dim) = heads(layer)?;
+        let own = decoder.with_heads(kv_heads, head_dim);
+        let slides = windows.slides(layer);
+        let asked = Asked::usual(head_dim, decoder.max_position_embeddings);
+        let layers = Some(if slides { NEARBY } else { EVERYWHERE });
+        let rope = Asked { theta_is_doubtful: true, layers, ..asked }.read(config)?;
+        let mut attention = own
+            .attention(layer, &rope)
+            .with_biases(biased, biased)
+            .with_head_norms(own.head_norms(layer))
+            .within(windows.of(layer));
+        attention.scale = 1.0;
+        attention.value_eps = Some(decoder.rms_norm_eps);
+        attention.value.take_if(|_| values_are_keys && !slides);
+        let mut whole = decoder.sandwich(layer, attention);
+        let path = decoder.path(layer);
+        whole.scale = Some(format!("{path}.layer_scalar"));
+        if let Some(mixture) = &mixture {
+            whole.feed_forward = mixture.beside(&decoder, &path, whole.feed_forward);
+        }
+        Ok(whole)
+    })?;
+    const CAP: &str = "final_logit_softcapping";
+    if config.is_silent(CAP) {
+        config.doubt_silence(CAP);
+    }
+    model.logit_softcap = softcap(config, CAP, None)?;
+    model.embedding.scale = Some((decoder.hidden_size as f32).sqrt());
+    Ok(model)
+}
+
+/// Refuses models whose layers need more of each token than the row that the layer before gave.
+fn expect_one_row(config: &Section<'_>) -> Result<(), ModelError> {
+    const INPUT: &str = "hidden_size_per_layer_input";
+    if config.optional_count(INPUT, 0..=MAX_WIDTH)?.is_none_or(|width| width > 0) {
+        let problem = "is not 0: every layer takes an embedding of its own of each token, which \
+                       nodes do not hand on (E2B and E4B are not supported)";
+        return Err(config.problem(INPUT, problem));
+    }
+    // Of those embeddings; and of layers that share keys and values.
+    config.value("vocab_size_per_layer_input");
+    config.flag("use_double_wide_mlp", false)?;
+    const SHARED: &str = "num_kv_shared_layers";
+    config.doubt_silence(SHARED);
+    if config.optional_count(SHARED, 0..=u32::MAX)?.is_some_and(|count| count > 0) {
+        let problem = "is not 0: layers take keys and values from layers before them, which may be \
+                       on other nodes (E2B and E4B are not supported)";
+        return Err(config.problem(SHARED, problem));
+    }
+    Ok(())
+}
+
+/// The last layer sees everything: Google's code makes it do so whatever the file says, mlx-lm does not.
+fn windows(config: &Section<'_>, layers: u32) -> Result<Windows, ModelError> {
+    const TYPES: &str = "layer_types";
+    config.doubt_silence(TYPES);
+    let windows = Windows::read(config, layers, Some(512), |_| false)?;
+    if windows.slides(layers - 1) {
+        let problem = format!("ends with `{NEARBY}`; expected `{EVERYWHERE}`");
+        return Err(config.problem(TYPES, problem));
+    }
+    Ok(windows)
+}
+
+/// Key heads of a layer, and the width of its heads: as transformers 5 writes them, layer by layer, or those of all layers that
+/// see everything under keys of their own.
+fn heads<'a>(
+    config: &Section<'a>,
+    decoder: &'a Decoder,
+    windows: &'a Windows,
+    values_are_keys: bool,
+) -> Result<impl Fn(u32) -> Result<(u32, u32), ModelError> + use<'a>, ModelError> {
+    const LISTED: &str = "per_layer_config";
+    let kv_heads = config.optional_count("num_global_key_value_heads", 1..=MAX_HEADS)?;
+    let kv_heads = kv_heads.filter(|_| values_are_keys);
+    let head_dim = config.optional_count("global_head_dim", 1..=MAX_HEAD_DIM)?;
+    let listed = config.section(LISTED)?;
+    if let Some(listed) = &listed {
+        let is_layer =
+            |key: &str| key.parse::<u32>().is_ok_and(|layer| layer < decoder.num_hidden_layers);
+        if let Some((key, _)) = listed.entries().find(|(key, _)| !is_layer(key)) {
+            return Err(listed.problem(key, "is no layer's number"));
+        }
+    }
+    let config = config.clone();
+    Ok(move |layer: u32| {
+        let (usual_kv, usual_dim) = (decoder.num_key_value_heads, decoder.head_dim);
+        let is_wide = !windows.slides(layer);
+        let (kv_heads, head_dim) = (kv_heads.filter(|_| is_wide), head_dim.filter(|_| is_wide));
+        let (kv, dim) = match &listed {
+            None => {
+                let silent = if is_wide { WIDE_HEAD_DIM } else { usual_dim };
+                (kv_heads.unwrap_or(usual_kv), head_dim.unwrap_or(silent))
+            }
+            Some(listed) => {
+                let own = listed.section(&layer.to_string())?;
+                let (kv, dim) = match &own {
+                    None => (None, None),
+                    Some(own) => (
+                        own.optional_count("num_key_value_heads", 1..=MAX_HEADS)?,
+                        own.optional_count("head_dim", 1..=MAX_HEAD_DIM)?,
+                    ),
+                };
+                if let Some(own) = &own
+                    && let Some((key, _)) = own.never_asked().first()
+                {
+                    return Err(own.problem(key, "of a single layer is not understood here"));
+                }
+                (kv.unwrap_or(usual_kv), dim.unwrap_or(usual_dim))
+            }
+        };
+        let differs =
+            kv_heads.is_some_and(|said| said != kv) || head_dim.is_some_and(|said| said != dim);
+        if differs {
+            let problem = format!("says something else of layer {layer} than the keys beside it");
+            return Err(config.problem(LISTED, problem));
+        }
+        let heads = decoder.num_attention_heads;
+        if !heads.is_multiple_of(kv) {
+            let problem = format!("is {kv}, which does not divide {heads} attention heads");
+            return Err(config.problem("num_global_key_value_heads", problem));
+        }
+        Ok((kv, dim))
+    })
+}
+
+/// Sizes of the experts beside the dense part.
+struct Mixture {
+    count: u32,
+    chosen: u32,
+    inner: u32,
+}
+
+impl Mixture {
+    /// `None` of a model without experts.
+    fn read(config: &Section<'_>) -> Result<Option<Self>, ModelError> {
+        if !config.flag("enable_moe_block", false)? {
+            return Ok(None);
+        }
+        let (count, chosen) = expert_counts(config, "num_experts", "top_k_experts")?;
+        let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
+        Ok(Some(Self { count, chosen, inner }))
+    }
+
+    /// The mixture in a layer, beside its dense part.
+    fn beside(&self, decoder: &Decoder, path: &str, dense: FeedForward) -> FeedForward {
+        let FeedForward::Gated(dense) = dense else { return dense };
+        let hidden = decoder.hidden_size;
+        let [gate, up, down] = USUAL_NAMES.map(|name| {
+            let name = format!("{path}.experts.switch_glu.{name}");
+            move |rows, columns| Stack {
+                count: self.count,
+                each: decoder.linear(&name, rows, columns, false),
+            }
+        });
+        let norm = |name: &str| decoder.norm(&format!("{path}.{name}"), hidden);
+        FeedForward::Beside(Box::new(Beside {
+            dense: *dense,
+            after_dense: norm("post_feedforward_layernorm_1"),
+            before_router: RouterNorm {
+                name: format!("{path}.router.scale"),
+                width: hidden,
+                eps: decoder.rms_norm_eps,
+                factor: (hidden as f32).sqrt().recip(),
+            },
+            before_experts: norm("pre_feedforward_layernorm_2"),
+            experts: Experts {
+                router: decoder.linear(&format!("{path}.router.proj"), self.count, hidden, false),
+                routes_wide: false,
+                routing: Routing::ChooseThenSoftmax {
+                    scales: Some(format!("{path}.router.per_expert_scale")),
+                },
+                chosen: self.chosen,
+                gate: gate(self.inner, hidden),
+                up: up(self.inner, hidden),
+                down: down(hidden, self.inner),
+                activation: Activation::GeluTanh,
+                shared: None,
+            },
+            after_experts: norm("post_feedforward_layernorm_2"),
+        }))
+    }
+}
