@@ -213,6 +213,8 @@ pub struct GroupedQuery {
     pub value: Option<Linear>,
     /// From `heads * head_dim`.
     pub output: Linear,
+    /// To `heads`: what each head found is multiplied by the sigmoid of its number (Step 3.5).
+    pub gate: Option<Linear>,
     /// On every query head, or on all of them together if it is as wide, before they are turned.
     pub query_norm: Option<Norm>,
     /// The same of key heads.
@@ -383,6 +385,11 @@ pub enum Activation {
     /// `gate * sigmoid(1.702 * gate) * (up + 1)`, the gate at most `limit` and the value within it
     /// (gpt-oss).
     ClampedSwish {
+        /// The largest gate, and the largest value either way.
+        limit: f32,
+    },
+    /// `silu(gate) * up`, of which the first is at most `limit` and the value within it (Step 3.5).
+    ClampedSilu {
         /// The largest gate, and the largest value either way.
         limit: f32,
     },

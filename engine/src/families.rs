@@ -24,6 +24,7 @@ mod mistral;
 mod mistral3;
 mod mixtral;
 mod mixture;
+mod of_layers;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -32,6 +33,7 @@ mod qwen3_vl;
 mod rope;
 mod seed_oss;
 mod smollm3;
+mod step3p5;
 mod windows;
 
 pub(crate) use self::keys::unknown as unknown_keys;
@@ -68,6 +70,7 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("qwen3_vl_moe", "Qwen3-VL, mixtures of experts", qwen3_vl::architecture_with_experts),
     ("seed_oss", "Seed-OSS", seed_oss::architecture),
     ("smollm3", "SmolLM3", smollm3::architecture),
+    ("step3p5", "Step 3.5 Flash", step3p5::architecture),
 ];
 
 type Family = fn(&Source<'_>) -> Result<Architecture, ModelError>;

@@ -290,10 +290,11 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "num_hidden_layers": 1024, "max_position_embeddings": 1 << 26,
         "qk_nope_head_dim": 1 << 14, "qk_rope_head_dim": 1 << 14, "v_head_dim": 1 << 14,
         "kv_lora_rank": 1 << 14, "q_lora_rank": 1 << 20, "n_routed_experts": 1024,
-        "num_experts_per_tok": 1, "moe_intermediate_size": 1 << 20, "n_shared_experts": 1024,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 1 << 20, "n_shared_experts": 1024,
         "num_local_experts": 1024, "num_experts": 1024, "text_config": {},
         "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": true,
-        "top_k_experts": 1, "global_head_dim": 1 << 14,
+        "top_k_experts": 1, "global_head_dim": 1 << 14, "rope_theta": 1e6, "moe_num_experts": 1024,
+        "share_expert_dim": 1 << 20,
     });
     for family in [
         "deepseek_v3",
@@ -311,6 +312,7 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "qwen3_moe",
         "seed_oss",
         "smollm3",
+        "step3p5",
         "ernie4_5",
     ] {
         let refused = refusal(&with(family, &most));

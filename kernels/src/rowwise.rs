@@ -25,6 +25,11 @@ pub enum Gate {
         /// The bound.
         limit: f32,
     },
+    /// `gate * sigmoid(gate) * value`, the product of gate and sigmoid at most `limit`, the value between it and its opposite.
+    ClampedSilu {
+        /// The bound.
+        limit: f32,
+    },
 }
 
 /// How heads are turned.
@@ -267,6 +272,9 @@ impl Rowwise for Gated<'_> {
             Gate::ClampedSwish { limit } => {
                 both(result, scratch, |gate, value| steps.clamped_swish(limit, gate, value));
             }
+            Gate::ClampedSilu { limit } => {
+                both(result, scratch, |gate, value| steps.clamped_silu(limit, gate, value));
+            }
         }
     }
 }
@@ -323,13 +331,25 @@ impl<S: Simd> Steps<S> {
 
     #[inline(always)]
     fn clamped_swish(self, limit: f32, gate: Vector, value: Vector) -> Vector {
+        let (gate, value) = self.clamped(limit, gate, value);
+        let swish = self.times(gate, self.sigmoid(self.times(self.constant(1.702), gate)));
+        zip(self.plus(value, self.constant(1.0)), swish, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn clamped_silu(self, limit: f32, gate: Vector, value: Vector) -> Vector {
+        let (silu, value) = self.clamped(limit, self.times(gate, self.sigmoid(gate)), value);
+        zip(silu, value, |a, b| a * b)
+    }
+
+    /// The gate at most `limit`, the value between it and its opposite.
+    #[inline(always)]
+    fn clamped(self, limit: f32, gate: Vector, value: Vector) -> (Vector, Vector) {
         let (low, high) = (self.constant(-limit), self.constant(limit));
         // What is no number stays none.
         let gate = zip(gate, high, |a, b| if a > b { b } else { a });
         let value = zip(value, low, |a, b| if a < b { b } else { a });
-        let value = zip(value, high, |a, b| if a > b { b } else { a });
-        let swish = self.times(gate, self.sigmoid(self.times(self.constant(1.702), gate)));
-        zip(self.plus(value, self.constant(1.0)), swish, |a, b| a * b)
+        (gate, zip(value, high, |a, b| if a > b { b } else { a }))
     }
 }
 

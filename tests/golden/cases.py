@@ -153,6 +153,50 @@ FAMILIES |= {
     "gemma4": beside_pictures("Gemma4ForConditionalGeneration", "gemma4", GEMMA4_TEXT, {
         "model_type": "gemma4_vision", "num_hidden_layers": 1}) | {"vocab_size": VOCAB, "audio_config": None},
 }
+FAMILIES |= {
+    # Lists go on for a layer that guesses at tokens after the next one.
+    "step3p5": {key: value for key, value in SMALL.items() if key != "num_key_value_heads"} | {
+        "architectures": ["Step3p5ForCausalLM"], "model_type": "step3p5", "hidden_size": 24, "head_dim": 8,
+        "tie_word_embeddings": False, "num_attention_groups": 2, "attention_other_setting": {
+            "attention_type": "sliding_attention", "num_attention_heads": 6, "num_attention_groups": 2, "head_dim": 8},
+        "num_nextn_predict_layers": 1, "sliding_window": 20,
+        "layer_types": ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention", "sliding_attention"],
+        "rope_theta": [5000.0, 300.0, 300.0, 5000.0, 300.0], "partial_rotary_factors": [0.5, 1.0, 1.0, 0.5, 1.0],
+        "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                         "original_max_position_embeddings": 64}, "yarn_only_types": ["full_attention"],
+        "use_head_wise_attn_gate": True, "moe_layers_enum": "1,2,3,4", "moe_num_experts": 5, "moe_top_k": 2,
+        "moe_intermediate_size": 6, "share_expert_dim": 6, "moe_router_scaling_factor": 3.0,
+        "moe_router_activation": "sigmoid", "use_moe_router_bias": True, "need_fp32_gate": True,
+        "norm_expert_weight": True, "swiglu_limits": [0.0, 0.0, 0.4, 0.5, 0.0],
+        "swiglu_limits_shared": [0.5, 0.0, 0.3, 0.0, 0.0]},
+}
+FAMILIES |= {
+    "dots1": SMALL | {
+        "architectures": ["Dots1ForCausalLM"], "model_type": "dots1", "tie_word_embeddings": False, "hidden_size": 24,
+        "head_dim": 10, "attention_bias": False, "n_routed_experts": 6, "num_experts_per_tok": 2, "n_group": 1,
+        "topk_group": 1, "n_shared_experts": 1, "moe_intermediate_size": 6, "first_k_dense_replace": 1,
+        "norm_topk_prob": True, "routed_scaling_factor": 2.5, "scoring_func": "noaux_tc", "sliding_window": None,
+        "max_window_layers": 4},
+    "solar_open": FAMILIES["glm4_moe"] | {
+        "architectures": ["SolarOpenForCausalLM"], "model_type": "solar_open", "head_dim": 10, "attention_bias": False,
+        "use_qk_norm": False, "partial_rotary_factor": 1.0, "first_k_dense_replace": 0, "rope_theta": 1000000.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+    "granite": SMALL | {
+        "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": False, "mlp_bias": False,
+        "attention_multiplier": 0.2, "embedding_multiplier": 1.5, "logits_scaling": 0.75, "residual_multiplier": 0.6},
+    # Both of layers one and two see everything: they change places.
+    "olmo3": SMALL | {
+        "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "tie_word_embeddings": False, "hidden_size": 24,
+        "attention_bias": False, "sliding_window": 20, "rope_theta": 5000.0,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                         "original_max_position_embeddings": 64}},
+    "ministral3": {key: value for key, value in SMALL.items() if key != "rope_theta"} | {
+        "architectures": ["Ministral3ForCausalLM"], "model_type": "ministral3", "hidden_size": 24, "head_dim": 10,
+        "sliding_window": None, "rope_parameters": {
+            "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
+            "mscale_all_dim": 1.0, "original_max_position_embeddings": 20, "llama_4_scaling_beta": 0.5}},
+}
 
 # Models for quantization: widths that groups divide.
 PACKED = SMALL | {"intermediate_size": 32}
@@ -308,6 +352,33 @@ CASES = {
         "num_experts": 4, "num_hidden_layers": 3,
         "layer_types": ["full_attention", "sliding_attention", "full_attention"]},
         "quantize": {"group_size": 32, "bits": 4}},
+    "step3p5-mlx": {"family": "step3p5", "config": {}},
+    "step3p5-hf": {"family": "step3p5", "layout": "step3p5-hf", "config": {
+        "num_attention_groups": 1, "attention_other_setting": {
+            "attention_type": "sliding_attention", "num_attention_heads": 6, "num_attention_groups": 1, "head_dim": 8},
+        "num_nextn_predict_layers": 0, "layer_types": ["full_attention"] + ["sliding_attention"] * 2 + ["full_attention"],
+        "rope_theta": 1000.0, "partial_rotary_factors": None, "rope_scaling": None, "yarn_only_types": None,
+        "moe_layers_enum": "0,1,2", "moe_num_experts": 4, "moe_router_scaling_factor": 1.5,
+        "swiglu_limits": [0.5, 0.0, 0.0, 0.0], "swiglu_limits_shared": [0.0, None, 0.0, 0.4]}},
+    "dots1-mlx": {"family": "dots1", "config": {}},
+    "dots1-hf": {"family": "dots1", "layout": "dots1-hf", "config": {
+        "num_key_value_heads": 1, "n_group": 3, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 2}},
+    "solar-open-mlx": {"family": "solar_open", "config": {}},
+    "solar-open-hf": {"family": "solar_open", "layout": "experts-apart", "config": {
+        "num_key_value_heads": 1, "n_routed_experts": 5, "rope_scaling": None}},
+    "granite": {"family": "granite", "config": {}},
+    "granite-biases": {"family": "granite", "config": {
+        "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1,
+        "embedding_multiplier": 2.0, "residual_multiplier": 0.75, "attention_multiplier": 0.25}},
+    "olmo3": {"family": "olmo3", "config": {}},
+    "olmo3-tied": {"family": "olmo3", "config": {
+        "tie_word_embeddings": True, "head_dim": 8, "attention_bias": True, "num_key_value_heads": 4, "sliding_window": 28,
+        "rope_scaling": None}},
+    "ministral3": {"family": "ministral3", "config": {}},
+    "ministral3-mlx": {"family": "mistral3", "layout": "eyes", "config": {"text_config": FAMILIES["ministral3"] | {
+        "tie_word_embeddings": False, "num_key_value_heads": 1}}},
+    "ministral3-hf": {"family": "mistral3", "layout": "mistral3-hf", "config": {
+        "tie_word_embeddings": True, "text_config": FAMILIES["ministral3"] | {"head_dim": 12}}},
 }
 # Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
 MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}

@@ -73,7 +73,7 @@ def random_parameters(model, seed, case):
     gains = {"q_proj": attention, "k_proj": attention, "v_proj": 1.0, "o_proj": 1.0, "gate_proj": 1.0,
              "up_proj": 1.0, "down_proj": 1.4, "embed_tokens": entry, "lm_head": entry,
              # Fused, routers, and the parts of latent attention.
-             "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "proj": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
+             "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "proj": 2.0, "g_proj": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
              "kv_a_proj_with_mqa": attention, "embed_q": attention, "unembed_out": 1.4}
     # The clipped gates of gpt_oss must reach the limit of 7.
     gains |= {"gpt_oss": {"gate_proj": 4.0, "up_proj": 4.0, "down_proj": 0.2}}.get(family, {})
@@ -84,7 +84,7 @@ def random_parameters(model, seed, case):
         if name == "sinks":
             # As large as the sum of what the keys of a short prompt get.
             return rng.uniform(1.0, 6.0, old.shape)
-        if name == "e_score_correction_bias":
+        if name in ("e_score_correction_bias", "router_bias"):
             return rng.uniform(0.0, 0.6, old.shape)
         if path.endswith("model.norm.weight"):
             # Signs keep a tied head from always preferring the token that it just got.
@@ -94,7 +94,7 @@ def random_parameters(model, seed, case):
             if kind in ("q_norm", "k_norm"):
                 # Gemma 4 has no other scale of scores.
                 gain = 1.0 if family.startswith("gemma4") else attention
-            elif gemma and kind in ("post_attention_layernorm", "post_feedforward_layernorm"):
+            elif (gemma or family == "olmo3") and kind in ("post_attention_layernorm", "post_feedforward_layernorm"):
                 # What a layer adds, beside embeddings of three.
                 gain = 2.0
             return rng.uniform(0.5, 1.5, old.shape) * gain - from_one

@@ -12,6 +12,10 @@ def experts_apart(weights, config):
     return split_experts(weights, ".mlp.switch_mlp.", ".mlp.experts.", {}), config
 
 
+def dots1(weights, config):
+    return split_experts(weights, ".mlp.experts.", ".mlp.experts.", {}), config
+
+
 def mixtral(weights, config):
     names = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
     return split_experts(weights, ".switch_mlp.", ".experts.", names), config
@@ -125,7 +129,19 @@ def as_it_is(weights, config):
     return weights, config
 
 
-LAYOUTS = {"as-it-is": as_it_is, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
+def step3p5(weights, config):
+    """StepFun's names, and norms as their distance from one."""
+    names = {".mlp.switch_mlp.": ".moe.", ".mlp.gate.gate.": ".moe.gate.", ".mlp.gate.router_bias": ".moe.router_bias",
+             ".mlp.share_expert.": ".share_expert."}
+    found = {}
+    for path, weight in weights.items():
+        for mlx_name, name in names.items():
+            path = path.replace(mlx_name, name)
+        found[path] = weight - 1 if "norm" in path else weight
+    return found, config
+
+
+LAYOUTS = {"as-it-is": as_it_is, "step3p5-hf": step3p5, "dots1-hf": dots1, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
            "qwen3-vl-moe-hf": qwen3_vl_moe,
            "gemma4-hf": below_model("vision_tower.patch_embedder.input_proj", "embed_vision.embedding_projection"),
            "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),

@@ -31,7 +31,7 @@ golden.json: `texts` (the prompts as text), `prompts` (their ids, which is what
 the shipped tokenizer gives), `tokens` (greedy, end of sequence ignored; no
 special token is among them), `completions` (the tokens as text), versions.
 `differs_from_mlx_lm`, where it is there, says why the tokens are not mlx-lm's own.
-`logprobs`, where a family caps its logits (which changes no greedy token), are the
+`logprobs`, where a family caps its logits or divides them (which changes no greedy token), are the
 logarithms of the probabilities of `tokens`.
 """
 
@@ -135,7 +135,8 @@ def make_case(name, out):
     choice = min(choice for _, _, _, choice in found)
     if choice < float("inf"):
         golden["min_choice_margin"] = float(f"{choice:.1e}")
-    if getattr(getattr(model, "language_model", model), "final_logit_softcapping", None):
+    inner = getattr(model, "language_model", model)
+    if getattr(inner, "final_logit_softcapping", None) or hasattr(inner, "logits_scaling"):
         golden["logprobs"] = [logprobs(model, ids, path) for ids, path in zip(prompts, tokens)]
     if reason := DIFFERENCES.get(config["model_type"]):
         check_difference(out, config["sliding_window"], prompts, tokens)

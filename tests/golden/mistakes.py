@@ -12,8 +12,9 @@ from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
 from mlx_lm.models.gemma4_text import Router as Gemma4Router
 from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
-from mlx_lm.models.rope_utils import ProportionalRoPE
+from mlx_lm.models.rope_utils import ProportionalRoPE, initialize_rope
 from mlx_lm.models.smollm3 import NoPE
+from mlx_lm.models.step3p5 import ClampedSwiGLU, Step3p5MLP, Step3p5MoEGate
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import are_norms_from_one, text_part
@@ -31,6 +32,8 @@ def count_noticed(folder, prompts, tokens):
         concerned = list(zip(prompts, tokens))
         if mistake in WINDOW_MISTAKES:
             concerned = [(ids, path) for ids, path in concerned if len(ids) > window_of(config)]
+        if mistake in LONG_ONLY:
+            concerned = [(ids, path) for ids, path in concerned if len(ids) > 30]
         needed = 1 if mistake in SUBTLE else max(1, len(concerned) - 1)
         changed = sum(greedy(broken or model, ids, len(path)) != path for ids, path in concerned)
         noticed[mistake] = changed
@@ -53,12 +56,16 @@ def dims_of(rope):
     return rope.dim if hasattr(rope, "dim") else rope.dims
 
 
-def plain_rope(attention, config, traditional):
+def plain_rope(attention, config, traditional, layer):
     is_sliding = getattr(attention, "is_sliding", False)
     if config["model_type"] == "gemma4_text":
         base = config["rope_parameters"][attention.layer_type]["rope_theta"]
     else:
-        base = config["rope_local_base_freq" if is_sliding else "rope_theta"]
+        base = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
+        if isinstance(base, list):
+            base = base[layer]
+        elif is_sliding and "rope_local_base_freq" in config:
+            base = config["rope_local_base_freq"]
     return nn.RoPE(dims_of(attention.rope), traditional=traditional, base=base)
 
 
@@ -90,20 +97,20 @@ def no_rope(model, _):
 
 def rope_not_scaled(model, config):
     config = text_part(config)
-    scaling = config.get("rope_scaling")
-    if not scaling or scaling.get("rope_type") == "default":
+    scaling = config.get("rope_scaling") or config.get("rope_parameters", {})
+    if "factor" not in scaling or scaling.get("rope_type") == "default":
         return False
-    for layer in model.layers:
-        layer.self_attn.rope = plain_rope(layer.self_attn, config, is_pairwise(layer.self_attn.rope))
+    for i, layer in enumerate(model.layers):
+        layer.self_attn.rope = plain_rope(layer.self_attn, config, is_pairwise(layer.self_attn.rope), i)
 
 
 def rope_of_pairs(model, config):
     """Neighbours are turned together where halves are to be, and the other way round."""
-    for layer in model.layers:
+    for i, layer in enumerate(model.layers):
         if isinstance(layer.self_attn.rope, NoPE):
             continue
         traditional = not is_pairwise(layer.self_attn.rope)
-        layer.self_attn.rope = plain_rope(layer.self_attn, text_part(config), traditional)
+        layer.self_attn.rope = plain_rope(layer.self_attn, text_part(config), traditional, i)
 
 
 def rope_stuck(model, _):
@@ -127,7 +134,8 @@ def rope_frequencies_plain(model, config):
         rope = layer.self_attn.rope
         if not hasattr(rope, "mscale") and not hasattr(rope, "_scale"):
             return False
-        rope._freqs = text_part(config)["rope_theta"] ** (mx.arange(0, dims_of(rope), 2) / dims_of(rope))
+        said = text_part(config)
+        rope._freqs = (said.get("rope_theta") or said["rope_parameters"]["rope_theta"]) ** (mx.arange(0, dims_of(rope), 2) / dims_of(rope))
 
 
 def rope_short_factors(model, config):
@@ -168,11 +176,32 @@ def rope_global_everywhere(model, config):
             if layer.self_attn.is_sliding:
                 layer.self_attn.rope = nn.RoPE(layer.self_attn.head_dim, base=base)
         return
+    if isinstance(config.get("rope_theta"), list):
+        for layer in model.layers:
+            if layer.self_attn.is_sliding:
+                layer.self_attn.rope = nn.RoPE(dims_of(layer.self_attn.rope), base=config["rope_theta"][0])
+        return
     if "rope_local_base_freq" not in config:
         return False
     ropes = [layer.self_attn.rope for layer in model.layers if not layer.self_attn.is_sliding]
     for layer in model.layers:
         layer.self_attn.rope = ropes[0]
+
+
+def rope_of_whole_heads(model, config):
+    if not config.get("partial_rotary_factors"):
+        return False
+    for layer, base in zip(model.layers, config["rope_theta"]):
+        layer.self_attn.rope = nn.RoPE(layer.self_attn.head_dim, base=base)
+
+
+def rope_scaled_everywhere(model, config):
+    if not config.get("rope_scaling") or not (config["model_type"] == "olmo3" or config.get("yarn_only_types")):
+        return False
+    bases = config["rope_theta"]
+    for i, layer in enumerate(model.layers):
+        attention, base = layer.self_attn, bases[i] if isinstance(bases, list) else bases
+        attention.rope = initialize_rope(dims_of(attention.rope), base, False, config["rope_scaling"], 512)
 
 
 def rope_proportional_otherwise(dims_of_part):
@@ -193,7 +222,7 @@ def rope_proportional_otherwise(dims_of_part):
 def heads_mixed(model, config):
     """Query heads meet the wrong key heads."""
     config = text_part(config)
-    heads = config["num_key_value_heads"]
+    heads = config.get("num_key_value_heads") or config["num_attention_groups"]
     if heads in (1, config["num_attention_heads"]):
         return False
 
@@ -227,6 +256,7 @@ def scale_of_head_dim(model, config):
     for layer in model.layers:
         attention = layer.self_attn
         usual = getattr(attention, "q_head_dim", None) or text_part(config).get("head_dim")
+        usual = usual or getattr(attention, "head_dim", None)
         if not hasattr(attention, "scale") or not usual or math.isclose(attention.scale, usual ** -0.5):
             return False
         attention.scale = usual ** -0.5
@@ -269,7 +299,7 @@ def no_softcap(model, _):
 
 
 # Others may name a window and not use it.
-WINDOWED = ("mistral", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gpt_oss")
+WINDOWED = ("step3p5", "olmo3", "mistral", "gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "gpt_oss")
 
 
 def other_window(change):
@@ -287,7 +317,7 @@ def other_window(change):
         else:
             # The caches are made from the arguments.
             getattr(model, "language_model", model).args.sliding_window = window
-            body.window_size = window
+            body.window_size = body.sliding_window = window
     return break_it
 
 
@@ -343,6 +373,23 @@ def embeddings_not_scaled(model, config):
         body_of(model).embed_scale = 1.0
     else:
         body_of(model).args.hidden_size = 1
+
+
+def multiplier(of, name):
+    def break_it(model, _):
+        found = [module for module in of(model) if hasattr(module, name)]
+        for module in found:
+            setattr(module, name, 1.0)
+        return None if found else False
+    return break_it
+
+
+def queries_as_they_are(model, config):
+    """The same at every position."""
+    said = text_part(config).get("rope_parameters") or {}
+    if "llama_4_scaling_beta" not in said:
+        return False
+    getattr(model, "language_model", model).args.rope_parameters["llama_4_scaling_beta"] = 0.0
 
 
 def inner_epsilon(model, config):
@@ -413,6 +460,9 @@ def router_halved(block):
     if "proj" in router:
         router.scale = router.scale * 0.5
         return
+    if "gate" in router:
+        router.gate.weight = router.gate.weight * 0.5
+        return
     kept = ("weight",) if "scales" in router else ()
     router.update({name: w * 0.5 for name, w in router.parameters().items() if name not in kept})
 
@@ -434,7 +484,7 @@ def no_routed_scale(block):
 def no_groups(block):
     if getattr(router_of(block), "n_group", 1) == 1:
         return False
-    router_of(block).n_group = 1
+    router_of(block).n_group = router_of(block).topk_group = 1
 
 
 def bias_in_weights(block):
@@ -442,6 +492,9 @@ def bias_in_weights(block):
     router = router_of(block)
     if "e_score_correction_bias" in block:
         block.__class__ = CorrectedWeights
+        return None
+    if "router_bias" in router:
+        router.__class__ = StepCorrectedWeights
         return None
     if "e_score_correction_bias" not in router:
         return False
@@ -493,10 +546,52 @@ def silu_in_experts(layer):
     layer.experts.switch_glu.activation = SwiGLU()
 
 
+class StepCorrectedWeights(Step3p5MoEGate):
+    def __call__(self, x):
+        chosen, _ = super().__call__(x)
+        weights = mx.take_along_axis(mx.sigmoid(self.gate(x)) + self.router_bias, chosen, axis=-1)
+        return chosen, weights / weights.sum(axis=-1, keepdims=True) * self.routed_scaling_factor
+
+
+def no_head_gates(model, _):
+    for layer in model.layers:
+        if not getattr(layer.self_attn, "use_head_wise_attn_gate", False):
+            return False
+        layer.self_attn.use_head_wise_attn_gate = False
+
+
+def clamps_of_experts(make):
+    def break_it(model, _):
+        found = [m for _, m in model.named_modules() if isinstance(m.get("activation"), ClampedSwiGLU)]
+        for module in found:
+            module.activation = make(module.activation.limit)
+        return None if found else False
+    return break_it
+
+
+def clamps_of_others_left_out(model, _):
+    found = [m for _, m in model.named_modules() if isinstance(m, Step3p5MLP) and m.limit]
+    for module in found:
+        module.limit = None
+    return None if found else False
+
+
+class ClampedBefore(nn.Module):
+    """The gate is bounded before its sigmoid."""
+
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def __call__(self, x, gate):
+        return nn.silu(mx.minimum(gate, self.limit)) * mx.clip(x, -self.limit, self.limit)
+
+
 def no_shared_experts(block):
-    if "shared_experts" not in block:
+    name = "share_expert" if "share_expert" in block else "shared_experts"
+    if name not in block:
         return False
-    shared = block.shared_experts.down_proj
+    shared = block[name].down_proj
     shared.update(tree_map(mx.zeros_like, shared.parameters()))
 
 
@@ -555,6 +650,8 @@ MISTAKES = {
     "all dimensions turned": rope_all_dims,
     "mscale on all dimensions": rope_mscale_on_all_dims,
     "one RoPE for all layers": rope_global_everywhere,
+    "whole heads turned": rope_of_whole_heads,
+    "all layers scaled": rope_scaled_everywhere,
     "all pairs turned": rope_proportional_otherwise(lambda width, part: width),
     "pairs of a part of the head": rope_proportional_otherwise(lambda width, part: int(width * part)),
     "latent heads mixed": latent_heads_mixed,
@@ -567,6 +664,9 @@ MISTAKES = {
     "sinks ignored": sinks_ignored,
     "norms without one": norms_without_one,
     "embeddings not scaled": embeddings_not_scaled,
+    "embeddings not multiplied": multiplier(lambda model: [model.model], "embedding_multiplier"),
+    "sums not multiplied": multiplier(lambda model: model.layers, "residual_multiplier"),
+    "queries the same everywhere": queries_as_they_are,
     "SiLU for GELU": gelu_is_silu,
     "gate and up swapped": gate_and_up_swapped,
     "experts turned": in_blocks(experts_turned),
@@ -577,7 +677,12 @@ MISTAKES = {
     "no scale of experts": in_blocks(no_routed_scale),
     "no groups of experts": in_blocks(no_groups),
     "no correction of scores": flat("e_score_correction_bias", 0.0),
+    "no correction by a bias": flat("router_bias", 0.0),
     "correction in the weights": in_blocks(bias_in_weights),
+    "no gates of heads": no_head_gates,
+    "experts not clamped": clamps_of_experts(lambda _: SwiGLU()),
+    "experts clamped before SiLU": clamps_of_experts(ClampedBefore),
+    "dense and shared parts not clamped": clamps_of_others_left_out,
     "no shared experts": in_blocks(no_shared_experts),
     "no scale of the router": flat("router.scale", 1.0),
     "no scales of experts' weights": flat("per_expert_scale", 1.0),
@@ -588,6 +693,8 @@ MISTAKES = {
     "SwiGLU without limit": activation(lambda: SwigluOAI(limit=1e9)),
     "SwiGLU without alpha": activation(lambda: SwigluOAI(alpha=1.0)),
 }
+# No prompt that is short enough sees them.
+LONG_ONLY = {"queries the same everywhere"}
 WINDOW_MISTAKES = {"no window", "window one too large", "window one too small", "window on the other layers"}
 # Noticing needs luck: one prompt is enough.
 SUBTLE = {"window one too large", "window one too small"}

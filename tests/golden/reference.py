@@ -164,7 +164,7 @@ def router_of(block):
 def scorer_of(block):
     """What gives the scores that experts are chosen by."""
     router = router_of(block)
-    return router["proj"] if "proj" in router else router
+    return router["proj"] if "proj" in router else router["gate"] if "gate" in router else router
 
 
 def chooser_of(block):
@@ -193,6 +193,8 @@ def gap_of(block, x, y):
     count = getattr(*chooser_of(block))
     if "e_score_correction_bias" in block:
         return gap_at(np.array(mx.sigmoid(y) + block.e_score_correction_bias), count)
+    if "router_bias" in router:
+        return gap_at(np.array(mx.sigmoid(y) + router.router_bias), count)
     if not hasattr(router, "e_score_correction_bias"):
         return gap_at(np.array(y.astype(mx.float32)), count)
     scores = np.array(mx.sigmoid(x @ router.weight.T) + router.e_score_correction_bias)[0]

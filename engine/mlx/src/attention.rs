@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{arange, concatenate, select, softmax_axis, tanh};
+use mlx_rs::ops::{arange, concatenate, select, sigmoid, softmax_axis, tanh};
 use mlx_rs::{Array, Dtype};
 use planaria_engine::architecture::{
     Attention as AttentionParts, GroupedQuery as GroupedQueryParts, LayerShare,
@@ -180,7 +180,10 @@ impl Attention {
         memory: &[Visible],
     ) -> Mlx<Projected> {
         match self {
-            Self::Grouped(grouped) => grouped.output.forward(&grouped.attend(x, rows, memory)?),
+            Self::Grouped(grouped) => {
+                let found = grouped.gated(grouped.attend(x, rows, memory)?, x)?;
+                grouped.output.forward(&found)
+            }
             Self::Latent(latent) => latent.output.forward(&latent.attend(x, rows, memory)?),
         }
     }
@@ -201,6 +204,8 @@ pub(super) struct GroupedQuery {
     /// `None`: values are keys before they are normed and turned.
     value: Option<Linear>,
     output: Projection,
+    /// Of every head.
+    gate: Option<Linear>,
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
     value_norm: Option<RmsNorm>,
@@ -230,14 +235,16 @@ impl GroupedQuery {
             norms.map(|norm| norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose());
         let head_dim = as_dim(parts.head_dim)?;
         let value_norm = parts.value_eps.map(|eps| RmsNorm::unweighted(head_dim, eps));
-        let value = parts.value.as_ref().map(|value| Linear::take(weights, value));
+        let [value, gate] = [&parts.value, &parts.gate]
+            .map(|linear| linear.as_ref().map(|linear| Linear::take(weights, linear)).transpose());
         Ok(Self {
+            gate: gate?,
             query_norm: query_norm?,
             key_norm: key_norm?,
             value_norm: value_norm.transpose()?,
             query: Linear::take(weights, &parts.query)?,
             key: Linear::take(weights, &parts.key)?,
-            value: value.transpose()?,
+            value: value?,
             output: Projection::take(weights, &parts.output, widths)?,
             rope,
             head_dim,
@@ -290,6 +297,13 @@ impl GroupedQuery {
             }
             concatenate(&found, -1)
         })
+    }
+
+    /// What heads found for `x [rows, hidden]`, `[rows, heads * head_dim]`, as far as their gates let it through.
+    fn gated(&self, found: Array, x: &Array) -> Mlx<Array> {
+        let Some(gate) = &self.gate else { return Ok(found) };
+        let open = sigmoid(gate.forward(x)?)?.expand_dims(-1)?;
+        self.in_heads(&found)?.multiply(open)?.reshape(found.shape())
     }
 
     /// What `queries [1, heads, count, head_dim]`, which stand at the last positions of `memory`,

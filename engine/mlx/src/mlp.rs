@@ -53,6 +53,7 @@ const fn gate_of(activation: Activation) -> Gate {
         Activation::Silu => Gate::Silu,
         Activation::GeluTanh => Gate::GeluTanh,
         Activation::ClampedSwish { limit } => Gate::ClampedSwish { limit },
+        Activation::ClampedSilu { limit } => Gate::ClampedSilu { limit },
     }
 }
 
@@ -78,6 +79,11 @@ pub(super) fn combine(activation: Activation, gate: &Array, up: &Array) -> Mlx<A
             let up = clip(up, (&number(-limit)?, &high))?;
             let swish = gate.multiply(sigmoid(number(1.702)?.multiply(&gate)?)?)?;
             up.add(number(1.0)?)?.multiply(swish)
+        }
+        Activation::ClampedSilu { limit } => {
+            let high = number(limit)?;
+            let gate = minimum(gate.multiply(sigmoid(gate)?)?, &high)?;
+            gate.multiply(clip(up, (&number(-limit)?, &high))?)
         }
     }
 }

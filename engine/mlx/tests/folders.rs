@@ -388,6 +388,16 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("gemma4-text", "use_bidirectional_attention", json!("all")),
         ("gemma4-text", "per_layer_config", json!({"0": {"head_dim": 8}})),
         ("gemma4-text", "per_layer_config", json!({})),
+        ("step3p5-mlx", "layer_types", json!(["full_attention"])),
+        ("step3p5-mlx", "moe_layers_enum", json!("x")),
+        ("step3p5-mlx", "mlp_layer_types", json!(["sparse", "sparse", "sparse", "sparse"])),
+        ("step3p5-mlx", "moe_router_activation", json!("softmax")),
+        ("step3p5-mlx", "norm_expert_weight", json!(false)),
+        ("step3p5-mlx", "num_sliding_attention_heads", json!(4)),
+        ("step3p5-mlx", "partial_rotary_factors", json!([0.5])),
+        ("step3p5-mlx", "swiglu_limits", json!([0.0, "x", 0.4, 0.5, 0.0])),
+        ("step3p5-mlx", "use_rope_layers", json!([true, false, true, true])),
+        ("step3p5-mlx", "yarn_only_types", json!(["sliding_attention"])),
     ] {
         let mut change = json!({});
         change[key] = value;
@@ -406,6 +416,8 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("ernie4-5", "use_bias"),
         ("gemma4-text", "num_kv_shared_layers"),
         ("gemma4-text", "final_logit_softcapping"),
+        ("step3p5-mlx", "moe_router_scaling_factor"),
+        ("step3p5-mlx", "use_head_wise_attn_gate"),
     ] {
         let case = case(name);
         let folder = case.copy();

@@ -90,7 +90,8 @@ impl<'a> Needs<'a> {
 
     fn grouped(&mut self, attention: &'a GroupedQuery) {
         let inward = [&attention.query, &attention.key].into_iter().chain(&attention.value);
-        inward.chain([&attention.output]).for_each(|linear| self.linear(linear));
+        let outward = [&attention.output].into_iter().chain(&attention.gate);
+        inward.chain(outward).for_each(|linear| self.linear(linear));
         let norms = attention.query_norm.iter().chain(&attention.key_norm);
         norms.for_each(|norm| self.norm(norm));
         if let Some(sinks) = &attention.sinks {

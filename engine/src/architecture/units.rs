@@ -280,6 +280,9 @@ impl<G: Fn(&Linear) -> u32> Cut<'_, G> {
             *value = rows(value, width(&held))?;
         }
         grouped.output = columns(&grouped.output, width(&queries))?;
+        if let Some(gate) = &mut grouped.gate {
+            *gate = rows(gate, queries.clone())?;
+        }
         if let Some(sinks) = &mut grouped.sinks {
             sinks.first += queries.start;
         }

@@ -136,9 +136,9 @@ impl Decoder {
         })
     }
 
-    /// The same with other key heads, all heads of another width: of some of the layers.
-    pub(super) fn with_heads(&self, kv_heads: u32, head_dim: u32) -> Self {
-        Self { num_key_value_heads: kv_heads, head_dim, ..self.clone() }
+    /// The same with other heads and key heads, all of another width: of some of the layers.
+    pub(super) fn with_heads(&self, heads: u32, kv_heads: u32, head_dim: u32) -> Self {
+        Self { num_attention_heads: heads, num_key_value_heads: kv_heads, head_dim, ..self.clone() }
     }
 
     /// The same with every weight of a norm stored as its distance from one.
@@ -251,6 +251,7 @@ impl Decoder {
             key: linear("k_proj", keys, self.hidden_size),
             value: Some(linear("v_proj", keys, self.hidden_size)),
             output: linear("o_proj", self.hidden_size, queries),
+            gate: None,
             query_norm: None,
             key_norm: None,
             value_eps: None,

@@ -9,6 +9,7 @@ use super::decoder::{Decoder, Defaults, Head, expect_activation};
 use super::gemma2::{gemma_activation, softcap};
 use super::inside;
 use super::mixture::{USUAL_NAMES, expert_counts};
+use super::of_layers::{OfLayers, PER_LAYER};
 use super::rope::{Asked, EVERYWHERE, NEARBY};
 use super::windows::Windows;
 use crate::architecture::{
@@ -57,7 +58,7 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
     let mixture = Mixture::read(config)?;
     let mut model = decoder.model(|layer| {
         let (kv_heads, head_dim) = heads(layer)?;
-        let own = decoder.with_heads(kv_heads, head_dim);
+        let own = decoder.with_heads(decoder.num_attention_heads, kv_heads, head_dim);
         let slides = windows.slides(layer);
         let asked = Asked::usual(head_dim, decoder.max_position_embeddings);
         let layers = Some(if slides { NEARBY } else { EVERYWHERE });
@@ -128,50 +129,26 @@ fn heads<'a>(
     windows: &'a Windows,
     values_are_keys: bool,
 ) -> Result<impl Fn(u32) -> Result<(u32, u32), ModelError> + use<'a>, ModelError> {
-    const LISTED: &str = "per_layer_config";
     let kv_heads = config.optional_count("num_global_key_value_heads", 1..=MAX_HEADS)?;
     let kv_heads = kv_heads.filter(|_| values_are_keys);
     let head_dim = config.optional_count("global_head_dim", 1..=MAX_HEAD_DIM)?;
-    let listed = config.section(LISTED)?;
-    if let Some(listed) = &listed {
-        let is_layer =
-            |key: &str| key.parse::<u32>().is_ok_and(|layer| layer < decoder.num_hidden_layers);
-        if let Some((key, _)) = listed.entries().find(|(key, _)| !is_layer(key)) {
-            return Err(listed.problem(key, "is no layer's number"));
-        }
-    }
+    let of_layers = OfLayers::read(config, decoder.num_hidden_layers)?;
     let config = config.clone();
     Ok(move |layer: u32| {
         let (usual_kv, usual_dim) = (decoder.num_key_value_heads, decoder.head_dim);
         let is_wide = !windows.slides(layer);
         let (kv_heads, head_dim) = (kv_heads.filter(|_| is_wide), head_dim.filter(|_| is_wide));
-        let (kv, dim) = match &listed {
-            None => {
-                let silent = if is_wide { WIDE_HEAD_DIM } else { usual_dim };
-                (kv_heads.unwrap_or(usual_kv), head_dim.unwrap_or(silent))
-            }
-            Some(listed) => {
-                let own = listed.section(&layer.to_string())?;
-                let (kv, dim) = match &own {
-                    None => (None, None),
-                    Some(own) => (
-                        own.optional_count("num_key_value_heads", 1..=MAX_HEADS)?,
-                        own.optional_count("head_dim", 1..=MAX_HEAD_DIM)?,
-                    ),
-                };
-                if let Some(own) = &own
-                    && let Some((key, _)) = own.never_asked().first()
-                {
-                    return Err(own.problem(key, "of a single layer is not understood here"));
-                }
-                (kv.unwrap_or(usual_kv), dim.unwrap_or(usual_dim))
-            }
+        let (kv, dim) = if of_layers.is_there() {
+            let keys = [("num_key_value_heads", MAX_HEADS), ("head_dim", MAX_HEAD_DIM)];
+            let [kv, dim] = of_layers.counts(layer, keys)?;
+            (kv.unwrap_or(usual_kv), dim.unwrap_or(usual_dim))
+        } else {
+            let silent = if is_wide { WIDE_HEAD_DIM } else { usual_dim };
+            (kv_heads.unwrap_or(usual_kv), head_dim.unwrap_or(silent))
         };
-        let differs =
-            kv_heads.is_some_and(|said| said != kv) || head_dim.is_some_and(|said| said != dim);
-        if differs {
+        if kv_heads.is_some_and(|said| said != kv) || head_dim.is_some_and(|said| said != dim) {
             let problem = format!("says something else of layer {layer} than the keys beside it");
-            return Err(config.problem(LISTED, problem));
+            return Err(config.problem(PER_LAYER, problem));
         }
         let heads = decoder.num_attention_heads;
         if !heads.is_multiple_of(kv) {

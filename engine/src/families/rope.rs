@@ -14,7 +14,7 @@ use crate::model_dir::limits::MAX_CONTEXT;
 /// Without a word in the file both mlx-lm and Hugging Face use this in most families.
 pub(super) const DEFAULT_THETA: f32 = 10_000.0;
 
-const THETA: RangeInclusive<f32> = 1.0..=1e12;
+pub(super) const THETA: RangeInclusive<f32> = 1.0..=1e12;
 const FACTOR: RangeInclusive<f32> = 1e-3..=1e6;
 
 /// What a family knows of its rotary positions before it reads the file.
@@ -73,20 +73,29 @@ impl Asked {
         let theta = theta.unwrap_or(self.theta);
         let part_key = "partial_rotary_factor";
         let part = said.number(part_key, part_key, 1e-3..=1.0)?.unwrap_or(self.part);
-        // There the pairs that are not turned count as pairs.
-        let kind = said.section().map(said::kind_of).transpose()?;
-        let is_proportional = kind.is_some_and(|(_, kind)| kind == PROPORTIONAL);
-        if part < 1.0 && !self.partial && !is_proportional {
+        if part < 1.0 && !self.partial && !is_proportional(said.section())? {
             let problem = format!("is {part}; models of this family turn whole heads");
             return Err(said.problem(part_key, problem));
         }
+        self.of(config, theta, part, said.section())
+    }
+
+    /// Those of a base and a part of each head, stretched as `scaling` says.
+    pub(super) fn of(
+        &self,
+        config: &Section<'_>,
+        theta: f32,
+        part: f32,
+        scaling: Option<&Section<'_>>,
+    ) -> Result<Rope, ModelError> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a part of a head's width, rounded down as the authors do"
         )]
         let turned = if part < 1.0 { (self.dims as f32 * part) as u32 } else { self.dims };
-        let dims = if is_proportional { self.dims } else { turned };
+        // There the pairs that are not turned count as pairs.
+        let dims = if is_proportional(scaling)? { self.dims } else { turned };
         if !dims.is_multiple_of(2) || dims == 0 {
             let problem = format!("is {dims}; rotary embeddings need an even number");
             return Err(config.problem("head_dim", problem));
@@ -97,7 +106,7 @@ impl Asked {
             speeds: Speeds::Base { base: theta, scale: 1.0 },
             amplitude: 1.0,
         };
-        if let Some(section) = said.section() {
+        if let Some(section) = scaling {
             self.stretch(&mut rope, (theta, turned), config, section)?;
         }
         Ok(rope)
@@ -165,6 +174,11 @@ impl Asked {
         }
         Ok(())
     }
+}
+
+fn is_proportional(scaling: Option<&Section<'_>>) -> Result<bool, ModelError> {
+    let kind = scaling.map(said::kind_of).transpose()?;
+    Ok(kind.is_some_and(|(_, kind)| kind == PROPORTIONAL))
 }
 
 /// The factor by which DeepSeek's models multiply attention scores when positions are stretched

@@ -24,7 +24,23 @@ impl Windows {
         default: Option<u32>,
         otherwise: impl Fn(u32) -> bool,
     ) -> Result<Self, ModelError> {
-        let sliding: Vec<bool> = match config.texts(TYPES)? {
+        Self::read_with(0, config, layers, default, otherwise)
+    }
+
+    /// The same where the list may go on for `guessing` layers that are left alone.
+    pub(super) fn read_with(
+        guessing: u32,
+        config: &Section<'_>,
+        layers: u32,
+        default: Option<u32>,
+        otherwise: impl Fn(u32) -> bool,
+    ) -> Result<Self, ModelError> {
+        let mut types = config.texts(TYPES)?;
+        if let Some(types) = types.as_mut().filter(|all| all.len() == (layers + guessing) as usize)
+        {
+            types.truncate(layers as usize);
+        }
+        let sliding: Vec<bool> = match types {
             None => (0..layers).map(otherwise).collect(),
             Some(types) if types.len() != layers as usize => {
                 let problem = format!("has {} entries for {layers} layers", types.len());

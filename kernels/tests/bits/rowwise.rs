@@ -123,10 +123,14 @@ fn gates() {
         };
         let mut dice = Dice::new(3);
         let (gates, values) = (dice.bytes_of(number, 700 * 30), dice.bytes_of(number, 700 * 30));
-        let expected: [(Gate, &Combined<'_>); 3] = [
+        let clamped_silu = |gate: f32, value: f32| {
+            round(gate * sigmoid(gate)).min(0.75) * value.clamp(-0.75, 0.75)
+        };
+        let expected: [(Gate, &Combined<'_>); 4] = [
             (Gate::Silu, &silu),
             (Gate::GeluTanh, &gelu),
             (Gate::ClampedSwish { limit: 0.75 }, &clamped),
+            (Gate::ClampedSilu { limit: 0.75 }, &clamped_silu),
         ];
         for (gate, expected) in expected {
             let (all, others) = (rows(&gates, number, 30), rows(&values, number, 30));

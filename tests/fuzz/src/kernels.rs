@@ -46,8 +46,12 @@ pub(crate) fn run(input: &[u8]) {
             let (a, b) = (rows(&mut decisions), rows(&mut decisions));
             let mut out = results(&mut decisions, a.rows, a.inputs, a.number);
             let limit = decisions.float();
-            let gate =
-                *decisions.one_of(&[Gate::Silu, Gate::GeluTanh, Gate::ClampedSwish { limit }]);
+            let gate = *decisions.one_of(&[
+                Gate::Silu,
+                Gate::GeluTanh,
+                Gate::ClampedSwish { limit },
+                Gate::ClampedSilu { limit },
+            ]);
             let _ = add(&POOL, isa, &a, &b, &mut out);
             let _ = gated(&POOL, isa, gate, &a, &b, &mut out);
         }

@@ -134,6 +134,15 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         gemma4_by_layer[key] = Value::Null;
     }
     gemma4_by_layer["per_layer_config"] = json!({"1": {"head_dim": 32, "num_key_value_heads": 1}});
+    let step = json!({
+        "num_key_value_heads": null, "num_attention_groups": 1, "tie_word_embeddings": false,
+        "attention_other_setting": {"num_attention_heads": 4, "num_attention_groups": 1},
+        "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8,
+        "rope_theta": [5e6, 1e4], "partial_rotary_factors": [0.5, 1.0], "moe_layers_enum": "1",
+        "moe_num_experts": 4, "moe_top_k": 2, "moe_intermediate_size": 32, "share_expert_dim": 32,
+        "moe_router_scaling_factor": 3.0, "use_head_wise_attn_gate": true,
+        "swiglu_limits": [0, 7.0], "swiglu_limits_shared": [null, 16.0],
+    });
     let fake = json!({"bytes_per_layer": 1000, "step_micros": 0});
     let kv_b = (0..2)
         .map(|layer| float(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), &[64, 16]));
@@ -286,6 +295,8 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         (sizes("gemma4_text", gemma4.clone()), Vec::new()),
         (sizes("gemma4_text", gemma4_by_layer), Vec::new()),
         (beside_pictures("gemma4", sizes("gemma4_text", gemma4)), Vec::new()),
+        (sizes("step3p5", step.clone()), Vec::new()),
+        (sizes("step3p5", step), vec![float("model.layers.1.moe.gate.weight", &[4, 32])]),
         (sizes("planaria_fake", fake), Vec::new()),
     ]
 }
