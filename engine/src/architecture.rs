@@ -32,6 +32,8 @@ pub struct Architecture {
     pub head: Option<Linear>,
     /// Scores are bent to stay within this: `cap * tanh(score / cap)`.
     pub logit_softcap: Option<f32>,
+    /// Scores are divided by this (Granite).
+    pub logit_divisor: Option<f32>,
     /// What files may hold besides.
     pub extras: Vec<Extra>,
 }
@@ -66,18 +68,20 @@ pub struct Embedding {
 /// One layer: `x += attention(norm(x))`, then `x += feed_forward(norm(x))`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// What goes into attention.
-    pub before_attention: Norm,
+    /// What goes into attention; `None`: hidden states as they are (OLMo 3).
+    pub before_attention: Option<Norm>,
     /// What comes out of it.
     pub attention: Attention,
     /// On the result, before it is added (Gemma).
     pub after_attention: Option<Norm>,
-    /// What goes into the feed-forward part.
-    pub before_feed_forward: Norm,
+    /// What goes into the feed-forward part; `None`: hidden states as they are (OLMo 3).
+    pub before_feed_forward: Option<Norm>,
     /// What comes out of it.
     pub feed_forward: FeedForward,
     /// On the result, before it is added (Gemma).
     pub after_feed_forward: Option<Norm>,
+    /// What each of both parts gives is multiplied by this before it is added (Granite).
+    pub residual: Option<f32>,
     /// Sums of 16-bit floats (F16, not BF16) are kept from becoming infinite (Gemma 3).
     pub clips_sums: bool,
     /// A tensor of one number, by which the layer's result is multiplied (Gemma 4).
@@ -215,14 +219,18 @@ pub struct GroupedQuery {
     pub output: Linear,
     /// To `heads`: what each head found is multiplied by the sigmoid of its number (Step 3.5).
     pub gate: Option<Linear>,
-    /// On every query head, or on all of them together if it is as wide, before they are turned.
+    /// On every query head, or on all of them together if it is as wide, before they are turned unless [`Self::norms_turned`].
     pub query_norm: Option<Norm>,
     /// The same of key heads.
     pub key_norm: Option<Norm>,
+    /// Whether query and key heads are normed after they are turned (`HunYuan`).
+    pub norms_turned: bool,
     /// Every value head is divided by its root mean square; this is added to the mean square (Gemma 4).
     pub value_eps: Option<f32>,
     /// What queries and keys are turned by; `None` in a layer that does not know positions (`SmolLM3`).
     pub rope: Option<Rope>,
+    /// Queries grow with their position, after they are turned (Ministral 3).
+    pub growth: Option<QueryGrowth>,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
     /// A token sees this many tokens, itself among them; `None` is all before it.
@@ -231,6 +239,15 @@ pub struct GroupedQuery {
     pub softcap: Option<f32>,
     /// The scores of looking at nothing.
     pub sinks: Option<Sinks>,
+}
+
+/// A query at position `p` is multiplied by `1 + rate * ln(1 + floor(p / context))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// `llama_4_scaling_beta`.
+    pub rate: f32,
+    /// The context that the model was trained with first.
+    pub context: u32,
 }
 
 /// A tensor of one number per query head, of which `heads` are looked at from `first` on.

@@ -8,6 +8,7 @@
 
 mod decoder;
 mod deepseek_v3;
+mod dots1;
 mod ernie4_5;
 mod gemma2;
 mod gemma3;
@@ -15,16 +16,20 @@ mod gemma4;
 mod glm4_moe;
 mod glm4_moe_lite;
 mod gpt_oss;
+mod granite;
+mod hunyuan_v1_dense;
 mod inside;
 mod keys;
 mod kimi_k25;
 mod llama;
 mod minimax_m2;
+mod ministral3;
 mod mistral;
 mod mistral3;
 mod mixtral;
 mod mixture;
 mod of_layers;
+mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -33,6 +38,7 @@ mod qwen3_vl;
 mod rope;
 mod seed_oss;
 mod smollm3;
+mod solar_open;
 mod step3p5;
 mod windows;
 
@@ -44,6 +50,7 @@ use crate::model_dir::json::Section;
 /// Every family: its `model_type`, the models that call themselves so, and what reads them.
 const FAMILIES: &[(&str, &str, Family)] = &[
     ("deepseek_v3", "DeepSeek-V3, R1", deepseek_v3::architecture),
+    ("dots1", "dots.llm1", dots1::architecture),
     ("ernie4_5", "ERNIE 4.5, without experts", ernie4_5::architecture),
     ("gemma2", "Gemma 2", gemma2::architecture),
     ("gemma3", "Gemma 3, of which the text", gemma3::inside_multimodal),
@@ -53,15 +60,19 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("glm4_moe", "GLM-4.5, 4.6, 4.7, with experts", glm4_moe::architecture),
     ("glm4_moe_lite", "GLM-4.7 Flash", glm4_moe_lite::architecture),
     ("gpt_oss", "gpt-oss", gpt_oss::architecture),
+    ("granite", "Granite 3 and 4, without experts or recurrent layers", granite::architecture),
+    ("hunyuan_v1_dense", "HunYuan, without experts", hunyuan_v1_dense::architecture),
     ("joyai_llm_flash", "JoyAI-LLM Flash", deepseek_v3::architecture),
     ("kimi_k2", "Kimi K2", deepseek_v3::architecture),
     ("kimi_k25", "Kimi K2.5, of which the text", kimi_k25::architecture),
     ("llama", "Llama 2, 3, and others of their making", llama::architecture),
     ("minimax", "MiniMax M2, by its first name", minimax_m2::architecture),
     ("minimax_m2", "MiniMax M2", minimax_m2::architecture),
+    ("ministral3", "Ministral 3", ministral3::architecture),
     ("mistral", "Mistral", mistral::architecture),
-    ("mistral3", "Mistral Small 3.1, 3.2, of which the text", mistral3::architecture),
+    ("mistral3", "Mistral Small 3.1, 3.2, Ministral 3, of which the text", mistral3::architecture),
     ("mixtral", "Mixtral", mixtral::architecture),
+    ("olmo3", "OLMo 3", olmo3::architecture),
     ("phi3", "Phi 3, Phi 4", phi3::architecture),
     ("qwen2", "Qwen 2, 2.5", qwen2::architecture),
     ("qwen3", "Qwen 3", qwen3::architecture),
@@ -70,6 +81,7 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("qwen3_vl_moe", "Qwen3-VL, mixtures of experts", qwen3_vl::architecture_with_experts),
     ("seed_oss", "Seed-OSS", seed_oss::architecture),
     ("smollm3", "SmolLM3", smollm3::architecture),
+    ("solar_open", "Solar Open", solar_open::architecture),
     ("step3p5", "Step 3.5 Flash", step3p5::architecture),
 ];
 

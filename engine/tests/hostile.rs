@@ -294,7 +294,8 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "num_local_experts": 1024, "num_experts": 1024, "text_config": {},
         "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": true,
         "top_k_experts": 1, "global_head_dim": 1 << 14, "rope_theta": 1e6, "moe_num_experts": 1024,
-        "share_expert_dim": 1 << 20,
+        "share_expert_dim": 1 << 20, "attention_multiplier": 1, "embedding_multiplier": 1,
+        "logits_scaling": 1, "residual_multiplier": 1,
     });
     for family in [
         "deepseek_v3",
@@ -311,7 +312,12 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "phi3",
         "qwen3_moe",
         "seed_oss",
+        "dots1",
+        "granite",
+        "hunyuan_v1_dense",
+        "olmo3",
         "smollm3",
+        "solar_open",
         "step3p5",
         "ernie4_5",
     ] {

@@ -32,7 +32,8 @@ const TOO_NARROW: [&str; 11] = [
 ];
 
 /// Golden models of families that no group can compute: what is refused, and why.
-const JOINT: [&str; 3] = ["minimax-m2-mlx", "minimax-m2-hf", "q4-minimax-m2-f32"];
+const JOINT: [&str; 5] =
+    ["minimax-m2-mlx", "minimax-m2-hf", "olmo3", "olmo3-tied", "q4-minimax-m2-f32"];
 
 /// Every golden model that can be cut.
 fn models() -> Vec<(String, ModelDir)> {

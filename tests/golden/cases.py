@@ -179,15 +179,14 @@ FAMILIES |= {
         "max_window_layers": 4},
     "solar_open": FAMILIES["glm4_moe"] | {
         "architectures": ["SolarOpenForCausalLM"], "model_type": "solar_open", "head_dim": 10, "attention_bias": False,
-        "use_qk_norm": False, "partial_rotary_factor": 1.0, "first_k_dense_replace": 0, "rope_theta": 1000000.0,
-        "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}},
+        "use_qk_norm": False, "partial_rotary_factor": 1.0, "first_k_dense_replace": 0},
     "granite": SMALL | {
         "architectures": ["GraniteForCausalLM"], "model_type": "granite", "attention_bias": False, "mlp_bias": False,
         "attention_multiplier": 0.2, "embedding_multiplier": 1.5, "logits_scaling": 0.75, "residual_multiplier": 0.6},
-    # Both of layers one and two see everything: they change places.
+    # Both of layers one and two see everything: they change places. transformers 5 forgets any other base in layers that slide.
     "olmo3": SMALL | {
         "architectures": ["Olmo3ForCausalLM"], "model_type": "olmo3", "tie_word_embeddings": False, "hidden_size": 24,
-        "attention_bias": False, "sliding_window": 20, "rope_theta": 5000.0,
+        "attention_bias": False, "sliding_window": 20, "rope_theta": 500000.0,
         "layer_types": ["sliding_attention", "full_attention", "full_attention", "sliding_attention"],
         "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
                          "original_max_position_embeddings": 64}},
@@ -196,6 +195,11 @@ FAMILIES |= {
         "sliding_window": None, "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0, "mscale": 1.0,
             "mscale_all_dim": 1.0, "original_max_position_embeddings": 20, "llama_4_scaling_beta": 0.5}},
+    "hunyuan_v1_dense": SMALL | {
+        "architectures": ["HunYuanDenseV1ForCausalLM"], "model_type": "hunyuan_v1_dense", "hidden_size": 24, "head_dim": 10,
+        "attention_bias": False, "use_qk_norm": True, "rope_theta": 100.0, "rope_scaling": {
+            "type": "dynamic", "alpha": 50.0, "factor": 1.0, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0,
+            "mscale_all_dim": 1.0}},
 }
 
 # Models for quantization: widths that groups divide.
@@ -365,20 +369,23 @@ CASES = {
         "num_key_value_heads": 1, "n_group": 3, "topk_group": 2, "n_shared_experts": 2, "first_k_dense_replace": 2}},
     "solar-open-mlx": {"family": "solar_open", "config": {}},
     "solar-open-hf": {"family": "solar_open", "layout": "experts-apart", "config": {
-        "num_key_value_heads": 1, "n_routed_experts": 5, "rope_scaling": None}},
+        "num_key_value_heads": 1, "n_routed_experts": 5, "head_dim": 12}},
     "granite": {"family": "granite", "config": {}},
     "granite-biases": {"family": "granite", "config": {
         "tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True, "num_key_value_heads": 1,
         "embedding_multiplier": 2.0, "residual_multiplier": 0.75, "attention_multiplier": 0.25}},
     "olmo3": {"family": "olmo3", "config": {}},
     "olmo3-tied": {"family": "olmo3", "config": {
-        "tie_word_embeddings": True, "head_dim": 8, "attention_bias": True, "num_key_value_heads": 4, "sliding_window": 28,
+        "tie_word_embeddings": True, "head_dim": 8, "attention_bias": True, "num_key_value_heads": 4,
         "rope_scaling": None}},
     "ministral3": {"family": "ministral3", "config": {}},
     "ministral3-mlx": {"family": "mistral3", "layout": "eyes", "config": {"text_config": FAMILIES["ministral3"] | {
         "tie_word_embeddings": False, "num_key_value_heads": 1}}},
     "ministral3-hf": {"family": "mistral3", "layout": "mistral3-hf", "config": {
         "tie_word_embeddings": True, "text_config": FAMILIES["ministral3"] | {"head_dim": 12}}},
+    "hunyuan-v1-dense": {"family": "hunyuan_v1_dense", "config": {}},
+    "hunyuan-v1-dense-biases": {"family": "hunyuan_v1_dense", "config": {
+        "tie_word_embeddings": False, "attention_bias": True, "rope_theta": 1000.0, "rope_scaling": None, "head_dim": 12}},
 }
 # Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
 MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}

@@ -91,7 +91,7 @@ def random_parameters(model, seed, case):
             return rng.uniform(0.5, 1.5, old.shape) * rng.choice([-1.0, 1.0], old.shape) - from_one
         if "norm" in kind:
             gain = 1.0
-            if kind in ("q_norm", "k_norm"):
+            if kind in ("q_norm", "k_norm", "query_layernorm", "key_layernorm"):
                 # Gemma 4 has no other scale of scores.
                 gain = 1.0 if family.startswith("gemma4") else attention
             elif (gemma or family == "olmo3") and kind in ("post_attention_layernorm", "post_feedforward_layernorm"):

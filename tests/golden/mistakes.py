@@ -204,6 +204,16 @@ def rope_scaled_everywhere(model, config):
         attention.rope = initialize_rope(dims_of(attention.rope), base, False, config["rope_scaling"], 512)
 
 
+def norms_before_rope(model, _):
+    for attention in (layer.self_attn for layer in model.layers):
+        if "query_layernorm" not in attention:
+            return False
+        norms = [attention.query_layernorm, attention.key_layernorm]
+        attention.rope = lambda x, offset=0, rope=attention.rope, norms=norms, heads=attention.n_heads: rope(
+            norms[x.shape[1] != heads](x), offset=offset)
+        attention.query_layernorm = attention.key_layernorm = lambda x: x
+
+
 def rope_proportional_otherwise(dims_of_part):
     """All pairs are turned, or those of a part of the head as if it were the whole."""
     def break_it(model, config):
@@ -632,6 +642,11 @@ MISTAKES = {
     "no k norm weights": flat("k_norm.weight", 1.0),
     "no q norm": no_head_norm("q_norm"),
     "no k norm": no_head_norm("k_norm"),
+    "no query norm": no_head_norm("query_layernorm"),
+    "no key norm": no_head_norm("key_layernorm"),
+    "no query norm weights": flat("query_layernorm.weight", 1.0),
+    "no key norm weights": flat("key_layernorm.weight", 1.0),
+    "norms before RoPE": norms_before_rope,
     "no v norm": no_head_norm("v_norm"),
     "values of normed keys": values_of_normed_keys,
     "q norm of each head": head_norms_apart("q_norm", "num_attention_heads"),
@@ -664,7 +679,7 @@ MISTAKES = {
     "sinks ignored": sinks_ignored,
     "norms without one": norms_without_one,
     "embeddings not scaled": embeddings_not_scaled,
-    "embeddings not multiplied": multiplier(lambda model: [model.model], "embedding_multiplier"),
+    "embeddings not multiplied": multiplier(lambda model: [body_of(model)], "embedding_multiplier"),
     "sums not multiplied": multiplier(lambda model: model.layers, "residual_multiplier"),
     "queries the same everywhere": queries_as_they_are,
     "SiLU for GELU": gelu_is_silu,

@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
-use mlx_rs::ops::{arange, concatenate, select, sigmoid, softmax_axis, tanh};
+use mlx_rs::ops::{arange, concatenate, log, select, sigmoid, softmax_axis, tanh};
 use mlx_rs::{Array, Dtype};
 use planaria_engine::architecture::{
-    Attention as AttentionParts, GroupedQuery as GroupedQueryParts, LayerShare,
+    Attention as AttentionParts, GroupedQuery as GroupedQueryParts, LayerShare, QueryGrowth,
 };
 
 use super::batch::{RowSpan, Rows};
@@ -33,12 +33,14 @@ pub(super) struct Known {
     /// By rope.
     turns: Vec<Turns>,
     masks: RefCell<Vec<(Sight, Array)>>,
+    growths: RefCell<Vec<(QueryGrowth, Array)>>,
 }
 
 impl Known {
     pub(super) fn of(rows: &Rows, ropes: &[Rope], dtype: Dtype) -> Mlx<Self> {
         let turns = ropes.iter().map(|rope| rope.turns(&rows.positions, dtype));
-        Ok(Self { turns: turns.collect::<Mlx<_>>()?, masks: RefCell::default() })
+        let turns = turns.collect::<Mlx<_>>()?;
+        Ok(Self { turns, masks: RefCell::default(), growths: RefCell::default() })
     }
 }
 
@@ -90,6 +92,21 @@ impl<'a> StepRows<'a> {
             [one] => Ok(one.clone()),
             many => concatenate(many, 0),
         }
+    }
+
+    /// What the queries of each row are multiplied by, `[rows, 1, 1]`. Made once per step for all layers.
+    fn growth(&self, growth: QueryGrowth, dtype: Dtype) -> Mlx<Array> {
+        if let Some((_, known)) = self.known.growths.borrow().iter().find(|(own, _)| *own == growth)
+        {
+            return known.as_dtype(dtype);
+        }
+        let context = i32::try_from(growth.context).unwrap_or(i32::MAX);
+        let times = self.rows.positions.floor_divide(Array::from_int(context))?;
+        let times = times.as_dtype(Dtype::Float32)?.add(Array::from_f32(1.0))?;
+        let factors = log(times)?.multiply(Array::from_f32(growth.rate))?;
+        let factors = factors.add(Array::from_f32(1.0))?.reshape(&[-1, 1, 1])?;
+        self.known.growths.borrow_mut().push((growth, factors.clone()));
+        factors.as_dtype(dtype)
     }
 
     /// `bool [queries, keys]`: which key each query sees. Made once per step for all layers.
@@ -209,7 +226,9 @@ pub(super) struct GroupedQuery {
     query_norm: Option<RmsNorm>,
     key_norm: Option<RmsNorm>,
     value_norm: Option<RmsNorm>,
+    norms_turned: bool,
     rope: Option<usize>,
+    growth: Option<QueryGrowth>,
     head_dim: i32,
     /// Where key heads have different numbers of them: runs of key heads, and the query heads of each.
     uneven: Vec<Run>,
@@ -242,11 +261,13 @@ impl GroupedQuery {
             query_norm: query_norm?,
             key_norm: key_norm?,
             value_norm: value_norm.transpose()?,
+            norms_turned: parts.norms_turned,
             query: Linear::take(weights, &parts.query)?,
             key: Linear::take(weights, &parts.key)?,
             value: value?,
             output: Projection::take(weights, &parts.output, widths)?,
             rope,
+            growth: parts.growth,
             head_dim,
             uneven: if is_even { Vec::new() } else { runs(queries_of)? },
             scale: parts.scale,
@@ -273,13 +294,16 @@ impl GroupedQuery {
             Some(norm) => norm.forward_as(&values)?,
             None => values,
         };
-        let keys = self.normed(self.key_norm.as_ref(), &keys)?;
-        Ok((self.turned(keys, rows)?, values))
+        Ok((self.placed(self.key_norm.as_ref(), &keys, rows)?, values))
     }
 
     fn attend(&self, x: &Array, rows: &StepRows<'_>, memory: &[Visible]) -> Mlx<Array> {
-        let queries = self.normed(self.query_norm.as_ref(), &self.query.forward(x)?)?;
-        let queries = by_head(&self.turned(queries, rows)?)?;
+        let queries = self.query.forward(x)?;
+        let mut queries = self.placed(self.query_norm.as_ref(), &queries, rows)?;
+        if let Some(growth) = self.growth {
+            queries = queries.multiply(rows.growth(growth, queries.dtype())?)?;
+        }
+        let queries = by_head(&queries)?;
         rows.by_sequence([&queries], memory, |span, [queries], memory| {
             if self.uneven.is_empty() {
                 return self.look(&queries, span.count, memory, self.sinks.as_ref(), rows);
@@ -393,6 +417,15 @@ impl GroupedQuery {
         let shares = softmax_axis(&scores, -1, true)?;
         let found = shares.matmul(memory.values.expand_dims(2)?)?;
         found.reshape(&[1, -1, count, self.head_dim])
+    }
+
+    /// `x [rows, heads * head_dim]`, normed and turned in the order of the layer: `[rows, heads, head_dim]`.
+    fn placed(&self, norm: Option<&RmsNorm>, x: &Array, rows: &StepRows<'_>) -> Mlx<Array> {
+        if !self.norms_turned {
+            return self.turned(self.normed(norm, x)?, rows);
+        }
+        let turned = self.turned(self.in_heads(x)?, rows)?;
+        norm.map_or_else(|| Ok(turned.clone()), |norm| norm.forward(&turned))
     }
 
     /// `x [rows, heads, head_dim]` turned, if the layer knows positions.

@@ -7,7 +7,7 @@ use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
 use planaria_config::{LayerRange, LayerSet};
 use planaria_engine::architecture::{
-    Architecture, FeedForward as FeedForwardParts, Layer as LayerParts, LayerShare,
+    Architecture, FeedForward as FeedForwardParts, Layer as LayerParts, LayerShare, Norm,
 };
 use planaria_engine::prefix_cache::{BLOCK_TOKENS, LayerReach};
 
@@ -36,12 +36,13 @@ pub(super) struct Model {
 }
 
 struct Layer {
-    before_attention: RmsNorm,
+    before_attention: Option<RmsNorm>,
     attention: Attention,
     after_attention: Option<RmsNorm>,
-    before_feed_forward: RmsNorm,
+    before_feed_forward: Option<RmsNorm>,
     feed_forward: FeedForward,
     after_feed_forward: Option<RmsNorm>,
+    residual: Option<f32>,
     clips_sums: bool,
     /// One number.
     scale: Option<Array>,
@@ -128,6 +129,7 @@ struct Head {
     /// `None`: the embedding is the head.
     untied: Option<Linear>,
     softcap: Option<f32>,
+    divisor: Option<f32>,
 }
 
 impl Model {
@@ -244,7 +246,7 @@ impl Model {
                     let refined = match sum.take() {
                         Some(sum) => layer.feed_forward.finish(sum, hidden.dtype())?,
                         None => {
-                            let normed = layer.before_feed_forward.forward(hidden)?;
+                            let normed = through(layer.before_feed_forward.as_ref(), hidden)?;
                             match layer.feed_forward.forward(hidden, &normed)? {
                                 Projected::Partial(parts) => return Ok(Advance::Exchange(parts)),
                                 Projected::Whole(refined) => refined,
@@ -273,6 +275,10 @@ impl Model {
             (None, Some(embedding)) => embedding.as_linear(&hidden)?,
             (None, None) => return Err(missing("no embedding here")),
         };
+        let logits = match head.divisor {
+            None => logits,
+            Some(divisor) => logits.divide(Array::from_f32(divisor).as_dtype(logits.dtype())?)?,
+        };
         match head.softcap {
             None => Ok(logits),
             Some(cap) => {
@@ -299,13 +305,16 @@ impl Layer {
         };
         let attention = Attention::take(weights, &parts.attention, share, &mut rope_of)?;
         let scale = parts.scale.as_ref().map(|name| weights.take(name)).transpose()?;
-        let mut norm = |norm| RmsNorm::take(weights, norm);
+        let mut norm = |norm: &Option<Norm>| {
+            norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose()
+        };
         Ok(Self {
             before_attention: norm(&parts.before_attention)?,
             attention,
-            after_attention: parts.after_attention.as_ref().map(&mut norm).transpose()?,
+            after_attention: norm(&parts.after_attention)?,
             before_feed_forward: norm(&parts.before_feed_forward)?,
-            after_feed_forward: parts.after_feed_forward.as_ref().map(norm).transpose()?,
+            after_feed_forward: norm(&parts.after_feed_forward)?,
+            residual: parts.residual,
             feed_forward: FeedForward::take(weights, &parts.feed_forward, share)?,
             clips_sums: parts.clips_sums,
             scale,
@@ -321,7 +330,7 @@ impl Layer {
         outputs: Option<&StepRows<'_>>,
         caches: &mut [&mut KvCache],
     ) -> Mlx<Option<Projected>> {
-        let normed = self.before_attention.forward(x)?;
+        let normed = through(self.before_attention.as_ref(), x)?;
         let memory = self.attention.remember(&normed, all, caches)?;
         let Some(outputs) = outputs else {
             return Ok(None);
@@ -336,6 +345,10 @@ impl Layer {
         let added = match norm {
             None => added,
             Some(norm) => norm.forward(&added)?,
+        };
+        let added = match self.residual {
+            None => added,
+            Some(factor) => added.multiply(Array::from_f32(factor).as_dtype(added.dtype())?)?,
         };
         if !self.clips_sums || x.dtype() != Dtype::Float16 {
             return match cpu::add(x, &added)? {
@@ -396,8 +409,14 @@ impl Head {
             norm: RmsNorm::take(weights, &model.norm)?,
             untied: model.head.as_ref().map(|head| Linear::take(weights, head)).transpose()?,
             softcap: model.logit_softcap,
+            divisor: model.logit_divisor,
         })
     }
+}
+
+/// `x` normed, if there is a norm.
+fn through(norm: Option<&RmsNorm>, x: &Array) -> Mlx<Array> {
+    norm.map_or_else(|| Ok(x.clone()), |norm| norm.forward(x))
 }
 
 fn missing(what: &str) -> mlx_rs::error::Exception {

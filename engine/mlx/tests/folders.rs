@@ -210,13 +210,18 @@ fn tensors_that_are_known_to_be_spare_are_passed_over() {
 #[test]
 fn what_stands_beside_pictures_is_the_model_that_it_is_said_to_be() {
     for (name, change, problem) in [
-        ("mistral3-mlx", json!({"model_type": "ministral3"}), "`ministral3` is not supported here"),
+        ("mistral3-mlx", json!({"model_type": "mistral4"}), "`mistral4` is not supported here"),
+        (
+            "ministral3-mlx",
+            json!({"sliding_window": 20}),
+            "`text_config.sliding_window` is not null",
+        ),
         (
             "qwen3-vl-moe-hf",
             json!({"norm_topk_prob": false}),
             "`text_config.norm_topk_prob` is false",
         ),
-        ("kimi-k25-hf", json!({"scoring_func": "softmax"}), "`text_config.scoring_func` is not"),
+        ("kimi-k25-hf", json!({"scoring_func": "softmax"}), "`text_config.scoring_func` `softmax`"),
         (
             "mistral3-hf",
             json!({"rope_parameters": {"rope_type": "default", "spin": 2}}),
@@ -388,6 +393,10 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("gemma4-text", "use_bidirectional_attention", json!("all")),
         ("gemma4-text", "per_layer_config", json!({"0": {"head_dim": 8}})),
         ("gemma4-text", "per_layer_config", json!({})),
+        ("granite", "residual_multiplier", json!(0)),
+        ("hunyuan-v1-dense", "use_qk_norm", json!(false)),
+        ("ministral3", "sliding_window", json!(20)),
+        ("olmo3", "layer_types", json!(["full_attention"])),
         ("step3p5-mlx", "layer_types", json!(["full_attention"])),
         ("step3p5-mlx", "moe_layers_enum", json!("x")),
         ("step3p5-mlx", "mlp_layer_types", json!(["sparse", "sparse", "sparse", "sparse"])),
@@ -418,6 +427,10 @@ fn keys_that_change_numbers_are_refused_by_name_and_unheard_of_ones_named() {
         ("gemma4-text", "final_logit_softcapping"),
         ("step3p5-mlx", "moe_router_scaling_factor"),
         ("step3p5-mlx", "use_head_wise_attn_gate"),
+        ("dots1-mlx", "norm_topk_prob"),
+        ("granite", "logits_scaling"),
+        ("olmo3", "sliding_window"),
+        ("solar-open-mlx", "rope_theta"),
     ] {
         let case = case(name);
         let folder = case.copy();

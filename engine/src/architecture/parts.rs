@@ -72,13 +72,13 @@ struct Needs<'a>(Vec<Need<'a>>);
 
 impl<'a> Needs<'a> {
     fn layer(&mut self, layer: &'a Layer) {
-        self.norm(&layer.before_attention);
+        layer.before_attention.iter().for_each(|norm| self.norm(norm));
         match &layer.attention {
             Attention::Grouped(grouped) => self.grouped(grouped),
             Attention::Latent(latent) => self.latent(latent),
         }
         layer.after_attention.iter().for_each(|norm| self.norm(norm));
-        self.norm(&layer.before_feed_forward);
+        layer.before_feed_forward.iter().for_each(|norm| self.norm(norm));
         match &layer.feed_forward {
             FeedForward::Gated(gated) => self.gated(gated),
             FeedForward::Experts(experts) => self.experts(experts),

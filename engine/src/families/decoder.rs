@@ -171,6 +171,7 @@ impl Decoder {
             norm: self.norm(&format!("{}.norm", self.names.root), self.hidden_size),
             head: (!self.tie_word_embeddings).then_some(head),
             logit_softcap: None,
+            logit_divisor: None,
             extras,
         })
     }
@@ -207,12 +208,13 @@ impl Decoder {
         let path = self.path(layer);
         let norm = |name: &str| self.norm(&format!("{path}.{name}"), self.hidden_size);
         Layer {
-            before_attention: norm("input_layernorm"),
+            before_attention: Some(norm("input_layernorm")),
             attention,
             after_attention: None,
-            before_feed_forward: norm("post_attention_layernorm"),
+            before_feed_forward: Some(norm("post_attention_layernorm")),
             feed_forward,
             after_feed_forward: None,
+            residual: None,
             clips_sums: false,
             scale: None,
         }
@@ -225,12 +227,13 @@ impl Decoder {
         let gated = self.gated_at(&format!("{path}.mlp"), self.intermediate_size);
         let gated = Gated { activation: Activation::GeluTanh, ..gated };
         Layer {
-            before_attention: norm("input_layernorm"),
+            before_attention: Some(norm("input_layernorm")),
             attention: Attention::Grouped(Box::new(attention)),
             after_attention: Some(norm("post_attention_layernorm")),
-            before_feed_forward: norm("pre_feedforward_layernorm"),
+            before_feed_forward: Some(norm("pre_feedforward_layernorm")),
             feed_forward: FeedForward::Gated(Box::new(gated)),
             after_feed_forward: Some(norm("post_feedforward_layernorm")),
+            residual: None,
             clips_sums: false,
             scale: None,
         }
@@ -254,8 +257,10 @@ impl Decoder {
             gate: None,
             query_norm: None,
             key_norm: None,
+            norms_turned: false,
             value_eps: None,
             rope: Some(rope.clone()),
+            growth: None,
             scale: (self.head_dim as f32).sqrt().recip(),
             window: None,
             softcap: None,

@@ -9,14 +9,23 @@ use crate::architecture::Architecture;
 use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
+    build(source, 0.5, 1)
+}
+
+/// A model that turns that part of each head and has experts from that layer on, unless the file says otherwise.
+pub(super) fn build(
+    source: &Source<'_>,
+    part: f32,
+    first: u32,
+) -> Result<Architecture, ModelError> {
     let config = &source.config;
     let decoder = Decoder::read(source, &Defaults::NONE)?;
     expect_silu(config)?;
     let asked = Asked::usual(decoder.head_dim, decoder.max_position_embeddings);
-    let rope = Asked { partial: true, part: 0.5, ..asked }.read(config)?;
+    let rope = Asked { partial: true, part, ..asked }.read(config)?;
     let biased = config.flag("attention_bias", false)?;
     let normed = config.flag("use_qk_norm", false)?;
-    let sparse = SparseLayers { first: 1, in_steps: false, always: true };
+    let sparse = SparseLayers { first, in_steps: false, always: true };
     let experts = SigmoidMixture::read(config, &decoder, sparse)?;
     let mut model = decoder.model(|layer| {
         let mut attention = decoder.attention(layer, &rope).with_biases(biased, false);

@@ -3,7 +3,7 @@
 
 use super::Source;
 use super::decoder::{Decoder, Defaults, expect_activation, expect_silu};
-use super::mixture::{Mixture, expert_counts};
+use super::mixture::{Mixture, USUAL_STACKS, expert_counts};
 use super::rope::Asked;
 use crate::architecture::{Architecture, FeedForward, Rope, Routing};
 use crate::model_dir::ModelError;
@@ -31,6 +31,7 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
         count,
         chosen,
         inner: decoder.intermediate_size,
+        stacks: USUAL_STACKS,
         names: ["w1", "w3", "w2"],
         may_be_turned: false,
     };

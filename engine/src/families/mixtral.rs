@@ -3,7 +3,7 @@
 
 use super::Source;
 use super::decoder::{Decoder, Defaults, expect_silu};
-use super::mixture::{Mixture, expert_counts};
+use super::mixture::{Mixture, USUAL_STACKS, expert_counts};
 use super::rope::Asked;
 use super::windows::Windows;
 use crate::architecture::{Architecture, FeedForward, Routing};
@@ -18,7 +18,8 @@ pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelErr
     let windows = Windows::read(config, decoder.num_hidden_layers, None, |_| true)?;
     let (count, chosen) = expert_counts(config, "num_local_experts", "num_experts_per_tok")?;
     let (inner, names) = (decoder.intermediate_size, ["w1", "w3", "w2"]);
-    let mixture = Mixture { count, chosen, inner, names, may_be_turned: false };
+    let mixture =
+        Mixture { count, chosen, inner, stacks: USUAL_STACKS, names, may_be_turned: false };
     decoder.model(|layer| {
         let path = format!("{}.block_sparse_moe", decoder.path(layer));
         let experts =

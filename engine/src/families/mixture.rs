@@ -13,6 +13,9 @@ use crate::model_dir::limits::MAX_EXPERTS;
 /// What most files call gate, up and down of a single expert.
 pub(super) const USUAL_NAMES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
 
+/// What MLX calls all experts together, in most families.
+pub(super) const USUAL_STACKS: &str = "switch_mlp";
+
 /// Sizes of a mixture of experts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Mixture {
@@ -21,6 +24,8 @@ pub(super) struct Mixture {
     pub(super) chosen: u32,
     /// Inner width of each.
     pub(super) inner: u32,
+    /// What MLX calls all of them together.
+    pub(super) stacks: &'static str,
     /// What files call gate, up and down of a single expert.
     pub(super) names: [&'static str; 3],
     /// Whether files may hold those of all experts in two tensors, turned, gate and up in one.
@@ -52,7 +57,7 @@ impl Mixture {
         }
     }
 
-    /// One matrix of every expert, as MLX stacks them (`switch_mlp`) or, if they are not there, one
+    /// One matrix of every expert, as MLX stacks them or, if they are not there, one
     /// by one as `experts.<n>.<name>`.
     fn stack(
         &self,
@@ -64,7 +69,7 @@ impl Mixture {
         columns: u32,
     ) -> Stack {
         let name = |names: [&'static str; 3]| names.get(index).copied().unwrap_or_default();
-        let stacked = format!("{path}.switch_mlp.{}", name(USUAL_NAMES));
+        let stacked = format!("{path}.{}.{}", self.stacks, name(USUAL_NAMES));
         let mut each = decoder.linear(&stacked, rows, columns, false);
         if !(source.has)(&format!("{}.weight", each.module)) {
             let joined = if index < 2 { "gate_up_proj" } else { "down_proj" };

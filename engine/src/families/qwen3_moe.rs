@@ -3,7 +3,7 @@
 
 use super::Source;
 use super::decoder::{Decoder, Defaults, expect_silu};
-use super::mixture::{Mixture, USUAL_NAMES, expert_counts};
+use super::mixture::{Mixture, USUAL_NAMES, USUAL_STACKS, expert_counts};
 use super::qwen2;
 use crate::architecture::{Architecture, FeedForward, Routing};
 use crate::model_dir::ModelError;
@@ -35,7 +35,8 @@ fn build(
     let (count, chosen) = expert_counts(config, name, "num_experts_per_tok")?;
     config.agrees(names[1], count, names[0])?;
     let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
-    let mixture = Mixture { count, chosen, inner, names: USUAL_NAMES, may_be_turned };
+    let mixture =
+        Mixture { count, chosen, inner, stacks: USUAL_STACKS, names: USUAL_NAMES, may_be_turned };
     let step = config.optional_count("decoder_sparse_step", 1..=MAX_LAYERS)?.unwrap_or(1);
     let dense = config.counts("mlp_only_layers")?;
     decoder.model(|layer| {

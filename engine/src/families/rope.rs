@@ -34,6 +34,10 @@ pub(super) struct Asked {
     pub(super) part: f32,
     /// Whether the model sees pictures too, whose positions have three parts. Those of text are thrice the same.
     pub(super) of_pictures: bool,
+    /// Whether positions may be stretched by a fixed `alpha`, which files call `dynamic`.
+    pub(super) by_alpha: bool,
+    /// Keys beside those of positions, which the family reads itself.
+    pub(super) others: &'static [&'static str],
     /// The layers that are meant, in a family whose layers differ.
     pub(super) layers: Option<&'static str>,
 }
@@ -57,6 +61,8 @@ impl Asked {
             partial: false,
             part: 1.0,
             of_pictures: false,
+            by_alpha: false,
+            others: &[],
             layers: None,
         }
     }
@@ -119,7 +125,9 @@ impl Asked {
         config: &Section<'_>,
         scaling: &Section<'_>,
     ) -> Result<(), ModelError> {
-        let expect_keys = |own: &[&str]| said::expect_keys(scaling, own, self.of_pictures);
+        let expect_keys = |own: &[&str]| {
+            said::expect_keys(scaling, &[own, self.others].concat(), self.of_pictures)
+        };
         let (key, kind) = said::kind_of(scaling)?;
         // One period for each pair of numbers, before any stretching.
         let dims = rope.dims;
@@ -138,6 +146,13 @@ impl Asked {
                 let still = std::iter::repeat(f32::INFINITY);
                 rope.speeds =
                     Speeds::Periods(moving.chain(still).take(dims as usize / 2).collect());
+            }
+            // The base is stretched so that the slowest pair turns `alpha` times slower. Factors beside it are not used by anyone.
+            "dynamic" if self.by_alpha => {
+                expect_keys(&[&["alpha", "factor"], Yarn::KEYS].concat())?;
+                let alpha = scaling.number("alpha", FACTOR)?;
+                let base = theta * alpha.powf(dims as f32 / (dims as f32 - 2.0).max(1.0));
+                rope.speeds = Speeds::Base { base: base.min(f32::MAX), scale: 1.0 };
             }
             "llama3" => {
                 expect_keys(&["factor", "low_freq_factor", "high_freq_factor"])?;

@@ -143,6 +143,32 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         "moe_router_scaling_factor": 3.0, "use_head_wise_attn_gate": true,
         "swiglu_limits": [0, 7.0], "swiglu_limits_shared": [null, 16.0],
     });
+    let mut dots = glm.clone();
+    for key in ["partial_rotary_factor", "use_qk_norm", "num_nextn_predict_layers"] {
+        dots[key] = Value::Null;
+    }
+    dots["norm_topk_prob"] = json!(true);
+    dots["sliding_window"] = json!(8);
+    dots["max_window_layers"] = json!(1);
+    let mut solar = glm.clone();
+    solar["mlp_layer_types"] = Value::Null;
+    let granite = json!({
+        "attention_multiplier": 0.1, "embedding_multiplier": 12.0, "logits_scaling": 8.0,
+        "residual_multiplier": 0.2,
+    });
+    let olmo = json!({
+        "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8,
+        "rope_theta": 5e5, "rope_scaling": {
+            "rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32,
+        },
+    });
+    let ministral = json!({"rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "mscale": 1.0, "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 16, "llama_4_scaling_beta": 0.1,
+    }});
+    let hunyuan = json!({"use_qk_norm": true, "rope_scaling": {
+        "type": "dynamic", "alpha": 1000.0, "factor": 1.0, "beta_fast": 32, "mscale": 1.0,
+    }});
     let fake = json!({"bytes_per_layer": 1000, "step_micros": 0});
     let kv_b = (0..2)
         .map(|layer| float(&format!("model.layers.{layer}.self_attn.kv_b_proj.weight"), &[64, 16]));
@@ -275,7 +301,7 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
                 turned("down_proj", &[4, 32, 32]),
             ],
         ),
-        (sizes("glm4_moe", glm), Vec::new()),
+        (sizes("glm4_moe", glm.clone()), Vec::new()),
         (sizes("minimax_m2", minimax.clone()), Vec::new()),
         (sizes("minimax", minimax.clone()), Vec::new()),
         (
@@ -297,6 +323,13 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         (beside_pictures("gemma4", sizes("gemma4_text", gemma4)), Vec::new()),
         (sizes("step3p5", step.clone()), Vec::new()),
         (sizes("step3p5", step), vec![float("model.layers.1.moe.gate.weight", &[4, 32])]),
+        (sizes("dots1", dots), Vec::new()),
+        (sizes("solar_open", solar), Vec::new()),
+        (sizes("granite", granite), Vec::new()),
+        (sizes("olmo3", olmo), Vec::new()),
+        (sizes("ministral3", ministral.clone()), Vec::new()),
+        (beside_pictures("mistral3", sizes("ministral3", ministral)), Vec::new()),
+        (sizes("hunyuan_v1_dense", hunyuan), Vec::new()),
         (sizes("planaria_fake", fake), Vec::new()),
     ]
 }

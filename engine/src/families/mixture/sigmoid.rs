@@ -2,8 +2,8 @@
 //! one that every token passes.
 
 use super::super::Source;
-use super::super::decoder::Decoder;
-use super::{Mixture, USUAL_NAMES, expert_counts};
+use super::super::decoder::{Decoder, expect_activation};
+use super::{Mixture, USUAL_NAMES, USUAL_STACKS, expert_counts};
 use crate::architecture::{FeedForward, Routing};
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
@@ -79,11 +79,9 @@ impl SigmoidMixture {
             let problem = || config.problem("n_routed_experts", "is missing");
             return if layers.always { Err(problem()) } else { Ok(None) };
         }
-        for (key, expected) in [("topk_method", "noaux_tc"), ("scoring_func", "sigmoid")] {
-            if config.text(key)?.is_some_and(|name| name != expected) {
-                return Err(config.problem(key, format!("is not supported; expected `{expected}`")));
-            }
-        }
+        // dots.llm1 says the latter of the former.
+        expect_activation(config, "scoring_func", &["sigmoid", "noaux_tc"])?;
+        expect_activation(config, "topk_method", &["noaux_tc"])?;
         let (count, chosen) = expert_counts(config, "n_routed_experts", "num_experts_per_tok")?;
         for key in ["n_group", "topk_group", "routed_scaling_factor"] {
             config.doubt_silence(key);
@@ -101,7 +99,14 @@ impl SigmoidMixture {
         }
         let inner = config.count("moe_intermediate_size", 1..=MAX_WIDTH)?;
         Ok(Some(Self {
-            mixture: Mixture { count, chosen, inner, names: USUAL_NAMES, may_be_turned: false },
+            mixture: Mixture {
+                count,
+                chosen,
+                inner,
+                stacks: USUAL_STACKS,
+                names: USUAL_NAMES,
+                may_be_turned: false,
+            },
             shared: config.optional_count("n_shared_experts", 1..=MAX_EXPERTS)?,
             groups,
             chosen_groups,
@@ -109,6 +114,12 @@ impl SigmoidMixture {
             scale: config.optional_number("routed_scaling_factor", 1e-6..=1e6)?.unwrap_or(1.0),
             sparse,
         }))
+    }
+
+    /// The same of a family in which MLX calls all experts together otherwise.
+    pub(in super::super) const fn in_stacks(mut self, stacks: &'static str) -> Self {
+        self.mixture.stacks = stacks;
+        self
     }
 
     /// The feed-forward part of a layer: this mixture, or the usual part in a layer without experts.
