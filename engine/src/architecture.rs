@@ -179,6 +179,15 @@ pub enum Stored {
         /// Whether rows and columns change places.
         transposed: bool,
     },
+    /// A stack, as some rows of the matrices of a tensor `[count, of, columns]` (the experts of Gemma 4).
+    Joined {
+        /// The tensor's whole name.
+        tensor: String,
+        /// The first of those rows.
+        first: u32,
+        /// Rows that each matrix of the tensor has.
+        of: u32,
+    },
     /// A stack, as some columns of the matrices of a tensor `[count, columns, of]`, of which rows and columns change places
     /// (the experts of Qwen3-VL).
     Turned {

@@ -386,6 +386,8 @@ CASES = {
     "hunyuan-v1-dense": {"family": "hunyuan_v1_dense", "config": {}},
     "hunyuan-v1-dense-biases": {"family": "hunyuan_v1_dense", "config": {
         "tie_word_embeddings": False, "attention_bias": True, "rope_theta": 1000.0, "rope_scaling": None, "head_dim": 12}},
+    "gemma4-experts-hf": {"family": "gemma4", "layout": "gemma4-experts-hf", "config": {"text_config": GEMMA4_TEXT | {
+        "num_experts": 4, "sliding_window": 24}}},
 }
 # Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
 MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}

@@ -141,7 +141,24 @@ def step3p5(weights, config):
     return found, config
 
 
-LAYOUTS = {"as-it-is": as_it_is, "step3p5-hf": step3p5, "dots1-hf": dots1, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
+def gemma4_experts(weights, config):
+    """The experts of a layer in two tensors, gate above up."""
+    weights, config = below_model("vision_tower.patch_embedder.input_proj")(weights, config)
+    found = {}
+    for path, weight in weights.items():
+        before, _, matrix = path.partition(".experts.switch_glu.")
+        if matrix == "gate_proj.weight":
+            up = weights[before + ".experts.switch_glu.up_proj.weight"]
+            path, weight = before + ".experts.gate_up_proj", mx.concatenate([weight, up], axis=1)
+        elif matrix == "down_proj.weight":
+            path = before + ".experts.down_proj"
+        elif matrix:
+            continue
+        found[path] = weight
+    return found, config
+
+
+LAYOUTS = {"as-it-is": as_it_is, "gemma4-experts-hf": gemma4_experts, "step3p5-hf": step3p5, "dots1-hf": dots1, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
            "qwen3-vl-moe-hf": qwen3_vl_moe,
            "gemma4-hf": below_model("vision_tower.patch_embedder.input_proj", "embed_vision.embedding_projection"),
            "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),

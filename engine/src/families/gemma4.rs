@@ -8,12 +8,12 @@ use super::Source;
 use super::decoder::{Decoder, Defaults, Head, expect_activation};
 use super::gemma2::{gemma_activation, softcap};
 use super::inside;
-use super::mixture::{USUAL_NAMES, expert_counts};
+use super::mixture::expert_counts;
 use super::of_layers::{OfLayers, PER_LAYER};
 use super::rope::{Asked, EVERYWHERE, NEARBY};
 use super::windows::Windows;
 use crate::architecture::{
-    Activation, Architecture, Beside, Experts, FeedForward, RouterNorm, Routing, Stack,
+    Activation, Architecture, Beside, Experts, FeedForward, RouterNorm, Routing, Stack, Stored,
 };
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
@@ -75,7 +75,7 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
         let path = decoder.path(layer);
         whole.scale = Some(format!("{path}.layer_scalar"));
         if let Some(mixture) = &mixture {
-            whole.feed_forward = mixture.beside(&decoder, &path, whole.feed_forward);
+            whole.feed_forward = mixture.beside(source, &decoder, &path, whole.feed_forward);
         }
         Ok(whole)
     })?;
@@ -178,16 +178,26 @@ impl Mixture {
     }
 
     /// The mixture in a layer, beside its dense part.
-    fn beside(&self, decoder: &Decoder, path: &str, dense: FeedForward) -> FeedForward {
+    fn beside(
+        &self,
+        source: &Source<'_>,
+        decoder: &Decoder,
+        path: &str,
+        dense: FeedForward,
+    ) -> FeedForward {
         let FeedForward::Gated(dense) = dense else { return dense };
         let hidden = decoder.hidden_size;
-        let [gate, up, down] = USUAL_NAMES.map(|name| {
+        // MLX has a tensor for each, transformers those of gate and up in one.
+        let stack = |name: &str, rows, columns, joined: &str, first, of| {
             let name = format!("{path}.experts.switch_glu.{name}");
-            move |rows, columns| Stack {
-                count: self.count,
-                each: decoder.linear(&name, rows, columns, false),
+            let mut each = decoder.linear(&name, rows, columns, false);
+            let tensor = format!("{path}.experts.{joined}");
+            if (source.has)(&tensor) {
+                each.stored = Stored::Joined { tensor, first, of };
             }
-        });
+            Stack { count: self.count, each }
+        };
+        let inner = self.inner;
         let norm = |name: &str| decoder.norm(&format!("{path}.{name}"), hidden);
         FeedForward::Beside(Box::new(Beside {
             dense: *dense,
@@ -206,9 +216,9 @@ impl Mixture {
                     scales: Some(format!("{path}.router.per_expert_scale")),
                 },
                 chosen: self.chosen,
-                gate: gate(self.inner, hidden),
-                up: up(self.inner, hidden),
-                down: down(hidden, self.inner),
+                gate: stack("gate_proj", inner, hidden, "gate_up_proj", 0, 2 * inner),
+                up: stack("up_proj", inner, hidden, "gate_up_proj", inner, 2 * inner),
+                down: stack("down_proj", hidden, inner, "down_proj", 0, hidden),
                 activation: Activation::GeluTanh,
                 shared: None,
             },

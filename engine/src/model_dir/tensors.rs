@@ -267,7 +267,7 @@ impl Matrix<'_> {
             Stored::Each(modules) => {
                 format!("{}.{kind}", modules.first().map_or(self.module, String::as_str))
             }
-            Stored::Turned { tensor, .. } => match kind {
+            Stored::Joined { tensor, .. } | Stored::Turned { tensor, .. } => match kind {
                 "weight" => tensor.clone(),
                 kind => format!("{tensor}.{kind}"),
             },
@@ -311,6 +311,7 @@ impl Matrix<'_> {
             Stored::PerHead { first, of, transposed, .. } => {
                 self.per_head(info, *first as usize, *of as usize, *transposed)?
             }
+            Stored::Joined { first, of, .. } => self.joined(info, *first as usize, *of as usize)?,
             Stored::Turned { first, of, .. } => self.turned(info, *first as usize, *of as usize)?,
         };
         tensor.name = name;
@@ -464,6 +465,17 @@ impl Matrix<'_> {
         }
         let tensor = whole(info, info.dtype, vec![heads, of, *columns]);
         Ok(self.picked(tensor, first, 1, transposed))
+    }
+
+    fn joined(&self, info: &TensorInfo, first: usize, of: usize) -> Result<Tensor, ModelError> {
+        let [count, _, columns] = self.shape.as_slice() else {
+            return Err(wrong_info(info, "a stack of matrices".to_owned()));
+        };
+        let stored = [*count, of, *columns];
+        if info.shape != stored {
+            return Err(wrong_info(info, describe(FLOATS, &stored)));
+        }
+        Ok(self.picked(whole(info, info.dtype, info.shape.clone()), first, 1, false))
     }
 
     fn turned(&self, info: &TensorInfo, first: usize, of: usize) -> Result<Tensor, ModelError> {

@@ -320,6 +320,13 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         (sizes("ernie4_5", json!({"use_bias": true, "rope_theta": 5e5})), Vec::new()),
         (sizes("gemma4_text", gemma4.clone()), Vec::new()),
         (sizes("gemma4_text", gemma4_by_layer), Vec::new()),
+        (
+            sizes("gemma4_text", gemma4.clone()),
+            vec![
+                float(&format!("{layer}experts.gate_up_proj"), &[4, 64, 32]),
+                float(&format!("{layer}experts.down_proj"), &[4, 32, 32]),
+            ],
+        ),
         (beside_pictures("gemma4", sizes("gemma4_text", gemma4)), Vec::new()),
         (sizes("step3p5", step.clone()), Vec::new()),
         (sizes("step3p5", step), vec![float("model.layers.1.moe.gate.weight", &[4, 32])]),
