@@ -486,7 +486,7 @@ impl Matrix<'_> {
         let straight = [*count, of, *columns];
         // Some loaders turn them, and save them so.
         if info.shape == straight && straight != turned {
-            return Ok(self.picked(whole(info, info.dtype, straight.to_vec()), first, 1, false));
+            return self.joined(info, first, of);
         }
         if info.shape != turned {
             return Err(wrong_info(info, describe(FLOATS, &turned)));
