@@ -388,6 +388,10 @@ CASES = {
         "tie_word_embeddings": False, "attention_bias": True, "rope_theta": 1000.0, "rope_scaling": None, "head_dim": 12}},
     "gemma4-experts-hf": {"family": "gemma4", "layout": "gemma4-experts-hf", "config": {"text_config": GEMMA4_TEXT | {
         "num_experts": 4, "sliding_window": 24}}},
+    # Layers that remember more of a token than others.
+    "gemma4-uneven": {"family": "gemma4_text", "config": {
+        "enable_moe_block": False, "num_experts": None, "top_k_experts": None, "moe_intermediate_size": None,
+        "num_key_value_heads": 4, "head_dim": 6, "global_head_dim": 16, "num_global_key_value_heads": 2}},
 }
 # Formats of others than MLX. Blocks that do not divide a matrix, and rows that do not fill their groups' last word.
 MOE_APART = {"family": "qwen3_moe", "layout": "experts-apart"}
