@@ -410,6 +410,9 @@ CASES |= {name: case | {"index": 400 + index} for index, (name, case) in enumera
     "nvfp4-modelopt": MOE_APART | {"config": PACKED_MOE, "format": ["nvfp4", False]},
     "nvfp4-compressed": {"family": "qwen3", "layout": "as-it-is", "config": PACKED | {"head_dim": 16},
                          "format": ["nvfp4", True]},
+    # Latent attention turns a matrix, which no packed one can be.
+    "awq-mla": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": PACKED_MLA, "format": ["awq", 32]},
+    "int4-mla": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": PACKED_MLA, "format": ["int4", 32]},
 }.items())}
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}

@@ -231,6 +231,10 @@ def unpacked(folder):
             "weight_scale_inv", "weight_scale", "weight_scale_2", "weight_global_scale", "scales", "qzeros", "g_idx")}
         found = unpacked_weight(said, kind, tensor, beside)
         if found is not None:
+            scales = beside["scales"] or beside["weight_scale"]
+            if module.endswith("kv_b_proj") and scales and scales[0] in ("F16", "BF16"):
+                # It is turned, which no packed matrix can be, so it is unpacked, into numbers of its scales' type.
+                found = found.astype(np.float16).astype(np.float32) if scales[0] == "F16" else values(("BF16", bf16(found)))
             weights[module + ".weight"] = found
         elif tensor[0] == "F32" and not kind.endswith(("scale", "scale_2", "scale_inv")):
             weights[path] = tensor[1]

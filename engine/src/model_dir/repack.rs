@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use safetensors::Dtype;
 
-use super::made::{Blocks, IntegerPart, Integers, Made, Order, Recipe};
+use super::made::{Blocks, IntegerPart, Integers, Made, Order, Recipe, Symmetric};
 use super::{ModelError, TensorInfo};
 use crate::model_dir::json::Section;
 
@@ -335,7 +335,12 @@ impl<'a> Module<'a> {
         };
         let (dtype, shape) = (scales.dtype, scales.shape.clone());
         let recipe = Recipe::Multiples { factor, dtype };
+        let plain = Recipe::Symmetric(Symmetric { bits, group, scales: dtype });
+        let columns = shape.iter().map(|dim| dim * group).next_back().unwrap_or(0);
+        let plain_shape = vec![shape.first().copied().unwrap_or(0), columns];
+        let sources = vec![self.main.clone(), scales.clone()];
         Ok(vec![
+            made(UNPACKED, dtype, plain_shape, plain, sources),
             seen_as(self.main, "weight", Dtype::U32, self.main.shape.clone()),
             made("biases", dtype, shape.clone(), recipe, vec![scales.clone()]),
             seen_as(scales, "scales", dtype, shape),
@@ -383,11 +388,13 @@ impl<'a> Module<'a> {
             made(name, dtype, shape, Recipe::Integers(integers, part), sources)
         };
         let weight_of = [self.main].into_iter().chain(groups_of).collect();
+        let plain_of = [self.main, scales, zeros].into_iter().chain(groups_of).collect();
         let (words, shape) = (vec![outputs, inputs / per_word], vec![outputs, groups]);
         Ok(vec![
             part("weight", Dtype::U32, words, IntegerPart::Weight, weight_of),
             part("biases", dtype, shape.clone(), IntegerPart::Biases, vec![scales, zeros]),
             part("scales", dtype, shape, IntegerPart::Scales, vec![scales]),
+            part(UNPACKED, dtype, vec![outputs, inputs], IntegerPart::Plain, plain_of),
         ])
     }
 
