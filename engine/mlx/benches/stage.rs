@@ -76,6 +76,7 @@ fn main() -> Result<(), Failure> {
     }
     let result = json!({
         "model": model,
+        "device": mlx_rs::Device::try_default()?.to_string(),
         "prompt_tokens": prompt,
         "decode_tokens": decode,
         "repetitions": repetitions,
