@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat ranks exchange kernels fuzz schemas responses clients bench lint deny fmt clean
+.PHONY: help setup setup-tests setup-bench build install demo jaeger test simulate many chaos soak compat ranks exchange kernels fuzz schemas responses clients bench device lint deny fmt clean
 
 CACHE := $(or $(PLANARIA_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/planaria)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -124,6 +124,11 @@ bench: build setup-bench ## Measure one node beside llama.cpp and mlx-lm, a hop,
 	  | sed -n 's/.*"executable":"\([^"]*stage-[^"]*\)".*/\1/p' | tail -1); \
 	$(TARGET)/release/bench $(TARGET)/release/planaria "$$stage" $(CACHE)/bench/bin/python $(CACHE)/bench/models $(BENCH)
 	@$(if $(BENCH),,cargo bench --locked --quiet -p planaria-transport --bench hop)
+
+device: setup ## The check for a machine with a card and no network, packed and run for this CPU (tests/device/README.md)
+	@./.ci/setup.sh install
+	@tests/device/pack.sh cpu
+	@tests/device/run.sh --small
 
 lint: setup ## Formatting, clippy and docs, warnings as errors
 	cargo fmt --all --check
