@@ -1,7 +1,7 @@
 //! Folders in the formats of others than MLX, sound and otherwise. What their numbers are, the golden tokens say
 //! (`engine/mlx/tests/golden`).
 
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
 use std::path::Path;
