@@ -69,6 +69,10 @@ def main():
     # MLX draws its usual small random weights; only speed matters here.
     kind, kind_args = _get_classes(config)
     model = kind(kind_args.from_dict(json.loads(json.dumps(config))))
+    if args.family and args.family.startswith("gemma"):
+        # Its head is the embedding where the file has none, whatever the configuration says.
+        model.tie_word_embeddings = True
+        model.pop("lm_head")
     model.set_dtype(getattr(mx, args.dtype))
     parameters = sum(w.size for _, w in tree_flatten(model.parameters()))
     if args.bits:
