@@ -33,6 +33,7 @@ const WORDS: &[&str] = &[
     "beta_fast",
     "beta_slow",
     "bits",
+    "block_structure",
     "bytes_per_layer",
     "checkpoint_format",
     "compressed-tensors",
