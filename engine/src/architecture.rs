@@ -9,6 +9,8 @@ mod parts;
 mod units;
 mod working;
 
+use crate::geometry::LayerKv;
+
 pub(crate) use self::parts::{Need, Part};
 pub use self::units::{FeedForwardUnit, LayerShare, RankUnits, Share, Uncuttable};
 pub use self::working::{FORM_TOKEN_BYTES, HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
@@ -491,6 +493,18 @@ impl GroupedQuery {
     }
 }
 
+impl Routing {
+    /// The tensor that has a number for each expert, if there is one.
+    #[must_use]
+    pub const fn of_each(&self) -> Option<&String> {
+        match self {
+            Self::Sigmoid { correction, .. } => Some(correction),
+            Self::ChooseThenSoftmax { scales } => scales.as_ref(),
+            Self::SoftmaxThenChoose { .. } => None,
+        }
+    }
+}
+
 impl Attention {
     /// Numbers that a token leaves in the KV cache.
     #[must_use]
@@ -499,6 +513,13 @@ impl Attention {
             Self::Grouped(grouped) => 2 * grouped.kv_heads * grouped.head_dim,
             Self::Latent(latent) => latent.rank + latent.turned_dim,
         }
+    }
+
+    /// What it remembers of a sequence, in numbers of `width` bytes.
+    #[must_use]
+    pub fn kv(&self, width: u64) -> LayerKv {
+        let bytes_per_token = u64::from(self.kv_numbers()) * width;
+        LayerKv { bytes_per_token, window: self.window() }
     }
 
     /// How many tokens it sees; `None` is all.

@@ -367,11 +367,8 @@ fn transformer_geometry(
     let cut = cut(shelf, model, bytes_per_layer.iter().sum())?;
     let activation = activation.unwrap_or(Dtype::F32);
     let width = if activation == Dtype::F32 { 4 } else { 2 };
-    let kv = |layer: &crate::architecture::Layer| LayerKv {
-        bytes_per_token: u64::from(layer.attention.kv_numbers()) * u64::from(width),
-        window: layer.attention.window(),
-    };
-    let mut kv_layers: Vec<LayerKv> = model.layers.iter().map(kv).collect();
+    let kv = model.layers.iter().map(|layer| layer.attention.kv(u64::from(width)));
+    let mut kv_layers: Vec<LayerKv> = kv.collect();
     let most = kv_layers.iter().map(|layer| layer.bytes_per_token).max().unwrap_or(0);
     if kv_layers.iter().all(|layer| layer.bytes_per_token == most && layer.window.is_none()) {
         kv_layers.clear();

@@ -46,11 +46,7 @@ impl ExpertMlp {
         experts: &Experts,
         units: Option<&[FeedForwardUnit]>,
     ) -> Result<Self, LoadError> {
-        let of_each = match &experts.routing {
-            Routing::Sigmoid { correction, .. } => Some(correction),
-            Routing::ChooseThenSoftmax { scales } => scales.as_ref(),
-            Routing::SoftmaxThenChoose { .. } => None,
-        };
+        let of_each = experts.routing.of_each();
         let of_each = of_each.map(|name| weights.take(name)).transpose()?;
         let shared = experts.shared.as_ref();
         let widths: Option<Vec<u32>> =

@@ -34,9 +34,7 @@ impl Matrix {
         let packed = weights.packing_of(&name);
         let weight = weights.take_anywhere(&name)?;
         let Some(params) = packed else {
-            let transposed = weight.swap_axes(-1, -2)?;
-            transposed.eval()?;
-            return Ok(Self::Plain { weight, transposed });
+            return Ok(Self::plain(weight)?);
         };
         let biases = format!("{module}.biases");
         let whole = format!("{module}.global_scale");
@@ -47,6 +45,12 @@ impl Matrix {
             whole: weights.has(&whole).then(|| weights.take(&whole)).transpose()?,
             params,
         }))
+    }
+
+    fn plain(weight: Array) -> Mlx<Self> {
+        let transposed = weight.swap_axes(-1, -2)?;
+        transposed.eval()?;
+        Ok(Self::Plain { weight, transposed })
     }
 
     /// Some of the columns, as a stack `[count, out, width]` in memory of its own.
@@ -61,12 +65,7 @@ impl Matrix {
             Ok(own)
         };
         Ok(match self {
-            Self::Plain { weight, .. } => {
-                let weight = part(weight, (1, 1))?;
-                let transposed = weight.swap_axes(-1, -2)?;
-                transposed.eval()?;
-                Self::Plain { weight, transposed }
-            }
+            Self::Plain { weight, .. } => Self::plain(part(weight, (1, 1))?)?,
             Self::Packed(Packed { weight, scales, biases, whole, params }) => {
                 let small = |size: u32| i32::try_from(size).unwrap_or(i32::MAX);
                 let groups = (1, small(params.group_size));
@@ -172,10 +171,7 @@ impl Linear {
         let Self { matrix, bias } = Self::take(weights, parts)?;
         let matrix = match matrix {
             Matrix::Plain { weight, .. } if !cpu::is_here() => {
-                let weight = weight.as_dtype(Dtype::Float32)?;
-                let transposed = weight.swap_axes(-1, -2)?;
-                transposed.eval()?;
-                Matrix::Plain { weight, transposed }
+                Matrix::plain(weight.as_dtype(Dtype::Float32)?)?
             }
             matrix => matrix,
         };

@@ -28,15 +28,19 @@ pub(super) struct Packed {
 impl Packed {
     /// `x [.., rows, in]` times the matrix: `[.., rows, out]`.
     pub(super) fn matmul(&self, x: &Array) -> Mlx<Array> {
-        self.multiplied(x, &[], |x| match cpu::matmul(x, &self.for_kernels())? {
-            Some(product) => Ok(product),
-            None => self.quantized_matmul(x, true),
-        })
+        self.multiplied(
+            x,
+            |whole| Ok(whole.clone()),
+            |x| match cpu::matmul(x, &self.for_kernels())? {
+                Some(product) => Ok(product),
+                None => self.quantized_matmul(x, true),
+            },
+        )
     }
 
     /// Every matrix of a stack applied to its own `x [1, count or 1, rows, in]`: `[1, count, rows, out]`.
     pub(super) fn matmul_each(&self, x: &Array) -> Mlx<Array> {
-        self.multiplied(x, &[1, 2], |x| match cpu::matmul_each(x, &self.for_kernels())? {
+        self.multiplied(x, of_each, |x| match cpu::matmul_each(x, &self.for_kernels())? {
             Some(products) => Ok(products),
             None => self.quantized_matmul(x, true),
         })
@@ -44,23 +48,20 @@ impl Packed {
 
     /// [`Self::matmul`] from the other side: `x [.., rows, out]` to `[.., rows, in]`.
     pub(super) fn matmul_backwards(&self, x: &Array) -> Mlx<Array> {
-        self.multiplied(x, &[1, 2], |x| self.quantized_matmul(x, false))
+        self.multiplied(x, of_each, |x| self.quantized_matmul(x, false))
     }
 
     /// What `product` makes of `x`, multiplied by what all of it is multiplied by, in 32 bits: where that is needed,
-    /// products before are far larger than after, too large for 16 bits. `axes` are those that the factors of a stack lack
-    /// behind their own.
+    /// products before are far larger than after, too large for 16 bits. `factors` says which number is for which product.
     fn multiplied(
         &self,
         x: &Array,
-        axes: &[i32],
+        factors: impl FnOnce(&Array) -> Mlx<Array>,
         product: impl FnOnce(&Array) -> Mlx<Array>,
     ) -> Mlx<Array> {
         let Some(whole) = &self.whole else { return product(x) };
-        let factors =
-            if whole.ndim() == 0 { whole.clone() } else { whole.expand_dims_axes(axes)? };
         let wide = product(&x.as_dtype(Dtype::Float32)?)?;
-        wide.multiply(factors)?.as_dtype(x.dtype())
+        wide.multiply(factors(whole)?)?.as_dtype(x.dtype())
     }
 
     const fn for_kernels(&self) -> cpu::Matrix<'_> {
@@ -93,10 +94,8 @@ impl Packed {
 
     /// For each of `indices`, the matrix of that number applied to its `x`.
     pub(super) fn gather_matmul(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
-        let Some(whole) = &self.whole else { return self.gathered(x, indices, sorted) };
-        let factors = whole.take_axis(indices, 0)?.expand_dims_axes(&[-1, -2])?;
-        let wide = self.gathered(&x.as_dtype(Dtype::Float32)?, indices, sorted)?;
-        wide.multiply(factors)?.as_dtype(x.dtype())
+        let factors = |whole: &Array| whole.take_axis(indices, 0)?.expand_dims_axes(&[-1, -2]);
+        self.multiplied(x, factors, |x| self.gathered(x, indices, sorted))
     }
 
     fn gathered(&self, x: &Array, indices: &Array, sorted: bool) -> Mlx<Array> {
@@ -200,4 +199,9 @@ struct Call {
     group_size: mlx_optional_int,
     bits: mlx_optional_int,
     mode: &'static CStr,
+}
+
+/// The numbers of a stack, for `[1, count, rows, out]`.
+fn of_each(whole: &Array) -> Mlx<Array> {
+    whole.expand_dims_axes(&[1, 2])
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, Attention, Beside, Experts, FeedForward, Gated, GroupedQuery, Latent,
-    LatentQuery, Layer, Linear, Norm, Routing, Stack, Stored,
+    LatentQuery, Layer, Linear, Norm, Stack, Stored,
 };
 
 /// A part of a model that a stage holds as a whole.
@@ -123,12 +123,11 @@ impl<'a> Needs<'a> {
 
     fn experts(&mut self, experts: &'a Experts) {
         self.matrix(&experts.router, &[], !experts.routes_wide);
-        let of_each = match &experts.routing {
-            Routing::Sigmoid { correction, .. } => Some(correction),
-            Routing::ChooseThenSoftmax { scales } => scales.as_ref(),
-            Routing::SoftmaxThenChoose { .. } => None,
-        };
-        of_each.into_iter().for_each(|name| self.floats(name, &[experts.router.rows], false));
+        experts
+            .routing
+            .of_each()
+            .into_iter()
+            .for_each(|name| self.floats(name, &[experts.router.rows], false));
         for stack in [&experts.gate, &experts.up, &experts.down] {
             self.stack(stack);
         }

@@ -2,7 +2,7 @@
 
 mod sigmoid;
 
-pub(super) use self::sigmoid::{SigmoidMixture, SparseLayers};
+pub(super) use self::sigmoid::{SigmoidMixture, SparseLayers, TYPES, listed_kinds};
 use super::Source;
 use super::decoder::Decoder;
 use crate::architecture::{Activation, Experts, Routing, Stack, Stored};

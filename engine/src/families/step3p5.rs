@@ -5,7 +5,7 @@
 
 use super::Source;
 use super::decoder::{Decoder, Defaults, expect_activation, expect_silu};
-use super::mixture::USUAL_NAMES;
+use super::mixture::{TYPES, USUAL_NAMES, listed_kinds};
 use super::of_layers::{OfLayers, PER_LAYER};
 use super::rope::{Asked, EVERYWHERE, NEARBY, THETA};
 use super::windows::Windows;
@@ -179,7 +179,6 @@ impl Lists<'_> {
     /// Which layers have experts: those that `moe_layers_enum` names, or `mlp_layer_types` as transformers 5 writes it.
     fn sparse(&self) -> Result<Vec<bool>, ModelError> {
         const NUMBERS: &str = "moe_layers_enum";
-        const TYPES: &str = "mlp_layer_types";
         let numbered = match self.config.value(NUMBERS) {
             None => None,
             Some(value) => Some(numbers(value).ok_or_else(|| {
@@ -190,23 +189,14 @@ impl Lists<'_> {
         let numbered = numbered.map(|numbers| -> Vec<bool> {
             (0..self.layers).map(|layer| numbers.contains(&layer)).collect()
         });
-        let Some(types) = self.config.texts(TYPES)? else {
+        let Some(listed) = listed_kinds(self.config)? else {
             // Silence means other layers to mlx-lm than to transformers.
             self.config.doubt_silence(NUMBERS);
             return Ok(
                 numbered.unwrap_or_else(|| (0..self.layers).map(|layer| layer >= 3).collect())
             );
         };
-        let kinds = types.into_iter().map(|kind| match kind {
-            "sparse" => Ok(true),
-            "dense" => Ok(false),
-            other => {
-                let other: String = other.chars().take(40).collect();
-                let problem = format!("names `{other}`; supported are `dense` and `sparse`");
-                Err(self.config.problem(TYPES, problem))
-            }
-        });
-        let listed = self.cut(TYPES, kinds.collect::<Result<Vec<_>, _>>()?)?;
+        let listed = self.cut(TYPES, listed)?;
         if numbered.is_some_and(|numbered| numbered != listed) {
             return Err(self
                 .config

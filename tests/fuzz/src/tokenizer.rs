@@ -12,14 +12,17 @@ use serde_json::{Map, Value, json};
 use crate::decisions::Decisions;
 use crate::folder::Folder;
 
-static MODEL: LazyLock<(Folder, ModelDir)> = LazyLock::new(|| {
+static MODEL: LazyLock<(Folder, ModelDir)> = LazyLock::new(model);
+
+/// The folder of a model that has everything but a tokenizer.
+pub(crate) fn model() -> (Folder, ModelDir) {
     let folder = Folder::new();
     let config = br#"{"model_type": "planaria_fake", "num_hidden_layers": 1, "hidden_size": 1,
         "vocab_size": 1, "max_position_embeddings": 1}"#;
     folder.write("config.json", config);
     let model = ModelDir::open(folder.path()).unwrap();
     (folder, model)
-});
+}
 
 const WORDS: &[&str] = &[
     "",

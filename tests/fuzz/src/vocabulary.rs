@@ -9,19 +9,10 @@ use serde_json::{Map, Value, json};
 
 use crate::decisions::Decisions;
 use crate::folder::Folder;
-use crate::tokenizer::use_it;
+use crate::tokenizer::{model, use_it};
 
 /// Two models' folders, one for each format.
-static MODELS: LazyLock<[(Folder, ModelDir); 2]> = LazyLock::new(|| {
-    [(); 2].map(|()| {
-        let folder = Folder::new();
-        let config = br#"{"model_type": "planaria_fake", "num_hidden_layers": 1, "hidden_size": 1,
-            "vocab_size": 1, "max_position_embeddings": 1}"#;
-        folder.write("config.json", config);
-        let model = ModelDir::open(folder.path()).unwrap();
-        (folder, model)
-    })
-});
+static MODELS: LazyLock<[(Folder, ModelDir); 2]> = LazyLock::new(|| [(); 2].map(|()| model()));
 
 const WORDS: &[&str] = &[
     "a",

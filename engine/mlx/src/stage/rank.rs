@@ -137,11 +137,7 @@ impl MlxStage {
         };
         let own = share.architecture.layers.iter().skip(layers.first() as usize);
         let width = self.dir.activation().bitsize() as u64 / 8;
-        let kv = |layer: &planaria_engine::architecture::Layer| LayerKv {
-            bytes_per_token: u64::from(layer.attention.kv_numbers()) * width,
-            window: layer.attention.window(),
-        };
-        own.take(layers.count() as usize).map(kv).collect()
+        own.take(layers.count() as usize).map(|layer| layer.attention.kv(width)).collect()
     }
 
     fn load_share(

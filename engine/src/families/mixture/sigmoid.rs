@@ -31,7 +31,25 @@ pub(in super::super) struct SparseLayers {
     pub(in super::super) always: bool,
 }
 
-const TYPES: &str = "mlp_layer_types";
+/// Says of each layer whether it has experts.
+pub(in super::super) const TYPES: &str = "mlp_layer_types";
+
+/// What [`TYPES`] says, if it says something.
+pub(in super::super) fn listed_kinds(
+    config: &Section<'_>,
+) -> Result<Option<Vec<bool>>, ModelError> {
+    let Some(types) = config.texts(TYPES)? else { return Ok(None) };
+    let kinds = types.into_iter().map(|kind| match kind {
+        "sparse" => Ok(true),
+        "dense" => Ok(false),
+        other => {
+            let other: String = other.chars().take(40).collect();
+            let problem = format!("names `{other}`; supported are `dense` and `sparse`");
+            Err(config.problem(TYPES, problem))
+        }
+    });
+    kinds.collect::<Result<_, _>>().map(Some)
+}
 
 impl SparseLayers {
     fn read(self, config: &Section<'_>, layers: u32) -> Result<Vec<bool>, ModelError> {
@@ -42,19 +60,9 @@ impl SparseLayers {
         };
         let counted =
             |first: u32| (0..layers).map(move |layer| layer >= first && layer.is_multiple_of(step));
-        let Some(types) = config.texts(TYPES)? else {
+        let Some(listed) = listed_kinds(config)? else {
             return Ok(counted(first.unwrap_or(self.first)).collect());
         };
-        let kinds = types.into_iter().map(|kind| match kind {
-            "sparse" => Ok(true),
-            "dense" => Ok(false),
-            other => {
-                let other: String = other.chars().take(40).collect();
-                let problem = format!("names `{other}`; supported are `dense` and `sparse`");
-                Err(config.problem(TYPES, problem))
-            }
-        });
-        let listed: Vec<bool> = kinds.collect::<Result<_, _>>()?;
         if listed.len() != layers as usize {
             let problem = format!("has {} entries for {layers} layers", listed.len());
             return Err(config.problem(TYPES, problem));

@@ -61,6 +61,16 @@ const fn number(input: usize, output: usize) -> u32 {
     ((3 * input + 5 * output) % 16) as u32
 }
 
+/// [`number`] for all inputs and outputs, as GPTQ stores them.
+fn words_of_gptq() -> Vec<u8> {
+    let words = (0..2).flat_map(|word| {
+        (0..8).map(move |output| -> u32 {
+            (0..8).map(|place| number(word * 8 + place, output) << (4 * place)).sum()
+        })
+    });
+    words.flat_map(u32::to_le_bytes).collect()
+}
+
 #[test]
 fn both_orders_give_the_same_matrix() {
     let expected: Vec<u32> = (0..8)
@@ -70,14 +80,7 @@ fn both_orders_give_the_same_matrix() {
             })
         })
         .collect();
-    let gptq: Vec<u8> = (0..2)
-        .flat_map(|word| {
-            (0..8).map(move |output| -> u32 {
-                (0..8).map(|place| number(word * 8 + place, output) << (4 * place)).sum()
-            })
-        })
-        .flat_map(u32::to_le_bytes)
-        .collect();
+    let gptq = words_of_gptq();
     let weight = |order| Recipe::Integers(integers(order), IntegerPart::Weight);
     assert_eq!(words(&made(weight(Order::Gptq), &[&gptq]).unwrap()), expected);
     // Nibbles of a word from the lowest: outputs 0, 2, 4, 6, 1, 3, 5, 7.
@@ -120,15 +123,8 @@ fn scales_change_places_and_zero_points_become_biases() {
 
 #[test]
 fn integers_are_unpacked_as_mlx_does() {
-    // Numbers of the first test: inputs by outputs, zero points 0 to 7, scales 1 to 16.
-    let gptq: Vec<u8> = (0..2)
-        .flat_map(|word| {
-            (0..8).map(move |output| -> u32 {
-                (0..8).map(|place| number(word * 8 + place, output) << (4 * place)).sum()
-            })
-        })
-        .flat_map(u32::to_le_bytes)
-        .collect();
+    // Zero points 0 to 7, scales 1 to 16.
+    let gptq = words_of_gptq();
     let scales: Vec<f32> = (1..=16_u8).map(f32::from).collect();
     let zeros = u32::to_le_bytes(0x7654_3210).repeat(2);
     let recipe = Recipe::Integers(integers(Order::Gptq), IntegerPart::Plain);
