@@ -18,9 +18,9 @@ pub use layer_set::LayerSet;
 pub use layers::{InvalidLayerRange, LayerRange, NotLayers};
 pub use model_name::{InvalidModelName, ModelName};
 pub use settings::{
-    CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, LogFormat, Machine, Mistake,
-    Origin, Overrides, Parsers, PeerAddress, SEQUENCES, SETTINGS, SettingDoc, SettingValue,
-    Settings, Strategy, THREADS, TraceProtocol, TraceRatio,
+    CONTEXT_TOKENS, CollectorUrl, Environment, FLAGS, InvalidSettings, KvBits, LogFormat, Machine,
+    Mistake, Origin, Overrides, Parsers, PeerAddress, PerModel, SEQUENCES, SETTINGS, SettingDoc,
+    SettingValue, Settings, Strategy, THREADS, TraceProtocol, TraceRatio,
 };
 pub use units::{ByteSize, InvalidByteSize};
 

@@ -19,7 +19,9 @@ use thiserror::Error;
 use crate::{ByteSize, LayerRange, ModelName};
 use layers::Layers;
 pub use table::{FLAGS, SETTINGS, SettingDoc};
-pub use values::{CollectorUrl, LogFormat, PeerAddress, Strategy, TraceProtocol, TraceRatio};
+pub use values::{
+    CollectorUrl, KvBits, LogFormat, PeerAddress, Strategy, TraceProtocol, TraceRatio,
+};
 
 /// Longest sequence that can be asked for, in tokens.
 pub const CONTEXT_TOKENS: RangeInclusive<u32> = 16..=1 << 24;
@@ -49,9 +51,39 @@ pub struct Machine<'a> {
     pub reasoning_formats: &'a [&'static str],
 }
 
-/// How the answers of models are read where that is not to be found out: a format's name (`none` for none), of one model or
-/// of all others.
-pub type Parsers = Vec<(Option<ModelName>, &'static str)>;
+/// What a setting says of single models, and of all others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PerModel<T>(Vec<(Option<ModelName>, T)>);
+
+impl<T> PerModel<T> {
+    /// Nothing.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// What it says of a model: the entry of its own, or else the one for all.
+    #[must_use]
+    pub fn of(&self, name: &ModelName) -> Option<&T> {
+        let own = self.0.iter().find(|(model, _)| model.as_ref() == Some(name));
+        own.or_else(|| self.0.iter().find(|(model, _)| model.is_none())).map(|(_, value)| value)
+    }
+}
+
+impl<T> Default for PerModel<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> FromIterator<(Option<ModelName>, T)> for PerModel<T> {
+    fn from_iter<I: IntoIterator<Item = (Option<ModelName>, T)>>(entries: I) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+/// How the answers of models are read where that is not to be found out: a format's name (`none` for none).
+pub type Parsers = PerModel<&'static str>;
 
 /// The effective settings of a node. Each field is described in [`SETTINGS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +136,8 @@ pub struct Settings {
     pub tool_parsers: Parsers,
     /// Key `reasoning-parser`.
     pub reasoning_parsers: Parsers,
+    /// Key `kv-bits`; `None` of a model means numbers as it has them.
+    pub kv_bits: PerModel<Option<KvBits>>,
     /// Key `max-queued`.
     pub max_queued: u32,
     /// Key `prefill-chunk`.
@@ -253,10 +287,13 @@ impl Settings {
         let plan_streams = layers.one("plan-streams", |text| whole_number(text, 1..=4096));
         let replan_after = layers.one("replan-after", duration);
         let standby = layers.one("standby", switch);
-        let parser = |text: &str, formats: &[&'static str]| values::parser(text, formats);
+        let parser = |text: &str, formats: &[&'static str]| {
+            values::of_model(text, |text| values::parser(text, formats))
+        };
         let tool_parsers = layers.many("tool-parser", |text| parser(text, machine.tool_formats));
         let reasoning_parsers =
             layers.many("reasoning-parser", |text| parser(text, machine.reasoning_formats));
+        let kv_bits = layers.many("kv-bits", |text| values::of_model(text, values::kv_bits));
         let max_queued = layers.one("max-queued", |text| whole_number(text, 0..=65_536));
         let prefill_chunk = layers.one("prefill-chunk", |text| whole_number(text, 1..=65_536));
         let boundary_logs = layers.one("boundary-logs", |text| text.parse().map_err(said));
@@ -292,8 +329,9 @@ impl Settings {
             plan_streams: plan_streams?,
             replan_after: replan_after?,
             standby: standby?,
-            tool_parsers: tool_parsers?,
-            reasoning_parsers: reasoning_parsers?,
+            tool_parsers: tool_parsers?.into_iter().collect(),
+            reasoning_parsers: reasoning_parsers?.into_iter().collect(),
+            kv_bits: kv_bits?.into_iter().collect(),
             max_queued: max_queued?,
             prefill_chunk: prefill_chunk?,
             boundary_logs: boundary_logs?,

@@ -5,12 +5,14 @@
 //! how large they are, how much KV a token takes, and the stage that computes them on MLX. It is
 //! plain data: nothing here reads files or computes.
 
+mod kv;
 mod parts;
 mod units;
 mod working;
 
-use crate::geometry::LayerKv;
+use planaria_config::KvBits;
 
+pub use self::kv::KV_GROUP;
 pub(crate) use self::parts::{Need, Part};
 pub use self::units::{FeedForwardUnit, LayerShare, RankUnits, Share, Uncuttable};
 pub use self::working::{FORM_TOKEN_BYTES, HEAP_SLACK_BYTES, MLX_CACHE_BYTES, OWN_BYTES};
@@ -38,6 +40,8 @@ pub struct Architecture {
     pub logit_divisor: Option<f32>,
     /// What files may hold besides.
     pub extras: Vec<Extra>,
+    /// What numbers of KV caches are packed into; `None`: as they are. A setting, and no file's.
+    pub kv_bits: Option<KvBits>,
 }
 
 /// Tensors that files of a model may hold and that nothing is computed with. Any other tensor that
@@ -501,33 +505,6 @@ impl Routing {
             Self::Sigmoid { correction, .. } => Some(correction),
             Self::ChooseThenSoftmax { scales } => scales.as_ref(),
             Self::SoftmaxThenChoose { .. } => None,
-        }
-    }
-}
-
-impl Attention {
-    /// Numbers that a token leaves in the KV cache.
-    #[must_use]
-    pub fn kv_numbers(&self) -> u32 {
-        match self {
-            Self::Grouped(grouped) => 2 * grouped.kv_heads * grouped.head_dim,
-            Self::Latent(latent) => latent.rank + latent.turned_dim,
-        }
-    }
-
-    /// What it remembers of a sequence, in numbers of `width` bytes.
-    #[must_use]
-    pub fn kv(&self, width: u64) -> LayerKv {
-        let bytes_per_token = u64::from(self.kv_numbers()) * width;
-        LayerKv { bytes_per_token, window: self.window() }
-    }
-
-    /// How many tokens it sees; `None` is all.
-    #[must_use]
-    pub fn window(&self) -> Option<u32> {
-        match self {
-            Self::Grouped(grouped) => grouped.window,
-            Self::Latent(_) => None,
         }
     }
 }

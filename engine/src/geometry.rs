@@ -121,6 +121,9 @@ pub struct WorkingSet {
     pub per_pair: u64,
     /// For each token after which another is sampled: its scores for the whole vocabulary.
     pub per_sampled: u64,
+    /// For each position of one sequence: its keys and values, where they are unpacked to be seen.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub per_position: u64,
 }
 
 /// The most tokens of prompts that come into one step.
@@ -186,7 +189,7 @@ impl Geometry {
     /// twice while it is moved to where there is more room.
     #[must_use]
     pub fn working_bytes(&self, context_tokens: u32, sequences: u32) -> u64 {
-        let WorkingSet { always, per_token, per_pair, per_sampled } = self.working;
+        let WorkingSet { always, per_token, per_pair, per_sampled, per_position } = self.working;
         // No step is longer than the context.
         let tokens = u64::from(STEP_TOKENS.min(context_tokens));
         let pairs = tokens.saturating_mul(u64::from(context_tokens));
@@ -197,6 +200,15 @@ impl Geometry {
             .saturating_add(tokens.saturating_mul(per_token))
             .saturating_add(pairs.saturating_mul(per_pair))
             .saturating_add(u64::from(sequences).saturating_mul(per_sampled))
+            .saturating_add(u64::from(context_tokens).saturating_mul(per_position))
+    }
+
+    /// Takes in what each layer remembers.
+    pub(crate) fn set_kv(&mut self, layers: Vec<LayerKv>) {
+        let most = layers.iter().map(|layer| layer.bytes_per_token).max().unwrap_or(0);
+        let alike = |layer: &LayerKv| layer.bytes_per_token == most && layer.window.is_none();
+        self.kv_bytes_per_token_per_layer = most;
+        self.kv_layers = if layers.iter().all(alike) { Vec::new() } else { layers };
     }
 
     /// What a layer remembers of a sequence.
@@ -227,6 +239,11 @@ pub(crate) const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
     Some(range) => range,
     None => unreachable!(),
 };
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
+}
 
 /// No more than any model is taken to have.
 fn few_layers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<LayerKv>, D::Error> {
@@ -271,7 +288,13 @@ mod tests {
             hidden_bytes: 8,
             max_context: 1000,
             vocab: 10,
-            working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40 },
+            working: WorkingSet {
+                always: 7,
+                per_token: 3,
+                per_pair: 2,
+                per_sampled: 40,
+                per_position: 0,
+            },
             cut: None,
         }
     }
@@ -299,6 +322,9 @@ mod tests {
         let peak = untied.peak_bytes(range(0, 1), 1000, 4);
         assert_eq!(peak, 50 + 210 + kv + working + 7);
         assert_eq!(untied.working_bytes(10, 1), 7 + 10 * 3 + 100 * 2 + 40 + 2 * 10);
+        let mut unpacked = untied.clone();
+        unpacked.working.per_position = 9;
+        assert_eq!(unpacked.working_bytes(1000, 4) - untied.working_bytes(1000, 4), 9000);
     }
 
     #[test]

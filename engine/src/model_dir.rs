@@ -15,6 +15,7 @@ mod headers;
 pub(crate) mod json;
 pub(crate) mod limits;
 mod made;
+mod models_folder;
 mod quantization;
 mod repack;
 mod shelves;
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use planaria_config::LayerSet;
+use planaria_config::{KvBits, LayerSet};
 pub use safetensors::Dtype;
 
 pub use self::config::{FakeConfig, ModelConfig};
@@ -40,6 +41,7 @@ pub use self::headers::TensorInfo;
 use self::json::{Section, parse_object, read_bounded};
 pub use self::limits::MAX_LAYERS;
 pub use self::made::Made;
+pub use self::models_folder::ModelsFolder;
 use self::quantization::Listed;
 pub use self::quantization::{QuantMode, QuantParams};
 use self::repack::Repacked;
@@ -145,6 +147,31 @@ impl ModelDir {
             generation_defaults: generation.defaults,
             stamps,
         })
+    }
+
+    /// The same model, with the numbers of its KV caches packed as a setting says. Planned layers (`fake`) have none.
+    ///
+    /// # Errors
+    /// When it has rows of numbers that cannot be packed.
+    pub fn with_kv_bits(mut self, bits: Option<KvBits>) -> Result<Self, ModelError> {
+        let ModelConfig::Transformer(model) = &mut self.config else { return Ok(self) };
+        model.kv_bits = bits;
+        if let Some(width) = bits.and_then(|_| model.unpackable_kv()) {
+            return Err(ModelError::KvBits { folder: self.path, width });
+        }
+        let width = number_bytes(self.activation);
+        self.geometry.set_kv(kv_of_layers(model, width));
+        self.geometry.working = model.working_set(width);
+        Ok(self)
+    }
+
+    /// What the numbers of its KV caches are packed into; `None`: as they are.
+    #[must_use]
+    pub fn kv_bits(&self) -> Option<KvBits> {
+        match &self.config {
+            ModelConfig::Transformer(model) => model.kv_bits,
+            ModelConfig::Fake(_) => None,
+        }
     }
 
     /// The folder.
@@ -366,27 +393,31 @@ fn transformer_geometry(
     claims.expect_all(model, model_type)?;
     let cut = cut(shelf, model, bytes_per_layer.iter().sum())?;
     let activation = activation.unwrap_or(Dtype::F32);
-    let width = if activation == Dtype::F32 { 4 } else { 2 };
-    let kv = model.layers.iter().map(|layer| layer.attention.kv(u64::from(width)));
-    let mut kv_layers: Vec<LayerKv> = kv.collect();
-    let most = kv_layers.iter().map(|layer| layer.bytes_per_token).max().unwrap_or(0);
-    if kv_layers.iter().all(|layer| layer.bytes_per_token == most && layer.window.is_none()) {
-        kv_layers.clear();
-    }
-    let geometry = Geometry {
+    let width = number_bytes(activation);
+    let mut geometry = Geometry {
         bytes_per_layer,
         embed_bytes,
         head_bytes,
         tied: model.head.is_none(),
-        kv_bytes_per_token_per_layer: most,
-        kv_layers,
-        hidden_bytes: model.hidden_size * width,
+        kv_bytes_per_token_per_layer: 0,
+        kv_layers: Vec::new(),
+        hidden_bytes: model.hidden_size * u32::try_from(width).unwrap_or(u32::MAX),
         max_context: model.max_context,
         vocab: model.vocab_size,
-        working: model.working_set(u64::from(width)),
+        working: model.working_set(width),
         cut: Some(cut),
     };
+    geometry.set_kv(kv_of_layers(model, width));
     Ok((geometry, activation))
+}
+
+/// Bytes of a number of hidden states, and of KV that is not packed.
+const fn number_bytes(activation: Dtype) -> u64 {
+    if matches!(activation, Dtype::F32) { 4 } else { 2 }
+}
+
+fn kv_of_layers(model: &Architecture, width: u64) -> Vec<LayerKv> {
+    model.layers.iter().map(|layer| layer.attention.kv(width, model.kv_bits)).collect()
 }
 
 /// How the layers of a model, which have so many bytes, can be shared by ranks.

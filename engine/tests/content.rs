@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use planaria_config::KvBits;
 use planaria_engine::model_dir::{Content, ModelDir, Part, PartDigest, TensorSum};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -89,6 +90,34 @@ fn a_part_that_differs_is_named_and_no_other() {
     let config = demo();
     change_json(&config.path().join("config.json"), |json| json["rope_theta"] = json!(5000.0));
     assert_eq!(original.differences(&content(&config)), [Part::Config]);
+}
+
+#[test]
+fn packed_kv_is_another_setting_with_other_sizes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/kv8-q4");
+    let plain = ModelDir::open(&folder).unwrap();
+    let layer = |dir: &ModelDir| dir.geometry().layer_kv(0).bytes_per_token;
+    let numbers = layer(&plain) / 2;
+    // A scale and a bias of two bytes for 32 numbers.
+    let scales = numbers / 8;
+    for (bits, bytes) in [(KvBits::Eight, numbers), (KvBits::Four, numbers / 2)] {
+        let packed = plain.clone().with_kv_bits(Some(bits)).unwrap();
+        assert_eq!((packed.kv_bits(), layer(&packed)), (Some(bits), bytes + scales));
+        assert_eq!(packed.digest(), plain.digest());
+        assert_eq!(plain.content().differences(&packed.content()), [Part::KvBits]);
+        let again = packed.with_kv_bits(None).unwrap();
+        assert_eq!(again.geometry(), plain.geometry());
+    }
+    let silent = Content { kv_bits: None, ..plain.content() };
+    assert!(silent.agrees_with(&plain.content()), "a member of an older build");
+}
+
+#[test]
+fn rows_without_whole_groups_cannot_be_packed() {
+    let folder = demo();
+    let error = open(&folder).with_kv_bits(Some(KvBits::Eight)).unwrap_err().to_string();
+    assert!(error.contains("`kv-bits`") && error.contains("24 of them"), "{error}");
+    assert!(open(&folder).with_kv_bits(None).is_ok());
 }
 
 #[test]

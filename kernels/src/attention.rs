@@ -8,12 +8,15 @@
 //! that none of them sees, nor on threads.
 //!
 //! Scores, softmax and result are rounded to the type of the queries where MLX rounds them.
+//!
+//! Keys and values may be packed ([`KvBits`]). Each number of them is then `q * scale + bias`, rounded once to an `f32`.
 #![expect(clippy::indexing_slicing, reason = "of arrays, and of slices of the very length")]
 #![expect(clippy::needless_range_loop, reason = "several arrays are gone through at once")]
 
 use std::ops::Range;
 
 use crate::isa::Isa;
+use crate::kv_bits::{KV_GROUP, KvBits};
 use crate::number::Number;
 use crate::out::Out;
 use crate::pool::Pool;
@@ -32,35 +35,45 @@ const ROWS: usize = 16;
 pub struct Heads<'a> {
     /// The bytes, little endian.
     pub bytes: &'a [u8],
-    /// How each number is stored.
+    /// How each number is stored; of packed ones, each scale and bias.
     pub number: Number,
+    /// How numbers are packed, if they are.
+    pub packed: Option<KvBits>,
     /// How many heads.
     pub heads: usize,
     /// How many positions.
     pub positions: usize,
     /// Numbers of each head at each position.
     pub width: usize,
-    /// Numbers from one head to the next.
+    /// Numbers from one head to the next; bytes, if they are packed.
     pub head_stride: usize,
-    /// Numbers from one position to the next.
+    /// Numbers from one position to the next; bytes, if they are packed.
     pub position_stride: usize,
 }
 
 impl<'a> Heads<'a> {
     fn check(&self, what: &'static str) -> Result<(), Misfit> {
+        if self.packed.is_some() && !self.width.is_multiple_of(KV_GROUP) {
+            return Err(Misfit::Count {
+                what: "packed numbers of a head and of a group",
+                rows: self.width,
+                matrix: KV_GROUP,
+            });
+        }
+        let (item, row) = (self.item_bytes(), self.row_items());
         let last = |count: usize, stride: usize| count.saturating_sub(1).saturating_mul(stride);
         let wanted = last(self.heads, self.head_stride)
             .saturating_add(last(self.positions, self.position_stride))
-            .saturating_add(self.width)
-            .saturating_mul(self.number.bytes());
+            .saturating_add(row)
+            .saturating_mul(item);
         let bytes = self.bytes.len();
         let is_empty = self.heads == 0 || self.positions == 0;
-        let overlap = |count: usize, stride: usize| count > 1 && stride < self.width.max(1);
+        let overlap = |count: usize, stride: usize| count > 1 && stride < row.max(1);
         if self.width == 0
             || overlap(self.heads, self.head_stride)
             || overlap(self.positions, self.position_stride)
         {
-            let (rows, matrix) = (self.width, self.head_stride.min(self.position_stride));
+            let (rows, matrix) = (row, self.head_stride.min(self.position_stride));
             return Err(Misfit::Count {
                 what: "numbers of a head and from one to the next",
                 rows,
@@ -72,16 +85,35 @@ impl<'a> Heads<'a> {
 
     #[inline(always)]
     fn at(&self, head: usize, position: usize) -> &'a [u8] {
-        let size = self.number.bytes();
+        let size = self.item_bytes();
         let start = (head * self.head_stride + position * self.position_stride) * size;
-        self.bytes.get(start..start + self.width * size).unwrap_or_default()
+        self.bytes.get(start..start + self.row_items() * size).unwrap_or_default()
+    }
+
+    /// Bytes of what strides count.
+    #[inline(always)]
+    const fn item_bytes(&self) -> usize {
+        if self.packed.is_some() { 1 } else { self.number.bytes() }
+    }
+
+    /// How many of these a row has.
+    #[inline(always)]
+    const fn row_items(&self) -> usize {
+        match self.packed {
+            None => self.width,
+            Some(bits) => bits.row_bytes(self.width, self.number),
+        }
     }
 
     /// Numbers of one position of one head, in vectors filled up with zeros.
     #[inline(always)]
     fn load<S: Simd>(&self, simd: S, head: usize, position: usize, to: &mut [Vector]) {
-        let to = to.as_flattened_mut();
-        self.number.load(simd, self.at(head, position), &mut to[..self.width]);
+        let to = &mut to.as_flattened_mut()[..self.width];
+        let row = self.at(head, position);
+        match self.packed {
+            None => self.number.load(simd, row, to),
+            Some(bits) => bits.unpack(simd, row, self.number, to),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ family's), and where they are wanted `dtype` (float32 without), `quantize` and
 `overrides` (for mlx-lm's quantize_model), `only` (a part of the names of what is
 quantized), `layout` (a key of layouts.LAYOUTS; MLX's own names without), `files` (how
 many), `format` (a key of formats.FORMATS and its arguments; needs a layout), `index` (what
-decides its seeds, in place of its position), `safety` (how many times the noise a margin must be), `gains` (how large a kind
+decides its seeds, in place of its position), `kv_bits` (the setting of Planaria), `safety` (how many times the noise a margin must be), `gains` (how large a kind
 of random parameter is, see checkpoint.py).
 """
 
@@ -413,6 +413,15 @@ CASES |= {name: case | {"index": 400 + index} for index, (name, case) in enumera
     # Latent attention turns a matrix, which no packed one can be.
     "awq-mla": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": PACKED_MLA, "format": ["awq", 32]},
     "int4-mla": {"family": "deepseek_v3", "layout": "deepseek-hf", "config": PACKED_MLA, "format": ["int4", 32]},
+}.items())}
+# Heads that groups of a packed cache divide.
+CASES |= {name: case | {"index": 460 + index} for index, (name, case) in enumerate({
+    "kv8-q4": {"config": WIDE | {"num_hidden_layers": 4, "head_dim": 32}, "dtype": "bfloat16", "kv_bits": 8,
+               "quantize": {"group_size": 64, "bits": 4}, "safety": 0.6},
+    "kv4": {"config": {"head_dim": 32, "hidden_size": 32}, "kv_bits": 4},
+    "kv8-windows": {"family": "gemma3_text", "config": {"head_dim": 32}, "kv_bits": 8},
+    "kv4-windows-sinks": {"family": "gpt_oss", "config": {"head_dim": 32}, "kv_bits": 4},
+    "kv4-mla": {"family": "deepseek_v3", "config": {"kv_lora_rank": 32, "qk_rope_head_dim": 32}, "kv_bits": 4},
 }.items())}
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}

@@ -30,6 +30,7 @@ reference.py has the models that answer, mistakes.py breaks them.
 golden.json: `texts` (the prompts as text), `prompts` (their ids, which is what
 the shipped tokenizer gives), `tokens` (greedy, end of sequence ignored; no
 special token is among them), `completions` (the tokens as text), versions.
+`kv_bits`, where it is there, is the setting with which they are given.
 `differs_from_mlx_lm`, where it is there, says why the tokens are not mlx-lm's own.
 `logprobs`, where a family caps its logits or divides them (which changes no greedy token), are the
 logarithms of the probabilities of `tokens`.
@@ -56,7 +57,8 @@ from cases import (BASE, CASES, LENGTHS, LOWEST_CHOICE_MARGIN, LOWEST_MARGIN, ME
                    steps_for)
 from checkpoint import write_checkpoint
 from mistakes import count_noticed
-from reference import DIFFERENCES, as_float32, choice_margin, greedy, greedy_rows, load, logprobs, margin_and_noise
+from reference import (DIFFERENCES, as_float32, choice_margin, greedy, greedy_by_mlx_lm, greedy_rows, kv_bits, load,
+                       logprobs, margin_and_noise)
 
 HERE = Path(__file__).resolve().parent
 CHAT_TEMPLATE = (
@@ -99,6 +101,8 @@ def make_case(name, out):
     for attempt in range(100):
         shutil.rmtree(out, ignore_errors=True)
         write_checkpoint(case, SEEDS_PER_CASE * (index + 1) + attempt, out)
+        if bits := case.get("kv_bits"):
+            (out / "golden.json").write_text(json.dumps({"kv_bits": bits}))
         write_tokenizer(tokenizer, out)
         model, config = load(out)
         found = []
@@ -138,6 +142,11 @@ def make_case(name, out):
     inner = getattr(model, "language_model", model)
     if getattr(inner, "final_logit_softcapping", None) or hasattr(inner, "logits_scaling"):
         golden["logprobs"] = [logprobs(model, ids, path) for ids, path in zip(prompts, tokens)]
+    if bits := kv_bits(out):
+        golden["kv_bits"] = bits
+        if case.get("family", "llama") == "llama":
+            for ids, path in zip(prompts, tokens):
+                assert greedy_by_mlx_lm(out, ids, len(path)) == path, f"{name}: mlx-lm's packed cache says something else"
     if reason := DIFFERENCES.get(config["model_type"]):
         check_difference(out, config["sliding_window"], prompts, tokens)
         golden["differs_from_mlx_lm"] = reason

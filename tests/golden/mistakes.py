@@ -18,7 +18,7 @@ from mlx_lm.models.step3p5 import ClampedSwiGLU, Step3p5MLP, Step3p5MoEGate
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import are_norms_from_one, text_part
-from reference import chooser_of, greedy, load, router_of, sparse_blocks
+from reference import chooser_of, greedy, load, router_of, sparse_blocks, with_packed_kv
 
 
 def count_noticed(folder, prompts, tokens):
@@ -613,6 +613,15 @@ def activation(make):
     return in_blocks(break_block)
 
 
+# What is remembered.
+
+def kv_of_other_bits(model, config):
+    """Four where eight are set: eight are so near to all of them that few tokens would tell."""
+    if not hasattr(model, "kv_bits"):
+        return False
+    return with_packed_kv(model, 4 if model.kv_bits == 8 else None)
+
+
 MISTAKES = {
     "no RoPE": no_rope,
     "RoPE not scaled": rope_not_scaled,
@@ -621,6 +630,7 @@ MISTAKES = {
     "RoPE everywhere": rope_everywhere,
     "RoPE in other layers": rope_in_other_layers,
     "heads mixed": heads_mixed,
+    "KV of other bits": kv_of_other_bits,
     "layers swapped": layers_swapped,
     "no input norm": flat("input_layernorm.weight", 1.0),
     "no second norm": flat("post_attention_layernorm.weight", 1.0),
@@ -709,7 +719,7 @@ MISTAKES = {
     "SwiGLU without alpha": activation(lambda: SwigluOAI(alpha=1.0)),
 }
 # No prompt that is short enough sees them.
-LONG_ONLY = {"queries the same everywhere"}
+LONG_ONLY = {"queries the same everywhere", "KV of other bits"}
 WINDOW_MISTAKES = {"no window", "window one too large", "window one too small", "window on the other layers"}
 # Noticing needs luck: one prompt is enough.
-SUBTLE = {"window one too large", "window one too small"}
+SUBTLE = {"window one too large", "window one too small", "KV of other bits"}

@@ -13,7 +13,7 @@ import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
 from mlx_lm.models import gemma2
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
 from formats import unpacked
@@ -56,7 +56,65 @@ def load(folder):
         # Gemma 4's have one configuration in common.
         if hasattr(router_of(block), "config"):
             router_of(block).config = copy.copy(router_of(block).config)
-    return with_windows(model, config), config
+    model = with_windows(model, config)
+    bits = kv_bits(folder)
+    return with_packed_kv(model, bits) if bits else model, config
+
+
+def kv_bits(folder):
+    """What the numbers of KV caches are packed into, by the setting that a case is made with."""
+    golden = Path(folder) / "golden.json"
+    return json.loads(golden.read_text()).get("kv_bits") if golden.exists() else None
+
+
+# Numbers of a packed cache that share a scale.
+KV_GROUP = 32
+
+
+def with_packed_kv(model, bits):
+    """The model with caches that give back what is left of numbers that were packed, whatever attention looks at them.
+
+    mlx-lm's own packed cache knows neither windows nor compressed keys and values.
+    """
+    kind = getattr(model, "unpacked_kind", type(model))
+    if not bits:
+        model.__class__ = kind
+        return model
+
+    class Packed(kind):
+        unpacked_kind, kv_bits = kind, bits
+
+        def make_cache(self):
+            made = kind.make_cache(self) if hasattr(kind, "make_cache") else [KVCache() for _ in self.layers]
+            for cache in made:
+                cache.__class__ = with_rounded_numbers(type(cache), bits)
+            return made
+
+        def __call__(self, inputs, cache=None, **others):
+            return super().__call__(inputs, cache=cache or self.make_cache(), **others)
+
+    model.__class__ = Packed
+    return model
+
+
+def with_rounded_numbers(kind, bits):
+    class Rounded(kind):
+        def update_and_fetch(self, keys, values):
+            return super().update_and_fetch(rounded(keys, bits), rounded(values, bits))
+
+    return Rounded
+
+
+def rounded(x, bits):
+    how = {"group_size": KV_GROUP, "bits": bits}
+    return mx.dequantize(*mx.quantize(x, **how), **how)
+
+
+def greedy_by_mlx_lm(folder, ids, count):
+    """What mlx-lm says with a packed cache of its own."""
+    model, _ = load_model(folder)
+    cache = [QuantizedKVCache(KV_GROUP, kv_bits(folder)) for _ in model.layers]
+    return [int(token) for token, _ in generate_step(mx.array(ids), model, max_tokens=count, prompt_cache=cache)]
 
 
 def with_windows(model, config):

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use planaria_config::{ByteSize, Strategy};
-use planaria_control::scheduler::preview::{Preview, PreviewRank, PreviewStage};
+use planaria_control::scheduler::preview::{Preview, PreviewKv, PreviewRank, PreviewStage};
 
 use super::node_api::NodeApi;
 use super::table;
@@ -106,6 +106,13 @@ fn describe(preview: &Preview) -> String {
         let busiest = table::milliseconds(preview.bottleneck_ms);
         text.push_str(&format!(
             "Several answers share the stages; the busiest one takes {busiest} for a token.\n"
+        ));
+    }
+    if let Some(PreviewKv { bytes, sequences, context, bits }) = preview.kv {
+        let numbers = bits.map(|bits| format!(", with numbers of {bits} bits")).unwrap_or_default();
+        let memory = ByteSize(bytes);
+        text.push_str(&format!(
+            "Of that memory, {memory} is for keys and values of {sequences} answers of up to {context} tokens{numbers}.\n"
         ));
     }
     if !preview.unpinned.is_empty() {

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use planaria_config::{ClusterKey, ClusterKeyError, Settings};
 use planaria_control::discovery::AnnouncementKey;
+use planaria_engine::model_dir::ModelsFolder;
 use planaria_engine::processor::Processor;
 use planaria_gateway::ApiKey;
 use planaria_gateway::stored_answers::StoredAnswers;
@@ -91,8 +92,8 @@ async fn serve(settings: Settings, traces: Traces, api_threads: Handle) -> anyho
     };
     let config = EndpointConfig { listen: settings.listen, hello, limits: Limits::default() };
     let endpoint = Endpoint::bind(&credentials, config)?;
-    let models_dir = settings.models_dir.clone();
-    let look = move || Inventory::look(&models_dir, &Inventory::default(), &BTreeSet::new());
+    let folders = ModelsFolder::from(&settings);
+    let look = move || Inventory::look(&folders, &Inventory::default(), &BTreeSet::new());
     let inventory = tokio::task::spawn_blocking(look).await?;
     let offered = machine::memory_bytes().context("how much memory the machine has")?;
     let limit = settings.memory_limit.map_or(offered, |limit| limit.bytes().min(offered));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use planaria_config::{
     Epoch, Incarnation, LayerRange, LayerSet, ModelName, NodeId, Settings, Strategy,
 };
-use planaria_engine::model_dir::Content;
+use planaria_engine::model_dir::{Content, Part};
 use planaria_engine::speed::{Device, Kernels};
 use planaria_protocol::capabilities::{LinkSpeed, MemoryState, PathSpeed};
 use planaria_protocol::plan::{Assignment, Plan, RankAssignment};
@@ -400,11 +400,18 @@ fn model_view(view: &View, name: &ModelName, model: &ModelPlan, strategy: Strate
 fn doubtful(view: &View, model: &ModelName, agreed: Option<&Agreement>) -> Vec<DoubtfulFiles> {
     let odd = agreed.into_iter().flat_map(|agreed| &agreed.odd).map(|(node, parts)| {
         let name = view.name(*node);
-        let problem = format!(
-            "the files of `{model}` on {name} differ from those of the other members ({}): it takes no part \
-             in the model until its folder is copied anew from one of them",
-            Agreement::describe(parts)
-        );
+        let problem = if parts.as_slice() == [Part::KvBits] {
+            format!(
+                "the setting kv-bits of `{model}` on {name} differs from that of the other members: it takes no \
+                 part in the model until it is started with the same value"
+            )
+        } else {
+            format!(
+                "the files of `{model}` on {name} differ from those of the other members ({}): it takes no \
+                 part in the model until its folder is copied anew from one of them",
+                Agreement::describe(parts)
+            )
+        };
         let differs = parts.iter().map(|part| part.name().to_owned()).collect();
         DoubtfulFiles { node: *node, name, differs, problem }
     });

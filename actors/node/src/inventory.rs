@@ -14,9 +14,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use planaria_config::ModelName;
+use planaria_config::{KvBits, ModelName};
 use planaria_engine::model_dir::{
-    ModelDir, PartDigest, PassedOver, Shelves, Stamp, Stamps, TensorSum, look_for_models,
+    ModelsFolder, PartDigest, PassedOver, Shelves, Stamp, Stamps, TensorSum, look_for_models,
 };
 use planaria_protocol::wire::HeldModel;
 
@@ -56,6 +56,8 @@ struct Sound {
     held: HeldModel,
     /// Of the files that layers are loaded from.
     stamps: Arc<Stamps>,
+    /// By the setting.
+    kv_bits: Option<KvBits>,
 }
 
 /// A file, and what changes with it.
@@ -69,8 +71,8 @@ impl Inventory {
     /// Reads a models folder; `before` is what was found there the last time. A model that was sound and is
     /// `in_use` stays known when its files cannot be read any more: what is in memory goes on.
     #[must_use]
-    pub fn look(models_dir: &Path, before: &Self, in_use: &BTreeSet<ModelName>) -> Self {
-        let (seen, problem) = match look_for_models(models_dir) {
+    pub fn look(folders: &ModelsFolder, before: &Self, in_use: &BTreeSet<ModelName>) -> Self {
+        let (seen, problem) = match look_for_models(folders.path()) {
             Ok(seen) => (seen, None),
             Err(error) => (Shelves::default(), Some(error.to_string())),
         };
@@ -79,13 +81,13 @@ impl Inventory {
         }
         let mut models = BTreeMap::new();
         for name in seen.names {
-            let folder = models_dir.join(name.as_str());
+            let folder = folders.of(&name);
             // Listed before it is opened, so that what changes meanwhile is noticed the next time.
             let files = list(&folder);
             let known = before.models.get(&name).filter(|known| known.files == files);
             let mut found = match known {
                 Some(known) => Found { away: None, ..known.clone() },
-                None => Found::open(&name, &folder, files),
+                None => Found::open(folders, &name, files),
             };
             let former = before.models.get(&name).filter(|_| in_use.contains(&name));
             if let Err(reason) = found.model.clone() {
@@ -161,6 +163,12 @@ impl Inventory {
     #[must_use]
     pub fn stamps(&self, name: &ModelName) -> Option<&Arc<Stamps>> {
         Some(&self.sound(name)?.stamps)
+    }
+
+    /// What the numbers of its KV caches are packed into.
+    #[must_use]
+    pub fn kv_bits(&self, name: &ModelName) -> Option<KvBits> {
+        self.sound(name)?.kv_bits
     }
 
     /// Why what is known of a model cannot be read any more.
@@ -240,8 +248,8 @@ impl Inventory {
 }
 
 impl Found {
-    fn open(name: &ModelName, folder: &Path, files: Vec<File>) -> Self {
-        let opened = ModelDir::open(folder).map_err(|error| error.to_string());
+    fn open(folders: &ModelsFolder, name: &ModelName, files: Vec<File>) -> Self {
+        let opened = folders.open(name).map_err(|error| error.to_string());
         let warnings = opened.as_ref().map(|model| model.warnings().to_vec()).unwrap_or_default();
         for warning in &warnings {
             tracing::warn!(model = %name, "{warning}");
@@ -255,6 +263,7 @@ impl Found {
                 unreadable: None,
             },
             stamps: Arc::new(model.stamps().clone()),
+            kv_bits: model.kv_bits(),
         });
         Self { files, model, away: None, has_changed: false, warnings }
     }
@@ -312,6 +321,8 @@ mod tests {
 
     use tempfile::TempDir;
 
+    use planaria_engine::model_dir::ModelDir;
+
     use super::*;
 
     fn put(models: &TempDir, name: &str, layers: u32) {
@@ -327,7 +338,7 @@ mod tests {
     }
 
     fn look(models: &TempDir, before: &Inventory) -> Inventory {
-        Inventory::look(models.path(), before, &BTreeSet::new())
+        Inventory::look(&models.path().into(), before, &BTreeSet::new())
     }
 
     fn names(models: &[HeldModel]) -> Vec<&str> {
@@ -384,7 +395,8 @@ mod tests {
         let odd = look(&models, &found);
         assert_eq!((odd.held().len(), odd.warnings().len()), (1, 1));
         assert!(odd.warnings()[0].1.contains("`num_beams` is 4"), "{:?}", odd.warnings());
-        let none = Inventory::look(&models.path().join("none"), &found, &BTreeSet::new());
+        let none =
+            Inventory::look(&(&*models.path().join("none")).into(), &found, &BTreeSet::new());
         assert_eq!((none.held(), none.unusable()), (vec![], vec![]));
         assert_eq!(changed(&none, &found), ["a"]);
     }
@@ -405,7 +417,7 @@ mod tests {
         put("used");
         let used: ModelName = "used".parse().unwrap();
         let in_use = BTreeSet::from([used.clone()]);
-        let look = |before: &Inventory| Inventory::look(&folder, before, &in_use);
+        let look = |before: &Inventory| Inventory::look(&(&*folder).into(), before, &in_use);
         let first = look(&Inventory::default());
 
         fs::rename(&folder, &away).unwrap();
@@ -432,7 +444,7 @@ mod tests {
         assert_eq!((names(&broken.held()), broken.unusable()), (vec!["idle", "used"], vec![]));
         assert!(broken.away(&used).unwrap().contains("config.json"), "{:?}", broken.away(&used));
         // Once nobody wants it, it is what it is.
-        let unwanted = Inventory::look(&folder, &broken, &BTreeSet::new());
+        let unwanted = Inventory::look(&(&*folder).into(), &broken, &BTreeSet::new());
         assert_eq!((names(&unwanted.held()), unwanted.unusable().len()), (vec!["idle"], 1));
     }
 
@@ -480,12 +492,12 @@ mod tests {
         // Whoever does loads nothing of them before they are known again, whatever changes meanwhile.
         let in_use = BTreeSet::from([name.clone()]);
         let unreadable = |of: &Inventory| of.held().remove(0).unreadable;
-        let mut changed = Inventory::look(models.path(), &words, &in_use);
+        let mut changed = Inventory::look(&models.path().into(), &words, &in_use);
         fs::write(folder.join("tokenizer_config.json"), "{} ").unwrap();
         for _ in 0..2 {
             changed.complete(&sums);
             assert!(unreadable(&changed).unwrap().contains("have changed"));
-            changed = Inventory::look(models.path(), &changed, &in_use);
+            changed = Inventory::look(&models.path().into(), &changed, &in_use);
         }
         let (_, stamps, file) = changed.unread(&sums, &in_use, &nothing).unwrap();
         let sum = ModelDir::open(&folder).unwrap().sum_of(&file).unwrap();

@@ -12,6 +12,7 @@ use planaria_control::membership::View;
 use planaria_control::scheduler::PlanTable;
 use planaria_control::scheduler::placement::Sizing;
 use planaria_control::supervision::Tally;
+use planaria_engine::model_dir::ModelsFolder;
 use planaria_engine::processor::Processor;
 use planaria_gateway::backups::Backups;
 use planaria_gateway::previewer::Previewer;
@@ -192,7 +193,7 @@ impl Parts {
             processor,
             inventory: watch::Sender::new(Arc::new(inventory)),
             served: Arc::new(
-                ServedModels::new(settings.models_dir.clone())
+                ServedModels::new(ModelsFolder::from(&settings))
                     .reading(settings.tool_parsers.clone(), settings.reasoning_parsers.clone()),
             ),
             endpoint,
@@ -399,7 +400,7 @@ impl Parts {
 
     pub(crate) fn for_inventory(&self) -> inventory::Deps {
         inventory::Deps {
-            models_dir: self.settings.models_dir.clone(),
+            folders: ModelsFolder::from(&*self.settings),
             store: self.store.clone(),
             view: self.view.subscribe(),
             inventory: self.inventory.clone(),

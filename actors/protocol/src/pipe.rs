@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use planaria_collectives::{GroupId, Rank};
-use planaria_config::{LayerRange, LayerSet, SequenceId};
+use planaria_config::{KvBits, LayerRange, LayerSet, SequenceId};
 use planaria_engine::architecture::RankUnits;
 use planaria_engine::model_dir::{ModelDigest, Stamps};
 use planaria_engine::sampler::{Sampled, SamplingParams};
@@ -114,6 +114,8 @@ pub struct Files {
     pub digest: ModelDigest,
     /// Their stamps.
     pub stamps: Stamps,
+    /// What the numbers of KV caches are packed into.
+    pub kv_bits: Option<KvBits>,
 }
 
 /// A segment to compute.

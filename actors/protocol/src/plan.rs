@@ -265,9 +265,9 @@ impl Plan {
     #[must_use]
     pub fn computes_as(&self, other: &Self) -> bool {
         let contents = self.parts.content.zip(other.parts.content);
-        let is_weights = |part: &Part| matches!(part, Part::Config | Part::Weights);
-        let differ =
-            |(one, other): (Content, Content)| one.differences(&other).iter().any(is_weights);
+        let differ = |(one, other): (Content, Content)| {
+            one.differences(&other).into_iter().any(Part::is_computed_with)
+        };
         self.parts.digest == other.parts.digest && !contents.is_some_and(differ)
     }
 

@@ -152,7 +152,7 @@ fn own_units(rank: &GroupRank) -> Result<RankUnits, ModelError> {
 
 /// Opens the model, if its files are those that the node knows: what is said of it holds for no others.
 fn open_same(model_dir: &Path, files: &Files) -> Result<ModelDir, ModelError> {
-    let dir = ModelDir::open(model_dir)?;
+    let dir = ModelDir::open(model_dir)?.with_kv_bits(files.kv_bits)?;
     let now = dir.stamps();
     let other = files.stamps.iter().find(|(file, stamp)| now.get(*file) != Some(*stamp));
     let other = other.or_else(|| now.iter().find(|(file, _)| !files.stamps.contains_key(*file)));

@@ -199,6 +199,12 @@ pub const SETTINGS: &[SettingDoc] = &[
         "Found out from a model's chat template and tokens unless set; `none` has thoughts shown as text. \
          docs/models.md lists the formats.",
     ),
+    list(
+        "kv-bits",
+        "Bits of the numbers in KV caches, as `BITS` or `MODEL=BITS` (`8`, `4`, `none`)",
+        "Numbers are as the model has them unless set. Packed, as many tokens take about half of the memory or a \
+         third of it, for answers that differ a little. Nodes with another value have another model: set it alike everywhere.",
+    ),
     one(
         "plan-streams",
         "1",

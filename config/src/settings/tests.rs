@@ -215,13 +215,31 @@ fn parsers_are_of_one_model_or_of_all() {
         let flags: Vec<_> = texts.iter().map(|text| ("tool-parser", *text)).collect();
         resolve(&flags, &[], "").map(|(settings, _)| settings.tool_parsers)
     };
-    let model = "org/m".parse().unwrap();
-    assert_eq!(parsers(&[]), Ok(vec![]));
-    assert_eq!(parsers(&["glm"]), Ok(vec![(None, "glm")]));
-    assert_eq!(parsers(&["org/m=none"]), Ok(vec![(Some(model), "none")]));
+    let model: ModelName = "org/m".parse().unwrap();
+    let of = |texts: &[&'static str]| parsers(texts).map(|set| set.of(&model).copied());
+    assert_eq!(of(&[]), Ok(None));
+    assert_eq!(of(&["glm"]), Ok(Some("glm")));
+    assert_eq!(of(&["org/m=none", "glm"]), Ok(Some("none")));
+    assert_eq!(of(&["org/m2=none"]), Ok(None));
     let mistakes = parsers(&["xml"]).unwrap_err();
     assert!(
         mistakes.to_string().contains("`xml` is no format: there are none, hermes, glm"),
         "{mistakes}"
     );
+}
+
+#[test]
+fn kv_bits_are_of_one_model_or_of_all() {
+    let model: ModelName = "org/m".parse().unwrap();
+    let of = |texts: &[&'static str]| {
+        let flags: Vec<_> = texts.iter().map(|text| ("kv-bits", *text)).collect();
+        resolve(&flags, &[], "").map(|(settings, _)| settings.kv_bits.of(&model).copied())
+    };
+    assert_eq!(of(&[]), Ok(None));
+    assert_eq!(of(&["8", "org/m=none"]), Ok(Some(None)));
+    assert_eq!(of(&["4"]), Ok(Some(Some(KvBits::Four))));
+    for wrong in ["3", "org/m=16", "=8", "m=8=8"] {
+        let error = of(&[wrong]).unwrap_err().to_string();
+        assert!(error.contains("kv-bits"), "{error}");
+    }
 }

@@ -170,24 +170,53 @@ impl FromStr for TraceRatio {
     }
 }
 
-/// How the answers of one model, or of all others, are read.
-pub(super) fn parser(
+/// What is said of one model, or of all others.
+pub(super) fn of_model<T>(
     text: &str,
-    formats: &[&'static str],
-) -> Result<(Option<ModelName>, &'static str), String> {
-    let (model, format) = match text.rsplit_once('=') {
-        Some((model, format)) => {
-            (Some(model.parse().map_err(|error: InvalidModelName| error.to_string())?), format)
-        }
-        None => (None, text),
-    };
-    let known = ["none"].into_iter().chain(formats.iter().copied());
-    let found = known.clone().find(|known| *known == format);
-    let found = found.map(|format| (model, format));
-    found.ok_or_else(|| {
-        let known: Vec<_> = known.collect();
-        format!("`{format}` is no format: there are {}", known.join(", "))
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Result<(Option<ModelName>, T), String> {
+    let Some((model, value)) = text.rsplit_once('=') else { return Ok((None, read(text)?)) };
+    let model = model.parse().map_err(|error: InvalidModelName| error.to_string())?;
+    Ok((Some(model), read(value)?))
+}
+
+/// How answers are read.
+pub(super) fn parser(text: &str, formats: &[&'static str]) -> Result<&'static str, String> {
+    let mut known = ["none"].into_iter().chain(formats.iter().copied());
+    known.clone().find(|known| *known == text).ok_or_else(|| {
+        let known: Vec<_> = known.by_ref().collect();
+        format!("`{text}` is no format: there are {}", known.join(", "))
     })
+}
+
+/// How many bits the numbers of KV caches are packed into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KvBits {
+    /// Eight, and scales.
+    Eight,
+    /// Four, and scales.
+    Four,
+}
+
+impl KvBits {
+    /// The number of bits.
+    #[must_use]
+    pub const fn count(self) -> u8 {
+        match self {
+            Self::Eight => 8,
+            Self::Four => 4,
+        }
+    }
+}
+
+/// `None` for numbers as the model has them.
+pub(super) fn kv_bits(text: &str) -> Result<Option<KvBits>, String> {
+    match text {
+        "none" => Ok(None),
+        "8" => Ok(Some(KvBits::Eight)),
+        "4" => Ok(Some(KvBits::Four)),
+        _ => Err(format!("`{text}` is no number of bits: write `8`, `4` or `none`")),
+    }
 }
 
 /// An origin as browsers write it in the header `Origin`: in lower case, without a slash at its end and without

@@ -7,6 +7,7 @@ use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{arange, concatenate, log, select, sigmoid, softmax_axis, tanh};
 use mlx_rs::{Array, Dtype};
+use planaria_config::KvBits;
 use planaria_engine::architecture::{
     Attention as AttentionParts, GroupedQuery as GroupedQueryParts, LayerShare, QueryGrowth,
 };
@@ -127,7 +128,13 @@ impl<'a> StepRows<'a> {
 }
 
 /// Attention of one layer, of either kind.
-pub(super) enum Attention {
+pub(super) struct Attention {
+    kind: Kind,
+    /// What numbers that are remembered are packed into.
+    kv_bits: Option<KvBits>,
+}
+
+enum Kind {
     Grouped(GroupedQuery),
     Latent(LatentAttention),
 }
@@ -138,34 +145,37 @@ impl Attention {
         weights: &mut Weights<'_>,
         parts: &AttentionParts,
         share: Option<&LayerShare>,
+        kv_bits: Option<KvBits>,
         rope_of: &mut dyn FnMut(&planaria_engine::architecture::Rope) -> Result<usize, LoadError>,
     ) -> Result<Self, LoadError> {
-        match parts {
+        let kind = match parts {
             AttentionParts::Grouped(parts) => {
                 let rope = parts.rope.as_ref().map(rope_of).transpose()?;
-                Ok(Self::Grouped(GroupedQuery::take(weights, parts, share, rope)?))
+                Kind::Grouped(GroupedQuery::take(weights, parts, share, rope)?)
             }
             AttentionParts::Latent(parts) => {
                 let rope = rope_of(&parts.rope)?;
-                Ok(Self::Latent(LatentAttention::take(weights, parts, share, rope)?))
+                Kind::Latent(LatentAttention::take(weights, parts, share, rope)?)
             }
-        }
+        };
+        Ok(Self { kind, kv_bits })
     }
 
     /// How many tokens it sees; `None` is all.
     pub(super) fn window(&self) -> Option<u32> {
-        match self {
-            Self::Grouped(grouped) => grouped.window.and_then(|window| window.try_into().ok()),
-            Self::Latent(_) => None,
+        match &self.kind {
+            Kind::Grouped(grouped) => grouped.window.and_then(|window| window.try_into().ok()),
+            Kind::Latent(_) => None,
         }
     }
 
     /// An empty cache for a new sequence.
     pub(super) const fn new_cache(&self) -> KvCache {
-        match self {
-            Self::Grouped(grouped) => KvCache::new(grouped.window),
-            Self::Latent(_) => KvCache::new(None),
-        }
+        let window = match &self.kind {
+            Kind::Grouped(grouped) => grouped.window,
+            Kind::Latent(_) => None,
+        };
+        KvCache::new(window, self.kv_bits)
     }
 
     /// Puts what is to be remembered of `x [rows, hidden]` into the caches of their sequences, and
@@ -176,16 +186,16 @@ impl Attention {
         rows: &StepRows<'_>,
         caches: &mut [&mut KvCache],
     ) -> Mlx<Vec<Visible>> {
-        let (keys, values) = match self {
-            Self::Grouped(grouped) => grouped.keys_values(x, rows)?,
-            Self::Latent(latent) => latent.keys_values(x, rows)?,
+        let (keys, values) = match &self.kind {
+            Kind::Grouped(grouped) => grouped.keys_values(x, rows)?,
+            Kind::Latent(latent) => latent.keys_values(x, rows)?,
         };
         let keys = rows.rows.split(&by_head(&keys)?)?;
         let values = rows.rows.split(&by_head(&values)?)?;
         keys.into_iter()
             .zip(values)
             .zip(caches)
-            .map(|((keys, values), cache)| cache.append(&KeysValues { keys, values }))
+            .map(|((keys, values), cache)| cache.append(KeysValues { keys, values }))
             .collect()
     }
 
@@ -196,20 +206,20 @@ impl Attention {
         rows: &StepRows<'_>,
         memory: &[Visible],
     ) -> Mlx<Projected> {
-        match self {
-            Self::Grouped(grouped) => {
+        match &self.kind {
+            Kind::Grouped(grouped) => {
                 let found = grouped.gated(grouped.attend(x, rows, memory)?, x)?;
                 grouped.output.forward(&found)
             }
-            Self::Latent(latent) => latent.output.forward(&latent.attend(x, rows, memory)?),
+            Kind::Latent(latent) => latent.output.forward(&latent.attend(x, rows, memory)?),
         }
     }
 
     /// Of what partial sums of all units came to.
     pub(super) fn finish(&self, sum: Array, dtype: Dtype) -> Mlx<Array> {
-        match self {
-            Self::Grouped(grouped) => grouped.output.finish(sum, dtype),
-            Self::Latent(latent) => latent.output.finish(sum, dtype),
+        match &self.kind {
+            Kind::Grouped(grouped) => grouped.output.finish(sum, dtype),
+            Kind::Latent(latent) => latent.output.finish(sum, dtype),
         }
     }
 }
@@ -315,7 +325,7 @@ impl GroupedQuery {
                 let part = |all: &Array| all.try_index((.., keys.clone()));
                 let KeysValues { keys, values } = &memory.known;
                 let known = KeysValues { keys: part(keys)?, values: part(values)? };
-                let memory = Visible { known, first: memory.first };
+                let memory = Visible { known, ..*memory };
                 let sinks = sinks.transpose()?;
                 found.push(self.look(&queries, span.count, &memory, sinks.as_ref(), rows)?);
             }
@@ -340,12 +350,13 @@ impl GroupedQuery {
         sinks: Option<&Array>,
         rows: &StepRows<'_>,
     ) -> Mlx<Array> {
-        let Visible { known, first } = memory;
+        let Visible { known, bits, first } = memory;
         let asked = cpu::Asked {
             queries,
             keys: &known.keys,
             beside: None,
             values: &known.values,
+            kv_bits: *bits,
             first: *first,
             scale: self.scale,
             window: self.window,
@@ -354,7 +365,10 @@ impl GroupedQuery {
         };
         match cpu::attend(&asked)? {
             Some(found) => Ok(found),
-            None => in_rows(&self.look_by_mlx(queries, count, known, sinks, rows)?),
+            None => {
+                let known = memory.unpacked(queries.dtype())?;
+                in_rows(&self.look_by_mlx(queries, count, &known, sinks, rows)?)
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{concatenate, zeros_dtype};
+use planaria_config::KvBits;
 use planaria_engine::geometry::ROOM_TOKENS;
 use planaria_engine::prefix_cache::BLOCK_TOKENS;
 use planaria_engine::sequence_log::LayerCache;
@@ -25,6 +26,8 @@ const BLOCK: i32 = BLOCK_TOKENS as i32;
 /// one, the last `window - 1`, and a block more, so that every block is whole when it ends.
 pub(super) struct KvCache {
     window: Option<i32>,
+    /// What numbers are packed into; `None`: as they are.
+    bits: Option<KvBits>,
     room: Option<KeysValues>,
     /// Position of the first that is kept.
     first: i32,
@@ -32,7 +35,7 @@ pub(super) struct KvCache {
     len: i32,
 }
 
-/// Keys and values, each `[1, kv_heads, positions, head_dim]`.
+/// Keys and values, each `[1, kv_heads, positions, head_dim]`; packed, the last axis is bytes.
 ///
 /// In latent attention they are compressed vectors and the turned parts of keys.
 pub(super) struct KeysValues {
@@ -43,18 +46,21 @@ pub(super) struct KeysValues {
 /// What some queries may look at.
 pub(super) struct Visible {
     pub(super) known: KeysValues,
+    /// What its numbers are packed into.
+    pub(super) bits: Option<KvBits>,
     /// Position of the first of it.
     pub(super) first: i32,
 }
 
 impl KvCache {
-    pub(super) const fn new(window: Option<i32>) -> Self {
-        Self { window, room: None, first: 0, len: 0 }
+    pub(super) const fn new(window: Option<i32>, bits: Option<KvBits>) -> Self {
+        Self { window, bits, room: None, first: 0, len: 0 }
     }
 
     /// Takes in the next positions' keys and values, and gives those of all positions that any of
     /// them sees.
-    pub(super) fn append(&mut self, new: &KeysValues) -> Mlx<Visible> {
+    pub(super) fn append(&mut self, new: KeysValues) -> Mlx<Visible> {
+        let new = new.packed(self.bits)?;
         let added = new.positions();
         // What the first of the new positions sees before itself, and what is kept.
         let seen = self.window.map_or(self.len, |window| self.len.min(window - 1));
@@ -79,7 +85,7 @@ impl KvCache {
         let known = room.range(start..end)?;
         self.room = Some(room);
         self.len = end;
-        Ok(Visible { known, first: self.first + start })
+        Ok(Visible { known, bits: self.bits, first: self.first + start })
     }
 
     /// Keeps these key heads of those that it has, and frees the others. Whether it has them.
@@ -234,11 +240,11 @@ mod tests {
 
     #[test]
     fn grows_in_steps_and_keeps_everything() {
-        let mut cache = KvCache::new(None);
+        let mut cache = KvCache::new(None, None);
         assert_eq!(cache.bytes(), 0);
         let mut len = 0;
         for (added, room) in [(3, 256), (1, 256), (252, 256), (1, 512), (1, 512), (600, 1024)] {
-            let all = cache.append(&positions(len..len + added)).unwrap();
+            let all = cache.append(positions(len..len + added)).unwrap();
             len += added;
             assert_visible(&all, 0..len);
             assert_eq!(cache.bytes(), 2 * 4 * room, "with {len} positions");
@@ -247,36 +253,36 @@ mod tests {
 
     #[test]
     fn forgets_what_came_last() {
-        let mut cache = KvCache::new(None);
-        cache.append(&positions(0..9)).unwrap();
+        let mut cache = KvCache::new(None, None);
+        cache.append(positions(0..9)).unwrap();
         assert_eq!((cache.positions(), cache.rewinds_to()), (9, 0));
         cache.rewind(4);
-        assert_visible(&cache.append(&positions(4..6)).unwrap(), 0..6);
+        assert_visible(&cache.append(positions(4..6)).unwrap(), 0..6);
     }
 
     #[test]
     fn copies_fill_another() {
-        let mut cache = KvCache::new(None);
-        cache.append(&positions(0..200)).unwrap();
+        let mut cache = KvCache::new(None, None);
+        cache.append(positions(0..200)).unwrap();
         let blocks = [0..64, 64..128].map(|range| cache.copy_of(range).unwrap().unwrap());
         assert!(cache.copy_of(192..256).unwrap().is_none());
-        let mut other = KvCache::new(None);
+        let mut other = KvCache::new(None, None);
         other.fill(&[&blocks[0], &blocks[1]], 128).unwrap();
-        assert_visible(&other.append(&positions(128..300)).unwrap(), 0..300);
+        assert_visible(&other.append(positions(128..300)).unwrap(), 0..300);
         // With a window, a filled cache begins in the middle.
-        let mut windowed = KvCache::new(Some(40));
+        let mut windowed = KvCache::new(Some(40), None);
         windowed.fill(&[&blocks[1]], 128).unwrap();
-        assert_visible(&windowed.append(&positions(128..130)).unwrap(), 89..130);
+        assert_visible(&windowed.append(positions(128..130)).unwrap(), 89..130);
         assert_holds(&windowed.copy_of(64..128).unwrap().unwrap(), 64..128);
         assert!(windowed.copy_of(0..64).unwrap().is_none());
     }
 
     #[test]
     fn a_window_bounds_what_is_kept() {
-        let mut cache = KvCache::new(Some(100));
+        let mut cache = KvCache::new(Some(100), None);
         let mut len = 0;
         for added in [70, 50].into_iter().chain([1; 1000]).chain([300, 7]) {
-            let seen = cache.append(&positions(len..len + added)).unwrap();
+            let seen = cache.append(positions(len..len + added)).unwrap();
             assert_visible(&seen, len.saturating_sub(99)..len + added);
             len += added;
             assert!(cache.bytes() <= 2 * 4 * 512, "{} bytes with {len} positions", cache.bytes());
@@ -285,10 +291,10 @@ mod tests {
         let before = u32::from(len) - 7;
         assert!(cache.rewinds_to() <= before - 64, "{}", cache.rewinds_to());
         cache.rewind(before);
-        let seen = cache.append(&positions(len - 7..len)).unwrap();
+        let seen = cache.append(positions(len - 7..len)).unwrap();
         assert_visible(&seen, len - 106..len);
         let back = u16::try_from(cache.rewinds_to()).unwrap();
         cache.rewind(back.into());
-        assert_visible(&cache.append(&positions(back..back + 3)).unwrap(), back - 99..back + 3);
+        assert_visible(&cache.append(positions(back..back + 3)).unwrap(), back - 99..back + 3);
     }
 }

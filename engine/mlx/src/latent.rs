@@ -106,13 +106,15 @@ impl LatentAttention {
         rows: &StepRows<'_>,
     ) -> Mlx<Array> {
         // In the language of compressed vectors whatever the number of queries, so that it gives them the same bits.
-        let Visible { known: KeysValues { keys: compressed, values: turned_keys }, first } = memory;
+        let Visible { known: KeysValues { keys: compressed, values: turned_keys }, bits, first } =
+            memory;
         let asked = self.key.each(plain)?;
         let found = cpu::attend(&cpu::Asked {
             queries: &asked,
             keys: compressed,
             beside: Some((turned, turned_keys)),
             values: compressed,
+            kv_bits: *bits,
             first: *first,
             scale: self.scale,
             window: None,
@@ -124,7 +126,10 @@ impl LatentAttention {
                 let found = found.reshape(&[1, count, self.heads, self.rank])?;
                 in_rows(&self.value.each(&found.transpose_axes(&[0, 2, 1, 3])?)?)
             }
-            None => in_rows(&self.look_by_mlx(plain, turned, count, &memory.known, rows)?),
+            None => {
+                let known = memory.unpacked(plain.dtype())?;
+                in_rows(&self.look_by_mlx(plain, turned, count, &known, rows)?)
+            }
         }
     }
 

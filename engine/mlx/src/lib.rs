@@ -22,6 +22,7 @@ mod error;
 mod experts;
 mod heap;
 mod kv_cache;
+mod kv_packing;
 mod latent;
 mod linear;
 mod mapped;

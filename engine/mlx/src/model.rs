@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use mlx_rs::ops::{clip, tanh};
 use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
-use planaria_config::{LayerRange, LayerSet};
+use planaria_config::{KvBits, LayerRange, LayerSet};
 use planaria_engine::architecture::{
     Architecture, FeedForward as FeedForwardParts, Layer as LayerParts, LayerShare, Norm,
 };
@@ -166,7 +166,10 @@ impl Model {
         for (layer, parts) in (0..).zip(&model.layers) {
             if layers.contains(layer) && !self.layers.contains_key(&layer) {
                 let share = shares.get(layer as usize);
-                self.layers.insert(layer, Layer::take(weights, parts, share, &mut self.ropes)?);
+                self.layers.insert(
+                    layer,
+                    Layer::take(weights, parts, share, model.kv_bits, &mut self.ropes)?,
+                );
             }
         }
         Ok(())
@@ -294,6 +297,7 @@ impl Layer {
         weights: &mut Weights<'_>,
         parts: &LayerParts,
         share: Option<&LayerShare>,
+        kv_bits: Option<KvBits>,
         ropes: &mut Vec<Rope>,
     ) -> Result<Self, LoadError> {
         let mut rope_of = |rope: &planaria_engine::architecture::Rope| {
@@ -303,7 +307,7 @@ impl Layer {
             ropes.push(Rope::new(rope)?);
             Ok(ropes.len() - 1)
         };
-        let attention = Attention::take(weights, &parts.attention, share, &mut rope_of)?;
+        let attention = Attention::take(weights, &parts.attention, share, kv_bits, &mut rope_of)?;
         let scale = parts.scale.as_ref().map(|name| weights.take(name)).transpose()?;
         let mut norm = |norm: &Option<Norm>| {
             norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose()

@@ -12,7 +12,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use planaria_config::SequenceId;
+use planaria_config::{KvBits, SequenceId};
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
@@ -449,6 +449,7 @@ struct Case {
     name: String,
     prompts: Vec<Vec<u32>>,
     tokens: Vec<Vec<u32>>,
+    kv_bits: Option<KvBits>,
 }
 
 impl Case {
@@ -517,7 +518,8 @@ impl Case {
         steps: &dyn Fn(usize) -> usize,
     ) -> Vec<Vec<u32>> {
         let layers = dir.geometry().all_layers();
-        let mut stage = MlxStage::load(dir, layers, &mut |_| ()).unwrap();
+        let dir = dir.clone().with_kv_bits(self.kv_bits).unwrap();
+        let mut stage = MlxStage::load(&dir, layers, &mut |_| ()).unwrap();
         let mut answers = Vec::new();
         for prompt in prompts {
             let mut answer: Vec<u32> = Vec::new();
@@ -571,7 +573,12 @@ fn case(name: &str) -> Case {
     let text = fs::read(golden().join(name).join("golden.json")).unwrap();
     let golden: Value = serde_json::from_slice(&text).unwrap();
     let (prompts, tokens) = (tokens(&golden["prompts"]), tokens(&golden["tokens"]));
-    Case { name: name.to_owned(), prompts, tokens }
+    let kv_bits = golden["kv_bits"].as_u64().map(|bits| match bits {
+        8 => KvBits::Eight,
+        4 => KvBits::Four,
+        _ => panic!("{bits} bits"),
+    });
+    Case { name: name.to_owned(), prompts, tokens, kv_bits }
 }
 
 fn cases() -> Vec<Case> {

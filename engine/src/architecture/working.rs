@@ -8,6 +8,9 @@ use crate::geometry::WorkingSet;
 /// has not been tried yet, is not counted.)
 const COMPOSES_SCORES: bool = cfg!(target_os = "macos");
 
+/// Whether keys and values that are packed are unpacked to be seen: where MLX's kernels see them.
+const UNPACKS_KV: bool = cfg!(target_os = "macos");
+
 /// Layers whose results are in memory at once: MLX gives an operation its memory when it is queued, and queues about so far
 /// ahead of what is computed. As measured on CPUs, with the models of `tests/bench/README.md`.
 const LAYERS_AHEAD: u64 = 2;
@@ -50,7 +53,18 @@ impl Architecture {
             per_pair: u64::from(composed) * 8,
             // Scores, log-probabilities, and a row for the sampler.
             per_sampled: u64::from(self.vocab_size) * 12,
+            per_position: if UNPACKS_KV && self.kv_bits.is_some() {
+                self.widest_kv(width)
+            } else {
+                0
+            },
         }
+    }
+
+    /// Bytes of the keys and values of a position, unpacked, in the layer that has most, and the one computed before it.
+    fn widest_kv(&self, width: u64) -> u64 {
+        let numbers = self.layers.iter().map(|layer| layer.attention.kv_numbers()).max();
+        2 * width * u64::from(numbers.unwrap_or(0))
     }
 
     /// How many numbers the operations of a layer give for each token.

@@ -173,6 +173,7 @@ impl Decoder {
             logit_softcap: None,
             logit_divisor: None,
             extras,
+            kv_bits: None,
         })
     }
 

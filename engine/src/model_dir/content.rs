@@ -11,7 +11,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::str::FromStr;
 
-use planaria_config::parse_hex;
+use planaria_config::{KvBits, parse_hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
@@ -38,6 +38,8 @@ pub enum Part {
     Template,
     /// `generation_config.json`.
     Generation,
+    /// No file: the setting `kv-bits` of the node.
+    KvBits,
 }
 
 impl Part {
@@ -50,7 +52,14 @@ impl Part {
             Self::Tokenizer => "tokenizer",
             Self::Template => "chat template",
             Self::Generation => "generation settings",
+            Self::KvBits => "setting kv-bits",
         }
+    }
+
+    /// Whether layers of models that differ in it compute other numbers.
+    #[must_use]
+    pub const fn is_computed_with(self) -> bool {
+        matches!(self, Self::Config | Self::Weights | Self::KvBits)
     }
 }
 
@@ -79,6 +88,8 @@ pub struct Content {
     pub template: Option<PartDigest>,
     /// Of [`Part::Generation`].
     pub generation: Option<PartDigest>,
+    /// [`Part::KvBits`] itself: 8, 4, or 0 for numbers as they are. Members of older builds say nothing.
+    pub kv_bits: Option<u8>,
 }
 
 /// What the tensors of a file, or of several, sum up to. The sum is the same in whatever order they come
@@ -111,6 +122,7 @@ impl Content {
             tokenizer: self.tokenizer.or(other.tokenizer),
             template: self.template.or(other.template),
             generation: self.generation.or(other.generation),
+            kv_bits: self.kv_bits.or(other.kv_bits),
         }
     }
 
@@ -118,35 +130,39 @@ impl Content {
     #[must_use]
     pub fn common(&self, other: &Self) -> Self {
         let both = |mine: Option<PartDigest>, theirs| mine.filter(|mine| Some(*mine) == theirs);
+        let kv_bits = self.kv_bits.filter(|mine| Some(*mine) == other.kv_bits);
         Self {
             config: both(self.config, other.config),
             weights: both(self.weights, other.weights),
             tokenizer: both(self.tokenizer, other.tokenizer),
             template: both(self.template, other.template),
             generation: both(self.generation, other.generation),
+            kv_bits,
         }
     }
 
-    const fn parts(&self) -> [(Part, Option<PartDigest>); 5] {
+    fn parts(&self) -> [(Part, Option<PartDigest>); 6] {
         [
             (Part::Config, self.config),
             (Part::Weights, self.weights),
             (Part::Tokenizer, self.tokenizer),
             (Part::Template, self.template),
             (Part::Generation, self.generation),
+            (Part::KvBits, self.kv_bits.map(|bits| PartDigest::of([[bits].as_slice()]))),
         ]
     }
 }
 
 impl ModelDir {
-    /// The digests of all parts but the weights, as the files are now. A part that cannot be read has
+    /// The digests of all parts but the weights, as the files are now, and the setting. A part that cannot be read has
     /// none: whoever needs it says why.
     #[must_use]
     pub fn content(&self) -> Content {
         let folder = self.path();
         let config = part(&folder.join("config.json"), MAX_CONFIG_BYTES);
         let weights = self.tensors().is_empty().then(|| TensorSum::default().digest());
-        let alone = Content { config, weights, ..Content::default() };
+        let kv_bits = Some(self.kv_bits().map_or(0, KvBits::count));
+        let alone = Content { config, weights, kv_bits, ..Content::default() };
         let tokenizer = Source::of(folder).and_then(|source| source.read().ok());
         let Some(tokenizer) = tokenizer.map(|bytes| PartDigest::of([bytes.as_slice()])) else {
             // Nobody can ask this node, so what else there is of words does not matter.

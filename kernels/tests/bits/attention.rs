@@ -74,6 +74,7 @@ impl Memory {
         Heads {
             bytes: &bytes[from * size..to * size],
             number: self.number,
+            packed: None,
             heads,
             positions: to - from,
             width,

@@ -205,6 +205,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                         per_token: decisions.number(),
                         per_pair: decisions.number(),
                         per_sampled: decisions.number(),
+                        per_position: decisions.number(),
                     },
                     cut: decisions.rarely(2).then(|| {
                         Cut::Units(UnitSizes {

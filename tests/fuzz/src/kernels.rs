@@ -4,8 +4,8 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use planaria_kernels::{
-    Attention, Choice, Gate, Heads, Isa, Matrix, Number, Packing, Pairs, Pool, Rotary, Rows, add,
-    attend, gated, matmul, matmul_chosen, rms_norm, rotate,
+    Attention, Choice, Gate, Heads, Isa, KV_GROUP, KvBits, Matrix, Number, Packing, Pairs, Pool,
+    Rotary, Rows, add, attend, gated, matmul, matmul_chosen, rms_norm, rotate,
 };
 
 use crate::decisions::Decisions;
@@ -157,10 +157,18 @@ fn matrix(decisions: &mut Decisions<'_>) -> Matrix<'static> {
 fn heads(decisions: &mut Decisions<'_>) -> Heads<'static> {
     let (number, heads) = (number(decisions), decisions.up_to(6));
     let (positions, width) = (size(decisions), size(decisions));
-    let position_stride = if decisions.rarely(4) { size(decisions) } else { width };
+    let packed = *decisions.one_of(&[None, Some(KvBits::Eight), Some(KvBits::Four)]);
+    let (width, row, item) = match packed {
+        None => (width, width, number.bytes()),
+        Some(bits) => {
+            let width = if decisions.rarely(8) { width } else { width.saturating_mul(KV_GROUP) };
+            (width, bits.row_bytes(width, number), 1)
+        }
+    };
+    let position_stride = if decisions.rarely(4) { size(decisions) } else { row };
     let together = positions.saturating_mul(position_stride);
     let head_stride = if decisions.rarely(4) { size(decisions) } else { together };
-    let wanted = heads.saturating_mul(head_stride).saturating_mul(number.bytes());
+    let wanted = heads.saturating_mul(head_stride).saturating_mul(item);
     let bytes = bytes(decisions, wanted);
-    Heads { bytes, number, heads, positions, width, head_stride, position_stride }
+    Heads { bytes, number, packed, heads, positions, width, head_stride, position_stride }
 }

@@ -125,7 +125,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         })
     };
     let params = Box::new(SamplingParams::greedy());
-    let files = Box::new(Files { digest: digest(), stamps: BTreeMap::new() });
+    let files = Box::new(Files { digest: digest(), stamps: BTreeMap::new(), kv_bits: None });
     let mut stream = Vec::new();
     let mut seeds = Vec::new();
     for (command, payload) in [

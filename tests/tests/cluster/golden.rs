@@ -12,6 +12,9 @@ use crate::binary;
 pub(crate) struct Golden {
     pub(crate) prompts: Vec<Vec<u64>>,
     pub(crate) tokens: Vec<Vec<u64>>,
+    /// The setting `kv-bits` that they are for.
+    #[serde(default)]
+    pub(crate) kv_bits: Option<u8>,
 }
 
 impl Golden {
@@ -60,7 +63,9 @@ async fn check(nodes: &[(&str, &str)], share: usize) -> Result<()> {
         let mut cluster = Cluster::new(binary(), &models).await?;
         for (node, memory) in nodes {
             // Small chunks, so that a prompt is spread over the stages.
-            let arguments = ["--model", name, "--set", "prefill-chunk=32"];
+            let kv_bits = golden.kv_bits.map_or("none".to_owned(), |bits| bits.to_string());
+            let kv_bits = format!("kv-bits={name}={kv_bits}");
+            let arguments = ["--model", name, "--set", "prefill-chunk=32", "--set", &kv_bits];
             cluster.start(NodeSpec::new(node, memory).with(&arguments)).await?;
         }
         cluster.ready(name, nodes.len()).await?;

@@ -39,7 +39,7 @@ pub(super) async fn look(settings: &Settings) -> Seen {
     let api = port(settings.api, |address| TcpListener::bind(address).map(drop));
     let (node, served) = node(settings, &api).await;
     let nothing = Inventory::default();
-    let inventory = Inventory::look(&settings.models_dir, &nothing, &BTreeSet::new());
+    let inventory = Inventory::look(&settings.into(), &nothing, &BTreeSet::new());
     let wanted: BTreeSet<ModelName> =
         settings.models.iter().cloned().chain(remembered).chain(served).collect();
     let mut joins = Vec::new();

@@ -46,7 +46,9 @@ impl Agreement {
         let planned = plan.filter(|plan| plan.digest == digest).and_then(|plan| plan.content);
         let content = elect_content(&same, planned);
         // Sizes follow from files; a member of another build may see them otherwise.
-        let geometry = elect(same.iter().map(|held| &held.geometry), |_| false)?.clone();
+        let agreeing =
+            same.iter().filter(|held| held.content.is_none_or(|own| own.agrees_with(&content)));
+        let geometry = elect(agreeing.map(|held| &held.geometry), |_| false)?.clone();
         let odd = held.iter().filter_map(|(node, held)| {
             let differs = differences(held, digest, &content, &geometry);
             (!differs.is_empty()).then_some((*node, differs))
@@ -191,6 +193,27 @@ mod tests {
         // It does not count for the first who says something.
         let four = [(1, Some(unread)), (2, Some(other)), (3, Some(known)), (4, Some(known))];
         assert_eq!(odd(&view(&four), None), [(id(2), vec![Part::Weights])]);
+    }
+
+    #[test]
+    fn a_member_with_another_setting_is_odd_and_has_no_say_about_sizes() {
+        let set = |bits| Some(Content { kv_bits: Some(bits), ..content("a", Some("w")) });
+        let mut members: Vec<_> = [(1, 8), (2, 0), (3, 0)]
+            .map(|(byte, bits)| {
+                let mut member = member(byte, 1, 100);
+                Arc::make_mut(&mut member.report).models[0].content = set(bits);
+                member
+            })
+            .into();
+        assert_eq!(odd(&View::of(members.clone()), None), [(id(1), vec![Part::KvBits])]);
+        // Of two, what the plan was made for holds, sizes too.
+        let own = &mut Arc::make_mut(&mut members[1].report).models[0];
+        own.geometry.kv_bytes_per_token_per_layer = 7;
+        let two = View::of(members.into_iter().take(2));
+        let plan = plan_of(2, set(0).unwrap());
+        let agreed = Agreement::of(&two, &model(), Some(&plan)).unwrap();
+        assert_eq!(agreed.geometry.kv_bytes_per_token_per_layer, 7);
+        assert_eq!(agreed.odd, BTreeMap::from([(id(1), vec![Part::KvBits])]));
     }
 
     #[test]

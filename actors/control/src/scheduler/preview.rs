@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::PlanTable;
+use super::agreement::Agreement;
 use super::placement::{Excluded, Placed, Situation, Sizing, place_models, sizings};
 use crate::membership::View;
 
@@ -48,6 +49,22 @@ pub struct Preview {
     pub bottleneck_ms: f64,
     /// What is in force, if anything is, priced alike.
     pub in_force: Option<PreviewInForce>,
+    /// Its KV caches, all nodes together; members of older builds say nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv: Option<PreviewKv>,
+}
+
+/// KV caches that would be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviewKv {
+    /// Memory for as many sequences as can run at once.
+    pub bytes: u64,
+    /// How many these are.
+    pub sequences: u32,
+    /// The longest of them, in tokens.
+    pub context: u32,
+    /// What their numbers are packed into: 8 or 4; `None`: as the model has them.
+    pub bits: Option<u8>,
 }
 
 /// A stage that would be.
@@ -183,6 +200,7 @@ pub fn preview(
                 token_ms: 0.0,
                 bottleneck_ms: 0.0,
                 in_force: None,
+                kv: None,
             },
         })
     }
@@ -210,7 +228,18 @@ fn feasible(
         exchange_ms: exchange * 1e3,
     });
     let known = in_force.get(model).zip(placed.in_force.as_ref());
+    let kv = Agreement::of(view, model, in_force.get(model)).map(|agreed| PreviewKv {
+        bytes: agreed.geometry.kv_bytes(
+            agreed.geometry.all_layers(),
+            layout.context,
+            layout.max_sequences,
+        ),
+        sequences: layout.max_sequences,
+        context: layout.context,
+        bits: layout.content.kv_bits.filter(|bits| *bits > 0),
+    });
     Preview {
+        kv,
         model: model.clone(),
         strategy: sizing.strategy,
         feasible: true,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use planaria_config::ModelName;
 use planaria_control::membership::View;
 use planaria_control::supervision::ActorKind;
-use planaria_engine::model_dir::{ModelDir, ModelError, Stamp, Stamps, TensorSum};
+use planaria_engine::model_dir::{ModelDir, ModelError, ModelsFolder, Stamp, Stamps, TensorSum};
 use planaria_gateway::served::ServedModels;
 use planaria_storage::Store;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct Deps {
     /// Where it looks for models.
-    pub models_dir: PathBuf,
+    pub folders: ModelsFolder,
     /// What it knows of files from a former life.
     pub store: Store,
     /// The members, who say what is to be served.
@@ -203,13 +203,12 @@ impl Actor for InventoryActor {
 
 impl State {
     fn look(&mut self, myself: &ActorRef<InventoryMessage>) {
-        let models_dir = self.deps.models_dir.clone();
+        let folders = self.deps.folders.clone();
         let before = self.deps.inventory.borrow().clone();
         let in_use = self.in_use();
         let myself = myself.clone();
         self.since = (Instant::now(), false);
-        let look =
-            tokio::task::spawn_blocking(move || Inventory::look(&models_dir, &before, &in_use));
+        let look = tokio::task::spawn_blocking(move || Inventory::look(&folders, &before, &in_use));
         tokio::spawn(async move {
             let found = look.await.inspect_err(|error| {
                 tracing::error!(%error, "looking into the models folder failed");
@@ -245,7 +244,7 @@ impl State {
         let (since, is_said) = self.since;
         if self.looking.is_some() && !is_said && since.elapsed() > PATIENCE {
             self.since.1 = true;
-            let folder = self.deps.models_dir.display();
+            let folder = self.deps.folders.path().display();
             tracing::warn!(%folder, "the models folder does not answer; what was known of it holds until it does");
         }
     }
@@ -283,14 +282,14 @@ impl State {
             return;
         };
         self.is_summing = true;
-        let folder = self.deps.models_dir.join(name.as_str());
+        let folders = self.deps.folders.clone();
         let (inbox, stamp) = (myself.clone(), stamps.get(&file).copied());
         let work = move || {
             lower_priority();
             let is_it = |model: &Arc<Opened>| model.name == name && model.stamps == stamps;
             let opened = match model.filter(is_it) {
                 Some(opened) => Ok(opened),
-                None => ModelDir::open(&folder).map(|dir| Arc::new(Opened { name, stamps, dir })),
+                None => folders.open(&name).map(|dir| Arc::new(Opened { name, stamps, dir })),
             };
             let opened = match opened {
                 Ok(opened) => opened,

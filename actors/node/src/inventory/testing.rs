@@ -17,7 +17,7 @@ pub(crate) fn fake_model(models: &Path, layers: u32) -> Inventory {
     );
     fs::write(folder.join("config.json.part"), config).unwrap();
     fs::rename(folder.join("config.json.part"), folder.join("config.json")).unwrap();
-    let mut found = Inventory::look(models, &Inventory::default(), &BTreeSet::new());
+    let mut found = Inventory::look(&models.into(), &Inventory::default(), &BTreeSet::new());
     found.complete(&Sums::new());
     found
 }

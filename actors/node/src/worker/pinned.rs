@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use planaria_config::ModelName;
-use planaria_engine::model_dir::{Content, ModelDigest, Part, Stamps};
+use planaria_config::{KvBits, ModelName};
+use planaria_engine::model_dir::{Content, ModelDigest, Stamps};
 use planaria_protocol::pipe::Files;
 use planaria_protocol::plan::{Plan, WorkerKey};
 
@@ -19,6 +19,7 @@ pub struct PinnedFiles {
     model: ModelName,
     stamps: Arc<Stamps>,
     content: Content,
+    kv_bits: Option<KvBits>,
 }
 
 impl PinnedFiles {
@@ -29,12 +30,13 @@ impl PinnedFiles {
     pub fn now(inventory: &Inventory, key: &WorkerKey) -> Result<Self, String> {
         let model = &key.model;
         let known = inventory.get(model).zip(inventory.stamps(model));
+        let kv_bits = inventory.kv_bits(model);
         let (held, stamps) = known.ok_or_else(|| format!("the files of `{model}` are not here"))?;
         if held.digest != key.digest {
             return Err(format!("the files of `{model}` here are others than the plan's"));
         }
         let content = held.content.unwrap_or_default();
-        Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content })
+        Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content, kv_bits })
     }
 
     /// Takes in what has become known of them, and follows them to where they lie now, if these are the
@@ -55,7 +57,7 @@ impl PinnedFiles {
     /// What a worker is told of them.
     #[must_use]
     pub fn of(&self, digest: ModelDigest) -> Files {
-        Files { digest, stamps: Stamps::clone(&self.stamps) }
+        Files { digest, stamps: Stamps::clone(&self.stamps), kv_bits: self.kv_bits }
     }
 
     /// Whether they are what a plan was made for, as far as is known.
@@ -66,7 +68,7 @@ impl PinnedFiles {
         let planned = plan.parts().content.unwrap_or_default();
         let differs = planned.differences(&self.content);
         // Words are the business of whoever is asked.
-        let differs = differs.into_iter().find(|part| matches!(part, Part::Config | Part::Weights));
+        let differs = differs.into_iter().find(|part| part.is_computed_with());
         differs.map_or(Ok(()), |part| {
             Err(format!("its {} of `{}` are others than the plan's", part.name(), self.model))
         })

@@ -1,11 +1,12 @@
 //! Attention.
 
 use mlx_rs::Array;
+use planaria_config::KvBits;
 use planaria_kernels::{Attention, Heads, Number, Pairs};
 
 use super::operation::{View, operation};
 use super::{isa, number_of_all, pool};
-use crate::Mlx;
+use crate::{Mlx, kv_packing};
 
 /// Queries, what they look at, and how.
 pub(crate) struct Asked<'a> {
@@ -17,6 +18,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) beside: Option<(&'a Array, &'a Array)>,
     /// `[1, key heads, positions, any width]`.
     pub(crate) values: &'a Array,
+    /// What numbers of keys and values are packed into: then their widths are bytes of rows.
+    pub(crate) kv_bits: Option<KvBits>,
     /// The first position in its sequence.
     pub(crate) first: i32,
     pub(crate) scale: f32,
@@ -28,16 +31,29 @@ pub(crate) struct Asked<'a> {
 
 /// What the queries find: `[queries, heads * width of a value]`.
 pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
-    let Asked { queries, keys, beside, values, sinks, scale, softcap, .. } = *asked;
+    let Asked { queries, keys, beside, values, kv_bits, sinks, scale, softcap, .. } = *asked;
     let mut inputs = vec![queries, keys, values];
     inputs.extend(beside.into_iter().flat_map(|(queries, keys)| [queries, keys]));
     inputs.extend(sinks);
-    let Some(number) = number_of_all(&inputs) else { return Ok(None) };
+    // Those that are never packed.
+    let mut plain = vec![queries];
+    plain.extend(beside.map(|(queries, _)| queries));
+    plain.extend(sinks);
+    let remembered = [Some(keys), Some(values), beside.map(|(_, keys)| keys)];
+    if kv_bits.is_none() {
+        plain.extend(remembered.into_iter().flatten());
+    }
+    let Some(number) = number_of_all(&plain) else { return Ok(None) };
     let ([1, heads, count, _], [1, key_heads, ..], [1, _, _, width]) =
         (queries.shape(), keys.shape(), values.shape())
     else {
         return Ok(None);
     };
+    let width = match kv_bits {
+        None => Some(*width),
+        Some(bits) => kv_packing::width(*width, bits, queries.dtype()),
+    };
+    let Some(width) = width else { return Ok(None) };
     if *key_heads == 0 || heads % key_heads != 0 {
         return Ok(None);
     }
@@ -47,11 +63,13 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
     operation(&inputs, &[*count, heads * width], move |inputs, out| {
         let mut copies = [const { Vec::new() }; 5];
         let mut inputs = inputs.iter().zip(&mut copies);
-        let mut next = || inputs.next().map(|(view, copy)| heads_of(view, number, copy));
-        let (Some(queries), Some(keys), Some(values)) = (next(), next(), next()) else {
+        let mut next =
+            |bits| inputs.next().map(|(view, copy)| heads_of(view, (number, bits), copy));
+        let bits = kv_bits.map(kernel_bits);
+        let (Some(queries), Some(keys), Some(values)) = (next(None), next(bits), next(bits)) else {
             unreachable!("three inputs at least");
         };
-        let beside = if has_beside { next().zip(next()) } else { None };
+        let beside = if has_beside { next(None).zip(next(bits)) } else { None };
         let beside = beside.map(|(queries, keys)| Pairs { queries, keys });
         let sinks: Option<Vec<f32>> = has_sinks.then(|| {
             let mut copy = Vec::new();
@@ -74,15 +92,27 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
     .map(Some)
 }
 
+const fn kernel_bits(bits: KvBits) -> planaria_kernels::KvBits {
+    match bits {
+        KvBits::Eight => planaria_kernels::KvBits::Eight,
+        KvBits::Four => planaria_kernels::KvBits::Four,
+    }
+}
+
 /// `[1, heads, positions, width]`, in place if the numbers of a head lie side by side.
-fn heads_of<'a>(view: &View<'a>, number: Number, copy: &'a mut Vec<u8>) -> Heads<'a> {
-    let (heads, positions, width) = (view.size(2), view.size(1), view.size(0));
-    let apart = |axis: usize| view.size(axis) <= 1 || view.stride(axis) >= width;
-    let is_in_place = (width <= 1 || view.stride(0) == 1) && apart(1) && apart(2);
+fn heads_of<'a>(
+    view: &View<'a>,
+    (number, packed): (Number, Option<planaria_kernels::KvBits>),
+    copy: &'a mut Vec<u8>,
+) -> Heads<'a> {
+    let (heads, positions, row) = (view.size(2), view.size(1), view.size(0));
+    let apart = |axis: usize| view.size(axis) <= 1 || view.stride(axis) >= row;
+    let is_in_place = (row <= 1 || view.stride(0) == 1) && apart(1) && apart(2);
     let (bytes, head_stride, position_stride) = if is_in_place {
         (view.bytes, view.stride(2), view.stride(1))
     } else {
-        (view.contiguous(copy), positions * width, width)
+        (view.contiguous(copy), positions * row, row)
     };
-    Heads { bytes, number, heads, positions, width, head_stride, position_stride }
+    let width = packed.map_or(row, |bits| bits.width(row, number));
+    Heads { bytes, number, packed, heads, positions, width, head_stride, position_stride }
 }

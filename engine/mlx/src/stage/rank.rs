@@ -137,7 +137,8 @@ impl MlxStage {
         };
         let own = share.architecture.layers.iter().skip(layers.first() as usize);
         let width = self.dir.activation().bitsize() as u64 / 8;
-        own.take(layers.count() as usize).map(|layer| layer.attention.kv(width)).collect()
+        let bits = self.dir.kv_bits();
+        own.take(layers.count() as usize).map(|layer| layer.attention.kv(width, bits)).collect()
     }
 
     fn load_share(

@@ -14,7 +14,7 @@ mod ranks;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{KvBits, LayerRange, SequenceId};
 use planaria_engine::contract::{self, ModelFacts};
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::sampler::SamplingParams;
@@ -208,12 +208,17 @@ impl Case {
         let lists = |key: &str| -> Vec<Vec<u32>> {
             serde_json::from_value(golden.get(key).unwrap().clone()).unwrap()
         };
+        let bits = golden.get("kv_bits").map(|bits| match bits.as_u64() {
+            Some(8) => KvBits::Eight,
+            Some(4) => KvBits::Four,
+            _ => panic!("{bits} bits"),
+        });
         let logprobs = golden.get("logprobs").cloned();
         let logprobs: Option<Vec<Vec<f32>>> = logprobs.map(|l| serde_json::from_value(l).unwrap());
         let prompts = lists("prompts").into_iter().zip(lists("tokens")).enumerate();
         Self {
             name: folder.file_name().unwrap().to_str().unwrap().to_owned(),
-            dir: ModelDir::open(folder).unwrap(),
+            dir: ModelDir::open(folder).unwrap().with_kv_bits(bits).unwrap(),
             prompts: prompts
                 .map(|(index, (ids, answer))| {
                     let logprobs = logprobs.as_ref().map(|all| all[index].clone());

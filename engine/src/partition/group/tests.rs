@@ -459,7 +459,7 @@ proptest! {
             tied,
             kv_bytes_per_token_per_layer,
             kv_layers: Vec::new(),
-            working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40 },
+            working: WorkingSet { always: 7, per_token: 3, per_pair: 2, per_sampled: 40, per_position: 0 },
             cut: Some(Cut::Units(UnitSizes { count, shared_bytes, key_heads })),
             ..geometry(8, 8)
         };

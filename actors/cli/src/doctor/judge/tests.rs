@@ -93,7 +93,13 @@ fn ten_gib() -> Model {
         hidden_bytes: 4096,
         max_context: 4096,
         vocab: 1000,
-        working: WorkingSet { always: 0, per_token: 0, per_pair: 0, per_sampled: 0 },
+        working: WorkingSet {
+            always: 0,
+            per_token: 0,
+            per_pair: 0,
+            per_sampled: 0,
+            per_position: 0,
+        },
         cut: None,
     }))
 }

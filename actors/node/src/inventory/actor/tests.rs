@@ -8,7 +8,7 @@ async fn models_that_come_and_go_are_told_and_a_folder_that_cannot_be_read_costs
     let node = parts("here", 1);
     let mut membership = recorded(&node.handles.membership.0).await;
     let models = tempfile::tempdir().unwrap();
-    let deps = Deps { models_dir: models.path().to_owned(), ..node.for_inventory() };
+    let deps = Deps { folders: models.path().into(), ..node.for_inventory() };
     let (actor, _) = Actor::spawn(None, InventoryActor, deps).await.unwrap();
     node.handles.inventory.0.fill(actor.clone());
     fake_model(models.path(), 4);

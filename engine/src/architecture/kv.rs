@@ -1,0 +1,57 @@
+//! What attention remembers.
+
+use planaria_config::KvBits;
+
+use super::{Architecture, Attention};
+use crate::geometry::LayerKv;
+
+/// Numbers of a packed KV cache that share a scale and a bias, each a number of the model's type.
+pub const KV_GROUP: u32 = 32;
+
+impl Attention {
+    /// What a token leaves in the KV cache: how many rows of numbers, and the width of each, of both kinds of them.
+    const fn kv_rows(&self) -> [(u32, u32); 2] {
+        match self {
+            Self::Grouped(grouped) => [(grouped.kv_heads, grouped.head_dim); 2],
+            Self::Latent(latent) => [(1, latent.rank), (1, latent.turned_dim)],
+        }
+    }
+
+    /// Numbers that a token leaves in the KV cache.
+    #[must_use]
+    pub fn kv_numbers(&self) -> u32 {
+        self.kv_rows().iter().map(|(count, width)| count * width).sum()
+    }
+
+    /// What it remembers of a sequence, in numbers of `width` bytes, packed or not.
+    #[must_use]
+    pub fn kv(&self, width: u64, bits: Option<KvBits>) -> LayerKv {
+        let numbers = u64::from(self.kv_numbers());
+        let bytes_per_token = match bits {
+            None => numbers * width,
+            Some(bits) => {
+                let scales = numbers / u64::from(KV_GROUP) * 2 * width;
+                numbers * u64::from(bits.count()) / 8 + scales
+            }
+        };
+        LayerKv { bytes_per_token, window: self.window() }
+    }
+
+    /// How many tokens it sees; `None` is all.
+    #[must_use]
+    pub fn window(&self) -> Option<u32> {
+        match self {
+            Self::Grouped(grouped) => grouped.window,
+            Self::Latent(_) => None,
+        }
+    }
+}
+
+impl Architecture {
+    /// The width of rows that cannot be packed, if there are any: they have no whole groups.
+    pub(crate) fn unpackable_kv(&self) -> Option<u32> {
+        let rows = self.layers.iter().flat_map(|layer| layer.attention.kv_rows());
+        let mut widths = rows.map(|(_, width)| width);
+        widths.find(|width| !width.is_multiple_of(KV_GROUP))
+    }
+}
