@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use planaria_config::ModelName;
+use planaria_engine::model_dir::Part;
 use serde::Serialize;
 
 use super::Shared;
@@ -72,7 +73,9 @@ impl super::Parts {
         let model = model.map_err(|error| ApiError::model_not_here(&error))?;
         let view = self.view.borrow();
         let agreed = view.models.iter().find(|seen| seen.name == *name).and_then(|m| m.content);
-        let differs = agreed.map_or_else(Vec::new, |agreed| agreed.differences(&model.content));
+        let mut differs = agreed.map_or_else(Vec::new, |agreed| agreed.differences(&model.content));
+        // Its words are those of the others.
+        differs.retain(|part| *part != Part::KvBits);
         if differs.is_empty() {
             return Ok(model);
         }

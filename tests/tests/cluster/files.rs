@@ -7,11 +7,12 @@ use anyhow::{Context as _, Result, ensure};
 use planaria_control::cluster_view::{ClusterView, HeldView};
 use planaria_tests::api::Api;
 use planaria_tests::process::signal;
-use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, wait_for};
+use planaria_tests::{Cluster, Look as _, NodeSpec, Ready as _, repository, wait_for};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::commands::{planaria, text};
+use crate::golden::Golden;
 use crate::recovery::{CHAT, chat, disturbed, ensure_same, undisturbed};
 use crate::{binary, demo_models};
 
@@ -312,6 +313,37 @@ async fn a_models_folder_that_is_away_for_a_while_disturbs_nobody() -> Result<()
     })
     .await?;
     ensure!(Some(answer.chat_text()) == expected);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_another_setting_is_named_and_gets_no_layers_but_can_be_asked() -> Result<()> {
+    const MODEL: &str = "kv4";
+    let golden = Golden::of(MODEL)?;
+    let mut cluster = Cluster::new(binary(), &repository().join("tests/golden")).await?;
+    for (name, bits) in
+        [("first", "kv-bits=kv4=4"), ("second", "kv-bits=4"), ("third", "kv-bits=none")]
+    {
+        let arguments = ["--model", MODEL, "--set", bits, "--set", "strategy=ring-memory-weighted"];
+        cluster.start(NodeSpec::new(name, "600MiB").with(&arguments)).await?;
+    }
+    cluster.met().await?;
+    let [first, third] = [cluster.node(0)?.api.clone(), cluster.node(2)?.api.clone()];
+    ensure!(odd_one(&first).await? == ("third".to_owned(), vec!["setting kv-bits".to_owned()]));
+    cluster.ready(MODEL, 2).await?;
+    ensure!(!stages(&first.cluster().await?).contains(&"third"));
+    let shown = planaria(&["plan", MODEL, "--api", first.url()]).await?;
+    let shown = text(&shown.stdout);
+    ensure!(shown.contains("with numbers of 4 bits"), "{shown}");
+    let (prompt, tokens) = golden.prompts.iter().zip(&golden.tokens).last().context("a prompt")?;
+    ensure!(third.greedy(MODEL, prompt, tokens.len()).await? == *tokens);
+
+    // A death, and one node that holds all of it.
+    cluster.node(1)?.process.kill().await?;
+    let again = wait_for("an answer after a death", async || {
+        Ok(first.greedy(MODEL, prompt, tokens.len()).await.ok())
+    });
+    ensure!(again.await? == *tokens);
     Ok(())
 }
 
