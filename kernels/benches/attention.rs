@@ -112,6 +112,7 @@ fn seconds(keys: Heads<'_>, values: Heads<'_>, queries: usize) -> f64 {
         window: None,
         softcap: None,
         sinks: None,
+        chosen: None,
     };
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);

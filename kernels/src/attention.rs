@@ -10,10 +10,17 @@
 //! Scores, softmax and result are rounded to the type of the queries where MLX rounds them.
 //!
 //! Keys and values may be packed ([`KvBits`]). Each number of them is then `q * scale + bias`, rounded once to an `f32`.
+//!
+//! A query may look at some of these positions only ([`Chosen`]). They keep their lanes and blocks, and the others are left
+//! out, which gives the bits that shares of 0 would.
 #![expect(clippy::indexing_slicing, reason = "of arrays, and of slices of the very length")]
 #![expect(clippy::needless_range_loop, reason = "several arrays are gone through at once")]
 
+mod chosen;
+
 use std::ops::Range;
+
+pub use self::chosen::{Chosen, Index, choose};
 
 use crate::isa::Isa;
 use crate::kv_bits::{KV_GROUP, KvBits};
@@ -115,6 +122,23 @@ impl<'a> Heads<'a> {
             Some(bits) => bits.unpack(simd, row, self.number, to),
         }
     }
+
+    /// The same of a query, times the scale.
+    #[inline(always)]
+    fn load_scaled<S: Simd>(
+        &self,
+        simd: S,
+        head: usize,
+        position: usize,
+        scale: f32,
+        to: &mut [Vector],
+    ) {
+        let scale = self.number.round(simd, [scale; LANES]);
+        self.load(simd, head, position, to);
+        for vector in to {
+            *vector = self.number.round(simd, zip(*vector, scale, |x, scale| x * scale));
+        }
+    }
 }
 
 /// Queries with keys.
@@ -145,6 +169,8 @@ pub struct Attention<'a> {
     pub softcap: Option<f32>,
     /// A score for each head that takes a share and gives nothing.
     pub sinks: Option<&'a [f32]>,
+    /// The positions that each query looks at, in place of all that it sees; without windows, softcaps and sinks.
+    pub chosen: Option<&'a Chosen>,
 }
 
 impl Attention<'_> {
@@ -172,6 +198,14 @@ impl Attention<'_> {
         let behind = queries.positions.saturating_sub(keys.positions);
         same("queries at no position", behind, 0)?;
         same("positions of a window that sees nothing", usize::from(self.window == Some(0)), 0)?;
+        if let Some(chosen) = self.chosen {
+            let has_others = self.window.is_some() || self.softcap.is_some() || sinks.is_some();
+            same("other rules beside chosen positions", usize::from(has_others), 0)?;
+            same("queries with chosen positions", chosen.queries(), queries.positions)?;
+            let is_beyond = |query: &usize| !chosen.is_within(*query, self.seen(*query).end);
+            let beyond = (0..queries.positions).filter(is_beyond).count();
+            same("queries with chosen positions that they do not see", beyond, 0)?;
+        }
         // Positions are counted from the beginning of a block.
         let end = self.first.checked_add(keys.positions).and_then(|end| end.checked_add(BLOCK));
         same("positions beyond all numbers", usize::from(end.is_none()), 0)
@@ -206,6 +240,10 @@ pub fn attend(
     }
     let out = Out::new(out, queries.number, results);
     let sharing = queries.heads / keys.heads;
+    if let Some(chosen) = attention.chosen {
+        chosen::attend(pool, isa, attention, chosen, &out);
+        return Ok(());
+    }
     let rows = queries.positions * sharing;
     let parts = rows.div_ceil(ROWS);
     pool.each(keys.heads * parts, &|part| {
@@ -316,14 +354,10 @@ impl Part<'_> {
         let Pairs { queries, keys } = pairs;
         let number = queries.number;
         let vectors = queries.width.div_ceil(LANES);
-        let scale = number.round(simd, [self.attention.scale; LANES]);
         let mut x = Vectors::new(self.rows.len() * vectors);
         for (row, to) in self.rows.clone().zip(x.chunks_mut(vectors)) {
             let head = self.head * self.sharing + row % self.sharing;
-            queries.load(simd, head, row / self.sharing, to);
-            for vector in to {
-                *vector = number.round(simd, zip(*vector, scale, |x, scale| x * scale));
-            }
+            queries.load_scaled(simd, head, row / self.sharing, self.attention.scale, to);
         }
         let width = blocks.count * BLOCK;
         let mut block = Vectors::new(BLOCK * vectors);
@@ -332,23 +366,7 @@ impl Part<'_> {
             for (key, to) in blocks.keys(each).zip(block.chunks_mut(vectors).skip(skipped)) {
                 keys.load(simd, self.head, key, to);
             }
-            let mut row = 0;
-            while row < self.rows.len() {
-                let left = self.rows.len() - row;
-                let x = |more: usize| &x[(row + more) * vectors..(row + more + 1) * vectors];
-                let to = &mut scores[row * width + each * BLOCK..];
-                if S::MANY_REGISTERS && left >= 4 {
-                    let x = [x(0), x(1), x(2), x(3)];
-                    products::<S, 4, 4>(simd, number, &x, &block, vectors, to, width);
-                    row += 4;
-                } else if left >= 2 {
-                    products::<S, 2, 2>(simd, number, &[x(0), x(1)], &block, vectors, to, width);
-                    row += 2;
-                } else {
-                    products::<S, 1, 4>(simd, number, &[x(0)], &block, vectors, to, width);
-                    row += 1;
-                }
-            }
+            all_products(simd, number, &x, &block, vectors, &mut scores[each * BLOCK..], width);
         }
     }
 
@@ -401,6 +419,37 @@ impl Part<'_> {
     fn write<S: Simd>(&self, simd: S, query: usize, head: usize, values: &[f32]) {
         // SAFETY: each pair of query and head is one row of one part.
         unsafe { self.out.write_some(simd, query, head * values.len(), values) }
+    }
+}
+
+/// Products of all rows `x`, each of `vectors`, with a block of keys, to `scores`, whose rows are `width` long.
+#[inline(always)]
+fn all_products<S: Simd>(
+    simd: S,
+    number: Number,
+    x: &[Vector],
+    block: &[Vector],
+    vectors: usize,
+    scores: &mut [f32],
+    width: usize,
+) {
+    let rows = x.len() / vectors;
+    let mut row = 0;
+    while row < rows {
+        let left = rows - row;
+        let x = |more: usize| &x[(row + more) * vectors..(row + more + 1) * vectors];
+        let to = &mut scores[row * width..];
+        if S::MANY_REGISTERS && left >= 4 {
+            let x = [x(0), x(1), x(2), x(3)];
+            products::<S, 4, 4>(simd, number, &x, block, vectors, to, width);
+            row += 4;
+        } else if left >= 2 {
+            products::<S, 2, 2>(simd, number, &[x(0), x(1)], block, vectors, to, width);
+            row += 2;
+        } else {
+            products::<S, 1, 4>(simd, number, &[x(0)], block, vectors, to, width);
+            row += 1;
+        }
     }
 }
 

@@ -11,7 +11,7 @@
 //! `i + 1`. A weight is the `f32` nearest to what is stored ([`Packing`]). The sum is rounded to the type of the rows.
 //!
 //! Nothing else of a product is a sum, so rows, outputs and threads can be dealt out at will. [`attend`] says how the sums
-//! of attention are made, [`rms_norm`] makes its own as a dot product. Elementary functions are sequences of operations
+//! of attention are made, and [`choose`] those that positions are chosen by; norms make theirs as a dot product. Elementary functions are sequences of operations
 //! that are each rounded once, the same on every machine (`vector.rs`).
 //!
 //! Partial sums of units, which several machines may have made, are added along a [`FoldTree`].
@@ -34,7 +34,7 @@ mod rowwise;
 mod simd;
 mod vector;
 
-pub use attention::{Attention, BLOCK, Heads, Pairs, attend};
+pub use attention::{Attention, BLOCK, Chosen, Heads, Index, Pairs, attend, choose};
 pub use fold::{FoldTree, NoSum, Span, accumulate};
 pub use format::{Packing, e4m3};
 pub use isa::{Isa, UnknownIsa};
@@ -43,5 +43,5 @@ pub use number::Number;
 pub use panel::Rows;
 pub use pool::Pool;
 pub use product::{Choice, Matrix, Misfit, matmul, matmul_chosen};
-pub use rowwise::{Gate, Rotary, add, gated, rms_norm, rotate};
+pub use rowwise::{Gate, LayerNorm, Rotary, add, gated, layer_norm, rms_norm, rotate};
 pub use simd::LANES;

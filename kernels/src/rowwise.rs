@@ -69,6 +69,37 @@ pub fn rms_norm(
     each_row(pool, isa, x, out, &Norm { x, weight: &factors, eps })
 }
 
+/// What a row is normed by.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNorm<'a> {
+    /// What each number is multiplied by in the end.
+    pub weight: &'a [f32],
+    /// What is added to it then.
+    pub bias: &'a [f32],
+    /// Added to the variance.
+    pub eps: f32,
+}
+
+/// Takes the mean of every row away, divides what is left by its root mean square, multiplies by a weight and adds a bias;
+/// rounded once, in the end. Both sums are made as in a dot product. Into `out [rows, inputs]`, numbers of the type of `x`.
+///
+/// # Errors
+/// When sizes do not fit.
+pub fn layer_norm(
+    pool: &Pool,
+    isa: Isa,
+    x: &Rows<'_>,
+    norm: &LayerNorm<'_>,
+    out: &mut [u8],
+) -> Result<(), Misfit> {
+    for numbers in [norm.weight, norm.bias] {
+        if numbers.len() != x.inputs {
+            return Err(Misfit::Inputs { rows: x.inputs, matrix: numbers.len() });
+        }
+    }
+    each_row(pool, isa, x, out, &Centered { x, norm })
+}
+
 /// `a + b`, number by number, into `out`; all of one type and shape, but `b` may be one row for all.
 ///
 /// # Errors
@@ -225,18 +256,45 @@ impl Rowwise for Norm<'_> {
     fn compute<S: Simd>(&self, simd: S, row: usize, _: &mut [f32], result: &mut [f32]) {
         let number = self.x.number;
         number.load(simd, self.x.row(row), result);
-        let (vectors, rest) = result.as_chunks::<LANES>();
-        let mut lanes = simd.splat(0.0);
-        for vector in vectors.iter().chain([&padded(rest)]) {
-            let vector = simd.load(vector);
-            lanes = simd.mul_add(vector, vector, lanes);
-        }
-        let mean = simd.sum(lanes) * (1.0 / result.len() as f32);
+        let mean = dot(simd, result, result) * (1.0 / result.len() as f32);
         let factor = 1.0 / (mean + self.eps).sqrt();
         both(result, self.weight, |x, weight| {
             zip(number.round(simd, map(x, |x| x * factor)), weight, |x, weight| x * weight)
         });
     }
+}
+
+struct Centered<'a> {
+    x: &'a Rows<'a>,
+    norm: &'a LayerNorm<'a>,
+}
+
+impl Rowwise for Centered<'_> {
+    #[inline(always)]
+    fn compute<S: Simd>(&self, simd: S, row: usize, scratch: &mut [f32], result: &mut [f32]) {
+        self.x.number.load(simd, self.x.row(row), result);
+        let part = 1.0 / result.len() as f32;
+        scratch.fill(1.0);
+        let mean = dot(simd, result, scratch) * part;
+        scratch.fill(mean);
+        both(result, scratch, |x, mean| zip(x, mean, |x, mean| x - mean));
+        let factor = 1.0 / (dot(simd, result, result) * part + self.norm.eps).sqrt();
+        both(result, self.norm.weight, |x, weight| {
+            zip(map(x, |x| x * factor), weight, |x, weight| x * weight)
+        });
+        both(result, self.norm.bias, |x, bias| zip(x, bias, |x, bias| x + bias));
+    }
+}
+
+/// The dot product of two rows of `f32`.
+#[inline(always)]
+fn dot<S: Simd>(simd: S, a: &[f32], b: &[f32]) -> f32 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    let mut lanes = simd.splat(0.0);
+    for (a, b) in a.iter().chain([&padded(a_rest)]).zip(b.iter().chain([&padded(b_rest)])) {
+        lanes = simd.mul_add(simd.load(a), simd.load(b), lanes);
+    }
+    simd.sum(lanes)
 }
 
 struct Sum<'a> {

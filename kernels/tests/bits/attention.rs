@@ -109,6 +109,7 @@ impl Memory {
             window: kind.window,
             softcap: kind.softcap,
             sinks: kind.has_sinks.then_some(&self.sinks),
+            chosen: None,
         };
         let results = (asked.1 - asked.0) * heads * sharing * value_width;
         let mut out = vec![0xff; results * self.number.bytes()];
@@ -260,6 +261,7 @@ fn what_does_not_fit_is_refused() {
         window: None,
         softcap: None,
         sinks: None,
+        chosen: None,
     };
     let attempt = |attention: &Attention<'_>, results: usize| {
         attend(&pool(1), Isa::best(), attention, &mut vec![0; results * 4])

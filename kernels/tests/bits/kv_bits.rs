@@ -96,6 +96,7 @@ fn found(isa: Isa, queries: Heads<'_>, [keys, beside, values]: [Heads<'_>; 3]) -
         window: None,
         softcap: None,
         sinks: None,
+        chosen: None,
     };
     let numbers = queries.heads * queries.positions * values.width;
     let mut out = vec![0; numbers * queries.number.bytes()];
@@ -149,6 +150,7 @@ fn packed_rows_that_do_not_fit_are_refused() {
             window: None,
             softcap: None,
             sinks: None,
+            chosen: None,
         };
         let pool = Pool::new(NonZeroUsize::MIN);
         attend(&pool, Isa::best(), &attention, &mut vec![0; HEADS * heads.width * 4])

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "what is not so fails the test")]
 
 mod attention;
+mod chosen;
 mod kv_bits;
 mod products;
 mod rowwise;

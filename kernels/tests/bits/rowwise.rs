@@ -4,7 +4,8 @@ use std::num::NonZeroUsize;
 
 use half::{bf16, f16};
 use planaria_kernels::{
-    Gate, Isa, Misfit, Number, Pool, Rotary, Rows, add, gated, rms_norm, rotate,
+    Gate, Isa, LayerNorm, Misfit, Number, Pool, Rotary, Rows, add, gated, layer_norm, rms_norm,
+    rotate,
 };
 
 use crate::support::{Dice, NUMBERS, read};
@@ -75,6 +76,39 @@ fn norms() {
             }
         }
     }
+}
+
+#[test]
+fn norms_around_the_mean() {
+    for number in NUMBERS {
+        for width in WIDTHS {
+            let mut dice = Dice::new(width as u64);
+            let x = dice.bytes_of(number, 37 * width);
+            let mut some = || (0..width).map(|_| dice.number()).collect::<Vec<f32>>();
+            let (weight, bias) = (some(), some());
+            let norm = LayerNorm { weight: &weight, bias: &bias, eps: 1e-2 };
+            let all = rows(&x, number, width);
+            let out = same_everywhere(x.len(), |pool, isa, out| {
+                layer_norm(pool, isa, &all, &norm, out).unwrap();
+            });
+            let (x, out) = (read(number, &x), read(number, &out));
+            for (x, out) in x.chunks(width).zip(out.chunks(width)) {
+                let x: Vec<f64> = x.iter().map(|x| f64::from(*x)).collect();
+                let mean = x.iter().sum::<f64>() / width as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                for (((x, weight), bias), out) in x.iter().zip(&weight).zip(&bias).zip(out) {
+                    let normed = (x - mean) / (variance + 1e-2).sqrt();
+                    let expected = normed * f64::from(*weight) + f64::from(*bias);
+                    let unit = if number == Number::F32 { 1e-5 } else { 2e-2 };
+                    assert!((f64::from(*out) - expected).abs() < unit, "{out}, not {expected}");
+                }
+            }
+        }
+    }
+    let norm = LayerNorm { weight: &[1.0], bias: &[0.0; 2], eps: 1e-2 };
+    let pool = Pool::new(NonZeroUsize::MIN);
+    let x = rows(&[0; 16], Number::F32, 2);
+    assert!(layer_norm(&pool, Isa::best(), &x, &norm, &mut [0; 16]).is_err());
 }
 
 #[test]
