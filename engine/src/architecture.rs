@@ -107,6 +107,17 @@ pub struct Norm {
     pub from_one: bool,
 }
 
+/// Norm over the last axis that takes the mean away, divides by the standard deviation, and has a bias.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerNorm {
+    /// Its module; the tensors are `<module>.weight` and `<module>.bias`, one number for each of `width`.
+    pub module: String,
+    /// Length of that axis.
+    pub width: u32,
+    /// Added to the variance; above 0.
+    pub eps: f32,
+}
+
 /// A matrix `[rows, columns]` that turns `columns` numbers into `rows`, with a bias or without.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Linear {
@@ -307,6 +318,31 @@ pub struct Latent {
     pub rope: Rope,
     /// Multiplies the products of queries and keys.
     pub scale: f32,
+    /// What chooses the positions that a query looks at; `None`: it looks at all before it.
+    pub indexer: Option<Indexer>,
+}
+
+/// Chooses the positions that a query looks at (`DeepSeek` Sparse Attention, DeepSeek-V3.2, arXiv:2512.02556): the best by
+/// the sum over heads of `weight * max(query * key, 0)`, and all where there are no more than are chosen. Factors that all
+/// scores have in common are left out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Indexer {
+    /// Heads, which have one key in common.
+    pub heads: u32,
+    /// Width of a query and of the key.
+    pub head_dim: u32,
+    /// How many positions are looked at.
+    pub chosen: u32,
+    /// From the compressed vector that queries come from to `heads * head_dim`.
+    pub query: Linear,
+    /// From hidden states to the key.
+    pub key: Linear,
+    /// On the key.
+    pub key_norm: LayerNorm,
+    /// From hidden states to a weight for each head, computed in 32 bits.
+    pub weights: Linear,
+    /// What the first numbers of queries and the key are turned by.
+    pub rope: Rope,
 }
 
 /// Where the queries of latent attention come from.
@@ -494,6 +530,15 @@ impl GroupedQuery {
     pub fn joint_norm(&self) -> Option<&Norm> {
         let norms = self.query_norm.iter().chain(&self.key_norm);
         norms.into_iter().find(|norm| norm.width != self.head_dim)
+    }
+}
+
+impl Latent {
+    /// Numbers that a token leaves in the cache beside its compressed vector: the turned part of the key, and behind it the
+    /// indexer's key.
+    #[must_use]
+    pub fn beside_dim(&self) -> u32 {
+        self.turned_dim + self.indexer.as_ref().map_or(0, |indexer| indexer.head_dim)
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod decoder;
 mod deepseek_v3;
+mod deepseek_v32;
 mod dots1;
 mod ernie4_5;
 mod gemma2;
@@ -15,6 +16,7 @@ mod gemma3;
 mod gemma4;
 mod glm4_moe;
 mod glm4_moe_lite;
+mod glm_moe_dsa;
 mod gpt_oss;
 mod granite;
 mod hunyuan_v1_dense;
@@ -50,6 +52,7 @@ use crate::model_dir::json::Section;
 /// Every family: its `model_type`, the models that call themselves so, and what reads them.
 const FAMILIES: &[(&str, &str, Family)] = &[
     ("deepseek_v3", "DeepSeek-V3, R1", deepseek_v3::architecture),
+    ("deepseek_v32", "DeepSeek-V3.2", deepseek_v32::architecture),
     ("dots1", "dots.llm1", dots1::architecture),
     ("ernie4_5", "ERNIE 4.5, without experts", ernie4_5::architecture),
     ("gemma2", "Gemma 2", gemma2::architecture),
@@ -59,6 +62,7 @@ const FAMILIES: &[(&str, &str, Family)] = &[
     ("gemma4_text", "Gemma 4 26B-A4B and 31B", gemma4::architecture),
     ("glm4_moe", "GLM-4.5, 4.6, 4.7, with experts", glm4_moe::architecture),
     ("glm4_moe_lite", "GLM-4.7 Flash", glm4_moe_lite::architecture),
+    ("glm_moe_dsa", "GLM-5", glm_moe_dsa::architecture),
     ("gpt_oss", "gpt-oss", gpt_oss::architecture),
     ("granite", "Granite 3 and 4, without experts or recurrent layers", granite::architecture),
     ("hunyuan_v1_dense", "HunYuan, without experts", hunyuan_v1_dense::architecture),

@@ -156,8 +156,8 @@ impl ModelDir {
     pub fn with_kv_bits(mut self, bits: Option<KvBits>) -> Result<Self, ModelError> {
         let ModelConfig::Transformer(model) = &mut self.config else { return Ok(self) };
         model.kv_bits = bits;
-        if let Some(width) = bits.and_then(|_| model.unpackable_kv()) {
-            return Err(ModelError::KvBits { folder: self.path, width });
+        if let Some(problem) = bits.and_then(|_| model.unpackable_kv()) {
+            return Err(ModelError::KvBits { folder: self.path, problem });
         }
         let width = number_bytes(self.activation);
         self.geometry.set_kv(kv_of_layers(model, width));

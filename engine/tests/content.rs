@@ -116,7 +116,7 @@ fn packed_kv_is_another_setting_with_other_sizes() {
 fn rows_without_whole_groups_cannot_be_packed() {
     let folder = demo();
     let error = open(&folder).with_kv_bits(Some(KvBits::Eight)).unwrap_err().to_string();
-    assert!(error.contains("`kv-bits`") && error.contains("24 of them"), "{error}");
+    assert!(error.contains("`kv-bits`") && error.contains("rows of 24 numbers"), "{error}");
     assert!(open(&folder).with_kv_bits(None).is_ok());
 }
 

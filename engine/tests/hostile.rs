@@ -283,6 +283,20 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
     }
     let refused = refusal(&deepseek(&json!({"q_lora_rank": 1_u64 << 31})));
     assert!(refused.starts_with("DIR/config.json: `q_lora_rank` is 2147483648; expected"));
+    for key in ["index_n_heads", "index_head_dim", "index_topk"] {
+        let sizes = json!({"index_n_heads": 4, "index_head_dim": 16, "index_topk": 8, "model_type": "deepseek_v32"});
+        for (absurd, expected) in [
+            (json!(0), "is 0; expected"),
+            (json!(1_u64 << 31), "is 2147483648; expected"),
+            (json!(null), "is missing"),
+        ] {
+            let mut sizes = sizes.clone();
+            sizes[key] = absurd;
+            let refused = refusal(&deepseek(&sizes));
+            let expected = format!("DIR/config.json: `{key}` {expected}");
+            assert!(refused.starts_with(&expected), "{refused}");
+        }
+    }
     // The largest of everything: no file holds it, and nothing overflows on the way to saying so.
     let most = json!({
         "hidden_size": 1 << 20, "intermediate_size": 1 << 20, "num_attention_heads": 1 << 12,
@@ -295,15 +309,18 @@ fn sizes_of_latent_attention_whose_products_leave_their_type() {
         "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, "enable_moe_block": true,
         "top_k_experts": 1, "global_head_dim": 1 << 14, "rope_theta": 1e6, "moe_num_experts": 1024,
         "share_expert_dim": 1 << 20, "attention_multiplier": 1, "embedding_multiplier": 1,
-        "logits_scaling": 1, "residual_multiplier": 1,
+        "logits_scaling": 1, "residual_multiplier": 1, "index_n_heads": 1 << 12, "index_head_dim": 1 << 14,
+        "index_topk": 1 << 26, "rope_parameters": {"rope_theta": 1e6, "rope_type": "default"},
     });
     for family in [
         "deepseek_v3",
+        "deepseek_v32",
         "gemma2",
         "gemma3_text",
         "gemma4_text",
         "glm4_moe",
         "glm4_moe_lite",
+        "glm_moe_dsa",
         "gpt_oss",
         "kimi_k2",
         "llama",

@@ -202,6 +202,18 @@ FAMILIES |= {
             "mscale_all_dim": 1.0}},
 }
 
+# Fewer positions are looked at than longer prompts have, by so many heads that no query's weights are all negative.
+FAMILIES |= {
+    "deepseek_v32": FAMILIES["deepseek_v3"] | {
+        "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32", "num_hidden_layers": 3,
+        "index_n_heads": 10, "index_head_dim": 12, "index_topk": 14},
+    "glm_moe_dsa": {key: value for key, value in FAMILIES["glm4_moe_lite"].items()
+                    if key != "partial_rotary_factor"} | {
+        "architectures": ["GlmMoeDsaForCausalLM"], "model_type": "glm_moe_dsa", "num_hidden_layers": 3,
+        "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "default"}, "indexer_rope_interleave": True,
+        "index_n_heads": 12, "index_head_dim": 10, "index_topk": 13},
+}
+
 # Models for quantization: widths that groups divide.
 PACKED = SMALL | {"intermediate_size": 32}
 PACKED_MOE = {"hidden_size": 64, "moe_intermediate_size": 32, "num_experts": 4, "num_hidden_layers": 3, "head_dim": 8}
@@ -423,10 +435,26 @@ CASES |= {name: case | {"index": 460 + index} for index, (name, case) in enumera
     "kv4-windows-sinks": {"family": "gpt_oss", "config": {"head_dim": 32}, "kv_bits": 4},
     "kv4-mla": {"family": "deepseek_v3", "config": {"kv_lora_rank": 32, "qk_rope_head_dim": 32}, "kv_bits": 4},
 }.items())}
+# Positions that are chosen.
+CASES |= {name: case | {"index": 500 + index} for index, (name, case) in enumerate({
+    "deepseek-v32-mlx": {"family": "deepseek_v32", "config": {}},
+    "deepseek-v32-hf": {"family": "deepseek_v32", "layout": "deepseek-hf", "config": {
+        "index_n_heads": 16, "index_head_dim": 8, "index_topk": 16, "attention_bias": True, "num_attention_heads": 2,
+        "num_key_value_heads": 2}},
+    "q4-deepseek-v32-f32": {"family": "deepseek_v32", "config": PACKED_MLA | {"index_head_dim": 32},
+                            "quantize": {"group_size": 32, "bits": 4}},
+    "fp8-deepseek-v32": {"family": "deepseek_v32", "layout": "deepseek-hf", "config": PACKED_MLA | {
+        "index_head_dim": 24}, "format": ["fp8", 16, 32]},
+    "glm-moe-dsa-mlx": {"family": "glm_moe_dsa", "config": {}},
+    "glm-moe-dsa-hf": {"family": "glm_moe_dsa", "layout": "deepseek-hf", "config": {
+        "indexer_rope_interleave": False, "index_topk": 20, "num_attention_heads": 4, "num_key_value_heads": 4}},
+}.items())}
 # A logit is about 3 here. In float32 the noise is less than a thousandth of the first of these.
 LOWEST_MARGIN = {"float32": 0.15, "float16": 0.2, "bfloat16": 0.4}
 # Between the last expert chosen and the first not chosen, in what the router compares; float32 only.
 LOWEST_CHOICE_MARGIN = 5e-4
+# Between the last position that an indexer chooses and the first that it does not, as a part of the spread of its scores.
+LOWEST_INDEX_MARGIN = 2e-5
 SEEDS_PER_CASE = 1000
 
 

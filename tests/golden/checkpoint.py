@@ -74,7 +74,9 @@ def random_parameters(model, seed, case):
              "up_proj": 1.0, "down_proj": 1.4, "embed_tokens": entry, "lm_head": entry,
              # Fused, routers, and the parts of latent attention.
              "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "proj": 2.0, "g_proj": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
-             "kv_a_proj_with_mqa": attention, "embed_q": attention, "unembed_out": 1.4}
+             "kv_a_proj_with_mqa": attention, "embed_q": attention, "unembed_out": 1.4,
+             # Of an indexer; only the order of its scores counts.
+             "wq_b": 1.0, "wk": 1.0, "weights_proj": 1.0}
     # The clipped gates of gpt_oss must reach the limit of 7.
     gains |= {"gpt_oss": {"gate_proj": 4.0, "up_proj": 4.0, "down_proj": 0.2}}.get(family, {})
     gains |= case.get("gains", {})
@@ -89,7 +91,7 @@ def random_parameters(model, seed, case):
         if path.endswith("model.norm.weight"):
             # Signs keep a tied head from always preferring the token that it just got.
             return rng.uniform(0.5, 1.5, old.shape) * rng.choice([-1.0, 1.0], old.shape) - from_one
-        if "norm" in kind:
+        if "norm" in kind and name != "bias":
             gain = 1.0
             if kind in ("q_norm", "k_norm", "query_layernorm", "key_layernorm"):
                 # Gemma 4 has no other scale of scores.

@@ -76,7 +76,8 @@ def packed(weights, config, how, only):
     for path, weight in weights.items():
         weight = np.array(weight.astype(mx.float32))
         module = path.removesuffix(".weight")
-        if only in module and module.endswith(("_proj", "_proj_with_mqa")):
+        # DeepSeek leaves the weights of an indexer's heads as they are.
+        if only in module and module.endswith(("_proj", "_proj_with_mqa", ".wq_b", ".wk")) and "weights_proj" not in module:
             own = pack(weight, *arguments)
             tensors |= {f"{module}.{kind}": tensor for kind, tensor in own.items()}
         else:

@@ -16,7 +16,7 @@ Random models are a hard test only if they are chosen well. So for every case
   the second logit is far above the rounding noise of the case's dtype
   (`min_margin`), and for a low precision float32 gives the same path (`noise` is
   how much a gap between rivals differs from float32, or between ways to cut);
-- nor is the choice of an expert (`min_choice_margin`);
+- nor is the choice of an expert (`min_choice_margin`) or of a position to look at (`min_index_margin`);
 - the tokens do not depend on how the prompt is cut: whole, in chunks of seven
   and one by one give the same;
 - they depend on everything that can be got wrong: RoPE, its scaling, every bias
@@ -53,12 +53,12 @@ import numpy as np
 from mlx_lm.utils import load_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from cases import (BASE, CASES, LENGTHS, LOWEST_CHOICE_MARGIN, LOWEST_MARGIN, MERGES, SEEDS_PER_CASE, SPECIAL, VOCAB,
+from cases import (BASE, CASES, LENGTHS, LOWEST_CHOICE_MARGIN, LOWEST_INDEX_MARGIN, LOWEST_MARGIN, MERGES, SEEDS_PER_CASE, SPECIAL, VOCAB,
                    steps_for)
 from checkpoint import write_checkpoint
 from mistakes import count_noticed
-from reference import (DIFFERENCES, as_float32, choice_margin, greedy, greedy_by_mlx_lm, greedy_rows, kv_bits, load,
-                       logprobs, margin_and_noise)
+from reference import (DIFFERENCES, as_float32, choice_margin, greedy, greedy_by_mlx_lm, greedy_rows, index_margin, kv_bits,
+                       load, logprobs, margin_and_noise)
 
 HERE = Path(__file__).resolve().parent
 CHAT_TEMPLATE = (
@@ -139,6 +139,8 @@ def make_case(name, out):
     choice = min(choice for _, _, _, choice in found)
     if choice < float("inf"):
         golden["min_choice_margin"] = float(f"{choice:.1e}")
+    if (index_choice := min(index_margin(model, ids + path) for ids, path in zip(prompts, tokens))) < float("inf"):
+        golden["min_index_margin"] = float(f"{index_choice:.1e}")
     inner = getattr(model, "language_model", model)
     if getattr(inner, "final_logit_softcapping", None) or hasattr(inner, "logits_scaling"):
         golden["logprobs"] = [logprobs(model, ids, path) for ids, path in zip(prompts, tokens)]
@@ -224,7 +226,7 @@ def find_prompt(model, config, tokenizer, length, case, index):
             if margin < max(low, case.get("safety", 2) * noise):
                 continue
             choice = choice_margin(model, ids + path)
-            if choice >= LOWEST_CHOICE_MARGIN:
+            if choice >= LOWEST_CHOICE_MARGIN and index_margin(model, ids + path) >= LOWEST_INDEX_MARGIN:
                 return ids, margin, noise, choice
     return None
 

@@ -4,12 +4,14 @@ One thing at a time is broken in a model that is otherwise right; most prompts m
 give other tokens. A mistake that a short prompt cannot notice asks for the long ones only.
 """
 
+import copy
 import math
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
+from mlx_lm.models.deepseek_v32 import Indexer
 from mlx_lm.models.gemma4_text import Router as Gemma4Router
 from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
 from mlx_lm.models.rope_utils import ProportionalRoPE, initialize_rope
@@ -18,7 +20,8 @@ from mlx_lm.models.step3p5 import ClampedSwiGLU, Step3p5MLP, Step3p5MoEGate
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import are_norms_from_one, text_part
-from reference import chooser_of, greedy, load, router_of, sparse_blocks, with_packed_kv
+from reference import (chooser_of, greedy, index_scores, load, router_of, sparse_blocks,
+                       with_packed_kv)
 
 
 def count_noticed(folder, prompts, tokens):
@@ -352,6 +355,60 @@ def sinks_ignored(model, _):
         layer.self_attn.sinks = mx.full(layer.self_attn.sinks.shape, -1e4)
 
 
+# Indexers.
+
+def of_indexers(break_it):
+    """Breaks every indexer; does not apply where there is none."""
+    def break_all(model, _):
+        found = [layer.self_attn.indexer for layer in body_of(model).layers if "indexer" in layer.self_attn]
+        for indexer in found:
+            break_it(indexer)
+        return None if found else False
+    return break_all
+
+
+def index_count(change):
+    def break_it(indexer):
+        indexer.index_topk = change(indexer.index_topk)
+    return of_indexers(break_it)
+
+
+def index_not_turned(indexer):
+    indexer.rope = lambda x, offset=0: x
+
+
+def index_turned_otherwise(indexer):
+    """Neighbours together where halves are to be, and the other way round."""
+    indexer.rope = copy.copy(indexer.rope)
+    indexer.rope.traditional = not indexer.rope.traditional
+
+
+def index_turned_at_the_end(indexer):
+    """The last numbers of a head in place of the first."""
+    indexer.rope = lambda x, offset=0, rope=indexer.rope: rope(x[..., ::-1], offset=offset)[..., ::-1]
+
+
+def index_heads_alike(indexer):
+    indexer.weights_proj = lambda x: mx.ones((*x.shape[:-1], indexer.n_heads))
+
+
+def index_not_bent(indexer):
+    indexer.__class__ = StraightIndexer
+
+
+class StraightIndexer(Indexer):
+    """Products below zero count."""
+    def __call__(self, x, qr, mask, cache=None):
+        earlier = lambda keys: cache.update_and_fetch(keys, keys)[0] if cache is not None else keys
+        offset = cache.offset if cache is not None else 0
+        scores = index_scores(self, x, qr, lambda scores: scores, offset, earlier)[:, None]
+        if scores.shape[-1] <= self.index_topk:
+            return None
+        if mask is not None:
+            scores = mx.where(mask, scores, -math.inf)
+        return mx.argpartition(scores, kth=-self.index_topk, axis=-1)[..., -self.index_topk:]
+
+
 # Layers.
 
 def layers_swapped(model, _):
@@ -648,8 +705,8 @@ MISTAKES = {
     "no bias of low rank queries": flat("q_a_proj.bias", 0.0),
     "no bias of latents": flat("kv_a_proj_with_mqa.bias", 0.0),
     "no router bias": flat("router.bias", 0.0),
-    "no q norm weights": flat("q_norm.weight", 1.0),
-    "no k norm weights": flat("k_norm.weight", 1.0),
+    "no q norm weights": flat("self_attn.q_norm.weight", 1.0),
+    "no k norm weights": flat("self_attn.k_norm.weight", 1.0),
     "no q norm": no_head_norm("q_norm"),
     "no k norm": no_head_norm("k_norm"),
     "no query norm": no_head_norm("query_layernorm"),
@@ -694,6 +751,16 @@ MISTAKES = {
     "queries the same everywhere": queries_as_they_are,
     "SiLU for GELU": gelu_is_silu,
     "gate and up swapped": gate_and_up_swapped,
+    "no choice of positions": index_count(lambda count: 1 << 20),
+    "one position less": index_count(lambda count: count - 1),
+    "one position more": index_count(lambda count: count + 1),
+    "index not turned": of_indexers(index_not_turned),
+    "index turned otherwise": of_indexers(index_turned_otherwise),
+    "index turned at the end": of_indexers(index_turned_at_the_end),
+    "heads of the index alike": of_indexers(index_heads_alike),
+    "index not bent": of_indexers(index_not_bent),
+    "no norm weights of the index": flat("indexer.k_norm.weight", 1.0),
+    "no norm bias of the index": flat("indexer.k_norm.bias", 0.0),
     "experts turned": in_blocks(experts_turned),
     "one expert less": in_blocks(one_expert_less),
     "one expert more": in_blocks(one_expert_more),
@@ -719,7 +786,9 @@ MISTAKES = {
     "SwiGLU without alpha": activation(lambda: SwigluOAI(alpha=1.0)),
 }
 # No prompt that is short enough sees them.
-LONG_ONLY = {"queries the same everywhere", "KV of other bits"}
+LONG_ONLY = {"queries the same everywhere", "no choice of positions", "one position less", "one position more",
+             "index not turned", "index turned otherwise", "index turned at the end", "heads of the index alike",
+             "index not bent", "no norm weights of the index", "no norm bias of the index", "KV of other bits"}
 WINDOW_MISTAKES = {"no window", "window one too large", "window one too small", "window on the other layers"}
 # Noticing needs luck: one prompt is enough.
 SUBTLE = {"window one too large", "window one too small", "KV of other bits"}

@@ -266,6 +266,52 @@ def gap_of(block, x, y):
     return min(smallest, gap_at(scores, count))
 
 
+def index_margin(model, ids):
+    """The smallest gap between a position that an indexer chose and one that it did not, as a part of the spread of
+    its scores. Infinite for a model without indexers.
+    """
+    indexers = [layer.self_attn.indexer for layer in getattr(model, "language_model", model).model.layers
+                if "indexer" in layer.self_attn]
+    if not indexers:
+        return math.inf
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(recorded_scores(indexer)) for indexer in indexers]
+        mx.eval(model(mx.array([ids])))
+    smallest = math.inf
+    for indexer, scores in zip(indexers, found):
+        for position, row in enumerate(scores[0]):
+            seen = row[:position + 1]
+            if len(seen) > indexer.index_topk:
+                smallest = min(smallest, gap_at(seen, indexer.index_topk) / float(seen.std()))
+    return smallest
+
+
+@contextlib.contextmanager
+def recorded_scores(indexer):
+    """What an indexer compares, `[positions, positions]`, while the context lasts."""
+    kind, found = type(indexer), []
+
+    class Recorded(kind):
+        def __call__(self, x, qr, mask, cache=None):
+            assert cache is None, "whole prompts only"
+            found.append(np.array(index_scores(self, x, qr))[0])
+            return super().__call__(x, qr, mask, cache)
+
+    indexer.__class__ = Recorded
+    try:
+        yield found
+    finally:
+        indexer.__class__ = kind
+
+
+def index_scores(indexer, x, qr, bend=lambda scores: mx.maximum(scores, 0), offset=0, earlier=lambda keys: keys):
+    """`[1, queries, positions]`, without factors that all have in common."""
+    queries = indexer.wq_b(qr).reshape(1, x.shape[1], indexer.n_heads, indexer.head_dim).swapaxes(1, 2)
+    keys = earlier(indexer.rope(indexer.k_norm(indexer.wk(x))[:, None], offset=offset))
+    scores = bend(indexer.rope(queries, offset=offset) @ keys.swapaxes(-1, -2))
+    return (scores * indexer.weights_proj(x).swapaxes(-1, -2)[..., None]).sum(axis=1)
+
+
 def gap_at(values, count):
     """The smallest gap between place `count` and the next in any row."""
     if count >= values.shape[-1]:

@@ -127,6 +127,10 @@ impl<'a> StepRows<'a> {
     }
 }
 
+/// Gives the number of a rope among those of the model.
+pub(super) type RopeOf<'a> =
+    &'a mut dyn FnMut(&planaria_engine::architecture::Rope) -> Result<usize, LoadError>;
+
 /// Attention of one layer, of either kind.
 pub(super) struct Attention {
     kind: Kind,
@@ -140,13 +144,12 @@ enum Kind {
 }
 
 impl Attention {
-    /// `rope_of` gives the number of a rope among those of the model.
     pub(super) fn take(
         weights: &mut Weights<'_>,
         parts: &AttentionParts,
         share: Option<&LayerShare>,
         kv_bits: Option<KvBits>,
-        rope_of: &mut dyn FnMut(&planaria_engine::architecture::Rope) -> Result<usize, LoadError>,
+        rope_of: RopeOf<'_>,
     ) -> Result<Self, LoadError> {
         let kind = match parts {
             AttentionParts::Grouped(parts) => {
@@ -154,8 +157,7 @@ impl Attention {
                 Kind::Grouped(GroupedQuery::take(weights, parts, share, rope)?)
             }
             AttentionParts::Latent(parts) => {
-                let rope = rope_of(&parts.rope)?;
-                Kind::Latent(LatentAttention::take(weights, parts, share, rope)?)
+                Kind::Latent(LatentAttention::take(weights, parts, share, rope_of)?)
             }
         };
         Ok(Self { kind, kv_bits })
@@ -362,6 +364,7 @@ impl GroupedQuery {
             window: self.window,
             softcap: self.softcap,
             sinks,
+            index: None,
         };
         match cpu::attend(&asked)? {
             Some(found) => Ok(found),

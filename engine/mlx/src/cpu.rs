@@ -17,13 +17,13 @@ use planaria_kernels::{Isa, Number, Pool};
 
 use planaria_engine::processor::Processor;
 
-pub(super) use self::attention::{Asked, attend};
+pub(super) use self::attention::{Asked, AskedIndex, attend};
 pub(super) use self::moved::{copied, rows_of};
 pub(super) use self::operation::is_here;
 pub(super) use self::product::{
     Matrix, matmul, matmul_chosen, matmul_each, matmul_each_wide, matmul_wide,
 };
-pub(super) use self::rowwise::{Factors, add, gated, rms_norm, rotate};
+pub(super) use self::rowwise::{Factors, add, gated, layer_norm, rms_norm, rotate};
 
 /// One for all threads of MLX: whatever is computed uses all cores.
 fn pool() -> &'static Pool {

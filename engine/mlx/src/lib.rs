@@ -21,6 +21,7 @@ mod direct;
 mod error;
 mod experts;
 mod heap;
+mod indexer;
 mod kv_cache;
 mod kv_packing;
 mod latent;

@@ -1,9 +1,9 @@
-//! Root mean square norm.
+//! Norms.
 
-use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
+use mlx_rs::fast::{layer_norm, rms_norm};
 use mlx_rs::ops::ones;
-use planaria_engine::architecture::{Norm, RouterNorm};
+use mlx_rs::{Array, Dtype};
+use planaria_engine::architecture::{LayerNorm as LayerNormParts, Norm, RouterNorm};
 
 use super::error::LoadError;
 use super::weights::Weights;
@@ -59,6 +59,40 @@ impl RmsNorm {
         match cpu::rms_norm(x, &self.weight, self.eps)? {
             Some(normed) => Ok(normed),
             None => rms_norm(x, Some(&self.weight), self.eps),
+        }
+    }
+}
+
+/// Takes the mean of every row away, divides it by its standard deviation, multiplies by a weight and adds a bias.
+pub(super) struct LayerNorm {
+    /// Both `f32 [width]`.
+    weight: Array,
+    bias: Array,
+    eps: f32,
+}
+
+impl LayerNorm {
+    pub(super) fn take(
+        weights: &mut Weights<'_>,
+        norm: &LayerNormParts,
+    ) -> Result<Self, LoadError> {
+        let mut take = |name: &str| -> Result<Array, LoadError> {
+            let array = weights.take(&format!("{}.{name}", norm.module))?;
+            let wide = array.as_dtype(Dtype::Float32)?;
+            wide.eval()?;
+            Ok(wide)
+        };
+        Ok(Self { weight: take("weight")?, bias: take("bias")?, eps: norm.eps })
+    }
+
+    /// `x [.., width]`, same shape and type out; computed in 32 bits.
+    pub(super) fn forward(&self, x: &Array) -> Mlx<Array> {
+        match cpu::layer_norm(x, &self.weight, &self.bias, self.eps)? {
+            Some(normed) => Ok(normed),
+            None => {
+                let wide = x.as_dtype(Dtype::Float32)?;
+                layer_norm(wide, &self.weight, &self.bias, self.eps)?.as_dtype(x.dtype())
+            }
         }
     }
 }

@@ -196,6 +196,7 @@ fn every_other_kind_of_layer() {
     for name in [
         "f16-tied",
         "deepseek-v3-mlx",
+        "deepseek-v32-mlx",
         "gemma2",
         "gemma3-text",
         "gpt-oss-mlx",
@@ -206,6 +207,7 @@ fn every_other_kind_of_layer() {
         "phi3-longrope",
         "q3-f32",
         "q4-deepseek-v3-f32",
+        "q4-deepseek-v32-f32",
         "q4-moe-f32",
         "qwen3-moe-mlx",
     ] {

@@ -10,10 +10,10 @@ pub const KV_GROUP: u32 = 32;
 
 impl Attention {
     /// What a token leaves in the KV cache: how many rows of numbers, and the width of each, of both kinds of them.
-    const fn kv_rows(&self) -> [(u32, u32); 2] {
+    fn kv_rows(&self) -> [(u32, u32); 2] {
         match self {
             Self::Grouped(grouped) => [(grouped.kv_heads, grouped.head_dim); 2],
-            Self::Latent(latent) => [(1, latent.rank), (1, latent.turned_dim)],
+            Self::Latent(latent) => [(1, latent.rank), (1, latent.beside_dim())],
         }
     }
 
@@ -48,10 +48,15 @@ impl Attention {
 }
 
 impl Architecture {
-    /// The width of rows that cannot be packed, if there are any: they have no whole groups.
-    pub(crate) fn unpackable_kv(&self) -> Option<u32> {
-        let rows = self.layers.iter().flat_map(|layer| layer.attention.kv_rows());
-        let mut widths = rows.map(|(_, width)| width);
-        widths.find(|width| !width.is_multiple_of(KV_GROUP))
+    /// Why KV caches cannot be packed, in words, if they cannot.
+    pub(crate) fn unpackable_kv(&self) -> Option<String> {
+        self.layers.iter().find_map(|layer| {
+            if matches!(&layer.attention, Attention::Latent(latent) if latent.indexer.is_some()) {
+                return Some("chooses positions by keys that are not packed".to_owned());
+            }
+            let widths = layer.attention.kv_rows().map(|(_, width)| width);
+            let odd = widths.into_iter().find(|width| !width.is_multiple_of(KV_GROUP));
+            odd.map(|width| format!("has rows of {width} numbers, and groups have {KV_GROUP}"))
+        })
     }
 }

@@ -113,6 +113,16 @@ impl<'a> Needs<'a> {
         self.stack(&attention.key);
         self.stack(&attention.value);
         self.linear(&attention.output);
+        if let Some(indexer) = &attention.indexer {
+            self.linear(&indexer.query);
+            self.linear(&indexer.key);
+            // Kept at 32 bits in some files, as weights are computed.
+            self.matrix(&indexer.weights, &[], false);
+            for name in ["weight", "bias"] {
+                let norm = &indexer.key_norm;
+                self.floats(&format!("{}.{name}", norm.module), &[norm.width], false);
+            }
+        }
     }
 
     fn gated(&mut self, gated: &'a Gated) {

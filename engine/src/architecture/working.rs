@@ -77,7 +77,14 @@ impl Architecture {
             }
             Attention::Latent(latent) => {
                 let each = 2 * (latent.plain_dim + latent.turned_dim) + 2 * latent.rank;
-                u64::from(latent.heads) * u64::from(each) + 2 * u64::from(latent.compress.rows)
+                let indexer = latent.indexer.as_ref().map_or(0, |indexer| {
+                    // Queries and keys before and after they are turned; weights and chosen positions, of 32 bits each.
+                    2 * u64::from(indexer.query.rows + indexer.head_dim)
+                        + 2 * u64::from(indexer.heads + indexer.chosen.min(self.max_context))
+                });
+                u64::from(latent.heads) * u64::from(each)
+                    + 2 * u64::from(latent.compress.rows)
+                    + indexer
             }
         };
         let feed_forward = match &layer.feed_forward {

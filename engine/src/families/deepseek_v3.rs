@@ -12,6 +12,8 @@ use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
 use crate::model_dir::limits::{MAX_HEAD_DIM, MAX_WIDTH};
 
+use super::deepseek_v32::{IndexerSizes, OfIndexer};
+
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     build(source, &Decoder::read(source, &DEFAULTS)?, &OF_DEEPSEEK)
 }
@@ -26,6 +28,8 @@ pub(super) struct Variant {
     pub(super) sparse: SparseLayers,
     /// Whether mlx-lm and transformers take another base of rotary positions for granted.
     pub(super) theta_is_doubtful: bool,
+    /// What chooses positions, in families that have it.
+    pub(super) indexer: Option<OfIndexer>,
 }
 
 /// DeepSeek's own code does not take the epsilon from the configuration.
@@ -33,6 +37,7 @@ pub(super) const OF_DEEPSEEK: Variant = Variant {
     inner_norm_eps: Some(1e-6),
     sparse: SparseLayers { first: 0, in_steps: true, always: false },
     theta_is_doubtful: false,
+    indexer: None,
 };
 
 /// A model of these sizes.
@@ -64,6 +69,7 @@ struct LatentSizes {
     rope: Rope,
     scale: f32,
     inner_norm_eps: f32,
+    indexer: Option<IndexerSizes>,
 }
 
 impl LatentSizes {
@@ -84,7 +90,9 @@ impl LatentSizes {
             plain_dim + turned_dim,
             "qk_nope_head_dim` + `qk_rope_head_dim",
         )?;
+        let indexer = variant.indexer.map(|of| IndexerSizes::read(config, decoder, of, &rope));
         Ok(Self {
+            indexer: indexer.transpose()?,
             plain_dim,
             turned_dim,
             value_dim: width("v_head_dim")?,
@@ -146,6 +154,7 @@ impl LatentSizes {
             output: linear("o_proj", hidden, heads * self.value_dim, self.biased),
             rope: self.rope.clone(),
             scale: self.scale,
+            indexer: self.indexer.as_ref().map(|indexer| indexer.of(decoder, &path)),
         }
     }
 }

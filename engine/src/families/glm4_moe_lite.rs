@@ -10,6 +10,6 @@ use crate::model_dir::ModelError;
 
 pub(super) fn architecture(source: &Source<'_>) -> Result<Architecture, ModelError> {
     let sparse = SparseLayers { first: 1, in_steps: true, always: true };
-    let variant = Variant { inner_norm_eps: None, sparse, theta_is_doubtful: true };
+    let variant = Variant { inner_norm_eps: None, sparse, theta_is_doubtful: true, indexer: None };
     deepseek_v3::build(source, &Decoder::read(source, &DEFAULTS)?, &variant)
 }

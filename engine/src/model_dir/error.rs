@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use planaria_config::LayerRange;
 use thiserror::Error;
 
-use crate::architecture::KV_GROUP;
-
 /// Why a model cannot be used from a folder. Nothing was loaded; the folder has to be mended (or
 /// downloaded again) first.
 #[derive(Debug, Error)]
@@ -101,17 +99,16 @@ pub enum ModelError {
         /// What the configuration calls the model.
         model_type: String,
     },
-    /// Its KV cannot be packed as a setting says.
+    /// Its keys and values cannot be packed as the setting says.
     #[error(
-        "{}: the setting `kv-bits` packs numbers of keys and values in groups of {KV_GROUP}, and this model has {width} of them \
-         in a row: set `kv-bits=MODEL=none` for it",
+        "{}: the setting `kv-bits` cannot be used with this model, which {problem}: set `kv-bits=MODEL=none` for it",
         folder.display()
     )]
     KvBits {
         /// The model's folder.
         folder: PathBuf,
-        /// Numbers of a row.
-        width: u32,
+        /// Why not.
+        problem: String,
     },
     /// A stage was asked for layers that the model does not have.
     #[error("layers {range} of a model with {layers} layers")]

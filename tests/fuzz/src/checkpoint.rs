@@ -52,6 +52,7 @@ const WORDS: &[&str] = &[
     "first_k_dense_replace",
     "fmt",
     "fp8",
+    "full",
     "full_attention",
     "gelu",
     "gelu_pytorch_tanh",
@@ -66,6 +67,14 @@ const WORDS: &[&str] = &[
     "hidden_size",
     "hidden_size_per_layer_input",
     "high_freq_factor",
+    "index_head_dim",
+    "index_n_heads",
+    "index_topk",
+    "index_topk_freq",
+    "index_topk_pattern",
+    "indexed_attention",
+    "indexer_rope_interleave",
+    "indexer_types",
     "int",
     "intermediate_size",
     "kv_lora_rank",
@@ -142,6 +151,7 @@ const WORDS: &[&str] = &[
     "scale_fmt",
     "scoring_func",
     "share_expert_dim",
+    "shared",
     "shared_intermediate_size",
     "silu",
     "sliding_attention",
@@ -384,6 +394,7 @@ fn holds_together(model: &ModelDir) {
             Attention::Latent(latent) => {
                 assert!(latent.scale.is_finite());
                 turns(&latent.rope);
+                latent.indexer.iter().for_each(|indexer| turns(&indexer.rope));
             }
         }
     }

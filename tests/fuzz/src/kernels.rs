@@ -4,8 +4,9 @@ use std::num::NonZeroUsize;
 use std::sync::LazyLock;
 
 use planaria_kernels::{
-    Attention, Choice, Gate, Heads, Isa, KV_GROUP, KvBits, Matrix, Number, Packing, Pairs, Pool,
-    Rotary, Rows, add, attend, gated, matmul, matmul_chosen, rms_norm, rotate,
+    Attention, Choice, Gate, Heads, Index, Isa, KV_GROUP, KvBits, LayerNorm, Matrix, Number,
+    Packing, Pairs, Pool, Rotary, Rows, add, attend, choose, gated, layer_norm, matmul,
+    matmul_chosen, rms_norm, rotate,
 };
 
 use crate::decisions::Decisions;
@@ -17,7 +18,7 @@ static MEMORY: [u8; 1 << 16] = [0x3c; 1 << 16];
 pub(crate) fn run(input: &[u8]) {
     let mut decisions = Decisions::new(input);
     let isa = *decisions.one_of(&Isa::all());
-    match decisions.up_to(5) {
+    match decisions.up_to(6) {
         0 => {
             let (rows, matrix) = (rows(&mut decisions), matrix(&mut decisions));
             let mut out = results(&mut decisions, rows.rows, matrix.outputs, rows.number);
@@ -40,7 +41,11 @@ pub(crate) fn run(input: &[u8]) {
         3 => {
             let (x, weight) = (rows(&mut decisions), rows(&mut decisions));
             let mut out = results(&mut decisions, x.rows, x.inputs, x.number);
-            let _ = rms_norm(&POOL, isa, &x, &weight, decisions.float(), &mut out);
+            let eps = decisions.float();
+            let _ = rms_norm(&POOL, isa, &x, &weight, eps, &mut out);
+            let numbers = vec![decisions.float(); size(&mut decisions).min(MEMORY.len())];
+            let norm = LayerNorm { weight: &numbers, bias: &numbers, eps };
+            let _ = layer_norm(&POOL, isa, &x, &norm, &mut out);
         }
         4 => {
             let (a, b) = (rows(&mut decisions), rows(&mut decisions));
@@ -55,6 +60,7 @@ pub(crate) fn run(input: &[u8]) {
             let _ = add(&POOL, isa, &a, &b, &mut out);
             let _ = gated(&POOL, isa, gate, &a, &b, &mut out);
         }
+        5 => chosen(&mut decisions, isa),
         _ => {
             let x = rows(&mut decisions);
             let rotary = Rotary {
@@ -71,7 +77,7 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    (0..=5).map(|kind| [&[0, kind][..], &[3; 60]].concat()).collect()
+    (0..=6).map(|kind| [&[0, kind][..], &[3; 60]].concat()).collect()
 }
 
 fn attention(decisions: &mut Decisions<'_>, isa: Isa) {
@@ -88,9 +94,45 @@ fn attention(decisions: &mut Decisions<'_>, isa: Isa) {
         window: decisions.rarely(3).then(|| size(decisions)),
         softcap: decisions.rarely(3).then(|| decisions.float()),
         sinks: decisions.rarely(3).then_some(&sinks),
+        chosen: None,
     };
     let width = pairs.queries.heads.saturating_mul(attention.values.width);
     let mut out = results(decisions, pairs.queries.positions, width, pairs.queries.number);
+    let _ = attend(&POOL, isa, &attention, &mut out);
+}
+
+/// Positions that are chosen, mostly of an index that fits, and attention to them.
+fn chosen(decisions: &mut Decisions<'_>, isa: Isa) {
+    let (mut queries, mut keys, mut weights) =
+        (heads(decisions), heads(decisions), heads(decisions));
+    if !decisions.rarely(6) {
+        keys.heads = 1;
+        keys.width = queries.width;
+        keys.position_stride = keys.position_stride.max(keys.width);
+        queries.positions = queries.positions.min(keys.positions);
+        (weights.heads, weights.positions, weights.width) = (queries.heads, queries.positions, 1);
+        weights.head_stride = weights.head_stride.max(1);
+        weights.position_stride = weights.position_stride.max(1);
+        for heads in [&mut queries, &mut keys, &mut weights] {
+            heads.bytes = &MEMORY;
+        }
+    }
+    let count = size(decisions);
+    let Ok(chosen) = choose(&POOL, isa, &Index { queries, keys, weights, count }) else { return };
+    let pairs = Pairs { queries, keys };
+    let attention = Attention {
+        pairs,
+        beside: decisions.rarely(4).then_some(pairs),
+        values: keys,
+        first: size(decisions),
+        scale: decisions.float(),
+        window: decisions.rarely(9).then_some(1),
+        softcap: None,
+        sinks: None,
+        chosen: Some(&chosen),
+    };
+    let width = queries.heads.saturating_mul(keys.width);
+    let mut out = results(decisions, queries.positions, width, queries.number);
     let _ = attend(&POOL, isa, &attention, &mut out);
 }
 

@@ -77,6 +77,14 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         "routed_scaling_factor": 2.5, "topk_method": "noaux_tc", "scoring_func": "sigmoid",
     });
     deepseek.as_object_mut().unwrap().extend(yarn.as_object().unwrap().clone());
+    let mut indexed = deepseek.clone();
+    for (key, value) in [("index_n_heads", 2), ("index_head_dim", 8), ("index_topk", 4)] {
+        indexed[key] = json!(value);
+    }
+    let mut indexed_glm = indexed.clone();
+    indexed_glm["rope_parameters"] = json!({"rope_theta": 1e6, "rope_type": "default"});
+    indexed_glm["indexer_types"] = json!(["full", "full"]);
+    indexed_glm.as_object_mut().unwrap().remove("rope_scaling");
     let mut glm = json!({
         "partial_rotary_factor": 0.5, "use_qk_norm": true, "attention_bias": true,
         "num_nextn_predict_layers": 1, "rope_theta": 1e6, "mlp_layer_types": ["dense", "sparse"],
@@ -278,6 +286,8 @@ fn variants() -> Vec<(Value, Vec<Entry>)> {
         (sizes("gpt_oss", experts), [blocks("gate_up_proj", 64), blocks("down_proj", 32)].concat()),
         (sizes("deepseek_v3", deepseek.clone()), Vec::new()),
         (sizes("deepseek_v3", deepseek.clone()), kv_b.collect()),
+        (sizes("deepseek_v32", indexed), Vec::new()),
+        (sizes("glm_moe_dsa", indexed_glm), Vec::new()),
         (sizes("kimi_k2", deepseek.clone()), Vec::new()),
         (sizes("joyai_llm_flash", deepseek.clone()), Vec::new()),
         (beside_pictures("kimi_k25", sizes("kimi_k2", deepseek)), Vec::new()),

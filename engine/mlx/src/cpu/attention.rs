@@ -2,10 +2,10 @@
 
 use mlx_rs::Array;
 use planaria_config::KvBits;
-use planaria_kernels::{Attention, Heads, Number, Pairs};
+use planaria_kernels::{Attention, Heads, Index, Number, Pairs, choose};
 
 use super::operation::{View, operation};
-use super::{isa, number_of_all, pool};
+use super::{isa, number_of, number_of_all, pool};
 use crate::{Mlx, kv_packing};
 
 /// Queries, what they look at, and how.
@@ -27,6 +27,20 @@ pub(crate) struct Asked<'a> {
     pub(crate) softcap: Option<f32>,
     /// `[heads]`.
     pub(crate) sinks: Option<&'a Array>,
+    /// What chooses the positions that each query looks at, if it does not look at all.
+    pub(crate) index: Option<AskedIndex<'a>>,
+}
+
+/// What positions are chosen by.
+pub(crate) struct AskedIndex<'a> {
+    /// `[1, index heads, queries, width]`.
+    pub(crate) queries: &'a Array,
+    /// `[1, 1, positions, width]`.
+    pub(crate) keys: &'a Array,
+    /// `f32 [1, index heads, queries, 1]`.
+    pub(crate) weights: &'a Array,
+    /// How many.
+    pub(crate) count: usize,
 }
 
 /// What the queries find: `[queries, heads * width of a value]`.
@@ -35,15 +49,22 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
     let mut inputs = vec![queries, keys, values];
     inputs.extend(beside.into_iter().flat_map(|(queries, keys)| [queries, keys]));
     inputs.extend(sinks);
+    inputs.extend(asked.index.iter().flat_map(|index| [index.queries, index.keys]));
     // Those that are never packed.
     let mut plain = vec![queries];
     plain.extend(beside.map(|(queries, _)| queries));
     plain.extend(sinks);
+    plain.extend(asked.index.iter().flat_map(|index| [index.queries, index.keys]));
     let remembered = [Some(keys), Some(values), beside.map(|(_, keys)| keys)];
     if kv_bits.is_none() {
         plain.extend(remembered.into_iter().flatten());
     }
     let Some(number) = number_of_all(&plain) else { return Ok(None) };
+    if asked.index.as_ref().is_some_and(|index| number_of(index.weights) != Some(Number::F32)) {
+        return Ok(None);
+    }
+    inputs.extend(asked.index.iter().map(|index| index.weights));
+    let index_count = asked.index.as_ref().map(|index| index.count);
     let ([1, heads, count, _], [1, key_heads, ..], [1, _, _, width]) =
         (queries.shape(), keys.shape(), values.shape())
     else {
@@ -61,7 +82,7 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
     let window = asked.window.and_then(|window| usize::try_from(window).ok());
     let (has_beside, has_sinks) = (beside.is_some(), sinks.is_some());
     operation(&inputs, &[*count, heads * width], move |inputs, out| {
-        let mut copies = [const { Vec::new() }; 5];
+        let mut copies = [const { Vec::new() }; 8];
         let mut inputs = inputs.iter().zip(&mut copies);
         let mut next =
             |bits| inputs.next().map(|(view, copy)| heads_of(view, (number, bits), copy));
@@ -76,6 +97,19 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
             let last = inputs.next().map(|(view, _)| view.rows(number, &mut copy).numbers());
             last.unwrap_or_default()
         });
+        let chosen = index_count.map(|count| {
+            let mut next =
+                |number| inputs.next().map(|(view, copy)| heads_of(view, (number, None), copy));
+            let (Some(queries), Some(keys), Some(weights)) =
+                (next(number), next(number), next(Number::F32))
+            else {
+                unreachable!("three inputs of an index");
+            };
+            let chosen = choose(pool(), isa(), &Index { queries, keys, weights, count });
+            assert!(chosen.is_ok(), "an index that does not fit: {chosen:?}");
+            chosen
+        });
+        let chosen = chosen.and_then(Result::ok);
         let attention = Attention {
             pairs: Pairs { queries, keys },
             beside,
@@ -85,6 +119,7 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
             window,
             softcap,
             sinks: sinks.as_deref(),
+            chosen: chosen.as_ref(),
         };
         let done = planaria_kernels::attend(pool(), isa(), &attention, out);
         assert!(done.is_ok(), "attention that does not fit: {done:?}");

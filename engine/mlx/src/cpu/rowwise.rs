@@ -1,7 +1,7 @@
 //! Norms, sums, gates, rotary positions.
 
-use mlx_rs::Array;
-use planaria_kernels::{Gate, Misfit, Rotary, Rows};
+use mlx_rs::{Array, Dtype};
+use planaria_kernels::{Gate, LayerNorm, Misfit, Number, Rotary, Rows};
 
 use super::operation::operation;
 use super::{isa, number_of_all, pool};
@@ -27,6 +27,25 @@ pub(crate) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Mlx<Option<Array>
     pair(x, weight, move |x, weight, out| {
         planaria_kernels::rms_norm(pool(), isa(), x, weight, eps, out)
     })
+}
+
+/// `x [.., width]` normed around its mean, times `weight f32 [width]`, with `bias f32 [width]`.
+pub(crate) fn layer_norm(x: &Array, weight: &Array, bias: &Array, eps: f32) -> Mlx<Option<Array>> {
+    let Some(number) = number_of_all(&[x]) else { return Ok(None) };
+    let width = x.shape().last().copied().unwrap_or(0);
+    let fits = |each: &&Array| each.shape() == [width] && each.dtype() == Dtype::Float32;
+    if ![weight, bias].iter().all(fits) {
+        return Ok(None);
+    }
+    operation(&[x, weight, bias], x.shape(), move |inputs, out| {
+        let [x, weight, bias] = inputs else { unreachable!("three inputs") };
+        let [weight, bias] =
+            [weight, bias].map(|view| view.rows(Number::F32, &mut Vec::new()).numbers());
+        let norm = LayerNorm { weight: &weight, bias: &bias, eps };
+        let mut copy = Vec::new();
+        done(&planaria_kernels::layer_norm(pool(), isa(), &x.rows(number, &mut copy), &norm, out));
+    })
+    .map(Some)
 }
 
 /// `a + b`, of one shape, or `b [width]` of the last axis' length.

@@ -153,7 +153,14 @@ fn asking_for_logprobs_changes_no_token() {
 
 #[test]
 fn the_contract_of_a_stage() {
-    let kinds = ["f32-tied", "bf16-untied", "gemma3-text", "gpt-oss-mlx", "deepseek-v3-mlx"];
+    let kinds = [
+        "f32-tied",
+        "bf16-untied",
+        "gemma3-text",
+        "gpt-oss-mlx",
+        "deepseek-v3-mlx",
+        "deepseek-v32-mlx",
+    ];
     for case in cases().iter().filter(|case| kinds.contains(&&*case.name)) {
         let geometry = case.dir.geometry();
         let facts = ModelFacts {

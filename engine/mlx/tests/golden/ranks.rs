@@ -310,7 +310,14 @@ fn keys_and_values_that_are_held_for_others_change_no_bit() {
 
 #[test]
 fn a_step_that_is_given_up_at_any_exchange_leaves_nothing() {
-    let kinds = ["f32-tied", "bf16-untied", "gemma3-text", "gpt-oss-mlx", "deepseek-v3-mlx"];
+    let kinds = [
+        "f32-tied",
+        "bf16-untied",
+        "gemma3-text",
+        "gpt-oss-mlx",
+        "deepseek-v3-mlx",
+        "deepseek-v32-mlx",
+    ];
     for (case, units) in cut_cases().iter().filter(|(case, _)| kinds.contains(&&*case.name)) {
         let layers = all_layers(case);
         let prompt = &case.prompts[1];
