@@ -74,7 +74,7 @@ pub enum ChatError {
 
 impl ChatTemplate {
     /// Finds and compiles the template of a model: `chat_template.jinja`, `chat_template.json` or
-    /// `chat_template` in `tokenizer_config.json`. One that does not compile is reported by
+    /// `chat_template` in `tokenizer_config.json`, or what is built in for its family. One that does not compile is reported by
     /// [`ChatTemplate::render`], since the model can still complete texts.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ use crate::families;
 use crate::geometry::{Cut, Geometry, LayerKv, UnitSizes};
 
 /// Real files have a few KiB; some carry a list per layer.
-const MAX_CONFIG_BYTES: u64 = 4 << 20;
+pub(crate) const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
 /// A model's folder, found sound.
 #[derive(Debug, Clone)]

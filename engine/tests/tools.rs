@@ -3,11 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::fs;
+use std::path::Path;
 
 use planaria_engine::chat_template::{
     Chat, ChatError, ChatMessage, ChatTemplate, Ending, ToolCall,
 };
 use planaria_engine::model_dir::ModelDir;
+use planaria_engine::reply::{Dialect, ReasoningFormat, ToolFormat};
 use serde_json::json;
 
 fn template(source: &str) -> ChatTemplate {
@@ -138,4 +140,67 @@ fn a_last_message_is_continued() {
     }
     let hidden = self::template("{{ messages[0].content }}").render(&chat, 0);
     assert!(matches!(hidden, Err(ChatError::Refused(_))), "{hidden:?}");
+}
+
+/// The template of a folder of DeepSeek-V3.2, which has none.
+fn deepseek_v32() -> ChatTemplate {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/deepseek-v32-mlx");
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(golden.join(file), folder.path().join(file)).unwrap();
+    }
+    ChatTemplate::open(&ModelDir::open(folder.path()).unwrap()).unwrap()
+}
+
+/// What DeepSeek's `encoding_dsv32.py` makes of the same.
+#[test]
+fn a_family_whose_prompts_a_program_makes_has_a_template() {
+    let template = deepseek_v32();
+    assert!(template.reads("tools") && template.reads("thinking"));
+    let prompt = |chat: &Chat, thinking: bool| {
+        let mut chat = chat.clone();
+        chat.variables.insert("thinking".to_owned(), json!(thinking));
+        template.render(&chat, 0).unwrap()
+    };
+    let mut messages = vec![
+        ChatMessage::new("system", "Be brief."),
+        ChatMessage::new("user", "a"),
+        ChatMessage { reasoning: "hm".to_owned(), ..ChatMessage::new("assistant", "b") },
+        ChatMessage::new("user", "c"),
+    ];
+    let chat = Chat::of(messages.clone());
+    let turns = "<｜begin▁of▁sentence｜>Be brief.<｜User｜>a<｜Assistant｜></think>b\
+                 <｜end▁of▁sentence｜><｜User｜>c<｜Assistant｜>";
+    assert_eq!(prompt(&chat, false), format!("{turns}</think>"));
+    assert_eq!(prompt(&chat, true), format!("{turns}<think>"));
+    assert_eq!(template.render(&chat, 0).unwrap(), format!("{turns}</think>"));
+    let over = Chat { ending: Ending::Message, ..chat };
+    assert_eq!(prompt(&over, true), turns.strip_suffix("<｜Assistant｜>").unwrap());
+    // An answer that is gone on with, after its thoughts.
+    messages.push(ChatMessage { reasoning: "hm".to_owned(), ..ChatMessage::new("assistant", "d") });
+    let begun = Chat { ending: Ending::Continue, ..Chat::of(messages) };
+    assert_eq!(prompt(&begun, true), format!("{turns}<think>hm</think>d"));
+    assert_eq!(prompt(&begun, false), format!("{turns}</think>d"));
+    let unheard = Chat::of(vec![ChatMessage::new("oracle", "x")]);
+    assert!(matches!(template.render(&unheard, 0), Err(ChatError::Refused(_))));
+}
+
+#[test]
+fn tools_of_a_built_in_template_are_those_that_its_family_was_trained_to() {
+    let chat = conversation();
+    let prompt = deepseek_v32().render(&chat, 0).unwrap();
+    let begin =
+        "<｜begin▁of▁sentence｜>\n\n## Tools\n\nYou have access to a set of tools you can use";
+    assert!(prompt.starts_with(begin), "{prompt}");
+    let end = "\n\nHere are the functions available in JSONSchema format:\n<functions>\n\
+               {\"name\": \"f\", \"parameters\": {\"z\": 1, \"a\": 2}}\n</functions>\n\
+               <｜User｜>hi<｜Assistant｜></think>\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"f\">\n\
+               <｜DSML｜parameter name=\"b\" string=\"false\">[1, 2.5, null, true]</｜DSML｜parameter>\n\
+               <｜DSML｜parameter name=\"a\" string=\"true\">x <y> é</｜DSML｜parameter>\n\
+               </｜DSML｜invoke>\n</｜DSML｜function_calls><｜end▁of▁sentence｜>\n\n\
+               <function_results>\n<result>42</result>\n</function_results>\n\n</think>";
+    assert!(prompt.ends_with(end), "{prompt}");
+    let dialect = Dialect::detect(deepseek_v32().source(), |_| false);
+    assert_eq!(dialect.tools, Some(ToolFormat::DeepseekDsml));
+    assert_eq!(dialect.reasoning, Some(ReasoningFormat::ThinkTags));
 }

@@ -4,21 +4,38 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::model_dir::ModelError;
 use crate::model_dir::json::{Section, parse_object, read_bounded};
+use crate::model_dir::{MAX_CONFIG_BYTES, ModelError};
 use crate::tokenizer::TokenizerSettings;
 
 /// The longest published templates have 30 KiB.
 const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The source of the template, from the first place that has one. Every end of a line is one
+/// Templates of families whose folders have none, since their authors make prompts by a program.
+///
+/// DeepSeek-V3.2's is `encoding/encoding_dsv32.py` of its folder. What it makes of messages of all roles, of thoughts, tools,
+/// calls and results, this makes too; tools stand behind the first message if it is the system's, and before all others if not.
+const BUILT_IN: [(&str, &str); 1] = [("deepseek_v32", include_str!("deepseek_v32.jinja"))];
+
+/// The source of the template, from the first place that has one, or of what stands for it. Every end of a line is one
 /// character, as Jinja reads it, whatever system wrote the file.
 pub(crate) fn find(
     folder: &Path,
     settings: &TokenizerSettings,
 ) -> Result<Option<String>, ModelError> {
-    let source = find_as_written(folder, settings)?;
+    let source = match find_as_written(folder, settings)? {
+        Some(source) => Some(source),
+        None => built_in(folder)?,
+    };
     Ok(source.map(|source| source.replace("\r\n", "\n").replace('\r', "\n")))
+}
+
+fn built_in(folder: &Path) -> Result<Option<String>, ModelError> {
+    let file = folder.join("config.json");
+    let config = parse_object(&file, &read_bounded(&file, MAX_CONFIG_BYTES)?)?;
+    let family = Section::root(&file, &config).text("model_type")?;
+    let own = BUILT_IN.iter().find(|(name, _)| Some(*name) == family);
+    Ok(own.map(|(_, source)| (*source).to_owned()))
 }
 
 fn find_as_written(
