@@ -139,6 +139,7 @@ fn model(layers: usize, hidden: u32, kv_width: u64, bytes: u64) -> Geometry {
         vocab,
         working: WorkingSet::default(),
         cut: None,
+        whole: false,
     }
 }
 

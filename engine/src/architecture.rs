@@ -38,6 +38,8 @@ pub struct Architecture {
     pub logit_softcap: Option<f32>,
     /// Scores are divided by this (Granite).
     pub logit_divisor: Option<f32>,
+    /// What each layer gets of each token besides hidden states, if it gets anything.
+    pub inputs: Option<LayerInputs>,
     /// What files may hold besides.
     pub extras: Vec<Extra>,
     /// What numbers of KV caches are packed into; `None`: as they are. A setting, and no file's.
@@ -71,6 +73,35 @@ pub struct Embedding {
     pub scale: Option<f32>,
 }
 
+/// An embedding of its own for every layer (Gemma 4 E2B and E4B): rows of a table, and a projection of hidden states before the
+/// first layer, which is normed for each layer by itself. Both are added and divided by the root of two.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerInputs {
+    /// Token ids to the inputs of all layers, one after the other.
+    pub table: Embedding,
+    /// Rows of it.
+    pub vocab: u32,
+    /// Numbers of each layer.
+    pub width: u32,
+    /// From hidden states to the inputs of all layers.
+    pub projection: Linear,
+    /// What it gives is multiplied by this.
+    pub scale: f32,
+    /// On what it gives for each layer.
+    pub norm: Norm,
+}
+
+/// What a layer does with its input: `x += norm(projection(gelu(gate(x)) * input))`, behind the feed-forward part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LayerInput {
+    /// To the width of an input.
+    pub gate: Linear,
+    /// From it.
+    pub projection: Linear,
+    /// On the result.
+    pub norm: Norm,
+}
+
 /// One layer: `x += attention(norm(x))`, then `x += feed_forward(norm(x))`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
@@ -86,6 +117,8 @@ pub struct Layer {
     pub feed_forward: FeedForward,
     /// On the result, before it is added (Gemma).
     pub after_feed_forward: Option<Norm>,
+    /// What it does with its own input, if it has one.
+    pub input: Option<LayerInput>,
     /// What each of both parts gives is multiplied by this before it is added (Granite).
     pub residual: Option<f32>,
     /// Sums of 16-bit floats (F16, not BF16) are kept from becoming infinite (Gemma 3).
@@ -241,6 +274,9 @@ pub struct GroupedQuery {
     pub key: Linear,
     /// To `kv_heads * head_dim`; `None`: values are keys as they were before they were normed and turned (Gemma 4).
     pub value: Option<Linear>,
+    /// The layer whose keys and values it looks at; `None`: its own. A layer that looks at those of another has no modules to
+    /// make any, whatever [`Self::key`] and [`Self::value`] say (Gemma 4 E2B and E4B).
+    pub kv_of: Option<u32>,
     /// From `heads * head_dim`.
     pub output: Linear,
     /// To `heads`: what each head found is multiplied by the sigmoid of its number (Step 3.5).
@@ -530,6 +566,29 @@ impl GroupedQuery {
     pub fn joint_norm(&self) -> Option<&Norm> {
         let norms = self.query_norm.iter().chain(&self.key_norm);
         norms.into_iter().find(|norm| norm.width != self.head_dim)
+    }
+}
+
+impl Architecture {
+    /// Whether other layers look at the keys and values of this one.
+    #[must_use]
+    pub fn lends(&self, layer: u32) -> bool {
+        self.layers.iter().any(
+            |other| matches!(&other.attention, Attention::Grouped(grouped) if grouped.kv_of == Some(layer)),
+        )
+    }
+
+    /// Why layers cannot be cut from each other, in words, if they cannot: they hand on more than hidden states.
+    #[must_use]
+    pub fn whole(&self) -> Option<&'static str> {
+        let shares = |layer: &Layer| matches!(&layer.attention, Attention::Grouped(grouped) if grouped.kv_of.is_some());
+        if self.inputs.is_some() {
+            return Some("each layer takes an input of its own");
+        }
+        self.layers
+            .iter()
+            .any(shares)
+            .then_some("layers look at keys and values of layers before them")
     }
 }
 

@@ -39,6 +39,9 @@ pub struct Geometry {
     /// How its layers can be shared by several ranks; members of older builds say nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
+    /// Whether one node has to hold all layers, since they hand on more than hidden states.
+    #[serde(default, skip_serializing_if = "is_not")]
+    pub whole: bool,
 }
 
 /// What a layer remembers of a sequence.
@@ -241,6 +244,11 @@ pub(crate) const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
 };
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_not(flag: &bool) -> bool {
+    !*flag
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 const fn is_none(bytes: &u64) -> bool {
     *bytes == 0
 }
@@ -296,6 +304,7 @@ mod tests {
                 per_position: 0,
             },
             cut: None,
+            whole: false,
         }
     }
 

@@ -406,6 +406,7 @@ fn transformer_geometry(
         vocab: model.vocab_size,
         working: model.working_set(width),
         cut: Some(cut),
+        whole: model.whole().is_some(),
     };
     geometry.set_kv(kv_of_layers(model, width));
     Ok((geometry, activation))

@@ -5,10 +5,12 @@ pub mod group;
 pub mod latency;
 pub mod pins;
 mod ring;
+mod whole;
 
 use thiserror::Error;
 
 pub use self::ring::{Member, ring_around_pins, ring_memory_weighted, ring_shares};
+pub use self::whole::best_alone;
 use crate::geometry::Geometry;
 
 /// Of a node's memory, this many percent are given to weights and KV; the rest is left to the
@@ -76,6 +78,7 @@ mod tests {
             vocab: 10,
             working: crate::geometry::WorkingSet::default(),
             cut: None,
+            whole: false,
         }
     }
 

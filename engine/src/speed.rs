@@ -97,6 +97,7 @@ mod tests {
             vocab: 1,
             working: WorkingSet::default(),
             cut: None,
+            whole: false,
         }
     }
 

@@ -148,6 +148,13 @@ GEMMA4_TEXT = {key: value for key, value in GEMMA.items() if key not in ("query_
     "rope_parameters": {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 100000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1000.0}}}
+# The last layers look at keys and values of layers two and three, not of the first two.
+GEMMA4_SHARED = {
+    "enable_moe_block": False, "num_experts": None, "top_k_experts": None, "moe_intermediate_size": None,
+    "attention_k_eq_v": False, "num_global_key_value_heads": None, "num_key_value_heads": 1, "num_hidden_layers": 7,
+    "layer_types": ["sliding_attention", "full_attention"] * 2 + ["sliding_attention"] * 2 + ["full_attention"],
+    "num_kv_shared_layers": 3, "use_double_wide_mlp": True, "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": VOCAB}
 FAMILIES |= {
     "gemma4_text": GEMMA4_TEXT,
     "gemma4": beside_pictures("Gemma4ForConditionalGeneration", "gemma4", GEMMA4_TEXT, {
@@ -434,6 +441,17 @@ CASES |= {name: case | {"index": 460 + index} for index, (name, case) in enumera
     "kv8-windows": {"family": "gemma3_text", "config": {"head_dim": 32}, "kv_bits": 8},
     "kv4-windows-sinks": {"family": "gpt_oss", "config": {"head_dim": 32}, "kv_bits": 4},
     "kv4-mla": {"family": "deepseek_v3", "config": {"kv_lora_rank": 32, "qk_rope_head_dim": 32}, "kv_bits": 4},
+}.items())}
+# Layers that hand on more than hidden states.
+CASES |= {name: case | {"index": 480 + index} for index, (name, case) in enumerate({
+    "gemma4-e2b": {"family": "gemma4_text", "config": GEMMA4_SHARED},
+    "gemma4-e2b-hf": {"family": "gemma4", "layout": "gemma4-shared-hf", "config": {"text_config": GEMMA4_TEXT | GEMMA4_SHARED | {
+        "hidden_size_per_layer_input": 8, "num_hidden_layers": 6, "num_key_value_heads": 2, "use_double_wide_mlp": False,
+        "layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2}}},
+    "q4-gemma4-e2b-f32": {"family": "gemma4_text", "config": GEMMA4_SHARED | {
+        "hidden_size": 64, "intermediate_size": 32, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 32,
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention", "full_attention"] * 2}, "quantize": {"group_size": 32, "bits": 4}},
 }.items())}
 # Positions that are chosen.
 CASES |= {name: case | {"index": 500 + index} for index, (name, case) in enumerate({

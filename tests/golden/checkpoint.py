@@ -75,6 +75,9 @@ def random_parameters(model, seed, case):
              # Fused, routers, and the parts of latent attention.
              "qkv_proj": 1.0, "gate_up_proj": 1.0, "gate": 2.0, "router": 2.0, "proj": 2.0, "g_proj": 2.0, "q_a_proj": 1.0, "q_b_proj": attention,
              "kv_a_proj_with_mqa": attention, "embed_q": attention, "unembed_out": 1.4,
+             # Of inputs of layers.
+             "embed_tokens_per_layer": 2.0, "per_layer_model_projection": 1.0, "per_layer_input_gate": 1.0,
+             "per_layer_projection": 1.0,
              # Of an indexer; only the order of its scores counts.
              "wq_b": 1.0, "wk": 1.0, "weights_proj": 1.0}
     # The clipped gates of gpt_oss must reach the limit of 7.
@@ -96,7 +99,8 @@ def random_parameters(model, seed, case):
             if kind in ("q_norm", "k_norm", "query_layernorm", "key_layernorm"):
                 # Gemma 4 has no other scale of scores.
                 gain = 1.0 if family.startswith("gemma4") else attention
-            elif (gemma or family == "olmo3") and kind in ("post_attention_layernorm", "post_feedforward_layernorm"):
+            elif (gemma or family == "olmo3") and kind in ("post_attention_layernorm", "post_feedforward_layernorm",
+                                                          "post_per_layer_input_norm"):
                 # What a layer adds, beside embeddings of three.
                 gain = 2.0
             return rng.uniform(0.5, 1.5, old.shape) * gain - from_one

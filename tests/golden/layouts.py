@@ -158,7 +158,19 @@ def gemma4_experts(weights, config):
     return found, config
 
 
-LAYOUTS = {"as-it-is": as_it_is, "gemma4-experts-hf": gemma4_experts, "step3p5-hf": step3p5, "dots1-hf": dots1, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
+def gemma4_shared(weights, config):
+    """Modules that make keys and values in the layers too that look at those of others, as Google publishes them."""
+    found, config = below_model("vision_tower.patch_embedder.input_proj")(weights, config)
+    text = config["text_config"]
+    for layer in range(text["num_hidden_layers"] - text["num_kv_shared_layers"], text["num_hidden_layers"]):
+        path = f"model.language_model.layers.{layer}.self_attn"
+        like = found[f"{path}.q_proj.weight"]
+        found |= {f"{path}.{name}.weight": mx.ones_like(like) for name in ("k_proj", "v_proj")}
+        found[f"{path}.k_norm.weight"] = mx.ones((text["head_dim"],))
+    return found, config
+
+
+LAYOUTS = {"as-it-is": as_it_is, "gemma4-shared-hf": gemma4_shared, "gemma4-experts-hf": gemma4_experts, "step3p5-hf": step3p5, "dots1-hf": dots1, "eyes": eyes, "kimi-k25-hf": kimi_k25, "qwen3-vl-hf": below_model("visual.patch_embed.proj"),
            "qwen3-vl-moe-hf": qwen3_vl_moe,
            "gemma4-hf": below_model("vision_tower.patch_embedder.input_proj", "embed_vision.embedding_projection"),
            "mistral3-hf": below_model("vision_tower.patch_conv", "multi_modal_projector.linear_1"),

@@ -413,7 +413,11 @@ class StraightIndexer(Indexer):
 
 def layers_swapped(model, _):
     layers = body_of(model).layers
-    layers[1], layers[2] = layers[2], layers[1]
+    one, two = 1, 2
+    if getattr(body_of(model), "hidden_size_per_layer_input", 0):
+        # Of one kind: others look at what they remember.
+        one, two = [i for i, layer in enumerate(layers) if layer.layer_type == layers[0].layer_type][:2]
+    layers[one], layers[two] = layers[two], layers[one]
 
 
 def flat(ending, value):
@@ -670,6 +674,45 @@ def activation(make):
     return in_blocks(break_block)
 
 
+# What layers hand on besides hidden states.
+
+def inputs_of_layers(change):
+    def break_it(model, _):
+        body = body_of(model)
+        if not getattr(body, "hidden_size_per_layer_input", 0):
+            return False
+        change(body)
+    return break_it
+
+
+def no_inputs(body):
+    body.hidden_size_per_layer_input = 0
+
+
+def inputs_of_other_layers(body):
+    project = body._project_per_layer_inputs
+    body._project_per_layer_inputs = lambda *args: mx.roll(project(*args), 1, axis=2)
+
+
+def no_table_of_inputs(body):
+    look_up = body._get_per_layer_inputs
+    body._get_per_layer_inputs = lambda *args: 0 * look_up(*args)
+
+
+def inputs_of_table_alone(body):
+    body._project_per_layer_inputs = lambda _, inputs: inputs * body.per_layer_input_scale
+
+
+def kv_of_first_alike(model, _):
+    """Keys and values of the first layer that sees as far, where those of the last are meant."""
+    body = body_of(model)
+    own = list(range(len(model.layers)))
+    if getattr(body, "previous_kvs", own) == own:
+        return False
+    types = [layer.layer_type for layer in model.layers]
+    body.previous_kvs = [i if i == lender else types.index(types[i]) for i, lender in zip(own, body.previous_kvs)]
+
+
 # What is remembered.
 
 def kv_of_other_bits(model, config):
@@ -688,6 +731,11 @@ MISTAKES = {
     "RoPE in other layers": rope_in_other_layers,
     "heads mixed": heads_mixed,
     "KV of other bits": kv_of_other_bits,
+    "KV of the first layer alike": kv_of_first_alike,
+    "no inputs of layers": inputs_of_layers(no_inputs),
+    "inputs of other layers": inputs_of_layers(inputs_of_other_layers),
+    "no table of inputs": inputs_of_layers(no_table_of_inputs),
+    "inputs of the table alone": inputs_of_layers(inputs_of_table_alone),
     "layers swapped": layers_swapped,
     "no input norm": flat("input_layernorm.weight", 1.0),
     "no second norm": flat("post_attention_layernorm.weight", 1.0),

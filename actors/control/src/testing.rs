@@ -42,6 +42,7 @@ pub fn member(byte: u8, boot_count: u64, memory: u64) -> Member {
         vocab: 100,
         working: WorkingSet::default(),
         cut: None,
+        whole: false,
     };
     let report = Report {
         name: format!("node-{byte}"),

@@ -163,6 +163,14 @@ impl Attention {
         Ok(Self { kind, kv_bits })
     }
 
+    /// The layer at whose keys and values it looks, if these are not its own.
+    pub(super) const fn kv_of(&self) -> Option<u32> {
+        match &self.kind {
+            Kind::Grouped(grouped) => grouped.kv_of,
+            Kind::Latent(_) => None,
+        }
+    }
+
     /// How many tokens it sees; `None` is all.
     pub(super) fn window(&self) -> Option<u32> {
         match &self.kind {
@@ -177,6 +185,9 @@ impl Attention {
             Kind::Grouped(grouped) => grouped.window,
             Kind::Latent(_) => None,
         };
+        if self.kv_of().is_some() {
+            return KvCache::counting();
+        }
         KvCache::new(window, self.kv_bits)
     }
 
@@ -229,7 +240,9 @@ impl Attention {
 /// Grouped-query attention.
 pub(super) struct GroupedQuery {
     query: Linear,
-    key: Linear,
+    /// `None`: keys and values are those of the layer [`Self::kv_of`].
+    key: Option<Linear>,
+    kv_of: Option<u32>,
     /// `None`: values are keys before they are normed and turned.
     value: Option<Linear>,
     output: Projection,
@@ -261,13 +274,17 @@ impl GroupedQuery {
         let queries_of = share.map(|share| share.queries_of.as_slice()).unwrap_or_default();
         let is_even = queries_of.windows(2).all(|pair| pair.first() == pair.last());
         let [first, count] = parts.sinks.as_ref().map_or([0, 0], |sinks| [sinks.first, sinks.of]);
-        let norms = [&parts.query_norm, &parts.key_norm];
+        let norms = [&parts.query_norm, &parts.key_norm].map(Option::as_ref);
+        let [query_norm, key_norm] = norms;
+        let norms = [query_norm, key_norm.filter(|_| parts.kv_of.is_none())];
         let [query_norm, key_norm] =
-            norms.map(|norm| norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose());
+            norms.map(|norm| norm.map(|norm| RmsNorm::take(weights, norm)).transpose());
         let head_dim = as_dim(parts.head_dim)?;
         let value_norm = parts.value_eps.map(|eps| RmsNorm::unweighted(head_dim, eps));
-        let [value, gate] = [&parts.value, &parts.gate]
-            .map(|linear| linear.as_ref().map(|linear| Linear::take(weights, linear)).transpose());
+        let own = parts.kv_of.is_none();
+        let key = own.then_some(&parts.key);
+        let [key, value, gate] = [key, parts.value.as_ref().filter(|_| own), parts.gate.as_ref()]
+            .map(|linear| linear.map(|linear| Linear::take(weights, linear)).transpose());
         Ok(Self {
             gate: gate?,
             query_norm: query_norm?,
@@ -275,7 +292,8 @@ impl GroupedQuery {
             value_norm: value_norm.transpose()?,
             norms_turned: parts.norms_turned,
             query: Linear::take(weights, &parts.query)?,
-            key: Linear::take(weights, &parts.key)?,
+            key: key?,
+            kv_of: parts.kv_of,
             value: value?,
             output: Projection::take(weights, &parts.output, widths)?,
             rope,
@@ -297,7 +315,9 @@ impl GroupedQuery {
     }
 
     fn keys_values(&self, x: &Array, rows: &StepRows<'_>) -> Mlx<(Array, Array)> {
-        let keys = self.key.forward(x)?;
+        let key = self.key.as_ref();
+        let key = key.ok_or_else(|| mlx_rs::error::Exception::custom("a layer without keys"))?;
+        let keys = key.forward(x)?;
         let values = match &self.value {
             Some(value) => self.in_heads(&value.forward(x)?)?,
             None => self.in_heads(&keys)?,

@@ -33,6 +33,8 @@ pub(super) struct KvCache {
     first: i32,
     /// How many are kept.
     len: i32,
+    /// Whether another layer's cache has them: this one only counts.
+    counts: bool,
 }
 
 /// Keys and values, each `[1, kv_heads, positions, head_dim]`; packed, the last axis is bytes.
@@ -54,7 +56,17 @@ pub(super) struct Visible {
 
 impl KvCache {
     pub(super) const fn new(window: Option<i32>, bits: Option<KvBits>) -> Self {
-        Self { window, bits, room: None, first: 0, len: 0 }
+        Self { window, bits, room: None, first: 0, len: 0, counts: false }
+    }
+
+    /// That of a layer which looks at what another remembers.
+    pub(super) const fn counting() -> Self {
+        Self { window: None, bits: None, room: None, first: 0, len: 0, counts: true }
+    }
+
+    /// Counts positions that another layer's cache has taken in.
+    pub(super) const fn count(&mut self, added: i32) {
+        self.len += added;
     }
 
     /// Takes in the next positions' keys and values, and gives those of all positions that any of
@@ -119,6 +131,10 @@ impl KvCache {
     /// An empty cache's way to be filled with positions that were copied from others: `blocks` end
     /// at position `end`, one after the other.
     pub(super) fn fill(&mut self, blocks: &[&KeysValues], end: i32) -> Mlx<()> {
+        if self.counts {
+            self.len = end;
+            return Ok(());
+        }
         let Some(first) = blocks.first() else {
             self.first = end;
             return Ok(());

@@ -25,6 +25,7 @@ mod indexer;
 mod kv_cache;
 mod kv_packing;
 mod latent;
+mod layer_input;
 mod linear;
 mod mapped;
 mod mlp;

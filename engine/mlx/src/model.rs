@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mlx_rs::ops::indexing::TryIndexOp;
 use mlx_rs::ops::{clip, tanh};
 use mlx_rs::transforms::async_eval;
 use mlx_rs::{Array, Dtype};
@@ -16,7 +17,8 @@ use super::batch::Batch;
 use super::beside::DenseBesideExperts;
 use super::error::LoadError;
 use super::experts::ExpertMlp;
-use super::kv_cache::KvCache;
+use super::kv_cache::{KvCache, Visible};
+use super::layer_input::{LayerInput, LayerInputs};
 use super::linear::{Embedding, Linear, Projected};
 use super::mlp::GatedMlp;
 use super::norm::RmsNorm;
@@ -28,6 +30,7 @@ use super::{Mlx, cpu};
 #[derive(Default)]
 pub(super) struct Model {
     embedding: Option<Embedding>,
+    inputs: Option<LayerInputs>,
     /// Those that any of the layers has used.
     ropes: Vec<Rope>,
     /// By number.
@@ -44,8 +47,11 @@ struct Layer {
     after_feed_forward: Option<RmsNorm>,
     residual: Option<f32>,
     clips_sums: bool,
+    input: Option<LayerInput>,
     /// One number.
     scale: Option<Array>,
+    /// Whether other layers look at its keys and values.
+    lends: bool,
 }
 
 /// A step on its way through some layers.
@@ -57,6 +63,10 @@ pub(super) struct Underway {
     caches: Vec<Vec<KvCache>>,
     /// `[rows, hidden]`, of the rows that are still wanted.
     hidden: Array,
+    /// `[rows, layers, width]`, of all rows.
+    inputs: Option<Array>,
+    /// What sequences may look at in layers at whose keys and values others look.
+    lent: BTreeMap<u32, Vec<Visible>>,
     at: Place,
     /// Made with the first layer.
     known: Option<KnownOfStep>,
@@ -91,16 +101,17 @@ pub(super) enum Advance {
 }
 
 impl Underway {
-    /// A step that takes `hidden [rows, hidden]` through `layers`. `caches` has each sequence's, by layer.
-    pub(super) const fn new(
-        hidden: Array,
+    /// A step that takes `hidden [rows, hidden]`, with what [`Model::embed`] gives beside them, through `layers`. `caches` has each sequence's, by layer.
+    pub(super) fn new(
+        (hidden, inputs): (Array, Option<Array>),
         layers: LayerRange,
         batch: Batch,
         wanted: Wanted,
         caches: Vec<Vec<KvCache>>,
     ) -> Self {
         let at = Place { layer: layers.first(), half: Half::Attention };
-        Self { layers, batch, wanted, caches, hidden, at, known: None }
+        let lent = BTreeMap::new();
+        Self { layers, batch, wanted, caches, hidden, inputs, lent, at, known: None }
     }
 
     /// The caches of each sequence, by layer, as far as they got.
@@ -144,6 +155,9 @@ impl Model {
         if !has_embedding {
             self.embedding = None;
         }
+        if !layers.contains(0) {
+            self.inputs = None;
+        }
     }
 
     /// Takes what it lacks of `layers`, and of what stands before and after them. If it is a rank's, `shares` says of which
@@ -160,16 +174,20 @@ impl Model {
         if has_embedding && self.embedding.is_none() {
             self.embedding = Some(Embedding::take(weights, &model.embedding)?);
         }
+        if let Some(parts) = model.inputs.as_ref().filter(|_| layers.contains(0))
+            && self.inputs.is_none()
+        {
+            self.inputs = Some(LayerInputs::take(weights, parts)?);
+        }
         if has_last && self.head.is_none() {
             self.head = Some(Head::take(weights, model)?);
         }
         for (layer, parts) in (0..).zip(&model.layers) {
             if layers.contains(layer) && !self.layers.contains_key(&layer) {
                 let share = shares.get(layer as usize);
-                self.layers.insert(
-                    layer,
-                    Layer::take(weights, parts, share, model.kv_bits, &mut self.ropes)?,
-                );
+                let mut own = Layer::take(weights, parts, share, model.kv_bits, &mut self.ropes)?;
+                own.lends = model.lends(layer);
+                self.layers.insert(layer, own);
             }
         }
         Ok(())
@@ -184,15 +202,23 @@ impl Model {
     pub(super) fn reaches(&self, layers: LayerRange) -> Vec<LayerReach> {
         let reach = |(layer, own): (&u32, &Layer)| LayerReach {
             layer: *layer,
-            // The next position sees itself and `window - 1` before it.
-            blocks: own.attention.window().map(|window| (window - 1).div_ceil(BLOCK_TOKENS)),
+            // The next position sees itself and `window - 1` before it. What another layer remembers, that needs.
+            blocks: match own.attention.kv_of() {
+                Some(_) => Some(0),
+                None => own.attention.window().map(|window| (window - 1).div_ceil(BLOCK_TOKENS)),
+            },
         };
         self.layers.range(layers.range()).map(reach).collect()
     }
 
-    /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`.
-    pub(super) fn embed(&self, ids: &Array, dtype: Dtype) -> Mlx<Array> {
-        self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?.forward(ids, dtype)
+    /// The hidden states of `ids [rows]`, on the first stage: `[rows, hidden]` of type `dtype`; and the inputs of all layers,
+    /// `[rows, layers, width]`, if they have any.
+    pub(super) fn embed(&self, ids: &Array, dtype: Dtype) -> Mlx<(Array, Option<Array>)> {
+        let embedding = self.embedding.as_ref().ok_or("no embedding here").map_err(missing)?;
+        let hidden = embedding.forward(ids, dtype)?;
+        let inputs = self.inputs.as_ref();
+        let inputs = inputs.map(|inputs| inputs.forward(ids, &hidden)).transpose()?;
+        Ok((hidden, inputs))
     }
 
     fn known(&self, batch: &Batch, wanted: Wanted, dtype: Dtype) -> Mlx<KnownOfStep> {
@@ -204,7 +230,7 @@ impl Model {
     /// Takes a step on through its layers, as far as it gets: to the end, or to where what ranks have of a sum is to be added.
     /// `sum` is what it stopped for, `f32 [rows, hidden]`.
     pub(super) fn advance(&self, step: &mut Underway, sum: Option<Array>) -> Mlx<Advance> {
-        let Underway { layers, batch, wanted, caches, hidden, at, known } = step;
+        let Underway { layers, batch, wanted, caches, hidden, inputs, lent, at, known } = step;
         let mut sum = sum;
         while layers.contains(at.layer) {
             let layer = self.layers.get(&at.layer).ok_or_else(|| missing("a layer is not here"))?;
@@ -231,7 +257,7 @@ impl Model {
                             let place = (at.layer - layers.first()) as usize;
                             let mut own: Vec<&mut KvCache> =
                                 caches.iter_mut().filter_map(|all| all.get_mut(place)).collect();
-                            match layer.attend(hidden, &all, outputs, &mut own)? {
+                            match layer.attend(hidden, &all, outputs, &mut own, (at.layer, lent))? {
                                 None => return Ok(Advance::Done(None)),
                                 Some(Projected::Partial(parts)) => {
                                     return Ok(Advance::Exchange(parts));
@@ -257,6 +283,14 @@ impl Model {
                         }
                     };
                     *hidden = layer.sum(hidden, refined, layer.after_feed_forward.as_ref())?;
+                    if let Some((input, rows)) = layer.input.as_ref().zip(rows) {
+                        let inputs = inputs.as_ref();
+                        let inputs = inputs.ok_or_else(|| missing("inputs of layers"))?;
+                        let own = i32::try_from(at.layer).unwrap_or(i32::MAX);
+                        let own = rows.of(&inputs.try_index((.., own, ..))?)?;
+                        let added = input.forward(hidden, &own)?;
+                        *hidden = layer.sum(hidden, added, None)?;
+                    }
                     if let Some(scale) = &layer.scale {
                         *hidden = hidden.multiply(scale.as_dtype(hidden.dtype())?)?;
                     }
@@ -309,6 +343,8 @@ impl Layer {
         };
         let attention = Attention::take(weights, &parts.attention, share, kv_bits, &mut rope_of)?;
         let scale = parts.scale.as_ref().map(|name| weights.take(name)).transpose()?;
+        let input = parts.input.as_ref();
+        let input = input.map(|input| LayerInput::take(weights, input)).transpose()?;
         let mut norm = |norm: &Option<Norm>| {
             norm.as_ref().map(|norm| RmsNorm::take(weights, norm)).transpose()
         };
@@ -322,6 +358,8 @@ impl Layer {
             feed_forward: FeedForward::take(weights, &parts.feed_forward, share)?,
             clips_sums: parts.clips_sums,
             scale,
+            input,
+            lends: false,
         })
     }
 
@@ -333,14 +371,29 @@ impl Layer {
         all: &StepRows<'_>,
         outputs: Option<&StepRows<'_>>,
         caches: &mut [&mut KvCache],
+        (number, lent): (u32, &mut BTreeMap<u32, Vec<Visible>>),
     ) -> Mlx<Option<Projected>> {
         let normed = through(self.before_attention.as_ref(), x)?;
+        if let Some(lender) = self.attention.kv_of() {
+            for (cache, span) in caches.iter_mut().zip(&all.rows.spans) {
+                cache.count(span.count);
+            }
+            let Some(outputs) = outputs else { return Ok(None) };
+            let memory = lent.get(&lender).ok_or_else(|| missing("keys of another layer"))?;
+            return self.attention.attend(&outputs.rows.of(&normed)?, outputs, memory).map(Some);
+        }
         let memory = self.attention.remember(&normed, all, caches)?;
-        let Some(outputs) = outputs else {
-            return Ok(None);
+        let found = match outputs {
+            None => None,
+            Some(outputs) => {
+                let normed = outputs.rows.of(&normed)?;
+                Some(self.attention.attend(&normed, outputs, &memory)?)
+            }
         };
-        let normed = outputs.rows.of(&normed)?;
-        self.attention.attend(&normed, outputs, &memory).map(Some)
+        if self.lends {
+            lent.insert(number, memory);
+        }
+        Ok(found)
     }
 
     /// `x` and what a part of the layer adds to it.

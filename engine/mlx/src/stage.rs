@@ -262,7 +262,7 @@ impl MlxStage {
     }
 
     /// What goes into the first of the layers: `[rows, hidden]`.
-    fn input(&self, segments: &[&Segment]) -> Result<Array, StepError> {
+    fn input(&self, segments: &[&Segment]) -> Result<(Array, Option<Array>), StepError> {
         let dtype = mlx_dtype(self.activation)?;
         if segments.iter().any(|segment| segment.hidden.is_none()) {
             let ids: Vec<u32> = segments.iter().flat_map(|s| &s.tokens).copied().collect();
@@ -275,7 +275,7 @@ impl MlxStage {
             let shape = [small(segment.tokens.len()), self.hidden_size];
             parts.push(array_from_bytes(bytes, &shape, self.activation)?);
         }
-        Ok(concatenate(&parts, 0)?)
+        Ok((concatenate(&parts, 0)?, None))
     }
 
     /// Before the last layer: the rows of `hidden` for the next stage.

@@ -12,6 +12,7 @@ impl Attention {
     /// What a token leaves in the KV cache: how many rows of numbers, and the width of each, of both kinds of them.
     fn kv_rows(&self) -> [(u32, u32); 2] {
         match self {
+            Self::Grouped(grouped) if grouped.kv_of.is_some() => [(0, 0); 2],
             Self::Grouped(grouped) => [(grouped.kv_heads, grouped.head_dim); 2],
             Self::Latent(latent) => [(1, latent.rank), (1, latent.beside_dim())],
         }

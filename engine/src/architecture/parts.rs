@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, Attention, Beside, Experts, FeedForward, Gated, GroupedQuery, Latent,
-    LatentQuery, Layer, Linear, Norm, Stack, Stored,
+    LatentQuery, Layer, LayerInput, LayerInputs, Linear, Norm, Stack, Stored,
 };
 
 /// A part of a model that a stage holds as a whole.
@@ -54,6 +54,17 @@ impl Architecture {
                     stored: &Stored::Own,
                     decides_type: true,
                 });
+                if let Some(LayerInputs { table, vocab, projection, norm, .. }) = &self.inputs {
+                    needs.0.push(Need::Matrix {
+                        module: &table.module,
+                        shape: vec![*vocab as usize, projection.rows as usize],
+                        has_bias: false,
+                        stored: &Stored::Own,
+                        decides_type: true,
+                    });
+                    needs.linear(projection);
+                    needs.norm(norm);
+                }
             }
             Part::Layer(layer) => {
                 self.layers.get(layer as usize).into_iter().for_each(|layer| needs.layer(layer));
@@ -85,15 +96,24 @@ impl<'a> Needs<'a> {
             FeedForward::Beside(both) => self.beside(both),
         }
         layer.after_feed_forward.iter().for_each(|norm| self.norm(norm));
+        if let Some(LayerInput { gate, projection, norm }) = &layer.input {
+            self.linear(gate);
+            self.linear(projection);
+            self.norm(norm);
+        }
         layer.scale.iter().for_each(|name| self.floats(name, &[1], false));
     }
 
     fn grouped(&mut self, attention: &'a GroupedQuery) {
-        let inward = [&attention.query, &attention.key].into_iter().chain(&attention.value);
-        let outward = [&attention.output].into_iter().chain(&attention.gate);
-        inward.chain(outward).for_each(|linear| self.linear(linear));
-        let norms = attention.query_norm.iter().chain(&attention.key_norm);
-        norms.for_each(|norm| self.norm(norm));
+        self.linear(&attention.query);
+        if attention.kv_of.is_none() {
+            self.linear(&attention.key);
+            attention.value.iter().for_each(|linear| self.linear(linear));
+            attention.key_norm.iter().for_each(|norm| self.norm(norm));
+        }
+        self.linear(&attention.output);
+        attention.gate.iter().for_each(|linear| self.linear(linear));
+        attention.query_norm.iter().for_each(|norm| self.norm(norm));
         if let Some(sinks) = &attention.sinks {
             self.floats(&sinks.name, &[sinks.of], true);
         }

@@ -125,6 +125,10 @@ impl Architecture {
     /// # Errors
     /// When there is a part that cannot be cut.
     pub fn units(&self, group: impl Fn(&Linear) -> u32) -> Result<u16, Uncuttable> {
+        if let Some(why) = self.whole() {
+            let module = self.embedding.module.clone();
+            return Err(Uncuttable { module, why: format!("stands before layers of which {why}") });
+        }
         let limits = self.layers.iter().map(|layer| {
             let (attention, mut fitting) = match &layer.attention {
                 Attention::Grouped(grouped) if grouped.joint_norm().is_some() => return Err(joint(grouped)),

@@ -48,7 +48,9 @@ impl Architecture {
         WorkingSet {
             always: PROCESS_BYTES + MLX_CACHE_BYTES as u64 + HEAP_SLACK_BYTES + vocabulary,
             // Kernels have the rows of a product once more as `f32`.
-            per_token: LAYERS_AHEAD * width * results.unwrap_or(0) + 4 * widest.unwrap_or(0),
+            per_token: LAYERS_AHEAD * width * results.unwrap_or(0)
+                + 4 * widest.unwrap_or(0)
+                + width * self.inputs_of_a_token(),
             // Scores, and their powers on the way.
             per_pair: u64::from(composed) * 8,
             // Scores, log-probabilities, and a row for the sampler.
@@ -59,6 +61,12 @@ impl Architecture {
                 0
             },
         }
+    }
+
+    /// Numbers of the inputs of all layers, which are there until the last: rows of the table, what is projected, its norm and
+    /// the sum.
+    fn inputs_of_a_token(&self) -> u64 {
+        self.inputs.as_ref().map_or(0, |inputs| 4 * u64::from(inputs.projection.rows))
     }
 
     /// Bytes of the keys and values of a position, unpacked, in the layer that has most, and the one computed before it.
@@ -94,8 +102,11 @@ impl Architecture {
             // And the norms of both parts.
             FeedForward::Beside(both) => hidden * (u64::from(both.experts.chosen) + 7),
         };
+        // Gate, product, projection, its norm and the sum.
+        let input =
+            layer.input.as_ref().map_or(0, |input| 2 * u64::from(input.gate.rows) + 3 * hidden);
         // Two norms, two results and two sums; gate, value and their product.
-        6 * hidden + attention + 3 * expanded(&layer.feed_forward) + feed_forward
+        input + 6 * hidden + attention + 3 * expanded(&layer.feed_forward) + feed_forward
     }
 }
 

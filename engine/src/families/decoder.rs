@@ -172,6 +172,7 @@ impl Decoder {
             head: (!self.tie_word_embeddings).then_some(head),
             logit_softcap: None,
             logit_divisor: None,
+            inputs: None,
             extras,
             kv_bits: None,
         })
@@ -182,6 +183,11 @@ impl Decoder {
         let count = config.optional_count("num_nextn_predict_layers", 0..=MAX_LAYERS)?.unwrap_or(0);
         let layers = (0..count).map(|layer| self.path(self.num_hidden_layers + layer));
         Ok(layers.map(|path| Extra::Prefix(format!("{path}."))).collect())
+    }
+
+    /// A module that stands beside the layers.
+    pub(super) fn beside_layers(&self, name: &str) -> String {
+        format!("{}.{name}", self.names.root)
     }
 
     /// The module of a layer.
@@ -215,6 +221,7 @@ impl Decoder {
             before_feed_forward: Some(norm("post_attention_layernorm")),
             feed_forward,
             after_feed_forward: None,
+            input: None,
             residual: None,
             clips_sums: false,
             scale: None,
@@ -234,6 +241,7 @@ impl Decoder {
             before_feed_forward: Some(norm("pre_feedforward_layernorm")),
             feed_forward: FeedForward::Gated(Box::new(gated)),
             after_feed_forward: Some(norm("post_feedforward_layernorm")),
+            input: None,
             residual: None,
             clips_sums: false,
             scale: None,
@@ -254,6 +262,7 @@ impl Decoder {
             query: linear("q_proj", queries, self.hidden_size),
             key: linear("k_proj", keys, self.hidden_size),
             value: Some(linear("v_proj", keys, self.hidden_size)),
+            kv_of: None,
             output: linear("o_proj", self.hidden_size, queries),
             gate: None,
             query_norm: None,

@@ -1,8 +1,8 @@
 //! Gemma 4, the text part: two kinds of layers with heads and positions of their own. Those that see everything may take
 //! values from keys, and experts may stand beside the dense part.
 //!
-//! The small models (E2B, E4B) hand more to a layer than one row for each token: keys and values of layers before it, and an
-//! embedding of its own. They are refused by the keys that say so.
+//! The small models (E2B, E4B) hand more to a layer than one row for each token: an embedding of its own, and to the last layers
+//! keys and values of layers before them. So they are not cut into stages.
 
 use super::Source;
 use super::decoder::{Decoder, Defaults, Head, expect_activation};
@@ -13,11 +13,12 @@ use super::of_layers::{OfLayers, PER_LAYER};
 use super::rope::{Asked, EVERYWHERE, NEARBY};
 use super::windows::Windows;
 use crate::architecture::{
-    Activation, Architecture, Beside, Experts, FeedForward, RouterNorm, Routing, Stack, Stored,
+    Activation, Architecture, Beside, Embedding, Experts, Extra, FeedForward, LayerInput,
+    LayerInputs, RouterNorm, Routing, Stack, Stored,
 };
 use crate::model_dir::ModelError;
 use crate::model_dir::json::Section;
-use crate::model_dir::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_VOCAB, MAX_WIDTH};
+use crate::model_dir::limits::{MAX_HEAD_DIM, MAX_HEADS, MAX_LAYERS, MAX_VOCAB, MAX_WIDTH};
 
 /// What Google's models have where a file is silent.
 const DEFAULTS: Defaults = Defaults {
@@ -29,6 +30,9 @@ const DEFAULTS: Defaults = Defaults {
 
 /// The same of heads that see everything.
 const WIDE_HEAD_DIM: u32 = 512;
+
+/// Numbers of the inputs of all layers together, for each token: far more than any model has.
+const MAX_INPUTS: u32 = 1 << 20;
 
 /// The language model inside a multimodal one.
 pub(super) fn inside_multimodal(source: &Source<'_>) -> Result<Architecture, ModelError> {
@@ -48,10 +52,11 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
     let decoder = Decoder::read(source, defaults)?;
     config.doubt_silence("num_key_value_heads");
     gemma_activation(config)?;
-    expect_one_row(config)?;
+    let inputs = inputs(config, &decoder)?;
     // Of text, every token sees only those before it.
     expect_activation(config, "use_bidirectional_attention", &["vision"])?;
     let windows = windows(config, decoder.num_hidden_layers)?;
+    let shared = SharedKv::read(config, decoder.num_hidden_layers, &windows)?;
     let biased = config.flag("attention_bias", false)?;
     let values_are_keys = config.flag("attention_k_eq_v", false)?;
     let heads = heads(config, &decoder, &windows, values_are_keys)?;
@@ -71,11 +76,14 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
         attention.scale = 1.0;
         attention.value_eps = Some(decoder.rms_norm_eps);
         attention.value.take_if(|_| values_are_keys && !slides);
+        attention.kv_of = shared.of(layer);
+        let decoder = if attention.kv_of.is_some() { &shared.widened(&decoder) } else { &decoder };
         let mut whole = decoder.sandwich(layer, attention);
         let path = decoder.path(layer);
+        whole.input = inputs.as_ref().map(|inputs| input(decoder, &path, inputs.width));
         whole.scale = Some(format!("{path}.layer_scalar"));
         if let Some(mixture) = &mixture {
-            whole.feed_forward = mixture.beside(source, &decoder, &path, whole.feed_forward);
+            whole.feed_forward = mixture.beside(source, decoder, &path, whole.feed_forward);
         }
         Ok(whole)
     })?;
@@ -85,28 +93,109 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
     }
     model.logit_softcap = softcap(config, CAP, None)?;
     model.embedding.scale = Some((decoder.hidden_size as f32).sqrt());
+    model.inputs = inputs;
+    // Files hold modules all the same where layers look at keys and values of others.
+    for layer in (0..decoder.num_hidden_layers).filter(|layer| shared.of(*layer).is_some()) {
+        let path = decoder.path(layer);
+        let unused = ["k_proj", "v_proj", "k_norm"];
+        let unused = unused.map(|name| Extra::Prefix(format!("{path}.self_attn.{name}.")));
+        model.extras.extend(unused);
+    }
     Ok(model)
 }
 
-/// Refuses models whose layers need more of each token than the row that the layer before gave.
-fn expect_one_row(config: &Section<'_>) -> Result<(), ModelError> {
-    const INPUT: &str = "hidden_size_per_layer_input";
-    if config.optional_count(INPUT, 0..=MAX_WIDTH)?.is_none_or(|width| width > 0) {
-        let problem = "is not 0: every layer takes an embedding of its own of each token, which \
-                       nodes do not hand on (E2B and E4B are not supported)";
-        return Err(config.problem(INPUT, problem));
+/// The embedding of its own that every layer takes of each token, if it takes any.
+fn inputs(config: &Section<'_>, decoder: &Decoder) -> Result<Option<LayerInputs>, ModelError> {
+    const WIDTH: &str = "hidden_size_per_layer_input";
+    const VOCAB: &str = "vocab_size_per_layer_input";
+    config.doubt_silence(WIDTH);
+    let width = config.optional_count(WIDTH, 0..=MAX_WIDTH)?.unwrap_or(0);
+    let vocab = config.optional_count(VOCAB, 1..=MAX_VOCAB)?.unwrap_or(decoder.vocab_size);
+    if width == 0 {
+        return Ok(None);
     }
-    // Of those embeddings; and of layers that share keys and values.
-    config.value("vocab_size_per_layer_input");
-    config.flag("use_double_wide_mlp", false)?;
-    const SHARED: &str = "num_kv_shared_layers";
-    config.doubt_silence(SHARED);
-    if config.optional_count(SHARED, 0..=u32::MAX)?.is_some_and(|count| count > 0) {
-        let problem = "is not 0: layers take keys and values from layers before them, which may be \
-                       on other nodes (E2B and E4B are not supported)";
-        return Err(config.problem(SHARED, problem));
+    if vocab < decoder.vocab_size {
+        let problem = format!("is {vocab}, fewer than the {} of `vocab_size`", decoder.vocab_size);
+        return Err(config.problem(VOCAB, problem));
     }
-    Ok(())
+    let all = width.checked_mul(decoder.num_hidden_layers).filter(|all| *all <= MAX_INPUTS);
+    let all = all
+        .ok_or_else(|| config.problem(WIDTH, format!("is {width}: too wide for so many layers")))?;
+    let module = |name: &str| decoder.beside_layers(name);
+    Ok(Some(LayerInputs {
+        table: Embedding {
+            module: module("embed_tokens_per_layer"),
+            scale: Some((width as f32).sqrt()),
+        },
+        vocab,
+        width,
+        projection: decoder.linear(
+            &module("per_layer_model_projection"),
+            all,
+            decoder.hidden_size,
+            false,
+        ),
+        scale: (decoder.hidden_size as f32).sqrt().recip(),
+        norm: decoder.norm(&module("per_layer_projection_norm"), width),
+    }))
+}
+
+/// What a layer does with its own embedding.
+fn input(decoder: &Decoder, path: &str, width: u32) -> LayerInput {
+    let module = |name: &str| format!("{path}.{name}");
+    let hidden = decoder.hidden_size;
+    LayerInput {
+        gate: decoder.linear(&module("per_layer_input_gate"), width, hidden, false),
+        projection: decoder.linear(&module("per_layer_projection"), hidden, width, false),
+        norm: decoder.norm(&module("post_per_layer_input_norm"), hidden),
+    }
+}
+
+/// The last layers look at keys and values of the last layer before them that sees as far.
+struct SharedKv {
+    /// By layer.
+    of: Vec<Option<u32>>,
+    /// Their feed-forward parts are twice as wide.
+    is_wide: bool,
+}
+
+impl SharedKv {
+    fn read(config: &Section<'_>, layers: u32, windows: &Windows) -> Result<Self, ModelError> {
+        const SHARED: &str = "num_kv_shared_layers";
+        config.doubt_silence(SHARED);
+        let shared = config.optional_count(SHARED, 0..=MAX_LAYERS)?.unwrap_or(0);
+        let is_wide = config.flag("use_double_wide_mlp", false)?;
+        let first = layers.checked_sub(shared).filter(|first| *first > 0);
+        let first = first.ok_or_else(|| {
+            config.problem(SHARED, format!("is {shared}, which leaves none of {layers} layers"))
+        })?;
+        let of = (0..layers).map(|layer| {
+            let alike = |other: &u32| windows.slides(*other) == windows.slides(layer);
+            match (0..first).rev().find(alike) {
+                _ if layer < first => Ok(None),
+                Some(lender) => Ok(Some(lender)),
+                None => {
+                    let problem = format!(
+                        "is {shared}: no layer before layer {layer} sees as far as it does"
+                    );
+                    Err(config.problem(SHARED, problem))
+                }
+            }
+        });
+        Ok(Self { of: of.collect::<Result<_, _>>()?, is_wide })
+    }
+
+    fn of(&self, layer: u32) -> Option<u32> {
+        self.of.get(layer as usize).copied().flatten()
+    }
+
+    /// The sizes of a layer that looks at those of another.
+    fn widened(&self, decoder: &Decoder) -> Decoder {
+        let times = if self.is_wide { 2 } else { 1 };
+        let mut wide = decoder.clone();
+        wide.intermediate_size *= times;
+        wide
+    }
 }
 
 /// The last layer sees everything: Google's code makes it do so whatever the file says, mlx-lm does not.

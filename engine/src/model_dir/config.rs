@@ -147,6 +147,7 @@ impl FakeConfig {
                 shared_bytes: 0,
                 key_heads: self.units.into(),
             })),
+            whole: false,
         }
     }
 }

@@ -22,6 +22,9 @@ pub enum Conflict {
     /// The node lacks the memory.
     #[error("the node that is pinned to layers {0} has no memory for them")]
     TooLarge(LayerRange),
+    /// Its layers cannot be cut from each other.
+    #[error("a node is pinned to some of the layers, which cannot be cut from each other")]
+    Whole,
     /// The nodes that are not pinned lack it, or are too few, or not connected.
     #[error("the layers that no node is pinned to do not fit into the others")]
     Rest,

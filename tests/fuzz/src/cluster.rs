@@ -207,6 +207,7 @@ fn report(decisions: &mut Decisions<'_>) -> Report {
                         per_sampled: decisions.number(),
                         per_position: decisions.number(),
                     },
+                    whole: decisions.rarely(4),
                     cut: decisions.rarely(2).then(|| {
                         Cut::Units(UnitSizes {
                             count: u16::try_from(decisions.up_to(9)).unwrap_or(0) + 2,

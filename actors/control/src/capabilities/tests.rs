@@ -31,6 +31,7 @@ fn held() -> HeldModel {
         vocab: 10,
         working: WorkingSet::default(),
         cut: None,
+        whole: false,
     };
     HeldModel {
         name: "m".parse().unwrap(),

@@ -411,6 +411,18 @@ enum NoDivision {
 fn divide(strategy: Strategy, groups: &Groups<'_>) -> Result<Division, NoDivision> {
     let problem = groups.problem;
     let found = match strategy {
+        Strategy::Latency | Strategy::RingMemoryWeighted if problem.geometry.whole => {
+            let alone = partition::best_alone(problem, |a, b| {
+                let by_memory = || b.memory.cmp(&a.memory);
+                let by_speed = || a.layer_seconds.total_cmp(&b.layer_seconds);
+                if strategy == Strategy::Latency {
+                    by_speed().then_with(by_memory)
+                } else {
+                    by_memory()
+                }
+            });
+            alone.map(|stage| Division::pipeline(vec![stage]))
+        }
         Strategy::Tensor => return groups.over_all().map_err(NoDivision::Group),
         Strategy::Latency => groups.least_latency(),
         Strategy::RingMemoryWeighted => by_memory(problem).map(Division::pipeline),
@@ -460,8 +472,13 @@ fn explain(error: &NoPlacement, problem: &Problem<'_>, left_out: &[String]) -> S
             let offered = nodes.iter().fold(0_u64, |sum, node| sum.saturating_add(node.memory));
             let all = geometry.peak_bytes(geometry.all_layers(), context, sequences);
             let members = if nodes.len() == 1 { "member offers" } else { "members offer" };
+            let whole = if geometry.whole {
+                ", on one node since they cannot be cut from each other"
+            } else {
+                ""
+            };
             format!(
-                "{error}: with KV cache for {sequences} sequences of {context} tokens the model takes \
+                "{error}{whole}: with KV cache for {sequences} sequences of {context} tokens the model takes \
                  {}, and {} {members} {}, a fifth of it in reserve",
                 ByteSize(all),
                 nodes.len(),

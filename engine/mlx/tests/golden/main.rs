@@ -41,7 +41,7 @@ fn whole() {
 
 #[test]
 fn cut_in_two_anywhere() {
-    for case in cases() {
+    for case in cases().into_iter().filter(|case| !case.dir.geometry().whole) {
         for cut in 1..case.layers() {
             let mut stages = case.stages(&[cut]);
             for prompt in &case.prompts {
@@ -55,7 +55,7 @@ fn cut_in_two_anywhere() {
 
 #[test]
 fn cut_in_three_anywhere() {
-    for case in cases() {
+    for case in cases().into_iter().filter(|case| !case.dir.geometry().whole) {
         for first in 1..case.layers() - 1 {
             for second in first + 1..case.layers() {
                 let mut stages = case.stages(&[first, second]);
@@ -244,6 +244,8 @@ impl Case {
     }
 
     fn stages(&self, cuts: &[u32]) -> Vec<MlxStage> {
+        // What cannot be cut is one stage wherever it should be cut.
+        let cuts = if self.dir.geometry().whole { &[] } else { cuts };
         let ends = cuts.iter().copied().chain([self.layers()]);
         let starts = [0].into_iter().chain(cuts.iter().copied());
         let ranges =

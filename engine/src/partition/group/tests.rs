@@ -39,6 +39,7 @@ fn geometry(count: u16, key_heads: u32) -> Geometry {
         vocab: 10,
         working: WorkingSet::default(),
         cut: Some(Cut::Units(UnitSizes { count, shared_bytes: 800, key_heads })),
+        whole: false,
     }
 }
 

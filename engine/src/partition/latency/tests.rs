@@ -48,6 +48,7 @@ fn geometry(bytes_per_layer: Vec<u64>, embed_bytes: u64, head_bytes: u64, tied: 
         vocab: 10,
         working: WorkingSet::default(),
         cut: None,
+        whole: false,
     }
 }
 

@@ -101,6 +101,7 @@ fn ten_gib() -> Model {
             per_position: 0,
         },
         cut: None,
+        whole: false,
     }))
 }
 
