@@ -11,7 +11,6 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 from mlx_lm.models.activations import SwigluOAI
-from mlx_lm.models.deepseek_v32 import Indexer
 from mlx_lm.models.gemma4_text import Router as Gemma4Router
 from mlx_lm.models.minimax import MiniMaxSparseMoeBlock
 from mlx_lm.models.rope_utils import ProportionalRoPE, initialize_rope
@@ -20,7 +19,7 @@ from mlx_lm.models.step3p5 import ClampedSwiGLU, Step3p5MLP, Step3p5MoEGate
 from mlx_lm.models.switch_layers import SwiGLU
 
 from cases import are_norms_from_one, text_part
-from reference import (chooser_of, greedy, index_scores, load, router_of, sparse_blocks,
+from reference import (WideIndexer, chooser_of, greedy, load, router_of, sparse_blocks,
                        with_packed_kv)
 
 
@@ -396,17 +395,9 @@ def index_not_bent(indexer):
     indexer.__class__ = StraightIndexer
 
 
-class StraightIndexer(Indexer):
+class StraightIndexer(WideIndexer):
     """Products below zero count."""
-    def __call__(self, x, qr, mask, cache=None):
-        earlier = lambda keys: cache.update_and_fetch(keys, keys)[0] if cache is not None else keys
-        offset = cache.offset if cache is not None else 0
-        scores = index_scores(self, x, qr, lambda scores: scores, offset, earlier)[:, None]
-        if scores.shape[-1] <= self.index_topk:
-            return None
-        if mask is not None:
-            scores = mx.where(mask, scores, -math.inf)
-        return mx.argpartition(scores, kth=-self.index_topk, axis=-1)[..., -self.index_topk:]
+    bend = staticmethod(lambda scores: scores)
 
 
 # Layers.

@@ -12,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
-from mlx_lm.models import gemma2
+from mlx_lm.models import deepseek_v32, gemma2
 from mlx_lm.models.cache import KVCache, QuantizedKVCache, make_prompt_cache
 from mlx_lm.utils import load_model
 
@@ -56,6 +56,11 @@ def load(folder):
         # Gemma 4's have one configuration in common.
         if hasattr(router_of(block), "config"):
             router_of(block).config = copy.copy(router_of(block).config)
+    for layer in getattr(model, "language_model", model).model.layers:
+        indexer = getattr(layer, "self_attn", {}).get("indexer")
+        # Where types are wide there is no difference.
+        if indexer is not None and indexer.k_norm.weight.dtype != mx.float32:
+            indexer.__class__ = WideIndexer
     model = with_windows(model, config)
     bits = kv_bits(folder)
     return with_packed_kv(model, bits) if bits else model, config
@@ -132,6 +137,20 @@ def with_windows(model, config):
             layer.self_attn.__class__ = WindowedGemma2Attention
             layer.self_attn.window = window
     return model
+
+
+class WideIndexer(deepseek_v32.Indexer):
+    """Weights and scores in 32 bits, and a smaller epsilon, as DeepSeek and Hugging Face transformers have them."""
+    bend = staticmethod(lambda scores: mx.maximum(scores, 0))
+
+    def __call__(self, x, qr, mask, cache=None):
+        self.k_norm.eps = 1e-6
+        scores = index_scores(self, x, qr, self.bend, cache)[:, None]
+        if scores.shape[-1] <= self.index_topk:
+            return None
+        if mask is not None:
+            scores = mx.where(mask, scores, -math.inf)
+        return mx.argpartition(scores, kth=-self.index_topk, axis=-1)[..., -self.index_topk:]
 
 
 class WindowedGemma2Attention(gemma2.Attention):
@@ -304,12 +323,17 @@ def recorded_scores(indexer):
         indexer.__class__ = kind
 
 
-def index_scores(indexer, x, qr, bend=lambda scores: mx.maximum(scores, 0), offset=0, earlier=lambda keys: keys):
-    """`[1, queries, positions]`, without factors that all have in common."""
-    queries = indexer.wq_b(qr).reshape(1, x.shape[1], indexer.n_heads, indexer.head_dim).swapaxes(1, 2)
-    keys = earlier(indexer.rope(indexer.k_norm(indexer.wk(x))[:, None], offset=offset))
-    scores = bend(indexer.rope(queries, offset=offset) @ keys.swapaxes(-1, -2))
-    return (scores * indexer.weights_proj(x).swapaxes(-1, -2)[..., None]).sum(axis=1)
+def index_scores(indexer, x, qr, bend=WideIndexer.bend, cache=None):
+    """`[rows, queries, positions]`, without factors that all have in common."""
+    offset = cache.offset if cache is not None else 0
+    queries = indexer.wq_b(qr).reshape(*x.shape[:2], indexer.n_heads, indexer.head_dim).swapaxes(1, 2)
+    queries = indexer.rope(queries, offset=offset)
+    keys = indexer.rope(indexer.k_norm(indexer.wk(x))[:, None], offset=offset)
+    if cache is not None:
+        keys, _ = cache.update_and_fetch(keys, keys)
+    scores = bend(queries.astype(mx.float32) @ keys.astype(mx.float32).swapaxes(-1, -2))
+    weights = indexer.weights_proj(x.astype(mx.float32))
+    return (scores * weights.swapaxes(-1, -2)[..., None]).sum(axis=1)
 
 
 def gap_at(values, count):

@@ -189,6 +189,8 @@ const HARMLESS: &[&str] = &[
     "head_dim",
     "id2label",
     "ignore_index",
+    // Of layers that guess at tokens after the next one.
+    "index_share_for_mtp_iteration",
     "initial_context_length",
     "initializer_range",
     "is_decoder",
