@@ -3,10 +3,10 @@
 
     make_model.py OUT [--hidden 512] [--layers 12] [--heads 8] [--kv-heads 4] [--vocab 8192]
                       [--dtype float32|float16|bfloat16] [--bits 4|8] [--group-size 64]
-    make_model.py OUT --family glm4_moe [--dtype ...] [--bits ...]
+    make_model.py OUT --family glm4_moe [--large] [--dtype ...] [--bits ...]
 
-Without a family it is a Llama of any size; with one it has that family's shape in FAMILIES below. `read.json` beside
-it says how many bytes of weights a decoded token reads: all but the embedding, of experts those that are chosen.
+Without a family it is a Llama of any size; with one it has that family's shape in FAMILIES below, or in LARGE, to
+measure memory with. `read.json` beside it says how many bytes of weights a decoded token reads: all but the embedding, of experts those that are chosen.
 
 The tokenizer beside it knows single bytes only, so that a server can load the directory.
 """
@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_map_with_path
 from mlx_lm.utils import _get_classes, quantize_model, save_config, save_model
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -52,12 +52,22 @@ FAMILIES = {
                  "rope_scaling": {"rope_type": "default"}},
     "smollm3": {"no_rope_layer_interval": 4},
 }
+# More than a gigabyte of weights in bfloat16 and KV of eight contexts, with little to compute for a token.
+WIDE = {"hidden_size": 1024, "num_attention_heads": 16, "head_dim": 64, "intermediate_size": 2816}
+LARGE = {
+    "llama": WIDE | {"num_hidden_layers": 24, "num_key_value_heads": 8},
+    "gemma3_text": WIDE | {"num_hidden_layers": 24, "num_key_value_heads": 8, "head_dim": 128,
+                           "query_pre_attn_scalar": 128},
+    "kimi_k2": WIDE | {"num_hidden_layers": 16, "num_key_value_heads": 16, "n_routed_experts": 32,
+                       "moe_intermediate_size": 512},
+}
 
 
 def main():
     args = arguments()
     if args.family:
-        config = COMMON | FAMILIES[args.family] | {"model_type": args.family}
+        large = LARGE[args.family] if args.large else {}
+        config = COMMON | FAMILIES[args.family] | large | {"model_type": args.family}
     else:
         config = COMMON | {
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": args.vocab,
@@ -66,13 +76,14 @@ def main():
             "num_key_value_heads": args.kv_heads or args.heads, "tie_word_embeddings": args.tied}
     config["torch_dtype"] = args.dtype
     mx.random.seed(args.seed)
-    # MLX draws its usual small random weights; only speed matters here.
+    # MLX draws its usual small random weights.
     kind, kind_args = _get_classes(config)
     model = kind(kind_args.from_dict(json.loads(json.dumps(config))))
     if args.family and args.family.startswith("gemma"):
         # Its head is the embedding where the file has none, whatever the configuration says.
         model.tie_word_embeddings = True
         model.pop("lm_head")
+    model.update(tree_map_with_path(drawn, model.parameters()))
     model.set_dtype(getattr(mx, args.dtype))
     parameters = sum(w.size for _, w in tree_flatten(model.parameters()))
     if args.bits:
@@ -84,6 +95,16 @@ def main():
     (out / "read.json").write_text(json.dumps({"bytes": bytes_read(model, config)}) + "\n")
     size = sum(p.stat().st_size for p in out.iterdir())
     print(f"{out}: {parameters / 1e6:.1f} million parameters, {size / 2**20:.1f} MiB")
+
+
+def drawn(path, weight):
+    """What MLX makes equal drawn as well: with equal scores the same experts are chosen for every token, which is
+    faster than it should be, and equal norms hide that two of them are mixed up."""
+    if path.endswith("mlp.gate.weight"):
+        return mx.random.normal(weight.shape, scale=weight.shape[-1] ** -0.5)
+    if path.endswith(("norm.weight", ".e_score_correction_bias")):
+        return weight + mx.random.uniform(-0.1, 0.1, weight.shape)
+    return weight
 
 
 def bytes_read(model, config):
@@ -101,6 +122,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
     parser.add_argument("--family", choices=FAMILIES, help="a shape of FAMILIES; sizes below are not used then")
+    parser.add_argument("--large", action="store_true", help="the family's shape in LARGE")
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--intermediate", type=int, help="default: 8/3 of the hidden size, a multiple of 64")
     parser.add_argument("--layers", type=int, default=12)
@@ -113,6 +135,8 @@ def arguments():
     parser.add_argument("--group-size", type=int, default=64, choices=[32, 64, 128])
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.large and args.family not in LARGE:
+        parser.error(f"--large is there for {', '.join(LARGE)}")
     if args.vocab < 256 + len(SPECIAL):
         parser.error(f"--vocab must be at least {256 + len(SPECIAL)}: all bytes and the special tokens")
     return args

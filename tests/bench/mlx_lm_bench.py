@@ -32,7 +32,7 @@ def main():
     prompt = mx.array(rng.integers(0, config["vocab_size"], args.prompt).astype(np.int32))
     run(model, prompt, args.decode)
     runs = [run(model, prompt, args.decode) for _ in range(args.repeat)]
-    prefill, decode = zip(*runs)
+    prefill, decode, _ = zip(*runs)
     print(json.dumps({
         "tool": "mlx-lm", "mlx_lm": version("mlx-lm"), "mlx": version("mlx"), "model": Path(args.model).name,
         "device": str(mx.default_device()), "threads": threads(), "prompt_tokens": args.prompt,
@@ -41,21 +41,20 @@ def main():
         "decode_tokens_per_second": round(statistics.median(decode), 2),
         "prefill_min": round(min(prefill), 2), "prefill_max": round(max(prefill), 2),
         "decode_min": round(min(decode), 2), "decode_max": round(max(decode), 2),
-    }))
+    } | ({"tokens": runs[-1][2]} if args.show_tokens else {})))
 
 
 def run(model, prompt, count):
-    """(prefill, decode) in tokens per second of one generation."""
+    """(prefill, decode) in tokens per second of one generation, and its tokens."""
     started = time.perf_counter()
     steps = generate_step(prompt, model, max_tokens=count + 1)
-    next(steps)
+    tokens = [int(next(steps)[0])]
     first = time.perf_counter()
-    for _ in steps:
-        pass
+    tokens += [int(token) for token, _ in steps]
     done = time.perf_counter()
     # mlx-lm computes one token ahead; do not let that one run into the next measurement.
     mx.synchronize(generation_stream)
-    return prompt.size / (first - started), count / (done - first)
+    return prompt.size / (first - started), count / (done - first), tokens
 
 
 def threads():
@@ -73,6 +72,7 @@ def arguments():
     parser.add_argument("--decode", type=int, default=64, help="tokens to generate after the first")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--show-tokens", action="store_true", help="add the tokens of the last run")
     return parser.parse_args()
 
 

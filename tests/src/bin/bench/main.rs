@@ -4,8 +4,8 @@
 //! Speeds are ratios of measurements that took turns on the same machine, since machines are
 //! shared and noisy. Arguments: the `planaria` binary, the `stage` benchmark, a Python with
 //! mlx-lm and llama.cpp, and a folder for the models that are measured; then the names of the parts to
-//! run, or none for all of them (`single`, `serving`, `families`, `stages`, `hop`, `groups`, `rebuild`, `join`, `traces`). A
-//! piece of a model's name (`350M`, `bf16 4-bit`, `43M f32`) restricts `single` to such models.
+//! run, or none for all of them (`single`, `serving`, `families`, `memory`, `stages`, `hop`, `groups`, `rebuild`, `join`,
+//! `traces`). A piece of a model's name (`350M`, `bf16 4-bit`, `43M f32`) restricts `single` to such models.
 
 #![expect(clippy::print_stdout, reason = "it prints tables")]
 
@@ -33,8 +33,10 @@ const DECODE: usize = 64;
 const ROUNDS: usize = 3;
 
 /// In the order in which they run.
-const PARTS: [&str; 9] =
-    ["single", "serving", "families", "stages", "hop", "groups", "rebuild", "join", "traces"];
+const PARTS: [&str; 10] = [
+    "single", "serving", "families", "memory", "stages", "hop", "groups", "rebuild", "join",
+    "traces",
+];
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -74,6 +76,9 @@ async fn main() -> Result<()> {
     }
     if wanted("families") {
         families::measure(&planaria, &python, &models).await?;
+    }
+    if wanted("memory") {
+        families::memory(&planaria, &python, &models).await?;
     }
     if wanted("stages") {
         stages::measure(&planaria, &first.folder(&python, &models).await?).await?;

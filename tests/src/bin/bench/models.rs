@@ -2,8 +2,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use planaria_tests::repository;
 use tokio::process::Command;
 
@@ -97,14 +98,8 @@ impl Model {
 
     /// The same weights as a file for llama.cpp, made if it is missing.
     pub(crate) async fn gguf(&self, python: &Path, models: &Path) -> Result<PathBuf> {
-        let file = models.join(format!("{}.gguf", self.file_name()));
-        if !file.exists() {
-            let mut make = Command::new(python);
-            make.arg(repository().join("tests/bench/make_gguf.py"));
-            make.arg(self.folder(python, models).await?).arg(&file);
-            done(make).await?;
-        }
-        Ok(file)
+        let file = gguf(&self.folder(python, models).await?, python).await?;
+        file.with_context(|| format!("llama.cpp does not know {self}"))
     }
 
     fn file_name(&self) -> String {
@@ -154,21 +149,62 @@ impl Shape {
     }
 }
 
-/// The folder of a model of that family, in bf16 with 4 bits, made if it is missing.
-pub(crate) async fn family(name: &str, python: &Path, models: &Path) -> Result<PathBuf> {
-    let folder = models.join(format!("family-{name}"));
+/// The folder of a model of that family, made if it is missing: in bf16 with 4 bits, or a large one in bf16.
+pub(crate) async fn family(
+    name: &str,
+    size: Size,
+    python: &Path,
+    models: &Path,
+) -> Result<PathBuf> {
+    let (prefix, arguments): (_, &[&str]) = match size {
+        Size::Small => ("family", &["--bits", "4"]),
+        Size::Large => ("large", &["--large"]),
+    };
+    let folder = models.join(format!("{prefix}-{name}"));
     if !folder.join("read.json").exists() {
         std::fs::create_dir_all(models)?;
         let mut make = Command::new(python);
         make.arg(repository().join("tests/bench/make_model.py")).arg(&folder);
-        make.args(["--family", name, "--dtype", "bfloat16", "--bits", "4"]);
+        make.args(["--family", name, "--dtype", "bfloat16"]).args(arguments);
         done(make).await?;
     }
     Ok(folder)
 }
 
+/// How large a model of a family is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Size {
+    /// To measure speed with.
+    Small,
+    /// To measure memory with.
+    Large,
+}
+
+/// The weights in a folder as a file for llama.cpp beside it, made if it is missing; `None` if llama.cpp does not know
+/// such models.
+pub(crate) async fn gguf(folder: &Path, python: &Path) -> Result<Option<PathBuf>> {
+    /// What `make_gguf.py` ends with where it has no counterpart for a model.
+    const UNKNOWN: i32 = 2;
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".gguf");
+    let file = PathBuf::from(name);
+    if !file.exists() {
+        let mut make = Command::new(python);
+        make.arg(repository().join("tests/bench/make_gguf.py")).arg(folder).arg(&file);
+        let output = make.kill_on_drop(true).output().await?;
+        if output.status.code() == Some(UNKNOWN) {
+            return Ok(None);
+        }
+        succeeded(&output)?;
+    }
+    Ok(Some(file))
+}
+
 async fn done(mut command: Command) -> Result<()> {
-    let output = command.kill_on_drop(true).output().await?;
+    succeeded(&command.kill_on_drop(true).output().await?)
+}
+
+fn succeeded(output: &Output) -> Result<()> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

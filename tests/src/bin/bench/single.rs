@@ -54,11 +54,9 @@ pub(crate) async fn compare(model: &Model, places: &Places<'_>) -> Result<()> {
         let mut command = Command::new(places.stage);
         command.arg(&folder).args([model.prompt, DECODE, REPEAT].map(|count| count.to_string()));
         turns.planaria.push(Run::of(command).await?);
-        let mut command = beside(places.python, "llama_cpp_bench.py", &gguf, model.prompt);
-        command.args(["--threads", &machine::cores().to_string()]);
-        turns.llama_cpp.push(Run::of(command).await?);
+        turns.llama_cpp.push(Run::of(llama_cpp(places.python, &gguf, model.prompt, REPEAT)).await?);
         if with_mlx_lm {
-            let command = beside(places.python, "mlx_lm_bench.py", &folder, model.prompt);
+            let command = beside(places.python, "mlx_lm_bench.py", &folder, model.prompt, REPEAT);
             match timeout(PATIENCE, Run::of(command)).await {
                 Ok(run) => turns.mlx_lm.push(run?),
                 Err(_) => with_mlx_lm = false,
@@ -81,12 +79,19 @@ pub(crate) async fn compare(model: &Model, places: &Places<'_>) -> Result<()> {
     Ok(())
 }
 
+/// The command that measures llama.cpp with a thread for each core.
+pub(crate) fn llama_cpp(python: &Path, gguf: &Path, prompt: usize, repeat: usize) -> Command {
+    let mut command = beside(python, "llama_cpp_bench.py", gguf, prompt, repeat);
+    command.args(["--threads", &machine::cores().to_string()]);
+    command
+}
+
 /// The command that measures one of the others.
-fn beside(python: &Path, script: &str, model: &Path, prompt: usize) -> Command {
+fn beside(python: &Path, script: &str, model: &Path, prompt: usize, repeat: usize) -> Command {
     let mut command = Command::new(python);
     command.arg(repository().join("tests/bench").join(script)).arg(model);
     command.args(["--prompt", &prompt.to_string(), "--decode", &DECODE.to_string()]);
-    command.args(["--repeat", &REPEAT.to_string()]);
+    command.args(["--repeat", &repeat.to_string()]);
     command
 }
 
@@ -97,15 +102,17 @@ enum Phase {
 }
 
 /// What each said in one turn.
-struct Run {
-    prefill: f64,
-    decode: f64,
+pub(crate) struct Run {
+    pub(crate) prefill: f64,
+    pub(crate) decode: f64,
+    /// Of all sequences together, prompts included, where several are measured.
+    pub(crate) together: Option<f64>,
     /// Of all weights; mlx-lm, which does not say, has the same ones as we.
     weight_bytes: Option<f64>,
 }
 
 impl Run {
-    async fn of(mut command: Command) -> Result<Self> {
+    pub(crate) async fn of(mut command: Command) -> Result<Self> {
         let output = command.kill_on_drop(true).output().await?;
         let text = String::from_utf8_lossy(&output.stdout);
         let last = text.lines().rfind(|line| line.starts_with('{'));
@@ -115,6 +122,7 @@ impl Run {
         Ok(Self {
             prefill: number("prefill_tokens_per_second").context(said.to_string())?,
             decode: number("decode_tokens_per_second").context(said.to_string())?,
+            together: number("tokens_per_second"),
             weight_bytes: number("weight_bytes"),
         })
     }

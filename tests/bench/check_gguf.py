@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Whether llama.cpp says the same with a file by make_gguf.py as mlx-lm with the checkpoint that it is made of.
+
+    check_gguf.py FOLDER [FAMILY ...]
+
+Makes a random model of each family in FOLDER, in float32 since in fewer bits the likeliest tokens are often close, and
+counts how many tokens are the same from the start, of one prompt and 24 greedy ones after it. Takes a minute for each.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from make_gguf import ARCHITECTURES
+
+HERE = Path(__file__).parent
+COUNT = 24
+
+
+def main():
+    folder, *families = sys.argv[1:] or sys.exit(__doc__)
+    wrong = 0
+    for family in families or ARCHITECTURES:
+        model, file = Path(folder) / f"check-{family}", Path(folder) / f"check-{family}.gguf"
+        shutil.rmtree(model, ignore_errors=True)
+        python("make_model.py", model, "--family", family)
+        python("make_gguf.py", model, file)
+        theirs = tokens("llama_cpp_bench.py", file, "--kv", "f32", "--flash-attention", "off")
+        ours = tokens("mlx_lm_bench.py", model)
+        same = next((index for index, (a, b) in enumerate(zip(theirs, ours)) if a != b), len(ours))
+        wrong += same < len(ours)
+        print(f"{family:<14} {same} of {len(ours)} tokens are the same, {len(set(ours))} different ones", flush=True)
+        shutil.rmtree(model)
+        file.unlink()
+    sys.exit(wrong > 0)
+
+
+def tokens(script, model, *options):
+    said = python(script, model, *options, "--prompt", 64, "--decode", COUNT - 1, "--repeat", 1, "--show-tokens")
+    return json.loads(said.splitlines()[-1])["tokens"]
+
+
+def python(script, *args):
+    command = [sys.executable, HERE / script, *args]
+    return subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+if __name__ == "__main__":
+    main()
