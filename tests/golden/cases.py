@@ -450,8 +450,8 @@ CASES |= {name: case | {"index": 480 + index} for index, (name, case) in enumera
         "layer_types": ["sliding_attention", "full_attention"] * 3, "num_kv_shared_layers": 2}}},
     "q4-gemma4-e2b-f32": {"family": "gemma4_text", "config": GEMMA4_SHARED | {
         "hidden_size": 64, "intermediate_size": 32, "head_dim": 16, "global_head_dim": 32, "hidden_size_per_layer_input": 32,
-        "num_hidden_layers": 4, "num_kv_shared_layers": 2,
-        "layer_types": ["sliding_attention", "full_attention"] * 2}, "quantize": {"group_size": 32, "bits": 4}},
+        "num_hidden_layers": 5, "num_kv_shared_layers": 2,
+        "layer_types": ["sliding_attention"] + ["sliding_attention", "full_attention"] * 2}, "quantize": {"group_size": 32, "bits": 4}},
 }.items())}
 # Positions that are chosen.
 CASES |= {name: case | {"index": 500 + index} for index, (name, case) in enumerate({

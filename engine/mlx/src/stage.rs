@@ -278,6 +278,23 @@ impl MlxStage {
         Ok((concatenate(&parts, 0)?, None))
     }
 
+    /// Layers that cannot be cut from each other are computed together: all of them go back as far as one of them has to.
+    fn level(&mut self, sequence: SequenceId) {
+        if self.architecture.whole().is_none() {
+            return;
+        }
+        let all = self.dir.geometry().all_layers();
+        loop {
+            let Some(log) = self.sequences.get(sequence) else { return };
+            let positions = |layer| log.caches.get(&layer).map_or(0, LayerCache::positions);
+            let least = all.range().map(positions).min().unwrap_or(0);
+            if all.range().all(|layer| positions(layer) == least) {
+                return;
+            }
+            self.sequences.rewind(sequence, all, least);
+        }
+    }
+
     /// Before the last layer: the rows of `hidden` for the next stage.
     fn hand_over(
         &self,
@@ -410,6 +427,13 @@ impl Stage for MlxStage {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
         self.abandon();
+        if let Some(why) = self.architecture.whole()
+            && let Some(part) =
+                layers.runs().iter().find(|run| **run != self.dir.geometry().all_layers())
+        {
+            let problem = format!("a stage cannot have layers {part} alone: {why}");
+            return Err(ModelError::Backend(problem));
+        }
         let stays = self.held().within(layers);
         // Says whether there are such layers, before anything is freed.
         let lacking = match &self.rank {
@@ -513,12 +537,14 @@ impl Stage for MlxStage {
                 }
             }
         }
+        self.level(sequence);
         Ok(self.sequences.progress(sequence))
     }
 
     fn rewind(&mut self, sequence: SequenceId, layers: LayerRange, position: u32) {
         self.abandon();
         self.sequences.rewind(sequence, layers, position);
+        self.level(sequence);
     }
 
     fn sequences(&self) -> Vec<SequenceId> {

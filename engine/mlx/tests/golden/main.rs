@@ -172,6 +172,39 @@ fn the_contract_of_a_stage() {
     }
 }
 
+/// Whatever made one of them go back, the others follow, and the answer goes on from there.
+#[test]
+fn layers_that_cannot_be_cut_go_back_together() {
+    let cases = cases().into_iter().filter(|case| case.dir.geometry().whole);
+    let mut checked = 0;
+    for case in cases {
+        for layer in 0..case.layers() {
+            let mut stages = case.stages(&[]);
+            let prompt = &case.prompts[4];
+            let mut run = Run::new((prompt, 1));
+            while run.answer().len() < 5 {
+                let output = forward(&mut stages, vec![run.next(usize::MAX)]).pop().unwrap();
+                run.take(usize::MAX, output);
+            }
+            let one = LayerRange::inclusive(layer, layer).unwrap();
+            stages[0].rewind(run.sequence, one, 30);
+            let progress =
+                stages[0].recall(run.sequence, &run.log, &SamplingParams::greedy()).unwrap();
+            let positions = progress[0].positions;
+            assert!(progress.iter().all(|part| part.positions == positions), "{progress:?}");
+            assert!(positions == 30 || positions == 0, "{progress:?}");
+            run.computed = positions as usize;
+            while !run.is_done() {
+                let output = forward(&mut stages, vec![run.next(usize::MAX)]).pop().unwrap();
+                run.take(usize::MAX, output);
+            }
+            assert_eq!(run.answer(), prompt.answer, "{} from layer {layer}", case.name);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0);
+}
+
 #[test]
 fn memory_is_what_geometry_says() {
     for case in cases() {
