@@ -39,7 +39,7 @@ pub struct Architecture {
     /// Scores are divided by this (Granite).
     pub logit_divisor: Option<f32>,
     /// What each layer gets of each token besides hidden states, if it gets anything.
-    pub inputs: Option<LayerInputs>,
+    pub inputs: Option<Box<LayerInputs>>,
     /// What files may hold besides.
     pub extras: Vec<Extra>,
     /// What numbers of KV caches are packed into; `None`: as they are. A setting, and no file's.

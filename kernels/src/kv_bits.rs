@@ -1,4 +1,5 @@
 //! Keys and values that are packed.
+#![expect(clippy::indexing_slicing, reason = "of rows that `Heads::check` found to be long enough")]
 
 use crate::format::{Affine4By32, Affine8, Format as _, Scales};
 use crate::number::Number;

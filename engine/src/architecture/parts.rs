@@ -54,7 +54,8 @@ impl Architecture {
                     stored: &Stored::Own,
                     decides_type: true,
                 });
-                if let Some(LayerInputs { table, vocab, projection, norm, .. }) = &self.inputs {
+                if let Some(inputs) = &self.inputs {
+                    let LayerInputs { table, vocab, projection, norm, .. } = &**inputs;
                     needs.0.push(Need::Matrix {
                         module: &table.module,
                         shape: vec![*vocab as usize, projection.rows as usize],

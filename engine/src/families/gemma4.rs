@@ -93,7 +93,7 @@ fn build(source: &Source<'_>, defaults: &Defaults) -> Result<Architecture, Model
     }
     model.logit_softcap = softcap(config, CAP, None)?;
     model.embedding.scale = Some((decoder.hidden_size as f32).sqrt());
-    model.inputs = inputs;
+    model.inputs = inputs.map(Box::new);
     // Files hold modules all the same where layers look at keys and values of others.
     for layer in (0..decoder.num_hidden_layers).filter(|layer| shared.of(*layer).is_some()) {
         let path = decoder.path(layer);

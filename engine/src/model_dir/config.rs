@@ -13,7 +13,7 @@ use crate::geometry::{Cut, Geometry, UnitSizes, WorkingSet};
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelConfig {
     /// A model of one of the families that MLX computes here.
-    Transformer(Architecture),
+    Transformer(Box<Architecture>),
     /// `"model_type": "planaria_fake"`: computes nothing, for tests.
     Fake(FakeConfig),
 }
@@ -100,7 +100,7 @@ impl ModelConfig {
                 format!("`{other}` is not supported; supported are `{}`", known.join("`, `"));
             return Err(root.problem("model_type", problem));
         };
-        family(&Source::new(root.clone(), has)).map(Self::Transformer)
+        family(&Source::new(root.clone(), has)).map(|model| Self::Transformer(Box::new(model)))
     }
 }
 

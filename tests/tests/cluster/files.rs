@@ -335,7 +335,8 @@ async fn a_node_with_another_setting_is_named_and_gets_no_layers_but_can_be_aske
     let shown = planaria(&["plan", MODEL, "--api", first.url()]).await?;
     let shown = text(&shown.stdout);
     ensure!(shown.contains("with numbers of 4 bits"), "{shown}");
-    let (prompt, tokens) = golden.prompts.iter().zip(&golden.tokens).last().context("a prompt")?;
+    let (prompt, tokens) =
+        golden.prompts.iter().zip(&golden.tokens).next_back().context("a prompt")?;
     ensure!(third.greedy(MODEL, prompt, tokens.len()).await? == *tokens);
 
     // A death, and one node that holds all of it.
