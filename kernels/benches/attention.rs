@@ -71,7 +71,9 @@ const fn row_bytes(packed: Option<KvBits>) -> usize {
 /// Any numbers of a usual size, as scales too.
 fn rows(packed: Option<KvBits>, positions: usize) -> Vec<u8> {
     let count = KEY_HEADS * positions * row_bytes(packed);
-    (0..count).map(|at| if at % 2 == 0 { (at * 7 % 251) as u8 } else { 0x3c }).collect()
+    (0..count)
+        .map(|at| if at % 2 == 0 { u8::try_from(at * 7 % 251).unwrap_or(0) } else { 0x3c })
+        .collect()
 }
 
 fn heads(bytes: &[u8], packed: Option<KvBits>, positions: usize) -> Heads<'_> {
