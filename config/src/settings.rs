@@ -62,6 +62,14 @@ impl<T> PerModel<T> {
         Self(Vec::new())
     }
 
+    /// A model of which it says two things, or all others; `None` if there is none.
+    fn twice(&self) -> Option<Option<&ModelName>> {
+        let entries = self.0.iter().enumerate();
+        let mut again = entries
+            .filter(|(at, (model, _))| self.0.iter().take(*at).any(|(former, _)| former == model));
+        again.next().map(|(_, (model, _))| model.as_ref())
+    }
+
     /// What it says of a model: the entry of its own, or else the one for all.
     #[must_use]
     pub fn of(&self, name: &ModelName) -> Option<&T> {
@@ -370,6 +378,14 @@ impl Settings {
                 origin: origin_of("listen"),
                 key: "listen".to_owned(),
                 problem: format!("{} is the API's address too: choose another port", self.listen),
+            });
+        }
+        if let Some(model) = self.kv_bits.twice() {
+            let whom = model.map_or("all models".to_owned(), |model| format!("`{model}`"));
+            mistakes.push(Mistake {
+                origin: origin_of("kv-bits"),
+                key: "kv-bits".to_owned(),
+                problem: format!("says two things of {whom}"),
             });
         }
         for (index, (model, layers)) in self.pins.iter().enumerate() {

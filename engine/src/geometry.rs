@@ -40,7 +40,7 @@ pub struct Geometry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<Cut>,
     /// Whether one node has to hold all layers, since they hand on more than hidden states.
-    #[serde(default, skip_serializing_if = "is_not")]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub whole: bool,
 }
 
@@ -93,14 +93,15 @@ pub struct UnitSizes {
 }
 
 impl UnitSizes {
-    /// Of the keys and values of a layer, the part that a rank holds for the units `kept`.
+    /// Of the keys and values of layers, which take `all` bytes, what a rank holds for the units `kept`; rounded up.
     #[must_use]
-    pub fn kv_part(&self, kept: &Range<u16>) -> f64 {
+    pub fn kv_bytes(&self, all: u64, kept: &Range<u16>) -> u64 {
         if self.key_heads == 0 {
-            return 1.0;
+            return all;
         }
         let heads = self.heads_of(kept);
-        f64::from(heads.end - heads.start) / f64::from(self.key_heads)
+        let part = u128::from(all) * u128::from(heads.end - heads.start);
+        u64::try_from(part.div_ceil(u128::from(self.key_heads))).unwrap_or(u64::MAX)
     }
 
     /// The key heads of some units. Units that share a head have it both.
@@ -125,7 +126,7 @@ pub struct WorkingSet {
     /// For each token after which another is sampled: its scores for the whole vocabulary.
     pub per_sampled: u64,
     /// For each position of one sequence: its keys and values, where they are unpacked to be seen.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub per_position: u64,
 }
 
@@ -244,12 +245,12 @@ pub(crate) const FIRST_LAYER: LayerRange = match LayerRange::half_open(0, 1) {
 };
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_not(flag: &bool) -> bool {
+const fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
-const fn is_none(bytes: &u64) -> bool {
+const fn is_zero(bytes: &u64) -> bool {
     *bytes == 0
 }
 
@@ -374,8 +375,8 @@ mod tests {
         assert_eq!(sizes(8).heads_of(&(2..5)), 2..5);
         assert_eq!(sizes(2).heads_of(&(3..5)), 0..2);
         assert_eq!(sizes(2).heads_of(&(4..5)), 1..2);
-        assert!((sizes(16).kv_part(&(0..2)) - 0.25).abs() < 1e-9);
-        assert!((sizes(0).kv_part(&(0..1)) - 1.0).abs() < 1e-9);
+        assert_eq!(sizes(16).kv_bytes(1001, &(0..2)), 251);
+        assert_eq!(sizes(0).kv_bytes(1001, &(0..1)), 1001);
         let mut json = serde_json::to_value(sizes(2)).unwrap();
         json["count"] = serde_json::json!(1);
         let error = serde_json::from_value::<UnitSizes>(json).unwrap_err().to_string();

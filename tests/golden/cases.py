@@ -435,7 +435,7 @@ CASES |= {name: case | {"index": 400 + index} for index, (name, case) in enumera
 }.items())}
 # Heads that groups of a packed cache divide.
 CASES |= {name: case | {"index": 460 + index} for index, (name, case) in enumerate({
-    "kv8-q4": {"config": WIDE | {"num_hidden_layers": 4, "head_dim": 32}, "dtype": "bfloat16", "kv_bits": 8,
+    "kv8-q4": {"config": WIDE | {"num_hidden_layers": 4, "num_attention_heads": 2, "num_key_value_heads": 1}, "dtype": "bfloat16", "kv_bits": 8,
                "quantize": {"group_size": 64, "bits": 4}, "safety": 0.6},
     "kv4": {"config": {"head_dim": 32, "hidden_size": 32}, "kv_bits": 4},
     "kv8-windows": {"family": "gemma3_text", "config": {"head_dim": 32}, "kv_bits": 8},

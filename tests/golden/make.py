@@ -115,7 +115,7 @@ def make_case(name, out):
             prompts = [ids for ids, _, _, _ in found]
             tokens = [greedy(model, ids, steps_for(len(ids), case)) for ids in prompts]
             noticed, missed = count_noticed(out, prompts, tokens)
-            if not missed:
+            if not missed and is_mlx_lms(out, case, prompts, tokens):
                 break
             print(f"{name}: attempt {attempt}: too few notice {missed}: {noticed}", flush=True)
     else:
@@ -146,9 +146,6 @@ def make_case(name, out):
         golden["logprobs"] = [logprobs(model, ids, path) for ids, path in zip(prompts, tokens)]
     if bits := kv_bits(out):
         golden["kv_bits"] = bits
-        if case.get("family", "llama") == "llama":
-            for ids, path in zip(prompts, tokens):
-                assert greedy_by_mlx_lm(out, ids, len(path)) == path, f"{name}: mlx-lm's packed cache says something else"
     if reason := DIFFERENCES.get(config["model_type"]):
         check_difference(out, config["sliding_window"], prompts, tokens)
         golden["differs_from_mlx_lm"] = reason
@@ -164,6 +161,13 @@ def make_case(name, out):
     size = sum(p.stat().st_size for p in out.iterdir()) / 1024
     print(f"{name}: {size:.0f} KiB, attempt {attempt}, margin {golden['min_margin']}, noise {golden['noise']}, "
           f"choice {choice:.1e}, prompts of {len(prompts)} that notice: {noticed}", flush=True)
+
+
+def is_mlx_lms(out, case, prompts, tokens):
+    """Whether mlx-lm's own packed cache gives the same tokens, where it has one."""
+    if not kv_bits(out) or case.get("family", "llama") != "llama":
+        return True
+    return all(greedy_by_mlx_lm(out, ids, len(path)) == path for ids, path in zip(prompts, tokens))
 
 
 def check_difference(out, window, prompts, tokens):

@@ -24,7 +24,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from cases import FAMILIES
-from reference import greedy, load
+from reference import greedy, kv_bits, load
 
 HERE = Path(__file__).resolve().parent
 # Enough to see a difference: a short prompt, one of middle length, and one longer than any window.
@@ -51,6 +51,9 @@ def main():
             shutil.copyfile(Path(out) / "config.json", HERE / "transformers5" / f"{folder.name}.json")
     labels = {}
     for folder in folders:
+        if kv_bits(folder):
+            # A setting changes nothing of what a name means.
+            continue
         own = json.loads((folder / "config.json").read_text())["model_type"]
         for label in sorted({*FAMILIES, *OTHER_NAMES} - {own}):
             if found := tokens_with(folder, {"model_type": label}):

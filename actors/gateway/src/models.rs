@@ -74,7 +74,7 @@ impl super::Parts {
         let view = self.view.borrow();
         let agreed = view.models.iter().find(|seen| seen.name == *name).and_then(|m| m.content);
         let mut differs = agreed.map_or_else(Vec::new, |agreed| agreed.differences(&model.content));
-        // Its words are those of the others.
+        // Words do not depend on it, and were read without it.
         differs.retain(|part| *part != Part::KvBits);
         if differs.is_empty() {
             return Ok(model);

@@ -2,13 +2,13 @@
 //! template, and what its files say about answers. Weights are the workers' business.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use planaria_config::{ModelName, Parsers};
 use planaria_engine::chat_template::ChatTemplate;
 use planaria_engine::grammar::{Constraint, GrammarError, Grammars};
-use planaria_engine::model_dir::{Content, ModelError, ModelsFolder};
+use planaria_engine::model_dir::{Content, ModelDir, ModelError};
 use planaria_engine::reply::Dialect;
 use planaria_engine::tokenizer::Tokenizer;
 use planaria_protocol::desired::map::MOST_WANTED;
@@ -22,7 +22,7 @@ pub use planaria_engine::model_dir::GenerationDefaults;
 /// The models of this machine, each read when it is first asked for, or ahead of that if it is to be served.
 #[derive(Debug)]
 pub struct ServedModels {
-    folders: ModelsFolder,
+    folder: PathBuf,
     /// Settings `tool-parser` and `reasoning-parser`.
     tool_parsers: Parsers,
     reasoning_parsers: Parsers,
@@ -106,11 +106,11 @@ struct Slot {
 }
 
 impl ServedModels {
-    /// Models of a folder. Nothing is read yet.
+    /// Models in folders below `models_dir`. Nothing is read yet.
     #[must_use]
-    pub fn new(folders: ModelsFolder) -> Self {
+    pub fn new(models_dir: impl Into<PathBuf>) -> Self {
         Self {
-            folders,
+            folder: models_dir.into(),
             tool_parsers: Parsers::new(),
             reasoning_parsers: Parsers::new(),
             slots: Mutex::default(),
@@ -149,12 +149,12 @@ impl ServedModels {
     }
 
     async fn read(&self, name: &ModelName) -> Result<Arc<ServedModel>, ServedModelError> {
-        let folders = self.folders.clone();
+        let folder = self.folder.join(name.as_str());
         let owned = name.clone();
         let tools = self.tool_parsers.of(name).copied();
         let reasoning = self.reasoning_parsers.of(name).copied();
         spawn_blocking(move || {
-            let mut model = ServedModel::open(&folders, owned)?;
+            let mut model = ServedModel::open(&folder, owned)?;
             // `none` is no format.
             if let Some(format) = tools {
                 model.dialect.tools = format.parse().ok();
@@ -211,12 +211,11 @@ impl ServedModel {
         grammars.compile(constraint).map(drop)
     }
 
-    fn open(folders: &ModelsFolder, name: ModelName) -> Result<Self, ServedModelError> {
-        let folder = &folders.of(&name);
+    fn open(folder: &Path, name: ModelName) -> Result<Self, ServedModelError> {
         if !folder.is_dir() {
             return Err(ServedModelError::NotHere(name));
         }
-        let model = folders.open(&name).and_then(|dir| {
+        let model = ModelDir::open(folder).and_then(|dir| {
             let content = dir.content();
             let tokenizer = Tokenizer::open(&dir)?;
             let template = ChatTemplate::open(&dir)?;
@@ -274,7 +273,7 @@ mod tests {
         let models = tempfile::tempdir().unwrap();
         let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../engine/models/demo");
         std::os::unix::fs::symlink(demo, models.path().join("demo")).unwrap();
-        let served = ServedModels::new(models.path().into());
+        let served = ServedModels::new(models.path());
         let [here, gone] = ["demo", "gone"].map(|name| name.parse::<ModelName>().unwrap());
         served.read_ahead(vec![gone.clone(), here.clone()]).await;
         std::fs::remove_file(models.path().join("demo")).unwrap();

@@ -193,7 +193,7 @@ impl Parts {
             processor,
             inventory: watch::Sender::new(Arc::new(inventory)),
             served: Arc::new(
-                ServedModels::new(ModelsFolder::from(&settings))
+                ServedModels::new(settings.models_dir.clone())
                     .reading(settings.tool_parsers.clone(), settings.reasoning_parsers.clone()),
             ),
             endpoint,

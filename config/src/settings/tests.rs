@@ -238,6 +238,9 @@ fn kv_bits_are_of_one_model_or_of_all() {
     assert_eq!(of(&[]), Ok(None));
     assert_eq!(of(&["8", "org/m=none"]), Ok(Some(None)));
     assert_eq!(of(&["4"]), Ok(Some(Some(KvBits::Four))));
+    let twice = of(&["m=8", "8", "m=4"]).unwrap_err().to_string();
+    assert!(twice.contains("says two things of `m`"), "{twice}");
+    assert!(of(&["4", "8"]).is_err());
     for wrong in ["3", "org/m=16", "=8", "m=8=8"] {
         let error = of(&[wrong]).unwrap_err().to_string();
         assert!(error.contains("kv-bits"), "{error}");

@@ -182,9 +182,9 @@ pub(super) fn of_model<T>(
 
 /// How answers are read.
 pub(super) fn parser(text: &str, formats: &[&'static str]) -> Result<&'static str, String> {
-    let mut known = ["none"].into_iter().chain(formats.iter().copied());
+    let known = ["none"].into_iter().chain(formats.iter().copied());
     known.clone().find(|known| *known == text).ok_or_else(|| {
-        let known: Vec<_> = known.by_ref().collect();
+        let known: Vec<_> = known.collect();
         format!("`{text}` is no format: there are {}", known.join(", "))
     })
 }

@@ -427,13 +427,6 @@ impl Stage for MlxStage {
         progress: &mut dyn FnMut(LoadProgress),
     ) -> Result<(), ModelError> {
         self.abandon();
-        if let Some(why) = self.architecture.whole()
-            && let Some(part) =
-                layers.runs().iter().find(|run| **run != self.dir.geometry().all_layers())
-        {
-            let problem = format!("a stage cannot have layers {part} alone: {why}");
-            return Err(ModelError::Backend(problem));
-        }
         let stays = self.held().within(layers);
         // Says whether there are such layers, before anything is freed.
         let lacking = match &self.rank {
@@ -500,7 +493,19 @@ impl Stage for MlxStage {
     }
 
     fn check_segments(&self, segments: &[Segment]) -> Vec<Result<(), SegmentError>> {
-        self.sequences.check_step(segments, |layers, tokens| self.reusable(layers, tokens))
+        let reusable = |layers, tokens: &[u32]| self.reusable(layers, tokens);
+        let mut checked = self.sequences.check_step(segments, reusable);
+        if let Some(why) = self.architecture.whole() {
+            let all = self.dir.geometry().all_layers();
+            for (segment, result) in segments.iter().zip(&mut checked) {
+                let layers = segment.layers;
+                if layers != all && result.is_ok() {
+                    let problem = format!("layers {layers} cannot be computed alone: {why}");
+                    *result = Err(SegmentError::Malformed(problem));
+                }
+            }
+        }
+        checked
     }
 
     fn take_units(

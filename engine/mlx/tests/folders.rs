@@ -340,7 +340,8 @@ fn under_every_other_label() {
     assert!(labels.len() > 10, "{labels:?}");
     let variants = variants();
     let mut accepted = Vec::new();
-    for case in cases() {
+    // A setting changes nothing of what a name means.
+    for case in cases().into_iter().filter(|case| case.kv_bits.is_none()) {
         let own = case.config()["model_type"].clone();
         for label in labels.iter().filter(|label| own != **label && *label != "planaria_fake") {
             let folder = case.copy_with(&json!({"model_type": label}));

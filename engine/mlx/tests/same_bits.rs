@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
-use planaria_config::{LayerRange, SequenceId};
+use planaria_config::{KvBits, LayerRange, SequenceId};
 use planaria_engine::model_dir::ModelDir;
 use planaria_engine::sampler::SamplingParams;
 use planaria_engine::stage::{Segment, SegmentOutput, Stage, Step};
@@ -147,9 +147,19 @@ fn step(stage: &mut MlxStage, segments: Vec<Segment>) -> Vec<SegmentOutput> {
 /// So many kills of a checkpoint's stages, each compared with what nobody disturbed.
 fn kills(name: &str, count: u64) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
-    let dir = ModelDir::open(&folder).unwrap();
+    kills_of(&ModelDir::open(&folder).unwrap(), count);
+}
+
+/// The same with packed keys and values.
+fn kills_packed(name: &str, bits: KvBits, count: u64) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name);
+    let dir = ModelDir::open(&folder).unwrap().with_kv_bits(Some(bits)).unwrap();
+    kills_of(&dir, count);
+}
+
+fn kills_of(dir: &ModelDir, count: u64) {
     let layers = dir.geometry().layers().get();
-    let mut undisturbed = Pipeline::new(&dir, layers / 2);
+    let mut undisturbed = Pipeline::new(dir, layers / 2);
     undisturbed.go_on(PROMPT);
     while undisturbed.done < LENGTH {
         undisturbed.go_on(1);
@@ -157,7 +167,7 @@ fn kills(name: &str, count: u64) {
     let expected = undisturbed.kv();
     for seed in 0..count {
         let random = &mut StdRng::seed_from_u64(seed);
-        let mut pipeline = Pipeline::new(&dir, random.random_range(1..layers));
+        let mut pipeline = Pipeline::new(dir, random.random_range(1..layers));
         let dies_at = random.random_range(1..LENGTH);
         let mut lives = true;
         while pipeline.done < LENGTH {
@@ -167,11 +177,15 @@ fn kills(name: &str, count: u64) {
                 lives = false;
             }
         }
-        assert_eq!(pipeline.tokens, undisturbed.tokens, "{name}, kill {seed}");
+        assert_eq!(pipeline.tokens, undisturbed.tokens, "{}, kill {seed}", dir.path().display());
         for (layer, (found, expected)) in pipeline.kv().iter().zip(&expected).enumerate() {
             let all_same = found.0.is_none() || expected.0.is_none() || found.0 == expected.0;
             let same = all_same && found.1 == expected.1;
-            assert!(same, "{name}, kill {seed}: layer {layer} remembers other bits");
+            assert!(
+                same,
+                "{}, kill {seed}: layer {layer} remembers other bits",
+                dir.path().display()
+            );
         }
     }
 }
@@ -189,6 +203,14 @@ fn bf16() {
 #[test]
 fn four_bits() {
     kills("q4-bf16-untied", 100);
+}
+
+#[test]
+fn packed_keys_and_values() {
+    kills_packed("kv8-q4", KvBits::Eight, 20);
+    kills_packed("kv8-q4", KvBits::Four, 20);
+    kills_packed("kv4-mla", KvBits::Four, 5);
+    kills_packed("kv4-windows-sinks", KvBits::Eight, 5);
 }
 
 #[test]

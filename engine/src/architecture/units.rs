@@ -125,10 +125,7 @@ impl Architecture {
     /// # Errors
     /// When there is a part that cannot be cut.
     pub fn units(&self, group: impl Fn(&Linear) -> u32) -> Result<u16, Uncuttable> {
-        if let Some(why) = self.whole() {
-            let module = self.embedding.module.clone();
-            return Err(Uncuttable { module, why: format!("stands before layers of which {why}") });
-        }
+        self.expect_rows()?;
         let limits = self.layers.iter().map(|layer| {
             let (attention, mut fitting) = match &layer.attention {
                 Attention::Grouped(grouped) if grouped.joint_norm().is_some() => return Err(joint(grouped)),
@@ -190,6 +187,7 @@ impl Architecture {
         kept: Range<u16>,
         group: impl Fn(&Linear) -> u32,
     ) -> Result<Share, Uncuttable> {
+        self.expect_rows()?;
         let mut architecture = self.clone();
         let cut = Cut { units: units.into(), own: widen(&own), kept: widen(&kept), group: &group };
         let shares = architecture.layers.iter_mut().map(|layer| {
@@ -213,6 +211,13 @@ impl Architecture {
         });
         let layers = shares.collect::<Result<_, _>>()?;
         Ok(Share { architecture, layers })
+    }
+
+    /// Refuses models whose layers hand on more than hidden states.
+    fn expect_rows(&self) -> Result<(), Uncuttable> {
+        let Some(why) = self.whole() else { return Ok(()) };
+        let module = self.embedding.module.clone();
+        Err(Uncuttable { module, why: format!("begins a model in which {why}") })
     }
 }
 

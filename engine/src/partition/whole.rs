@@ -19,6 +19,7 @@ pub fn best_alone(
 ) -> Result<(NodeId, LayerRange), NoPlacement> {
     let Problem { geometry, context, sequences, nodes, .. } = *problem;
     let (all, layers) = (geometry.all_layers(), geometry.layers().get());
+    problem.pins()?;
     if nodes.iter().any(|node| node.pinned.is_some_and(|pinned| pinned != all)) {
         return Err(Conflict::Whole.into());
     }
@@ -103,5 +104,9 @@ mod tests {
         assert_eq!(best(&pinned), Err(Conflict::Whole.into()));
         let (small, all) = (node(1, 10, Some((0, 3))), LayerRange::inclusive(0, 3).unwrap());
         assert_eq!(best(&[small, node(2, 5000, None)]), Err(Conflict::TooLarge(all).into()));
+        let twice = [node(1, 5000, Some((0, 3))), node(2, 5000, Some((0, 3)))];
+        assert_eq!(best(&twice), Err(Conflict::Overlap(all, all).into()));
+        let beyond = best(&[node(1, 5000, Some((0, 4)))]);
+        assert!(matches!(beyond, Err(NoPlacement::Pinned(Conflict::Beyond { .. }))), "{beyond:?}");
     }
 }

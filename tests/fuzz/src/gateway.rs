@@ -68,7 +68,7 @@ static SERVER: LazyLock<Server> = LazyLock::new(|| {
         generator: Arc::new(Echo),
         view: seen,
         catalog: Arc::new(Empty),
-        models: Arc::new(ServedModels::new(models.path().into())),
+        models: Arc::new(ServedModels::new(models.path())),
         previewer: previewer(),
         backups: Backups::of(store, models.path()),
         stored,

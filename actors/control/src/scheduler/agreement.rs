@@ -46,8 +46,7 @@ impl Agreement {
         let planned = plan.filter(|plan| plan.digest == digest).and_then(|plan| plan.content);
         let content = elect_content(&same, planned);
         // Sizes follow from files; a member of another build may see them otherwise.
-        let agreeing =
-            same.iter().filter(|held| held.content.is_none_or(|own| own.agrees_with(&content)));
+        let agreeing = same.iter().filter(|held| said(held, &content).agrees_with(&content));
         let geometry = elect(agreeing.map(|held| &held.geometry), |_| false)?.clone();
         let odd = held.iter().filter_map(|(node, held)| {
             let differs = differences(held, digest, &content, &geometry);
@@ -94,13 +93,21 @@ fn elect_content(held: &[&HeldModel], planned: Option<Content>) -> Content {
     candidates.max_by_key(|(rank, _)| *rank).map(|(_, whole)| whole).unwrap_or_default()
 }
 
+/// What a member says of its files. Of a setting that it does not know it says nothing, and computes without it: that is no
+/// agreement with others that compute with it.
+fn said(held: &HeldModel, agreed: &Content) -> Content {
+    let own = held.content.unwrap_or_default();
+    let silent = agreed.kv_bits.filter(|bits| *bits > 0).map(|_| 0);
+    Content { kv_bits: own.kv_bits.or(silent), ..own }
+}
+
 fn differences(
     held: &HeldModel,
     digest: ModelDigest,
     content: &Content,
     geometry: &Geometry,
 ) -> Vec<Part> {
-    let mut differs = held.content.unwrap_or_default().differences(content);
+    let mut differs = said(held, content).differences(content);
     let named = differs.contains(&Part::Config) || differs.contains(&Part::Weights);
     if held.digest != digest && !named {
         differs.push(Part::Weights);
@@ -214,6 +221,15 @@ mod tests {
         let agreed = Agreement::of(&two, &model(), Some(&plan)).unwrap();
         assert_eq!(agreed.geometry.kv_bytes_per_token_per_layer, 7);
         assert_eq!(agreed.odd, BTreeMap::from([(id(1), vec![Part::KvBits])]));
+    }
+
+    #[test]
+    fn a_member_that_knows_no_packed_caches_is_odd_among_those_that_have_them() {
+        let set = |bits| Some(Content { kv_bits: bits, ..content("a", Some("w")) });
+        let mixed = |bits| view(&[(1, set(None)), (2, set(bits)), (3, None), (4, set(bits))]);
+        let both = [(id(1), vec![Part::KvBits]), (id(3), vec![Part::KvBits])];
+        assert_eq!(odd(&mixed(Some(8)), None), both);
+        assert_eq!(odd(&mixed(Some(0)), None), []);
     }
 
     #[test]

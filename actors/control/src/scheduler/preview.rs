@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use planaria_engine::geometry::{Cut, Geometry};
 use planaria_engine::partition::latency::Cost;
 use planaria_protocol::plan::{Assignment, RankAssignment};
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,7 @@ use thiserror::Error;
 
 use super::PlanTable;
 use super::agreement::Agreement;
-use super::placement::{Excluded, Placed, Situation, Sizing, place_models, sizings};
+use super::placement::{Excluded, Layout, Placed, Situation, Sizing, place_models, sizings};
 use crate::membership::View;
 
 /// A question to be answered by a [`Preview`].
@@ -229,14 +230,11 @@ fn feasible(
     });
     let known = in_force.get(model).zip(placed.in_force.as_ref());
     let kv = Agreement::of(view, model, in_force.get(model)).map(|agreed| PreviewKv {
-        bytes: agreed.geometry.kv_bytes(
-            agreed.geometry.all_layers(),
-            layout.context,
-            layout.max_sequences,
-        ),
+        bytes: kv_bytes(&agreed.geometry, layout),
         sequences: layout.max_sequences,
         context: layout.context,
-        bits: layout.content.kv_bits.filter(|bits| *bits > 0),
+        // Members say what they like.
+        bits: layout.content.kv_bits.filter(|bits| matches!(bits, 4 | 8)),
     });
     Preview {
         kv,
@@ -255,6 +253,19 @@ fn feasible(
             same: plan.stages() == layout.stages,
         }),
     }
+}
+
+/// KV of all members; ranks hold their parts, and those that they hold for others.
+fn kv_bytes(geometry: &Geometry, layout: &Layout) -> u64 {
+    let of = |stage: &Assignment| {
+        let all = geometry.kv_bytes(stage.layers, layout.context, layout.max_sequences);
+        let parts = stage.ranks.iter().map(|rank| match &geometry.cut {
+            Some(Cut::Units(sizes)) => sizes.kv_bytes(all, &rank.units.kept()),
+            _ => all,
+        });
+        if stage.ranks.is_empty() { all } else { parts.fold(0, u64::saturating_add) }
+    };
+    layout.stages.iter().map(of).fold(0, u64::saturating_add)
 }
 
 fn ranks(view: &View, stage: &Assignment, bytes: &[u64]) -> Vec<PreviewRank> {

@@ -98,7 +98,7 @@ pub(crate) async fn start_with(
         generator: Arc::clone(&double) as Arc<_>,
         view: seen,
         catalog: Arc::clone(&catalog) as Arc<_>,
-        models: Arc::new(ServedModels::new((&*models_dir).into())),
+        models: Arc::new(ServedModels::new(&models_dir)),
         previewer: previewer(),
         backups: Backups::of(options.store, &models_dir),
         stored,

@@ -66,6 +66,12 @@ impl PinnedFiles {
     /// In words, when they are not.
     pub fn suit(&self, plan: &Plan) -> Result<(), String> {
         let planned = plan.parts().content.unwrap_or_default();
+        if self.kv_bits.is_some() && planned.kv_bits.is_none() {
+            let model = &self.model;
+            return Err(format!(
+                "the planner's build knows no setting kv-bits, which `{model}` has here"
+            ));
+        }
         let differs = planned.differences(&self.content);
         // Words are the business of whoever is asked.
         let differs = differs.into_iter().find(|part| part.is_computed_with());

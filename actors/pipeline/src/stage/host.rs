@@ -483,15 +483,7 @@ impl Host {
         let (context, sequences) = (plan.parts().context, plan.parts().max_sequences);
         let all = geometry.kv_bytes(layers, context, sequences);
         match (self.group.units(), geometry.cut) {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_precision_loss,
-                clippy::cast_sign_loss,
-                reason = "a part of it"
-            )]
-            (Some(units), Some(Cut::Units(sizes))) => {
-                (all as f64 * sizes.kv_part(&units.kept())) as u64
-            }
+            (Some(units), Some(Cut::Units(sizes))) => sizes.kv_bytes(all, &units.kept()),
             _ => all,
         }
     }

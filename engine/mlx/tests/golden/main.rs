@@ -176,7 +176,7 @@ fn the_contract_of_a_stage() {
 #[test]
 fn layers_that_cannot_be_cut_go_back_together() {
     let cases = cases().into_iter().filter(|case| case.dir.geometry().whole);
-    let mut checked = 0;
+    let mut kept = 0;
     for case in cases {
         for layer in 0..case.layers() {
             let mut stages = case.stages(&[]);
@@ -199,10 +199,10 @@ fn layers_that_cannot_be_cut_go_back_together() {
                 run.take(usize::MAX, output);
             }
             assert_eq!(run.answer(), prompt.answer, "{} from layer {layer}", case.name);
-            checked += 1;
+            kept += u32::from(positions == 30);
         }
     }
-    assert!(checked > 0);
+    assert!(kept > 0, "all of them forget everything");
 }
 
 #[test]

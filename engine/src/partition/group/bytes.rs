@@ -73,13 +73,9 @@ impl Sizes {
         part(self.dealt, own.into(), self.units.count.into()).saturating_add(self.shared)
     }
 
-    /// The keys and values of some units, as [`UnitSizes::kv_part`] has it, in whole bytes.
+    /// The keys and values of some units.
     fn for_kept(&self, kept: &Range<u16>) -> u64 {
-        if self.units.key_heads == 0 {
-            return self.kv;
-        }
-        let heads = self.units.heads_of(kept);
-        part(self.kv, heads.end - heads.start, self.units.key_heads)
+        self.units.kv_bytes(self.kv, kept)
     }
 }
 

@@ -119,6 +119,14 @@ fn fits(
         return Finding::warning(check, says)
             .advise("raise memory-limit, or lower context or max-sequences");
     }
+    if geometry.whole {
+        let says = format!(
+            "its layers cannot be cut from each other, and this node has memory for {fitting} of {layers}"
+        );
+        return Finding::warning(check, says).advise(
+            "raise memory-limit, or lower context or max-sequences, or leave it to another node",
+        );
+    }
     let says = format!(
         "it can be used, and this node has memory for {fitting} of its {layers} layers; others must \
          hold the rest"
