@@ -57,7 +57,7 @@ WIDE = {"hidden_size": 1024, "num_attention_heads": 16, "head_dim": 64, "interme
 LARGE = {
     "llama": WIDE | {"num_hidden_layers": 24, "num_key_value_heads": 8},
     "gemma3_text": WIDE | {"num_hidden_layers": 24, "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 128,
-                           "query_pre_attn_scalar": 128, "intermediate_size": 1024},
+                           "query_pre_attn_scalar": 128, "intermediate_size": 8192},
     "kimi_k2": WIDE | {"num_hidden_layers": 16, "num_key_value_heads": 16, "n_routed_experts": 32,
                        "moe_intermediate_size": 512},
 }
