@@ -52,7 +52,7 @@ pub use self::tensors::{Columns, Pick, Piece, Tensor};
 use self::unclaimed::Claims;
 use crate::architecture::{Architecture, Attention, Part as Module, Share, Uncuttable};
 use crate::families;
-use crate::geometry::{Cut, Geometry, LayerKv, UnitSizes};
+use crate::geometry::{Cut, Geometry, UnitSizes};
 
 /// Real files have a few KiB; some carry a list per layer.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -160,7 +160,7 @@ impl ModelDir {
             return Err(ModelError::KvBits { folder: self.path, problem });
         }
         let width = number_bytes(self.activation);
-        self.geometry.set_kv(kv_of_layers(model, width));
+        self.geometry.set_kv(model.kv(width));
         self.geometry.working = model.working_set(width);
         Ok(self)
     }
@@ -408,17 +408,13 @@ fn transformer_geometry(
         cut: Some(cut),
         whole: model.whole().is_some(),
     };
-    geometry.set_kv(kv_of_layers(model, width));
+    geometry.set_kv(model.kv(width));
     Ok((geometry, activation))
 }
 
 /// Bytes of a number of hidden states, and of KV that is not packed.
 const fn number_bytes(activation: Dtype) -> u64 {
     if matches!(activation, Dtype::F32) { 4 } else { 2 }
-}
-
-fn kv_of_layers(model: &Architecture, width: u64) -> Vec<LayerKv> {
-    model.layers.iter().map(|layer| layer.attention.kv(width, model.kv_bits)).collect()
 }
 
 /// How the layers of a model, which have so many bytes, can be shared by ranks.

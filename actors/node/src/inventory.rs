@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use planaria_config::{KvBits, ModelName};
+use planaria_config::ModelName;
 use planaria_engine::model_dir::{
     ModelsFolder, PartDigest, PassedOver, Shelves, Stamp, Stamps, TensorSum, look_for_models,
 };
@@ -56,8 +56,6 @@ struct Sound {
     held: HeldModel,
     /// Of the files that layers are loaded from.
     stamps: Arc<Stamps>,
-    /// By the setting.
-    kv_bits: Option<KvBits>,
 }
 
 /// A file, and what changes with it.
@@ -165,12 +163,6 @@ impl Inventory {
         Some(&self.sound(name)?.stamps)
     }
 
-    /// What the numbers of its KV caches are packed into.
-    #[must_use]
-    pub fn kv_bits(&self, name: &ModelName) -> Option<KvBits> {
-        self.sound(name)?.kv_bits
-    }
-
     /// Why what is known of a model cannot be read any more.
     #[must_use]
     pub fn away(&self, name: &ModelName) -> Option<&str> {
@@ -263,7 +255,6 @@ impl Found {
                 unreadable: None,
             },
             stamps: Arc::new(model.stamps().clone()),
-            kv_bits: model.kv_bits(),
         });
         Self { files, model, away: None, has_changed: false, warnings }
     }

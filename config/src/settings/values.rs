@@ -199,6 +199,16 @@ pub enum KvBits {
 }
 
 impl KvBits {
+    /// That of so many bits, if there is such.
+    #[must_use]
+    pub const fn of_count(count: u8) -> Option<Self> {
+        match count {
+            8 => Some(Self::Eight),
+            4 => Some(Self::Four),
+            _ => None,
+        }
+    }
+
     /// The number of bits.
     #[must_use]
     pub const fn count(self) -> u8 {

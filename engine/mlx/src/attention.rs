@@ -181,14 +181,11 @@ impl Attention {
 
     /// An empty cache for a new sequence.
     pub(super) const fn new_cache(&self) -> KvCache {
-        let window = match &self.kind {
-            Kind::Grouped(grouped) => grouped.window,
-            Kind::Latent(_) => None,
-        };
-        if self.kv_of().is_some() {
-            return KvCache::counting();
+        match &self.kind {
+            Kind::Grouped(grouped) if grouped.kv_of.is_some() => KvCache::counting(),
+            Kind::Grouped(grouped) => KvCache::new(grouped.window, self.kv_bits),
+            Kind::Latent(_) => KvCache::new(None, self.kv_bits),
         }
-        KvCache::new(window, self.kv_bits)
     }
 
     /// Puts what is to be remembered of `x [rows, hidden]` into the caches of their sequences, and
@@ -274,14 +271,12 @@ impl GroupedQuery {
         let queries_of = share.map(|share| share.queries_of.as_slice()).unwrap_or_default();
         let is_even = queries_of.windows(2).all(|pair| pair.first() == pair.last());
         let [first, count] = parts.sinks.as_ref().map_or([0, 0], |sinks| [sinks.first, sinks.of]);
-        let norms = [&parts.query_norm, &parts.key_norm].map(Option::as_ref);
-        let [query_norm, key_norm] = norms;
-        let norms = [query_norm, key_norm.filter(|_| parts.kv_of.is_none())];
+        let own = parts.kv_of.is_none();
+        let norms = [parts.query_norm.as_ref(), parts.key_norm.as_ref().filter(|_| own)];
         let [query_norm, key_norm] =
             norms.map(|norm| norm.map(|norm| RmsNorm::take(weights, norm)).transpose());
         let head_dim = as_dim(parts.head_dim)?;
         let value_norm = parts.value_eps.map(|eps| RmsNorm::unweighted(head_dim, eps));
-        let own = parts.kv_of.is_none();
         let key = own.then_some(&parts.key);
         let [key, value, gate] = [key, parts.value.as_ref().filter(|_| own), parts.gate.as_ref()]
             .map(|linear| linear.map(|linear| Linear::take(weights, linear)).transpose());

@@ -37,7 +37,12 @@ fn isa() -> Isa {
 
 /// The kernels' name of an array's type.
 fn number_of(array: &Array) -> Option<Number> {
-    match array.dtype() {
+    number_of_dtype(array.dtype())
+}
+
+/// What kernels call a type of floats, if they have it.
+pub(super) const fn number_of_dtype(dtype: Dtype) -> Option<Number> {
+    match dtype {
         Dtype::Float32 => Some(Number::F32),
         Dtype::Float16 => Some(Number::F16),
         Dtype::Bfloat16 => Some(Number::Bf16),

@@ -10,8 +10,8 @@ use mlx_rs::{Array, Dtype};
 use planaria_config::KvBits;
 use planaria_engine::architecture::KV_GROUP;
 
-use super::Mlx;
 use super::kv_cache::{KeysValues, Visible};
+use super::{Mlx, cpu};
 
 /// [`KV_GROUP`] as MLX counts.
 const GROUP: i32 = KV_GROUP as i32;
@@ -48,9 +48,18 @@ pub(super) fn unpack(packed: &Array, bits: KvBits, dtype: Dtype) -> Mlx<Array> {
 
 /// How many numbers a packed row of so many bytes stands for, with scales of this type.
 pub(super) fn width(row_bytes: i32, bits: KvBits, dtype: Dtype) -> Option<i32> {
-    let scale = if dtype == Dtype::Float32 { 4 } else { 2 };
-    let group_bytes = GROUP * i32::from(bits.count()) / 8 + 2 * scale;
-    (row_bytes % group_bytes == 0).then(|| row_bytes / group_bytes * GROUP)
+    let (bits, number) = (of_kernels(bits), cpu::number_of_dtype(dtype)?);
+    let row_bytes = usize::try_from(row_bytes).ok()?;
+    let width = bits.width(row_bytes, number);
+    if bits.row_bytes(width, number) == row_bytes { i32::try_from(width).ok() } else { None }
+}
+
+/// What kernels call it.
+pub(super) const fn of_kernels(bits: KvBits) -> planaria_kernels::KvBits {
+    match bits {
+        KvBits::Eight => planaria_kernels::KvBits::Eight,
+        KvBits::Four => planaria_kernels::KvBits::Four,
+    }
 }
 
 impl KeysValues {

@@ -591,11 +591,8 @@ fn case(name: &str) -> Case {
     let text = fs::read(golden().join(name).join("golden.json")).unwrap();
     let golden: Value = serde_json::from_slice(&text).unwrap();
     let (prompts, tokens) = (tokens(&golden["prompts"]), tokens(&golden["tokens"]));
-    let kv_bits = golden["kv_bits"].as_u64().map(|bits| match bits {
-        8 => KvBits::Eight,
-        4 => KvBits::Four,
-        _ => panic!("{bits} bits"),
-    });
+    let kv_bits = golden["kv_bits"].as_u64();
+    let kv_bits = kv_bits.map(|bits| KvBits::of_count(u8::try_from(bits).unwrap()).unwrap());
     Case { name: name.to_owned(), prompts, tokens, kv_bits }
 }
 

@@ -49,6 +49,12 @@ impl Attention {
 }
 
 impl Architecture {
+    /// What each layer remembers of a sequence, in numbers of `width` bytes.
+    #[must_use]
+    pub fn kv(&self, width: u64) -> Vec<LayerKv> {
+        self.layers.iter().map(|layer| layer.attention.kv(width, self.kv_bits)).collect()
+    }
+
     /// Why KV caches cannot be packed, in words, if they cannot.
     pub(crate) fn unpackable_kv(&self) -> Option<String> {
         self.layers.iter().find_map(|layer| {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use planaria_config::{Epoch, LayerRange, ModelName, NodeId, Strategy};
+use planaria_config::{Epoch, KvBits, LayerRange, ModelName, NodeId, Strategy};
 use planaria_engine::geometry::{Cut, Geometry};
 use planaria_engine::partition::latency::Cost;
 use planaria_protocol::plan::{Assignment, RankAssignment};
@@ -234,7 +234,7 @@ fn feasible(
         sequences: layout.max_sequences,
         context: layout.context,
         // Members say what they like.
-        bits: layout.content.kv_bits.filter(|bits| matches!(bits, 4 | 8)),
+        bits: layout.content.kv_bits.filter(|bits| KvBits::of_count(*bits).is_some()),
     });
     Preview {
         kv,

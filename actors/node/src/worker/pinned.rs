@@ -19,7 +19,6 @@ pub struct PinnedFiles {
     model: ModelName,
     stamps: Arc<Stamps>,
     content: Content,
-    kv_bits: Option<KvBits>,
 }
 
 impl PinnedFiles {
@@ -30,13 +29,12 @@ impl PinnedFiles {
     pub fn now(inventory: &Inventory, key: &WorkerKey) -> Result<Self, String> {
         let model = &key.model;
         let known = inventory.get(model).zip(inventory.stamps(model));
-        let kv_bits = inventory.kv_bits(model);
         let (held, stamps) = known.ok_or_else(|| format!("the files of `{model}` are not here"))?;
         if held.digest != key.digest {
             return Err(format!("the files of `{model}` here are others than the plan's"));
         }
         let content = held.content.unwrap_or_default();
-        Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content, kv_bits })
+        Ok(Self { model: model.clone(), stamps: Arc::clone(stamps), content })
     }
 
     /// Takes in what has become known of them, and follows them to where they lie now, if these are the
@@ -54,10 +52,15 @@ impl PinnedFiles {
         }
     }
 
+    /// The setting that they are computed with.
+    fn kv_bits(&self) -> Option<KvBits> {
+        self.content.kv_bits.and_then(KvBits::of_count)
+    }
+
     /// What a worker is told of them.
     #[must_use]
     pub fn of(&self, digest: ModelDigest) -> Files {
-        Files { digest, stamps: Stamps::clone(&self.stamps), kv_bits: self.kv_bits }
+        Files { digest, stamps: Stamps::clone(&self.stamps), kv_bits: self.kv_bits() }
     }
 
     /// Whether they are what a plan was made for, as far as is known.
@@ -66,7 +69,7 @@ impl PinnedFiles {
     /// In words, when they are not.
     pub fn suit(&self, plan: &Plan) -> Result<(), String> {
         let planned = plan.parts().content.unwrap_or_default();
-        if self.kv_bits.is_some() && planned.kv_bits.is_none() {
+        if self.kv_bits().is_some() && planned.kv_bits.is_none() {
             let model = &self.model;
             return Err(format!(
                 "the planner's build knows no setting kv-bits, which `{model}` has here"

@@ -86,7 +86,7 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
         let mut inputs = inputs.iter().zip(&mut copies);
         let mut next =
             |bits| inputs.next().map(|(view, copy)| heads_of(view, (number, bits), copy));
-        let bits = kv_bits.map(kernel_bits);
+        let bits = kv_bits.map(kv_packing::of_kernels);
         let (Some(queries), Some(keys), Some(values)) = (next(None), next(bits), next(bits)) else {
             unreachable!("three inputs at least");
         };
@@ -125,13 +125,6 @@ pub(crate) fn attend(asked: &Asked<'_>) -> Mlx<Option<Array>> {
         assert!(done.is_ok(), "attention that does not fit: {done:?}");
     })
     .map(Some)
-}
-
-const fn kernel_bits(bits: KvBits) -> planaria_kernels::KvBits {
-    match bits {
-        KvBits::Eight => planaria_kernels::KvBits::Eight,
-        KvBits::Four => planaria_kernels::KvBits::Four,
-    }
 }
 
 /// `[1, heads, positions, width]`, in place if the numbers of a head lie side by side.

@@ -135,10 +135,9 @@ impl MlxStage {
             let geometry = self.dir.geometry();
             return layers.range().map(|layer| geometry.layer_kv(layer)).collect();
         };
-        let own = share.architecture.layers.iter().skip(layers.first() as usize);
         let width = self.dir.activation().bitsize() as u64 / 8;
-        let bits = self.dir.kv_bits();
-        own.take(layers.count() as usize).map(|layer| layer.attention.kv(width, bits)).collect()
+        let all = share.architecture.kv(width).into_iter();
+        all.skip(layers.first() as usize).take(layers.count() as usize).collect()
     }
 
     fn load_share(

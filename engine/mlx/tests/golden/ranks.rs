@@ -14,7 +14,7 @@ use planaria_engine::stage::{
 use planaria_kernels::{FoldTree, accumulate};
 use planaria_mlx::MlxStage;
 
-use crate::{Case, Run, cases, forward, generate};
+use crate::{Case, KINDS, Run, cases, forward, generate};
 
 /// Ranks that compute a stage together, in one process. The first one speaks for all.
 struct Group {
@@ -310,15 +310,7 @@ fn keys_and_values_that_are_held_for_others_change_no_bit() {
 
 #[test]
 fn a_step_that_is_given_up_at_any_exchange_leaves_nothing() {
-    let kinds = [
-        "f32-tied",
-        "bf16-untied",
-        "gemma3-text",
-        "gpt-oss-mlx",
-        "deepseek-v3-mlx",
-        "deepseek-v32-mlx",
-    ];
-    for (case, units) in cut_cases().iter().filter(|(case, _)| kinds.contains(&&*case.name)) {
+    for (case, units) in cut_cases().iter().filter(|(case, _)| KINDS.contains(&&*case.name)) {
         let layers = all_layers(case);
         let prompt = &case.prompts[1];
         let mut group = [Group::load(case, &[0..1, 1..*units], layers)];
